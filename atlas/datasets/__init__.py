@@ -1,0 +1,116 @@
+"""Facts and the sentences that ask for them.
+
+    dataset = load_dataset("starter")
+    dataset.facts[0], dataset.templates_of("P36")
+
+A loader is one function that returns a `Dataset`; `LOADERS` is the table of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from atlas.errors import DatasetError
+from atlas.neuron import Fact, Relation, Template
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Relations, their templates and their facts, in a fixed order.
+
+    `dataset_hash` is a sha256 over all of them, so that an atlas can say what it was made from.
+    """
+
+    dataset_id: str
+    revision: str
+    licence: str
+    relations: tuple[Relation, ...]
+    templates: tuple[Template, ...]
+    facts: tuple[Fact, ...]
+
+    @cached_property
+    def _templates_by_relation(self) -> dict[str, tuple[Template, ...]]:
+        grouped: dict[str, list[Template]] = {r.relation_id: [] for r in self.relations}
+        for template in self.templates:
+            grouped[template.relation_id].append(template)
+        return {relation_id: tuple(group) for relation_id, group in grouped.items()}
+
+    def templates_of(self, relation_id: str, *, causal: bool = False) -> tuple[Template, ...]:
+        """The relation's templates; with `causal`, only those that end with the object."""
+        templates = self._templates_by_relation[relation_id]
+        return tuple(t for t in templates if t.ends_with_object) if causal else templates
+
+    def facts_of(self, relation_id: str) -> tuple[Fact, ...]:
+        return tuple(f for f in self.facts if f.relation_id == relation_id)
+
+    @cached_property
+    def dataset_hash(self) -> str:
+        digest = hashlib.sha256()
+        for item in (*self.relations, *self.templates, *self.facts):
+            digest.update(repr(item).encode())
+        return digest.hexdigest()
+
+    def restricted(self, relations: Iterable[str] | None = None, limit: int | None = None) -> Dataset:
+        """Only these relations, and at most `limit` facts, spread evenly over the relations.
+
+        Raises `DatasetError` for a relation the data set does not have or an absurd limit.
+        """
+        keep = {r.relation_id for r in self.relations}
+        if relations is not None:
+            wanted = list(relations)
+            unknown = [r for r in wanted if r not in keep]
+            if unknown or not wanted:
+                raise DatasetError(
+                    f"The data set {self.dataset_id} has no relation {', '.join(unknown) or '(none)'}. "
+                    f"It has: {', '.join(sorted(keep))}."
+                )
+            keep = set(wanted)
+        if limit is not None and limit < 1:
+            raise DatasetError(f"A limit of {limit} facts leaves nothing to do. Give 1 or more.")
+        kept = [f for f in self.facts if f.relation_id in keep]
+        if limit is not None and limit < len(kept):
+            # Round-robin over relations: a small build still shows several of them.
+            position: dict[str, int] = {}
+            order = []
+            for index, fact in enumerate(kept):
+                rank = position.get(fact.relation_id, 0)
+                position[fact.relation_id] = rank + 1
+                order.append((rank, index))
+            chosen = sorted(index for _, index in sorted(order)[:limit])
+            kept = [kept[index] for index in chosen]
+        present = {f.relation_id for f in kept}
+        return replace(
+            self,
+            relations=tuple(r for r in self.relations if r.relation_id in present),
+            templates=tuple(t for t in self.templates if t.relation_id in present),
+            facts=tuple(kept),
+        )
+
+
+def _starter(source: Path | None) -> Dataset:
+    from atlas.datasets.starter import load_starter
+
+    return load_starter()
+
+
+def _pararel(source: Path | None) -> Dataset:
+    from atlas.datasets.pararel import load_pararel
+
+    return load_pararel(source)
+
+
+LOADERS: dict[str, Callable[[Path | None], Dataset]] = {"starter": _starter, "pararel": _pararel}
+
+
+def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
+    """The data set of that name; `source` is a folder with its files, where it has to be fetched.
+
+    Raises `DatasetError` when the name is unknown or the files cannot be read.
+    """
+    if name not in LOADERS:
+        raise DatasetError(f"No data set is called '{name}'. There are: {', '.join(LOADERS)}.")
+    return LOADERS[name](source)

@@ -1,0 +1,118 @@
+"""The nouns of the project: neuron, fact, relation, template, prompt (design section 2).
+
+    Neuron.parse("L9.N2141")                          # Neuron(layer=9, neuron=2141)
+    template = Template("P36.0", "P36", "The capital of [X] is [Y].")
+    template.prompt(Fact("…", "P36", "France", "Paris")).text   # "The capital of France is [Y]."
+
+Frozen dataclasses of the standard library only, so that everything may import them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from atlas.errors import AtlasError, PromptError
+
+SUBJECT_SLOT = "[X]"
+OBJECT_SLOT = "[Y]"
+
+_NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
+_ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*\.?\s*$")
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """One input of a layer's feed-forward down-projection, written ``L9.N2141``."""
+
+    layer: int
+    neuron: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.N{self.neuron}"
+
+    @classmethod
+    def parse(cls, name: str) -> Neuron:
+        match = _NEURON_NAME.fullmatch(name.strip())
+        if match is None:
+            raise AtlasError(f"'{name}' names no neuron. Write layer and index like L9.N2141.")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation between subject and object, by its Wikidata property id."""
+
+    relation_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A subject, a relation and an object; `source` says where the fact was taken from."""
+
+    fact_id: str
+    relation_id: str
+    subject: str
+    object: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A sentence with one ``[X]`` for the subject and one ``[Y]`` for the object."""
+
+    template_id: str
+    relation_id: str
+    pattern: str
+
+    def __post_init__(self) -> None:
+        for slot in (SUBJECT_SLOT, OBJECT_SLOT):
+            if self.pattern.count(slot) != 1:
+                raise PromptError(
+                    f"Template {self.template_id} has {self.pattern.count(slot)} {slot} in "
+                    f"'{self.pattern}'. Write exactly one."
+                )
+
+    @property
+    def ends_with_object(self) -> bool:
+        """Whether the object comes last (a full stop may follow), as causal models need."""
+        return _ENDS_WITH_OBJECT.search(self.pattern) is not None
+
+    def prompt(self, fact: Fact) -> Prompt:
+        """The template with the subject filled in and the answer left open."""
+        return Prompt(
+            fact_id=fact.fact_id,
+            template_id=self.template_id,
+            text=self.pattern.replace(SUBJECT_SLOT, fact.subject),
+            answer=fact.object,
+        )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with one ``[Y]`` where the answer goes, and the answer."""
+
+    fact_id: str
+    template_id: str
+    text: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        count = self.text.count(OBJECT_SLOT)
+        if count != 1:
+            raise PromptError(
+                f"The prompt '{self.text}' has {count} places for the answer. "
+                f"Write exactly one {OBJECT_SLOT}."
+            )
+        if not self.answer.strip():
+            raise PromptError(f"The prompt '{self.text}' has an empty answer. Give one.")
+
+    @property
+    def ends_with_answer(self) -> bool:
+        return _ENDS_WITH_OBJECT.search(self.text) is not None
+
+    @property
+    def stem(self) -> str:
+        """The text before the answer, without trailing spaces: what a causal model reads."""
+        return self.text.split(OBJECT_SLOT)[0].rstrip()

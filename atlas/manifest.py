@@ -1,0 +1,281 @@
+"""The manifest of an atlas: what it was made from, how, and the hash of every file.
+
+    manifest = read_manifest(folder)
+    manifest.model.name, manifest.files["facts.parquet"].rows
+    verify(folder)                       # raises StoreError naming the first thing that is wrong
+
+`manifest.json` is written last and atomically, so a folder that has one is a finished atlas.
+Two checks share their steps: `check_files` is cheap (presence, size, columns, rows; for opening),
+`verify` also reads every byte (sha256).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas.errors import StoreError
+from atlas.schema import REQUIRED_TABLES, SCHEMA_VERSION, SORT_KEYS, TABLES, difference
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The subject model; `n_neurons` counts one layer's."""
+
+    name: str
+    revision: str | None = None
+    weights_sha256: str | None = None
+    activation_function: str | None = None
+    family: str | None = None
+    dtype: str | None = None
+    n_layers: int | None = None
+    n_neurons: int | None = None
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The facts and templates the atlas asks with."""
+
+    id: str
+    revision: str | None = None
+    hash: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodRecord:
+    """How scores and neurons were found.
+
+    `refinement` holds the mode and all its parameters (`Refinement.to_dict()`), `held_out` says in words
+    which templates were kept for evaluation, `options` holds whatever else shaped the rows.
+    """
+
+    name: str
+    rule: str | None = None
+    tolerance: float | None = None
+    max_points: int | None = None
+    refinement: Mapping[str, Any] = field(default_factory=dict)
+    stored_fraction: float | None = 0.1
+    held_out: str | None = None
+    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Rows, size and hash of one Parquet file."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One atlas = one model × one data set × one method.
+
+    `files` maps file names ("facts.parquet") to their records; `created` is an ISO date.
+    """
+
+    atlas_id: str
+    model: ModelRecord
+    dataset: DatasetRecord
+    method: MethodRecord
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    code_version: str | None = None
+    device: str | None = None
+    seconds: float | None = None
+    prompts_per_second: float | None = None
+    created: str | None = None
+    notes: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are present, in the schema's order."""
+        return tuple(name for name in TABLES if file_name(name) in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts and lists, as written to JSON; the version first."""
+        plain = asdict(self)
+        return {"schema_version": plain.pop("schema_version"), **plain}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Manifest:
+        """The reverse of `to_dict`. Raises TypeError, KeyError or ValueError when `plain` is no manifest."""
+        known = {f.name for f in fields(cls)}
+        parts = {key: value for key, value in plain.items() if key in known}
+        return cls(
+            **{
+                **parts,
+                "model": _record(ModelRecord, plain["model"]),
+                "dataset": _record(DatasetRecord, plain["dataset"]),
+                "method": _record(MethodRecord, plain["method"]),
+                "files": {name: _record(FileRecord, each) for name, each in dict(plain["files"]).items()},
+            }
+        )
+
+
+def _record(kind, plain: Mapping[str, Any]):
+    # Keys of a later minor version are passed over: the version number says what must be understood.
+    known = {f.name for f in fields(kind)}
+    return kind(**{key: value for key, value in dict(plain).items() if key in known})
+
+
+def file_name(table: str) -> str:
+    """The file that holds a table."""
+    return f"{table}.parquet"
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_file(path: Path) -> FileRecord:
+    """Rows, size and hash of a Parquet file that was just written."""
+    return FileRecord(rows=pq.read_metadata(path).num_rows, bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Records of every table in the folder, in the schema's order."""
+    paths = (Path(folder) / file_name(table) for table in TABLES)
+    return {path.name: record_file(path) for path in paths if path.exists()}
+
+
+def write_table(folder: Path, table: str, rows: pa.Table) -> Path:
+    """Write a table's file atomically: zstd, in the order of its sort keys, columns checked.
+
+    `rows` must have the table's columns; see `atlas.schema.conform`.
+    """
+    problem = difference(table, rows.schema)
+    if problem:
+        raise StoreError(f"Rows do not fit the table {table}: {problem}. Use atlas.schema.conform.")
+    rows = rows.cast(TABLES[table]).sort_by([(key, "ascending") for key in SORT_KEYS[table]])
+    path = Path(folder) / file_name(table)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        pq.write_table(rows, partial, compression="zstd", compression_level=9)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write `manifest.json` so that a reader sees the old one or the new one, never half of it."""
+    path = Path(folder) / MANIFEST_NAME
+    partial = path.with_name(f".{MANIFEST_NAME}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(manifest.to_dict(), file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of an atlas folder.
+
+    Raises `StoreError` when there is none, when it is no JSON, or of another schema version.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{folder} holds no {MANIFEST_NAME}, so it is no finished atlas. "
+            "Build one with `python -m build run`, or run an interrupted build again."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Build or copy the atlas again.") from error
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if version != SCHEMA_VERSION:
+        found = "no schema version" if version is None else f"schema version {version}"
+        raise StoreError(
+            f"{path} has {found}; this program reads version {SCHEMA_VERSION}. "
+            "Build the atlas again, or use the program it was made with."
+        )
+    try:
+        return Manifest.from_dict(plain)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is incomplete ({error}). Build or copy the atlas again.") from error
+
+
+def check_files(folder: str | Path, manifest: Manifest) -> None:
+    """The cheap check, before opening: files are there, of the right size, with the right columns.
+
+    Raises `StoreError` naming the first problem.
+    """
+    folder = Path(folder)
+    for table in REQUIRED_TABLES:
+        if file_name(table) not in manifest.files:
+            raise StoreError(f"The manifest of {folder} lists no {file_name(table)}. Build the atlas again.")
+    for name, record in manifest.files.items():
+        table = name.removesuffix(".parquet")
+        if name != file_name(table) or table not in TABLES:
+            raise StoreError(
+                f"The manifest of {folder} lists {name}, which is no table of an atlas. "
+                f"It may list: {', '.join(map(file_name, TABLES))}."
+            )
+        _check_file(folder / name, table, record)
+
+
+def _check_file(path: Path, table: str, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise StoreError(f"{path} is missing. Build or copy the atlas again.") from None
+    if size != record.bytes:
+        what = "truncated" if size < record.bytes else "changed"
+        raise StoreError(
+            f"{path} is {what}: it has {size:,} bytes and should have {record.bytes:,}. "
+            "Build or copy the atlas again."
+        )
+    try:
+        footer = pq.read_metadata(path)
+        problem = difference(table, footer.schema.to_arrow_schema())
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path} is no Parquet file ({error}). Build or copy the atlas again.") from error
+    if problem:
+        raise StoreError(f"{path} is no table of an atlas: {problem}. Build the atlas again.")
+    if footer.num_rows != record.rows:
+        raise StoreError(
+            f"{path} has {footer.num_rows:,} rows and should have {record.rows:,}. "
+            "Build or copy the atlas again."
+        )
+
+
+def verify(folder: str | Path) -> Manifest:
+    """The full check: everything `check_files` looks at, and the sha256 of every file.
+
+    Returns the manifest. Raises `StoreError` naming the first problem.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    for name, record in manifest.files.items():
+        if sha256_of(folder / name) != record.sha256:
+            raise StoreError(
+                f"{folder / name} does not have the sha256 its manifest states. "
+                "Build or copy the atlas again."
+            )
+    return manifest

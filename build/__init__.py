@@ -1,1 +1,1 @@
-"""Makes atlases offline: command line, plan, stages, writer, experiments, training of `pocket-bert`."""
+"""Makes atlases offline: `python -m build plan | run | check …` (design section 9)."""

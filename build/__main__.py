@@ -1,0 +1,218 @@
+"""The builder's command line: `python -m build plan | run | check | …` (design section 9).
+
+Options are checked before torch is imported. What a person got wrong is one sentence on stderr and exit
+status 2; Ctrl-C says how to go on and exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from atlas.errors import AtlasError, BuildError
+from build import plan as planning
+from build.plan import BuildOptions
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Options that `plan` and `run` share."""
+    group = parser.add_argument_group("what to build")
+    group.add_argument("--model", required=True, help="pocket-bert, smollm2-135m, a folder, or a hub id")
+    group.add_argument("--dataset", required=True, help="starter or pararel")
+    group.add_argument("--source", type=Path, metavar="DIR", help="folder with the data set's own files")
+    group.add_argument("--relations", metavar="P36,P37", help="only these relations")
+    group.add_argument("--limit", type=int, metavar="N", help="at most N facts, spread over the relations")
+    group.add_argument(
+        "--attribute",
+        default="discovery",
+        help="attribute the discovery prompts only, or all prompts (default: discovery)",
+    )
+    group.add_argument(
+        "--mode", default="default", help="refinement: default, paper or replication (default: default)"
+    )
+    group.add_argument(
+        "--rule",
+        default="certified",
+        help="quadrature: certified, or the fixed sums left, right, endpoints (default: certified)",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="largest error of the certified rule, as a share of the largest score (default: 0.01)",
+    )
+    group.add_argument("--steps", type=int, default=20, help="points of a fixed rule (default: 20)")
+    group.add_argument("--dtype", default="float32", help="float32, tf32 or bfloat16 (default: float32)")
+    group.add_argument("--seed", type=int, default=0, help="for the random controls (default: 0)")
+    group.add_argument(
+        "--shard-size",
+        type=int,
+        default=planning.DEFAULT_SHARD_SIZE,
+        metavar="N",
+        help=f"facts a shard: what a resume repeats at most (default: {planning.DEFAULT_SHARD_SIZE})",
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m build",
+        description="Make knowledge neuron atlases offline.",
+        epilog="An interrupted run goes on when the same command is given again.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="say what a run would do: prompts, rows, disk, time")
+    _add_what(plan)
+
+    run = commands.add_parser(
+        "run",
+        help="make an atlas: attribute, refine, read out, evaluate",
+        description="Make an atlas in --out. Interrupted at any moment, the same command goes on.",
+    )
+    _add_what(run)
+    where = run.add_argument_group("where and how")
+    where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
+    where.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    where.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    where.add_argument(
+        "--batch-rows", type=int, metavar="N", help="answer tokens attributed at once (default: by device)"
+    )
+    where.add_argument("--fresh", action="store_true", help="start over, also over a finished atlas")
+
+    check = commands.add_parser("check", help="check manifests, hashes, schema, certificates")
+    check.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
+
+    train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
+    train.add_argument("--out", type=Path, metavar="DIR", help="folder to save it to")
+    train.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    train.add_argument("--epochs", type=int, metavar="N", help="passes over the facts")
+
+    fetch = commands.add_parser("fetch-model", help="fetch a model into the cache and check its hash")
+    fetch.add_argument("name", metavar="NAME", help="smollm2-135m, or a hub id")
+
+    geonames = commands.add_parser("geonames", help="make the starter facts' GeoNames part again")
+    geonames.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+
+    commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> BuildOptions:
+    relations = None
+    if arguments.relations is not None:
+        relations = tuple(name.strip() for name in arguments.relations.split(",") if name.strip())
+        if not relations:
+            raise BuildError("--relations names no relation. Write ids such as P36,P37.")
+    return BuildOptions(
+        model=arguments.model,
+        dataset=arguments.dataset,
+        source=arguments.source,
+        relations=relations,
+        limit=arguments.limit,
+        attribute=arguments.attribute,
+        mode=arguments.mode,
+        rule=arguments.rule,
+        tolerance=arguments.tolerance,
+        steps=arguments.steps,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        shard_size=arguments.shard_size,
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    print(planning.describe(planning.make_plan(_options(arguments))))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from build.run import Machine, run_build
+
+    options = _options(arguments)
+    machine = Machine(device=arguments.device, threads=arguments.threads, batch_rows=arguments.batch_rows)
+    print(run_build(options, out=arguments.out, machine=machine, fresh=arguments.fresh))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from build.check import check_atlas
+
+    for folder in arguments.folders:
+        print(check_atlas(folder))
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.epochs is not None:
+        planning.at_least_one("--epochs", arguments.epochs)
+    from build import pocket_bert
+
+    given = {"out": arguments.out, "epochs": arguments.epochs, "seed": arguments.seed}
+    pocket_bert.train(**{name: value for name, value in given.items() if value is not None})
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from atlas.models import fetch_model
+
+    last = ""
+
+    def progress(fraction: float, message: str) -> None:
+        nonlocal last
+        line = f"{message} ({fraction:.0%})"
+        if line != last:
+            print(line, file=sys.stderr, flush=True)
+            last = line
+
+    located = fetch_model(arguments.name, progress)
+    print(f"{located.name} is in {located.folder} (weights sha256 {located.weights_sha256[:12]}…).")
+    return 0
+
+
+def _geonames(arguments: argparse.Namespace) -> int:
+    from build.geonames import regenerate
+
+    regenerate(arguments.out) if arguments.out is not None else regenerate()
+    return 0
+
+
+_COMMANDS = {
+    "plan": _plan,
+    "run": _run,
+    "check": _check,
+    "train-pocket-bert": _train,
+    "fetch-model": _fetch,
+    "geonames": _geonames,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if argv[:1] == ["bench"]:
+            from build import bench
+
+            return bench.main(argv[1:]) or 0
+        arguments = make_parser().parse_args(argv)
+        return _COMMANDS[arguments.command](arguments)
+    except AtlasError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        resumable = argv[:1] == ["run"]
+        print(
+            "\nInterrupted. Give the same command again to go on; complete shards are kept."
+            if resumable
+            else "\nInterrupted.",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

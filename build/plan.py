@@ -1,0 +1,342 @@
+"""What a build would do: options, the model's shape, prompts, shards and an estimate. No torch here.
+
+    plan = make_plan(BuildOptions(model="pocket-bert", dataset="starter", limit=50))
+    plan.n_prompts, plan.n_discovery
+    for shard in plan.shards(): ...          # tuples of facts; a shard is what a resume repeats
+    plan.prompts_of(fact)                    # [(Prompt, held_out), …]
+
+1. Options are checked (one sentence each) before anything slow is imported.
+2. The model's kind decides which templates can be asked: a causal model needs the object at the end.
+3. Of a relation's usable templates, in order, every second one is held out for evaluation.
+4. Facts are cut into shards in the data set's order, so that batches depend on the plan alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from atlas.datasets import Dataset, load_dataset
+from atlas.errors import BuildError, ModelError
+from atlas.models import KNOWN_MODELS, locate
+from atlas.neuron import Fact, Prompt, Template
+
+MODES = ("default", "paper", "replication")
+RULES = ("certified", "left", "right", "endpoints")
+DTYPES = ("float32", "bfloat16", "tf32")
+ATTRIBUTE = ("discovery", "all")
+METHOD = "integrated_gradients"
+MAX_POINTS = 513
+STORED_FRACTION = 0.1
+"""Scores below this share of their prompt's largest are not stored."""
+DEFAULT_SHARD_SIZE = 25
+
+# Measured on the atlases that come with the project: stored scores a prompt, bytes a row in the final files.
+_SCORES_A_PROMPT = 12
+_BYTES_A_SCORE = 7
+_BYTES_A_PROMPT = 60
+_EFFECTS_A_PROMPT = 6
+_BYTES_AN_EFFECT = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Everything that changes an atlas's rows. How fast it is made (device, threads, batch) is not here."""
+
+    model: str
+    dataset: str
+    source: Path | None = None
+    relations: tuple[str, ...] | None = None
+    limit: int | None = None
+    attribute: str = "discovery"
+    mode: str = "default"
+    rule: str = "certified"
+    tolerance: float = 0.01
+    steps: int = 20
+    dtype: str = "float32"
+    seed: int = 0
+    shard_size: int = DEFAULT_SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        _one_of("--attribute", self.attribute, ATTRIBUTE)
+        _one_of("--mode", self.mode, MODES)
+        _one_of("--rule", self.rule, RULES)
+        _one_of("--dtype", self.dtype, DTYPES)
+        if not 0 < self.tolerance < 1:
+            raise BuildError(
+                f"A tolerance of {self.tolerance:g} is absurd. Give a number between 0 and 1, such as 0.01."
+            )
+        at_least_one("--steps", self.steps)
+        at_least_one("--shard-size", self.shard_size)
+        if self.limit is not None:
+            at_least_one("--limit", self.limit)
+        if self.seed < 0:
+            raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
+        if self.source is not None and not self.source.is_dir():
+            raise BuildError(f"There is no folder {self.source}. Give --source the data set's own folder.")
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BuildError(f"{option} cannot be '{value}'. Choose one of: {', '.join(choices)}.")
+
+
+def at_least_one(option: str, value: int) -> None:
+    """Raises `BuildError` when a count is zero or negative."""
+    if value < 1:
+        raise BuildError(f"{option} {value} leaves nothing to do. Give 1 or more.")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a plan must know of a model without loading it; sizes are None when nobody told."""
+
+    kind: str
+    n_layers: int | None = None
+    n_neurons: int | None = None
+
+    @property
+    def causal(self) -> bool:
+        return self.kind == "causal"
+
+
+_HUB_SHAPES = {
+    "bert-base-uncased": ModelShape("masked", 12, 3072),
+    "bert-base-cased": ModelShape("masked", 12, 3072),
+    "bert-base-multilingual-uncased": ModelShape("masked", 12, 3072),
+    "bert-base-multilingual-cased": ModelShape("masked", 12, 3072),
+    "bert-large-uncased": ModelShape("masked", 24, 4096),
+    "bert-large-cased": ModelShape("masked", 24, 4096),
+    "gpt2": ModelShape("causal", 12, 3072),
+    "gpt2-medium": ModelShape("causal", 24, 4096),
+    "gpt2-large": ModelShape("causal", 36, 5120),
+    "gpt2-xl": ModelShape("causal", 48, 6400),
+}
+
+_MASKED_TYPES = ("bert",)
+_CAUSAL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+
+
+def model_shape(name: str, *, allow_download: bool = False) -> ModelShape:
+    """Kind and sizes of a model: from the tables of known models, else from its config.json.
+
+    Raises `ModelError` when it cannot be had, or is of no supported family.
+    """
+    if name in KNOWN_MODELS:
+        known = KNOWN_MODELS[name]
+        return ModelShape(known.kind, known.n_layers, known.n_neurons)
+    try:
+        config = locate(name, allow_download=allow_download).config()
+    except ModelError:
+        if name in _HUB_SHAPES:
+            return _HUB_SHAPES[name]
+        raise
+    model_type = config.get("model_type", "")
+    if model_type not in (*_MASKED_TYPES, *_CAUSAL_TYPES):
+        raise ModelError(
+            f"{name} is of the family '{model_type or 'unknown'}', which is not supported. "
+            f"Supported are: {', '.join((*_MASKED_TYPES, *_CAUSAL_TYPES))}."
+        )
+    kind = "masked" if model_type in _MASKED_TYPES else "causal"
+    n_layers = config.get("num_hidden_layers", config.get("n_layer"))
+    width = config.get("n_embd")
+    n_neurons = config.get("intermediate_size") or config.get("n_inner") or (width and 4 * width)
+    return ModelShape(kind, n_layers, n_neurons)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Facts, prompts and shards of a build, in the order in which it goes through them."""
+
+    options: BuildOptions
+    shape: ModelShape
+    dataset: Dataset
+    n_facts_left_out: int = 0
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        return self.dataset.facts
+
+    @cached_property
+    def templates(self) -> dict[str, tuple[tuple[Template, bool], ...]]:
+        """Relation id → ((template, held out), …): usable templates only, every second one held out."""
+        return {
+            relation.relation_id: tuple(
+                (template, index % 2 == 1)
+                for index, template in enumerate(
+                    self.dataset.templates_of(relation.relation_id, causal=self.shape.causal)
+                )
+            )
+            for relation in self.dataset.relations
+        }
+
+    def prompts_of(self, fact: Fact) -> list[tuple[Prompt, bool]]:
+        """The fact's prompts and whether each is held out."""
+        return [(template.prompt(fact), held_out) for template, held_out in self.templates[fact.relation_id]]
+
+    def is_attributed(self, held_out: bool) -> bool:
+        return self.options.attribute == "all" or not held_out
+
+    @cached_property
+    def _prompt_counts(self) -> dict[str, tuple[int, int]]:
+        counts = {}
+        for relation_id, templates in self.templates.items():
+            held_out = sum(held for _, held in templates)
+            counts[relation_id] = (len(templates) - held_out, held_out)
+        return counts
+
+    @cached_property
+    def n_discovery(self) -> int:
+        return sum(self._prompt_counts[fact.relation_id][0] for fact in self.facts)
+
+    @cached_property
+    def n_held_out(self) -> int:
+        return sum(self._prompt_counts[fact.relation_id][1] for fact in self.facts)
+
+    @property
+    def n_prompts(self) -> int:
+        return self.n_discovery + self.n_held_out
+
+    @property
+    def n_attributed(self) -> int:
+        return self.n_prompts if self.options.attribute == "all" else self.n_discovery
+
+    def n_prompts_of(self, facts: tuple[Fact, ...]) -> int:
+        return sum(sum(self._prompt_counts[fact.relation_id]) for fact in facts)
+
+    def shards(self) -> Iterator[tuple[Fact, ...]]:
+        """Facts in the data set's order, `shard_size` at a time."""
+        size = self.options.shard_size
+        for start in range(0, len(self.facts), size):
+            yield self.facts[start : start + size]
+
+    @cached_property
+    def n_shards(self) -> int:
+        return -(-len(self.facts) // self.options.shard_size)
+
+
+def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
+    """The plan for these options. Raises an `AtlasError` with one sentence for whatever cannot be done.
+
+    allow_download: whether a model that is not on this machine may be fetched.
+    """
+    dataset = load_dataset(options.dataset, source=options.source).restricted(options.relations)
+    shape = model_shape(options.model, allow_download=allow_download)
+    usable = [
+        relation.relation_id
+        for relation in dataset.relations
+        if dataset.templates_of(relation.relation_id, causal=shape.causal)
+    ]
+    if not usable:
+        raise BuildError(
+            f"No template of {options.dataset} ends with the object, as {options.model} needs. "
+            "Choose other relations or a masked model."
+        )
+    n_all = len(dataset.facts)
+    dataset = dataset.restricted(usable)
+    n_usable = len(dataset.facts)
+    return Plan(options, shape, dataset.restricted(limit=options.limit), n_all - n_usable)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How large and how long; `seconds` is None where nothing was measured, and `basis` says where from."""
+
+    attributions: int
+    effects: int
+    bytes: int
+    seconds: float | None
+    basis: str
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Rows, disk and time: rows from what the bundled atlases hold a prompt, time from their manifests."""
+    attributions = plan.n_attributed * _SCORES_A_PROMPT
+    effects = plan.n_held_out * _EFFECTS_A_PROMPT
+    size = (
+        attributions * _BYTES_A_SCORE
+        + plan.n_prompts * _BYTES_A_PROMPT
+        + effects * _BYTES_AN_EFFECT
+        + 300_000  # manifest, footers, neurons
+    )
+    speed, basis = _measured_speed(plan.options.model)
+    seconds = None if speed is None else plan.n_prompts / speed
+    return Estimate(attributions, effects, size, seconds, basis)
+
+
+def _measured_speed(model: str) -> tuple[float | None, str]:
+    """Prompts a second of a finished atlas of the same model that comes with the project."""
+    import atlas
+    from atlas.errors import StoreError
+    from atlas.manifest import read_manifest
+
+    data = Path(atlas.__file__).parent / "data"
+    for folder in sorted(data.iterdir()) if data.is_dir() else ():
+        try:
+            manifest = read_manifest(folder)
+        except StoreError:
+            continue
+        if manifest.model.name == model and manifest.prompts_per_second:
+            speed = manifest.prompts_per_second
+            return (
+                speed,
+                f"{speed:.1f} prompts a second, as {manifest.atlas_id} was built on {manifest.device}",
+            )
+    return None, "unknown until measured: no atlas of this model comes with the project"
+
+
+def describe(plan: Plan) -> str:
+    """The plan in lines for a person."""
+    options, guess = plan.options, estimate(plan)
+    kind = "causal: templates that end with the object" if plan.shape.causal else "masked: all templates"
+    lines = [
+        ("model", f"{options.model} ({kind})"),
+        ("data set", f"{plan.dataset.dataset_id} ({plan.dataset.licence})"),
+        ("relations", f"{len(plan.dataset.relations):,}"),
+        ("facts", f"{len(plan.facts):,}"),
+        ("prompts", f"{plan.n_prompts:,}"),
+        ("discovery", f"{plan.n_discovery:,} (find the neurons)"),
+        ("held out", f"{plan.n_held_out:,} (measure their effect)"),
+        ("attributed", f"{plan.n_attributed:,} prompts, {options.rule} quadrature"),
+        ("shards", f"{plan.n_shards:,} of {options.shard_size} facts"),
+        ("rows", f"about {guess.attributions:,} attributions and {guess.effects:,} effects (estimate)"),
+        ("disk", f"about {_megabytes(guess.bytes)} (estimate)"),
+        ("time", f"{'about ' + duration(guess.seconds) if guess.seconds else 'unknown'} ({guess.basis})"),
+    ]
+    if plan.n_facts_left_out:
+        lines.insert(
+            4, ("left out", f"{plan.n_facts_left_out:,} facts: no template of theirs ends with the object")
+        )
+    return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """A time span for a person: '48 s', '12 min', '3 h 05 min'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first parameter in which two builds differ, in words; None when they agree."""
+    for name in [*now, *(key for key in before if key not in now)]:
+        if before.get(name) != now.get(name):
+            return f"{name} {_shown(before.get(name))} where this one has {_shown(now.get(name))}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = "(none)" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def option_names() -> tuple[str, ...]:
+    return tuple(field.name for field in fields(BuildOptions))

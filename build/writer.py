@@ -1,0 +1,274 @@
+"""Files that are either whole or not there, and the folder a build writes to.
+
+    output = Output(Path("out/my-atlas"))
+    output.claim(parameters, fresh=False)             # "new", "resumed" or "finished"; refuses the rest
+    output.write_shard("attribute", 12, table)        # temporary name, fsync, rename
+    output.write_table("prompts", batches)            # a finished table, in row groups
+    output.finish(manifest)                           # the manifest last, then work/ goes
+
+A build keeps its shards and its plan in ``<out>/work``; `work/plan.json` says what it was begun with. A
+folder is only ever written to, or emptied by `--fresh`, when everything in it is a build's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas.errors import BuildError, StoreError
+from atlas.manifest import MANIFEST_NAME, Manifest, file_name, read_manifest, write_manifest
+from atlas.schema import TABLES, conform
+from build.plan import first_difference
+
+WORK = "work"
+PLAN_NAME = "plan.json"
+LOCK_NAME = "lock"
+ROW_GROUP_ROWS = 131_072
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, or one that may not be written, into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BuildError(
+                f"The disk is full: {path.name} could not be written to {path.parent}. Free some space and "
+                "run the same command again; complete shards are kept."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise BuildError(
+                f"{path} cannot be written ({error.strerror}). Choose a folder you may write to."
+            ) from None
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes its name only when complete and on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is on the disk only when its folder is; not every system lets a folder be opened.
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], level: int) -> None:
+    with whole_file(path) as file:
+        writer = pq.ParquetWriter(file, schema, compression="zstd", compression_level=level)
+        try:
+            for table in tables:
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        except BaseException:
+            # Closing writes a footer; when the disk is full that fails again and would hide the cause.
+            with suppress(OSError):
+                writer.close()
+            raise
+        writer.close()
+
+
+class Output:
+    """The folder of one build: what it was begun with, its shards, its finished tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / WORK
+        self._lock: BinaryIO | None = None
+
+    # --- claiming the folder ---
+
+    def claim(self, parameters: dict[str, Any], *, fresh: bool = False) -> str:
+        """Make the folder this build's own: 'new', 'resumed' or 'finished'.
+
+        Raises `BuildError`, and changes nothing, when it holds another build, another atlas or
+        files that no build wrote.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BuildError(f"{self.folder} is a file. Give --out a folder.")
+        state = self._state(parameters, fresh=fresh)
+        if state == "finished":
+            return state
+        with disk_errors(self.work):
+            self.work.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if fresh and state != "new":
+            self._empty()
+            state = "new"
+        if state == "new":
+            self.write_json(PLAN_NAME, parameters)
+        return state
+
+    def _state(self, parameters: dict[str, Any], *, fresh: bool) -> str:
+        if not self.folder.exists():
+            return "new"
+        names = {path.name for path in self.folder.iterdir()}
+        own = {MANIFEST_NAME, WORK, *map(file_name, TABLES)}
+        own |= {f".{name}.partial" for name in own}
+        foreign = sorted(names - own)
+        if MANIFEST_NAME in names:
+            manifest = self._manifest()
+            if not fresh:
+                difference = first_difference(parameters_of(manifest), parameters)
+                if difference is None:
+                    return "finished"
+                raise BuildError(
+                    f"{self.folder} holds a finished atlas with {difference}. "
+                    "Choose another folder, or --fresh to replace it."
+                )
+        elif (self.work / PLAN_NAME).exists():
+            if not fresh:
+                begun = self.read_json(PLAN_NAME)
+                difference = first_difference(begun, parameters)
+                if difference is not None:
+                    raise BuildError(
+                        f"{self.folder} was begun with {difference}. "
+                        "Choose another folder, or --fresh to start over."
+                    )
+        elif not foreign and names - {WORK}:
+            foreign = sorted(names - {WORK})  # tables without a manifest or a plan: not ours to overwrite
+        elif WORK in names and any(
+            path.name not in (LOCK_NAME, f".{PLAN_NAME}.partial") for path in self._work_files()
+        ):
+            foreign = [WORK]
+        else:
+            return "new" if not foreign else self._refuse(foreign)
+        return "resumed" if not foreign else self._refuse(foreign)
+
+    def _work_files(self) -> list[Path]:
+        return list(self.work.iterdir()) if self.work.is_dir() else [self.work]
+
+    def _refuse(self, foreign: list[str]) -> str:
+        raise BuildError(
+            f"{self.folder} holds files that are no build's ({', '.join(foreign[:3])}"
+            f"{', …' if len(foreign) > 3 else ''}). Choose an empty or new folder."
+        )
+
+    def _manifest(self) -> Manifest:
+        try:
+            return read_manifest(self.folder)
+        except StoreError as error:
+            raise BuildError(
+                f"{self.folder} holds a manifest that no build of this version wrote. Choose another folder. "
+                f"({error})"
+            ) from None
+
+    def _take_lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two builds in one folder are then not noticed
+            return
+        # Kept open: the system drops the lock when the process ends, however it ends.
+        self._lock = (self.work / LOCK_NAME).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BuildError(
+                f"Another build is running in {self.folder}. Wait for it, or choose another folder."
+            ) from None
+
+    def _empty(self) -> None:
+        # The manifest first: without it the folder is no atlas any more, whatever happens next.
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for path in self.work.iterdir():
+            if path.name != LOCK_NAME and path.name != PLAN_NAME:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for table in TABLES:
+            (self.folder / file_name(table)).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another build have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- shards ---
+
+    def shard_path(self, stage: str, index: int) -> Path:
+        return self.work / f"{stage}-{index:05d}.parquet"
+
+    def write_shard(self, stage: str, index: int, table: pa.Table) -> None:
+        _write_parquet(self.shard_path(stage, index), table.schema, [table], level=3)
+
+    def has_shard(self, stage: str, index: int) -> bool:
+        """Whether the shard is there and its footer can be read; one that cannot is made again."""
+        try:
+            pq.read_metadata(self.shard_path(stage, index))
+        except (OSError, pa.ArrowException):
+            return False
+        return True
+
+    def read_shard(self, stage: str, index: int, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.shard_path(stage, index), columns=columns)
+
+    # --- small files of the work folder ---
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        with whole_file(self.work / name) as file:
+            file.write(json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        path = self.work / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BuildError(
+                f"{path} cannot be read ({error}). Choose another folder, or --fresh to start over."
+            ) from None
+
+    # --- finishing ---
+
+    def write_table(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
+        """A finished table, sorted by its keys."""
+        self.write_sorted(table, [conform(table, rows)])
+
+    def write_sorted(self, table: str, parts: Iterable[pa.Table]) -> None:
+        """A finished table from parts that are already in the order of its keys."""
+        _write_parquet(self.folder / file_name(table), TABLES[table], parts, level=9)
+
+    def finish(self, manifest: Manifest) -> None:
+        """The manifest last; then the work folder has served."""
+        path = self.folder / MANIFEST_NAME
+        with disk_errors(path):
+            write_manifest(self.folder, manifest)
+            _sync_folder(self.folder)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the work folder of a finished atlas."""
+        self.close()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def parameters_of(manifest: Manifest) -> dict[str, Any]:
+    """What a finished atlas was begun with, as `plan.json` held it."""
+    return dict(manifest.method.options.get("parameters", {}))

@@ -1,0 +1,269 @@
+"""Interventions are values: they can be listed, saved, put in a URL, and applied.
+
+    change = [Suppress(neurons), Edit(neurons, old="Paris", new="Rome")]
+    with subject.applied(change) as changed:
+        changed.predict(prompts)
+    to_json(change) == to_json(from_json(to_json(change)))
+
+Dai et al. (ACL 2022), with the strengths of their code:
+
+1. Suppress, Amplify (section 4.2, figures 3 and 4): the activation at the answer position × factor.
+2. Erase (section 5.2): the value vector becomes zero, or the unknown token's embedding.
+3. Edit (section 5.1): ``v −= remove·‖v‖/‖e_old‖·e_old; v += add·‖v‖/‖e_new‖·e_new``.
+
+Factors multiply; changes of one value vector are applied in the order of the list. All are applied
+by hooks at the down-projection, row by row of a batch; the weights are only read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from atlas.errors import AtlasError, ModelError
+from atlas.neuron import Neuron
+from atlas.surgery.hooks import attached
+
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Subject
+
+
+def _neurons(neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    return tuple(sorted(set(neurons)))
+
+
+@dataclass(frozen=True)
+class Suppress:
+    """Set the neurons' activations at the answer position to zero."""
+
+    neurons: tuple[Neuron, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+
+
+@dataclass(frozen=True)
+class Amplify:
+    """Multiply the neurons' activations at the answer position."""
+
+    neurons: tuple[Neuron, ...]
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+        if not -100 <= self.factor <= 100:
+            raise AtlasError(f"An amplification by {self.factor} is absurd. Give a factor from -100 to 100.")
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Replace the neurons' value vectors by zero or by the unknown token's embedding."""
+
+    neurons: tuple[Neuron, ...]
+    value: Literal["zero", "unk"] = "zero"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+        if self.value not in ("zero", "unk"):
+            raise AtlasError(f"Value vectors cannot be erased with '{self.value}'. Use zero or unk.")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Move the neurons' value vectors from the old answer's embedding to the new one's."""
+
+    neurons: tuple[Neuron, ...]
+    old: str
+    new: str
+    remove: float = 1.0
+    add: float = 8.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+        for strength in (self.remove, self.add):
+            if not 0 <= strength <= 1000:
+                raise AtlasError(f"An edit of strength {strength} is absurd. Give one from 0 to 1000.")
+
+
+Intervention = Suppress | Amplify | Erase | Edit
+KINDS: dict[str, type] = {"suppress": Suppress, "amplify": Amplify, "erase": Erase, "edit": Edit}
+
+
+def to_json(interventions: Intervention | Sequence[Intervention]) -> str:
+    """The interventions as a JSON list, short enough for a URL."""
+    several = interventions if isinstance(interventions, (list, tuple)) else [interventions]
+    names = {kind: name for name, kind in KINDS.items()}
+    return json.dumps(
+        [
+            {"kind": names[type(item)], **vars(item), "neurons": [str(n) for n in item.neurons]}
+            for item in several
+        ],
+        ensure_ascii=False,
+    )
+
+
+def from_json(text: str) -> list[Intervention]:
+    """The list that `to_json` wrote; `AtlasError` for anything else."""
+    try:
+        entries = json.loads(text)
+        result = []
+        for entry in entries:
+            options = dict(entry)
+            kind = KINDS[options.pop("kind")]
+            options["neurons"] = tuple(Neuron.parse(name) for name in options["neurons"])
+            result.append(kind(**options))
+        return result
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise AtlasError(
+            "This is no list of interventions. Write, for example, "
+            '[{"kind": "suppress", "neurons": ["L9.N2141"]}].'
+        ) from error
+
+
+def checked(subject: Subject, interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """The interventions, if every neuron exists in the subject."""
+    for item in interventions:
+        for neuron in item.neurons:
+            if not (0 <= neuron.layer < subject.n_layers and 0 <= neuron.neuron < subject.n_neurons):
+                raise AtlasError(
+                    f"{subject.name} has no neuron {neuron}: its layers are 0–{subject.n_layers - 1}, "
+                    f"its neurons 0–{subject.n_neurons - 1}. Choose one within."
+                )
+    return tuple(interventions)
+
+
+def edited_value(value: Tensor, old: Tensor, new: Tensor, *, remove: float, add: float) -> Tensor:
+    """Step 3: the value vector moved from one embedding to another; all (d_model,)."""
+    norm = value.norm()
+    return value - remove * norm / old.norm() * old + add * norm / new.norm() * new
+
+
+def answer_embedding(subject: Subject, answer: str) -> Tensor:
+    """The direction that promotes an answer, (d_model,): the mean over its tokens' unembeddings."""
+    embeddings = subject.family.token_embeddings(subject.model)
+    return embeddings[list(subject.answer_tokens(answer))].float().mean(0)
+
+
+def changed_value(subject: Subject, neuron: Neuron, value: Tensor, item: Erase | Edit) -> Tensor:
+    """A value vector, (d_model,), after one erasure or edit."""
+    match item:
+        case Erase(value="zero"):
+            return torch.zeros_like(value)
+        case Erase(value="unk"):
+            unknown = subject.tokenizer.unk_token_id
+            if unknown is None:
+                raise ModelError(f"{subject.name} has no unknown token. Erase with zero instead.")
+            return subject.family.token_embeddings(subject.model)[unknown].float()
+        case Edit():
+            return edited_value(
+                value,
+                answer_embedding(subject, item.old),
+                answer_embedding(subject, item.new),
+                remove=item.remove,
+                add=item.add,
+            )
+    raise AtlasError(f"{type(item).__name__} changes no value vector.")
+
+
+def value_changes(subject: Subject, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
+    """For each neuron that is erased or edited: its new value vector, (d_model,), in float32."""
+    values: dict[Neuron, Tensor] = {}
+    for item in interventions:
+        if isinstance(item, (Erase, Edit)):
+            for neuron in item.neurons:
+                before = values.get(neuron)
+                if before is None:
+                    rows = subject.family.value_vectors(subject.model, neuron.layer)
+                    before = rows[neuron.neuron].float()
+                values[neuron] = changed_value(subject, neuron, before, item)
+    return values
+
+
+def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, float]:
+    """For each neuron that is suppressed or amplified: the product of its factors."""
+    factors: dict[Neuron, float] = {}
+    for item in interventions:
+        if isinstance(item, (Suppress, Amplify)):
+            factor = 0.0 if isinstance(item, Suppress) else item.factor
+            for neuron in item.neurons:
+                factors[neuron] = factors.get(neuron, 1.0) * factor
+    return factors
+
+
+@contextmanager
+def changing(
+    subject: Subject, changes: Sequence[Sequence[Intervention]], positions: Tensor, valid: Tensor
+) -> Iterator[None]:
+    """Apply row b's interventions, ``changes[b]``, to row b of every forward pass inside the block.
+
+    positions, valid: (n_rows, n_positions), the answer positions and whether each counts.
+    """
+    if not any(changes):
+        yield
+        return
+    scaled: dict[int, list[tuple[int, int, int, float]]] = defaultdict(list)
+    replaced: dict[int, list[tuple[int, list[int], Tensor]]] = defaultdict(list)
+    spots = [
+        [position for position, counts in zip(row, ok, strict=True) if counts]
+        for row, ok in zip(positions.tolist(), valid.tolist(), strict=True)
+    ]
+    cache: dict[tuple, dict[Neuron, Tensor]] = {}
+    for row, items in enumerate(changes):
+        for neuron, factor in activation_factors(items).items():
+            scaled[neuron.layer].extend((row, spot, neuron.neuron, factor) for spot in spots[row])
+        key = tuple(items)
+        if key not in cache:
+            cache[key] = value_changes(subject, items)
+        by_layer: dict[int, list[Neuron]] = defaultdict(list)
+        for neuron in cache[key]:
+            by_layer[neuron.layer].append(neuron)
+        for layer, neurons in by_layer.items():
+            index = [neuron.neuron for neuron in neurons]
+            old = subject.family.value_vectors(subject.model, layer)[index].float()
+            new = torch.stack([cache[key][neuron] for neuron in neurons])
+            replaced[layer].append((row, index, new - old))
+
+    def register(handles: list) -> None:
+        for layer, entries in scaled.items():
+            down = subject.family.down(subject.model, layer)
+            handles.append(down.register_forward_pre_hook(_scaler(entries, positions.device)))
+        for layer, entries in replaced.items():
+            down = subject.family.down(subject.model, layer)
+            handles.append(down.register_forward_hook(_adder(entries)))
+
+    with attached(register):
+        yield
+
+
+def _scaler(entries: list[tuple[int, int, int, float]], device: torch.device) -> Callable:
+    rows, spots, neurons = (
+        torch.tensor([entry[column] for entry in entries], device=device) for column in range(3)
+    )
+    factors = torch.tensor([entry[3] for entry in entries], device=device)
+
+    def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        activations = args[0].clone()  # (n_rows, n_tokens, n_neurons)
+        kept = activations[rows, spots, neurons]
+        activations[rows, spots, neurons] = kept * factors.to(kept.dtype)
+        return (activations, *args[1:])
+
+    return scale
+
+
+def _adder(entries: list[tuple[int, list[int], Tensor]]) -> Callable:
+    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # The pre-hook has run: args hold the activations as suppressed or amplified. A value vector
+        # is changed for every token, as it would be in the weights.
+        changed = output.clone()  # (n_rows, n_tokens, d_model)
+        for row, index, difference in entries:
+            changed[row] += args[0][row][:, index] @ difference.to(output.dtype)
+        return changed
+
+    return add

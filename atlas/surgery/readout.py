@@ -1,0 +1,70 @@
+"""What a neuron's value vector promotes, in the language of the unembedding.
+
+    readout(subject, [Neuron(9, 2141)], k=5)[0].promoted      # ((" Baku", 1.8), …)
+
+A neuron writes its activation times its value vector into the residual stream, so the value vector's
+product with the unembedding says which tokens it raises and which it lowers (Geva et al., EMNLP 2022,
+"Transformer Feed-Forward Layers Build Predictions by Promoting Concepts in the Vocabulary Space").
+A final norm's gain is applied, its centring and scale are not: they depend on everything else
+in the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from atlas.neuron import Neuron
+
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Subject
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The tokens a neuron promotes and suppresses most, with the logit of one unit of activation."""
+
+    neuron: Neuron
+    value_norm: float
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+
+
+@torch.no_grad()
+def readout(subject: Subject, neurons: Sequence[Neuron], *, k: int = 10, batch: int = 256) -> list[Readout]:
+    """One `Readout` a neuron, in the order given; `k` tokens on either side."""
+    family, model = subject.family, subject.model
+    embeddings = family.token_embeddings(model).float()  # (n_tokens, d_model)
+    gain = 1.0
+    if family.final_norm is not None:
+        gain = model.get_submodule(family.final_norm).weight.float()
+    results: list[Readout] = []
+    for start in range(0, len(neurons), batch):
+        chosen = neurons[start : start + batch]
+        values = torch.stack([family.value_vectors(model, n.layer)[n.neuron].float() for n in chosen])
+        logits = (values * gain) @ embeddings.T  # (n_chosen, n_tokens)
+        highest, lowest = logits.topk(k), (-logits).topk(k)
+        norms = values.norm(dim=1)
+        for row, neuron in enumerate(chosen):
+            results.append(
+                Readout(
+                    neuron=neuron,
+                    value_norm=float(norms[row]),
+                    promoted=tuple(
+                        (subject.token_text(t), v)
+                        for t, v in zip(
+                            highest.indices[row].tolist(), highest.values[row].tolist(), strict=True
+                        )
+                    ),
+                    suppressed=tuple(
+                        (subject.token_text(t), -v)
+                        for t, v in zip(
+                            lowest.indices[row].tolist(), lowest.values[row].tolist(), strict=True
+                        )
+                    ),
+                )
+            )
+    return results

@@ -1,0 +1,399 @@
+"""The subject model: loaded once, shared by everybody, never written to.
+
+    subject = load_subject("pocket-bert")
+    subject.predict([subject.prompt("The capital of France is [MASK].", "Paris")])[0].probability
+    with subject.applied(Suppress(neurons)) as changed:
+        changed.predict(prompts)
+
+An answer of several tokens gets several masks, respectively teacher forcing (design section 2):
+`encode` turns a prompt into token ids, the position of each answer token and the tokens wanted
+there. Prompts are batched with others of the same length only, so no padding can leak into a score.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from atlas.errors import ModelError, PromptError
+from atlas.models import locate
+from atlas.neuron import OBJECT_SLOT, Prompt
+from atlas.surgery.families import Family, family_of
+from atlas.surgery.hooks import recording
+from atlas.surgery.interventions import Intervention, changing, checked
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "tf32": torch.float32}
+MAX_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt in tokens: where its answer goes and which tokens the answer is.
+
+    `input_ids` holds the masks, or the answer's tokens but the last (teacher forcing); the model's
+    output at ``positions[j]`` is its say about ``targets[j]``.
+    """
+
+    prompt: Prompt
+    input_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says at the answer's place.
+
+    probability: of the whole answer, the product over its tokens; rank: the worst token's rank
+    (1: greedy decoding says the answer); top: the likeliest tokens at the first answer position.
+    """
+
+    probability: float
+    rank: int
+    token_probabilities: tuple[float, ...]
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def top_token(self) -> str:
+        return self.top[0][0]
+
+    @property
+    def top_probability(self) -> float:
+        return self.top[0][1]
+
+
+@dataclass
+class Subject:
+    """A model under study with its tokenizer; every method that runs it holds `lock` meanwhile."""
+
+    name: str
+    revision: str
+    weights_sha256: str
+    model: nn.Module
+    tokenizer: object
+    family: Family
+    device: torch.device
+    dtype: str
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # --- sizes, read from the modules ---
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.family.layer_modules(self.model))
+
+    @property
+    def n_neurons(self) -> int:
+        return self.family.value_vectors(self.model, 0).shape[0]
+
+    @property
+    def d_model(self) -> int:
+        return self.family.value_vectors(self.model, 0).shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.family.token_embeddings(self.model).shape[0]
+
+    @property
+    def activation_function(self) -> str:
+        return str(getattr(self.model.config, self.family.activation_config))
+
+    @property
+    def max_length(self) -> int:
+        """The longest prompt in tokens: every position must see every earlier one."""
+        config = self.model.config
+        limits = [getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)]
+        return min((limit for limit in limits if limit), default=1 << 30)
+
+    # --- prompts ---
+
+    def prompt(self, text: str, answer: str) -> Prompt:
+        """A prompt from text as people type it: ``[Y]`` or ``[MASK]`` marks the answer's place.
+
+        A causal model's answer comes last, so there the mark may be left out.
+        """
+        mask = self.tokenizer.mask_token
+        for mark in {"[MASK]", "<mask>", mask or "[MASK]"}:
+            text = text.replace(mark, OBJECT_SLOT)
+        if OBJECT_SLOT not in text and self.family.kind == "causal":
+            text = f"{text.rstrip()} {OBJECT_SLOT}"
+        return Prompt(fact_id="", template_id="", text=text, answer=answer)
+
+    def token_text(self, token_id: int) -> str:
+        """A token as people read it; a leading space is kept, because it is part of the token."""
+        text = self.tokenizer.convert_tokens_to_string([self.tokenizer.convert_ids_to_tokens(token_id)])
+        return text if text.strip() else repr(text)
+
+    def answer_tokens(self, answer: str, *, space: bool = True) -> tuple[int, ...]:
+        """The answer's tokens as they stand in a sentence; `PromptError` outside the vocabulary."""
+        answer = answer.strip()
+        text = f" {answer}" if space and self.family.kind == "causal" else answer
+        ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        if not ids or (self.tokenizer.unk_token_id in ids and self._unknown_is_no_word):
+            raise PromptError(
+                f"The answer '{answer}' is outside the vocabulary of {self.name}. Choose another word."
+            )
+        if len(ids) > MAX_ANSWER_TOKENS:
+            raise PromptError(
+                f"The answer '{answer[:60]}' has {len(ids)} tokens. Give one of at most {MAX_ANSWER_TOKENS}."
+            )
+        return ids
+
+    @property
+    def _unknown_is_no_word(self) -> bool:
+        # GPT-2 and kin name their end-of-text token "unknown", though byte-level BPE knows every text.
+        tokenizer = self.tokenizer
+        return tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """The prompt in tokens. `PromptError` when the answer has no single place or is too long."""
+        encoded = self._encode_masked(prompt) if self.family.kind == "masked" else self._encode_causal(prompt)
+        if len(encoded.input_ids) > self.max_length:
+            raise PromptError(
+                f"The prompt '{prompt.text[:60]}…' has {len(encoded.input_ids)} tokens; "
+                f"{self.name} reads {self.max_length}. Shorten it."
+            )
+        return encoded
+
+    def _encode_masked(self, prompt: Prompt) -> Encoded:
+        targets = self.answer_tokens(prompt.answer)
+        mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
+        text = prompt.text.replace(OBJECT_SLOT, " ".join([mask] * len(targets)))
+        ids = tuple(self.tokenizer.encode(text))
+        positions = tuple(index for index, token in enumerate(ids) if token == mask_id)
+        if len(positions) != len(targets):
+            raise PromptError(
+                f"The prompt '{prompt.text}' holds {len(positions)} masks for an answer of {len(targets)} "
+                f"tokens. Leave exactly one place, written {OBJECT_SLOT} or {mask}."
+            )
+        return Encoded(prompt, ids, positions, targets)
+
+    def _encode_causal(self, prompt: Prompt) -> Encoded:
+        if not prompt.ends_with_answer:
+            raise PromptError(
+                f"The prompt '{prompt.text}' goes on after the answer, and {self.name} reads from left to "
+                "right. End the sentence with the answer."
+            )
+        stem = tuple(self.tokenizer.encode(prompt.stem))
+        if not stem:
+            raise PromptError(f"The prompt '{prompt.text}' has no words before the answer. Write some.")
+        spaced = prompt.text.split(OBJECT_SLOT)[0] != prompt.stem
+        targets = self.answer_tokens(prompt.answer, space=spaced)
+        # Teacher forcing: token j is read off after the stem and the tokens before it.
+        positions = tuple(len(stem) - 1 + j for j in range(len(targets)))
+        return Encoded(prompt, stem + targets[:-1], positions, targets)
+
+    # --- running the model ---
+
+    @contextmanager
+    def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[Changed]:
+        """A view of the subject with the interventions in force; nothing else sees them.
+
+        Weights are never written: hooks live only inside each forward pass, so leaving the block,
+        also through an exception, leaves the model bit for bit as it was.
+        """
+        several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
+        yield Changed(self, checked(self, several))
+
+    def predict(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        top_k: int = 10,
+        interventions: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
+        batch_tokens: int = 2048,
+    ) -> list[Prediction]:
+        """Probability and rank of each prompt's answer, and the likeliest tokens in its place.
+
+        `interventions` gives each prompt its own change (None: none), so that effects of many facts
+        are measured in one batch.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        changes = self._changes_for(interventions, len(encoded))
+        results: list[Prediction | None] = [None] * len(encoded)
+        for batch in batches(encoded, batch_tokens):
+            rows = [encoded[index] for index in batch]
+            chosen = [changes[index] for index in batch]
+            for index, prediction in zip(batch, self._predict_batch(rows, chosen, top_k), strict=True):
+                results[index] = prediction
+        return results
+
+    def _changes_for(self, interventions: Sequence | None, n_prompts: int) -> list[tuple]:
+        if interventions is None:
+            return [()] * n_prompts
+        if len(interventions) != n_prompts:
+            raise PromptError(f"{len(interventions)} interventions for {n_prompts} prompts. Give one each.")
+        several = [
+            () if item is None else tuple(item) if isinstance(item, (list, tuple)) else (item,)
+            for item in interventions
+        ]
+        return [checked(self, item) for item in several]
+
+    @torch.no_grad()
+    def _predict_batch(self, rows: list[Encoded], changes: list[tuple], top_k: int) -> list[Prediction]:
+        input_ids, positions, targets, valid = self.tensors(rows)
+        with self.lock, changing(self, changes, positions, valid):
+            hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
+        index = torch.arange(len(rows), device=self.device)[:, None]
+        # base_model has applied the final norm already, so only the head is left to do.
+        logits = self.model.get_submodule(self.family.head)(hidden[index, positions]).float()
+        log_p = logits.log_softmax(-1)  # (n_rows, n_positions, n_tokens)
+        answer_log_p = log_p.gather(-1, targets[..., None])
+        ranks = (log_p > answer_log_p).sum(-1) + 1
+        top = log_p[:, 0].topk(min(top_k, log_p.shape[-1]))
+        answer_p = answer_log_p[..., 0].exp()
+        if not bool(torch.isfinite(answer_log_p[..., 0][valid]).all()):
+            raise ModelError(
+                f"{self.name} answers '{rows[0].prompt.text}' with numbers that are none (NaN). "
+                "Use float32 and check the weights."
+            )
+        predictions = []
+        for row, encoded in enumerate(rows):
+            n = len(encoded.targets)
+            probabilities = tuple(answer_p[row, :n].tolist())
+            product = 1.0
+            for probability in probabilities:
+                product *= probability
+            predictions.append(
+                Prediction(
+                    probability=product,
+                    rank=int(ranks[row, :n].max()),
+                    token_probabilities=probabilities,
+                    top=tuple(
+                        (self.token_text(token), p)
+                        for token, p in zip(
+                            top.indices[row].tolist(), top.values[row].exp().tolist(), strict=True
+                        )
+                    ),
+                )
+            )
+        return predictions
+
+    @torch.no_grad()
+    def activations(self, prompts: Sequence[Prompt], *, batch_tokens: int = 2048) -> Tensor:
+        """Every neuron's activation at the first answer position: (n_prompts, n_layers, n_neurons)."""
+        encoded = [self.encode(prompt) for prompt in prompts]
+        result = torch.empty(len(encoded), self.n_layers, self.n_neurons)
+        for batch in batches(encoded, batch_tokens):
+            input_ids, positions, _, _ = self.tensors([encoded[index] for index in batch])
+            with self.lock, recording(self.model, self.family, positions[:, :1]) as trace:
+                self.model.base_model(input_ids, **self.forward_options())
+            stacked = torch.stack([trace.activations[layer][:, 0] for layer in range(self.n_layers)], 1)
+            result[batch] = stacked.float().cpu()
+        return result
+
+    def tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows of equal length as tensors: input_ids (n_rows, n_tokens), positions, targets and
+        valid (n_rows, n_positions). Rows with fewer answer tokens repeat their first, not valid."""
+        width = max(len(row.targets) for row in rows)
+
+        def padded(values: tuple[int, ...]) -> list[int]:
+            return [*values, *([values[0]] * (width - len(values)))]
+
+        def tensor(values: list) -> Tensor:
+            return torch.tensor(values, device=self.device)
+
+        valid = tensor([[j < len(row.targets) for j in range(width)] for row in rows])
+        return (
+            tensor([row.input_ids for row in rows]),
+            tensor([padded(row.positions) for row in rows]),
+            tensor([padded(row.targets) for row in rows]),
+            valid,
+        )
+
+    def forward_options(self) -> dict:
+        return {"use_cache": False} if self.family.kind == "causal" else {}
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A subject seen through interventions: the same questions, other answers."""
+
+    subject: Subject
+    interventions: tuple[Intervention, ...]
+
+    def predict(self, prompts: Sequence[Prompt], *, top_k: int = 10) -> list[Prediction]:
+        return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
+
+
+def batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of prompts of equal length, at most `batch_tokens` tokens a batch, in a fixed order."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, item in enumerate(encoded):
+        by_length[len(item.input_ids)].append(index)
+    for length in sorted(by_length):
+        indices = by_length[length]
+        size = max(1, batch_tokens // length)
+        for start in range(0, len(indices), size):
+            yield indices[start : start + size]
+
+
+def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:
+    """The model of that name, folder or hub id, ready to be studied.
+
+    dtype: ``float32`` (default), ``bfloat16``, or ``tf32`` (float32 with matrix products of reduced
+    precision where the device has them). Weights come from safetensors only and no remote code is
+    run. Raises `ModelError` when the model cannot be had or is of no supported family.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(DTYPES)}.")
+    target = _device(device)
+    located = locate(name)
+    model, tokenizer, family = _read(Path(located.folder), located.name, DTYPES[dtype])
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    return Subject(
+        name=located.name,
+        revision=located.revision,
+        weights_sha256=located.weights_sha256,
+        model=model.to(target),
+        tokenizer=tokenizer,
+        family=family,
+        device=target,
+        dtype=dtype,
+    )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"No device is called '{device}'. Use cpu, cuda or cuda:0.") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("No CUDA device is at hand. Use --device cpu.")
+    return target
+
+
+def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, object, Family]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    # Progress bars and load reports are for people who load models by hand.
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **safe)
+        family = family_of(config.model_type)
+        auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
+        model = auto.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The model {name} cannot be loaded: {reason} "
+            "Give a folder with config.json, a tokenizer and *.safetensors."
+        ) from error
+    if family.kind == "masked" and tokenizer.mask_token_id is None:
+        raise ModelError(f"The tokenizer of {name} has no mask token. Choose a masked language model.")
+    model.eval().requires_grad_(False)
+    return model, tokenizer, family

@@ -7,4 +7,19 @@
 The part that touches models lives in ``atlas.surgery`` and is imported only by those who need it.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atlas.store import Atlas
+
 __version__ = "0.1.0"
+
+
+def open(path_or_id: str | Path | None = None) -> Atlas:
+    """Open an atlas by its id or folder; the one that comes with the project when None is given."""
+    from atlas.store import open_atlas
+
+    return open_atlas(path_or_id)

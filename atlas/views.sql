@@ -1,0 +1,124 @@
+-- The atlas for the DuckDB shell: its tables, and the views that follow from them.
+--
+--     cd atlas/data/starter-pocket-bert && duckdb -init ../../views.sql      inside an atlas folder: that atlas
+--     duckdb -init atlas/views.sql                                           elsewhere: the project's own
+--     D SET VARIABLE atlas = 'path/of/an/atlas';                             another one, in a running shell
+--     D .read atlas/views.sql
+--
+-- Part 1 is for the shell alone. Part 2 is also what atlas/store.py runs, so that SQL means the same in both.
+-- Columns are described in atlas/schema.py; a null says "not measured", never zero.
+
+-- Part 1: tables ------------------------------------------------------------------------------------------------------
+
+SET VARIABLE atlas = coalesce(
+    getvariable('atlas'),
+    (SELECT CASE WHEN count(*) > 0 THEN '.' END FROM glob('facts.parquet')),
+    (SELECT CASE WHEN count(*) > 0 THEN 'atlas/data/starter-smollm2-135m' END
+     FROM glob('atlas/data/starter-smollm2-135m/facts.parquet')),
+    (SELECT CASE WHEN count(*) > 0 THEN 'atlas/data/starter-pocket-bert' END
+     FROM glob('atlas/data/starter-pocket-bert/facts.parquet')),
+    error('There is no atlas here. Start duckdb in an atlas folder, or SET VARIABLE atlas = ''folder'' and .read this file.')
+);
+
+-- The file of a table that an atlas may lack, as a query: without a file, the columns and no rows.
+CREATE OR REPLACE TEMP MACRO optional_table(name, columns) AS (
+    SELECT CASE
+        WHEN count(*) > 0
+        THEN 'FROM read_parquet(''' || replace(getvariable('atlas') || '/' || name || '.parquet', '''', '''''') || ''')'
+        ELSE 'SELECT ' || columns || ' WHERE false'
+    END
+    FROM glob(getvariable('atlas') || '/' || name || '.parquet')
+);
+
+CREATE OR REPLACE VIEW relations AS FROM read_parquet(getvariable('atlas') || '/relations.parquet');
+CREATE OR REPLACE VIEW facts AS FROM read_parquet(getvariable('atlas') || '/facts.parquet');
+CREATE OR REPLACE VIEW knowledge_neurons AS FROM read_parquet(getvariable('atlas') || '/knowledge_neurons.parquet');
+
+SET VARIABLE prompts = optional_table('prompts', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out,
+    NULL::FLOAT AS probability, NULL::INTEGER AS rank, NULL::VARCHAR AS top_token, NULL::FLOAT AS top_probability,
+    NULL::FLOAT AS max_gap, NULL::INTEGER AS n_points, NULL::BOOLEAN AS converged, NULL::SMALLINT AS n_answer_tokens,
+    NULL::FLOAT AS max_score, NULL::SMALLINT AS n_layers, NULL::INTEGER AS n_unconverged');
+CREATE OR REPLACE VIEW prompts AS FROM query(getvariable('prompts'));
+
+SET VARIABLE attributions = optional_table('attributions', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::SMALLINT AS layer, NULL::INTEGER AS neuron,
+    NULL::FLOAT AS score');
+CREATE OR REPLACE VIEW attributions AS FROM query(getvariable('attributions'));
+
+SET VARIABLE neurons = optional_table('neurons', '
+    NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_relations,
+    NULL::FLOAT AS value_norm, NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS promoted,
+    NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS suppressed');
+CREATE OR REPLACE VIEW neurons AS FROM query(getvariable('neurons'));
+
+SET VARIABLE activating_prompts = optional_table('activating_prompts', '
+    NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::VARCHAR AS side, NULL::SMALLINT AS rank,
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::FLOAT AS activation');
+CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_prompts'));
+
+SET VARIABLE effects = optional_table('effects', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id,
+    NULL::VARCHAR AS intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons,
+    NULL::FLOAT AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS rank_after');
+CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
+
+-- Part 2: derived views -----------------------------------------------------------------------------------------------
+
+-- The facts a neuron carries: layer, neuron, fact_id, relation_id, label, subject, object, known, share, mean_score,
+-- max_score.
+CREATE OR REPLACE VIEW neuron_facts AS
+SELECT k.layer, k.neuron, k.fact_id, f.relation_id, r.label, f.subject, f.object, f.known,
+       k.share, k.mean_score, k.max_score
+FROM knowledge_neurons AS k
+JOIN facts AS f ON f.fact_id = k.fact_id
+LEFT JOIN relations AS r ON r.relation_id = f.relation_id;
+
+-- The neurons a relation's facts share: n_facts of its facts have the neuron, which is relation_share of all its facts.
+CREATE OR REPLACE VIEW relation_neurons AS
+SELECT k.relation_id, k.layer, k.neuron, count(*) AS n_facts,
+       count(*) / any_value(size.n_facts) AS relation_share, avg(k.share) AS mean_share, avg(k.mean_score) AS mean_score
+FROM knowledge_neurons AS k
+JOIN (SELECT relation_id, count(*) AS n_facts FROM facts GROUP BY relation_id) AS size
+  ON size.relation_id = k.relation_id
+GROUP BY k.relation_id, k.layer, k.neuron
+ORDER BY k.relation_id, n_facts DESC, k.layer, k.neuron;
+
+-- Mean number of neurons that two different facts share, for every pair of relations in both orders; the diagonal is
+-- within a relation. Facts without neurons count. From counts: Σ over neurons of n_a · n_b shared by the pairs.
+CREATE OR REPLACE VIEW relation_overlap AS
+WITH size AS (
+    SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id
+), counted AS (
+    SELECT relation_id, layer, neuron, count(*) AS n FROM knowledge_neurons GROUP BY relation_id, layer, neuron
+), shared AS (
+    SELECT a.relation_id AS relation_a, b.relation_id AS relation_b,
+           CASE WHEN a.relation_id = b.relation_id THEN sum(a.n * (a.n - 1)) / 2 ELSE sum(a.n * b.n) END AS n_shared
+    FROM counted AS a JOIN counted AS b USING (layer, neuron)
+    GROUP BY a.relation_id, b.relation_id
+), pairs AS (
+    SELECT a.relation_id AS relation_a, b.relation_id AS relation_b,
+           CASE WHEN a.relation_id = b.relation_id THEN a.n * (a.n - 1) // 2 ELSE a.n * b.n END AS n_pairs
+    FROM size AS a CROSS JOIN size AS b
+)
+SELECT relation_a, relation_b, relation_a = relation_b AS within, n_pairs,
+       coalesce(n_shared, 0)::DOUBLE / nullif(n_pairs, 0) AS mean_shared
+FROM pairs LEFT JOIN shared USING (relation_a, relation_b)
+ORDER BY relation_a, relation_b;
+
+-- Neurons of more than one relation, those of most relations first; fact_share is of all facts that have neurons.
+CREATE OR REPLACE VIEW hub_neurons AS
+SELECT layer, neuron, count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations,
+       count(*) / (SELECT count(DISTINCT fact_id) FROM knowledge_neurons) AS fact_share
+FROM knowledge_neurons
+GROUP BY layer, neuron
+HAVING count(DISTINCT relation_id) > 1
+ORDER BY n_relations DESC, n_facts DESC, layer, neuron;
+
+-- Where in the model they lie: (fact, neuron) pairs, distinct neurons and facts by layer. Layers with none are absent.
+CREATE OR REPLACE VIEW layer_histogram AS
+SELECT layer, count(*) AS n_pairs, count(DISTINCT neuron) AS n_neurons, count(DISTINCT fact_id) AS n_facts,
+       count(*) / (SELECT count(*) FROM knowledge_neurons) AS pair_share
+FROM knowledge_neurons
+GROUP BY layer
+ORDER BY layer;

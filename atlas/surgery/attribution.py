@@ -683,8 +683,8 @@ class _Certified:
         middle = quadrature.FINEST // 2
         for k, layer in open_pairs:
             known = {
-                float(self.nodes[node]): (float(self.path[k, layer, node]), self.gradient[k, layer, node])
-                for node in (0, middle, quadrature.FINEST - 1)
+                alpha: (float(self.path[k, layer, node]), self.gradient[k, layer, node])
+                for alpha, node in ((0.0, 0), (0.5, middle), (1.0, quadrature.FINEST - 1))
             }
             self.pieces[k, layer] = []
             todo += [(k, layer, 0.0, 0.5, known), (k, layer, 0.5, 1.0, known)]

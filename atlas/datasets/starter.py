@@ -1,0 +1,143 @@
+"""The starter facts: this project's own data set, small enough for a laptop and free to pass on.
+
+    dataset = load_starter()
+    dataset.templates_of("P36")[0].pattern     # "The capital city of [X] is called [Y]."
+
+The folder `starter_facts` holds `relations.json` (label, where the facts come from, templates) and one
+CSV a relation (subject, object, source). Capitals, continents, languages, currencies and cities come
+from GeoNames through `build/geonames.py`; the other facts, and every template, were written for this
+project. Relations carry Wikidata's property ids, as PARAREL's do; templates come in PARAREL's form.
+
+Steps: read the relations, read each relation's facts, refuse whatever would make a prompt meaningless
+(an empty cell, a subject asked twice, an answer that its subject gives away).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+from atlas.datasets import Dataset
+from atlas.errors import DatasetError, PromptError
+from atlas.neuron import Fact, Relation, Template
+
+FOLDER = Path(__file__).parent / "starter_facts"
+REVISION = "1"
+LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
+
+_COLUMNS = ["subject", "object", "source"]
+# Letters that Unicode does not take apart into a base letter and an accent.
+_LETTERS = str.maketrans(
+    {"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "æ": "ae", "œ": "oe", "½": " 1 2"}
+)
+
+
+def load_starter(folder: Path = FOLDER) -> Dataset:
+    """The starter data set, from the folder that comes with the project or a copy of it.
+
+    Raises `DatasetError` when a file is missing or malformed.
+    """
+    relations, templates = _read_relations(folder / "relations.json")
+    facts: list[Fact] = []
+    for relation in relations:
+        facts += _read_facts(folder / "facts" / f"{relation.relation_id}.csv", relation.relation_id)
+    return Dataset(
+        dataset_id="starter",
+        revision=REVISION,
+        licence=LICENCE,
+        relations=tuple(relations),
+        templates=tuple(templates),
+        facts=tuple(facts),
+    )
+
+
+def gives_away(subject: str, answer: str) -> bool:
+    """Whether the answer stands in the subject or the subject in the answer (Kuwait, Kuwait City)."""
+    subject, answer = _plain(subject), _plain(answer)
+    return answer in subject or subject in answer
+
+
+def slug(text: str) -> str:
+    """ASCII letters and digits of the text, joined by hyphens: "São Tomé" gives "sao-tome"."""
+    return re.sub(r"[^a-z0-9]+", "-", _plain(text)).strip("-")
+
+
+def _plain(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    return decomposed.encode("ascii", "ignore").decode().lower()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DatasetError(
+            f"The starter facts lack {path.name} ({error.strerror}). "
+            "Restore the folder atlas/datasets/starter_facts from the project."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+
+
+def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
+    try:
+        entries = json.loads(_read_text(path))
+        relations = [Relation(e["relation_id"], e["label"]) for e in entries]
+        patterns = {e["relation_id"]: list(e["templates"]) for e in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path} is no list of relations ({type(error).__name__}: {error}). "
+            "Give each entry relation_id, label and templates."
+        ) from error
+    if not relations or len(patterns) != len(relations):
+        raise DatasetError(f"{path} names no relation, or one of them twice. List each relation once.")
+    templates = []
+    for relation_id, lines in patterns.items():
+        if not lines or len(set(lines)) != len(lines):
+            raise DatasetError(
+                f"{relation_id} in {path} has no template, or one of them twice. List each template once."
+            )
+        for index, pattern in enumerate(lines):
+            try:
+                templates.append(Template(f"{relation_id}.{index}", relation_id, pattern))
+            except PromptError as error:
+                raise DatasetError(f"{path}: {error}") from error
+    return relations, templates
+
+
+def _read_facts(path: Path, relation_id: str) -> list[Fact]:
+    rows = csv.reader(_read_text(path).splitlines(), strict=True)
+    facts: list[Fact] = []
+    line_of: dict[str, int] = {}
+    try:
+        if next(rows, None) != _COLUMNS:
+            raise DatasetError(f"{path} does not start with the columns subject,object,source. Name them so.")
+        for row in rows:
+            line = rows.line_num
+            if len(row) != len(_COLUMNS) or not all(cell.strip() for cell in row):
+                raise DatasetError(
+                    f"{path}, line {line}, has an empty or missing cell. Fill in subject, object and source."
+                )
+            subject, answer, source = (cell.strip() for cell in row)
+            if gives_away(subject, answer):
+                raise DatasetError(
+                    f"{path}, line {line}: '{subject}' and '{answer}' contain one another, so the prompt "
+                    "would give its answer away. Leave the fact out."
+                )
+            name = slug(subject)
+            if not name or name in line_of:
+                twin = f" (see line {line_of[name]})" if name else ""
+                raise DatasetError(
+                    f"{path}, line {line}: the subject '{subject}' is not distinct{twin}. "
+                    "Keep one fact a subject."
+                )
+            line_of[name] = line
+            facts.append(Fact(f"{relation_id}:{name}", relation_id, subject, answer, source))
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {rows.line_num}, is no CSV ({error}). Correct the line.") from error
+    if not facts:
+        raise DatasetError(f"{path} has no facts. Add some, or take {relation_id} out of relations.json.")
+    return facts

@@ -15,6 +15,7 @@ Steps: read the relations, read each relation's facts, refuse whatever would mak
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import unicodedata
@@ -85,8 +86,8 @@ def _read_text(path: Path) -> str:
 def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
     try:
         entries = json.loads(_read_text(path))
-        relations = [Relation(e["relation_id"], e["label"]) for e in entries]
-        patterns = {e["relation_id"]: list(e["templates"]) for e in entries}
+        relations = [Relation(str(e["relation_id"]), str(e["label"])) for e in entries]
+        patterns = {str(e["relation_id"]): [str(line) for line in e["templates"]] for e in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path} is no list of relations ({type(error).__name__}: {error}). "
@@ -109,7 +110,7 @@ def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
 
 
 def _read_facts(path: Path, relation_id: str) -> list[Fact]:
-    rows = csv.reader(_read_text(path).splitlines(), strict=True)
+    rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     facts: list[Fact] = []
     line_of: dict[str, int] = {}
     try:

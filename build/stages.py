@@ -10,19 +10,22 @@ through the model at once and the shard is made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from atlas.errors import BuildError, PromptError
-from atlas.neuron import Fact, Prompt
+from atlas.neuron import Fact, Neuron, Prompt
 from atlas.schema import TABLES
 from atlas.surgery import attribution
+from atlas.surgery.interventions import Amplify, Suppress
 from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, Plan
 
 if TYPE_CHECKING:
@@ -33,6 +36,11 @@ Result = TypeVar("Result")
 Report = Callable[[int], None]
 
 PREDICT_TOKENS = 2048
+READOUT_TOKENS = 10
+ACTIVATING_PROMPTS = 5
+AMPLIFY_FACTOR = 2.0
+EVALUATION_VERSION = 1
+"""Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
 METADATA = b"build"
 
 # One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
@@ -228,3 +236,205 @@ def _attributed_row(prompt: Prompt, held_out: bool, result: Attribution) -> dict
         "neurons": neurons,
         "scores": scores[stored],
     }
+
+
+# --- stage 3: read out ---
+
+
+def readout_shard(subject: Subject, neurons: Sequence[Neuron], *, k: int = READOUT_TOKENS) -> pa.Table:
+    """value_norm, promoted and suppressed of `neurons`, in the order given."""
+    from atlas.surgery.readout import readout
+
+    kinds = TABLES["neurons"]
+    readouts = readout(subject, neurons, k=k)
+
+    def tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+        return [{"token": token, "logit": logit} for token, logit in pairs]
+
+    return pa.table(
+        {
+            "value_norm": pa.array([each.value_norm for each in readouts], pa.float32()),
+            "promoted": pa.array([tokens(each.promoted) for each in readouts], kinds.field("promoted").type),
+            "suppressed": pa.array(
+                [tokens(each.suppressed) for each in readouts], kinds.field("suppressed").type
+            ),
+        }
+    )
+
+
+class ActivatingPrompts:
+    """The `k` prompts on which each neuron is most and least active, kept while prompts stream by.
+
+    `update` must be given the prompts in order: of equal activations the earlier prompt wins.
+    Arrays: values and prompts of both sides, (2, n_neurons, k); side 1 holds negated activations.
+    """
+
+    def __init__(self, neurons: Sequence[Neuron], *, k: int = ACTIVATING_PROMPTS) -> None:
+        self.k = k
+        self.layers = np.array([neuron.layer for neuron in neurons], np.int64)
+        self.indices = np.array([neuron.neuron for neuron in neurons], np.int64)
+        self.values = np.full((2, len(neurons), k), -np.inf, np.float32)
+        self.prompts = np.full((2, len(neurons), k), -1, np.int64)
+        self.next_shard = 0
+        self.seconds = 0.0
+
+    def update(self, activations: np.ndarray, prompts: np.ndarray) -> None:
+        """activations (n_prompts, n_layers, n_neurons of a layer) of the prompts with these numbers."""
+        chosen = activations[:, self.layers, self.indices].T  # (n_neurons, n_prompts)
+        for side, new in enumerate((chosen, -chosen)):
+            values = np.concatenate([self.values[side], new], axis=1)
+            numbers = np.concatenate([self.prompts[side], np.broadcast_to(prompts, new.shape)], axis=1)
+            for place in range(self.k):
+                best = values.argmax(axis=1)[:, None]  # the first of equal ones, so the earliest prompt
+                self.values[side, :, place] = np.take_along_axis(values, best, 1)[:, 0]
+                self.prompts[side, :, place] = np.take_along_axis(numbers, best, 1)[:, 0]
+                np.put_along_axis(values, best, -np.inf, 1)
+                np.put_along_axis(numbers, best, -1, 1)
+
+    def save(self, file: BinaryIO) -> None:
+        np.savez(
+            file,
+            values=self.values,
+            prompts=self.prompts,
+            next_shard=self.next_shard,
+            seconds=self.seconds,
+        )
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        with np.load(path, allow_pickle=False) as state:
+            self.values, self.prompts = state["values"], state["prompts"]
+            self.next_shard, self.seconds = int(state["next_shard"]), float(state["seconds"])
+
+    def table(self, fact_ids: pa.Array, template_ids: pa.Array) -> pa.Table:
+        """The table `activating_prompts`; prompt numbers index both arrays."""
+        parts = []
+        for side, name in enumerate(("top", "bottom")):
+            neuron, place = np.nonzero(self.prompts[side] >= 0)
+            number = pa.array(self.prompts[side, neuron, place])
+            activation = self.values[side, neuron, place]
+            parts.append(
+                pa.table(
+                    {
+                        "layer": self.layers[neuron],
+                        "neuron": self.indices[neuron],
+                        "side": pa.array([name] * len(neuron), pa.string()),
+                        "rank": place + 1,
+                        "fact_id": fact_ids.take(number),
+                        "template_id": template_ids.take(number),
+                        "activation": activation if side == 0 else -activation,
+                    }
+                )
+            )
+        return pa.concat_tables(parts)
+
+
+# --- stage 4: evaluate ---
+
+INTERVENTIONS: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
+    "suppress": Suppress,
+    "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question of the evaluation: these neurons changed, this prompt asked."""
+
+    fact_id: str
+    prompt: Prompt
+    group: str
+    neurons: tuple[Neuron, ...]
+    p_before: float
+    rank_before: int
+
+
+def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
+    """Random numbers that depend on the seed, the purpose and the fact alone."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{fact_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def random_match(
+    neurons: Sequence[Neuron], n_neurons: int, generator: np.random.Generator
+) -> tuple[Neuron, ...]:
+    """As many other neurons of the same layers (fewer where a layer has not enough)."""
+    result: list[Neuron] = []
+    for layer in sorted({neuron.layer for neuron in neurons}):
+        own = [neuron.neuron for neuron in neurons if neuron.layer == layer]
+        others = np.setdiff1d(np.arange(n_neurons), own)
+        drawn = generator.choice(others, size=min(len(own), len(others)), replace=False)
+        result.extend(Neuron(layer, int(index)) for index in drawn)
+    return tuple(sorted(result))
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Facts whose held-out prompts show what a fact's neurons do to unrelated facts.
+
+    All (n_candidates,): index of the fact in the plan, codes of its relation and its object.
+    """
+
+    facts: np.ndarray
+    relations: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def among(cls, facts: Sequence[Fact], has_held_out: Sequence[bool]) -> Partners:
+        chosen = np.flatnonzero(np.asarray(has_held_out, bool))
+
+        def codes(values: list[str]) -> np.ndarray:
+            return np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)[1]
+
+        return cls(
+            chosen,
+            codes([fact.relation_id for fact in facts])[chosen] if len(facts) else chosen,
+            codes([fact.object.casefold().strip() for fact in facts])[chosen] if len(facts) else chosen,
+        )
+
+    def n_candidates(self, fact: int) -> int:
+        """How many facts `draw` can draw from."""
+        return len(self._candidates(fact))
+
+    def _candidates(self, fact: int) -> np.ndarray:
+        here = np.searchsorted(self.facts, fact)
+        if here >= len(self.facts) or self.facts[here] != fact:
+            return self.facts[:0]
+        differs = (self.relations != self.relations[here]) & (self.objects != self.objects[here])
+        return self.facts[differs]
+
+    def draw(self, fact: int, count: int, generator: np.random.Generator) -> list[int]:
+        """At most `count` different facts that differ from this one in relation and object."""
+        candidates = self._candidates(fact)
+        drawn = generator.choice(candidates, size=min(count, len(candidates)), replace=False)
+        return [int(index) for index in drawn]
+
+
+def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batches) -> pa.Table:
+    """Rows of `effects`: every trial with every intervention."""
+    asked = [(trial, name) for trial in trials for name in INTERVENTIONS]
+    predictions = batches.run(
+        lambda: subject.predict(
+            [trial.prompt for trial, _ in asked],
+            top_k=1,
+            interventions=[INTERVENTIONS[name](trial.neurons) for trial, name in asked],
+            batch_tokens=batches.tokens,
+        )
+    )
+    rows = [
+        {
+            "fact_id": trial.fact_id,
+            "prompt_fact_id": trial.prompt.fact_id,
+            "template_id": trial.prompt.template_id,
+            "intervention": name,
+            "group": trial.group,
+            "held_out": True,
+            "n_neurons": len(trial.neurons),
+            "p_before": trial.p_before,
+            "p_after": prediction.probability,
+            "rank_before": trial.rank_before,
+            "rank_after": prediction.rank,
+        }
+        for (trial, name), prediction in zip(asked, predictions, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=TABLES["effects"].remove_metadata())

@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -230,7 +230,22 @@ class Output:
     def read_shard(self, stage: str, index: int, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.shard_path(stage, index), columns=columns)
 
+    def shard_schema(self, stage: str, index: int) -> pa.Schema:
+        """A shard's columns, with what its metadata notes."""
+        return pq.read_schema(self.shard_path(stage, index))
+
     # --- small files of the work folder ---
+
+    def save_state(self, name: str, save: Callable[[BinaryIO], None]) -> None:
+        """Replace a file of running results."""
+        with whole_file(self.work / name) as file:
+            save(file)
+
+    def load_state(self, name: str, load: Callable[[Path], None]) -> None:
+        """`load(path)` when there is one."""
+        path = self.work / name
+        if path.exists():
+            load(path)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         with whole_file(self.work / name) as file:

@@ -1,0 +1,77 @@
+"""What a finished atlas shows, in a few lines for the person who built it.
+
+    print(describe(Path("out/my-atlas")))
+
+Means over the held-out prompts of known facts, each prompt's change relative to its own probability; a
+prompt that rises from almost nothing weighs much in the mean, so the median stands beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from atlas.manifest import file_name, read_manifest
+from atlas.store import quoted_path
+from build.plan import duration
+
+
+def describe(folder: Path) -> str:
+    """The summary of an atlas folder."""
+    manifest = read_manifest(folder)
+    connection = duckdb.connect(":memory:")
+    try:
+        for name in manifest.tables:
+            path = quoted_path(folder / file_name(name))
+            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")
+        lines = [f"{manifest.atlas_id} is finished: {folder}", *_lines(connection)]
+    finally:
+        connection.close()
+    left_out = manifest.method.options.get("prompts_left_out", 0)
+    if left_out:
+        lines.append(
+            f"left out    {left_out:,} prompts ({manifest.method.options['facts_left_out']:,} facts whole): "
+            f"{manifest.method.options['why_left_out'][0]}"
+        )
+    if manifest.seconds:
+        lines.append(
+            f"time        {duration(manifest.seconds)}, {manifest.prompts_per_second:,} prompts a second "
+            f"({manifest.device})"
+        )
+    return "\n".join(lines)
+
+
+def _lines(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    facts, known, mean, none = connection.execute(
+        "SELECT count(*), count(*) FILTER (known), avg(n_neurons), count(*) FILTER (n_neurons = 0) FROM facts"
+    ).fetchone()
+    lines = [
+        f"facts       {facts:,}, of which the model knows {known:,} ({known / facts:.0%})",
+        f"neurons     {mean:.1f} a fact; {none:,} facts have none",
+    ]
+    share = converged_share(connection)
+    if share is not None:
+        lines.append(f"converged   {share:.2%} of the (answer token, layer) paths")
+    effects = connection.execute("""
+        SELECT intervention, "group", avg(p_after / p_before - 1), median(p_after / p_before - 1), count(*)
+        FROM effects AS e
+        JOIN facts AS own ON own.fact_id = e.fact_id
+        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
+        WHERE own.known AND asked.known AND p_before > 0
+        GROUP BY intervention, "group"
+        ORDER BY intervention DESC, "group"
+    """).fetchall()
+    lines += [
+        f"{intervention:<11} {group:<10} {average:+8.1%} mean {middle:+8.1%} median ({count:,} prompts)"
+        for intervention, group, average, middle, count in effects
+    ]
+    return lines
+
+
+def converged_share(connection: duckdb.DuckDBPyConnection) -> float | None:
+    """Share of the (answer token, layer) paths that met the tolerance; None where nothing was attributed."""
+    return connection.execute("""
+        SELECT 1 - sum(n_unconverged) / nullif(sum(n_layers * n_answer_tokens), 0)
+        FROM prompts WHERE n_layers IS NOT NULL
+    """).fetchone()[0]

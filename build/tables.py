@@ -1,0 +1,234 @@
+"""From shards to the tables of an atlas: no model is needed here.
+
+    prompts = collect_prompts(output, n_shards)            # in the order of the build
+    prompts.rows_of("P36.france")                          # slice of its rows
+    facts_table(plan, prompts, knowledge_neurons)
+
+Scores stay numbers in arrays until they are written: a large data set has tens of millions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atlas.neuron import Neuron
+from atlas.schema import TABLES
+from build.plan import Plan
+from build.writer import ROW_GROUP_ROWS, Output
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The rows of `prompts` in the order of the build: a fact's prompts stand together."""
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def fact_ids(self) -> tuple[str, ...]:
+        """The facts that have prompts, in order; `fact_of_row` counts in it."""
+        return tuple(dict.fromkeys(self.table["fact_id"].to_pylist()))
+
+    @cached_property
+    def fact_of_row(self) -> np.ndarray:
+        """Index of each prompt's fact: (n_prompts,)."""
+        codes = self.table["fact_id"].combine_chunks().dictionary_encode()
+        return codes.indices.to_numpy()
+
+    @cached_property
+    def _first_rows(self) -> np.ndarray:
+        return np.searchsorted(self.fact_of_row, np.arange(len(self.fact_ids) + 1))
+
+    @cached_property
+    def _index_of_fact(self) -> dict[str, int]:
+        return {fact_id: index for index, fact_id in enumerate(self.fact_ids)}
+
+    def index_of(self, fact_id: str) -> int | None:
+        """Place of the fact in `fact_ids`; None when it was left out."""
+        return self._index_of_fact.get(fact_id)
+
+    def rows_of(self, fact_id: str) -> range:
+        """The fact's rows; none when it was left out."""
+        index = self.index_of(fact_id)
+        if index is None:
+            return range(0)
+        return range(int(self._first_rows[index]), int(self._first_rows[index + 1]))
+
+    @cached_property
+    def template_ids(self) -> list[str]:
+        return self.table["template_id"].to_pylist()
+
+    @cached_property
+    def probability(self) -> np.ndarray:
+        return self.table["probability"].to_numpy()
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        return self.table["rank"].to_numpy()
+
+    @cached_property
+    def held_out(self) -> np.ndarray:
+        return self.table["held_out"].to_numpy()
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Each row's place when sorted by (fact_id, template_id): (n_prompts,)."""
+        order = pc.sort_indices(
+            self.table, sort_keys=[("fact_id", "ascending"), ("template_id", "ascending")]
+        ).to_numpy()
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return place
+
+
+def collect_prompts(output: Output, n_shards: int) -> Prompts:
+    """The prompts of all attribute shards."""
+    schema = TABLES["prompts"]
+    parts = [output.read_shard("attribute", index, schema.names) for index in range(n_shards)]
+    return Prompts(pa.concat_tables([part.cast(schema) for part in parts]))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every stored score, by the row of its prompt in `Prompts`; within a prompt by layer and neuron."""
+
+    prompt: np.ndarray
+    layer: np.ndarray
+    neuron: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+def collect_scores(output: Output, n_shards: int) -> Scores:
+    """The scores of all attribute shards."""
+    parts: list[tuple[np.ndarray, ...]] = []
+    first = 0
+    for index in range(n_shards):
+        table = output.read_shard("attribute", index, ["layers", "neurons", "scores"])
+        lists = {name: table[name].combine_chunks() for name in table.column_names}
+        lengths = pc.fill_null(pc.list_value_length(lists["scores"]), 0).to_numpy()
+        parts.append(
+            (
+                np.repeat(np.arange(first, first + table.num_rows, dtype=np.int32), lengths),
+                *(pc.list_flatten(lists[name]).to_numpy() for name in ("layers", "neurons", "scores")),
+            )
+        )
+        first += table.num_rows
+    return Scores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def attributions_parts(prompts: Prompts, scores: Scores) -> Iterator[pa.Table]:
+    """The table `attributions` in the order of its keys, a row group at a time."""
+    order = np.argsort(prompts.place[scores.prompt], kind="stable")
+    fact_ids = prompts.table["fact_id"].combine_chunks()
+    template_ids = prompts.table["template_id"].combine_chunks()
+    if not len(order):
+        yield TABLES["attributions"].empty_table()
+    for start in range(0, len(order), ROW_GROUP_ROWS):
+        chosen = order[start : start + ROW_GROUP_ROWS]
+        rows = pa.array(scores.prompt[chosen])
+        columns = [
+            fact_ids.take(rows),
+            template_ids.take(rows),
+            *(pa.array(each[chosen]) for each in (scores.layer, scores.neuron, scores.score)),
+        ]
+        yield pa.table(columns, names=TABLES["attributions"].names).cast(TABLES["attributions"])
+
+
+def attributions_table(prompts: Prompts, scores: Scores) -> pa.Table:
+    """The same rows in the order of the build, ids stored once: for refining, not for writing."""
+    rows = pa.array(scores.prompt)
+
+    def ids(name: str) -> pa.DictionaryArray:
+        return prompts.table[name].combine_chunks().dictionary_encode().take(rows)
+
+    return pa.table(
+        {
+            "fact_id": ids("fact_id"),
+            "template_id": ids("template_id"),
+            "layer": scores.layer,
+            "neuron": scores.neuron,
+            "score": scores.score,
+        }
+    )
+
+
+def neurons_by_fact(knowledge_neurons: pa.Table) -> dict[str, tuple[Neuron, ...]]:
+    """Fact id → its knowledge neurons."""
+    result: dict[str, list[Neuron]] = {}
+    columns = (knowledge_neurons[name].to_pylist() for name in ("fact_id", "layer", "neuron"))
+    for fact_id, layer, neuron in zip(*columns, strict=True):
+        result.setdefault(fact_id, []).append(Neuron(layer, neuron))
+    return {fact_id: tuple(sorted(neurons)) for fact_id, neurons in result.items()}
+
+
+def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa.Table:
+    """The table `facts`: those with prompts, how well each is known, how many neurons it has."""
+    n_facts = len(prompts.fact_ids)
+    of_row = prompts.fact_of_row
+    n_prompts = np.bincount(of_row, minlength=n_facts)
+    n_known = np.bincount(of_row, weights=prompts.rank == 1, minlength=n_facts)
+    probability = np.bincount(of_row, weights=prompts.probability, minlength=n_facts)
+    n_neurons = np.zeros(n_facts, np.int32)
+    counts = knowledge_neurons.group_by("fact_id").aggregate([([], "count_all")])
+    for fact_id, count in zip(counts["fact_id"].to_pylist(), counts["count_all"].to_pylist(), strict=True):
+        n_neurons[prompts.index_of(fact_id)] = count
+    facts = {fact.fact_id: fact for fact in plan.facts}
+    chosen = [facts[fact_id] for fact_id in prompts.fact_ids]
+    return pa.table(
+        {
+            "fact_id": pa.array([fact.fact_id for fact in chosen], pa.string()),
+            "relation_id": pa.array([fact.relation_id for fact in chosen], pa.string()),
+            "subject": pa.array([fact.subject for fact in chosen], pa.string()),
+            "object": pa.array([fact.object for fact in chosen], pa.string()),
+            "n_prompts": n_prompts,
+            "n_neurons": n_neurons,
+            "known": n_known * 2 > n_prompts,
+            "mean_probability": probability / np.maximum(n_prompts, 1),
+        }
+    )
+
+
+def relations_table(plan: Plan, facts: pa.Table) -> list[dict[str, object]]:
+    """The table `relations`: those with facts."""
+    counts: dict[str, int] = {}
+    for relation_id in facts["relation_id"].to_pylist():
+        counts[relation_id] = counts.get(relation_id, 0) + 1
+    return [
+        {
+            "relation_id": relation.relation_id,
+            "label": relation.label,
+            "n_facts": counts[relation.relation_id],
+            "n_templates": len(plan.templates[relation.relation_id]),
+        }
+        for relation in plan.dataset.relations
+        if relation.relation_id in counts
+    ]
+
+
+def distinct_neurons(knowledge_neurons: pa.Table) -> pa.Table:
+    """layer, neuron, n_facts, n_relations of every knowledge neuron, in order."""
+    grouped = knowledge_neurons.group_by(["layer", "neuron"]).aggregate(
+        [("fact_id", "count_distinct"), ("relation_id", "count_distinct")]
+    )
+    grouped = grouped.rename_columns(
+        {"fact_id_count_distinct": "n_facts", "relation_id_count_distinct": "n_relations"}
+    )
+    return grouped.sort_by([("layer", "ascending"), ("neuron", "ascending")])
+
+
+def concat_shards(output: Output, stages: Iterable[tuple[str, int]], table: str) -> pa.Table:
+    """The rows of shards that already have a table's columns."""
+    parts = [output.read_shard(stage, index) for stage, index in stages]
+    schema = TABLES[table]
+    return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()

@@ -126,6 +126,7 @@ class Sandbox:
         interrupt.start()
         worker.join(self.seconds + _GRACE_SECONDS)
         interrupt.cancel()
+        interrupt.join()
         if not outcome or isinstance(outcome[0], duckdb.InterruptException):
             raise QueryError(
                 f"The query was stopped after {self.seconds:g} seconds. Ask for less, or add conditions."

@@ -141,9 +141,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from build.check import check_atlas
 
-    for folder in arguments.folders:
-        print(check_atlas(folder))
-    return 0
+    reports = [check_atlas(folder) for folder in arguments.folders]
+    for report in reports:
+        print(report, file=sys.stdout if report.passed else sys.stderr)
+    return 0 if all(report.passed for report in reports) else EXIT_BAD_INPUT
 
 
 def _train(arguments: argparse.Namespace) -> int:

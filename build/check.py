@@ -1,0 +1,284 @@
+"""Is an atlas what its manifest says? Files, rows, certificates, and the refinement done again.
+
+    report = check_atlas(Path("atlas/data/starter-pocket-bert"))
+    report.problems          # sentences; empty when all is well
+    report.warnings          # such as fewer than 99 % of the paths converged
+
+1. Manifest, sizes, columns and sha256 of every file (`atlas.manifest.verify`).
+2. Rows: each check below is a query that counts the rows that contradict it.
+3. Certificates: the share of (answer token, layer) paths that met the tolerance.
+4. Knowledge neurons: found again from the stored scores, they must be the stored ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from atlas import refinement
+from atlas.errors import AtlasError, StoreError
+from atlas.manifest import Manifest, file_name, verify
+from atlas.schema import SORT_KEYS
+from atlas.store import quoted_path
+from build.summary import converged_share
+
+CONVERGED_SHARE = 0.99
+_ROUNDING = 1e-5
+
+# (tables it needs, what {n} rows do, query that counts them)
+_ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("attributions",),
+        "{n} scores are no numbers or not positive",
+        "SELECT count(*) FROM attributions WHERE score IS NULL OR NOT isfinite(score) OR score <= 0",
+    ),
+    (
+        ("attributions", "prompts"),
+        "{n} scores are above their prompt's largest",
+        f"""SELECT count(*) FROM attributions JOIN prompts USING (fact_id, template_id)
+            WHERE score > max_score * (1 + {_ROUNDING})""",
+    ),
+    (
+        ("attributions", "prompts"),
+        "{n} scores are below the stored share of their prompt's largest",
+        f"""SELECT count(*) FROM attributions JOIN prompts USING (fact_id, template_id)
+            WHERE score < max_score * $stored_fraction * (1 - {_ROUNDING})""",
+    ),
+    (
+        ("attributions", "prompts"),
+        "{n} scores belong to no attributed prompt",
+        """SELECT count(*) FROM attributions LEFT JOIN prompts USING (fact_id, template_id)
+           WHERE max_score IS NULL""",
+    ),
+    (
+        ("attributions", "prompts"),
+        "{n} prompts with a positive largest score lack it",
+        f"""SELECT count(*) FROM prompts LEFT JOIN
+                (SELECT fact_id, template_id, max(score) AS largest FROM attributions GROUP BY ALL)
+                USING (fact_id, template_id)
+            WHERE max_score > 0
+            AND (largest IS NULL OR abs(largest - max_score) > {_ROUNDING} * max_score)""",
+    ),
+    (
+        ("prompts",),
+        "{n} prompts have a probability outside 0 to 1",
+        f"""SELECT count(*) FROM prompts WHERE NOT (probability BETWEEN 0 AND 1 + {_ROUNDING})
+            OR NOT (top_probability BETWEEN 0 AND 1 + {_ROUNDING})""",
+    ),
+    (
+        ("prompts",),
+        "{n} prompts have a rank below 1",
+        "SELECT count(*) FROM prompts WHERE NOT (rank >= 1)",
+    ),
+    (
+        ("prompts",),
+        "{n} prompts are attributed and lack a part of their certificate",
+        """SELECT count(*) FROM prompts WHERE max_score IS NOT NULL AND
+           (max_gap IS NULL OR n_points IS NULL OR converged IS NULL OR n_unconverged IS NULL
+            OR n_layers IS NULL OR NOT isfinite(max_score) OR converged <> (n_unconverged = 0))""",
+    ),
+    (
+        ("prompts",),
+        "{n} prompts are called converged with a gap above the tolerance",
+        f"SELECT count(*) FROM prompts WHERE converged AND max_gap > $tolerance * (1 + {_ROUNDING})",
+    ),
+    (
+        ("prompts", "facts"),
+        "{n} prompts belong to no fact",
+        "SELECT count(*) FROM prompts ANTI JOIN facts USING (fact_id)",
+    ),
+    (
+        ("prompts", "facts"),
+        "{n} facts do not agree with their prompts (n_prompts, known, mean_probability)",
+        """SELECT count(*) FROM facts JOIN
+               (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean
+                FROM prompts GROUP BY fact_id) USING (fact_id)
+           WHERE n <> n_prompts OR known <> (n_first * 2 > n) OR abs(mean - mean_probability) > 1e-5""",
+    ),
+    (
+        ("facts", "relations"),
+        "{n} relations do not count their facts rightly",
+        """SELECT count(*) FROM relations FULL JOIN
+               (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)
+           WHERE n IS DISTINCT FROM n_facts""",
+    ),
+    (
+        ("facts", "knowledge_neurons"),
+        "{n} facts do not count their knowledge neurons rightly",
+        """SELECT count(*) FROM facts FULL JOIN
+               (SELECT fact_id, count(*) AS n FROM knowledge_neurons GROUP BY fact_id) USING (fact_id)
+           WHERE coalesce(n, 0) IS DISTINCT FROM n_neurons""",
+    ),
+    (
+        ("knowledge_neurons",),
+        "{n} knowledge neurons lie outside the model",
+        """SELECT count(*) FROM knowledge_neurons
+           WHERE layer < 0 OR neuron < 0 OR layer >= $n_layers OR neuron >= $n_neurons""",
+    ),
+    (
+        ("neurons", "knowledge_neurons"),
+        "{n} neurons do not count their facts rightly",
+        """SELECT count(*) FROM neurons FULL JOIN
+               (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r
+                FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
+           WHERE f IS DISTINCT FROM n_facts OR r IS DISTINCT FROM n_relations""",
+    ),
+    (
+        ("activating_prompts", "neurons"),
+        "{n} activating prompts belong to no knowledge neuron or have no activation",
+        """SELECT count(*) FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
+           WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
+    ),
+    (
+        ("effects",),
+        "{n} effects have a probability outside 0 to 1",
+        f"""SELECT count(*) FROM effects WHERE NOT (p_before BETWEEN 0 AND 1 + {_ROUNDING})
+            OR NOT (p_after BETWEEN 0 AND 1 + {_ROUNDING})""",
+    ),
+    (
+        ("effects", "prompts"),
+        "{n} effects do not start from their prompt's probability",
+        """SELECT count(*) FROM effects AS e LEFT JOIN prompts AS p
+               ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
+           WHERE p.probability IS NULL OR abs(p.probability - e.p_before) > 1e-5
+           OR p.held_out <> e.held_out""",
+    ),
+    (
+        ("effects", "facts"),
+        "{n} effects on unrelated facts are on facts of the same relation or object",
+        """SELECT count(*) FROM effects AS e JOIN facts AS a ON a.fact_id = e.fact_id
+               JOIN facts AS b ON b.fact_id = e.prompt_fact_id
+           WHERE e."group" = 'unrelated'
+           AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_atlas` found."""
+
+    folder: Path
+    manifest: Manifest | None = None
+    converged: float | None = None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {'ok' if self.passed else 'not ok'}"]
+        if self.passed and self.manifest is not None:
+            rows = sum(record.rows for record in self.manifest.files.values())
+            size = sum(record.bytes for record in self.manifest.files.values())
+            lines.append(f"  {len(self.manifest.files)} tables, {rows:,} rows, {size / 1e6:,.1f} MB")
+            if self.converged is not None:
+                lines.append(f"  {self.converged:.2%} of the (answer token, layer) paths converged")
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        lines += [f"  {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def check_atlas(folder: Path) -> Report:
+    """Every check that this atlas's tables allow; never raises for a broken atlas."""
+    try:
+        manifest = verify(folder)
+    except StoreError as error:
+        return Report(folder, problems=[str(error)])
+    connection = duckdb.connect(":memory:")
+    try:
+        for table in manifest.tables:
+            path = quoted_path(folder / file_name(table))
+            connection.execute(f"CREATE VIEW {table} AS FROM read_parquet({path})")
+        report = Report(folder, manifest)
+        report.problems.extend(_key_problems(connection, manifest))
+        report.problems.extend(_row_problems(connection, manifest))
+        report.problems.extend(_refinement_problems(connection, folder, manifest))
+        if "prompts" in manifest.tables:
+            report = Report(folder, manifest, converged_share(connection), report.problems, report.warnings)
+            if report.converged is not None and report.converged < CONVERGED_SHARE:
+                report.warnings.append(
+                    f"only {report.converged:.2%} of the paths converged, fewer than {CONVERGED_SHARE:.0%}"
+                )
+        return report
+    except (duckdb.Error, AtlasError) as error:
+        return Report(folder, manifest, problems=[f"The tables cannot be read: {error}"])
+    finally:
+        connection.close()
+
+
+def _key_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[str]:
+    """Tables in which two rows have the same key, or a key is missing."""
+    problems = []
+    for table in manifest.tables:
+        keys = ", ".join(f'"{key}"' for key in SORT_KEYS[table])
+        doubled = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {keys} HAVING count(*) > 1)"
+        ).fetchone()[0]
+        if doubled:
+            problems.append(f"{doubled:,} keys ({keys}) occur more than once in {file_name(table)}")
+        missing = " OR ".join(f'"{key}" IS NULL' for key in SORT_KEYS[table])
+        n_missing = connection.execute(f"SELECT count(*) FROM {table} WHERE {missing}").fetchone()[0]
+        if n_missing:
+            problems.append(f"{n_missing:,} rows of {file_name(table)} lack a part of their key")
+    return problems
+
+
+def _row_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[str]:
+    values = {
+        "tolerance": manifest.method.tolerance,
+        "stored_fraction": manifest.method.stored_fraction,
+        "n_layers": manifest.model.n_layers,
+        "n_neurons": manifest.model.n_neurons,
+    }
+    problems = []
+    for needed, sentence, query in _ROW_CHECKS:
+        used = {name: value for name, value in values.items() if f"${name}" in query}
+        # A number the manifest does not state was not measured, so there is nothing to contradict.
+        if not set(needed) <= set(manifest.tables) or None in used.values():
+            continue
+        count = connection.execute(query, used).fetchone()[0]
+        if count:
+            problems.append(sentence.format(n=f"{count:,}"))
+    return problems
+
+
+def _refinement_problems(
+    connection: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest
+) -> list[str]:
+    """Refine the stored scores again; the same (fact, neuron) pairs must come out."""
+    if not {"attributions", "prompts"} <= set(manifest.tables) or not manifest.method.refinement:
+        return []
+    rule = rule_of(manifest)
+    found = refinement.refine(
+        pq.read_table(folder / file_name("attributions")),
+        pq.read_table(
+            folder / file_name("prompts"), columns=["fact_id", "template_id", "held_out", "max_score"]
+        ),
+        pq.read_table(folder / file_name("facts"), columns=["fact_id", "relation_id", "object"]),
+        rule,
+    )
+    connection.register("found_again", found.rows)
+    differing = connection.execute("""
+        SELECT count(*)
+        FROM knowledge_neurons AS stored FULL JOIN found_again AS found USING (fact_id, layer, neuron)
+        WHERE stored.relation_id IS NULL OR found.relation_id IS NULL
+           OR abs(stored.share - found.share) > 1e-5 OR abs(stored.mean_score - found.mean_score) > 1e-5
+    """).fetchone()[0]
+    if not differing:
+        return []
+    return [f"{differing:,} knowledge neurons do not follow from the stored scores by the mode '{rule.mode}'"]
+
+
+def rule_of(manifest: Manifest) -> refinement.Refinement:
+    """The refinement that a manifest records."""
+    known = refinement.Refinement.__dataclass_fields__
+    plain = {name: value for name, value in manifest.method.refinement.items() if name in known}
+    if plain.get("target") is not None:
+        plain["target"] = tuple(plain["target"])
+    return refinement.Refinement(**plain)

@@ -1,0 +1,189 @@
+"""PARAREL is read as published, and a copy that is broken or out of reach is one sentence.
+
+The sentences and facts below were made up for these tests; none is PARAREL's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from atlas.datasets import load_dataset, pararel
+from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES, load_pararel, published_hashes
+from atlas.errors import DatasetError
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pararel" / "data"
+
+needs_pararel = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="needs PARAREL's data folder at ../shared/pararel/data"
+)
+
+
+@needs_pararel
+def test_the_figures_are_the_published_ones():
+    dataset = load_dataset("pararel", source=SHARED)
+    assert (dataset.dataset_id, dataset.revision) == ("pararel", "cb5554678457beb5ac163d888f1ce8cf174b3f0b")
+    assert len(dataset.relations) == 39
+    assert len(dataset.facts) == 27_610
+    assert len({fact.fact_id for fact in dataset.facts}) == 27_610
+    n_templates = {r.relation_id: len(dataset.templates_of(r.relation_id)) for r in dataset.relations}
+    n_causal = {
+        r.relation_id: len(dataset.templates_of(r.relation_id, causal=True)) for r in dataset.relations
+    }
+    assert sum(n_templates[fact.relation_id] for fact in dataset.facts) == 224_674
+    assert sum(n_causal[fact.relation_id] for fact in dataset.facts) == 144_325
+    assert not {"P31", "P527"} & set(n_templates)
+
+
+@needs_pararel
+def test_the_repository_itself_is_as_good_a_source_as_its_data_folder():
+    assert load_pararel(SHARED.parent).dataset_hash == load_pararel(SHARED).dataset_hash
+
+
+def test_each_relation_has_a_label_and_two_hashes():
+    assert len(LABELS) == 39
+    expected = {f"{folder}/{name}.jsonl" for folder in (TEMPLATES, FACTS) for name in LABELS}
+    assert set(published_hashes()) == expected
+    assert all(len(digest) == 64 for digest in published_hashes().values())
+
+
+PATTERNS = ["Ask anyone: the chief town of [X] is [Y] .", "They say [Y] governs [X]."]
+TUPLES = [("Freedonia", "Sylvania", "id-1"), ("Ruritania", "Strelsau", "id-2")]
+
+
+def lines(*entries: object) -> bytes:
+    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder in PARAREL's form with one relation, two templates and two facts."""
+    folder = tmp_path / "tiny"
+    for name, content in (
+        (TEMPLATES, lines(*({"pattern": pattern, "tense": "present"} for pattern in PATTERNS))),
+        (FACTS, lines(*({"sub_label": s, "obj_label": o, "uuid": u} for s, o, u in TUPLES))),
+    ):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "P36.jsonl").write_bytes(content)
+    return folder
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.jsonl"))
+    }
+
+
+def test_text_is_kept_as_it_is_written(tiny: Path):
+    dataset = load_pararel(tiny, hashes=hashes_of(tiny))
+    assert [template.pattern for template in dataset.templates] == PATTERNS
+    assert [template.template_id for template in dataset.templates] == ["P36.0", "P36.1"]
+    assert [(f.subject, f.object, f.fact_id) for f in dataset.facts] == TUPLES
+    assert dataset.relations[0].label == "capital"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        (FACTS, b'{"sub_label": "Oz"\n', r"P36\.jsonl, line 1, is no JSON object"),
+        (FACTS, lines({"sub_label": "Oz", "obj_label": "Emerald City"}), "line 1, has no text under 'uuid'"),
+        (
+            FACTS,
+            lines(*[{"sub_label": "Oz", "obj_label": "Emerald City", "uuid": "id-1"}] * 2),
+            "line 2: the uuid id-1 was used before",
+        ),
+        (FACTS, lines({"sub_label": 7, "obj_label": "a", "uuid": "b"}), "no text under 'sub_label'"),
+        (FACTS, b"\xff\xfe\n", "line 1, is no JSON object"),
+        (FACTS, b"[1, 2]\n", "line 1, has no text"),
+        (FACTS, b"", "line 1, is no JSON object"),
+        (TEMPLATES, lines({"pattern": "[X] and nothing else"}), r"line 1: .*0 \[Y\]"),
+        (TEMPLATES, lines({"sentence": "[X] [Y]"}), "line 1, has no text under 'pattern'"),
+    ],
+)
+def test_a_malformed_line_is_named_with_its_file(tiny: Path, file: str, content: bytes, says: str):
+    hashes = hashes_of(tiny)
+    (tiny / file / "P36.jsonl").write_bytes(content)
+    with pytest.raises(DatasetError, match=says) as caught:
+        load_pararel(tiny, hashes=hashes)
+    assert "P36.jsonl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_changed_is_refused(tiny: Path):
+    hashes = hashes_of(tiny)
+    path = tiny / FACTS / "P36.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"Strelsau", b"Zenda"))
+    with pytest.raises(DatasetError, match=r"P36\.jsonl is not the file published .*sha256 differs"):
+        load_pararel(tiny, hashes=hashes)
+
+
+def test_a_missing_file_is_one_sentence(tiny: Path):
+    hashes = hashes_of(tiny)
+    (tiny / FACTS / "P36.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"P36\.jsonl cannot be read .*--source"):
+        load_pararel(tiny, hashes=hashes)
+
+
+def test_a_folder_of_another_kind_is_one_sentence(tmp_path: Path):
+    with pytest.raises(DatasetError, match="Point --source at PARAREL's data folder"):
+        load_dataset("pararel", source=tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_is_fetched_is_cached_and_needs_no_network_again(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hashes = hashes_of(tiny)
+    monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
+    fetched = load_pararel(hashes=hashes)
+    assert fetched == load_pararel(tiny, hashes=hashes)
+    monkeypatch.setattr(pararel, "BASE_URL", "http://127.0.0.1:9")
+    assert load_pararel(hashes=hashes) == fetched
+
+
+def test_a_damaged_cache_is_fetched_again(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    hashes = hashes_of(tiny)
+    monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
+    fetched = load_pararel(hashes=hashes)
+    damaged = next(cache.rglob(f"{FACTS}/P36.jsonl"))
+    damaged.write_bytes(b"half a li")
+    assert load_pararel(hashes=hashes) == fetched
+
+
+def test_a_download_with_another_hash_is_refused_and_not_kept(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
+    with pytest.raises(DatasetError, match="another sha256 than the published file"):
+        load_pararel(hashes=dict.fromkeys(hashes_of(tiny), "0" * 64))
+    assert list(cache.rglob("*.jsonl")) == []
+
+
+def test_without_a_network_one_sentence_within_five_seconds_names_the_option(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pararel, "BASE_URL", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(DatasetError, match=r"cannot be fetched .*--source DIR"):
+        load_pararel()
+    assert time.monotonic() - start < 5
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "occupied").write_text("a file, not a folder")
+    monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS_CACHE", str(tmp_path / "occupied"))
+    monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
+    with pytest.raises(DatasetError, match="KNOWLEDGE_NEURON_ATLAS_CACHE"):
+        load_pararel(hashes=hashes_of(tiny))

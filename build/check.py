@@ -219,11 +219,11 @@ def _key_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> 
         keys = ", ".join(f'"{key}"' for key in SORT_KEYS[table])
         doubled = connection.execute(
             f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {keys} HAVING count(*) > 1)"
-        ).fetchone()[0]
+        ).fetchall()[0][0]
         if doubled:
             problems.append(f"{doubled:,} keys ({keys}) occur more than once in {file_name(table)}")
         missing = " OR ".join(f'"{key}" IS NULL' for key in SORT_KEYS[table])
-        n_missing = connection.execute(f"SELECT count(*) FROM {table} WHERE {missing}").fetchone()[0]
+        n_missing = connection.execute(f"SELECT count(*) FROM {table} WHERE {missing}").fetchall()[0][0]
         if n_missing:
             problems.append(f"{n_missing:,} rows of {file_name(table)} lack a part of their key")
     return problems
@@ -242,7 +242,7 @@ def _row_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> 
         # A number the manifest does not state was not measured, so there is nothing to contradict.
         if not set(needed) <= set(manifest.tables) or None in used.values():
             continue
-        count = connection.execute(query, used).fetchone()[0]
+        count = connection.execute(query, used).fetchall()[0][0]
         if count:
             problems.append(sentence.format(n=f"{count:,}"))
     return problems
@@ -269,7 +269,7 @@ def _refinement_problems(
         FROM knowledge_neurons AS stored FULL JOIN found_again AS found USING (fact_id, layer, neuron)
         WHERE stored.relation_id IS NULL OR found.relation_id IS NULL
            OR abs(stored.share - found.share) > 1e-5 OR abs(stored.mean_score - found.mean_score) > 1e-5
-    """).fetchone()[0]
+    """).fetchall()[0][0]
     if not differing:
         return []
     return [f"{differing:,} knowledge neurons do not follow from the stored scores by the mode '{rule.mode}'"]

@@ -45,7 +45,7 @@ def describe(folder: Path) -> str:
 def _lines(connection: duckdb.DuckDBPyConnection) -> list[str]:
     facts, known, mean, none = connection.execute(
         "SELECT count(*), count(*) FILTER (known), avg(n_neurons), count(*) FILTER (n_neurons = 0) FROM facts"
-    ).fetchone()
+    ).fetchall()[0]
     lines = [
         f"facts       {facts:,}, of which the model knows {known:,} ({known / facts:.0%})",
         f"neurons     {mean:.1f} a fact; {none:,} facts have none",
@@ -74,4 +74,4 @@ def converged_share(connection: duckdb.DuckDBPyConnection) -> float | None:
     return connection.execute("""
         SELECT 1 - sum(n_unconverged) / nullif(sum(n_layers * n_answer_tokens), 0)
         FROM prompts WHERE n_layers IS NOT NULL
-    """).fetchone()[0]
+    """).fetchall()[0][0]

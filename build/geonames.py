@@ -63,7 +63,7 @@ MIN_POPULATION_CURRENCY = 8_000_000
 # 2. Answers -----------------------------------------------------------------------------------------
 
 # Several capitals, a disputed one, or one that is being moved.
-NO_SINGLE_CAPITAL = {"BI", "BJ", "BO", "CI", "GQ", "IL", "LK", "SZ", "YE", "ZA"}
+NO_SINGLE_CAPITAL = {"BI", "BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "SZ", "YE", "ZA"}
 CAPITAL_NOW = {"KZ": "Astana", "MM": "Naypyidaw"}
 
 CONTINENTS = {

@@ -33,12 +33,16 @@ _LOCKDOWN = (
     "SET autoload_known_extensions = false",
     "SET allow_community_extensions = false",
     "SET temp_directory = ''",
+    "SET secret_directory = ''",
     "SET disabled_filesystems = 'LocalFileSystem'",
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b(?P<analyze>\s+ANALYZE\b)?", re.IGNORECASE)
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
+
+# The parser takes seconds and a gigabyte for a hundred thousand nested parentheses.
+_LONGEST_SQL = 20_000
 
 # A few functions run to their end inside one step, where DuckDB cannot be interrupted.
 _GRACE_SECONDS = 1.0
@@ -110,7 +114,9 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        # A query that could not be interrupted in time still has its cursor; the connection goes when it ends.
+        with contextlib.suppress(duckdb.Error):
+            self._connection.close()
 
     def query(self, sql: str) -> Answer:
         """Run one SELECT (or EXPLAIN of one). Raises `QueryError` when refused, wrong or over a limit."""
@@ -149,6 +155,10 @@ class Sandbox:
 
     def _checked(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
         # Step 3. Read: one statement, of type SELECT.
+        if len(sql) > _LONGEST_SQL:
+            raise QueryError(
+                f"The query has {len(sql):,} characters and may have {_LONGEST_SQL:,}. Write a shorter one."
+            )
         explain = _EXPLAIN.match(sql)
         body = sql[explain.end() :] if explain else sql
         try:

@@ -1,0 +1,460 @@
+"""Attribution equals the plain loop, and its certificate tells the truth, in every family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from atlas.errors import AtlasError, ModelError, PromptError
+from atlas.neuron import Prompt
+from atlas.surgery.attribution import METHODS, attribute
+from atlas.surgery.subject import load_subject
+from build.plain_loop import (
+    PlainRule,
+    down_projections,
+    endpoints,
+    gauss_legendre,
+    left,
+    plain_activations,
+    plain_path,
+    plain_scores,
+    right,
+)
+from tests.conftest import TINY_MODELS
+from tests.tiny_models import (
+    N_LAYERS,
+    N_NEURONS,
+    byte_pair_tokenizer,
+    randomize,
+    save_broken_bert,
+    tiny_model,
+    word_piece_tokenizer,
+)
+
+EXACT = 1e-5
+ONE_TOKEN = Prompt("f1", "t1", "the capital of france is [Y] .", "paris")
+SEVERAL_TOKENS = Prompt("f2", "t2", "the largest city of america is [Y] .", "new york")
+PROMPTS = (
+    ONE_TOKEN,
+    SEVERAL_TOKENS,
+    Prompt("f3", "t3", "the capital of italy , not of france , is [Y] .", "rome"),
+    Prompt("f4", "t1", "the capital of japan is [Y] .", "tokyo"),
+    Prompt("f5", "t4", "people in rome speak [Y]", "japanese"),
+    Prompt("f6", "t5", "cities : [Y]", "san francisco"),
+)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A model read by transformers alone, and prompts encoded here: nothing is shared with `Subject`."""
+
+    model: torch.nn.Module
+    tokenizer: object
+
+    @classmethod
+    def load(cls, folder) -> Plain:
+        auto = AutoModelForMaskedLM if "bert" in folder.name else AutoModelForCausalLM
+        model = auto.from_pretrained(folder, dtype=torch.float32).eval()
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
+    def double(self) -> Plain:
+        return Plain(self.model.double(), self.tokenizer)
+
+    def tokens(self, prompt: Prompt) -> list[tuple[torch.Tensor, int, int]]:
+        """(input_ids, position, target) of each token of the answer."""
+        tokenizer = self.tokenizer
+        before, after = prompt.text.split("[Y]")
+        if tokenizer.mask_token is not None:
+            targets = tokenizer(prompt.answer, add_special_tokens=False)["input_ids"]
+            ids = tokenizer(before + "[MASK]" * len(targets) + after, return_tensors="pt")["input_ids"][0]
+            positions = (ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+            return [(ids, position, target) for position, target in zip(positions, targets, strict=True)]
+        stem = tokenizer(before.rstrip())["input_ids"]
+        targets = tokenizer(" " + prompt.answer, add_special_tokens=False)["input_ids"]
+        return [
+            (torch.tensor(stem + targets[:j]), len(stem) + j - 1, target) for j, target in enumerate(targets)
+        ]
+
+    def scores(self, prompt: Prompt, rule: PlainRule) -> np.ndarray:
+        """Mean over the answer's tokens, (n_layers, n_neurons)."""
+        rows = 20 if len(rule.alphas) == 20 else 1024
+        each = [plain_scores(self.model, *token, rule=rule, rows=rows) for token in self.tokens(prompt)]
+        return torch.stack(each).mean(0).numpy()
+
+    def ends(self, prompt: Prompt) -> np.ndarray:
+        """P(0) and P(1) of each path, (n_answer_tokens, n_layers, 2)."""
+        return np.stack(
+            [
+                [
+                    plain_path(self.model, *token, layer=layer, alphas=[0.0, 1.0]).numpy()
+                    for layer in range(len(down_projections(self.model)))
+                ]
+                for token in self.tokens(prompt)
+            ]
+        )
+
+
+def difference(scores: np.ndarray, reference: np.ndarray) -> float:
+    """The largest difference as a fraction of the reference's largest |score|."""
+    assert scores.shape == reference.shape
+    return float(np.abs(scores - reference).max() / np.abs(reference).max())
+
+
+@pytest.fixture(scope="module", params=TINY_MODELS)
+def folder(request, tiny):
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="module")
+def subject(folder):
+    return load_subject(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return Plain.load(folder)
+
+
+# --- exactness ---
+
+
+@pytest.mark.parametrize("prompt", [ONE_TOKEN, SEVERAL_TOKENS], ids=["one token", "several tokens"])
+@pytest.mark.parametrize(
+    ("rule", "reference"), [("endpoints", endpoints), ("left", left), ("right", right)], ids=lambda r: str(r)
+)
+def test_a_fixed_rule_equals_the_plain_loop(subject, plain, prompt, rule, reference):
+    (result,) = attribute(subject, [prompt], rule=rule, steps=20)
+    assert result.scores.shape == (N_LAYERS, N_NEURONS)
+    assert result.scores.dtype == np.float32
+    assert difference(result.scores, plain.scores(prompt, reference(20))) < EXACT
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7])
+def test_any_number_of_points_equals_the_plain_loop(subject, plain, steps):
+    for rule, reference in (("endpoints", endpoints), ("left", left), ("right", right)):
+        (result,) = attribute(subject, [ONE_TOKEN], rule=rule, steps=steps)
+        assert difference(result.scores, plain.scores(ONE_TOKEN, reference(steps))) < EXACT
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 64, None])
+def test_prompts_of_different_lengths_together_equal_each_alone(subject, batch_rows):
+    together = attribute(subject, PROMPTS, rule="endpoints", batch_rows=batch_rows)
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        (alone,) = attribute(subject, [prompt], rule="endpoints")
+        assert result.prompt == prompt
+        assert difference(result.scores, alone.scores) < EXACT
+        assert np.allclose(result.p_zero, alone.p_zero, rtol=1e-4)
+
+
+def test_certified_prompts_together_agree_with_each_alone(subject):
+    together = attribute(subject, PROMPTS)
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        (alone,) = attribute(subject, [prompt])
+        assert difference(result.scores, alone.scores) < EXACT
+        assert np.array_equal(result.n_points, alone.n_points)
+
+
+def test_little_memory_changes_nothing(subject, monkeypatch):
+    """A sweep that is cut into single rows finds what one sweep finds."""
+    whole = attribute(subject, PROMPTS[:2])
+    monkeypatch.setattr("atlas.surgery.attribution.SWEEP_BYTES", {"cpu": 1})
+    for one, other in zip(attribute(subject, PROMPTS[:2]), whole, strict=True):
+        assert difference(one.scores, other.scores) < EXACT
+
+
+def test_a_model_without_random_noise_is_measured_twice_alike(subject):
+    first, second = (attribute(subject, [ONE_TOKEN])[0] for _ in range(2))
+    assert np.array_equal(first.scores, second.scores)
+
+
+def test_no_hook_and_no_gradient_stays_behind(subject):
+    attribute(subject, PROMPTS[:2])
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in subject.model.modules())
+    assert all(parameter.grad is None for parameter in subject.model.parameters())
+
+
+# --- the certificate ---
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.01, 0.001])
+@pytest.mark.parametrize("prompt", [ONE_TOKEN, SEVERAL_TOKENS], ids=["one token", "several tokens"])
+def test_scores_sum_to_the_probability_change(subject, plain, prompt, tolerance):
+    (result,) = attribute(subject, [prompt], tolerance=tolerance)
+    ends = plain.ends(prompt)  # (n_answer_tokens, n_layers, 2)
+    assert result.converged.all()
+    assert np.allclose(result.p_zero, ends[..., 0], rtol=1e-4)
+    assert np.allclose(result.p_one, ends[..., 1], rtol=1e-4)
+    change = (ends[..., 1] - ends[..., 0]).mean(0)
+    allowed = tolerance * result.token_max.mean() + 1e-7
+    assert (np.abs(result.scores.sum(1) - change) <= allowed).all()
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.01, 0.001])
+def test_scores_lie_within_the_tolerance_of_the_integral(subject, folder, tolerance):
+    dense = Plain.load(folder).double()
+    for prompt in PROMPTS[:3]:
+        (result,) = attribute(subject, [prompt], tolerance=tolerance)
+        assert result.converged.all()
+        assert difference(result.scores, dense.scores(prompt, gauss_legendre(64))) < tolerance
+
+
+def test_the_gap_is_what_it_says(subject):
+    for rule in ("certified", "endpoints"):
+        (result,) = attribute(subject, [ONE_TOKEN], rule=rule, tolerance=0.1)
+        expected = np.abs(result.scores.sum(1) - (result.p_one[0] - result.p_zero[0]))
+        assert np.allclose(result.gap[0], expected, atol=1e-7)
+        assert result.max_gap == pytest.approx((result.gap[0] / np.abs(result.scores).max()).max(), rel=1e-5)
+
+
+def test_a_smaller_tolerance_takes_more_points_and_never_fewer_than_three(subject):
+    coarse, fine = (attribute(subject, [ONE_TOKEN], tolerance=t)[0].n_points for t in (0.2, 1e-4))
+    assert coarse.min() >= 3
+    assert (coarse <= fine).all()
+    assert coarse.sum() < fine.sum()
+
+
+def test_the_answers_probability_and_rank_are_the_models(subject, plain):
+    for result in attribute(subject, PROMPTS):
+        tokens = plain.tokens(result.prompt)
+        product, worst = 1.0, 1
+        for input_ids, position, target in tokens:
+            with torch.no_grad():
+                p = torch.softmax(plain.model(input_ids=input_ids[None]).logits[0, position], -1)
+            product *= p[target].item()
+            worst = max(worst, int((p > p[target]).sum()) + 1)
+        assert result.prediction.probability == pytest.approx(product, rel=1e-4)
+        assert result.prediction.rank == worst
+        assert result.p_one[:, 0].prod() == pytest.approx(product, rel=1e-4)
+
+
+def test_paths_are_the_probabilities_along_alpha(subject, plain):
+    (result,) = attribute(subject, [SEVERAL_TOKENS], keep_paths=True)
+    for paths, token in zip(result.paths, plain.tokens(SEVERAL_TOKENS), strict=True):
+        for layer, (alphas, probabilities) in enumerate(paths):
+            assert (alphas[0], alphas[-1]) == (0, 1)
+            assert (np.diff(alphas) > 0).all()
+            expected = plain_path(plain.model, *token, layer=layer, alphas=alphas.tolist())
+            assert np.allclose(probabilities, expected.numpy(), rtol=1e-4)
+
+
+STEEP = {"tiny_bert": 0.7, "tiny_gpt2": 1.0, "tiny_llama": 1.0, "tiny_qwen2": 1.0}  # family: their std
+
+
+@pytest.fixture(scope="module", params=STEEP)
+def steep(request, tmp_path_factory):
+    """Models whose weights are so large that probabilities jump somewhere along the path."""
+    parent = tmp_path_factory.mktemp("steep") / request.param
+    model, tokenizer = tiny_model(request.param)
+    randomize(model, std=STEEP[request.param], seed=0)
+    model.save_pretrained(parent)
+    tokenizer.save_pretrained(parent)
+    return parent
+
+
+def composite(n_pieces: int, n_each: int) -> PlainRule:
+    """Gauss–Legendre on each of many pieces: sharp jumps need nodes everywhere, not a high degree."""
+    piece = gauss_legendre(n_each)
+    return PlainRule(
+        tuple((k + alpha) / n_pieces for k in range(n_pieces) for alpha in piece.alphas),
+        tuple(weight / n_pieces for _ in range(n_pieces) for weight in piece.weights),
+    )
+
+
+def test_jumps_are_bisected_and_the_certificate_holds(steep):
+    """Jumps can be narrower than a thousandth of the path: judged where the reference has settled."""
+    subject, plain = load_subject(str(steep), device="cpu"), Plain.load(steep).double()
+    n_judged = 0
+    for prompt in (PROMPTS[0], PROMPTS[2]):
+        (result,) = attribute(subject, [prompt], tolerance=0.01)
+        dense, denser = (plain.scores(prompt, composite(n, 8)) for n in (64, 256))
+        largest = result.token_max.mean()
+        settled = np.abs(dense - denser).max(1) < 1e-3 * largest
+        errors = np.abs(result.scores - denser).max(1) / largest
+        judged = settled & result.converged.all(0)
+        assert (errors[judged] < 0.011).all(), (errors, judged)
+        n_judged += int((judged & (result.n_points.max(0) > 17)).sum())
+    assert n_judged > 0, "no path here is steep"
+
+
+def test_every_point_that_is_counted_was_evaluated(steep):
+    """Also of a layer that is reopened because another one's scores shrank: no node may be missing."""
+    subject = load_subject(str(steep), device="cpu")
+    for result in attribute(subject, PROMPTS, keep_paths=True):
+        for paths, counts in zip(result.paths, result.n_points, strict=True):
+            for (alphas, _), n_points in zip(paths, counts, strict=True):
+                if n_points <= 65:  # bisection need not keep the first rule's points
+                    assert len(alphas) == n_points
+
+
+def test_nothing_is_given_up_while_points_are_left(steep):
+    subject = load_subject(str(steep), device="cpu")
+    for result in attribute(subject, PROMPTS):
+        assert (result.n_points[~result.converged] > 513 - 2 * 7).all()
+
+
+def test_what_does_not_settle_is_flagged_and_stays_within_the_limit(subject):
+    (result,) = attribute(subject, [ONE_TOKEN], tolerance=1e-12, max_points=100)
+    assert not result.converged.any()
+    assert (result.n_points <= 100).all()
+    assert (result.n_points >= 65).all()
+
+
+# --- other methods ---
+
+
+def test_gradient_times_activation_is_the_integrand_at_the_models_own_state(subject, plain):
+    for prompt in (ONE_TOKEN, SEVERAL_TOKENS):
+        (result,) = attribute(subject, [prompt], method="gradient_x_activation")
+        assert difference(result.scores, plain.scores(prompt, PlainRule((1.0,), (1.0,)))) < EXACT
+
+
+def test_the_activation_baseline_is_the_activation(subject, plain):
+    for prompt in (ONE_TOKEN, SEVERAL_TOKENS):
+        (result,) = attribute(subject, [prompt], method="activation")
+        expected = [
+            plain_activations(plain.model, ids, position) for ids, position, _ in plain.tokens(prompt)
+        ]
+        assert difference(result.scores, torch.stack(expected).mean(0).numpy()) < EXACT
+
+
+def test_log_probability_increase_reads_each_neuron_alone_through_the_head(subject):
+    """By hand for the last layer: what the down-projection writes is replaced by one neuron's part."""
+    (result,) = attribute(subject, [ONE_TOKEN], method="log_prob_increase")
+    encoded = subject.encode(ONE_TOKEN)
+    position, target = encoded.positions[0], encoded.targets[0]
+    last = N_LAYERS - 1
+    down = subject.family.down(subject.model, last)
+    activation = plain_activations(subject.model, torch.tensor(encoded.input_ids), position)[last]
+
+    def log_probability(write: torch.Tensor) -> float:
+        def replace(module, inputs, output):
+            changed = output.clone()
+            changed[0, position] = write
+            return changed
+
+        handle = down.register_forward_hook(replace)
+        try:
+            with torch.no_grad():
+                logits = subject.model(input_ids=torch.tensor([encoded.input_ids])).logits
+        finally:
+            handle.remove()
+        return logits[0, position].log_softmax(-1)[target].item()
+
+    before = log_probability(torch.zeros(subject.d_model))
+    values = subject.family.value_vectors(subject.model, last)
+    for neuron in (0, 7, N_NEURONS - 1):
+        increase = log_probability(activation[neuron] * values[neuron]) - before
+        assert result.scores[last, neuron] == pytest.approx(increase, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_scores_batches_as_single_prompts(subject, method):
+    together = attribute(subject, PROMPTS, method=method)
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        (alone,) = attribute(subject, [prompt], method=method)
+        assert difference(result.scores, alone.scores) < 1e-4
+
+
+def test_methods_without_a_path_claim_no_certificate(subject):
+    for method in set(METHODS) - {"integrated_gradients"}:
+        (result,) = attribute(subject, [ONE_TOKEN], method=method)
+        assert not result.converged.any()
+        assert np.isnan(result.gap).all()
+
+
+# --- progress and bad input ---
+
+
+def test_progress_ends_with_all_prompts_done(subject):
+    seen = []
+    attribute(subject, PROMPTS, rule="left", steps=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(PROMPTS), len(PROMPTS))
+    assert seen == sorted(seen)
+
+
+def test_no_prompts_give_no_results(subject):
+    assert attribute(subject, []) == []
+
+
+def test_a_model_with_a_nan_gives_a_sentence(tmp_path):
+    broken = load_subject(str(save_broken_bert(tmp_path)), device="cpu")
+    for options in ({}, {"rule": "endpoints"}, {"method": "activation"}):
+        with pytest.raises(ModelError, match=r"NaN.*\. .*\.$"):
+            attribute(broken, [ONE_TOKEN], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"method": "astrology"}, "astrology"),
+        ({"rule": "simpson"}, "simpson"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": float("nan")}, "tolerance"),
+        ({"max_points": 3}, "max_points"),
+        ({"rule": "left", "steps": 0}, "0 points"),
+        ({"rule": "endpoints", "steps": 1}, "1 point"),
+    ],
+)
+def test_absurd_options_get_a_sentence(tiny_bert, options, word):
+    with pytest.raises(AtlasError, match=word):
+        attribute(load_subject(str(tiny_bert), device="cpu"), [ONE_TOKEN], **options)
+
+
+def test_a_causal_model_refuses_a_sentence_that_goes_on(tiny_gpt2):
+    going_on = Prompt("f", "t", "[Y] is the capital of france .", "paris")
+    with pytest.raises(PromptError, match="goes on"):
+        attribute(load_subject(str(tiny_gpt2), device="cpu"), [going_on])
+
+
+# --- the sizes people use ---
+
+
+def test_a_model_with_more_tokens_than_its_tokenizer_is_read(tmp_path):
+    """Vocabularies are padded to round numbers (Qwen2: 151,936 for 151,665); padding can rank high."""
+    model, tokenizer = tiny_model("tiny_gpt2")
+    model.resize_token_embeddings(10 * len(tokenizer))
+    randomize(model)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (result,) = attribute(load_subject(str(tmp_path), device="cpu"), [ONE_TOKEN], rule="left", steps=2)
+    assert len(result.prediction.top) == 10
+    assert all(token for token, _ in result.prediction.top)
+
+
+@pytest.fixture(scope="module", params=["bert-base", "gpt2"])
+def full_size(request, tmp_path_factory):
+    """BERT-base's and GPT-2's shapes with transformers' own random weights."""
+    folder = tmp_path_factory.mktemp("shapes") / request.param
+    torch.manual_seed(0)
+    if request.param == "bert-base":
+        model, tokenizer = BertForMaskedLM(BertConfig()), word_piece_tokenizer()
+    else:
+        model, tokenizer = GPT2LMHeadModel(GPT2Config()), byte_pair_tokenizer(end="<|endoftext|>")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_full_sized_models_equal_the_plain_loop(full_size):
+    subject, plain = load_subject(str(full_size), device="cpu"), Plain.load(full_size)
+    assert (subject.n_layers, subject.n_neurons) == (12, 3072)
+    (result,) = attribute(subject, [ONE_TOKEN], rule="endpoints", steps=20)
+    assert difference(result.scores, plain.scores(ONE_TOKEN, endpoints(20))) < EXACT
+    (certified,) = attribute(subject, [ONE_TOKEN])
+    assert certified.converged.all()
+    ends = plain.ends(ONE_TOKEN)[0]
+    change = ends[:, 1] - ends[:, 0]
+    assert (np.abs(certified.scores.sum(1) - change) <= 0.01 * certified.token_max[0] + 1e-9).all()

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import atlas.datasets
+import atlas.models
 from atlas.errors import AtlasError, BuildError
 from build import plan as planning
 from build.plan import BuildOptions
+from build.writer import writing
 
+MODELS = Path(atlas.models.__file__).parent
+FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -87,7 +93,13 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
 
     train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
-    train.add_argument("--out", type=Path, metavar="DIR", help="folder to save it to")
+    train.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=MODELS / "pocket_bert",
+        help="folder to save it to (default: the one that comes with the project)",
+    )
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--epochs", type=int, metavar="N", help="passes over the facts")
 
@@ -95,7 +107,13 @@ def make_parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", metavar="NAME", help="smollm2-135m, or a hub id")
 
     geonames = commands.add_parser("geonames", help="make the starter facts' GeoNames part again")
-    geonames.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+    geonames.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=FACTS,
+        help="folder of the CSV files (default: the project's own)",
+    )
 
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
     return parser
@@ -150,35 +168,49 @@ def _check(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.epochs is not None:
         planning.at_least_one("--epochs", arguments.epochs)
-    from build import pocket_bert
+    if arguments.seed < 0:
+        raise BuildError(f"A seed of {arguments.seed} is negative. Give 0 or more.")
+    from build.pocket_bert import train
 
-    given = {"out": arguments.out, "epochs": arguments.epochs, "seed": arguments.seed}
-    pocket_bert.train(**{name: value for name, value in given.items() if value is not None})
+    with writing(arguments.out):
+        print(train(arguments.out, seed=arguments.seed, epochs=arguments.epochs, progress=_print_progress()))
     return 0
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
     from atlas.models import fetch_model
 
-    last = ""
-
-    def progress(fraction: float, message: str) -> None:
-        nonlocal last
-        line = f"{message} ({fraction:.0%})"
-        if line != last:
-            print(line, file=sys.stderr, flush=True)
-            last = line
-
-    located = fetch_model(arguments.name, progress)
+    located = fetch_model(arguments.name, _print_progress())
     print(f"{located.name} is in {located.folder} (weights sha256 {located.weights_sha256[:12]}…).")
     return 0
 
 
 def _geonames(arguments: argparse.Namespace) -> int:
-    from build.geonames import regenerate
+    try:
+        from build.geonames import regenerate
+    except ImportError as error:
+        raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
 
-    regenerate(arguments.out) if arguments.out is not None else regenerate()
+    with writing(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        counts = regenerate(arguments.out)
+    for relation_id, count in counts.items():
+        print(f"{relation_id:<8} {count:,} facts")
     return 0
+
+
+def _print_progress() -> Callable[[float, str], None]:
+    """A reporter that prints a line when the message or the tenth of the way changes."""
+    last: tuple[str, int] | None = None
+
+    def report(fraction: float, message: str) -> None:
+        nonlocal last
+        now = (message.split(",")[0], int(fraction * 10))
+        if now != last:
+            print(f"{message} ({fraction:.0%})", file=sys.stderr, flush=True)
+            last = now
+
+    return report
 
 
 _COMMANDS = {

@@ -37,7 +37,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn a full disk, or one that may not be written, into a sentence."""
     try:
         yield
@@ -58,7 +58,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes its name only when complete and on the disk."""
     partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path):
+    with writing(path):
         try:
             with partial.open("wb") as file:
                 yield file
@@ -118,7 +118,7 @@ class Output:
         state = self._state(parameters, fresh=fresh)
         if state == "finished":
             return state
-        with disk_errors(self.work):
+        with writing(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         if fresh and state != "new":
@@ -273,7 +273,7 @@ class Output:
     def finish(self, manifest: Manifest) -> None:
         """The manifest last; then the work folder has served."""
         path = self.folder / MANIFEST_NAME
-        with disk_errors(path):
+        with writing(path):
             write_manifest(self.folder, manifest)
             _sync_folder(self.folder)
         self.tidy()

@@ -114,7 +114,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        # A query that could not be interrupted in time still has its cursor; the connection goes when it ends.
+        # A query that could not be interrupted in time still has its cursor; it goes when that ends.
         with contextlib.suppress(duckdb.Error):
             self._connection.close()
 
@@ -185,6 +185,9 @@ class Sandbox:
             cursor.execute(statement)
             rows = cursor.fetchmany(self.max_rows + 1)
             outcome.append(([column[0] for column in cursor.description], rows))
+        except duckdb.Error as error:
+            # Without its traceback, which would hold on to this frame, and so to the cursor, in a circle.
+            outcome.append(error.with_traceback(None))
         except BaseException as error:
             outcome.append(error)
         finally:

@@ -1,0 +1,634 @@
+"""Opening an atlas: what is refused and with which words, what the views mean, and the sandbox."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import atlas
+from atlas.errors import QueryError, StoreError
+from atlas.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
+from atlas.schema import TABLES, conform, empty_table
+from atlas.store import Atlas, bundled, resolve
+from tests.sample_atlas import sample_tables, write_sample_atlas
+
+ROOT = Path(__file__).parents[1]
+DERIVED = ("relation_neurons", "relation_overlap", "hub_neurons", "layer_histogram", "neuron_facts")
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+@pytest.fixture(scope="module")
+def opened(sample):
+    with atlas.open(sample) as a:
+        yield a
+
+
+@pytest.fixture
+def copy(sample, tmp_path):
+    return Path(shutil.copytree(sample, tmp_path / "copy"))
+
+
+# The manifest ----------------------------------------------------------------------------------------
+
+
+def test_a_manifest_comes_back_as_it_was_written(sample, tmp_path):
+    manifest = read_manifest(sample)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert manifest.model.n_layers == 4
+    assert manifest.method.stored_fraction == 0.1
+    assert manifest.files["facts.parquet"].rows == 60
+    assert manifest.tables == tuple(TABLES)
+
+
+def test_a_manifest_is_replaced_whole_or_not_at_all(copy, monkeypatch):
+    before = (copy / "manifest.json").read_bytes()
+    manifest = read_manifest(copy)
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_manifest(copy, replace(manifest, notes="changed"))
+    assert (copy / "manifest.json").read_bytes() == before
+    assert not list(copy.glob(".*"))
+
+
+def test_a_later_key_in_the_manifest_is_passed_over(copy):
+    path = copy / "manifest.json"
+    plain = json.loads(path.read_text())
+    plain["colour"] = "red"
+    plain["model"]["colour"] = "red"
+    path.write_text(json.dumps(plain))
+    assert read_manifest(copy).atlas_id == "sample"
+
+
+def test_the_sample_verifies_and_is_the_same_every_time(sample, tmp_path):
+    again = write_sample_atlas(tmp_path / "again")
+    assert verify(sample).files == verify(again).files
+
+
+def test_a_table_file_holds_the_rows_sorted_with_their_descriptions(tmp_path):
+    rows = conform("facts", sample_tables(12)["facts"])
+    path = write_table(tmp_path, "facts", rows.take(list(reversed(range(rows.num_rows)))))
+    found = pq.read_table(path)
+    assert found.equals(rows)
+    assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
+    assert found.schema.field("known").metadata[b"description"].startswith(b"Whether")
+    with pytest.raises(StoreError, match="do not fit the table facts"):
+        write_table(tmp_path, "facts", empty_table("prompts"))
+
+
+# What is refused -------------------------------------------------------------------------------------
+
+
+def _break_nothing_there(folder):
+    shutil.rmtree(folder)
+
+
+def _break_no_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def _break_manifest_half(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:100])
+
+
+def _break_manifest_version(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+
+
+def _break_manifest_foreign(folder):
+    (folder / "manifest.json").write_text('{"name": "an app"}')
+
+
+def _break_manifest_incomplete(folder):
+    (folder / "manifest.json").write_text('{"schema_version": 1, "atlas_id": "x"}')
+
+
+def _break_manifest_list(folder):
+    (folder / "manifest.json").write_text("[1, 2]")
+
+
+def _break_missing_file(folder):
+    (folder / "prompts.parquet").unlink()
+
+
+def _break_truncated(folder):
+    path = folder / "facts.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _rewrite_record(folder, name):
+    manifest = read_manifest(folder)
+    data = (folder / name).read_bytes()
+    record = replace(manifest.files[name], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    write_manifest(folder, replace(manifest, files={**manifest.files, name: record}))
+
+
+def _break_truncated_with_a_matching_manifest(folder):
+    _break_truncated(folder)
+    _rewrite_record(folder, "facts.parquet")
+
+
+def _break_not_parquet(folder):
+    (folder / "facts.parquet").write_text("subject,object\nFrance,Paris\n" * 100)
+    _rewrite_record(folder, "facts.parquet")
+
+
+def _break_foreign_parquet(folder):
+    pq.write_table(pa.table({"price": [1.0, 2.0]}), folder / "facts.parquet")
+    _rewrite_record(folder, "facts.parquet")
+
+
+def _break_column_type(folder):
+    table = pq.read_table(folder / "facts.parquet")
+    place = table.column_names.index("n_neurons")
+    wide = table.set_column(place, "n_neurons", table["n_neurons"].cast(pa.int64()))
+    pq.write_table(wide, folder / "facts.parquet")
+    _rewrite_record(folder, "facts.parquet")
+
+
+def _break_rows(folder):
+    pq.write_table(pq.read_table(folder / "facts.parquet").slice(0, 10), folder / "facts.parquet")
+    _rewrite_record(folder, "facts.parquet")
+
+
+def _break_required_table(folder):
+    manifest = read_manifest(folder)
+    files = {name: record for name, record in manifest.files.items() if name != "facts.parquet"}
+    write_manifest(folder, replace(manifest, files=files))
+
+
+def _break_file_outside(folder):
+    manifest = read_manifest(folder)
+    record = manifest.files["facts.parquet"]
+    write_manifest(folder, replace(manifest, files={**manifest.files, "../facts.parquet": record}))
+
+
+BROKEN = {
+    _break_nothing_there: "There is no folder",
+    _break_no_manifest: "holds no manifest.json",
+    _break_manifest_half: "cannot be read",
+    _break_manifest_version: "has schema version 99; this program reads version 1",
+    _break_manifest_foreign: "has no schema version",
+    _break_manifest_incomplete: "is incomplete",
+    _break_manifest_list: "has no schema version",
+    _break_missing_file: r"prompts\.parquet is missing",
+    _break_truncated: r"facts\.parquet is truncated: it has .* bytes and should have",
+    _break_truncated_with_a_matching_manifest: r"facts\.parquet is no Parquet file",
+    _break_not_parquet: r"facts\.parquet is no Parquet file",
+    _break_foreign_parquet: r"facts\.parquet is no table of an atlas: the column fact_id is missing",
+    _break_column_type: "the column n_neurons has type int64 and should have int32",
+    _break_rows: r"facts\.parquet has 10 rows and should have 60",
+    _break_required_table: r"lists no facts\.parquet",
+    _break_file_outside: r"lists \.\./facts\.parquet, which is no table",
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN, ids=lambda f: f.__name__.removeprefix("_break_"))
+def test_a_broken_atlas_is_refused_with_the_reason(damage, copy):
+    damage(copy)
+    with pytest.raises(StoreError, match=BROKEN[damage]):
+        verify(copy)
+    with pytest.raises(StoreError, match=BROKEN[damage]):
+        Atlas(copy)
+
+
+def test_a_changed_byte_passes_the_cheap_check_and_not_the_full_one(copy):
+    path = copy / "attributions.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+    Atlas(copy).close()
+    with pytest.raises(StoreError, match=r"attributions\.parquet does not have the sha256"):
+        verify(copy)
+
+
+def test_a_damaged_page_is_one_sentence_when_it_is_read(copy):
+    path = copy / "facts.parquet"
+    data = bytearray(path.read_bytes())
+    data[8:400] = bytes(392)
+    path.write_bytes(data)
+    with Atlas(copy) as a:
+        with pytest.raises(QueryError, match="The query failed"):
+            a.query("SELECT * FROM facts")
+        with pytest.raises(StoreError, match="cannot be read"):
+            a.sandboxed()
+
+
+# Which atlas -----------------------------------------------------------------------------------------
+
+
+def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monkeypatch):
+    monkeypatch.delenv("KNOWLEDGE_NEURON_ATLAS", raising=False)
+    monkeypatch.setattr("atlas.store.DATA", tmp_path)
+    with pytest.raises(StoreError, match="No atlas comes with this installation"):
+        resolve()
+    for name in ("another", "starter-pocket-bert", "starter-smollm2-135m"):
+        shutil.copytree(sample, tmp_path / name)
+        (tmp_path / "unfinished").mkdir(exist_ok=True)
+    assert list(bundled()) == ["starter-smollm2-135m", "starter-pocket-bert", "another"]
+    assert resolve() == tmp_path / "starter-smollm2-135m"
+    assert resolve("another") == tmp_path / "another"
+    assert resolve(str(sample)) == sample
+    shutil.rmtree(tmp_path / "starter-smollm2-135m")
+    assert resolve() == tmp_path / "starter-pocket-bert"
+    monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS", "another")
+    assert resolve() == tmp_path / "another"
+    monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS", str(sample))
+    assert resolve() == sample
+    with pytest.raises(StoreError, match="'nowhere' is neither a folder nor a bundled atlas"):
+        resolve("nowhere")
+
+
+@pytest.mark.parametrize("name", ["it's", "a [b] c", "star*", "what?", 'quo"te', "Übung", "-- x; DROP"])
+def test_any_folder_name_will_do(name, sample, tmp_path):
+    shutil.copytree(sample, tmp_path / name)
+    with atlas.open(tmp_path / name) as a:
+        assert a.query("SELECT count(*) AS n FROM facts")["n"].item() == 60
+
+
+def test_wildcards_in_a_folder_name_reach_no_other_folder(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "star*")
+    shutil.copytree(sample, tmp_path / "start")
+    with atlas.open(tmp_path / "star*") as a:
+        assert a.query("SELECT count(*) AS n FROM facts")["n"].item() == 60
+
+
+# Queries and views -----------------------------------------------------------------------------------
+
+
+def test_every_table_reads_as_it_was_written(opened):
+    for table, rows in sample_tables(60).items():
+        found = opened.query(f"SELECT * FROM {table}")
+        assert list(found.columns) == TABLES[table].names
+        assert len(found) == len(rows)
+        assert opened.measured(table)
+
+
+def test_values_go_in_as_parameters(opened):
+    evil = "x' OR true; DROP TABLE facts; --"
+    assert opened.query("SELECT * FROM facts WHERE subject = ?", [evil]).empty
+    row = opened.query_one("SELECT label FROM relations WHERE relation_id = $r", {"r": "P36"})
+    assert row == {"label": "capital"}
+    assert opened.query_one("SELECT label FROM relations WHERE relation_id = $r", {"r": evil}) is None
+
+
+def test_python_variables_are_no_tables(opened):
+    secrets = pd.DataFrame({"a": [1]})
+    assert len(secrets) == 1
+    with pytest.raises(QueryError, match="secrets does not exist"):
+        opened.query("SELECT * FROM secrets")
+
+
+def test_a_wrong_query_says_what_is_wrong(opened):
+    with pytest.raises(QueryError, match="nope"):
+        opened.query("SELECT nope FROM facts")
+
+
+def test_threads_may_share_an_atlas(opened):
+    expected = opened.query("SELECT count(*) AS n FROM attributions")["n"].item()
+
+    def ask(index):
+        opened.prepare("prepared_once", "SELECT * FROM facts")
+        assert opened.query("SELECT count(*) AS n FROM prepared_once")["n"].item() == 60
+        return opened.query("SELECT count(*) + ? AS n FROM attributions", [index])["n"].item() - index
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(64))) == {expected}
+
+
+def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
+    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
+    folder = write_sample_atlas(tmp_path / "published", leave_out=absent)
+    with atlas.open(folder) as a, a.sandboxed() as console:
+        for table in absent:
+            assert not a.measured(table)
+            found = a.query(f"SELECT * FROM {table}")
+            assert found.empty
+            assert list(found.columns) == TABLES[table].names
+            assert console.query(f"SELECT * FROM {table}").rows == ()
+        for view in DERIVED:
+            assert len(a.query(f"SELECT * FROM {view}"))
+
+
+def test_relation_overlap_is_the_mean_over_all_pairs_of_facts(opened):
+    facts = opened.query("SELECT fact_id, relation_id FROM facts")
+    neurons = {fact_id: set() for fact_id in facts["fact_id"]}
+    for row in opened.query("SELECT fact_id, layer, neuron FROM knowledge_neurons").itertuples():
+        neurons[row.fact_id].add((row.layer, row.neuron))
+    shared = {}
+    pairs = list(facts.itertuples(index=False))
+    for i, a in enumerate(pairs):
+        for b in pairs[:i]:
+            count = len(neurons[a.fact_id] & neurons[b.fact_id])
+            for key in {(a.relation_id, b.relation_id), (b.relation_id, a.relation_id)}:
+                shared.setdefault(key, []).append(count)
+    found = opened.query("SELECT * FROM relation_overlap")
+    assert len(found) == len(shared) == 16
+    for row in found.itertuples():
+        counts = shared[row.relation_a, row.relation_b]
+        assert row.n_pairs == len(counts)
+        assert row.mean_shared == pytest.approx(sum(counts) / len(counts))
+        assert row.within == (row.relation_a == row.relation_b)
+
+
+def test_the_other_views_count_what_they_say(opened):
+    rows = opened.query("SELECT * FROM knowledge_neurons")
+    relation = opened.query("SELECT * FROM relation_neurons WHERE relation_id = 'P36'")
+    mine = rows[rows["relation_id"] == "P36"].groupby(["layer", "neuron"]).size()
+    assert {(r.layer, r.neuron): r.n_facts for r in relation.itertuples()} == mine.to_dict()
+    assert relation["relation_share"].to_list() == pytest.approx((relation["n_facts"] / 15).to_list())
+    hubs = opened.query("SELECT * FROM hub_neurons")
+    counts = rows.groupby(["layer", "neuron"])["relation_id"].nunique()
+    assert {(r.layer, r.neuron): r.n_relations for r in hubs.itertuples()} == counts[counts > 1].to_dict()
+    assert hubs["n_relations"].is_monotonic_decreasing
+    layers = opened.query("SELECT * FROM layer_histogram")
+    assert layers["n_pairs"].sum() == len(rows)
+    assert layers["pair_share"].sum() == pytest.approx(1)
+    assert len(opened.query("SELECT * FROM neuron_facts")) == len(rows)
+
+
+# views.sql in a DuckDB shell -------------------------------------------------------------------------
+
+
+def _shell(folder, before=""):
+    """What `duckdb -init views.sql` does, started in `folder`: run all statements of the file."""
+    code = (
+        "import duckdb, sys\n"
+        "c = duckdb.connect()\n"
+        f"c.execute({before!r}) if {before!r} else None\n"
+        f"for s in c.extract_statements(open({str(ROOT / 'atlas' / 'views.sql')!r}).read()): c.execute(s)\n"
+        "import json\n"
+        'views = c.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()\n'
+        "print(json.dumps({n: [[d[0], str(d[1])] for d in c.execute(f'SELECT * FROM {n}').description]"
+        " + [len(c.fetchall())] for n, in views}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+def test_the_shell_sees_the_same_tables_and_views(sample, opened):
+    found = _shell(sample)
+    assert set(found) == {*TABLES, *DERIVED}
+    for name, (*columns, rows) in found.items():
+        frame = opened.query(f"SELECT * FROM {name}")
+        assert [column for column, _ in columns] == list(frame.columns)
+        assert rows == len(frame)
+
+
+def test_the_shell_has_absent_tables_with_the_schema_s_columns(tmp_path):
+    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
+    folder = write_sample_atlas(tmp_path / "it's", leave_out=absent)
+    shell = _shell(folder)
+    with atlas.open(folder) as a:
+        for table in absent:
+            described = duckdb.connect().execute(f"DESCRIBE {a.source(table)}").fetchall()
+            *columns, rows = shell[table]
+            assert rows == 0
+            assert [(name, kind) for name, kind, *_ in described] == [(n, k) for n, k in columns]
+
+
+def test_the_shell_takes_the_bundled_atlas_or_the_one_named(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "atlas" / "data" / "starter-pocket-bert")
+    assert _shell(tmp_path)["facts"][-1] == 60
+    large = write_sample_atlas(tmp_path / "larger", n_facts=80)
+    assert _shell(tmp_path, f"SET VARIABLE atlas = '{large}'")["facts"][-1] == 80
+
+
+def test_the_shell_says_when_there_is_no_atlas(tmp_path):
+    assert "There is no atlas here" in _shell(tmp_path)
+
+
+# The sandbox -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def console(opened):
+    with opened.sandboxed(seconds=5) as sandbox:
+        yield sandbox
+
+
+def _digest(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+REFUSED = [
+    "COPY facts TO '{folder}/facts.parquet' (FORMAT parquet)",
+    "COPY (SELECT 1) TO '/dev/stdout'",
+    "COPY facts FROM '{folder}/facts.parquet'",
+    "ATTACH '{folder}/new.db'",
+    "ATTACH ':memory:' AS other",
+    "EXPORT DATABASE '{folder}/export'",
+    "IMPORT DATABASE '{folder}'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "LOAD '{folder}/x.duckdb_extension'",
+    "PRAGMA database_list",
+    "PRAGMA enable_external_access",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "RESET memory_limit",
+    "SET VARIABLE x = 1",
+    "CALL enable_logging()",
+    "CALL pragma_version()",
+    "USE memory",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE OR REPLACE VIEW facts AS SELECT 1",
+    "CREATE TEMP MACRO f() AS 1",
+    "CREATE SECRET (TYPE s3)",
+    "DROP TABLE facts",
+    "ALTER TABLE facts DROP COLUMN subject",
+    "INSERT INTO facts SELECT * FROM facts",
+    "UPDATE facts SET subject = 'x'",
+    "DELETE FROM facts",
+    "TRUNCATE facts",
+    "BEGIN",
+    "COMMIT",
+    "CHECKPOINT",
+    "VACUUM",
+    "ANALYZE",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP TABLE facts",
+    "SELECT 1;; DELETE FROM facts;",
+    "EXPLAIN COPY facts TO '{folder}/x.csv'",
+    "EXPLAIN ANALYZE COPY facts TO '{folder}/x.csv'",
+    "explain analyze delete from facts",
+    "EXPLAIN EXPLAIN SELECT 1",
+    "EXPLAIN SELECT 1; DELETE FROM facts",
+    "/* so */ EXPLAIN ANALYZE COPY facts TO '{folder}/x.csv'",
+    "-- so\nEXPLAIN ANALYZE DELETE FROM facts",
+    "PIVOT facts ON relation_id USING count(*)",
+    "",
+    "   ;  ",
+    "SELECT",
+    "SELEC 1",
+    "SELECT nope FROM facts",
+    # Statements of type SELECT that want more than the tables.
+    "WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x",
+    "WITH x AS (INSERT INTO relations VALUES ('P0', 'x', 1, 1) RETURNING *) SELECT * FROM x",
+    "WITH x AS (UPDATE facts SET subject = 'x' RETURNING *) SELECT * FROM x",
+    "WITH x AS (COPY facts TO '{folder}/x.csv') SELECT 1",
+    "EXPLAIN ANALYZE WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x",
+    "SELECT * FROM query('DELETE FROM facts')",
+    "SELECT * FROM query('WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x')",
+    "SELECT * FROM '{folder}/facts.parquet'",
+    "SELECT * FROM read_parquet('{folder}/facts.parquet')",
+    "SELECT * FROM parquet_metadata('{folder}/facts.parquet')",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_csv('http://localhost:1/x.csv')",
+    "SELECT * FROM 'https://localhost:1/x.parquet'",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_blob('{folder}/manifest.json')",
+    "SELECT * FROM read_json('{folder}/manifest.json')",
+    "SELECT * FROM read_duckdb('{folder}/x.db')",
+    "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM facts, '/etc/hosts'",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM secrets",
+    "SELECT * FROM arrow_scan(1, 2, 3)",
+    "SELECT * FROM enable_logging(storage = 'file', storage_config = {{'path': '{folder}/log'}})",
+    "SELECT * FROM enable_profiling(save_location = '{folder}/profile.json')",
+    "SELECT " + "(" * 50_000 + "1" + ")" * 50_000,
+    "SELECT " + "(" * 5_000 + "1" + ")" * 5_000,
+]
+
+
+@pytest.mark.parametrize("sql", REFUSED, ids=lambda sql: sql[:50])
+def test_hostile_sql_is_refused_and_changes_nothing(sql, console, sample):
+    secrets = pd.DataFrame({"a": [1]})
+    assert len(secrets) == 1
+    files = _digest(sample)
+    with pytest.raises(QueryError):
+        console.query(sql.format(folder=sample))
+    assert _digest(sample) == files
+    assert console.query("SELECT count(*), count(DISTINCT subject) FROM facts").rows == ((60, 60),)
+    assert console.query("SELECT count(*) FROM relations").rows == ((4,),)
+
+
+ALLOWED = [
+    "SELECT 1",
+    "SELECT 1;",
+    "  -- a comment\n  SELECT /* another */ 1",
+    "FROM facts LIMIT 3",
+    "VALUES (1), (2)",
+    "WITH a AS (SELECT 1 AS x) SELECT * FROM a",
+    "SELECT * FROM hub_neurons",
+    "SELECT 'COPY facts TO x; DROP TABLE facts' AS text",
+    "DESCRIBE facts",
+    "SUMMARIZE facts",
+    "SHOW TABLES",
+    "SELECT * FROM facts PIVOT (count(*) FOR known IN (true, false)) LIMIT 1",
+    "EXPLAIN SELECT * FROM facts",
+    "explain analyze SELECT count(*) FROM facts;",
+    "SELECT relation_id, count(*) FROM facts GROUP BY ALL ORDER BY ALL",
+]
+
+
+@pytest.mark.parametrize("sql", ALLOWED)
+def test_questions_are_answered(sql, console):
+    assert console.query(sql).rows
+
+
+def test_truncation_is_visible(opened):
+    with opened.sandboxed(max_rows=10) as console:
+        cut = console.query("SELECT * FROM range(11)")
+        assert len(cut.rows) == len(cut.frame) == 10
+        assert cut.truncated
+        assert not console.query("SELECT * FROM range(10)").truncated
+
+
+def test_column_names_used_twice_stay_apart(console):
+    answer = console.query("SELECT 1 AS x, 2 AS x, 3 AS x")
+    assert answer.columns == ("x", "x_1", "x_2")
+    assert answer.frame.iloc[0].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t",
+        "SELECT count(*) FROM attributions a, attributions b, attributions c, attributions d",
+        "SELECT sum(x) FROM range(1000000000000) AS t(x)",
+        "EXPLAIN ANALYZE SELECT sum(x) FROM range(1000000000000) AS t(x)",
+        # This one cannot be interrupted for some seconds; the caller does not wait for it.
+        "SELECT levenshtein(repeat('a', 40000), repeat('b', 40000))",
+    ],
+)
+def test_an_endless_query_is_stopped_and_the_next_one_answered(sql, opened):
+    with opened.sandboxed(seconds=0.5) as console:
+        started = time.perf_counter()
+        with pytest.raises(QueryError, match=r"stopped after 0\.5 seconds"):
+            console.query(sql)
+        assert time.perf_counter() - started < 4
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+def test_a_query_for_too_much_memory_is_refused(opened):
+    with opened.sandboxed(memory="16MB", seconds=20) as console:
+        with pytest.raises(QueryError, match="more memory"):
+            console.query("SELECT string_agg(repeat('x', 1000)) FROM range(1000000)")
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+def test_visitors_may_share_a_console(console):
+    def ask(index):
+        return console.query(f"SELECT count(*) + {index} FROM attributions").rows[0][0] - index
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(32)))) == 1
+
+
+def test_one_visitor_s_endless_query_does_not_stop_another_s(opened):
+    with opened.sandboxed(seconds=1) as console:
+        failed = []
+
+        def endless():
+            try:
+                console.query("SELECT sum(x) FROM range(1000000000000) AS t(x)")
+            except QueryError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=endless)
+        thread.start()
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+        thread.join()
+        assert len(failed) == 1
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_rows": 0}, {"max_rows": -5}, {"seconds": 0}, {"memory": "lots"}, {"memory": "1; DROP"}]
+)
+def test_absurd_limits_are_refused(limits, opened):
+    with pytest.raises(QueryError):
+        opened.sandboxed(**limits)
+
+
+def test_a_manifest_with_records_of_its_files_can_be_made_by_hand(tmp_path, sample):
+    plain = read_manifest(sample).to_dict()
+    assert Manifest.from_dict(plain).to_dict() == plain
+    assert record_file(sample / "facts.parquet") == read_manifest(sample).files["facts.parquet"]

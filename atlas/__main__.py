@@ -271,7 +271,7 @@ def _numbers(atlas: Atlas) -> list[str]:
         f"{summary.n_facts:,} facts of {summary.n_relations} relations, "
         f"asked with {summary.n_prompts:,} prompts ({summary.n_held_out:,} held out)"
     ]
-    if summary.n_facts:
+    if summary.n_known is not None:
         lines.append(
             f"{summary.n_known:,} known to the model "
             f"({summary.n_known / summary.n_facts:.1%}: rank 1 on most prompts)"

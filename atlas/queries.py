@@ -386,15 +386,15 @@ def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
 def relations(atlas: Atlas) -> pd.DataFrame:
     """All relations, with what is known of their facts.
 
-    Columns: relation_id, label, n_facts, n_templates, n_known, known_share, mean_probability, n_with_neurons,
-    mean_neurons (over all of its facts).
+    Columns: relation_id, label, n_facts, n_templates, n_known and known_share (null where not measured),
+    mean_probability, n_with_neurons, mean_neurons (over all of its facts).
     """
     return atlas.query(
         """
-        SELECT r.relation_id, r.label, r.n_facts, r.n_templates, count_if(f.known)::BIGINT AS n_known,
-               n_known / nullif(count(f.known), 0) AS known_share,
+        SELECT r.relation_id, r.label, r.n_facts, r.n_templates, CASE WHEN count(f.known) > 0 THEN count_if(f.known)::BIGINT END AS n_known,
+               n_known / count(f.known) AS known_share,
                avg(f.mean_probability) AS mean_probability,
-               count_if(f.n_neurons > 0)::BIGINT AS n_with_neurons, avg(f.n_neurons) AS mean_neurons
+               count(*) FILTER (f.n_neurons > 0) AS n_with_neurons, avg(f.n_neurons) AS mean_neurons
         FROM relations AS r LEFT JOIN facts AS f USING (relation_id)
         GROUP BY r.relation_id, r.label, r.n_facts, r.n_templates
         ORDER BY r.label, r.relation_id
@@ -466,14 +466,14 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 
 @dataclass(frozen=True)
 class Summary:
-    """The atlas in numbers. `effects` is `effect_summary` for known facts on held-out prompts.
+    """The atlas in numbers; None is "not measured". `effects` is `effect_summary` for known facts on held-out prompts.
 
     `within` and `across` are the mean numbers of neurons shared by two facts of one relation and of two.
     """
 
     n_relations: int
     n_facts: int
-    n_known: int
+    n_known: int | None
     n_prompts: int
     n_held_out: int
     n_with_neurons: int
@@ -494,10 +494,10 @@ def atlas_summary(atlas: Atlas) -> Summary:
     row = atlas.query_one(
         """
         SELECT (SELECT count(*) FROM relations) AS n_relations, f.*, p.*, k.*, o.*
-        FROM (SELECT count(*) AS n_facts, count_if(known) AS n_known,
-                     count_if(n_neurons > 0) AS n_with_neurons, avg(n_neurons) AS mean_neurons,
+        FROM (SELECT count(*) AS n_facts, CASE WHEN count(known) > 0 THEN count_if(known) END AS n_known,
+                     count(*) FILTER (n_neurons > 0) AS n_with_neurons, avg(n_neurons) AS mean_neurons,
                      median(n_neurons) AS median_neurons FROM facts) AS f,
-             (SELECT count(*) AS n_prompts, count_if(held_out) AS n_held_out,
+             (SELECT count(*) AS n_prompts, count(*) FILTER (held_out) AS n_held_out,
                      1 - sum(n_unconverged) / nullif(sum(n_layers::BIGINT * n_answer_tokens)
                          FILTER (n_unconverged IS NOT NULL), 0) AS converged_share FROM prompts) AS p,
              (SELECT count(*) AS n_neurons FROM (SELECT DISTINCT layer, neuron FROM knowledge_neurons)) AS k,

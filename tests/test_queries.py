@@ -3,13 +3,16 @@
 import statistics
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 
 import atlas
 from atlas import queries
 from atlas.errors import QueryError
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.refinement import MODES, mode, refine
+from atlas.schema import conform
 from tests.sample_atlas import N_LAYERS, N_TEMPLATES, sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)
@@ -410,3 +413,16 @@ def test_an_atlas_without_scores_still_answers(published):
     summary = queries.atlas_summary(published)
     assert summary.n_prompts == 0
     assert summary.converged_share is None
+
+
+def test_what_was_not_measured_is_null_and_not_zero(tmp_path):
+    folder = write_sample_atlas(tmp_path / "imported", leave_out=ABSENT)
+    facts = [{**f, "known": None, "mean_probability": None} for f in TABLES["facts"]]
+    write_table(folder, "facts", conform("facts", facts))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    with atlas.open(folder) as imported:
+        assert queries.atlas_summary(imported).n_known is None
+        relations = queries.relations(imported)
+        assert relations[["n_known", "known_share", "mean_probability"]].isna().all(axis=None)
+        assert queries.fact(imported, TABLES["facts"][0]["fact_id"])["known"] is None
+        assert queries.facts_matching(imported, known=True).total == 0

@@ -210,6 +210,8 @@ def _origin(atlas: Atlas) -> list[str]:
     manifest = atlas.manifest
     model, dataset, method = manifest.model, manifest.dataset, manifest.method
     refinement = dict(method.refinement)
+    if not refinement.get("target"):
+        refinement = {k: v for k, v in refinement.items() if k not in ("step", "tries")}
     shape = (
         f"{model.n_layers} layers × {model.n_neurons:,} neurons"
         if model.n_layers and model.n_neurons
@@ -238,7 +240,12 @@ def _origin(atlas: Atlas) -> list[str]:
             "refinement",
             [
                 refinement.pop("mode", None),
-                *(f"{key} {_cell(value)}" for key, value in refinement.items() if value not in (None, 0, [])),
+                *(
+                    f"{key} {_cell(value)}"
+                    for key, value in refinement.items()
+                    # Switches, and the shares of single relations, would drown the rest.
+                    if value and not isinstance(value, bool | dict)
+                ),
             ],
         ),
         ("held out", [method.held_out]),

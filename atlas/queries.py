@@ -391,7 +391,8 @@ def relations(atlas: Atlas) -> pd.DataFrame:
     """
     return atlas.query(
         """
-        SELECT r.relation_id, r.label, r.n_facts, r.n_templates, CASE WHEN count(f.known) > 0 THEN count_if(f.known)::BIGINT END AS n_known,
+        SELECT r.relation_id, r.label, r.n_facts, r.n_templates,
+               CASE WHEN count(f.known) > 0 THEN count_if(f.known)::BIGINT END AS n_known,
                n_known / count(f.known) AS known_share,
                avg(f.mean_probability) AS mean_probability,
                count(*) FILTER (f.n_neurons > 0) AS n_with_neurons, avg(f.n_neurons) AS mean_neurons
@@ -466,9 +467,10 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 
 @dataclass(frozen=True)
 class Summary:
-    """The atlas in numbers; None is "not measured". `effects` is `effect_summary` for known facts on held-out prompts.
+    """The atlas in numbers; None is "not measured".
 
-    `within` and `across` are the mean numbers of neurons shared by two facts of one relation and of two.
+    `effects` is `effect_summary` for known facts on held-out prompts; `within` and `across` are the mean
+    numbers of neurons that two facts of one relation share, and two facts of different relations.
     """
 
     n_relations: int

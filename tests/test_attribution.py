@@ -249,18 +249,28 @@ def test_paths_are_the_probabilities_along_alpha(subject, plain):
             assert np.allclose(probabilities, expected.numpy(), rtol=1e-4)
 
 
-STEEP = {"tiny_bert": 0.7, "tiny_gpt2": 1.0, "tiny_llama": 1.0, "tiny_qwen2": 1.0}  # family: their std
-
-
-@pytest.fixture(scope="module", params=STEEP)
+@pytest.fixture(scope="module", params=["tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_qwen2"])
 def steep(request, tmp_path_factory):
-    """Models whose weights are so large that probabilities jump somewhere along the path."""
-    parent = tmp_path_factory.mktemp("steep") / request.param
-    model, tokenizer = tiny_model(request.param)
-    randomize(model, std=STEEP[request.param], seed=0)
-    model.save_pretrained(parent)
-    tokenizer.save_pretrained(parent)
-    return parent
+    """Folders of models whose weights are so large that probabilities jump somewhere along a path."""
+    folders = []
+    for std, seed in ((0.3, 1), (0.4, 0), (0.5, 1), (0.5, 2)):
+        folder = tmp_path_factory.mktemp(f"steep_{std}_{seed}") / request.param
+        model, tokenizer = tiny_model(request.param)
+        randomize(model, std=std, seed=seed)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders.append(folder)
+    return folders
+
+
+STEEP_PROMPTS = (
+    ONE_TOKEN,
+    Prompt("f", "t", "the capital of italy , not of france , is [Y] .", "rome"),
+    Prompt("f", "t", "people in tokyo speak [Y] .", "japanese"),
+    Prompt("f", "t", "the iphone is made by [Y] .", "apple"),
+    Prompt("f", "t", "the official language of peru is [Y] .", "german"),
+    Prompt("f", "t", "cities in america : [Y] .", "sydney"),
+)
 
 
 def composite(n_pieces: int, n_each: int) -> PlainRule:
@@ -272,36 +282,40 @@ def composite(n_pieces: int, n_each: int) -> PlainRule:
     )
 
 
-def test_jumps_are_bisected_and_the_certificate_holds(steep):
-    """Jumps can be narrower than a thousandth of the path: judged where the reference has settled."""
-    subject, plain = load_subject(str(steep), device="cpu"), Plain.load(steep).double()
-    n_judged = 0
-    for prompt in (PROMPTS[0], PROMPTS[2]):
-        (result,) = attribute(subject, [prompt], tolerance=0.01)
-        dense, denser = (plain.scores(prompt, composite(n, 8)) for n in (64, 256))
-        largest = result.token_max.mean()
-        settled = np.abs(dense - denser).max(1) < 1e-3 * largest
-        errors = np.abs(result.scores - denser).max(1) / largest
-        judged = settled & result.converged.all(0)
-        assert (errors[judged] < 0.011).all(), (errors, judged)
-        n_judged += int((judged & (result.n_points.max(0) > 17)).sum())
-    assert n_judged > 0, "no path here is steep"
+def test_a_certificate_holds_where_paths_jump(steep):
+    """Jumps can be narrower than the reference sees: judged where the reference itself has settled."""
+    n_judged = n_hard = 0
+    false = []
+    for folder in steep:
+        subject, plain = load_subject(str(folder), device="cpu"), Plain.load(folder).double()
+        for prompt, result in zip(STEEP_PROMPTS, attribute(subject, STEEP_PROMPTS), strict=True):
+            coarse, reference = (plain.scores(prompt, composite(n, 8)) for n in (12, 48))
+            settled = np.abs(coarse - reference).max(1) < 1e-3 * result.token_max[0]
+            errors = np.abs(result.scores - reference).max(1) / result.token_max[0]
+            judged = settled & result.converged[0]
+            n_judged += judged.sum()
+            n_hard += (judged & (result.n_points[0] > 17)).sum()
+            false += [
+                (folder.name, prompt.answer, float(error)) for error in errors[judged & (errors > 0.01)]
+            ]
+    assert n_judged > 60
+    assert n_hard > 10
+    assert not false
 
 
 def test_every_point_that_is_counted_was_evaluated(steep):
     """Also of a layer that is reopened because another one's scores shrank: no node may be missing."""
-    subject = load_subject(str(steep), device="cpu")
-    for result in attribute(subject, PROMPTS, keep_paths=True):
-        for paths, counts in zip(result.paths, result.n_points, strict=True):
-            for (alphas, _), n_points in zip(paths, counts, strict=True):
-                if n_points <= 65:  # bisection need not keep the first rule's points
-                    assert len(alphas) == n_points
+    for folder in steep:
+        for result in attribute(load_subject(str(folder), device="cpu"), PROMPTS, keep_paths=True):
+            for paths, counts in zip(result.paths, result.n_points, strict=True):
+                evaluated = [len(np.unique(alphas.round(9))) for alphas, _ in paths]
+                assert evaluated == counts.tolist()
 
 
 def test_nothing_is_given_up_while_points_are_left(steep):
-    subject = load_subject(str(steep), device="cpu")
-    for result in attribute(subject, PROMPTS):
-        assert (result.n_points[~result.converged] > 513 - 2 * 7).all()
+    for folder in steep:
+        for result in attribute(load_subject(str(folder), device="cpu"), PROMPTS):
+            assert (result.n_points[~result.converged] > 513 - 2 * 7).all()
 
 
 def test_what_does_not_settle_is_flagged_and_stays_within_the_limit(subject):

@@ -1,0 +1,857 @@
+"""Builds from beginning to end with tiny models: rows are what the model says, and no kill changes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from atlas import datasets, refinement
+from atlas.datasets import Dataset
+from atlas.errors import BuildError, ModelError
+from atlas.manifest import file_name, read_manifest, record_files, write_manifest
+from atlas.neuron import Fact, Neuron, Relation, Template
+from atlas.schema import SORT_KEYS, TABLES, difference
+from build.check import check_atlas
+from build.plan import BuildOptions, make_plan
+from build.run import Machine, run_build
+from build.writer import Output, whole_file
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAREL = ROOT.parent / "shared" / "pararel" / "data"
+
+CAPITALS = (
+    ("france", "paris"),
+    ("italy", "rome"),
+    ("japan", "tokyo"),
+    ("new zealand", "wellington"),
+    ("brazil", "sao paulo"),
+)
+LANGUAGES = (("austria", "german"), ("peru", "spanish"), ("paris", "french"), ("tokyo", "japanese"))
+PATTERNS = (
+    "the {} of [X] is [Y] .",
+    "people in [X] speak about the {} [Y] .",
+    "in [X] , the {} is [Y]",
+    "the old {} of [X] is [Y] .",
+    "[Y] is the {} of [X] .",
+    "not in [X] : the {} is [Y] .",
+)
+
+
+def tiny_dataset() -> Dataset:
+    """Nine facts in words that the tiny models' tokenizers know, and one whose answer BERT cannot write."""
+    relations = (Relation("P36", "capital"), Relation("P37", "official language"))
+    templates = [
+        Template(f"{relation.relation_id}.{index}", relation.relation_id, pattern.format(word))
+        for relation, word in zip(relations, ("capital", "language"), strict=True)
+        for index, pattern in enumerate(PATTERNS)
+    ]
+    facts = [Fact(f"P36.{subject}", "P36", subject, answer) for subject, answer in CAPITALS]
+    facts += [Fact(f"P37.{subject}", "P37", subject, answer) for subject, answer in LANGUAGES]
+    facts.append(Fact("P37.unwritable", "P37", "rome", "łł"))
+    return Dataset("tiny", "1", "CC0", relations, tuple(templates), tuple(facts))
+
+
+def register_tiny_dataset() -> None:
+    datasets.LOADERS["tiny"] = lambda source: tiny_dataset()
+
+
+@pytest.fixture(autouse=True)
+def _tiny_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: tiny_dataset())
+
+
+def options(model: Path, **changes: object) -> BuildOptions:
+    return BuildOptions(**{"model": str(model), "dataset": "tiny", "shard_size": 3, **changes})
+
+
+@pytest.fixture(scope="module")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function: model and options → the folder of their atlas, built at the first call."""
+    built: dict[tuple, Path] = {}
+
+    def build(model: Path, **changes: object) -> Path:
+        key = (model, *sorted(changes.items()))
+        if key not in built:
+            register_tiny_dataset()
+            built[key] = tmp_path_factory.mktemp("atlas") / "atlas"
+            run_build(options(model, **changes), out=built[key])
+        return built[key]
+
+    return build
+
+
+@pytest.fixture
+def bert_atlas(build_once: Callable[..., Path], tiny_bert: Path) -> Path:
+    return build_once(tiny_bert)
+
+
+@pytest.fixture
+def copy(bert_atlas: Path, tmp_path: Path) -> Path:
+    """A copy of the BERT atlas that a test may spoil."""
+    return shutil.copytree(bert_atlas, tmp_path / "copy")
+
+
+def tables_of(folder: Path) -> dict[str, pa.Table]:
+    return {name: pq.read_table(folder / file_name(name)) for name in TABLES}
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    for name, table in tables_of(one).items():
+        assert table.equals(pq.read_table(other / file_name(name))), name
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file below a folder with its hash and time of change."""
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- the plan ---
+
+
+@pytest.mark.skipif(not PARAREL.is_dir(), reason="needs PARAREL's data folder at ../shared/pararel/data")
+@pytest.mark.parametrize(("model", "n_prompts"), [("pocket-bert", 224_674), ("smollm2-135m", 144_325)])
+def test_the_plan_for_pararel_counts_the_published_prompts(model: str, n_prompts: int):
+    plan = make_plan(BuildOptions(model=model, dataset="pararel", source=PARAREL))
+    assert (len(plan.dataset.relations), len(plan.facts), plan.n_prompts) == (39, 27_610, n_prompts)
+    assert plan.n_discovery + plan.n_held_out == n_prompts
+
+
+def test_a_causal_model_is_asked_only_what_ends_with_the_object(tiny_bert: Path, tiny_llama: Path):
+    masked, causal = make_plan(options(tiny_bert)), make_plan(options(tiny_llama))
+    assert masked.n_prompts == 10 * 6
+    assert causal.n_prompts == 10 * 5
+    assert all(template.ends_with_object for group in causal.templates.values() for template, _ in group)
+
+
+def test_every_second_usable_template_is_held_out(tiny_llama: Path):
+    templates = make_plan(options(tiny_llama)).templates["P36"]
+    assert [held_out for _, held_out in templates] == [False, True, False, True, False]
+    assert [template.template_id for template, _ in templates] == [f"P36.{i}" for i in (0, 1, 2, 3, 5)]
+
+
+def test_shards_hold_each_fact_once_and_in_order(tiny_bert: Path):
+    plan = make_plan(options(tiny_bert, shard_size=4))
+    shards = list(plan.shards())
+    assert [fact for shard in shards for fact in shard] == list(plan.facts)
+    assert [len(shard) for shard in shards] == [4, 4, 2]
+    assert len(shards) == plan.n_shards
+
+
+def test_a_relation_without_usable_templates_leaves_its_facts_out(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+):
+    dataset = tiny_dataset()
+    kept = [t for t in dataset.templates if t.relation_id == "P36" or not t.ends_with_object]
+    monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: replace(dataset, templates=tuple(kept)))
+    plan = make_plan(options(tiny_llama, limit=3))
+    assert {fact.relation_id for fact in plan.facts} == {"P36"}
+    assert len(plan.facts) == 3
+    assert plan.n_facts_left_out == 5
+    with pytest.raises(BuildError, match="No template of tiny ends with the object"):
+        make_plan(options(tiny_llama, relations=("P37",)))
+
+
+# --- the rows ---
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2", "tiny_llama"])
+def test_a_build_passes_its_own_check_and_fits_the_schema(
+    model: str, tiny: Callable[[str], Path], build_once: Callable[..., Path]
+):
+    folder = build_once(tiny(model))
+    report = check_atlas(folder)
+    assert report.passed, str(report)
+    assert report.converged > 0.99
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, TABLES)}
+    for name, table in tables_of(folder).items():
+        assert difference(name, table.schema) is None
+        assert table.num_rows > 0, name
+        assert table.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).equals(table), name
+        assert pq.read_metadata(folder / file_name(name)).row_group(0).column(0).compression == "ZSTD"
+
+
+def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas: Path, tiny_bert: Path):
+    from atlas.surgery.attribution import attribute
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny_bert))
+    plan = make_plan(options(tiny_bert))
+    stored = tables_of(bert_atlas)["attributions"].to_pandas()
+    for fact in plan.facts[3:5]:  # answers of one token and of two
+        prompts = [prompt for prompt, held_out in plan.prompts_of(fact) if not held_out]
+        for prompt, result in zip(prompts, attribute(subject, prompts), strict=True):
+            rows = stored[(stored.fact_id == fact.fact_id) & (stored.template_id == prompt.template_id)]
+            again = np.zeros_like(result.scores)
+            again[rows.layer, rows.neuron] = rows.score
+            expected = np.where(result.scores >= 0.1 * result.scores.max(), result.scores, 0)
+            np.testing.assert_allclose(again, expected, atol=1e-5 * result.scores.max())
+
+
+def test_held_out_prompts_are_asked_but_not_attributed(bert_atlas: Path, tiny_bert: Path):
+    from atlas.surgery.subject import load_subject
+
+    prompts = tables_of(bert_atlas)["prompts"].to_pandas()
+    held_out = prompts[prompts.held_out]
+    assert held_out[["max_score", "max_gap", "n_points", "converged", "n_layers"]].isna().all().all()
+    assert prompts[~prompts.held_out]["max_score"].notna().all()
+    attributed = tables_of(bert_atlas)["attributions"].to_pandas()
+    assert not set(zip(attributed.fact_id, attributed.template_id, strict=True)) & set(
+        zip(held_out.fact_id, held_out.template_id, strict=True)
+    )
+    plan = make_plan(options(tiny_bert))
+    asked = [prompt for prompt, held in plan.prompts_of(plan.facts[0]) if held]
+    rows = held_out[held_out.fact_id == plan.facts[0].fact_id]
+    predictions = load_subject(str(tiny_bert)).predict(asked)
+    np.testing.assert_allclose(rows.probability, [p.probability for p in predictions], rtol=1e-5)
+    assert rows["rank"].tolist() == [p.rank for p in predictions]
+    assert rows.top_token.tolist() == [p.top[0][0] for p in predictions]
+
+
+def test_attribute_all_attributes_held_out_prompts_and_finds_the_same_neurons(
+    build_once: Callable[..., Path], bert_atlas: Path, tiny_bert: Path
+):
+    folder = build_once(tiny_bert, attribute="all")
+    assert check_atlas(folder).passed
+    assert tables_of(folder)["prompts"]["max_score"].null_count == 0
+    assert (
+        duckdb.sql(f"""
+        SELECT fact_id, layer, neuron FROM '{bert_atlas}/knowledge_neurons.parquet'
+    """).fetchall()
+        == duckdb.sql(f"""
+        SELECT fact_id, layer, neuron FROM '{folder}/knowledge_neurons.parquet'
+    """).fetchall()
+    )
+
+
+def test_effects_are_what_the_interventions_do(bert_atlas: Path, tiny_bert: Path):
+    from atlas.surgery.interventions import Amplify, Suppress
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny_bert))
+    plan = make_plan(options(tiny_bert))
+    prompts = {(p.fact_id, p.template_id): p for fact in plan.facts for p, _ in plan.prompts_of(fact)}
+    tables = tables_of(bert_atlas)
+    neurons: dict[str, list[Neuron]] = {}
+    for row in tables["knowledge_neurons"].to_pylist():
+        neurons.setdefault(row["fact_id"], []).append(Neuron(row["layer"], row["neuron"]))
+    effects = tables["effects"].to_pylist()
+    assert {(row["intervention"], row["group"]) for row in effects} == {
+        (intervention, group)
+        for intervention in ("suppress", "amplify")
+        for group in ("own", "random", "unrelated")
+    }
+    for row in effects[::5]:
+        assert row["held_out"]
+        assert row["n_neurons"] == len(neurons[row["fact_id"]])
+        if row["group"] == "random":
+            continue
+        kind = Suppress if row["intervention"] == "suppress" else Amplify
+        prompt = prompts[row["prompt_fact_id"], row["template_id"]]
+        with subject.applied(kind(tuple(neurons[row["fact_id"]]))) as changed:
+            after = changed.predict([prompt])[0]
+        assert row["p_after"] == pytest.approx(after.probability, rel=1e-4)
+        assert row["rank_after"] == after.rank
+
+
+def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: Path):
+    missing = duckdb.sql(f"""
+        SELECT count(*) FROM '{bert_atlas}/prompts.parquet' AS p
+        JOIN '{bert_atlas}/facts.parquet' AS f USING (fact_id)
+        ANTI JOIN (
+            FROM '{bert_atlas}/effects.parquet' WHERE "group" = 'own' AND intervention = 'suppress'
+        ) AS e ON e.fact_id = p.fact_id AND e.prompt_fact_id = p.fact_id AND e.template_id = p.template_id
+        WHERE p.held_out AND f.n_neurons > 0
+    """).fetchall()[0][0]
+    assert missing == 0
+
+
+def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
+    from build.stages import random_match, seeded
+
+    own = (Neuron(0, 3), Neuron(0, 5), Neuron(2, 1))
+    drawn = random_match(own, 72, seeded(0, "random", "a fact"))
+    assert [neuron.layer for neuron in drawn] == [0, 0, 2]
+    assert not set(drawn) & set(own)
+    assert drawn == random_match(own, 72, seeded(0, "random", "a fact"))
+    assert drawn != random_match(own, 72, seeded(1, "random", "a fact"))
+
+
+def test_partners_differ_in_relation_and_object():
+    from build.stages import Partners, seeded
+
+    facts = [
+        Fact("a", "P1", "x", "Rome"),
+        Fact("b", "P2", "x", "rome"),
+        Fact("c", "P1", "y", "Oslo"),
+        Fact("d", "P2", "y", "Oslo"),
+        Fact("e", "P2", "z", "Bern"),
+    ]
+    partners = Partners.among(facts, [True, True, True, True, False])
+    assert partners.draw(0, 5, seeded(0, "unrelated", "a")) == [3]
+    assert partners.n_candidates(0) == 1
+    assert partners.draw(4, 5, seeded(0, "unrelated", "e")) == []
+
+
+def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas: Path, tiny_bert: Path):
+    from atlas.surgery.subject import load_subject
+
+    plan = make_plan(options(tiny_bert))
+    asked = [p for fact in plan.facts[:9] for p, _ in plan.prompts_of(fact)]
+    activations = load_subject(str(tiny_bert)).activations(asked).numpy()
+    table = tables_of(bert_atlas)["activating_prompts"].to_pandas()
+    names = {(p.fact_id, p.template_id): index for index, p in enumerate(asked)}
+    for (layer, neuron), rows in list(table.groupby(["layer", "neuron"]))[::7]:
+        own = activations[:, layer, neuron]
+        for side, order in (("top", np.sort(own)[::-1]), ("bottom", np.sort(own))):
+            chosen = rows[rows.side == side].sort_values("rank")
+            assert chosen["rank"].tolist() == [1, 2, 3, 4, 5]
+            np.testing.assert_allclose(chosen.activation, order[:5], atol=1e-5)
+            indices = [names[key] for key in zip(chosen.fact_id, chosen.template_id, strict=True)]
+            np.testing.assert_allclose(chosen.activation, own[indices], atol=1e-5)
+
+
+def test_of_equal_activations_the_earlier_prompt_comes_first():
+    from build.stages import ActivatingPrompts
+
+    state = ActivatingPrompts([Neuron(0, 0), Neuron(0, 1)], k=3)
+    values = np.array([[1.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [5.0, 0.0]], np.float32)
+    state.update(values[:3, None, :], np.arange(3))
+    state.update(values[3:, None, :], np.arange(3, 5))
+    assert state.prompts[0].tolist() == [[4, 1, 2], [0, 1, 2]]
+    assert state.prompts[1].tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_fewer_prompts_than_places_leave_places_empty():
+    from build.stages import ActivatingPrompts
+
+    state = ActivatingPrompts([Neuron(0, 0)], k=5)
+    state.update(np.array([[[1.0]], [[3.0]]], np.float32), np.arange(2))
+    ids = pa.array(["a", "b"])
+    rows = state.table(ids, ids).to_pylist()
+    assert [(row["side"], row["rank"], row["fact_id"]) for row in rows] == [
+        ("top", 1, "b"),
+        ("top", 2, "a"),
+        ("bottom", 1, "a"),
+        ("bottom", 2, "b"),
+    ]
+
+
+def test_an_answer_outside_the_vocabulary_is_left_out_and_counted(bert_atlas: Path):
+    assert "P37.unwritable" not in tables_of(bert_atlas)["facts"]["fact_id"].to_pylist()
+    noted = read_manifest(bert_atlas).method.options
+    assert (noted["facts_left_out"], noted["prompts_left_out"]) == (1, 6)
+    assert "outside the vocabulary" in noted["why_left_out"][0]
+
+
+def test_nothing_that_can_be_asked_is_one_sentence(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    dataset = tiny_dataset()
+    monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: replace(dataset, facts=dataset.facts[-1:]))
+    with pytest.raises(BuildError, match=r"No prompt of tiny can be asked of .*outside the vocabulary"):
+        run_build(options(tiny_bert), out=tmp_path / "out")
+
+
+def test_a_model_without_numbers_is_one_sentence(tmp_path: Path):
+    from tests.tiny_models import save_broken_bert
+
+    with pytest.raises((ModelError, BuildError), match=r"NaN.*"):
+        run_build(options(save_broken_bert(tmp_path)), out=tmp_path / "out")
+    assert not list((tmp_path / "out" / "work").glob("*.p*"))
+
+
+def test_the_modes_find_their_own_neurons_in_the_same_scores(
+    build_once: Callable[..., Path], bert_atlas: Path, tiny_bert: Path
+):
+    folder = build_once(tiny_bert, mode="replication")
+    assert check_atlas(folder).passed
+    assert tables_of(folder)["attributions"].equals(tables_of(bert_atlas)["attributions"])
+    recorded = read_manifest(folder).method.refinement
+    assert recorded["mode"] == "replication"
+    assert recorded["threshold"] == refinement.MODES["replication"].threshold
+
+
+def test_a_fixed_rule_builds_too(build_once: Callable[..., Path], tiny_bert: Path):
+    folder = build_once(tiny_bert, rule="endpoints", limit=2, steps=5)
+    assert check_atlas(folder).passed
+    method = read_manifest(folder).method
+    assert (method.rule, method.tolerance, method.max_points) == ("endpoints", None, 5)
+
+
+def test_the_manifest_says_what_the_atlas_was_made_from(bert_atlas: Path, tiny_bert: Path):
+    manifest = read_manifest(bert_atlas)
+    assert manifest.atlas_id == "tiny-tiny_bert"
+    assert (manifest.model.family, manifest.model.n_layers, manifest.model.n_neurons) == ("bert", 3, 72)
+    assert manifest.dataset.hash == tiny_dataset().dataset_hash
+    assert manifest.method.refinement["mode"] == "default"
+    assert manifest.prompts_per_second > 0
+    assert manifest.files == record_files(bert_atlas)
+
+
+# --- interruptions ---
+
+# Runs one build in a forked child that kills itself at its n-th rename, then one that may finish.
+KILLED = """
+import os, signal, sys
+import pandas, torch, transformers, duckdb
+import build.run, build.stages, build.summary
+from atlas.surgery import attribution, readout, subject
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, DynamicCache
+from tests.test_build import register_tiny_dataset
+from build.__main__ import main
+register_tiny_dataset()
+model, parent, most = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def child(out, kill_at=None, after=False):
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        replace, count = os.replace, 0
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == kill_at and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*args, **kwargs)
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = counted
+        torch.set_num_threads(1)
+        what = ["--model", model, "--dataset", "tiny", "--limit", "4", "--shard-size", "2"]
+        os._exit(main(["run", *what, "--out", out]))
+    return os.waitpid(pid, 0)[1]
+
+for kill_at in range(1, most + 1):
+    out = os.path.join(parent, str(kill_at))
+    status = child(out, kill_at, after=kill_at % 2 == 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    print(kill_at, "killed" if killed else "finished", child(out), flush=True)
+    if not killed:
+        break
+"""
+
+
+def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
+    build_once: Callable[..., Path], tiny_bert: Path, tmp_path: Path
+):
+    whole = build_once(tiny_bert, limit=4, shard_size=2)
+    most = 40
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tiny_bert), str(tmp_path), str(most)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    # plan, 2 attribute shards, value vectors, activations, 2 evaluate shards, 8 tables, manifest.
+    assert [line[1] for line in lines] == ["killed"] * 16 + ["finished"]
+    assert all(status == "0" for _, _, status in lines), result.stderr
+    for line in lines:
+        folder = tmp_path / line[0]
+        assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, TABLES)}
+        assert_same_rows(whole, folder)
+        assert read_manifest(folder).files == read_manifest(whole).files
+
+
+def test_a_build_killed_at_any_time_resumes_to_the_same_rows(
+    build_once: Callable[..., Path], tiny_llama: Path, tmp_path: Path
+):
+    whole = build_once(tiny_llama, shard_size=1, limit=8)
+    out = tmp_path / "out"
+    script = (
+        "import sys; from tests.test_build import register_tiny_dataset as r; r();"
+        "from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["run", "--model", str(tiny_llama), "--dataset", "tiny", "--out", str(out)]
+    command += ["--shard-size", "1", "--limit", "8"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    for n_shards in (1, 5):  # as soon as so many are there: in the middle of the next one
+        process = start()
+        while process.poll() is None and len(list(out.glob("work/attribute-*.parquet"))) < n_shards:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "manifest.json").exists()
+    assert start().wait(timeout=120) == 0
+    assert_same_rows(whole, out)
+
+
+def test_a_shard_that_is_no_parquet_file_is_made_again(
+    bert_atlas: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    interrupt_at(monkeypatch, "evaluate_shard")
+    with pytest.raises(KeyboardInterrupt):
+        run_build(options(tiny_bert), out=out)
+    monkeypatch.undo()
+    register_tiny_dataset()
+    shard = out / "work" / "attribute-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    run_build(options(tiny_bert), out=out)
+    assert_same_rows(bert_atlas, out)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """Ctrl-C when the build first comes to a function of `build.stages`."""
+    from build import stages
+
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, function, interrupt)
+
+
+def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = []
+    original = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        names.append(Path(target).name)
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
+    assert names[0] == "plan.json"
+    assert names[-1] == "manifest.json"
+    assert set(names[-9:-1]) == set(map(file_name, TABLES))
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_a_work_folder_left_beside_the_manifest_is_tidied_up(copy: Path, tiny_bert: Path):
+    (copy / "work").mkdir()
+    (copy / "work" / "plan.json").write_text("{}")
+    assert "Nothing was left to do" in run_build(options(tiny_bert), out=copy)
+    assert not (copy / "work").exists()
+
+
+def test_a_finished_atlas_is_left_as_it_is(copy: Path, tiny_bert: Path):
+    before = fingerprint(copy)
+    assert "Nothing was left to do" in run_build(options(tiny_bert), out=copy)
+    assert fingerprint(copy) == before
+
+
+# --- memory and disk ---
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    bert_atlas: Path,
+    tiny_bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    import torch
+
+    from atlas.surgery import attribution
+
+    original, tried = attribution.attribute, []
+
+    def small_memory(*args: object, batch_rows: int, **kwargs: object) -> list:
+        tried.append(batch_rows)
+        if batch_rows > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return original(*args, batch_rows=batch_rows, **kwargs)
+
+    monkeypatch.setattr(attribution, "attribute", small_memory)
+    out = tmp_path / "out"
+    run_build(options(tiny_bert), out=out, machine=Machine(batch_rows=8))
+    assert tried == [8, 4, 2, 2, 2, 2]
+    assert "Out of memory: going on with batches of 4." in capsys.readouterr().err
+    for name, table in tables_of(bert_atlas).items():
+        assert table.num_rows == pq.read_metadata(out / file_name(name)).num_rows, name
+    assert check_atlas(out).passed
+
+
+def test_too_little_memory_for_one_prompt_is_one_sentence(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from atlas.surgery import attribution
+
+    def no_memory(*args: object, **kwargs: object) -> list:
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr(attribution, "attribute", no_memory)
+    with pytest.raises(BuildError, match=r"memory does not suffice .* --device cpu"):
+        run_build(options(tiny_bert), out=tmp_path / "out")
+
+
+def test_another_runtime_error_is_not_taken_for_memory(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from atlas.surgery import attribution
+
+    def broken(*args: object, **kwargs: object) -> list:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(attribution, "attribute", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_build(options(tiny_bert), out=tmp_path / "out")
+
+
+def limited_to(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas: Path, tiny_bert: Path, tmp_path: Path):
+    """No file may be larger than 9 kB, so that shards can be written and a table cannot."""
+    out = tmp_path / "out"
+    script = (
+        "import sys; from tests.test_build import register_tiny_dataset as r; r();"
+        "from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["run", "--model", str(tiny_bert), "--dataset", "tiny", "--out", str(out), "--shard-size", "3"]
+    largest = max((bert_atlas / file_name(name)).stat().st_size for name in TABLES)
+    result = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=limited_to(largest - 1),
+    )
+    assert result.returncode == 2
+    assert "The disk is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(out.rglob("*.partial"))
+    assert not (out / "manifest.json").exists()
+    kept = fingerprint(out / "work")
+    assert [name for name in kept if name.startswith("attribute-")]
+    run_build(options(tiny_bert), out=out)
+    assert_same_rows(bert_atlas, out)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path):
+    path = tmp_path / "file"
+
+    def half() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- folders that are not this build's ---
+
+
+def test_a_folder_with_foreign_files_is_refused_untouched(tiny_bert: Path, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = fingerprint(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(BuildError, match=r"no build's \(thesis.tex\)"):
+            run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
+    assert fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["work", "facts.parquet"])
+def test_a_folder_that_only_looks_like_a_build_is_refused(tiny_bert: Path, tmp_path: Path, name: str):
+    path = tmp_path / name
+    if name == "work":
+        path.mkdir()
+        path = path / "notes.txt"
+    path.write_text("somebody's")
+    before = fingerprint(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(BuildError, match="no build's"):
+            run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
+    assert fingerprint(tmp_path) == before
+
+
+def test_a_file_in_the_folders_place_is_refused(tiny_bert: Path, tmp_path: Path):
+    path = tmp_path / "out"
+    path.write_text("a file")
+    with pytest.raises(BuildError, match="is a file"):
+        run_build(options(tiny_bert), out=path)
+
+
+def test_another_manifest_is_refused_untouched(tiny_bert: Path, tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
+    before = fingerprint(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(BuildError, match="no build of this version wrote"):
+            run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
+    assert fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tolerance": 0.05}, "tolerance 0.01 where this one has 0.05"),
+        ({"mode": "paper"}, "mode default where this one has paper"),
+        ({"limit": 4}, r"limit \(none\) where this one has 4"),
+        ({"attribute": "all"}, "attribute discovery where this one has all"),
+        ({"seed": 3}, "seed 0 where this one has 3"),
+    ],
+)
+def test_an_atlas_of_other_parameters_is_refused_untouched(
+    copy: Path, tiny_bert: Path, changes: dict[str, object], named: str
+):
+    before = fingerprint(copy)
+    with pytest.raises(BuildError, match=f"finished atlas with {named}.*--fresh"):
+        run_build(options(tiny_bert, **changes), out=copy)
+    assert fingerprint(copy) == before
+
+
+def test_a_build_begun_with_another_model_is_refused_untouched(
+    tiny_bert: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    interrupt_at(monkeypatch, "attribute_shard")
+    with pytest.raises(KeyboardInterrupt):
+        run_build(options(tiny_bert), out=out)
+    before = fingerprint(out)
+    with pytest.raises(BuildError, match=r"was begun with model .*--fresh"):
+        run_build(options(tiny_llama), out=out)
+    assert fingerprint(out) == before
+
+
+def test_fresh_starts_over(copy: Path, bert_atlas: Path, tiny_bert: Path, tmp_path: Path):
+    run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
+    assert pq.read_metadata(copy / "facts.parquet").num_rows == 2
+    run_build(options(tiny_bert), out=copy, fresh=True)
+    assert_same_rows(bert_atlas, copy)
+
+
+def test_two_builds_do_not_share_a_folder(tmp_path: Path):
+    first, second = Output(tmp_path / "out"), Output(tmp_path / "out")
+    first.claim({"model": "a"})
+    with pytest.raises(BuildError, match="Another build is running"):
+        second.claim({"model": "a"})
+    first.close()
+    assert second.claim({"model": "a"}) == "resumed"
+    second.close()
+
+
+# --- check ---
+
+
+def test_check_finds_a_flipped_byte(copy: Path):
+    path = copy / "attributions.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "sha256" in check_atlas(copy).problems[0]
+
+
+def test_check_finds_a_truncated_file(copy: Path):
+    path = copy / "prompts.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "truncated" in check_atlas(copy).problems[0]
+
+
+def test_check_finds_a_missing_file(copy: Path):
+    (copy / "effects.parquet").unlink()
+    assert "missing" in check_atlas(copy).problems[0]
+
+
+def test_check_finds_an_unfinished_atlas(copy: Path):
+    (copy / "manifest.json").unlink()
+    assert "no finished atlas" in check_atlas(copy).problems[0]
+
+
+def spoil(folder: Path, table: str, change: str) -> None:
+    """Change a table by SQL (`SELECT … FROM rows`) and make the manifest agree with the new file."""
+    rows = pq.read_table(folder / file_name(table))
+    changed = duckdb.sql(change).to_arrow_table().cast(TABLES[table])
+    assert not changed.equals(rows)
+    pq.write_table(changed, folder / file_name(table))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "sentence"),
+    [
+        (
+            "attributions",
+            "SELECT * REPLACE (CASE WHEN layer = 1 THEN 'nan'::FLOAT ELSE score END AS score) FROM rows",
+            "are no numbers",
+        ),
+        ("attributions", "SELECT * REPLACE (score * 2 AS score) FROM rows", "above their prompt's largest"),
+        ("attributions", "FROM rows WHERE layer < 2", "knowledge neurons do not follow"),
+        ("prompts", "SELECT * REPLACE (1.5 AS probability) FROM rows", "probability outside 0 to 1"),
+        (
+            "prompts",
+            "SELECT * REPLACE (CASE WHEN converged THEN 0.5 END AS max_gap) FROM rows",
+            "gap above the tolerance",
+        ),
+        ("knowledge_neurons", "FROM rows LIMIT 5", "do not count their knowledge neurons"),
+        ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
+        ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "do not agree with their prompts"),
+        ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
+        ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
+        ("neurons", "FROM rows LIMIT 3", "neurons do not count their facts"),
+        ("relations", "FROM rows UNION ALL FROM rows", "occur more than once"),
+    ],
+)
+def test_check_finds_rows_that_cannot_be(copy: Path, table: str, change: str, sentence: str):
+    spoil(copy, table, change)
+    report = check_atlas(copy)
+    assert not report.passed
+    assert any(sentence in problem for problem in report.problems), report.problems
+
+
+def test_check_warns_of_paths_that_did_not_converge(copy: Path):
+    spoil(
+        copy,
+        "prompts",
+        """SELECT * REPLACE (CASE WHEN converged THEN false END AS converged,
+                             CASE WHEN converged THEN 1 END AS n_unconverged) FROM rows""",
+    )
+    report = check_atlas(copy)
+    assert report.passed, str(report)
+    assert "converged, fewer than 99%" in report.warnings[0]
+
+
+def test_the_plan_file_is_plain_json_a_person_can_read(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    interrupt_at(monkeypatch, "attribute_shard")
+    with pytest.raises(KeyboardInterrupt):
+        run_build(options(tiny_bert), out=tmp_path / "out")
+    plan = json.loads((tmp_path / "out" / "work" / "plan.json").read_text())
+    assert plan["model"] == str(tiny_bert)
+    assert plan["tolerance"] == 0.01

@@ -1,14 +1,14 @@
 """Times attribution against the plain loop on this machine, and weighs the memory of both.
 
-    python -m build bench --shape bert-base --prompts 5 --json bench.json
+    python -m build bench --shape bert-base --prompts 8 --json bench.json
 
 1. A model is made from a config with random weights (`--shape`; no download), or loaded (`--model`).
 2. For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.plain_loop`: one
    layer at a time, every token through the whole model, one batch of the rule's points a layer), the
-   staircase with the same points, and the certified default.
-3. Medians over the prompts, their ratios, the points a layer needed, and how far the scores lie apart.
-4. Peak memory of each side in a process of its own, which loads the same things and runs only that side;
-   the staircase's run has enough prompts to fill its default batch.
+   staircase with the same points, and the certified default. In between, three times, the staircase with
+   all prompts in one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches.
+3. Medians, their ratios, the points a layer needed, and how far the scores lie apart.
+4. Peak memory of each side in a process of its own, which loads the same things and runs only that side.
 
 Random weights cost the same time as trained ones, except that the certified rule stops where the paths allow
 it: look at `points a layer`, and give `--model` to see a trained one's.
@@ -46,20 +46,22 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt2-tiny": ("gpt2", {"vocab_size": 500, "n_embd": 32, "n_layer": 2, "n_head": 2}),
 }
-SIDES = ("plain", "same", "certified")
+ONE_BY_ONE = ("plain", "same", "certified")
+TOGETHER = ("same, batched", "certified, batched")
+SIDES = ONE_BY_ONE + TOGETHER
+BATCH_REPEATS = 3
 SUBJECTS = ("france", "italy", "japan", "peru", "kenya", "norway", "egypt", "chile", "nepal", "ghana")
 ANSWERS = ("paris", "rome", "tokyo", "lima", "nairobi", "oslo", "cairo", "santiago", "kathmandu", "accra")
 PATTERNS = {
     "masked": "the capital of {} is called [Y] .",  # ten tokens with [CLS] and [SEP]
     "causal": "on this old map the capital of {} is called [Y]",  # ten tokens before the answer
 }
-MEMORY_PROMPTS = 8
 SEED = 20220308
 
 
 @dataclass(frozen=True)
 class SideResult:
-    """One side's figures; memory is the peak of a process that ran only this side."""
+    """One side's figures; seconds are of one prompt, memory the peak of a process that ran only this side."""
 
     side: str
     seconds: tuple[float, ...]
@@ -171,7 +173,7 @@ def run_side(subject: Subject, prompts: list[Prompt], side: str, *, steps: int, 
 
     if side == "plain":
         return [run_plain(subject, prompt, steps) for prompt in prompts]
-    rule = "endpoints" if side == "same" else "certified"
+    rule = "endpoints" if side.startswith("same") else "certified"
     return attribute(subject, prompts, rule=rule, steps=steps, tolerance=tolerance)
 
 
@@ -183,18 +185,28 @@ def measure(
     tolerance: float,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, list[float]], dict[str, list]]:
-    """Seconds and results of each side, prompt by prompt, in rotating order."""
+    """Seconds a prompt and results of each side; results are the prompts' own, in order."""
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     results: dict[str, list] = {side: [] for side in SIDES}
+
+    def timed(side: str, chosen: list[Prompt]) -> list:
+        start = time.perf_counter()
+        found = run_side(subject, chosen, side, steps=steps, tolerance=tolerance)
+        seconds[side].append((time.perf_counter() - start) / len(chosen))
+        progress(f"{side}: {seconds[side][-1]:.2f} s a prompt")
+        return found
+
+    n = len(prompts)
+    batch_after = {round((k + 1) * n / BATCH_REPEATS) - 1 for k in range(BATCH_REPEATS)}
     subject.predict(prompts[:1])  # what a first forward pass allocates is nobody's time
     for index, prompt in enumerate(prompts):
-        turn = index % len(SIDES)
-        for side in SIDES[turn:] + SIDES[:turn]:
-            start = time.perf_counter()
-            (result,) = run_side(subject, [prompt], side, steps=steps, tolerance=tolerance)
-            seconds[side].append(time.perf_counter() - start)
-            results[side].append(result)
-            progress(f"prompt {index + 1}/{len(prompts)} · {side}: {seconds[side][-1]:.2f} s")
+        progress(f"prompt {index + 1}/{n}")
+        turn = index % len(ONE_BY_ONE)
+        for side in ONE_BY_ONE[turn:] + ONE_BY_ONE[:turn]:
+            results[side] += timed(side, [prompt])
+        if index in batch_after:
+            for side in TOGETHER:
+                results[side] = timed(side, prompts)
     return seconds, results
 
 
@@ -225,7 +237,14 @@ def peak_bytes() -> int:
 def _peak_of(side: str, options: argparse.Namespace) -> int:
     """Peak memory of `side` in a fresh process."""
     command = [sys.executable, "-m", "build.bench", "--only", side, "--steps", str(options.steps)]
-    command += ["--threads", str(options.threads), "--tolerance", str(options.tolerance)]
+    command += [
+        "--prompts",
+        str(options.prompts),
+        "--threads",
+        str(options.threads),
+        "--tolerance",
+        str(options.tolerance),
+    ]
     command += ["--model", options.model] if options.model else ["--shape", options.shape]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -238,7 +257,7 @@ def _peak_of(side: str, options: argparse.Namespace) -> int:
 def _only(options: argparse.Namespace) -> int:
     """Run one side and print this process's peak memory."""
     subject = _subject(options)
-    prompts = bench_prompts(subject.family.kind, 1 if options.only == "plain" else MEMORY_PROMPTS)
+    prompts = bench_prompts(subject.family.kind, options.prompts if options.only in TOGETHER else 1)
     run_side(subject, prompts, options.only, steps=options.steps, tolerance=options.tolerance)
     print(peak_bytes())
     return 0
@@ -283,14 +302,15 @@ def bench(options: argparse.Namespace, progress: Callable[[str], None]) -> Bench
     )
 
     medians = {side: statistics.median(values) for side, values in seconds.items()}
-    points = {
-        side: statistics.mean(float(a.n_points.mean()) for a in results[side])
-        for side in ("same", "certified")
-    } | {"plain": float(options.steps)}
-    same = max(
-        relative_difference(a.scores, b) for a, b in zip(results["same"], results["plain"], strict=True)
-    )
-    certified = results["certified"]
+    points = {"plain": float(options.steps)}
+    difference: dict[str, float] = {}
+    for side in SIDES[1:]:
+        points[side] = statistics.mean(float(a.n_points.mean()) for a in results[side])
+        if side.startswith("same"):
+            difference[side] = max(
+                relative_difference(a.scores, b) for a, b in zip(results[side], results["plain"], strict=True)
+            )
+    certified = results["certified"] + results["certified, batched"]
     return BenchResult(
         subject=subject.name,
         n_parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
@@ -308,7 +328,7 @@ def bench(options: argparse.Namespace, progress: Callable[[str], None]) -> Bench
                 median_seconds=medians[side],
                 speed_up=medians["plain"] / medians[side],
                 points_per_layer=points[side],
-                relative_difference=same if side == "same" else None,
+                relative_difference=difference.get(side),
                 peak_bytes=peaks[side],
             )
             for side in SIDES
@@ -322,6 +342,8 @@ def report(result: BenchResult) -> str:
         "plain": f"plain loop, {result.steps} points",
         "same": f"staircase, same {result.steps} points",
         "certified": f"certified, tolerance {result.tolerance:g}",
+        "same, batched": f"same points, {len(result.n_prompt_tokens)} prompts at once",
+        "certified, batched": f"certified, {len(result.n_prompt_tokens)} prompts at once",
     }
     here, tokens = result.machine, sorted(set(result.n_prompt_tokens))
     length = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]}–{tokens[-1]}"
@@ -339,12 +361,12 @@ def report(result: BenchResult) -> str:
             f"{names[side.side]:<32}{side.median_seconds:>11.3f}{side.speed_up:>9.1f}×"
             f"{side.points_per_layer:>16.1f}{memory:>13}"
         )
-    difference = next(side.relative_difference for side in result.sides if side.side == "same")
+    difference = max(side.relative_difference or 0 for side in result.sides)
     lines += [
         "",
         f"same points: scores within {difference:.1e} of the plain loop's (relative to the largest)",
-        f"certified: {result.converged_share:.1%} of layers converged, largest gap "
-        f"{result.max_gap:.1e} of the largest |score|",
+        f"certified: {result.converged_share:.1%} of layers converged, "
+        f"largest gap {result.max_gap:.1e} of the largest |score|",
     ]
     return "\n".join(lines)
 
@@ -357,7 +379,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--shape", choices=SHAPES, default="bert-base", help="random weights of these sizes")
     what.add_argument("--model", help="a model's name or folder instead")
-    p.add_argument("--prompts", type=int, default=5, help="how many prompts (default 5)")
+    p.add_argument("--prompts", type=int, default=8, help="how many prompts (default 8)")
     p.add_argument("--steps", type=int, default=20, help="points of the fixed rule (default 20)")
     p.add_argument("--tolerance", type=float, default=0.01, help="of the certified rule (default 0.01)")
     p.add_argument(

@@ -1,0 +1,281 @@
+"""The builder's command line: one sentence for what a person got wrong, before torch is imported."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atlas.models import is_ready
+from build.__main__ import main
+from build.progress import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAREL = ROOT.parent / "shared" / "pararel" / "data"
+RUN = ["run", "--model", "pocket-bert", "--dataset", "starter", "--out", "never-made"]
+
+needs_pararel = pytest.mark.skipif(
+    not PARAREL.is_dir(), reason="needs PARAREL's data folder at ../shared/pararel/data"
+)
+
+
+@pytest.fixture
+def refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """A function: arguments → the sentence on stderr; nothing was printed or written beside it."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        assert len(captured.err.strip().splitlines()) == 1
+        assert not (tmp_path / "never-made").exists()
+        return captured.err
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--limit", "0"], "--limit 0 leaves nothing to do. Give 1 or more."),
+        (["--limit", "-5"], "--limit -5 leaves nothing"),
+        (["--tolerance", "1"], "A tolerance of 1 is absurd"),
+        (["--tolerance", "0"], "A tolerance of 0 is absurd"),
+        (["--tolerance", "-0.1"], "A tolerance of -0.1 is absurd"),
+        (["--tolerance", "nan"], "A tolerance of nan is absurd"),
+        (["--mode", "magic"], "--mode cannot be 'magic'. Choose one of: default, paper, replication."),
+        (["--rule", "simpson"], "--rule cannot be 'simpson'"),
+        (["--attribute", "some"], "--attribute cannot be 'some'"),
+        (["--dtype", "int8"], "--dtype cannot be 'int8'"),
+        (["--threads", "0"], "--threads 0 leaves nothing"),
+        (["--batch-rows", "-1"], "--batch-rows -1 leaves nothing"),
+        (["--shard-size", "0"], "--shard-size 0 leaves nothing"),
+        (["--steps", "0"], "--steps 0 leaves nothing"),
+        (["--seed", "-1"], "A seed of -1 is negative"),
+        (["--relations", "P36,P999999"], "has no relation P999999"),
+        (["--relations", ","], "--relations names no relation"),
+        (["--dataset", "wikipedia"], "No data set is called 'wikipedia'"),
+        (["--source", "no-such-folder"], "There is no folder no-such-folder"),
+        (["--model", "./no/such/folder"], "'./no/such/folder' is neither a folder nor a model's name"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(refused: Callable[..., str], arguments: list[str], sentence: str):
+    assert sentence in refused(*RUN, *arguments)
+
+
+def test_plan_refuses_what_run_refuses(refused: Callable[..., str]):
+    assert "--limit 0" in refused("plan", "--model", "pocket-bert", "--dataset", "starter", "--limit", "0")
+
+
+def test_a_number_that_is_none_is_refused_with_the_usage(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main([*RUN, "--limit", "many"])
+    assert exit.value.code == 2
+    assert "invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_a_model_of_an_unknown_family_is_one_sentence(refused: Callable[..., str], tmp_path: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "tokenizer.json").write_text("{}")
+    sentence = refused("run", "--model", str(folder), "--dataset", "starter", "--out", "never-made")
+    assert "'t5', which is not supported" in sentence
+
+
+def test_bad_options_are_found_before_torch_is_imported():
+    code = (
+        "import sys; from build.__main__ import main; "
+        "status = main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(status)"
+    )
+    result = run_python("-c", code, *RUN, "--relations", "P999999")
+    assert result.returncode == 2, result.stderr
+    result = run_python("-c", code, "plan", "--model", "pocket-bert", "--dataset", "starter")
+    assert result.returncode == 0, result.stderr
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+# --- plan ---
+
+
+@needs_pararel
+@pytest.mark.parametrize(("model", "prompts"), [("pocket-bert", "224,674"), ("smollm2-135m", "144,325")])
+def test_plan_reports_pararels_figures(capsys: pytest.CaptureFixture[str], model: str, prompts: str):
+    assert main(["plan", "--model", model, "--dataset", "pararel", "--source", str(PARAREL)]) == 0
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["relations"], lines["facts"], lines["prompts"]) == ("39", "27,610", prompts)
+    assert {"disk", "rows", "time"} <= set(lines)
+
+
+def test_plan_says_where_its_time_comes_from(capsys: pytest.CaptureFixture[str], tiny_bert: Path):
+    assert main(["plan", "--model", str(tiny_bert), "--dataset", "starter", "--limit", "9"]) == 0
+    output = capsys.readouterr().out
+    assert "unknown until measured" in output
+    assert re.search(r"^facts +9$", output, re.MULTILINE)
+
+
+def test_plan_needs_no_weights_of_a_known_model(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "--model", "bert-base-uncased", "--dataset", "starter"]) == 0
+    assert "masked: all templates" in capsys.readouterr().out
+
+
+# --- run ---
+
+
+def test_run_ends_with_a_summary_and_check_agrees(
+    capsys: pytest.CaptureFixture[str], tiny_llama: Path, tmp_path: Path
+):
+    command = ["run", "--model", str(tiny_llama), "--dataset", "starter", "--out", str(tmp_path / "out")]
+    command += ["--relations", "P36,P37", "--limit", "4", "--threads", "1"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "starter-tiny_llama is finished" in captured.out
+    assert "attribute: " in captured.err
+    assert re.search(r"converged +\d+\.\d\d%", captured.out)
+    assert main(["check", str(tmp_path / "out")]) == 0
+    assert ": ok" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "Nothing was left to do" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not is_ready("pocket-bert"), reason="needs the weights of pocket-bert")
+def test_pocket_bert_builds_an_atlas_of_facts_it_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    out = tmp_path / "out"
+    assert (
+        main(["run", "--model", "pocket-bert", "--dataset", "starter", "--limit", "20", "--out", str(out)])
+        == 0
+    )
+    summary = capsys.readouterr().out
+    known = int(re.search(r"the model knows (\d+)", summary)[1])
+    assert known >= 15
+    assert re.search(r"suppress +own +-", summary)
+    assert main(["check", str(out)]) == 0
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_bert: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    command = ["run", "--model", str(tiny_bert), "--dataset", "starter", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "build", *command, "--shard-size", "1", "--threads", "1"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "work" / "attribute-00000.parquet").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Give the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert (out / "work" / "attribute-00000.parquet").exists()
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_folder_in_use_by_another_model_is_refused(
+    refused: Callable[..., str], tiny_bert: Path, tmp_path: Path
+):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    sentence = refused("run", "--model", str(tiny_bert), "--dataset", "starter", "--out", str(folder))
+    assert "notes.txt" in sentence
+
+
+# --- check ---
+
+
+def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["check", str(empty), str(tmp_path / "nowhere")]) == 2
+    errors = capsys.readouterr().err
+    assert "holds no manifest.json" in errors
+    assert "There is no folder" in errors
+    assert "Traceback" not in errors
+
+
+# --- the other commands ---
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "check", "train-pocket-bert", "fetch-model", "geonames"])
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert "usage: python -m build" in capsys.readouterr().out
+
+
+def test_training_refuses_absurd_options(refused: Callable[..., str], tmp_path: Path):
+    out = str(tmp_path / "out")
+    assert "--epochs 0" in refused("train-pocket-bert", "--epochs", "0", "--out", out)
+    assert "seed of -1" in refused("train-pocket-bert", "--seed", "-1", "--out", out)
+
+
+def test_fetching_an_unknown_model_is_one_sentence(refused: Callable[..., str]):
+    assert "neither a folder nor a model's name" in refused("fetch-model", "no model!")
+
+
+# --- progress ---
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("attribute", total=10, done=2) as progress:
+        progress.advance(8)
+    assert "10/10" in terminal.getvalue()
+    assert "attribute" in terminal.getvalue()
+
+
+def test_progress_is_a_plain_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    errors = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    with Progress("attribute", total=1000, done=100) as progress:
+        for _ in range(20):
+            now += 1.0
+            progress.advance(10)
+    assert errors.getvalue().splitlines() == [
+        "attribute: 200 of 1,000 prompts, 10.0 a second, 1 min left",
+        "attribute: 300 of 1,000 prompts, 10.0 a second, 1 min left",
+        "attribute: 300 of 1,000 prompts, 10.0 a second, 1 min left",
+    ]

@@ -1,8 +1,8 @@
 """The nouns of the project: neuron, fact, relation, template, prompt (design section 2).
 
     Neuron.parse("L9.N2141")                          # Neuron(layer=9, neuron=2141)
-    template = Template("P36.0", "P36", "The capital of [X] is [Y].")
-    template.prompt(Fact("…", "P36", "France", "Paris")).text   # "The capital of France is [Y]."
+    template = Template("P36.0", "P36", "The capital city of [X] is called [Y].")
+    template.prompt(Fact("…", "P36", "France", "Paris")).text   # "The capital city of France is …"
 
 Frozen dataclasses of the standard library only, so that everything may import them.
 """

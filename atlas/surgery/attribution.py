@@ -21,9 +21,10 @@ layer l's activations there are α·w,
    row from layer 0 upward gives the gradients of all of them.
 5. *Gradient.* Only ∂P/∂(what the down-projection writes) is kept, d_model numbers a row; one product
    with the value vectors, after the weighted sum over nodes, gives ∂P/∂w.
-6. *Certified quadrature.* Nested Clenshaw–Curtis rules; a (token, layer) stops when its completeness
-   gap and the largest change of a score since the last rule are within `tolerance` × the token's
-   largest |score|. What 65 points do not settle is bisected, up to `max_points` evaluations.
+6. *Certified quadrature.* Nested Clenshaw–Curtis rules of 3, 5 and 9 points; a (token, layer) stops when
+   its completeness gap and the largest change of a score since the last rule are within `tolerance`
+   × the token's largest |score|. What nine points do not settle is bisected, piece by piece, where it
+   is uncertain, up to `max_points` evaluations; what that does not settle is flagged.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from atlas.surgery.subject import Encoded, Prediction, Subject
 RULES = ("certified", "left", "right", "endpoints")
 # What a sweep may keep for its backward pass. Larger is no faster on a CPU; a GPU has room for more.
 SWEEP_BYTES = {"cpu": 400_000_000, "cuda": 16_000_000_000}
-ITEMS_AT_ONCE = {"cpu": 8, "cuda": 256}
+ITEMS_AT_ONCE = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,13 @@ def attribute(
     for index, _ in tokens:
         n_tokens[index] += 1
     size = batch_rows or ITEMS_AT_ONCE.get(subject.device.type, 8)
-    # Equal lengths share a batch; within a length the prompts keep their order.
+    # Similar lengths share a batch, so that little is padded; within a length the prompts keep their order.
     order = sorted(range(len(tokens)), key=lambda k: len(tokens[k][1].input_ids))
     pending: dict[int, list[TokenScores]] = {index: [] for index in range(len(prompts))}
     results: list[Attribution | None] = [None] * len(prompts)
-    done, start = 0, 0
-    while start < len(order):
-        length = len(tokens[order[start]][1].input_ids)
-        batch = [k for k in order[start : start + size] if len(tokens[k][1].input_ids) == length]
-        start += len(batch)
+    done = 0
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
         items = [tokens[k][1] for k in batch]
         with subject.lock:
             scored = _METHODS[method](
@@ -219,12 +218,13 @@ def _averaged(
 
 @dataclass(frozen=True)
 class Base:
-    """What one forward pass over answer tokens of equal length leaves for the sweeps.
+    """What one forward pass over answer tokens leaves for the sweeps; shorter ones are padded on the right.
 
     activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
     being activations @ value vectors, without the bias; position and target (n_items,). Causal: keys
-    and values by layer, (n_items, n_heads, n_tokens − 1, d_head). Masked: outputs by layer,
-    (n_items, n_tokens, d_model).
+    and values of the tokens before the answer by layer, (n_items, n_heads, n_tokens − 1, d_head).
+    Masked: outputs by layer, (n_items, n_tokens, d_model). mask, (n_items, 1, 1, n_tokens), is added to
+    attention scores where inputs differ in length: zero for what a row may see.
     """
 
     activations: Tensor
@@ -236,6 +236,7 @@ class Base:
     values: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     rotary: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
 
     @property
     def n_items(self) -> int:
@@ -244,15 +245,20 @@ class Base:
 
 @torch.no_grad()
 def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
-    """Step 1, for answer tokens whose inputs have the same length."""
+    """Step 1."""
     from transformers import DynamicCache
 
     model, family, device = subject.model, subject.family, subject.device
     causal = family.kind == "causal"
-    input_ids = torch.tensor([item.input_ids for item in items], device=device)
+    lengths = [len(item.input_ids) for item in items]
+    width = max(lengths)
+    padded = [(*item.input_ids, *item.input_ids[:1] * (width - len(item.input_ids))) for item in items]
+    input_ids = torch.tensor(padded, device=device)
     position = torch.tensor([item.position for item in items], device=device)
+    visible = torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None]
     cache = DynamicCache() if causal else None
-    options = {"past_key_values": cache, "use_cache": True} if causal else {}
+    # In a causal model padding on the right is never seen; the answer comes before it.
+    options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
     with recording(model, family, position[:, None], outputs=not causal) as trace:
         model.base_model(input_ids, **options)
     layers = range(subject.n_layers)
@@ -272,7 +278,20 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
         values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
         outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),
         rotary=rotary,
+        mask=None if min(lengths) == width else _attention_mask(visible, position, causal, activations.dtype),
     )
+
+
+def _attention_mask(visible: Tensor, position: Tensor, causal: bool, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores, (n_items, 1, 1, n_tokens): 0 for tokens a row may see.
+
+    A causal row sees the tokens before its answer position and itself, which comes last in its keys.
+    """
+    if causal:
+        before = torch.arange(visible.shape[1] - 1, device=visible.device) < position[:, None]
+        visible = torch.cat([before, torch.ones_like(before[:, :1])], 1)
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None, None]
 
 
 # --- steps 2 to 5: the sweep ---
@@ -461,16 +480,17 @@ def _through(
     prefix: _PrefixCache,
 ) -> Tensor:
     """The rows in flight through one layer; shapes as in `_entering`."""
+    mask = None if base.mask is None else base.mask[item]
     if subject.family.kind == "causal":
-        options = {"past_key_values": prefix, "attention_mask": None}
+        options = {"past_key_values": prefix, "attention_mask": mask}
         if base.rotary is not None:
             options["position_embeddings"] = tuple(part[item] for part in base.rotary)
         return module(state[:, None], **options)[:, 0]
     if layer < subject.n_layers - 1:
-        return module(state, attention_mask=None)
+        return module(state, attention_mask=mask)
     attention = module.get_submodule(subject.family.attention)
     answer = state[torch.arange(len(item), device=state.device), base.position[item]]
-    return module(answer[:, None], attention_mask=None, past_key_values=_SentenceCache(attention, state))[
+    return module(answer[:, None], attention_mask=mask, past_key_values=_SentenceCache(attention, state))[
         :, 0
     ]
 
@@ -571,24 +591,38 @@ def _riemann(
 
 
 @dataclass
-class _Interval:
-    """A piece [left, right] of one path, integrated by nine nested points.
+class _Piece:
+    """A piece of one path from nodes[0] to nodes[4], equally spaced; what the sweep found at each.
 
-    scores and change (n_neurons,): the nine-point rule, and by how much the five-point rule differs.
-    known: P and ∂P/∂write at the nodes both halves of it reuse.
+    probability: P at the nodes; gradient (5, d_model): ∂P/∂write there. scores (n_neurons,): Boole's
+    rule on the piece; change: the largest difference from Simpson's; gap: |Σ scores − its rise of P|.
     """
 
-    left: float
-    right: float
-    known: dict[float, tuple[float, Tensor]]
-    path: list[tuple[float, float]]
+    nodes: list[float]
+    probability: list[float]
+    gradient: Tensor
     scores: Tensor
     change: float
     gap: float
 
+    @property
+    def error(self) -> float:
+        return max(self.change, self.gap)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A piece to be: its pair, and what is known at its ends and its middle already."""
+
+    item: int
+    layer: int
+    nodes: tuple[float, float, float]
+    probability: tuple[float, float, float]
+    gradient: Tensor  # (3, d_model)
+
 
 class _Certified:
-    """Step 6 for a batch of answer tokens: nested rules first, bisection for what they do not settle."""
+    """Step 6 for a batch of answer tokens: nested rules first, pieces for what they do not settle."""
 
     def __init__(self, subject: Subject, base: Base, tolerance: float, max_points: int) -> None:
         self.subject, self.base = subject, base
@@ -603,11 +637,12 @@ class _Certified:
         self.gap = torch.full(shape, float("inf"))
         self.change = torch.full(shape, float("inf"))
         self.n_points = torch.full(shape, quadrature.LEVELS[0], dtype=torch.int32)
-        self.pieces: dict[tuple[int, int], list[_Interval]] = {}
+        self.pieces: dict[tuple[int, int], list[_Piece]] = {}
 
     def run(self, items: Sequence[AnswerToken]) -> list[TokenScores]:
-        self._nested()
-        self._bisect()
+        # Better rules can lower the largest score, and with it the error that others were allowed.
+        while self._nested() or self._adaptive():
+            pass
         converged = self._settled()
         p_zero, p_one = self.path[..., 0], self.path[..., -1]
         return [
@@ -632,12 +667,15 @@ class _Certified:
         limit = self._limit()
         return (self.gap <= limit) & (self.change <= limit)
 
-    def _nested(self) -> None:
-        """Rules of 3, 5, … 65 points; each evaluates what the one before it has not."""
+    def _nested(self) -> bool:
+        """Rules of 3, 5 and 9 points; each evaluates what the one before it has not. False: none was due."""
         base, subject = self.base, self.subject
-        active = torch.ones(base.n_items, subject.n_layers, dtype=torch.bool)
+        evaluated = False
         for level in range(1, len(quadrature.LEVELS)):
-            first = level == 1
+            active = ~self._settled() & (self.n_points == quadrature.LEVELS[level - 1])
+            if not bool(active.any()):
+                continue
+            first, evaluated = level == 1, True
             wanted = [0, *quadrature.new_nodes(level)] if first else quadrature.new_nodes(level)
             pairs = active.T.nonzero().flip(1)  # sorted by layer
             swept = sweep(subject, base, _rows(pairs, self.nodes[wanted]), with_base=first)
@@ -652,9 +690,7 @@ class _Certified:
                 self._score(active, 0)
             self._score(active, level)
             self.n_points[active] = quadrature.LEVELS[level]
-            active = ~self._settled()
-            if not bool(active.any()):
-                return
+        return evaluated
 
     def _score(self, active: Tensor, level: int) -> None:
         """Scores of the active pairs by rule `level`; their gap, and their change since the last rule."""
@@ -670,73 +706,74 @@ class _Certified:
             self.gap[chosen, layer] = (scores.sum(-1) - ends).abs().cpu()
             self.scores[item, layer] = scores
 
-    def _bisect(self) -> None:
-        """A path can jump anywhere: halve the pieces that are still uncertain, wherever they lie."""
-        settled = self._settled()
-        # A score that is no number never settles; `attribute` says so.
-        open_pairs = [
-            (k, layer)
-            for layer, k in (~settled).T.nonzero().tolist()
-            if bool(torch.isfinite(self.scores[k, layer]).all())
-        ]
-        todo: list[tuple[int, int, float, float, dict]] = []
-        middle = quadrature.FINEST // 2
-        for k, layer in open_pairs:
-            known = {
-                alpha: (float(self.path[k, layer, node]), self.gradient[k, layer, node])
-                for alpha, node in ((0.0, 0), (0.5, middle), (1.0, quadrature.FINEST - 1))
-            }
-            self.pieces[k, layer] = []
-            todo += [(k, layer, 0.0, 0.5, known), (k, layer, 0.5, 1.0, known)]
-        while todo:
-            self._integrate(todo)
-            todo = []
-            for k, layer in open_pairs:
-                self._collect(k, layer)
-            limits = self._limit()[:, 0]
-            for k, layer in open_pairs:
-                todo += self._halves(k, layer, float(limits[k]))
+    def _adaptive(self) -> bool:
+        """A path can jump anywhere: halve the pieces that are still uncertain, wherever they lie.
 
-    def _integrate(self, todo: list[tuple[int, int, float, float, dict]]) -> None:
-        """Nine points on each piece; ends are known from the piece it was cut from."""
-        todo = sorted(todo, key=lambda piece: piece[1])
-        unit, weights = quadrature.clenshaw_curtis(9)
-        coarse = torch.zeros(9, dtype=torch.float64)
-        coarse[::2] = quadrature.clenshaw_curtis(5)[1]
-        alphas = [[left + (right - left) * float(u) for u in unit] for _, _, left, right, _ in todo]
-        rows = Rows(
-            torch.tensor([k for k, *_ in todo]).repeat_interleave(7),
-            torch.tensor([layer for _, layer, *_ in todo]).repeat_interleave(7),
-            torch.tensor([alpha for piece in alphas for alpha in piece[1:-1]], dtype=torch.float64),
-        )
-        swept = sweep(self.subject, self.base, rows)
-        probability = swept.probability.view(-1, 7).tolist()
-        both = torch.stack([weights, coarse]).to(swept.gradient)
-        for index, (k, layer, left, right, known) in enumerate(todo):
-            p_left, g_left = known[left]
-            p_right, g_right = known[right]
-            inner = swept.gradient[7 * index : 7 * index + 7]
-            gradient = torch.cat([g_left[None], inner, g_right[None]])  # (9, d_model)
-            item = torch.tensor([k], device=self.subject.device)
-            fine, rough = _project(self.subject, self.base, layer, item, (right - left) * (both @ gradient))
-            path = list(zip(alphas[index], [p_left, *probability[index], p_right], strict=True))
-            midpoint = (left + right) / 2
-            self.pieces[k, layer].append(
-                _Interval(
-                    left=left,
-                    right=right,
-                    known={
-                        left: (p_left, g_left),
-                        midpoint: (probability[index][3], inner[3]),
-                        right: (p_right, g_right),
-                    },
-                    path=path,
-                    scores=fine,
-                    change=float((fine - rough).abs().max()),
-                    gap=abs(float(fine.sum()) - (p_right - p_left)),
+        False: no pair was uncertain, or none of those had points left.
+        """
+        evaluated = False
+        while cuts := self._cuts():
+            evaluated = True
+            self._integrate(cuts)
+            for k, layer in {(cut.item, cut.layer) for cut in cuts}:
+                self._collect(k, layer)
+        return evaluated
+
+    def _cuts(self) -> list[_Cut]:
+        """What to evaluate next: whole paths that nine points did not settle, and halves of their pieces."""
+        limits = self._limit()[:, 0].tolist()
+        due = ~self._settled() & (self.n_points >= quadrature.FINEST)
+        ends_and_middle = [0, quadrature.FINEST // 2, quadrature.FINEST - 1]
+        cuts: list[_Cut] = []
+        for layer, k in due.T.nonzero().tolist():
+            if not bool(torch.isfinite(self.scores[k, layer]).all()):
+                continue  # a score that is no number never settles; `attribute` says so
+            if (k, layer) in self.pieces:
+                cuts += self._halves(k, layer, limits[k])
+                continue
+            self.pieces[k, layer] = []
+            cuts.append(
+                _Cut(
+                    k,
+                    layer,
+                    (0.0, 0.5, 1.0),
+                    tuple(self.path[k, layer, ends_and_middle].tolist()),
+                    self.gradient[k, layer, ends_and_middle],
                 )
             )
-            self.n_points[k, layer] += 7
+        return cuts
+
+    def _integrate(self, cuts: list[_Cut]) -> None:
+        """Each cut becomes a piece by two evaluations, at its quarters."""
+        cuts = sorted(cuts, key=lambda cut: cut.layer)
+        quarters = [((cut.nodes[0] + cut.nodes[1]) / 2, (cut.nodes[1] + cut.nodes[2]) / 2) for cut in cuts]
+        rows = Rows(
+            torch.tensor([cut.item for cut in cuts]).repeat_interleave(2),
+            torch.tensor([cut.layer for cut in cuts]).repeat_interleave(2),
+            torch.tensor(quarters, dtype=torch.float64).flatten(),
+        )
+        swept = sweep(self.subject, self.base, rows)
+        probability = swept.probability.view(-1, 2).tolist()
+        found = swept.gradient.view(len(cuts), 2, -1)
+        rules = torch.stack([quadrature.BOOLE, quadrature.SIMPSON]).to(found)
+        for cut, quarter, p, inner in zip(cuts, quarters, probability, found, strict=True):
+            left, middle, right = cut.nodes
+            gradient = torch.stack([cut.gradient[0], inner[0], cut.gradient[1], inner[1], cut.gradient[2]])
+            item = torch.tensor([cut.item], device=self.subject.device)
+            fine, rough = _project(
+                self.subject, self.base, cut.layer, item, (right - left) * (rules @ gradient)
+            )
+            self.pieces[cut.item, cut.layer].append(
+                _Piece(
+                    nodes=[left, quarter[0], middle, quarter[1], right],
+                    probability=[cut.probability[0], p[0], cut.probability[1], p[1], cut.probability[2]],
+                    gradient=gradient,
+                    scores=fine,
+                    change=float((fine - rough).abs().max()),
+                    gap=abs(float(fine.sum()) - (cut.probability[2] - cut.probability[0])),
+                )
+            )
+            self.n_points[cut.item, cut.layer] += 2
 
     def _collect(self, k: int, layer: int) -> None:
         """The pieces' sum is the pair's score; their changes add up to its error."""
@@ -746,24 +783,28 @@ class _Certified:
         self.gap[k, layer] = float((self.scores[k, layer].sum() - ends).abs())
         self.change[k, layer] = sum(piece.change for piece in pieces)
 
-    def _halves(self, k: int, layer: int, limit: float) -> list[tuple[int, int, float, float, dict]]:
-        """The halves of the pieces to cut next: the worst first, none when the pair is settled."""
-        if max(float(self.gap[k, layer]), float(self.change[k, layer])) <= limit:
-            return []
+    def _halves(self, k: int, layer: int, limit: float) -> list[_Cut]:
+        """The halves of a pair's worst pieces, as many as its points allow."""
         pieces = self.pieces[k, layer]
-        room = (self.max_points - int(self.n_points[k, layer])) // 14
+        room = (self.max_points - int(self.n_points[k, layer])) // 4
         share = limit / (2 * len(pieces))
-        worst = sorted(pieces, key=lambda piece: max(piece.change, piece.gap), reverse=True)
-        cut = [piece for n, piece in enumerate(worst) if n == 0 or max(piece.change, piece.gap) > share]
-        halves = []
-        for piece in cut[:room]:
-            pieces.remove(piece)
-            middle = (piece.left + piece.right) / 2
-            halves += [
-                (k, layer, piece.left, middle, piece.known),
-                (k, layer, middle, piece.right, piece.known),
-            ]
-        return halves
+        worst = sorted(pieces, key=lambda piece: piece.error, reverse=True)
+        cuts = []
+        for n, piece in enumerate(worst[:room]):
+            if n and piece.error <= share:
+                break
+            self.pieces[k, layer] = [other for other in self.pieces[k, layer] if other is not piece]
+            for part in (slice(0, 3), slice(2, 5)):
+                cuts.append(
+                    _Cut(
+                        k,
+                        layer,
+                        tuple(piece.nodes[part]),
+                        tuple(piece.probability[part]),
+                        piece.gradient[part],
+                    )
+                )
+        return cuts
 
     def _path_of(self, k: int, layer: int) -> np.ndarray:
         """The (α, P(α)) evaluated for a pair, (2, n_points), in order of α."""
@@ -773,7 +814,7 @@ class _Certified:
             if p == p
         }
         for piece in self.pieces.get((k, layer), []):
-            points.update(piece.path)
+            points.update(zip(piece.nodes, piece.probability, strict=True))
         return np.array(sorted(points.items())).T
 
 

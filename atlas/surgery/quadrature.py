@@ -1,11 +1,14 @@
 """Quadrature rules on [0, 1]: nested Clenshaw–Curtis for certificates, Riemann sums for replication.
 
     nodes, weights = clenshaw_curtis(9)        # (9,), (9,), float64
-    LEVELS                                     # (2, 3, 5, 9, 17, 33, 65): each a subset of the next
+    LEVELS                                     # (2, 3, 5, 9): each a subset of the next
 
-Clenshaw & Curtis (1960); weights by the explicit cosine sum (Waldvogel, BIT 2006, eq. 2.4 at
-N intervals). The Riemann rules are those that the paper's code (`left`) and its replication
-(`endpoints`) use; they are kept to reproduce those works, errors included.
+Clenshaw & Curtis (1960); weights by the explicit cosine sum (Waldvogel, BIT 2006, eq. 2.4 at N
+intervals). What nine points do not settle is cut into pieces for adaptive Simpson (Lyness, 1969), with
+Boole's rule as its extrapolation: halving a piece reuses all of its points. Nested rules up to 65
+points with nine-point pieces after them need half as many points again for the same error found
+(six SmolLM2-135M prompts, 30 layers, tolerance 0.01). The Riemann rules are those of the paper's code
+(`left`) and of its replication (`endpoints`); they are kept to reproduce those works, errors included.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from atlas.errors import AtlasError
 
-LEVELS = (2, 3, 5, 9, 17, 33, 65)
+LEVELS = (2, 3, 5, 9)
 FINEST = LEVELS[-1]
 
 
@@ -30,7 +33,8 @@ def clenshaw_curtis(n_points: int) -> tuple[Tensor, Tensor]:
     """
     n = n_points - 1
     index = torch.arange(n_points, dtype=torch.float64)
-    nodes = (1 - torch.cos(index * math.pi / n)) / 2
+    nodes = torch.sin(index * math.pi / (2 * n)) ** 2
+    nodes[n // 2], nodes[-1] = 0.5 if n > 1 else 0.0, 1.0  # exactly: pieces meet there
     if n == 1:
         return nodes, torch.tensor([0.5, 0.5], dtype=torch.float64)
     weights = torch.ones(n_points, dtype=torch.float64)
@@ -44,13 +48,13 @@ def clenshaw_curtis(n_points: int) -> tuple[Tensor, Tensor]:
 
 
 def finest_nodes() -> Tensor:
-    """The nodes of the finest nested rule, (65,): every level's nodes are among them."""
+    """The nodes of the finest nested rule, (9,): every level's nodes are among them."""
     return clenshaw_curtis(FINEST)[0]
 
 
 @cache
 def level_weights(level: int) -> Tensor:
-    """The weights of nested rule `level` spread over the finest rule's nodes, (65,): zero elsewhere."""
+    """The weights of nested rule `level` spread over the finest rule's nodes, (9,): zero elsewhere."""
     n_points = LEVELS[level]
     spread = torch.zeros(FINEST, dtype=torch.float64)
     spread[:: (FINEST - 1) // (n_points - 1)] = clenshaw_curtis(n_points)[1]
@@ -66,6 +70,12 @@ def new_nodes(level: int) -> list[int]:
     """Which of the finest rule's nodes rule `level` adds to the rule before it."""
     before = set(level_nodes(level - 1)) if level else set()
     return [node for node in level_nodes(level) if node not in before]
+
+
+# On the nodes 0, ¼, ½, ¾, 1 of a piece: Simpson's rule, which uses three of them, and Boole's. (Two
+# panels of Simpson's would cost the same and differ less, but miss jumps: errors of 3 % at 1 % allowed.)
+SIMPSON = torch.tensor([1, 0, 4, 0, 1], dtype=torch.float64) / 6
+BOOLE = torch.tensor([7, 32, 12, 32, 7], dtype=torch.float64) / 90
 
 
 def riemann(kind: str, steps: int) -> tuple[Tensor, Tensor]:

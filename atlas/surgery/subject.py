@@ -129,7 +129,10 @@ class Subject:
 
     def token_text(self, token_id: int) -> str:
         """A token as people read it; a leading space is kept, because it is part of the token."""
-        text = self.tokenizer.convert_tokens_to_string([self.tokenizer.convert_ids_to_tokens(token_id)])
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:  # a vocabulary padded beyond the tokenizer's
+            return f"<{token_id}>"
+        text = self.tokenizer.convert_tokens_to_string([token])
         return text if text.strip() else repr(text)
 
     def answer_tokens(self, answer: str, *, space: bool = True) -> tuple[int, ...]:

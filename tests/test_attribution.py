@@ -36,6 +36,7 @@ from tests.conftest import TINY_MODELS
 from tests.tiny_models import (
     N_LAYERS,
     N_NEURONS,
+    SENTENCES,
     byte_pair_tokenizer,
     randomize,
     save_broken_bert,
@@ -156,6 +157,16 @@ def test_prompts_of_different_lengths_together_equal_each_alone(subject, batch_r
         assert result.prompt == prompt
         assert difference(result.scores, alone.scores) < EXACT
         assert np.allclose(result.p_zero, alone.p_zero, rtol=1e-4)
+
+
+def test_one_word_and_thirty_in_a_batch_each_equal_the_plain_loop(subject, plain):
+    """Whatever fills up the shorter ones is never seen."""
+    long = Prompt("f", "t", f"{' '.join(SENTENCES[-4:])} the city is [Y] .", "new york")
+    short = Prompt("f", "t", "the [Y]", "paris")
+    for prompt, result in zip(
+        (short, long), attribute(subject, [short, long], rule="endpoints"), strict=True
+    ):
+        assert difference(result.scores, plain.scores(prompt, endpoints(20))) < EXACT
 
 
 def test_certified_prompts_together_agree_with_each_alone(subject):

@@ -14,15 +14,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from atlas.datasets import Dataset, load_dataset
-from atlas.errors import BuildError, ModelError
+from atlas.errors import BuildError, ModelError, StoreError
+from atlas.manifest import Manifest, read_manifest
 from atlas.models import KNOWN_MODELS, locate
 from atlas.neuron import Fact, Prompt, Template
+from atlas.store import bundled
 
 MODES = ("default", "paper", "replication")
 RULES = ("certified", "left", "right", "endpoints")
@@ -34,12 +36,14 @@ STORED_FRACTION = 0.1
 """Scores below this share of their prompt's largest are not stored."""
 DEFAULT_SHARD_SIZE = 25
 
-# Measured on the atlases that come with the project: stored scores a prompt, bytes a row in the final files.
-_SCORES_A_PROMPT = 12
-_BYTES_A_SCORE = 7
+# Measured on starter facts with both models that come with the project; see `estimate`.
+_SCORES_A_PROMPT = 150
+_EFFECTS_A_PROMPT = 6  # 2 interventions × 3 groups
+_BYTES_A_SCORE = 6
+_BYTES_AN_EFFECT = 13
 _BYTES_A_PROMPT = 60
-_EFFECTS_A_PROMPT = 6
-_BYTES_AN_EFFECT = 14
+_BYTES_A_NEURON = 300  # its tokens and its prompts
+_SHARE_OF_NEURONS = 0.4  # that are a knowledge neuron of some fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,39 +257,40 @@ class Estimate:
 
 
 def estimate(plan: Plan) -> Estimate:
-    """Rows, disk and time: rows from what the bundled atlases hold a prompt, time from their manifests."""
-    attributions = plan.n_attributed * _SCORES_A_PROMPT
+    """Rows, disk and time. What an atlas of the same model that comes with the project measured counts
+    first; without one rows follow from other models', and the time is unknown."""
+    measured = _measured(plan.options.model)
+    scores, seconds = float(_SCORES_A_PROMPT), None
+    basis = "until measured: no atlas of this model comes with the project"
+    if measured is not None:
+        speed = measured.prompts_per_second
+        seconds = plan.n_prompts / speed
+        basis = f"at {speed:.1f} prompts a second, as {measured.atlas_id} was built on {measured.device}"
+        # Half of its prompts were attributed.
+        scores = 2 * measured.files["attributions.parquet"].rows / measured.files["prompts.parquet"].rows
+    attributions = round(plan.n_attributed * scores)
     effects = plan.n_held_out * _EFFECTS_A_PROMPT
+    n_neurons = (plan.shape.n_layers or 0) * (plan.shape.n_neurons or 0)
     size = (
         attributions * _BYTES_A_SCORE
         + plan.n_prompts * _BYTES_A_PROMPT
         + effects * _BYTES_AN_EFFECT
-        + 300_000  # manifest, footers, neurons
+        + min(n_neurons * _SHARE_OF_NEURONS, attributions) * _BYTES_A_NEURON
     )
-    speed, basis = _measured_speed(plan.options.model)
-    seconds = None if speed is None else plan.n_prompts / speed
-    return Estimate(attributions, effects, size, seconds, basis)
+    return Estimate(attributions, effects, round(size), seconds, basis)
 
 
-def _measured_speed(model: str) -> tuple[float | None, str]:
-    """Prompts a second of a finished atlas of the same model that comes with the project."""
-    import atlas
-    from atlas.errors import StoreError
-    from atlas.manifest import read_manifest
-
-    data = Path(atlas.__file__).parent / "data"
-    for folder in sorted(data.iterdir()) if data.is_dir() else ():
+def _measured(model: str) -> Manifest | None:
+    """The manifest of an atlas of this model that comes with the project, half of its prompts attributed."""
+    for folder in bundled().values():
         try:
             manifest = read_manifest(folder)
         except StoreError:
             continue
-        if manifest.model.name == model and manifest.prompts_per_second:
-            speed = manifest.prompts_per_second
-            return (
-                speed,
-                f"{speed:.1f} prompts a second, as {manifest.atlas_id} was built on {manifest.device}",
-            )
-    return None, "unknown until measured: no atlas of this model comes with the project"
+        of_discovery = manifest.method.options.get("parameters", {}).get("attribute") == "discovery"
+        if manifest.model.name == model and manifest.prompts_per_second and of_discovery:
+            return manifest
+    return None
 
 
 def describe(plan: Plan) -> str:
@@ -304,13 +309,19 @@ def describe(plan: Plan) -> str:
         ("shards", f"{plan.n_shards:,} of {options.shard_size} facts"),
         ("rows", f"about {guess.attributions:,} attributions and {guess.effects:,} effects (estimate)"),
         ("disk", f"about {_megabytes(guess.bytes)} (estimate)"),
-        ("time", f"{'about ' + duration(guess.seconds) if guess.seconds else 'unknown'} ({guess.basis})"),
+        ("time", _time(guess)),
     ]
     if plan.n_facts_left_out:
         lines.insert(
             4, ("left out", f"{plan.n_facts_left_out:,} facts: no template of theirs ends with the object")
         )
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _time(guess: Estimate) -> str:
+    if guess.seconds is None:
+        return f"unknown {guess.basis}"
+    return f"about {duration(guess.seconds)} (estimate, {guess.basis})"
 
 
 def _megabytes(n_bytes: int) -> str:
@@ -336,7 +347,3 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 def _shown(value: Any) -> str:
     text = "(none)" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def option_names() -> tuple[str, ...]:
-    return tuple(field.name for field in fields(BuildOptions))

@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, label: str, *, total: int, done: int = 0, unit: str = "prompts") -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
         self.started = self.last_line = time.monotonic()
-        self.before = done
+        self.before, self.last_done = done, -1
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(
@@ -48,7 +48,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self) -> None:
-        self.last_line = time.monotonic()
+        self.last_line, self.last_done = time.monotonic(), self.done
         made = self.done - self.before
         speed = made / max(self.last_line - self.started, 1e-9)
         text = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
@@ -65,5 +65,5 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif kind is None and self.total:
+        elif kind is None and self.total and self.done != self.last_done:
             self._line()

@@ -33,6 +33,9 @@ WORK = "work"
 PLAN_NAME = "plan.json"
 LOCK_NAME = "lock"
 ROW_GROUP_ROWS = 131_072
+_SELDOM_REPEATED = frozenset(
+    ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
+)
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -84,8 +87,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], level: int) -> None:
+    # Numbers that hardly repeat shrink by a third when their bytes are stored by significance.
+    split = [column.name for column in schema if column.name in _SELDOM_REPEATED]
     with whole_file(path) as file:
-        writer = pq.ParquetWriter(file, schema, compression="zstd", compression_level=level)
+        writer = pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            compression_level=level,
+            use_dictionary=[leaf for leaf in _leaves(schema) if leaf not in split],
+            use_byte_stream_split=split,
+        )
         try:
             for table in tables:
                 writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -95,6 +107,14 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], le
                 writer.close()
             raise
         writer.close()
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The columns as Parquet names them; those of lists by the path to their items."""
+    probe = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), probe)
+    columns = pq.read_metadata(pa.BufferReader(probe.getvalue())).schema
+    return [columns.column(index).path for index in range(len(columns))]
 
 
 class Output:

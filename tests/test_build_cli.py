@@ -277,5 +277,4 @@ def test_progress_is_a_plain_line_now_and_then_elsewhere(monkeypatch: pytest.Mon
     assert errors.getvalue().splitlines() == [
         "attribute: 200 of 1,000 prompts, 10.0 a second, 1 min left",
         "attribute: 300 of 1,000 prompts, 10.0 a second, 1 min left",
-        "attribute: 300 of 1,000 prompts, 10.0 a second, 1 min left",
     ]

@@ -4,6 +4,8 @@
     report.problems          # sentences; empty when all is well
     report.warnings          # such as fewer than 99 % of the paths converged
 
+`python -m build run` asks the same of its tables before it writes their manifest.
+
 1. Manifest, sizes, columns and sha256 of every file (`atlas.manifest.verify`).
 2. Rows: each check below is a query that counts the rows that contradict it.
 3. Certificates: the share of (answer token, layer) paths that met the tolerance.
@@ -185,31 +187,36 @@ class Report:
 
 
 def check_atlas(folder: Path) -> Report:
-    """Every check that this atlas's tables allow; never raises for a broken atlas."""
+    """Every check that this atlas's tables allow; a broken atlas is a report, never an error."""
     try:
         manifest = verify(folder)
     except StoreError as error:
         return Report(folder, problems=[str(error)])
+    return check_rows(folder, manifest)
+
+
+def check_rows(folder: Path, manifest: Manifest) -> Report:
+    """The checks of the rows, for an atlas whose files are what this manifest says."""
+    problems: list[str] = []
+    warnings: list[str] = []
+    converged = None
     connection = duckdb.connect(":memory:")
     try:
         for table in manifest.tables:
             path = quoted_path(folder / file_name(table))
             connection.execute(f"CREATE VIEW {table} AS FROM read_parquet({path})")
-        report = Report(folder, manifest)
-        report.problems.extend(_key_problems(connection, manifest))
-        report.problems.extend(_row_problems(connection, manifest))
-        report.problems.extend(_refinement_problems(connection, folder, manifest))
+        problems += _key_problems(connection, manifest)
+        problems += _row_problems(connection, manifest)
+        problems += _refinement_problems(connection, folder, manifest)
         if "prompts" in manifest.tables:
-            report = Report(folder, manifest, converged_share(connection), report.problems, report.warnings)
-            if report.converged is not None and report.converged < CONVERGED_SHARE:
-                report.warnings.append(
-                    f"only {report.converged:.2%} of the paths converged, fewer than {CONVERGED_SHARE:.0%}"
-                )
-        return report
+            converged = converged_share(connection)
+        if converged is not None and converged < CONVERGED_SHARE:
+            warnings.append(f"only {converged:.2%} of the paths converged, fewer than {CONVERGED_SHARE:.0%}")
     except (duckdb.Error, AtlasError) as error:
-        return Report(folder, manifest, problems=[f"The tables cannot be read: {error}"])
+        problems.append(f"the tables cannot be read: {error}")
     finally:
         connection.close()
+    return Report(folder, manifest, converged, problems, warnings)
 
 
 def _key_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[str]:

@@ -38,6 +38,7 @@ from atlas.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, r
 from atlas.models import locate
 from atlas.neuron import Fact, Neuron, Prompt, Template
 from build import summary, tables
+from build.check import check_rows
 from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, at_least_one, make_plan
 from build.progress import Progress
 from build.writer import Output
@@ -384,6 +385,12 @@ class _Build:
         output.write_table("activating_prompts", readouts[1])
         output.write_table("effects", effects)
         manifest = self.manifest(prompts)
+        problems = check_rows(output.folder, manifest).problems
+        if problems:
+            raise BuildError(
+                f"The tables contradict themselves, so the atlas is not finished: {'; '.join(problems)}. "
+                "Use --dtype float32, or report this; complete shards are kept."
+            )
         output.finish(manifest)
         return summary.describe(output.folder)
 

@@ -62,6 +62,8 @@ def _lines(connection: duckdb.DuckDBPyConnection) -> list[str]:
         GROUP BY intervention, "group"
         ORDER BY intervention DESC, "group"
     """).fetchall()
+    if not effects:
+        lines.append("effects     not measured on known facts")
     lines += [
         f"{intervention:<11} {group:<10} {average:+8.1%} mean {middle:+8.1%} median ({count:,} prompts)"
         for intervention, group, average, middle, count in effects

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +33,7 @@ WORK = "work"
 PLAN_NAME = "plan.json"
 LOCK_NAME = "lock"
 ROW_GROUP_ROWS = 131_072
+_SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)?")
 _SELDOM_REPEATED = frozenset(
     ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
 )
@@ -141,11 +142,15 @@ class Output:
         with writing(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if fresh and state != "new":
-            self._empty()
-            state = "new"
         if state == "new":
             self.write_json(PLAN_NAME, parameters)
+        elif fresh:
+            # In this order a kill leaves either the old atlas or a begun build, never a heap of files.
+            self._drop_shards()
+            self.write_json(PLAN_NAME, parameters)
+            for name in (MANIFEST_NAME, *map(file_name, TABLES)):
+                (self.folder / name).unlink(missing_ok=True)
+            state = "new"
         return state
 
     def _state(self, parameters: dict[str, Any], *, fresh: bool) -> str:
@@ -216,14 +221,10 @@ class Output:
                 f"Another build is running in {self.folder}. Wait for it, or choose another folder."
             ) from None
 
-    def _empty(self) -> None:
-        # The manifest first: without it the folder is no atlas any more, whatever happens next.
-        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
-        for path in self.work.iterdir():
-            if path.name != LOCK_NAME and path.name != PLAN_NAME:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for table in TABLES:
-            (self.folder / file_name(table)).unlink(missing_ok=True)
+    def _drop_shards(self) -> None:
+        for path in self._work_files():
+            if _SHARD.fullmatch(path.name):
+                path.unlink()
 
     def close(self) -> None:
         """Let another build have the folder."""
@@ -299,9 +300,15 @@ class Output:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the work folder of a finished atlas."""
+        """Remove the work folder of a finished atlas, unless somebody else keeps files there."""
         self.close()
-        shutil.rmtree(self.work, ignore_errors=True)
+        if not self.work.is_dir():
+            return
+        self._drop_shards()
+        for name in (PLAN_NAME, LOCK_NAME, f".{PLAN_NAME}.partial"):
+            (self.work / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.work.rmdir()
 
 
 def parameters_of(manifest: Manifest) -> dict[str, Any]:

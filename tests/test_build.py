@@ -756,6 +756,51 @@ def test_fresh_starts_over(copy: Path, bert_atlas: Path, tiny_bert: Path, tmp_pa
     assert_same_rows(bert_atlas, copy)
 
 
+def test_fresh_killed_halfway_leaves_the_old_atlas_or_a_begun_build(
+    copy: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "write_json", full)
+        with pytest.raises(KeyboardInterrupt):
+            run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
+    assert check_atlas(copy).passed
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, "attribute_shard")
+        with pytest.raises(KeyboardInterrupt):
+            run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
+    assert {path.name for path in copy.iterdir()} == {"work"}
+    run_build(options(tiny_bert, limit=2), out=copy)
+    assert pq.read_metadata(copy / "facts.parquet").num_rows == 2
+
+
+def test_a_work_folder_with_somebodys_files_stays(copy: Path, tiny_bert: Path):
+    (copy / "work").mkdir()
+    (copy / "work" / "notes.txt").write_text("mine")
+    run_build(options(tiny_bert), out=copy)
+    assert [path.name for path in (copy / "work").iterdir()] == ["notes.txt"]
+
+
+def test_tables_that_contradict_themselves_are_not_finished(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from build import tables
+
+    original = tables.facts_table
+
+    def wrong(*args: object) -> pa.Table:
+        facts = original(*args)
+        n_neurons = pa.array([99] * facts.num_rows)
+        return facts.set_column(facts.column_names.index("n_neurons"), "n_neurons", n_neurons)
+
+    monkeypatch.setattr(tables, "facts_table", wrong)
+    with pytest.raises(BuildError, match="do not count their knowledge neurons rightly"):
+        run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_two_builds_do_not_share_a_folder(tmp_path: Path):
     first, second = Output(tmp_path / "out"), Output(tmp_path / "out")
     first.claim({"model": "a"})

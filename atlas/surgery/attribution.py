@@ -784,15 +784,16 @@ class _Certified:
         self.change[k, layer] = sum(piece.change for piece in pieces)
 
     def _halves(self, k: int, layer: int, limit: float) -> list[_Cut]:
-        """The halves of a pair's worst pieces, as many as its points allow."""
+        """The halves of a pair's worst pieces: as few as leave less than the limit in the others."""
         pieces = self.pieces[k, layer]
         room = (self.max_points - int(self.n_points[k, layer])) // 4
-        share = limit / (2 * len(pieces))
-        worst = sorted(pieces, key=lambda piece: piece.error, reverse=True)
+        rest = sum(piece.error for piece in pieces)
         cuts = []
-        for n, piece in enumerate(worst[:room]):
-            if n and piece.error <= share:
+        for n, piece in enumerate(sorted(pieces, key=lambda piece: piece.error, reverse=True)[:room]):
+            # A fifth of the limit is left for the halves.
+            if n and rest <= 0.8 * limit:
                 break
+            rest -= piece.error
             self.pieces[k, layer] = [other for other in self.pieces[k, layer] if other is not piece]
             for part in (slice(0, 3), slice(2, 5)):
                 cuts.append(

@@ -138,11 +138,17 @@ class _Build:
     subject: Subject
     machine: Machine
     seconds: dict[str, float] = field(default_factory=dict)
+    batches: Batches = field(init=False)
+    attribute_notes: list[dict[str, Any]] = field(init=False, default_factory=list)
+    refinement: dict[str, Any] = field(init=False, default_factory=dict)
 
-    def run(self) -> str:
+    def __post_init__(self) -> None:
         from build.stages import Batches
 
-        self.batches: Batches = Batches.for_subject(self.subject, self.machine.batch_rows)
+        self.batches = Batches.for_subject(self.subject, self.machine.batch_rows)
+
+    def run(self) -> str:
+        """Every stage in turn; returns the summary."""
         self.attribute()
         prompts = tables.collect_prompts(self.output, self.plan.n_shards)
         if not len(prompts):
@@ -186,7 +192,7 @@ class _Build:
                     seconds = time.monotonic() - started
                     table = with_metadata(table, seconds=seconds, device=self.device_name())
                     output.write_shard("attribute", index, table)
-        self.attribute_notes = [
+        self.attribute_notes += [
             metadata_of(output.shard_schema("attribute", index)) for index in range(plan.n_shards)
         ]
         self.seconds["attribute"] = sum(note.get("seconds", 0.0) for note in self.attribute_notes)

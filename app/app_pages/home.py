@@ -1,0 +1,7 @@
+"""home"""
+
+import streamlit as st
+from app import layout
+
+atlas = layout.current_atlas()
+st.title("home")

@@ -1,0 +1,7 @@
+"""neuron"""
+
+import streamlit as st
+from app import layout
+
+atlas = layout.current_atlas()
+st.title("neuron")

@@ -1,0 +1,44 @@
+"""The app's frame: menu and atlas picker in the sidebar, one page, the footer with provenance.
+
+    streamlit run app/main.py
+
+1. *Path.* `streamlit run` puts only this folder on the path; modules are imported as `app.charts`.
+2. *Choose.* The sidebar settles which atlas everything below is about.
+3. *Page.* One of `app_pages/`; an error that input caused becomes a sentence on it.
+4. *Footer.* What the atlas was made from.
+
+Nothing here or in the browsing pages imports torch: only the Lab does, when it is used.
+"""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+from app import layout  # noqa: E402
+
+PAGES = [
+    st.Page("app_pages/home.py", title="Home", icon=":material/home:", default=True),
+    st.Page("app_pages/search.py", title="Search", icon=":material/search:", url_path="search"),
+    st.Page("app_pages/fact.py", title="Fact", icon=":material/lightbulb:", url_path="fact"),
+    st.Page("app_pages/relation.py", title="Relation", icon=":material/category:", url_path="relation"),
+    st.Page("app_pages/neuron.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
+]
+if (Path(__file__).parent / "app_pages/lab.py").exists():
+    PAGES.append(st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"))
+
+st.set_page_config(page_title="Knowledge Neuron Atlas", page_icon=":material/hub:", layout="wide")
+page = st.navigation(PAGES, position="hidden")
+
+with st.sidebar:
+    layout.menu(PAGES)
+    layout.choose_atlas()
+
+with layout.errors_as_sentences():
+    page.run()
+
+layout.footer()

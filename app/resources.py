@@ -1,0 +1,112 @@
+"""What is kept between reruns and shared by all visitors; the only cache decorators of the app.
+
+    atlases()                                    # ids and folders that can be chosen
+    a = opened(folder)                           # an Atlas, opened once and again when it is rebuilt
+    ask(queries.relation_overlap, a)             # a question whose answer is worth keeping
+    s = subject("pocket-bert")                   # a model for the Lab; imports torch
+
+Everything kept here is read-only: a subject changes only inside `with subject.applied(…)`, under its lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamlit as st
+
+from atlas.errors import AtlasError
+from atlas.manifest import MANIFEST_NAME
+from atlas.store import ENVIRONMENT_VARIABLE, Atlas, bundled, open_atlas, resolve
+
+if TYPE_CHECKING:
+    from atlas.sql import Sandbox
+    from atlas.surgery.subject import Subject
+
+T = TypeVar("T")
+
+
+# Atlases ---------------------------------------------------------------------------------------------
+
+
+def atlases() -> dict[str, Path]:
+    """Ids and folders of the atlases that can be chosen, the default first.
+
+    The one that KNOWLEDGE_NEURON_ATLAS names, then the bundled ones. What a visitor types never becomes a
+    path: only these ids are accepted. See `configured_error` for a variable that names none.
+    """
+    found = bundled()
+    if not os.environ.get(ENVIRONMENT_VARIABLE):
+        return found
+    try:
+        folder = resolve()
+    except AtlasError:
+        return found
+    atlas_id = folder.name if found.get(folder.name, folder) == folder else f"{folder.name} (local)"
+    return {atlas_id: folder, **found}
+
+
+def configured_error() -> str | None:
+    """What is wrong with KNOWLEDGE_NEURON_ATLAS, in a sentence; None when nothing is."""
+    if not os.environ.get(ENVIRONMENT_VARIABLE):
+        return None
+    try:
+        resolve()
+    except AtlasError as error:
+        return str(error)
+    return None
+
+
+def opened(folder: Path) -> Atlas:
+    """The atlas in a folder; raises `StoreError` when it is broken."""
+    return _opened(str(folder), _version(folder))
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _opened(folder: str, version: int) -> Atlas:
+    return open_atlas(folder)
+
+
+def _version(folder: Path) -> int:
+    """Changes whenever the atlas is built again."""
+    try:
+        return (folder / MANIFEST_NAME).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _sandbox(folder: str, version: int) -> Sandbox:
+    return _opened(folder, version).sandboxed()
+
+
+def sandbox(atlas: Atlas) -> Sandbox:
+    """The connection for SQL that visitors write; its tables are loaded once."""
+    return _sandbox(str(atlas.path), _version(atlas.path))
+
+
+def ask(question: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
+    """The answer of a function of `atlas.queries`, kept until the atlas is built again."""
+    key = (str(atlas.path), _version(atlas.path), question.__name__)
+    return _answer(key, arguments, tuple(sorted(options.items())), question, atlas)
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _answer(key, arguments, options, _question, _atlas):
+    return _question(_atlas, *arguments, **dict(options))
+
+
+# Models ----------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def subject(name: str) -> Subject:
+    """The subject model of that name, loaded once for all visitors. The first call imports torch.
+
+    A model that is not on disk is fetched on the way; call `atlas.models.fetch_model` first to show progress.
+    """
+    from atlas.surgery.subject import load_subject
+
+    return load_subject(name)

@@ -40,7 +40,14 @@ from atlas.errors import AtlasError, ModelError
 from atlas.neuron import Prompt
 from atlas.surgery import quadrature
 from atlas.surgery.hooks import recording
-from atlas.surgery.subject import Encoded, Prediction, Subject
+from atlas.surgery.subject import (
+    Encoded,
+    Prediction,
+    Subject,
+    TokenPrediction,
+    token_predictions,
+    whole_answer,
+)
 
 RULES = ("certified", "left", "right", "endpoints")
 # What a sweep may keep for its backward pass. Larger is no faster on a CPU; a GPU has room for more.
@@ -108,7 +115,6 @@ def attribute(
         raise AtlasError(f"A tolerance of {tolerance} is absurd. Give one between 0 and 1.")
     if max_points < quadrature.FINEST:
         raise AtlasError(f"max_points is {max_points}; the nested rules need {quadrature.FINEST} or more.")
-    predictions = subject.predict(prompts)
     tokens = [
         (index, token)
         for index, prompt in enumerate(prompts)
@@ -139,9 +145,7 @@ def attribute(
             index = tokens[k][0]
             pending[index].append(token_scores)
             if len(pending[index]) == n_tokens[index]:
-                results[index] = _averaged(
-                    subject, prompts[index], predictions[index], pending.pop(index), keep_paths
-                )
+                results[index] = _averaged(subject, prompts[index], pending.pop(index), keep_paths)
                 done += 1
         if progress is not None:
             progress(done, len(prompts))
@@ -173,9 +177,11 @@ def answer_tokens(encoded: Encoded, kind: str) -> list[AnswerToken]:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One answer token's part of an `Attribution`: scores (n_layers, n_neurons), the rest (n_layers,)."""
+    """One answer token's part of an `Attribution`: scores (n_layers, n_neurons), what the model says in
+    the token's place, and the rest (n_layers,)."""
 
     index: int
+    said: TokenPrediction
     scores: Tensor
     gap: Tensor
     n_points: Tensor
@@ -185,9 +191,7 @@ class TokenScores:
     paths: tuple[np.ndarray, ...]
 
 
-def _averaged(
-    subject: Subject, prompt: Prompt, prediction: Prediction, tokens: list[TokenScores], keep_paths: bool
-) -> Attribution:
+def _averaged(subject: Subject, prompt: Prompt, tokens: list[TokenScores], keep_paths: bool) -> Attribution:
     tokens = sorted(tokens, key=lambda token: token.index)
     scores = torch.stack([token.scores for token in tokens])
     if not bool(torch.isfinite(scores).all()):
@@ -201,7 +205,7 @@ def _averaged(
 
     return Attribution(
         prompt=prompt,
-        prediction=prediction,
+        prediction=whole_answer([token.said for token in tokens]),
         scores=scores.mean(0).cpu().numpy(),
         gap=rows("gap"),
         n_points=rows("n_points"),
@@ -221,7 +225,8 @@ class Base:
     """What one forward pass over answer tokens leaves for the sweeps; shorter ones are padded on the right.
 
     activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
-    being activations @ value vectors, without the bias; position and target (n_items,). Causal: keys
+    being activations @ value vectors, without the bias; position and target (n_items,); said, what the model
+    says of each item. Causal: keys
     and values of the tokens before the answer by layer, (n_items, n_heads, n_tokens − 1, d_head).
     Masked: outputs by layer, (n_items, n_tokens, d_model). mask, (n_items, 1, 1, n_tokens), is added to
     attention scores where inputs differ in length: zero for what a row may see.
@@ -232,6 +237,7 @@ class Base:
     writes: Tensor
     position: Tensor
     target: Tensor
+    said: tuple[TokenPrediction, ...]
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
@@ -260,7 +266,11 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
     # In a causal model padding on the right is never seen; the answer comes before it.
     options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
     with recording(model, family, position[:, None], outputs=not causal) as trace:
-        model.base_model(input_ids, **options)
+        hidden = model.base_model(input_ids, **options).last_hidden_state
+    target = torch.tensor([item.target for item in items], device=device)
+    # base_model has applied the final norm already.
+    answer = hidden[torch.arange(len(items), device=device), position]
+    logits = model.get_submodule(family.head)(answer).float()
     layers = range(subject.n_layers)
     activations = torch.stack([trace.activations[layer][:, 0] for layer in layers], 1)
     rotary = None
@@ -273,7 +283,8 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
             [activations[:, layer] @ family.value_vectors(model, layer) for layer in layers], 1
         ),
         position=position,
-        target=torch.tensor([item.target for item in items], device=device),
+        target=target,
+        said=tuple(token_predictions(subject, logits, target, top_k=10)),
         keys=tuple(cache.layers[layer].keys[:, :, :-1] for layer in layers) if causal else (),
         values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
         outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),
@@ -421,9 +432,8 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Sw
     # Step 5, first half: the vocabulary head and one backward sweep for every row at once. Rows do
     # not see each other, so the gradient of the sum is each row's own gradient.
     logits = family.logits(model, state)
-    target = base.target[item][:, None]
-    probability = logits.log_softmax(-1).gather(-1, target)[:, 0].exp()
-    probability.sum().backward()
+    probability, gradient = _probability(logits.detach(), base.target[item])
+    logits.backward(gradient)
 
     with torch.no_grad():
         written = torch.zeros(alive, subject.d_model, device=device)
@@ -432,7 +442,7 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Sw
                 subject, base, layer, item[rows_here], alpha[rows_here], gradients[layer][rows_here]
             )
         if not n_base:
-            return Swept(probability.detach(), written)
+            return Swept(probability, written)
         everyone, ones = item[:n_base], alpha[:n_base]
         base_gradient = torch.stack(
             [
@@ -441,9 +451,19 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Sw
             ],
             1,
         )
-    return Swept(
-        probability[n_base:].detach(), written[n_base:], probability[:n_base].detach(), base_gradient
-    )
+    return Swept(probability[n_base:], written[n_base:], probability[:n_base], base_gradient)
+
+
+def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The target's probability, (n_rows,), and its gradient ∂P/∂logits = P · (e_target − softmax).
+
+    Written out, it passes over (n_rows, n_tokens) once where automatic differentiation does so several times.
+    """
+    softmax = logits.softmax(-1)
+    probability = softmax.gather(-1, target[:, None])
+    gradient = softmax.mul_(-probability)
+    gradient.scatter_add_(-1, target[:, None], probability)
+    return probability[:, 0], gradient
 
 
 def _write(subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor) -> Tensor:
@@ -575,6 +595,7 @@ def _riemann(
     return [
         TokenScores(
             index=item.index,
+            said=base.said[k],
             scores=scores[k],
             gap=gap[k],
             n_points=torch.full((n_layers,), steps, dtype=torch.int32),
@@ -648,6 +669,7 @@ class _Certified:
         return [
             TokenScores(
                 index=item.index,
+                said=self.base.said[k],
                 scores=self.scores[k],
                 gap=self.gap[k],
                 n_points=self.n_points[k],
@@ -822,12 +844,15 @@ class _Certified:
 # --- other methods, without a path and so without a certificate ---
 
 
-def _without_certificate(items: Sequence[AnswerToken], scores: Tensor, p_one: Tensor) -> list[TokenScores]:
+def _without_certificate(
+    base: Base, items: Sequence[AnswerToken], scores: Tensor, p_one: Tensor
+) -> list[TokenScores]:
     n_layers = scores.shape[1]
     unknown = torch.full((n_layers,), float("nan"))
     return [
         TokenScores(
             index=item.index,
+            said=base.said[k],
             scores=scores[k],
             gap=unknown,
             n_points=torch.ones(n_layers, dtype=torch.int32),
@@ -848,7 +873,7 @@ def _activation(subject: Subject, items: Sequence[AnswerToken], **options) -> li
     """The paper's baseline: the activation itself."""
     base = base_pass(subject, items)
     swept = sweep(subject, base, _no_rows(), with_base=True)
-    return _without_certificate(items, base.activations.float(), swept.base_probability)
+    return _without_certificate(base, items, base.activations.float(), swept.base_probability)
 
 
 def _gradient_x_activation(subject: Subject, items: Sequence[AnswerToken], **options) -> list[TokenScores]:
@@ -863,7 +888,7 @@ def _gradient_x_activation(subject: Subject, items: Sequence[AnswerToken], **opt
         ],
         1,
     )
-    return _without_certificate(items, scores, swept.base_probability)
+    return _without_certificate(base, items, scores, swept.base_probability)
 
 
 @torch.no_grad()
@@ -889,7 +914,7 @@ def _log_prob_increase(subject: Subject, items: Sequence[AnswerToken], **options
             for start in range(0, subject.n_neurons, chunk):
                 part = slice(start, start + chunk)
                 scores[k, layer, part] = log_probability(layer, k, alone[part]) - before
-    return _without_certificate(items, scores, p_one)
+    return _without_certificate(base, items, scores, p_one)
 
 
 _METHODS: dict[str, Callable[..., list[TokenScores]]] = {

@@ -13,6 +13,7 @@ there. Prompts are batched with others of the same length only, so no padding ca
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,53 @@ class Prediction:
     @property
     def top_probability(self) -> float:
         return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class TokenPrediction:
+    """What the model says of one answer token: its probability and rank, and the likeliest tokens there."""
+
+    probability: float
+    rank: int
+    top: tuple[tuple[str, float], ...]
+
+
+def whole_answer(tokens: Sequence[TokenPrediction]) -> Prediction:
+    """The answer's prediction from its tokens', in their order."""
+    return Prediction(
+        probability=math.prod(token.probability for token in tokens),
+        rank=max(token.rank for token in tokens),
+        token_probabilities=tuple(token.probability for token in tokens),
+        top=tokens[0].top,
+    )
+
+
+def token_predictions(
+    subject: Subject, logits: Tensor, targets: Tensor, *, top_k: int
+) -> list[TokenPrediction]:
+    """From logits at answer positions, (n, n_tokens), and the tokens wanted there, (n,)."""
+    log_p = logits.log_softmax(-1)
+    wanted = log_p.gather(-1, targets[:, None])
+    if not bool(torch.isfinite(wanted).all()):
+        raise ModelError(
+            f"{subject.name} answers with numbers that are none (NaN). Use float32 and check the weights."
+        )
+    ranks = (log_p > wanted).sum(-1) + 1
+    top = log_p.topk(min(top_k, log_p.shape[-1]))
+    return [
+        TokenPrediction(
+            probability=probability,
+            rank=rank,
+            top=tuple((subject.token_text(token), p) for token, p in zip(tokens, values, strict=True)),
+        )
+        for probability, rank, tokens, values in zip(
+            wanted[:, 0].exp().tolist(),
+            ranks.tolist(),
+            top.indices.tolist(),
+            top.values.exp().tolist(),
+            strict=True,
+        )
+    ]
 
 
 @dataclass
@@ -206,6 +254,13 @@ class Subject:
         several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
         yield Changed(self, checked(self, several))
 
+    def bake(self, interventions: Intervention | Sequence[Intervention], folder: str | Path) -> Path:
+        """Write a changed copy of the weights, with the tokenizer, to a new folder; see `baking.bake`."""
+        from atlas.surgery.baking import bake
+
+        several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
+        return bake(self, checked(self, several), Path(folder))
+
     def predict(
         self,
         prompts: Sequence[Prompt],
@@ -248,37 +303,9 @@ class Subject:
         index = torch.arange(len(rows), device=self.device)[:, None]
         # base_model has applied the final norm already, so only the head is left to do.
         logits = self.model.get_submodule(self.family.head)(hidden[index, positions]).float()
-        log_p = logits.log_softmax(-1)  # (n_rows, n_positions, n_tokens)
-        answer_log_p = log_p.gather(-1, targets[..., None])
-        ranks = (log_p > answer_log_p).sum(-1) + 1
-        top = log_p[:, 0].topk(min(top_k, log_p.shape[-1]))
-        answer_p = answer_log_p[..., 0].exp()
-        if not bool(torch.isfinite(answer_log_p[..., 0][valid]).all()):
-            raise ModelError(
-                f"{self.name} answers '{rows[0].prompt.text}' with numbers that are none (NaN). "
-                "Use float32 and check the weights."
-            )
-        predictions = []
-        for row, encoded in enumerate(rows):
-            n = len(encoded.targets)
-            probabilities = tuple(answer_p[row, :n].tolist())
-            product = 1.0
-            for probability in probabilities:
-                product *= probability
-            predictions.append(
-                Prediction(
-                    probability=product,
-                    rank=int(ranks[row, :n].max()),
-                    token_probabilities=probabilities,
-                    top=tuple(
-                        (self.token_text(token), p)
-                        for token, p in zip(
-                            top.indices[row].tolist(), top.values[row].exp().tolist(), strict=True
-                        )
-                    ),
-                )
-            )
-        return predictions
+        said = token_predictions(self, logits[valid], targets[valid], top_k=top_k)
+        per_row = iter(said)
+        return [whole_answer([next(per_row) for _ in encoded.targets]) for encoded in rows]
 
     @torch.no_grad()
     def activations(self, prompts: Sequence[Prompt], *, batch_tokens: int = 2048) -> Tensor:
@@ -382,7 +409,8 @@ def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, objec
 
     # Progress bars and load reports are for people who load models by hand.
     transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    for source in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
+        logging.getLogger(source).setLevel(logging.ERROR)
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **safe)

@@ -87,6 +87,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "neurons", _neurons(self.neurons))
+        for answer in (self.old, self.new):
+            if not isinstance(answer, str):
+                raise AtlasError(f"An edit's answer is text, not {answer!r}. Write a word.")
         for strength in (self.remove, self.add):
             if not 0 <= strength <= 1000:
                 raise AtlasError(f"An edit of strength {strength} is absurd. Give one from 0 to 1000.")
@@ -120,7 +123,7 @@ def from_json(text: str) -> list[Intervention]:
             options["neurons"] = tuple(Neuron.parse(name) for name in options["neurons"])
             result.append(kind(**options))
         return result
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise AtlasError(
             "This is no list of interventions. Write, for example, "
             '[{"kind": "suppress", "neurons": ["L9.N2141"]}].'

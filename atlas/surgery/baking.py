@@ -1,0 +1,58 @@
+"""A changed copy of the weights, for those who want to keep an erasure or an edit.
+
+    subject.bake(Edit(neurons, old="Paris", new="Rome"), "my-bert-edited")
+    load_subject("my-bert-edited").predict(prompts)
+
+Writes what `from_pretrained` reads: config, tokenizer, and safetensors whose down-projections hold the new
+value vectors. The live model is only read. Suppressing and amplifying act on activations at the answer
+position, which no weight can say, so they cannot be baked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from atlas.errors import AtlasError, ModelError
+from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
+
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Subject
+
+
+def bake(subject: Subject, interventions: Sequence[Intervention], folder: Path) -> Path:
+    """Write the subject with these interventions in its weights to `folder`, and return that."""
+    for item in interventions:
+        if isinstance(item, (Suppress, Amplify)):
+            raise AtlasError(
+                f"{type(item).__name__} changes activations, not weights, so it cannot be baked. "
+                "Bake an Erase or an Edit."
+            )
+    folder = folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} exists and is not empty. Give a new folder for the changed weights.")
+    state = dict(subject.model.state_dict())
+    for neuron, value in value_changes(subject, interventions).items():
+        name = f"{subject.family.layers}.{neuron.layer}.{subject.family.down_projection}.weight"
+        if state[name].data_ptr() == subject.model.get_parameter(name).data_ptr():
+            state[name] = state[name].clone()
+        linear = isinstance(subject.family.down(subject.model, neuron.layer), nn.Linear)
+        rows = state[name].T if linear else state[name]  # (n_neurons, d_model), a view
+        rows[neuron.neuron] = value.to(rows.dtype)
+    # Complete or not there at all: written beside, then renamed.
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        subject.model.save_pretrained(partial, state_dict=state)
+        subject.tokenizer.save_pretrained(partial)
+        partial.replace(folder)
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be written ({error}). Choose another place.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

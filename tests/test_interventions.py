@@ -1,0 +1,387 @@
+"""Interventions against the same change done by hand, and proof that the model is left as it was."""
+
+import copy
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atlas.errors import AtlasError, ModelError
+from atlas.neuron import Neuron, Prompt
+
+torch = pytest.importorskip("torch")
+
+from atlas.surgery import Amplify, Edit, Erase, Suppress, load_subject  # noqa: E402
+from atlas.surgery.interventions import from_json, to_json  # noqa: E402
+
+FAMILIES = ("tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_qwen2")
+NEURONS = (Neuron(0, 3), Neuron(1, 70), Neuron(1, 5), Neuron(2, 41))
+# Answers of one and of two tokens, prompts of different lengths.
+PROMPTS = (
+    Prompt("f1", "t1", "the capital of france is [Y]", "paris"),
+    Prompt("f2", "t1", "the official language of austria is [Y]", "german"),
+    Prompt("f3", "t2", "the largest city of america is [Y]", "new york"),
+)
+EVERY_KIND = (
+    Suppress(NEURONS),
+    Amplify(NEURONS, 3.0),
+    Erase(NEURONS),
+    Edit(NEURONS, old="paris", new="rome"),
+    [Suppress(NEURONS[:2]), Edit(NEURONS, old="paris", new="new york", remove=0.5, add=2)],
+)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def subject(request: pytest.FixtureRequest, tiny: Callable[[str], Path]):
+    return load_subject(str(tiny(request.param)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_bert: Path):
+    return load_subject(str(tiny_bert), device="cpu")
+
+
+def value_rows(family, model, layer):
+    """The value vectors as a tensor that can be written to: (n_neurons, d_model)."""
+    weight = family.down(model, layer).weight.data
+    return weight.T if isinstance(family.down(model, layer), torch.nn.Linear) else weight
+
+
+def logits_at_answers(subject, prompt, *, model=None):
+    """One prompt alone through the plain model: (n_answer_tokens, n_tokens)."""
+    encoded = subject.encode(prompt)
+    with torch.no_grad():
+        logits = (model or subject.model)(torch.tensor([encoded.input_ids])).logits[0]
+    return logits[list(encoded.positions)].float()
+
+
+def plain_probability(subject, prompt, *, model=None) -> float:
+    logits = logits_at_answers(subject, prompt, model=model)
+    targets = torch.tensor(subject.encode(prompt).targets)
+    return float(logits.softmax(-1).gather(-1, targets[:, None]).prod())
+
+
+def every_logit(subject):
+    return torch.cat([logits_at_answers(subject, prompt) for prompt in PROMPTS])
+
+
+def hooks_left(subject) -> int:
+    return sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in subject.model.modules()
+    )
+
+
+def predicted(subject, change) -> list[float]:
+    with subject.applied(change) as changed:
+        return [each.probability for each in changed.predict(PROMPTS)]
+
+
+# --- what each kind does ---
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.5], ids=["suppress", "amplify"])
+def test_suppressing_and_amplifying_equal_scaling_the_activations_by_hand(subject, factor):
+    change = Suppress(NEURONS) if factor == 0 else Amplify(NEURONS, factor)
+    for prompt, got in zip(PROMPTS, predicted(subject, change), strict=True):
+        positions = list(subject.encode(prompt).positions)
+
+        def scale(layer, positions=positions):
+            def hook(module, args):
+                for neuron in NEURONS:
+                    if neuron.layer == layer:
+                        args[0][:, positions, neuron.neuron] *= factor
+
+            return hook
+
+        handles = [
+            subject.family.down(subject.model, layer).register_forward_pre_hook(scale(layer))
+            for layer in range(subject.n_layers)
+        ]
+        try:
+            wanted = plain_probability(subject, prompt)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert got == pytest.approx(wanted, rel=1e-5)
+        assert got != pytest.approx(plain_probability(subject, prompt), rel=1e-3)
+
+
+def test_erasing_with_zero_equals_zeroed_rows_of_the_down_projection(subject):
+    by_hand = copy.deepcopy(subject.model)
+    for neuron in NEURONS:
+        value_rows(subject.family, by_hand, neuron.layer)[neuron.neuron] = 0
+    for prompt, got in zip(PROMPTS, predicted(subject, Erase(NEURONS)), strict=True):
+        assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-4)
+
+
+def test_erasing_with_the_unknown_token_writes_its_embedding(bert):
+    by_hand = copy.deepcopy(bert.model)
+    unknown = by_hand.cls.predictions.decoder.weight[bert.tokenizer.unk_token_id]
+    for neuron in NEURONS:
+        value_rows(bert.family, by_hand, neuron.layer)[neuron.neuron] = unknown
+    for prompt, got in zip(PROMPTS, predicted(bert, Erase(NEURONS, "unk")), strict=True):
+        assert got == pytest.approx(plain_probability(bert, prompt, model=by_hand), rel=1e-4)
+
+
+def test_editing_equals_the_papers_formula_on_the_weights(subject):
+    by_hand = copy.deepcopy(subject.model)
+    embeddings = by_hand.get_output_embeddings().weight
+    space = " " if subject.family.kind == "causal" else ""
+    old, new = (
+        embeddings[subject.tokenizer.encode(f"{space}{word}", add_special_tokens=False)].mean(0)
+        for word in ("paris", "new york")
+    )
+    for neuron in NEURONS:
+        rows = value_rows(subject.family, by_hand, neuron.layer)
+        value = rows[neuron.neuron].clone()
+        size = value.norm()
+        value = value - 1.0 * size / old.norm() * old + 8.0 * size / new.norm() * new
+        rows[neuron.neuron] = value
+    edit = Edit(NEURONS, old="paris", new="new york", remove=1.0, add=8.0)
+    for prompt, got in zip(PROMPTS, predicted(subject, edit), strict=True):
+        assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "nothing", [Amplify(NEURONS, 1.0), Edit(NEURONS, "paris", "rome", remove=0, add=0), Suppress(()), []]
+)
+def test_a_change_by_nothing_changes_nothing(subject, nothing):
+    assert predicted(subject, nothing) == [each.probability for each in subject.predict(PROMPTS)]
+
+
+def test_changes_of_one_value_vector_apply_in_the_order_of_the_list(subject):
+    edit = Edit(NEURONS, old="paris", new="rome")
+    erased_last = predicted(subject, [edit, Erase(NEURONS)])
+    assert erased_last == predicted(subject, Erase(NEURONS))
+    # An edit's step is as long as the value vector, so after zero there is nothing to move.
+    assert predicted(subject, [Erase(NEURONS), edit]) == pytest.approx(erased_last, rel=1e-6)
+    assert predicted(subject, [edit]) != pytest.approx(erased_last, rel=1e-3)
+
+
+def test_factors_of_one_neuron_multiply(subject):
+    twice = predicted(subject, [Amplify(NEURONS, 2.0), Amplify(NEURONS, 1.5)])
+    assert twice == predicted(subject, Amplify(NEURONS, 3.0))
+    assert predicted(subject, [Amplify(NEURONS, 5.0), Suppress(NEURONS)]) == predicted(
+        subject, Suppress(NEURONS)
+    )
+
+
+def test_each_prompt_of_a_batch_can_have_its_own_change(subject):
+    changes = [Suppress(NEURONS), None, Edit(NEURONS, "paris", "rome"), [Erase(NEURONS[:1])]]
+    prompts = [PROMPTS[0]] * 4
+    together = subject.predict(prompts, interventions=changes)
+    for prompt, change, got in zip(prompts, changes, together, strict=True):
+        alone = subject.predict([prompt], interventions=[change])[0]
+        assert got.probability == pytest.approx(alone.probability, rel=1e-5)
+        assert got.rank == alone.rank
+
+
+def test_an_answer_of_several_tokens_is_changed_at_each_of_them(subject):
+    prompt = PROMPTS[2]
+    before = subject.predict([prompt])[0]
+    after = subject.predict([prompt], interventions=[Suppress(NEURONS)])[0]
+    assert len(subject.encode(prompt).targets) == 2
+    for old, new in zip(before.token_probabilities, after.token_probabilities, strict=True):
+        assert new != pytest.approx(old, rel=1e-4)
+
+
+def test_the_number_of_interventions_must_match_the_prompts(bert):
+    with pytest.raises(AtlasError, match="1 interventions for 3 prompts"):
+        bert.predict(PROMPTS, interventions=[None])
+
+
+# --- as values ---
+
+
+def test_interventions_survive_json(bert):
+    several = [
+        Suppress(NEURONS),
+        Amplify(NEURONS[:1], -1.5),
+        Erase(NEURONS, "unk"),
+        Edit(NEURONS, old="São Paulo", new="rome", remove=0.5, add=3),
+    ]
+    assert from_json(to_json(several)) == several
+    assert from_json(to_json(several[0])) == several[:1]
+    assert json.loads(to_json(several))[0] == {
+        "kind": "suppress",
+        "neurons": [str(n) for n in sorted(NEURONS)],
+    }
+
+
+def test_the_same_neurons_in_another_order_are_the_same_value():
+    assert Suppress((Neuron(1, 2), Neuron(0, 9), Neuron(1, 2))) == Suppress((Neuron(0, 9), Neuron(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "17",
+        "[" * 100_000,
+        "null",
+        '{"kind": "suppress"}',
+        '["suppress"]',
+        '[{"kind": "destroy", "neurons": []}]',
+        '[{"kind": "suppress"}]',
+        '[{"kind": "suppress", "neurons": ["L1"]}]',
+        '[{"kind": "suppress", "neurons": [7]}]',
+        '[{"kind": "suppress", "neurons": ["L1.N1"], "factor": 3}]',
+        '[{"kind": "amplify", "neurons": ["L1.N1"], "factor": "many"}]',
+        '[{"kind": "amplify", "neurons": ["L1.N1"], "factor": NaN}]',
+        '[{"kind": "erase", "neurons": ["L1.N1"], "value": "gone"}]',
+        '[{"kind": "edit", "neurons": ["L1.N1"], "old": "a", "new": "b", "add": -1}]',
+        '[{"kind": "edit", "neurons": ["L1.N1"], "old": "a"}]',
+        '[{"kind": "edit", "neurons": ["L1.N1"], "old": 1, "new": 2}]',
+    ],
+)
+def test_json_that_is_no_intervention_gets_a_sentence(text):
+    with pytest.raises(AtlasError) as caught:
+        from_json(text)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [1e9, -101, float("nan"), float("inf")])
+def test_an_absurd_factor_is_refused(factor):
+    with pytest.raises(AtlasError, match="absurd"):
+        Amplify(NEURONS, factor)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1e6, float("nan")])
+def test_an_absurd_strength_is_refused(strength):
+    with pytest.raises(AtlasError, match="absurd"):
+        Edit(NEURONS, "paris", "rome", add=strength)
+
+
+@pytest.mark.parametrize("neuron", [Neuron(3, 0), Neuron(0, 72), Neuron(-1, 0), Neuron(0, -1)])
+def test_a_neuron_the_model_does_not_have_is_refused(subject, neuron):
+    with pytest.raises(AtlasError, match=r"has no neuron L-?\d+\.N-?\d+"):
+        predicted(subject, Suppress((neuron,)))
+    with pytest.raises(AtlasError, match="has no neuron"):
+        subject.predict(PROMPTS[:1], interventions=[Erase((neuron,))])
+
+
+def test_an_edit_to_a_word_outside_the_vocabulary_is_refused(bert):
+    with pytest.raises(AtlasError, match="outside the vocabulary"):
+        predicted(bert, Edit(NEURONS, old="paris", new="☃"))
+
+
+# --- the model is left as it was ---
+
+
+@pytest.mark.parametrize("change", EVERY_KIND, ids=["suppress", "amplify", "erase", "edit", "list"])
+def test_undo_is_exact(subject, change):
+    before = every_logit(subject)
+    assert predicted(subject, change) != [each.probability for each in subject.predict(PROMPTS)]
+    assert torch.equal(every_logit(subject), before)
+    assert hooks_left(subject) == 0
+
+
+class Stopped(BaseException):
+    """What ends a script from outside: no `except Exception` sees it."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("change", EVERY_KIND, ids=["suppress", "amplify", "erase", "edit", "list"])
+def test_undo_is_exact_when_the_forward_pass_is_interrupted(subject, change, error):
+    before = every_logit(subject)
+
+    def stop(module, args):
+        raise error("in the middle of a forward pass")
+
+    last = subject.family.down(subject.model, subject.n_layers - 1)
+    handle = last.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(error), subject.applied(change) as changed:
+            changed.predict(PROMPTS)
+    finally:
+        handle.remove()
+    assert hooks_left(subject) == 0
+    assert torch.equal(every_logit(subject), before)
+    assert subject.lock.acquire(blocking=False)
+    subject.lock.release()
+
+
+def test_undo_is_exact_when_the_block_is_left_by_an_exception(subject):
+    before = every_logit(subject)
+
+    def work():
+        with subject.applied(Suppress(NEURONS)) as changed:
+            changed.predict(PROMPTS)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        work()
+    assert hooks_left(subject) == 0
+    assert torch.equal(every_logit(subject), before)
+
+
+def test_inside_the_block_the_unchanged_subject_answers_as_ever(subject):
+    before = subject.predict(PROMPTS)
+    with subject.applied(Suppress(NEURONS)) as changed:
+        assert changed.predict(PROMPTS) != before
+        assert subject.predict(PROMPTS) == before
+
+
+def test_two_threads_with_different_changes_get_what_each_gets_alone(subject):
+    changes = [Suppress(NEURONS), Edit(NEURONS, "paris", "rome"), None, Amplify(NEURONS, 4.0)]
+    alone = [subject.predict(PROMPTS, interventions=[change] * 3) for change in changes]
+    start = threading.Barrier(len(changes))
+    results: list[list] = [[] for _ in changes]
+
+    def work(place: int) -> None:
+        start.wait()
+        for _ in range(10):
+            results[place].append(subject.predict(PROMPTS, interventions=[changes[place]] * 3))
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(changes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for wanted, got in zip(alone, results, strict=True):
+        assert got == [wanted] * 10
+
+
+# --- baking ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [Erase(NEURONS), Edit(NEURONS, "paris", "rome"), [Edit(NEURONS, "paris", "rome"), Erase(NEURONS[:1])]],
+    ids=["erase", "edit", "list"],
+)
+def test_a_baked_model_predicts_as_the_applied_one(subject, change, tmp_path):
+    before = every_logit(subject)
+    folder = subject.bake(change, tmp_path / "baked")
+    baked = load_subject(str(folder), device="cpu")
+    for wanted, got in zip(predicted(subject, change), baked.predict(PROMPTS), strict=True):
+        assert got.probability == pytest.approx(wanted, rel=1e-3)
+    assert torch.equal(every_logit(subject), before)
+    assert baked.weights_sha256 != subject.weights_sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["baked"]
+
+
+@pytest.mark.parametrize("change", [Suppress(NEURONS), [Erase(NEURONS), Amplify(NEURONS)]])
+def test_a_change_of_activations_cannot_be_baked(bert, change, tmp_path):
+    with pytest.raises(AtlasError, match="cannot be baked"):
+        bert.bake(change, tmp_path / "baked")
+    assert not any(tmp_path.iterdir())
+
+
+def test_baking_refuses_a_folder_that_is_not_empty(bert, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ModelError, match="not empty"):
+        bert.bake(Erase(NEURONS), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ModelError, match="not empty"):
+        bert.bake(Erase(NEURONS), tmp_path / "mine.txt")
+
+
+def test_baking_refuses_a_neuron_the_model_does_not_have(bert, tmp_path):
+    with pytest.raises(AtlasError, match="has no neuron"):
+        bert.bake(Erase((Neuron(9, 9),)), tmp_path / "baked")
+    assert not any(tmp_path.iterdir())

@@ -404,7 +404,14 @@ def _device(device: str) -> torch.device:
 
 
 def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, object, Family]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoTokenizer,
+        PretrainedConfig,
+    )
     from transformers.utils import logging as transformers_logging
 
     # Progress bars and load reports are for people who load models by hand.
@@ -413,17 +420,28 @@ def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, objec
         logging.getLogger(source).setLevel(logging.ERROR)
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
+        # The type first: the configs of unsupported families may not even parse.
+        family = family_of(PretrainedConfig.get_config_dict(folder, **safe)[0].get("model_type"))
         config = AutoConfig.from_pretrained(folder, **safe)
-        family = family_of(config.model_type)
         auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
-        model = auto.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **safe)
+        model, report = auto.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        )
         raise ModelError(
-            f"The model {name} cannot be loaded: {reason} "
+            f"The model {name} cannot be loaded: {reason}. "
             "Give a folder with config.json, a tokenizer and *.safetensors."
         ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"The weights of {name} lack {len(missing)} tensors, first {missing[0]}, which would be random "
+            "numbers. Give the weights of a whole language model."
+        )
     if family.kind == "masked" and tokenizer.mask_token_id is None:
         raise ModelError(f"The tokenizer of {name} has no mask token. Choose a masked language model.")
     model.eval().requires_grad_(False)

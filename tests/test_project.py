@@ -1,0 +1,274 @@
+"""The project's shape: what may import what, what a newcomer sees first, and how large it may grow."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ATLASES = ROOT / "atlas" / "data"
+WEIGHTS = ROOT / "atlas" / "models" / "pocket_bert" / "model.safetensors"
+TWO_COMMANDS = (
+    "pip install -r requirements.txt && streamlit run app/main.py",
+    "pip install -r requirements-dev.txt && pytest",
+)
+FIRST_SCREEN = 30  # lines
+MB = 1_000_000
+
+BROWSING = (
+    "atlas/__init__.py",
+    "atlas/__main__.py",
+    "atlas/datasets",
+    "atlas/errors.py",
+    "atlas/manifest.py",
+    "atlas/models/__init__.py",
+    "atlas/neuron.py",
+    "atlas/queries.py",
+    "atlas/refinement.py",
+    "atlas/schema.py",
+    "atlas/sql.py",
+    "atlas/store.py",
+)
+MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
+# Installed for one command or by another package; never imported by name.
+NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "ruff"}
+
+
+# What imports what -----------------------------------------------------------------------------------
+
+
+def sources(*places: str) -> list[Path]:
+    """The Python files of these files and folders."""
+    found: list[Path] = []
+    for place in places:
+        path = ROOT / place
+        assert path.exists(), f"{place} is gone; say here where it went"
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return found
+
+
+def _is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _nodes(tree: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if _is_for_type_checkers(node):
+            continue
+        yield node
+        if into_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _nodes(node, into_functions=into_functions)
+
+
+@cache
+def imports(path: Path, *, into_functions: bool = True) -> frozenset[str]:
+    """Dotted names that a file imports: modules, and what it takes out of them."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _nodes(tree, into_functions=into_functions):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                package = path.relative_to(ROOT).parts[: -node.level]
+                module = ".".join((*package, *([module] if module else [])))
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def offenders(paths: list[Path], *forbidden: str, into_functions: bool = True) -> dict[str, list[str]]:
+    """Files that import any of these, or something inside them."""
+    result: dict[str, list[str]] = {}
+    for path in paths:
+        names = imports(path, into_functions=into_functions)
+        bad = sorted(n for n in names if any(n == f or n.startswith(f"{f}.") for f in forbidden))
+        if bad:
+            result[str(path.relative_to(ROOT))] = bad
+    return result
+
+
+def test_the_library_imports_neither_the_app_nor_the_builder():
+    assert offenders(sources("atlas"), "app", "build") == {}
+
+
+def test_the_builder_imports_nothing_of_the_app():
+    assert offenders(sources("build"), "app") == {}
+
+
+def test_the_app_imports_nothing_of_the_builder():
+    assert offenders(sources("app"), "build") == {}
+
+
+def test_streamlit_stays_in_the_app():
+    assert offenders(sources("atlas", "build"), "streamlit", "altair") == {}
+
+
+def test_browsing_imports_no_model_package():
+    assert offenders(sources(*BROWSING), *MODEL_PACKAGES) == {}
+
+
+def test_fetching_a_model_imports_torch_only_when_it_converts():
+    assert offenders(sources("atlas/models"), *MODEL_PACKAGES, into_functions=False) == {}
+
+
+def test_the_app_imports_torch_only_inside_functions():
+    assert offenders(sources("app"), *MODEL_PACKAGES, "atlas.surgery", into_functions=False) == {}
+
+
+def test_models_and_tables_do_not_know_each_other():
+    assert offenders(sources("atlas/surgery"), "atlas.store", "atlas.queries", "duckdb") == {}
+    assert offenders(sources("atlas/store.py", "atlas/queries.py", "atlas/sql.py"), "atlas.surgery") == {}
+
+
+def test_the_nouns_and_errors_need_the_standard_library_only():
+    for path in sources("atlas/neuron.py", "atlas/errors.py"):
+        packages = {name.partition(".")[0] for name in imports(path)}
+        assert packages <= {*sys.stdlib_module_names, "atlas"}, path.name
+
+
+def test_the_app_caches_in_one_place_only():
+    decorated = {
+        str(path.relative_to(ROOT))
+        for path in sources("app")
+        if re.search(r"\bcache_(data|resource)\b", path.read_text(encoding="utf-8"))
+    }
+    assert decorated <= {"app/resources.py"}
+
+
+# Requirements ----------------------------------------------------------------------------------------
+
+
+def requirements(name: str) -> dict[str, str]:
+    """Package → version of a requirements file's pins."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_every_imported_package_is_required():
+    imported = {
+        name.partition(".")[0] for path in sources("atlas", "build", "app", "tests") for name in imports(path)
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"atlas", "build", "app", "tests", ""}
+    # The app's own folder is on the path when it runs.
+    foreign -= {path.stem for path in (ROOT / "app").iterdir()}
+    required = requirements("requirements.txt") | requirements("requirements-dev.txt")
+    assert foreign <= set(required)
+    assert set(required) - foreign <= NOT_IMPORTED
+
+
+def test_every_requirement_is_pinned():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            asked = line.split("#")[0].strip()
+            assert re.fullmatch(r"|[a-z_]+==[\d.]+|-e \.|-r requirements\.txt", asked), line
+
+
+def test_the_package_asks_for_no_more_than_the_pins_give():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = requirements("requirements.txt")
+    for dependency in project["dependencies"]:
+        name, least = dependency.split(">=")
+        asked, given = ([int(part) for part in version.split(".")] for version in (least, pins[name]))
+        assert asked <= given, dependency
+
+
+def test_the_library_is_installed_where_the_app_looks_for_it():
+    assert "-e ." in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+# What a newcomer sees --------------------------------------------------------------------------------
+
+
+def test_both_commands_stand_in_the_first_screen_of_the_readme():
+    top = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN]
+    for command in TWO_COMMANDS:
+        assert any(line.strip() == command for line in top), command
+
+
+def test_links_of_the_documents_lead_to_files():
+    for name in ("README.md", "BENCHMARKS.md", "NOTICE.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if not target.startswith(("http://", "https://")):
+                assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_the_documents_carry_no_unfinished_places():
+    for name in ("README.md", "BENCHMARKS.md", "NOTICE.md"):
+        assert not re.search(r"\b(TODO|FIXME|TBD|XXX)\b", (ROOT / name).read_text(encoding="utf-8")), name
+
+
+def test_streamlit_does_not_ask_newcomers_for_an_email():
+    config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    assert config["server"]["showEmailPrompt"] is False
+
+
+def test_ci_is_executable():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_ci_runs_the_tests_as_the_readme_does():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in TWO_COMMANDS[1].split(" && "):
+        assert command.replace("pip install", "pip install --quiet") in script
+
+
+# What is committed -----------------------------------------------------------------------------------
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """The files that git tracks; the test is skipped in a copy without git."""
+    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    try:
+        listed = subprocess.run([*git, "ls-files", "-z"], capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("This is no git checkout, so nothing says which files are committed.")
+    return tuple(path for name in listed.split("\0") if name and (path := ROOT / name).is_file())
+
+
+def test_no_committed_file_is_larger_than_20_mb():
+    assert {str(path): path.stat().st_size for path in tracked() if path.stat().st_size > 20 * MB} == {}
+
+
+def test_git_does_not_ignore_the_builder():
+    names = {str(path.relative_to(ROOT)) for path in tracked()}
+    assert "build/__main__.py" in names
+    ignored = [
+        line.strip("/ ")
+        for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    assert "build" not in ignored
+
+
+def test_no_shard_of_a_build_and_no_fetched_data_is_committed():
+    assert [path for path in tracked() if "work" in path.relative_to(ROOT).parts] == []
+    assert [path for path in tracked() if re.search(r"\.(gguf|bin|whl|jsonl)$", path.name)] == []
+
+
+def test_the_weights_of_pocket_bert_are_at_most_12_mb():
+    assert WEIGHTS.stat().st_size <= 12 * MB
+
+
+def test_the_atlases_that_come_along_are_at_most_40_mb_together():
+    files = [path for path in tracked() if path.is_relative_to(ATLASES)]
+    assert sum(path.stat().st_size for path in files) <= 40 * MB
+
+
+def test_every_committed_atlas_is_complete():
+    for folder in {path.parent for path in tracked() if path.is_relative_to(ATLASES)}:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        present = {path.name for path in folder.glob("*.parquet")}
+        assert present == set(manifest["files"]), folder.name

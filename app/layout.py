@@ -10,9 +10,11 @@ Permalinks are query parameters: `atlas` on every page, then `fact`, `relation`,
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -31,6 +33,8 @@ FACT = "app_pages/fact.py"
 RELATION = "app_pages/relation.py"
 NEURON = "app_pages/neuron.py"
 LAB = "app_pages/lab.py"
+
+FIGURE_WIDTH = 190
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
 
@@ -158,17 +162,157 @@ def relation_link(relation_id: str, label: str) -> None:
     st.page_link(RELATION, label=plain(label), query_params=here(relation=relation_id))
 
 
-def neuron_link(layer: int, index: int) -> None:
+def neuron_link(layer: int, index: int, *, icon: str | None = None) -> None:
     name = str(Neuron(int(layer), int(index)))
-    st.page_link(NEURON, label=plain(name), query_params=here(neuron=name))
+    st.page_link(NEURON, label=plain(name), icon=icon, query_params=here(neuron=name))
+
+
+def neuron_links(rows: pd.DataFrame) -> None:
+    """Links to neurons on one line; `rows` has layer and neuron."""
+    with st.container(horizontal=True, gap="small"):
+        for row in rows.itertuples(index=False):
+            neuron_link(row.layer, row.neuron)
 
 
 def lab_link(fact_id: str, label: str = "Open in the Lab") -> None:
+    if not (Path(__file__).parent / LAB).exists():
+        return
     st.page_link(LAB, label=label, icon=":material/science:", query_params=here(fact=fact_id))
 
 
 def fact_name(subject: str, answer: str) -> str:
     return f"{subject} → {answer}"
+
+
+# Parts of pages --------------------------------------------------------------------------------------
+
+
+def draw(chart: Any, alternative: str) -> None:
+    """A chart as wide as its place; `alternative` is what screen readers say."""
+    st.altair_chart(chart, width="stretch", alt=alternative)
+
+
+def figures(values: Mapping[str, tuple[str, str]]) -> None:
+    """A row of numbers: label → (number, what it is of)."""
+    with st.container(horizontal=True, gap="small"):
+        for label, (value, note) in values.items():
+            with st.container(border=True, width=FIGURE_WIDTH, gap=None):
+                st.caption(plain(label))
+                st.markdown(f"#### {plain(value)}" if value != NOT_MEASURED else plain(value))
+                st.caption(plain(note))
+
+
+def known_badge(known: Any) -> None:
+    """Whether the model knows a fact, in words and colour."""
+    if is_missing(known):
+        st.badge(f"known: {NOT_MEASURED}", color="gray")
+    elif known:
+        st.badge("known", icon=":material/check:", color="blue", help="Rank 1 on most of its prompts.")
+    else:
+        st.badge("not known", icon=":material/close:", color="orange", help="Rank 1 on at most half of them.")
+
+
+def fact_rows(rows: pd.DataFrame, *, notes: Callable[[Any], str] | None = None) -> None:
+    """A link to each fact and a line about it; `rows` has the columns of a search unless `notes` is given."""
+    for row in rows.itertuples(index=False):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            fact_link(row.fact_id, fact_name(row.subject, row.object))
+            st.caption(plain((notes or _about)(row)))
+
+
+def _about(row: Any) -> str:
+    parts = [row.label if not is_missing(row.label) else row.relation_id]
+    if not is_missing(row.known):
+        parts.append("known" if row.known else "not known")
+    if not is_missing(row.mean_probability):
+        parts.append(f"probability {row.mean_probability:.2f}")
+    parts.append(count(row.n_neurons, "neuron"))
+    return " · ".join(parts)
+
+
+def neuron_table(neurons: pd.DataFrame) -> None:
+    """Neurons of a fact or a relation as a table that can be sorted and downloaded."""
+    rows = pd.DataFrame(
+        {
+            "neuron": [str(Neuron(int(r.layer), int(r.neuron))) for r in neurons.itertuples()],
+            **{column: neurons[column] for column in _NEURON_COLUMNS if column in neurons},
+            "promoted": [tokens(pairs) or NOT_MEASURED for pairs in neurons["promoted"]],
+            "suppressed": [tokens(pairs) or NOT_MEASURED for pairs in neurons["suppressed"]],
+        }
+    )
+    measured = rows.dropna(axis="columns", how="all")
+    st.dataframe(
+        measured,
+        hide_index=True,
+        alt="Neurons with their scores and what their value vectors promote",
+        column_config={
+            "neuron": st.column_config.TextColumn("Neuron", pinned=True),
+            **{name: column for name, column in _neuron_columns().items() if name in measured},
+            "promoted": st.column_config.TextColumn("Promotes", width="large"),
+            "suppressed": st.column_config.TextColumn("Suppresses", width="large"),
+        },
+    )
+    absent = [name.replace("_", " ") for name in rows if name not in measured]
+    if absent:
+        st.caption(plain(f"{', '.join(absent)}: {NOT_MEASURED}"))
+
+
+_NEURON_COLUMNS = (
+    *("share", "relation_share", "mean_share", "mean_score", "max_score"),
+    *("n_facts", "n_relations", "value_norm"),
+)
+
+
+def _neuron_columns() -> dict[str, Any]:
+    number_column = st.column_config.NumberColumn
+    return {
+        "share": number_column("Share of prompts", format="percent"),
+        "relation_share": number_column("Share of facts", format="percent"),
+        "mean_share": number_column("Mean share of prompts", format="percent"),
+        "mean_score": number_column("Mean score", format="%.4f"),
+        "max_score": number_column("Largest score", format="%.4f"),
+        "n_facts": number_column("Facts"),
+        "n_relations": number_column("Relations"),
+        "value_norm": number_column("Norm", format="%.2f", help="of the value vector"),
+    }
+
+
+def choose_a_fact() -> None:
+    """The Fact page when the URL names none."""
+    st.title("Fact", anchor=False)
+    nothing("No fact is chosen. Search for one, or take a random one from Home.")
+    st.page_link(SEARCH, label="Search all facts", icon=":material/search:", query_params=here())
+
+
+def count(n: Any, noun: str) -> str:
+    """`1 fact`, `2 facts`; a null count is said to be one."""
+    if is_missing(n):
+        return f"{noun}s {NOT_MEASURED}"
+    return f"{int(n):,} {noun}{'' if int(n) == 1 else 's'}"
+
+
+def page_asked() -> int:
+    """The page of a list that the URL names, from 1."""
+    asked = st.query_params.get("page", "1")
+    return max(1, min(int(asked), 100_000)) if asked.isascii() and asked.isdigit() else 1
+
+
+def pages(total: int, size: int) -> None:
+    """Page numbers below a list; the URL keeps the one in view."""
+    n_pages = max(1, math.ceil(total / size))
+    if n_pages == 1:
+        return
+    st.session_state["pages"] = min(page_asked(), n_pages)
+    st.pagination(n_pages, key="pages", on_change=_turned)
+
+
+def _turned() -> None:
+    st.query_params["page"] = str(st.session_state["pages"])
+
+
+def first_page() -> None:
+    """Go back to the first page of a list, because what it lists has changed."""
+    st.query_params.pop("page", None)
 
 
 # Footer ----------------------------------------------------------------------------------------------

@@ -1,0 +1,347 @@
+"""Pictures: each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
+
+    st.altair_chart(layer_bars(queries.layer_histogram(a)))
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, in shades that hold on light and on
+dark ground; the same thing has the same colour everywhere: own neurons blue, random ones orange, unrelated
+facts grey. Every axis has a title with its unit, every mark a tooltip, and position says what colour says.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from atlas.neuron import Neuron
+
+BLUE, ORANGE, GREY, GREEN = "#2E86C1", "#E69F00", "#8A8F98", "#009E73"
+
+GROUPS = {"own": "its own neurons", "random": "random neurons", "unrelated": "unrelated facts"}
+INTERVENTIONS = {"suppress": "Suppress (×0)", "amplify": "Amplify (×2)"}
+_GROUP_COLOURS = alt.Scale(domain=list(GROUPS.values()), range=[BLUE, ORANGE, GREY])
+_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
+
+
+def neuron_names(frame: pd.DataFrame) -> pd.Series:
+    """`L9.N2141` for every row with a layer and a neuron."""
+    pairs = zip(frame["layer"], frame["neuron"], strict=True)
+    return pd.Series([str(Neuron(int(a), int(b))) for a, b in pairs], index=frame.index, dtype=object)
+
+
+# Layers ----------------------------------------------------------------------------------------------
+
+
+def layer_bars(layers: pd.DataFrame, *, title: str = "Where knowledge neurons lie") -> alt.Chart:
+    """Share of the (fact, neuron) pairs in each layer. `layers`: as `queries.layer_histogram`."""
+    rows = layers.assign(pair_share=layers["pair_share"].fillna(0.0))
+    return (
+        alt.Chart(rows, title=title)
+        .mark_bar(color=BLUE)
+        .encode(
+            x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
+            y=alt.Y("pair_share:Q", title="Share of all pairs (%)", axis=alt.Axis(format=".0%", tickCount=4)),
+            tooltip=[
+                alt.Tooltip("layer:O", title="Layer"),
+                alt.Tooltip("pair_share:Q", title="Share of (fact, neuron) pairs", format=".1%"),
+                alt.Tooltip("n_neurons:Q", title="Different neurons", format=","),
+                alt.Tooltip("n_facts:Q", title="Facts", format=","),
+            ],
+        )
+        .properties(height=220)
+    )
+
+
+# Sharing ---------------------------------------------------------------------------------------------
+
+
+def sharing_bars(within: float, across: float) -> alt.LayerChart:
+    """Mean number of neurons two facts share, of one relation and of two."""
+    rows = pd.DataFrame({"pair": ["same relation", "different relations"], "shared": [within, across]})
+    base = alt.Chart(rows, title="Neurons that two facts share").encode(
+        y=alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=160)),
+        x=alt.X("shared:Q", title="Neurons in common (mean)", scale=_room_for_text(rows["shared"])),
+        tooltip=[
+            alt.Tooltip("pair:N", title="Two facts of"),
+            alt.Tooltip("shared:Q", title="Neurons in common (mean)", format=".3f"),
+        ],
+    )
+    colour = alt.Color(
+        "pair:N", scale=alt.Scale(domain=list(rows["pair"]), range=[BLUE, GREY]), legend=None, sort=None
+    )
+    bars = base.mark_bar(size=34).encode(color=colour)
+    return (bars + _values(base, "shared", ".2f")).properties(height=220)
+
+
+def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart:
+    """The neurons of most of a relation's facts. `neurons`: as `queries.relation_neurons`."""
+    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
+    rows["kind"] = ["this relation only" if n == 1 else "other relations too" for n in rows["n_relations"]]
+    return (
+        alt.Chart(rows, title="Neurons that its facts share")
+        .mark_bar()
+        .encode(
+            y=alt.Y("name:N", title=None, sort=None),
+            x=alt.X("relation_share:Q", title="Share of the relation's facts (%)", axis=_percent_axis()),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=["this relation only", "other relations too"], range=[BLUE, ORANGE]),
+                legend=_LEGEND,
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="Neuron"),
+                alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
+                alt.Tooltip("n_facts:Q", title="Facts of the relation", format=","),
+                alt.Tooltip("n_relations:Q", title="Relations that have it"),
+                alt.Tooltip("mean_score:Q", title="Mean score", format=".4f"),
+            ],
+        )
+        .properties(height=max(120, 20 * len(rows) + 90))
+    )
+
+
+def relation_overlap_bars(overlap: pd.DataFrame, relation_id: str, *, limit: int = 12) -> alt.Chart:
+    """How many neurons a fact of this relation shares with one of each relation, the largest first.
+
+    `overlap`: as `queries.relation_overlap`.
+    """
+    rows = overlap[(overlap["relation_a"] == relation_id) & overlap["mean_shared"].notna()]
+    rows = rows.sort_values(["within", "mean_shared"], ascending=False).head(limit)
+    rows = rows.assign(
+        name=[label or relation for label, relation in zip(rows["label_b"], rows["relation_b"], strict=True)],
+        kind=["this relation" if within else "another relation" for within in rows["within"]],
+    )
+    return (
+        alt.Chart(rows, title="Neurons shared with facts of …")
+        .mark_bar()
+        .encode(
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=180)),
+            x=alt.X("mean_shared:Q", title="Neurons in common (mean)"),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=["this relation", "another relation"], range=[BLUE, GREY]),
+                legend=_LEGEND,
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="Relation"),
+                alt.Tooltip("relation_b:N", title="Id"),
+                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
+                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
+            ],
+        )
+        .properties(height=max(120, 20 * len(rows) + 90))
+    )
+
+
+def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
+    """Mean number of shared neurons for every two relations. `overlap`: as `queries.relation_overlap`."""
+    rows = overlap.assign(a=overlap["label_a"].fillna(overlap["relation_a"]))
+    rows["b"] = overlap["label_b"].fillna(overlap["relation_b"])
+    n = rows["a"].nunique()
+    return (
+        alt.Chart(rows, title="Neurons that two facts share, by their relations")
+        .mark_rect()
+        .encode(
+            x=alt.X("b:N", title="Relation of one fact", axis=alt.Axis(labelAngle=-60, labelLimit=120)),
+            y=alt.Y("a:N", title="Relation of the other fact", axis=alt.Axis(labelLimit=160)),
+            color=alt.Color(
+                "mean_shared:Q",
+                title="Neurons in common (mean)",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(orient="bottom", gradientLength=220),
+            ),
+            tooltip=[
+                alt.Tooltip("a:N", title="Relation"),
+                alt.Tooltip("b:N", title="Relation"),
+                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
+                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
+            ],
+        )
+        .properties(height=max(240, 17 * n + 190))
+    )
+
+
+# Scores ----------------------------------------------------------------------------------------------
+
+
+def score_map(scores: pd.DataFrame, *, n_layers: int | None, n_neurons: int | None) -> alt.LayerChart:
+    """Attribution scores on the model's plan: neuron index across, layers from the first at the bottom up.
+
+    `scores`: as `queries.attributions_of_fact`. Size is the mean score; knowledge neurons are blue and named,
+    the five largest of them.
+    """
+    n_layers = n_layers or int(scores["layer"].max()) + 1
+    n_neurons = n_neurons or int(scores["neuron"].max()) + 1
+    rows = scores.assign(name=neuron_names(scores))
+    rows["kind"] = ["knowledge neuron" if k else "in too few prompts" for k in rows["is_knowledge_neuron"]]
+    named = rows[rows["is_knowledge_neuron"].astype(bool)].head(5)
+    layers = list(range(n_layers))
+    x = alt.X(
+        "neuron:Q",
+        title="Neuron (index in its layer)",
+        scale=alt.Scale(domain=[0, n_neurons], nice=False),
+        axis=alt.Axis(format="d", tickCount=6),
+    )
+    y = alt.Y(
+        "layer:O", title="Layer", scale=alt.Scale(domain=layers[::-1]), axis=alt.Axis(labelOverlap="greedy")
+    )
+    points = (
+        alt.Chart(rows)
+        .mark_point(filled=True, opacity=0.75)
+        .encode(
+            x=x,
+            y=y,
+            size=alt.Size(
+                "mean_score:Q", scale=alt.Scale(type="linear", range=[15, 420], domainMin=0), legend=None
+            ),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=["knowledge neuron", "in too few prompts"], range=[BLUE, ORANGE]),
+                legend=_LEGEND,
+            ),
+            shape=alt.Shape(
+                "kind:N",
+                scale=alt.Scale(
+                    domain=["knowledge neuron", "in too few prompts"], range=["circle", "diamond"]
+                ),
+                legend=_LEGEND,
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="Neuron"),
+                alt.Tooltip("kind:N", title="What"),
+                alt.Tooltip("mean_score:Q", title="Mean score (probability)", format=".4f"),
+                alt.Tooltip("max_score:Q", title="Largest score", format=".4f"),
+                alt.Tooltip("max_relative:Q", title="Largest, of the prompt's maximum", format=".0%"),
+                alt.Tooltip("n_prompts:Q", title="Prompts where stored"),
+            ],
+        )
+    )
+    names = (
+        alt.Chart(named)
+        .mark_text(dy=-14, fontSize=11, color=BLUE, fontWeight="bold")
+        .encode(x=x, y=y, text="name:N")
+    )
+    return (
+        alt.layer(points, names)
+        .properties(title="Scores of its neurons (size: mean score)", height=max(250, 16 * n_layers + 110))
+        .resolve_legend(color="shared")
+    )
+
+
+# Effects ---------------------------------------------------------------------------------------------
+
+
+def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:
+    """Change of the answer's probability, by intervention. `effects`: as `queries.effect_summary`."""
+    rows = _labelled(effects)
+    shared = {
+        "y": alt.Y("what:N", title=None, sort=list(INTERVENTIONS.values()), axis=alt.Axis(labelLimit=120)),
+        "yOffset": alt.YOffset("whose:N", sort=list(GROUPS.values())),
+    }
+    base = alt.Chart(rows, title=title).encode(
+        **shared,
+        x=alt.X(
+            "ratio_of_means:Q",
+            title="Change of the answer's probability (%)",
+            axis=alt.Axis(format="+.0%", tickCount=5),
+            scale=_room_for_text(rows["ratio_of_means"]),
+        ),
+        tooltip=[
+            alt.Tooltip("what:N", title="Intervention"),
+            alt.Tooltip("whose:N", title="On"),
+            alt.Tooltip("ratio_of_means:Q", title="Change of the mean probability", format="+.1%"),
+            alt.Tooltip("mean_relative_change:Q", title="Mean of the changes", format="+.1%"),
+            alt.Tooltip("mean_before:Q", title="Mean probability before", format=".3f"),
+            alt.Tooltip("mean_after:Q", title="and after", format=".3f"),
+            alt.Tooltip("n_prompts:Q", title="Prompts", format=","),
+        ],
+    )
+    bars = base.mark_bar().encode(color=alt.Color("whose:N", scale=_GROUP_COLOURS, legend=_LEGEND))
+    return (bars + _values(base, "ratio_of_means", "+.0%")).properties(height=220)
+
+
+def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
+    """The answer's mean probability before and after, own neurons beside the controls.
+
+    `effects`: as `queries.effects_of_fact`; means are over its prompts.
+    """
+    means = effects.groupby(["intervention", "group"], as_index=False).agg(
+        before=("p_before", "mean"), after=("p_after", "mean"), n=("p_before", "size")
+    )
+    means["change"] = means["after"] / means["before"] - 1
+    rows = _labelled(means)
+    base = alt.Chart(rows).encode(
+        y=alt.Y("what:N", title=None, sort=list(INTERVENTIONS.values()), axis=alt.Axis(labelLimit=120)),
+        yOffset=alt.YOffset("whose:N", sort=list(GROUPS.values())),
+        color=alt.Color("whose:N", scale=_GROUP_COLOURS, legend=_LEGEND),
+        tooltip=[
+            alt.Tooltip("what:N", title="Intervention"),
+            alt.Tooltip("whose:N", title="On"),
+            alt.Tooltip("before:Q", title="Mean probability before", format=".4f"),
+            alt.Tooltip("after:Q", title="and after", format=".4f"),
+            alt.Tooltip("change:Q", title="Change", format="+.1%"),
+            alt.Tooltip("n:Q", title="Prompts"),
+        ],
+    )
+    x = {
+        "scale": alt.Scale(domain=[0, 1]),
+        "title": "Probability of the answer (○ before, ● after)",
+        "axis": alt.Axis(tickCount=5),
+    }
+    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="after:Q")
+    before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
+    after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("after:Q", **x))
+    return (lines + before + after).properties(
+        title="What changing its neurons does (held-out prompts)", height=250
+    )
+
+
+# Value vectors ---------------------------------------------------------------------------------------
+
+
+def token_bars(pairs: pd.DataFrame, *, title: str, colour: str = BLUE) -> alt.Chart:
+    """Tokens and logits of one value vector. Columns: token, logit."""
+    rows = pairs.assign(place=range(1, len(pairs) + 1))
+    # The place keeps two tokens apart that look alike.
+    rows["label"] = [f"{place}. {token}" for place, token in zip(rows["place"], rows["token"], strict=True)]
+    return (
+        alt.Chart(rows, title=title)
+        .mark_bar(color=colour)
+        .encode(
+            y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=160)),
+            x=alt.X("logit:Q", title="Logit added per unit of activation", axis=alt.Axis(tickCount=5)),
+            tooltip=[
+                alt.Tooltip("token:N", title="Token"),
+                alt.Tooltip("logit:Q", title="Logit", format="+.3f"),
+            ],
+        )
+        .properties(height=max(120, 20 * len(rows) + 70))
+    )
+
+
+# Parts -----------------------------------------------------------------------------------------------
+
+
+def _labelled(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(
+        whose=[GROUPS.get(group, group) for group in rows["group"]],
+        what=[INTERVENTIONS.get(kind, kind) for kind in rows["intervention"]],
+    )
+
+
+def _percent_axis() -> alt.Axis:
+    return alt.Axis(format=".0%", tickCount=5)
+
+
+def _room_for_text(values: pd.Series) -> alt.Scale:
+    """A domain with room for a number beyond the longest bar on either side."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    room = 0.22 * ((high - low) or 1.0)
+    return alt.Scale(domain=[low - room if low < 0 else 0.0, high + room], nice=False)
+
+
+def _values(base: alt.Chart, column: str, form: str) -> alt.LayerChart:
+    """The numbers at the ends of bars: right of positive ones, left of negative ones."""
+    text = alt.Text(f"{column}:Q", format=form)
+    right = base.transform_filter(f"datum.{column} >= 0").mark_text(align="left", dx=4, color=GREY)
+    left = base.transform_filter(f"datum.{column} < 0").mark_text(align="right", dx=-4, color=GREY)
+    return right.encode(text=text) + left.encode(text=text)

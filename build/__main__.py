@@ -115,6 +115,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the CSV files (default: the project's own)",
     )
 
+    edits = commands.add_parser("evaluate-edits", help="how often an edit succeeds, and what else it changes")
+    edits.add_argument("--model", required=True, help="the model that the atlas was made with")
+    edits.add_argument("--atlas", type=Path, required=True, metavar="DIR", help="folder of the atlas")
+    edits.add_argument("--sample", type=int, default=200, metavar="N", help="facts to edit (default: 200)")
+    edits.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    edits.add_argument(
+        "--remove", type=float, default=1.0, help="strength against the old answer (default: 1)"
+    )
+    edits.add_argument("--add", type=float, default=8.0, help="strength for the new answer (default: 8)")
+
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
     return parser
 
@@ -199,6 +209,23 @@ def _geonames(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_edits(arguments: argparse.Namespace) -> int:
+    from build.evaluate_edits import evaluate_edits
+
+    said = _print_progress()
+    table = evaluate_edits(
+        arguments.model,
+        arguments.atlas,
+        sample=arguments.sample,
+        seed=arguments.seed,
+        remove=arguments.remove,
+        add=arguments.add,
+        report=lambda done, total: said(done / total, f"{done} of {total} edits"),
+    )
+    print(table)
+    return 0
+
+
 def _print_progress() -> Callable[[float, str], None]:
     """A reporter that prints a line when the message or the tenth of the way changes."""
     last: tuple[str, int] | None = None
@@ -220,6 +247,7 @@ _COMMANDS = {
     "train-pocket-bert": _train,
     "fetch-model": _fetch,
     "geonames": _geonames,
+    "evaluate-edits": _evaluate_edits,
 }
 
 

@@ -16,9 +16,20 @@ from atlas.neuron import Neuron
 
 BLUE, ORANGE, GREY, GREEN = "#2E86C1", "#E69F00", "#8A8F98", "#009E73"
 
-GROUPS = {"own": "its own neurons", "random": "random neurons", "unrelated": "unrelated facts"}
-INTERVENTIONS = {"suppress": "Suppress (×0)", "amplify": "Amplify (×2)"}
-_GROUP_COLOURS = alt.Scale(domain=list(GROUPS.values()), range=[BLUE, ORANGE, GREY])
+GROUPS = {"own": "its own", "random": "random", "unrelated": "unrelated facts"}
+INTERVENTIONS = {"suppress": "×0", "amplify": "×2"}
+SMALL = 300
+
+# Groups are named on the axis: no legend to look up, and colour only repeats what position says.
+_WHAT = alt.Y(
+    "what:N",
+    title=None,
+    sort=[f"{kind}, {group}" for kind in INTERVENTIONS.values() for group in GROUPS.values()],
+    axis=alt.Axis(labelLimit=140, labelOverlap=False),
+)
+_GROUP_COLOUR = alt.Color(
+    "group:N", scale=alt.Scale(domain=list(GROUPS), range=[BLUE, ORANGE, GREY]), legend=None
+)
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
 
 
@@ -39,7 +50,7 @@ def layer_bars(layers: pd.DataFrame, *, title: str = "Where knowledge neurons li
         .mark_bar(color=BLUE)
         .encode(
             x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
-            y=alt.Y("pair_share:Q", title="Share of all pairs (%)", axis=alt.Axis(format=".0%", tickCount=4)),
+            y=alt.Y("pair_share:Q", title="Share of pairs (%)", axis=alt.Axis(format=".0%", tickCount=4)),
             tooltip=[
                 alt.Tooltip("layer:O", title="Layer"),
                 alt.Tooltip("pair_share:Q", title="Share of (fact, neuron) pairs", format=".1%"),
@@ -47,7 +58,7 @@ def layer_bars(layers: pd.DataFrame, *, title: str = "Where knowledge neurons li
                 alt.Tooltip("n_facts:Q", title="Facts", format=","),
             ],
         )
-        .properties(height=220)
+        .properties(height=SMALL)
     )
 
 
@@ -69,7 +80,7 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
         "pair:N", scale=alt.Scale(domain=list(rows["pair"]), range=[BLUE, GREY]), legend=None, sort=None
     )
     bars = base.mark_bar(size=34).encode(color=colour)
-    return (bars + _values(base, "shared", ".2f")).properties(height=220)
+    return (bars + _values(base, "shared", ".2f")).properties(height=SMALL)
 
 
 def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart:
@@ -80,7 +91,7 @@ def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart
         alt.Chart(rows, title="Neurons that its facts share")
         .mark_bar()
         .encode(
-            y=alt.Y("name:N", title=None, sort=None),
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False)),
             x=alt.X("relation_share:Q", title="Share of the relation's facts (%)", axis=_percent_axis()),
             color=alt.Color(
                 "kind:N",
@@ -95,7 +106,7 @@ def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart
                 alt.Tooltip("mean_score:Q", title="Mean score", format=".4f"),
             ],
         )
-        .properties(height=max(120, 20 * len(rows) + 90))
+        .properties(height=24 * len(rows) + 130)
     )
 
 
@@ -114,7 +125,7 @@ def relation_overlap_bars(overlap: pd.DataFrame, relation_id: str, *, limit: int
         alt.Chart(rows, title="Neurons shared with facts of …")
         .mark_bar()
         .encode(
-            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=180)),
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=180, labelOverlap=False)),
             x=alt.X("mean_shared:Q", title="Neurons in common (mean)"),
             color=alt.Color(
                 "kind:N",
@@ -128,7 +139,7 @@ def relation_overlap_bars(overlap: pd.DataFrame, relation_id: str, *, limit: int
                 alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
             ],
         )
-        .properties(height=max(120, 20 * len(rows) + 90))
+        .properties(height=24 * len(rows) + 130)
     )
 
 
@@ -141,8 +152,17 @@ def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
         alt.Chart(rows, title="Neurons that two facts share, by their relations")
         .mark_rect()
         .encode(
-            x=alt.X("b:N", title="Relation of one fact", axis=alt.Axis(labelAngle=-60, labelLimit=120)),
-            y=alt.Y("a:N", title="Relation of the other fact", axis=alt.Axis(labelLimit=160)),
+            x=alt.X(
+                "relation_b:N",
+                title="Relation of one fact",
+                sort=alt.SortField("b"),
+                axis=alt.Axis(labelAngle=-90, labelFontSize=9, labelOverlap=False),
+            ),
+            y=alt.Y(
+                "a:N",
+                title="Relation of the other fact",
+                axis=alt.Axis(labelLimit=160, labelOverlap=False),
+            ),
             color=alt.Color(
                 "mean_shared:Q",
                 title="Neurons in common (mean)",
@@ -156,7 +176,7 @@ def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
                 alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
             ],
         )
-        .properties(height=max(240, 17 * n + 190))
+        .properties(height=20 * n + 170)
     )
 
 
@@ -166,65 +186,65 @@ def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
 def score_map(scores: pd.DataFrame, *, n_layers: int | None, n_neurons: int | None) -> alt.LayerChart:
     """Attribution scores on the model's plan: neuron index across, layers from the first at the bottom up.
 
-    `scores`: as `queries.attributions_of_fact`. Size is the mean score; knowledge neurons are blue and named,
-    the five largest of them.
+    `scores`: as `queries.attributions_of_fact`. A neuron stands on its layer's line, as high as its mean score
+    (the largest nearly reaches the next line); knowledge neurons are blue, the largest of them named.
     """
     n_layers = n_layers or int(scores["layer"].max()) + 1
     n_neurons = n_neurons or int(scores["neuron"].max()) + 1
-    rows = scores.assign(name=neuron_names(scores))
-    rows["kind"] = ["knowledge neuron" if k else "in too few prompts" for k in rows["is_knowledge_neuron"]]
-    named = rows[rows["is_knowledge_neuron"].astype(bool)].head(5)
-    layers = list(range(n_layers))
+    tallest = max(float(scores["mean_score"].max()), 1e-12)
+    kinds = ["knowledge neuron", "in too few prompts"]
+    rows = scores.assign(
+        name=neuron_names(scores),
+        kind=[kinds[0] if known else kinds[1] for known in scores["is_knowledge_neuron"]],
+        top=scores["layer"] + 0.85 * scores["mean_score"].clip(lower=0) / tallest,
+    )
     x = alt.X(
         "neuron:Q",
         title="Neuron (index in its layer)",
         scale=alt.Scale(domain=[0, n_neurons], nice=False),
-        axis=alt.Axis(format="d", tickCount=6),
+        axis=alt.Axis(format="d", tickCount=6, grid=False),
     )
-    y = alt.Y(
-        "layer:O", title="Layer", scale=alt.Scale(domain=layers[::-1]), axis=alt.Axis(labelOverlap="greedy")
+    layers = alt.Axis(values=list(range(n_layers)), format="d", labelOverlap="greedy")
+    y = alt.Y("layer:Q", title="Layer", scale=alt.Scale(domain=[0, n_layers], nice=False), axis=layers)
+    look = {"scale": alt.Scale(domain=kinds, range=[BLUE, ORANGE]), "legend": _LEGEND}
+    base = alt.Chart(rows).encode(
+        x=x,
+        color=alt.Color("kind:N", **look),
+        tooltip=[
+            alt.Tooltip("name:N", title="Neuron"),
+            alt.Tooltip("kind:N", title="What"),
+            alt.Tooltip("mean_score:Q", title="Mean score (probability)", format=".4f"),
+            alt.Tooltip("max_score:Q", title="Largest score", format=".4f"),
+            alt.Tooltip("max_relative:Q", title="Largest, of the prompt's maximum", format=".0%"),
+            alt.Tooltip("n_prompts:Q", title="Prompts where stored"),
+        ],
     )
-    points = (
-        alt.Chart(rows)
-        .mark_point(filled=True, opacity=0.75)
-        .encode(
-            x=x,
-            y=y,
-            size=alt.Size(
-                "mean_score:Q", scale=alt.Scale(type="linear", range=[15, 420], domainMin=0), legend=None
-            ),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=["knowledge neuron", "in too few prompts"], range=[BLUE, ORANGE]),
-                legend=_LEGEND,
-            ),
-            shape=alt.Shape(
-                "kind:N",
-                scale=alt.Scale(
-                    domain=["knowledge neuron", "in too few prompts"], range=["circle", "diamond"]
-                ),
-                legend=_LEGEND,
-            ),
-            tooltip=[
-                alt.Tooltip("name:N", title="Neuron"),
-                alt.Tooltip("kind:N", title="What"),
-                alt.Tooltip("mean_score:Q", title="Mean score (probability)", format=".4f"),
-                alt.Tooltip("max_score:Q", title="Largest score", format=".4f"),
-                alt.Tooltip("max_relative:Q", title="Largest, of the prompt's maximum", format=".0%"),
-                alt.Tooltip("n_prompts:Q", title="Prompts where stored"),
-            ],
-        )
+    bars = base.mark_rule(strokeWidth=2).encode(y=y, y2="top:Q")
+    tips = base.mark_point(filled=True, size=28, opacity=1).encode(
+        y=alt.Y("top:Q"),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["circle", "diamond"]), legend=_LEGEND),
     )
     names = (
-        alt.Chart(named)
-        .mark_text(dy=-14, fontSize=11, color=BLUE, fontWeight="bold")
-        .encode(x=x, y=y, text="name:N")
+        alt.Chart(_spaced(rows[rows["kind"] == kinds[0]], 0.14 * n_neurons))
+        .mark_text(dy=-9, fontSize=11, color=BLUE, fontWeight="bold")
+        .encode(x=x, y=alt.Y("top:Q"), text="name:N")
     )
-    return (
-        alt.layer(points, names)
-        .properties(title="Scores of its neurons (size: mean score)", height=max(250, 16 * n_layers + 110))
-        .resolve_legend(color="shared")
+    return (bars + tips + names).properties(
+        title="Scores on the model's plan (height: mean score)", height=max(330, 18 * n_layers + 130)
     )
+
+
+def _spaced(rows: pd.DataFrame, apart: float, *, limit: int = 5) -> pd.DataFrame:
+    """The rows with the largest scores whose names would not run into each other or out of the chart."""
+    kept: list[int] = []
+    for place, row in rows.sort_values("mean_score", ascending=False).iterrows():
+        others = rows.loc[kept]
+        near = (others["neuron"] - row["neuron"]).abs() < apart
+        if not (near & ((others["top"] - row["top"]).abs() < 0.5)).any():
+            kept.append(place)
+        if len(kept) == limit:
+            break
+    return rows.loc[kept]
 
 
 # Effects ---------------------------------------------------------------------------------------------
@@ -233,21 +253,16 @@ def score_map(scores: pd.DataFrame, *, n_layers: int | None, n_neurons: int | No
 def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:
     """Change of the answer's probability, by intervention. `effects`: as `queries.effect_summary`."""
     rows = _labelled(effects)
-    shared = {
-        "y": alt.Y("what:N", title=None, sort=list(INTERVENTIONS.values()), axis=alt.Axis(labelLimit=120)),
-        "yOffset": alt.YOffset("whose:N", sort=list(GROUPS.values())),
-    }
     base = alt.Chart(rows, title=title).encode(
-        **shared,
+        y=_WHAT,
         x=alt.X(
             "ratio_of_means:Q",
-            title="Change of the answer's probability (%)",
-            axis=alt.Axis(format="+.0%", tickCount=5),
+            title="Change of probability (%)",
+            axis=alt.Axis(format="+.0%", tickCount=4),
             scale=_room_for_text(rows["ratio_of_means"]),
         ),
         tooltip=[
-            alt.Tooltip("what:N", title="Intervention"),
-            alt.Tooltip("whose:N", title="On"),
+            alt.Tooltip("what:N", title="Change"),
             alt.Tooltip("ratio_of_means:Q", title="Change of the mean probability", format="+.1%"),
             alt.Tooltip("mean_relative_change:Q", title="Mean of the changes", format="+.1%"),
             alt.Tooltip("mean_before:Q", title="Mean probability before", format=".3f"),
@@ -255,8 +270,8 @@ def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does"
             alt.Tooltip("n_prompts:Q", title="Prompts", format=","),
         ],
     )
-    bars = base.mark_bar().encode(color=alt.Color("whose:N", scale=_GROUP_COLOURS, legend=_LEGEND))
-    return (bars + _values(base, "ratio_of_means", "+.0%")).properties(height=220)
+    bars = base.mark_bar().encode(color=_GROUP_COLOUR)
+    return (bars + _values(base, "ratio_of_means", "+.0%")).properties(height=SMALL)
 
 
 def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
@@ -268,14 +283,11 @@ def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
         before=("p_before", "mean"), after=("p_after", "mean"), n=("p_before", "size")
     )
     means["change"] = means["after"] / means["before"] - 1
-    rows = _labelled(means)
-    base = alt.Chart(rows).encode(
-        y=alt.Y("what:N", title=None, sort=list(INTERVENTIONS.values()), axis=alt.Axis(labelLimit=120)),
-        yOffset=alt.YOffset("whose:N", sort=list(GROUPS.values())),
-        color=alt.Color("whose:N", scale=_GROUP_COLOURS, legend=_LEGEND),
+    base = alt.Chart(_labelled(means)).encode(
+        y=_WHAT,
+        color=_GROUP_COLOUR,
         tooltip=[
-            alt.Tooltip("what:N", title="Intervention"),
-            alt.Tooltip("whose:N", title="On"),
+            alt.Tooltip("what:N", title="Change"),
             alt.Tooltip("before:Q", title="Mean probability before", format=".4f"),
             alt.Tooltip("after:Q", title="and after", format=".4f"),
             alt.Tooltip("change:Q", title="Change", format="+.1%"),
@@ -290,9 +302,7 @@ def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
     lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="after:Q")
     before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
     after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("after:Q", **x))
-    return (lines + before + after).properties(
-        title="What changing its neurons does (held-out prompts)", height=250
-    )
+    return (lines + before + after).properties(title="On prompts that were held out (mean)", height=330)
 
 
 # Value vectors ---------------------------------------------------------------------------------------
@@ -314,7 +324,7 @@ def token_bars(pairs: pd.DataFrame, *, title: str, colour: str = BLUE) -> alt.Ch
                 alt.Tooltip("logit:Q", title="Logit", format="+.3f"),
             ],
         )
-        .properties(height=max(120, 20 * len(rows) + 70))
+        .properties(height=24 * len(rows) + 90)
     )
 
 
@@ -385,10 +395,9 @@ def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
 
 
 def _labelled(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(
-        whose=[GROUPS.get(group, group) for group in rows["group"]],
-        what=[INTERVENTIONS.get(kind, kind) for kind in rows["intervention"]],
-    )
+    """Each row's intervention and group in words, as on the axis: `×0, its own`."""
+    pairs = zip(rows["intervention"], rows["group"], strict=True)
+    return rows.assign(what=[f"{INTERVENTIONS.get(i, i)}, {GROUPS.get(g, g)}" for i, g in pairs])
 
 
 def _percent_axis() -> alt.Axis:

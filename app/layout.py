@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,7 +33,15 @@ RELATION = "app_pages/relation.py"
 NEURON = "app_pages/neuron.py"
 LAB = "app_pages/lab.py"
 
-FIGURE_WIDTH = 190
+FIGURE_WIDTH = 172
+
+# Links to the page in view would look like menu entries that are switched on; less room above the title.
+STYLE = """<style>
+.stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
+.stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
+.stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
+.stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
+</style>"""
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
 
@@ -110,7 +117,7 @@ def choose_atlas() -> None:
     st.selectbox(
         "Atlas",
         list(choices),
-        index=None,
+        index=0 if asked in choices else None,
         key="atlas_picker",
         on_change=_picked,
         placeholder="Choose an atlas",
@@ -154,17 +161,21 @@ def menu(pages: Sequence[Any]) -> None:
         st.page_link(page, query_params=here() or None)
 
 
+def _link(label: Any) -> str:
+    return f":primary[{plain(label)}]"
+
+
 def fact_link(fact_id: str, label: str) -> None:
-    st.page_link(FACT, label=plain(label), query_params=here(fact=fact_id))
+    st.page_link(FACT, label=_link(label), query_params=here(fact=fact_id))
 
 
 def relation_link(relation_id: str, label: str) -> None:
-    st.page_link(RELATION, label=plain(label), query_params=here(relation=relation_id))
+    st.page_link(RELATION, label=_link(label), query_params=here(relation=relation_id))
 
 
 def neuron_link(layer: int, index: int, *, icon: str | None = None) -> None:
     name = str(Neuron(int(layer), int(index)))
-    st.page_link(NEURON, label=plain(name), icon=icon, query_params=here(neuron=name))
+    st.page_link(NEURON, label=_link(name), icon=icon, query_params=here(neuron=name))
 
 
 def neuron_links(rows: pd.DataFrame) -> None:
@@ -175,8 +186,6 @@ def neuron_links(rows: pd.DataFrame) -> None:
 
 
 def lab_link(fact_id: str, label: str = "Open in the Lab") -> None:
-    if not (Path(__file__).parent / LAB).exists():
-        return
     st.page_link(LAB, label=label, icon=":material/science:", query_params=here(fact=fact_id))
 
 
@@ -196,7 +205,7 @@ def figures(values: Mapping[str, tuple[str, str]]) -> None:
     """A row of numbers: label → (number, what it is of)."""
     with st.container(horizontal=True, gap="small"):
         for label, (value, note) in values.items():
-            with st.container(border=True, width=FIGURE_WIDTH, gap=None):
+            with st.container(border=True, width=FIGURE_WIDTH, height="stretch", gap=None):
                 st.caption(plain(label))
                 st.markdown(f"#### {plain(value)}" if value != NOT_MEASURED else plain(value))
                 st.caption(plain(note))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import streamlit as st
 
-ROOT = str(Path(__file__).resolve().parent.parent)
+HERE = Path(__file__).resolve().parent
+ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
@@ -27,12 +28,14 @@ PAGES = [
     st.Page("app_pages/fact.py", title="Fact", icon=":material/lightbulb:", url_path="fact"),
     st.Page("app_pages/relation.py", title="Relation", icon=":material/category:", url_path="relation"),
     st.Page("app_pages/neuron.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
+    st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"),
 ]
-if (Path(__file__).parent / "app_pages/lab.py").exists():
-    PAGES.append(st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"))
 
-st.set_page_config(page_title="Knowledge Neuron Atlas", page_icon=":material/hub:", layout="wide")
+st.set_page_config(
+    page_title="Knowledge Neuron Atlas", page_icon=str(HERE / "static/icon.png"), layout="wide"
+)
 page = st.navigation(PAGES, position="hidden")
+st.html(layout.STYLE)
 
 with st.sidebar:
     layout.menu(PAGES)

@@ -7,8 +7,9 @@ from app import charts, layout
 from atlas import queries
 from atlas.store import Atlas
 
-NEURONS_SHOWN = 6
+NEURONS_SHOWN = 8
 SHARING_SHOWN = 8
+CARD_WIDTH = 220
 
 
 def main() -> None:
@@ -22,15 +23,14 @@ def main() -> None:
     neurons = queries.neurons_of_fact(atlas, fact_id)
 
     heading(fact)
-    left, right = st.columns([3, 2], gap="medium")
-    with left, layout.errors_as_sentences():
+    with layout.errors_as_sentences():
         prompts_table(prompts)
-    with right, layout.errors_as_sentences():
-        effects(atlas, fact)
     left, right = st.columns([3, 2], gap="medium")
     with left, layout.errors_as_sentences():
         score_map(atlas, fact, prompts)
     with right, layout.errors_as_sentences():
+        effects(atlas, fact)
+    with layout.errors_as_sentences():
         neuron_cards(neurons)
     if not neurons.empty:
         with layout.errors_as_sentences():
@@ -71,15 +71,15 @@ def prompts_table(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width="large"),
+            "prompt": st.column_config.TextColumn("Prompt", width=420),
             "probability": st.column_config.ProgressColumn(
                 "Answer's probability", min_value=0, max_value=1, format="%.3f"
             ),
             "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width="small"),
-            "top": st.column_config.TextColumn("First answer", help="Its most likely token"),
-            "top_probability": st.column_config.NumberColumn("Its probability", format="%.3f"),
+            "top": st.column_config.TextColumn("First answer", width="small", help="Its most likely token"),
+            "top_probability": st.column_config.NumberColumn("Its probability", width="small", format="%.3f"),
             "held_out": st.column_config.CheckboxColumn(
-                "Held out", help="Kept for evaluation: not used to find neurons"
+                "Held out", width="small", help="Kept for evaluation: not used to find neurons"
             ),
         },
     )
@@ -112,8 +112,8 @@ def effects(atlas: Atlas, fact: dict) -> None:
         return
     layout.draw(charts.effect_moves(rows), "Probability of the answer before and after, beside the controls")
     st.caption(
-        "Its own neurons, as many random ones of the same layers, and its own again while unrelated facts "
-        "are asked."
+        "×0 suppresses, ×2 amplifies: its own neurons, as many random ones of the same layers, and its own "
+        "while unrelated facts are asked."
     )
 
 
@@ -152,16 +152,18 @@ def neuron_cards(neurons: pd.DataFrame) -> None:
             "This fact has no knowledge neurons: no neuron scored high enough on enough of its prompts."
         )
         return
-    for row in neurons.head(NEURONS_SHOWN).itertuples(index=False):
-        with st.container(border=True, gap=None):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, gap="small"):
+        for row in neurons.head(NEURONS_SHOWN).itertuples(index=False):
+            with st.container(border=True, width=CARD_WIDTH, height="stretch", gap=None):
                 layout.neuron_link(row.layer, row.neuron)
                 st.caption(
-                    f"score {layout.number(row.mean_score, '.3f')} · in {layout.percent(row.share)} of"
-                    f" prompts · {layout.count(row.n_facts, 'fact')}, {layout.count(row.n_relations, 'relation')}"
+                    f"score {layout.number(row.mean_score, '.3f')}, {layout.percent(row.share)} of prompts"
                 )
-            promoted = layout.tokens(row.promoted, 6) or layout.NOT_MEASURED
-            st.caption(layout.plain(f"promotes {promoted}"))
+                st.caption(
+                    f"{layout.count(row.n_facts, 'fact')}, {layout.count(row.n_relations, 'relation')}"
+                )
+                promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
+                st.caption(layout.plain(f"promotes {promoted}"))
     if len(neurons) > NEURONS_SHOWN:
         st.caption(f"and {len(neurons) - NEURONS_SHOWN} more in the table below")
 

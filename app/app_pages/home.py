@@ -44,20 +44,20 @@ def what_it_is(atlas: Atlas, summary: queries.Summary) -> None:
     if known is not None:
         st.caption(layout.plain(known.description))
     shape = (
-        f"{model.n_layers} layers of {model.n_neurons:,} neurons"
+        f"of {model.n_layers} × {model.n_neurons:,} in all"
         if model.n_layers and model.n_neurons
         else layout.NOT_MEASURED
     )
     known_facts = layout.NOT_MEASURED
     if summary.n_known is not None and summary.n_facts:
-        known_facts = f"{summary.n_known:,} ({summary.n_known / summary.n_facts:.0%})"
+        known_facts = f"{summary.n_known / summary.n_facts:.0%}"
     layout.figures(
         {
             "Facts": (f"{summary.n_facts:,}", f"of {summary.n_relations} relations"),
-            "The model knows": (known_facts, "its first answer, on most prompts"),
+            "The model knows": (known_facts, "rank 1 on most prompts"),
             "Neurons a fact": (layout.number(summary.mean_neurons, ".1f"), "mean, after refinement"),
             "Different neurons": (f"{summary.n_neurons:,}", shape),
-            "Certified": (layout.percent(summary.converged_share, 1), "of integrals within tolerance"),
+            "Certified": (layout.percent(summary.converged_share, 1), "integrals in tolerance"),
         }
     )
 
@@ -77,9 +77,9 @@ def pictures(atlas: Atlas, summary: queries.Summary) -> None:
         else:
             layout.draw(charts.effect_bars(summary.effects), "Effects beside their controls")
     st.caption(
-        "A pair is a fact and one of its knowledge neurons. Effects: known facts, on prompts whose "
-        "wording was kept out of the search for neurons; random neurons are as many of the same layers; "
-        "unrelated facts are asked while the fact's own neurons are changed."
+        "A pair is a fact and one of its knowledge neurons. ×0 suppresses neurons and ×2 amplifies them: the "
+        "fact's own, as many random ones of the same layers, and its own while unrelated facts are asked. "
+        "Known facts, on prompts whose wording was kept out of the search for neurons."
     )
 
 

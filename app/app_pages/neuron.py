@@ -53,13 +53,13 @@ def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
     neighbours(atlas, which)
     layout.figures(
         {
-            "Facts": (layout.number(neuron["n_facts"]), "have it as a knowledge neuron"),
+            "Facts": (layout.number(neuron["n_facts"]), "have this neuron"),
             "Relations": (layout.number(neuron["n_relations"]), "those facts belong to"),
             "Value vector": (layout.number(neuron["value_norm"], ".2f"), "Euclidean norm"),
         }
     )
     value_vector(neuron)
-    left, right = st.columns([2, 3], gap="medium")
+    left, right = st.columns(2, gap="medium")
     with left, layout.errors_as_sentences():
         facts(atlas, which, neuron["n_facts"])
     with right, layout.errors_as_sentences():
@@ -117,16 +117,16 @@ def activating(atlas: Atlas, which: Neuron) -> None:
             pd.DataFrame(
                 {
                     "activation": part["activation"],
-                    "prompt": part["text"].str.replace("[Y]", "____", regex=False),
                     "object": part["object"],
+                    "prompt": part["text"].str.replace("[Y]", "____", regex=False),
                 }
             ),
             hide_index=True,
             alt=f"{title}: prompts and activations",
             column_config={
                 "activation": st.column_config.NumberColumn("Activation", format="%.3f", width="small"),
+                "object": st.column_config.TextColumn("Answer", width="small"),
                 "prompt": st.column_config.TextColumn("Prompt", width="large"),
-                "object": "Answer",
             },
         )
 

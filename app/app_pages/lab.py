@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -129,6 +130,8 @@ def fetch(name: str, missing: ModelError) -> Subject | None:
     known = KNOWN_MODELS.get(name)
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
     if known is None:
+        if name.startswith((".", "~", "/")) or Path(name).exists():
+            raise missing  # a folder, which no hub can give
         st.info(layout.plain(missing))
     if not st.button(f"Fetch {layout.plain(name)}{size}", type="primary", icon=":material/download:"):
         return None

@@ -186,7 +186,7 @@ def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
 def score_map(scores: pd.DataFrame, *, n_layers: int | None, n_neurons: int | None) -> alt.LayerChart:
     """Attribution scores on the model's plan: neuron index across, layers from the first at the bottom up.
 
-    `scores`: as `queries.attributions_of_fact`. A neuron stands on its layer's line, as high as its mean score
+    `scores`: as `queries.attributions_of_fact`. A neuron stands on its layer, as high as its mean score
     (the largest nearly reaches the next line); knowledge neurons are blue, the largest of them named.
     """
     n_layers = n_layers or int(scores["layer"].max()) + 1

@@ -34,6 +34,7 @@ NEURON = "app_pages/neuron.py"
 LAB = "app_pages/lab.py"
 
 FIGURE_WIDTH = 172
+LONGEST_SEARCH = 200
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title.
 STYLE = """<style>
@@ -302,8 +303,8 @@ def count(n: Any, noun: str) -> str:
 
 def page_asked() -> int:
     """The page of a list that the URL names, from 1."""
-    asked = st.query_params.get("page", "1")
-    return max(1, min(int(asked), 100_000)) if asked.isascii() and asked.isdigit() else 1
+    asked = st.query_params.get("page", "1")[:6]
+    return max(1, int(asked)) if asked.isascii() and asked.isdigit() else 1
 
 
 def pages(total: int, size: int) -> None:
@@ -311,17 +312,55 @@ def pages(total: int, size: int) -> None:
     n_pages = max(1, math.ceil(total / size))
     if n_pages == 1:
         return
-    st.session_state["pages"] = min(page_asked(), n_pages)
-    st.pagination(n_pages, key="pages", on_change=_turned)
+    page = min(page_asked(), n_pages)
+    key = f"page-{page}"
+    st.pagination(n_pages, default=page, key=key, on_change=_to_url, args=("page", key))
 
 
-def _turned() -> None:
-    st.query_params["page"] = str(st.session_state["pages"])
+# Widgets that live in the URL ------------------------------------------------------------------------
 
 
-def first_page() -> None:
-    """Go back to the first page of a list, because what it lists has changed."""
+def search_box(label: str, name: str, *, placeholder: str) -> str:
+    """A box whose text is the URL's parameter `name`."""
+    key = f"box-{name}"
+    st.session_state[key] = st.query_params.get(name, "")[:LONGEST_SEARCH]
+    return st.text_input(
+        label,
+        key=key,
+        type="search",
+        max_chars=LONGEST_SEARCH,
+        placeholder=placeholder,
+        on_change=_to_url,
+        args=(name, key),
+    )
+
+
+def choice(label: str, name: str, options: Mapping[str, Any], *, placeholder: str, **look: Any) -> str | None:
+    """A choice that is the URL's parameter `name`; `options`: value → what is shown. None is any."""
+    key = f"choice-{name}"
+    asked = st.query_params.get(name)
+    st.session_state[key] = asked if asked in options else None
+    return st.selectbox(
+        label,
+        list(options),
+        index=None,
+        key=key,
+        format_func=lambda value: str(options.get(value, value)),
+        placeholder=placeholder,
+        on_change=_to_url,
+        args=(name, key),
+        **look,
+    )
+
+
+def _to_url(name: str, key: str) -> None:
+    """A widget changed: the URL says so, and whatever list it filters begins again."""
     st.query_params.pop("page", None)
+    value = st.session_state.get(key)
+    if value in (None, "") or (name == "page" and value == 1):
+        st.query_params.pop(name, None)
+    else:
+        st.query_params[name] = str(value)
 
 
 # Footer ----------------------------------------------------------------------------------------------

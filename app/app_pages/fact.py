@@ -10,6 +10,7 @@ from atlas.store import Atlas
 NEURONS_SHOWN = 8
 SHARING_SHOWN = 8
 CARD_WIDTH = 220
+BLANK = "____"
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def prompts_table(prompts: pd.DataFrame) -> None:
         return
     rows = pd.DataFrame(
         {
-            "prompt": prompts["text"].str.replace("[Y]", "____", regex=False),
+            "prompt": prompts["text"].str.replace("[Y]", BLANK, regex=False),
             "probability": prompts["probability"],
             "rank": prompts["rank"],
             "top": prompts["top_token"].map(layout.shown_token, na_action="ignore"),
@@ -71,13 +72,13 @@ def prompts_table(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width=420),
+            "prompt": st.column_config.TextColumn("Prompt", width=400),
             "probability": st.column_config.ProgressColumn(
                 "Answer's probability", min_value=0, max_value=1, format="%.3f"
             ),
             "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width="small"),
             "top": st.column_config.TextColumn("First answer", width="small", help="Its most likely token"),
-            "top_probability": st.column_config.NumberColumn("Its probability", width="small", format="%.3f"),
+            "top_probability": st.column_config.NumberColumn("Its probability", width=105, format="%.3f"),
             "held_out": st.column_config.CheckboxColumn(
                 "Held out", width="small", help="Kept for evaluation: not used to find neurons"
             ),
@@ -120,22 +121,16 @@ def effects(atlas: Atlas, fact: dict) -> None:
 def score_map(atlas: Atlas, fact: dict, prompts: pd.DataFrame) -> None:
     st.subheader("Where it is", anchor=False)
     attributed = prompts[prompts["max_score"].notna()]
-    texts = dict(zip(attributed["template_id"], attributed["text"], strict=True))
+    texts = attributed["text"].str.replace("[Y]", BLANK, regex=False)
+    options = dict(zip(attributed["template_id"], texts, strict=True))
     template_id = None
-    if texts:
-        template_id = st.selectbox(
-            "Scores of",
-            list(texts),
-            index=None,
-            key="template",
-            bind="query-params",
-            format_func=lambda t: texts.get(t, t).replace("[Y]", "____"),
-            placeholder="all prompts (mean)",
-            label_visibility="collapsed",
+    if options:
+        template_id = layout.choice(
+            "Scores of", "template", options, placeholder="all prompts (mean)", label_visibility="collapsed"
         )
     scores = queries.attributions_of_fact(atlas, fact["fact_id"], template_id=template_id)
     if scores.empty:
-        why = "no prompt has a positive score" if texts else layout.NOT_MEASURED
+        why = "no prompt has a positive score" if options else layout.NOT_MEASURED
         layout.nothing(f"Attribution scores: {why}.")
         return
     model = atlas.manifest.model

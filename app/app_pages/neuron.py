@@ -12,11 +12,12 @@ from atlas.neuron import Neuron
 from atlas.store import Atlas
 
 FACTS_SHOWN = 30
+LONGEST_NAME = 20
 
 
 def main() -> None:
     atlas = layout.current_atlas()
-    name = st.query_params.get("neuron")
+    name = st.query_params.get("neuron", "")[:LONGEST_NAME]
     if not name:
         choose(atlas)
         return
@@ -28,7 +29,7 @@ def choose(atlas: Atlas) -> None:
     st.title("Neuron", anchor=False)
     with st.form("name", border=False):
         box, button = st.columns([5, 1], vertical_alignment="bottom")
-        name = box.text_input("Layer and index", placeholder="L2.N1034", max_chars=20)
+        name = box.text_input("Layer and index", placeholder="L2.N1034", max_chars=LONGEST_NAME)
         if button.form_submit_button("Open", width="stretch") and name.strip():
             st.switch_page(layout.NEURON, query_params=layout.here(neuron=Neuron.parse(name)))
     st.subheader("Neurons of most relations", anchor=False)

@@ -18,14 +18,10 @@ def main() -> None:
     atlas = layout.current_atlas()
 
     # Choose
-    text = st.text_input(
+    text = layout.search_box(
         "Search subjects, objects, relations and prompts",
-        key="q",
-        bind="query-params",
-        type="search",
-        max_chars=200,
-        placeholder='Azerbaijan, capital, "New York" …',
-        on_change=layout.first_page,
+        "q",
+        placeholder='Azerbaijan, "New York", capital',
     )
     relation, known, layer = filters(atlas)
 
@@ -33,7 +29,7 @@ def main() -> None:
     begun = time.perf_counter()
     hits = queries.facts_matching(
         atlas,
-        text or "",
+        text,
         relation=relation,
         known=KNOWN.get(known),
         layer=layer,
@@ -56,39 +52,23 @@ def main() -> None:
 def filters(atlas: Atlas) -> tuple[str | None, str | None, int | None]:
     """Relation id, a key of `KNOWN`, layer; None where anything goes."""
     relations = ask(queries.relations, atlas)
-    labels = dict(zip(relations["relation_id"], relations["label"], strict=True))
-    layers = ask(queries.layer_histogram, atlas)["layer"].tolist()
+    ids = relations["relation_id"]
+    labels = {r: f"{label} ({r})" for r, label in zip(ids, relations["label"], strict=True)}
+    layers = {str(layer): layer for layer in ask(queries.layer_histogram, atlas)["layer"]}
     left, middle, right = st.columns(3)
-    relation = left.selectbox(
-        "Relation",
-        list(labels),
-        index=None,
-        key="relation",
-        bind="query-params",
-        format_func=lambda r: f"{labels.get(r)} ({r})",
-        placeholder="any",
-        on_change=layout.first_page,
-    )
-    known = middle.selectbox(
-        "Does the model know it?",
-        list(KNOWN),
-        index=None,
-        key="known",
-        bind="query-params",
-        placeholder="either",
-        on_change=layout.first_page,
-        help="Known: the answer has rank 1 on more than half of the fact's prompts.",
-    )
-    layer = right.selectbox(
-        "Has a neuron in layer",
-        layers,
-        index=None,
-        key="layer",
-        bind="query-params",
-        placeholder="any",
-        on_change=layout.first_page,
-    )
-    return relation, known, layer
+    with left:
+        relation = layout.choice("Relation", "relation", labels, placeholder="any")
+    with middle:
+        known = layout.choice(
+            "Does the model know it?",
+            "known",
+            dict(zip(KNOWN, KNOWN, strict=True)),
+            placeholder="either",
+            help="Known: the answer has rank 1 on more than half of the fact's prompts.",
+        )
+    with right:
+        layer = layout.choice("Has a neuron in layer", "layer", layers, placeholder="any")
+    return relation, known, None if layer is None else int(layer)
 
 
 main()

@@ -1,0 +1,294 @@
+"""The browsing pages, driven as Streamlit runs them: real Parquet, real DuckDB, no model, no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import charts, layout
+from atlas import queries, store
+from atlas.store import Atlas
+from tests.sample_atlas import write_sample_atlas
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = ROOT / "app" / "main.py"
+BROWSING = {
+    "home": {},
+    "search": {"q": "oslo"},
+    "fact": {"fact": "P36-00001"},
+    "relation": {"relation": "P36"},
+    "neuron": {"neuron": "L0.N7"},
+}
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+@pytest.fixture
+def only_sample(sample, monkeypatch):
+    """No atlas but the sample, as on a machine that built its own."""
+    monkeypatch.setattr(store, "DATA", sample / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    return sample
+
+
+def page(name: str = "home", **parameters: str) -> AppTest:
+    """A fresh session that opens a page by its URL."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page(f"app_pages/{name}.py")
+    app.query_params.update(parameters)
+    return app.run()
+
+
+def words(app: AppTest) -> str:
+    """All text of a page, without markdown's backslashes."""
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
+    links = [link.label for link in app.get("page_link")]
+    text = "\n".join([element.value for kind in kinds for element in kind] + links)
+    return re.sub(r"\\(?=[^\w\s])", "", text)
+
+
+# Pages -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BROWSING)
+def test_every_page_opens_by_its_permalink(only_sample, name):
+    app = page(name, atlas="sample", **BROWSING[name])
+    assert not app.exception
+    assert not app.error
+    assert app.title
+
+
+@pytest.mark.parametrize("name", ["fact", "relation", "neuron"])
+def test_every_page_has_something_to_say_without_parameters(only_sample, name):
+    app = page(name)
+    assert not app.exception
+    assert not app.error
+    assert "Atlas sample" in words(app)
+
+
+def test_home_says_what_the_atlas_is(only_sample):
+    text = words(page())
+    assert "sample-model × sample" in text
+    assert "60" in text
+    assert "80%" in text
+
+
+def test_home_leads_to_search_with_the_words_typed(only_sample):
+    app = page()
+    app.text_input[0].input("oslo")
+    app.button[0].click().run()
+    assert app.title[0].value == "Search"
+    assert app.query_params["q"] == "oslo"
+    assert "→ Oslo" in words(app)
+
+
+def test_a_random_fact_has_neurons(only_sample):
+    app = page()
+    app.button[1].click().run()
+    assert not app.exception
+    assert Atlas(only_sample).query_one(
+        "SELECT n_neurons FROM facts WHERE fact_id = ?", [app.query_params["fact"]]
+    )["n_neurons"]
+
+
+# Search ----------------------------------------------------------------------------------------------
+
+
+def test_search_finds_a_fact_and_counts_the_hits(only_sample):
+    app = page("search")
+    assert "60 facts" in words(app)
+    app.text_input[0].input("norway oslo").run()
+    assert "1 fact ·" in words(app)
+    assert "Norway 8 → Oslo" in words(app)
+
+
+def test_search_filters_add_up(only_sample):
+    app = page("search")
+    app.selectbox(key="choice-relation").select("P36")
+    app.selectbox(key="choice-known").select("not known").run()
+    assert "3 facts" in words(app)
+    assert "not known" in words(app)
+
+
+def test_a_search_is_restored_from_its_url_in_a_fresh_session(only_sample):
+    first = page("search")
+    first.text_input[0].input("wording")
+    first.selectbox(key="choice-relation").select("P103")
+    first.selectbox(key="choice-layer").select("0").run()
+    assert first.query_params == {"q": "wording", "relation": "P103", "layer": "0"}
+    again = page("search", **first.query_params)
+    assert again.text_input[0].value == "wording"
+    assert again.selectbox(key="choice-relation").value == "P103"
+    assert again.selectbox(key="choice-layer").value == "0"
+    hits = re.compile(r"\d+ facts")
+    assert hits.search(words(again))[0] == hits.search(words(first))[0] != "60 facts"
+
+
+def test_the_second_page_of_a_search_lists_other_facts(only_sample):
+    first, second = (
+        set(re.findall(r"\S+ \d+ → \S+", words(page("search", page=number)))) for number in ("1", "2")
+    )
+    assert len(first) == len(second) == 20
+    assert not first & second
+
+
+def test_a_page_that_is_no_number_is_the_first(only_sample):
+    for number in ("x", "-3", "0", "²", "9" * 5000):
+        app = page("search", page=number)
+        assert not app.exception
+        assert not app.error
+
+
+def test_a_search_without_hits_says_what_to_do(only_sample):
+    assert "No fact matches" in words(page("search", q="xyzzy"))
+
+
+# Facts -----------------------------------------------------------------------------------------------
+
+
+def test_a_fact_shows_its_prompts_neurons_and_effects(only_sample):
+    app = page("fact", fact="P36-00001")
+    fact = queries.fact(Atlas(only_sample), "P36-00001")
+    neurons = charts.neuron_names(queries.neurons_of_fact(Atlas(only_sample), "P36-00001"))
+    assert words(app).count(f"{fact['subject']} → {fact['object']}") >= 1
+    prompts = app.dataframe[0].value
+    assert len(prompts) == 8
+    assert prompts["prompt"].str.contains(fact["subject"]).all()
+    assert prompts["held_out"].sum() == 4
+    assert all(name in words(app) for name in neurons)
+    assert "integrals within tolerance" in words(app)
+
+
+def test_a_fact_links_to_the_lab_with_itself(only_sample):
+    app = page("fact", fact="P36-00001")
+    (link,) = [link for link in app.get("page_link") if "Lab" in link.label and "Open" in link.label]
+    assert "fact=P36-00001" in link.proto.query_string
+    assert "atlas=sample" in link.proto.query_string
+
+
+def test_a_fact_without_neurons_says_so(only_sample):
+    silent = Atlas(only_sample).query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
+    app = page("fact", fact=silent)
+    assert not app.exception
+    assert "This fact has no knowledge neurons" in words(app)
+
+
+def test_a_neuron_counts_its_facts(only_sample):
+    app = page("neuron", neuron="L0.N7")
+    with Atlas(only_sample) as atlas:
+        n_facts = queries.neuron(atlas, 0, 7)["n_facts"]
+    assert app.title[0].value == "L0\\.N7"
+    assert f"#### {n_facts}" in words(app)
+
+
+# Bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "sentence"),
+    [
+        ("fact", {"fact": "P0-nothing"}, "has no fact 'P0-nothing'"),
+        ("fact", {"fact": "'; DROP TABLE facts; --"}, "has no fact"),
+        ("relation", {"relation": "P0"}, "has no relation 'P0'"),
+        ("neuron", {"neuron": "nine"}, "'nine' names no neuron"),
+        ("neuron", {"neuron": "L" + "9" * 5000 + ".N1"}, "names no neuron"),
+        ("neuron", {"neuron": "L99.N1"}, "has no neuron L99.N1"),
+        ("fact", {"fact": "P36-00001", "atlas": "elsewhere"}, "There is no atlas 'elsewhere' here"),
+        ("fact", {"fact": "P36-00001", "atlas": "/etc"}, "There is no atlas '/etc' here"),
+    ],
+)
+def test_a_bad_link_gets_a_sentence(only_sample, name, parameters, sentence):
+    app = page(name, **parameters)
+    assert not app.exception
+    assert len(app.error) == 1
+    assert sentence in words(app)
+
+
+def test_without_an_atlas_every_page_says_how_to_get_one(only_sample, monkeypatch):
+    monkeypatch.delenv(store.ENVIRONMENT_VARIABLE)
+    for name, parameters in BROWSING.items():
+        app = page(name, **parameters)
+        assert not app.exception
+        assert "python -m build run" in app.error[0].value.replace("\\", "")
+
+
+def test_a_broken_atlas_gets_a_sentence(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "broken")
+    (folder / "facts.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = page()
+    assert not app.exception
+    assert "truncated" in app.error[0].value
+
+
+def test_a_variable_that_names_no_atlas_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(tmp_path / "nowhere"))
+    app = page()
+    assert not app.exception
+    assert "neither a folder nor a bundled atlas" in words(app)
+
+
+def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
+    absent = ("effects", "attributions", "neurons", "activating_prompts", "prompts")
+    folder = write_sample_atlas(tmp_path / "bare", leave_out=absent)
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    for name, parameters in BROWSING.items():
+        app = page(name, **parameters)
+        assert not app.exception
+        assert not app.error
+        if name in ("home", "fact", "neuron"):
+            assert layout.NOT_MEASURED in words(app)
+
+
+def test_text_from_data_is_never_markdown():
+    hostile = "![x](http://a/b) <b>`$\\alpha$` :red[no] **bold**\n# title"
+    escaped = layout.plain(hostile)
+    assert "\n" not in escaped
+    assert re.sub(r"\\([^\w\s])", r"\1", escaped) == " ".join(hostile.split())
+    assert not re.search(r"(?<!\\)[*_`\[\]<>$#:!]", escaped.replace("\\\\", ""))
+
+
+# No model --------------------------------------------------------------------------------------------
+
+
+def test_browsing_imports_no_torch(only_sample):
+    program = f"""
+import json, sys
+from streamlit.testing.v1 import AppTest
+for name, parameters in json.loads(sys.argv[1]).items():
+    app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
+    app.switch_page(f"app_pages/{{name}}.py")
+    app.query_params.update(parameters)
+    app.run()
+    assert not app.exception and not app.error and app.title, name
+    loaded = [m for m in ("torch", "transformers") if m in sys.modules]
+    assert not loaded, (name, loaded)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), store.ENVIRONMENT_VARIABLE: str(only_sample)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(BROWSING)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_cache_decorators_are_in_one_place():
+    for path in (ROOT / "app").rglob("*.py"):
+        if path.name != "resources.py":
+            assert "st.cache_" not in path.read_text(encoding="utf-8"), path

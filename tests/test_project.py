@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +207,45 @@ def test_links_of_the_documents_lead_to_files():
                 assert (ROOT / target).exists(), f"{name} links to {target}"
 
 
+def transcripts(*starts_with: str) -> dict[str, str]:
+    """Commands of the README's transcripts that start like that → the output shown."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
+        for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = entry.splitlines()
+            # A command goes on over lines until its quotes are closed.
+            n = next(k for k in range(1, len(lines) + 1) if _is_whole("\n".join(lines[:k])))
+            if entry.startswith(starts_with):
+                found["\n".join(lines[:n])] = "\n".join(lines[n:]).strip()
+    return found
+
+
+def _is_whole(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_queries_of_the_readme_give_what_it_shows(capsys):
+    from atlas.__main__ import main
+
+    shown = transcripts("python -m atlas sql --atlas starter-")
+    assert len(shown) >= 3
+    for command, output in shown.items():
+        assert main(shlex.split(command)[3:]) == 0
+        assert capsys.readouterr().out.strip() == output, command
+
+
+def test_the_readme_imports_what_there_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for module, names in re.findall(r"^>>> from (atlas[\w.]*) import (.+)$", text, flags=re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+
+
 def test_the_documents_carry_no_unfinished_places():
     for name in ("README.md", "BENCHMARKS.md", "NOTICE.md"):
         assert not re.search(r"\b(TODO|FIXME|TBD|XXX)\b", (ROOT / name).read_text(encoding="utf-8")), name
@@ -265,6 +307,17 @@ def test_the_weights_of_pocket_bert_are_at_most_12_mb():
 def test_the_atlases_that_come_along_are_at_most_40_mb_together():
     files = [path for path in tracked() if path.is_relative_to(ATLASES)]
     assert sum(path.stat().st_size for path in files) <= 40 * MB
+
+
+def test_the_duckdb_shell_can_read_every_column():
+    # Shells before DuckDB 2.0 read no integers whose bytes are stored by significance.
+    for path in tracked():
+        if path.suffix == ".parquet":
+            metadata = pq.read_metadata(path)
+            groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+            columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+            split = {c.physical_type for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
+            assert split <= {"FLOAT", "DOUBLE"}, path.name
 
 
 def test_every_committed_atlas_is_complete():

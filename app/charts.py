@@ -335,10 +335,10 @@ def path_line(path: pd.DataFrame, layer: int) -> alt.Chart:
     """P(α) along one layer's path. `path`: as `app.experiments.path_rows`."""
     several = path["token"].nunique() > 1
     return (
-        alt.Chart(path, title=f"Layer {layer} scaled from nothing to what it is")
+        alt.Chart(path, title=f"The path of layer {layer}")
         .mark_line(color=BLUE, point=alt.OverlayMarkDef(color=BLUE, size=30))
         .encode(
-            x=alt.X("alpha:Q", title="α (share of the layer's activations)", scale=alt.Scale(domain=[0, 1])),
+            x=alt.X("alpha:Q", title="α (share of its activations)", scale=alt.Scale(domain=[0, 1])),
             y=alt.Y("probability:Q", title="P(answer)", scale=alt.Scale(domainMin=0)),
             **({"strokeDash": alt.StrokeDash("token:N", title="Answer token")} if several else {}),
             tooltip=[
@@ -359,14 +359,14 @@ def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
     rows = summary.melt(
         ["label", "n_prompts", "before"], ["after", "random"], var_name="kind", value_name="probability"
     )
-    rows["whose"] = ["these neurons" if kind == "after" else "random neurons" for kind in rows["kind"]]
+    rows["whose"] = ["these" if kind == "after" else "random" for kind in rows["kind"]]
     rows["change"] = rows["probability"] / rows["before"] - 1
     base = alt.Chart(rows).encode(
-        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
-        yOffset=alt.YOffset("whose:N", sort=["these neurons", "random neurons"]),
+        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=140)),
+        yOffset=alt.YOffset("whose:N", sort=["these", "random"]),
         color=alt.Color(
             "whose:N",
-            scale=alt.Scale(domain=["these neurons", "random neurons"], range=[BLUE, ORANGE]),
+            scale=alt.Scale(domain=["these", "random"], range=[BLUE, ORANGE]),
             legend=_LEGEND,
         ),
         tooltip=[
@@ -380,14 +380,14 @@ def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
     )
     x = {
         "scale": alt.Scale(domain=[0, 1]),
-        "title": "Probability of the answer (○ before, ● after)",
+        "title": "P(answer): ○ before, ● after",
         "axis": alt.Axis(tickCount=5),
     }
     lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="probability:Q")
     before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
     after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("probability:Q", **x))
     return (lines + before + after).properties(
-        title="The answer's probability, before and after", height=52 * len(summary) + 90
+        title="Changing these neurons, or random ones", height=52 * len(summary) + 90
     )
 
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Prediction, Subject
 
 GROUPS = {
-    "asked": "Prompts the neurons were found on",
+    "asked": "Discovery prompts",
     "paraphrases": "Held-out paraphrases",
-    "neighbours": "Other facts of the relation",
+    "neighbours": "Same relation",
     "unrelated": "Unrelated facts",
 }
 KINDS = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}

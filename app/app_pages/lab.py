@@ -37,6 +37,7 @@ STORED, LIVE = "As the atlas has them", "Find them live"
 SUPPRESS, AMPLIFY, ERASE, EDIT = "Suppress", "Amplify", "Erase", "Edit"
 ZERO, UNKNOWN = "zero", "unk"
 FACTS_LISTED = 200
+GAP = "____"
 SEED = 0
 
 EXPLAINED = {
@@ -215,7 +216,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     n_held_out = len(asked) - len(question.discovery)
     st.caption(
         f"{len(question.discovery)} prompts to find its neurons on, {n_held_out} paraphrases kept out of "
-        f"that, such as: {layout.plain(asked[-1].prompt.text.replace(OBJECT_SLOT, '…')) if asked else ''}"
+        f"that, such as: {layout.plain(asked[-1].prompt.text.replace(OBJECT_SLOT, GAP)) if asked else ''}"
     )
     return question
 
@@ -328,8 +329,9 @@ def find(subject: Subject, question: Question) -> Found | None:
         return None
     certified = 1 - found.n_unconverged / max(found.n_paths, 1)
     st.caption(
-        f"{len(found.neurons)} neurons, found on {len(found.prompts)} prompts; {certified:.0%} of "
-        f"{found.n_paths} integrals within tolerance."
+        f"{layout.count(len(found.neurons), 'neuron')}, found on "
+        f"{layout.count(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
+        "within tolerance."
         + (" With a single prompt, all its strong neurons are kept." if len(found.prompts) == 1 else "")
     )
     return found
@@ -343,7 +345,9 @@ def show_neurons(table: pd.DataFrame) -> None:
         height=min(36 * (len(table) + 1) + 2, 320),
         column_config={
             "neuron": st.column_config.TextColumn("Neuron", width="small"),
-            "share": st.column_config.NumberColumn("Share of prompts", format="percent"),
+            "share": st.column_config.NumberColumn(
+                "Share", format="percent", width=60, help="Share of the prompts in which it is strong"
+            ),
             "mean_score": st.column_config.ProgressColumn(
                 "Mean score", format="%.4f", min_value=0.0, max_value=top
             ),
@@ -358,8 +362,8 @@ def show_path(found: Found, table: pd.DataFrame) -> None:
     n_layers = found.attributions[0].scores.shape[0]
     layer = st.selectbox("Layer to draw", range(n_layers), index=strongest, key=f"layer {strongest}")
     rows = experiments.path_rows(found.attributions[0], layer)
-    st.altair_chart(charts.path_line(rows, layer), width="stretch")
-    st.caption(layout.plain(found.prompts[0].text.replace(OBJECT_SLOT, "…")))
+    layout.draw(charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
+    st.caption(layout.plain(found.prompts[0].text.replace(OBJECT_SLOT, GAP)))
 
 
 # Change ----------------------------------------------------------------------------------------------
@@ -466,9 +470,9 @@ def draw(outcome: Outcome) -> None:
     st.subheader("Outcome", anchor=False)
     summary = experiments.summary(outcome)
     say(outcome, summary)
-    picture, numbers = st.columns(2, gap="large")
+    picture, numbers = st.columns([2, 3], gap="medium")
     with picture:
-        st.altair_chart(charts.lab_moves(summary), width="stretch")
+        layout.draw(charts.lab_moves(summary), "The answer's probability before and after the change")
     with numbers:
         show_summary(summary)
         if outcome.undo_is_exact:
@@ -492,12 +496,12 @@ def say(outcome: Outcome, summary: pd.DataFrame) -> None:
     parts = [
         f"Changing {n} {'neuron' if n == 1 else 'neurons'} takes the probability of "
         f"**{layout.plain(answer)}** from **{own['before']:.3f}** to **{own['after']:.3f}** "
-        f"({own['change']:+.0%}) on "
+        f"({signed(own['change'])}) on "
         f"{own['n_prompts']} {'held-out paraphrases' if own.name == 'paraphrases' else 'prompts'}",
-        f"as many random neurons of the same layers: {own['random_change']:+.0%}",
+        f"as many random neurons of the same layers: {signed(own['random_change'])}",
     ]
     if "unrelated" in rows.index:
-        parts.append(f"unrelated facts under the same change: {rows.loc['unrelated', 'change']:+.0%}")
+        parts.append(f"unrelated facts under the same change: {signed(rows.loc['unrelated', 'change'])}")
     st.markdown("; ".join(parts) + ".")
     new = [t for t in outcome.of_group(own.name) if t.new_after is not None]
     if new:
@@ -511,20 +515,28 @@ def say(outcome: Outcome, summary: pd.DataFrame) -> None:
         )
 
 
+def signed(change: float) -> str:
+    """A relative change as a percentage with its sign; never -0%."""
+    rounded = round(100 * change)
+    return f"{rounded:+d}%" if rounded else "±0%"
+
+
 def show_summary(summary: pd.DataFrame) -> None:
     st.dataframe(
-        summary[["label", "n_prompts", "before", "after", "random", "change", "random_change"]],
+        summary[["label", "n_prompts", "before", "after", "change", "random_change"]],
         hide_index=True,
         column_config={
             "label": "Asked",
-            "n_prompts": "Prompts",
-            "before": st.column_config.NumberColumn("Before", format="%.3f"),
-            "after": st.column_config.NumberColumn("After", format="%.3f"),
-            "random": st.column_config.NumberColumn(
-                "Random", format="%.3f", help="Mean over five draws of as many neurons of the same layers"
+            "n_prompts": st.column_config.NumberColumn("Prompts", width=60),
+            "before": st.column_config.NumberColumn("Before", format="%.3f", width=60),
+            "after": st.column_config.NumberColumn("After", format="%.3f", width=60),
+            "change": st.column_config.NumberColumn("Change", format="percent", width=70),
+            "random_change": st.column_config.NumberColumn(
+                "Random",
+                format="percent",
+                width=70,
+                help="Change with as many random neurons of the same layers, mean over five draws",
             ),
-            "change": st.column_config.NumberColumn("Change", format="percent"),
-            "random_change": st.column_config.NumberColumn("Random change", format="percent"),
         },
     )
 
@@ -535,7 +547,7 @@ def show_answers(outcome: Outcome) -> None:
     order = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
     trials = sorted(outcome.trials, key=lambda trial: order[trial.group])
     names = [
-        f"{trial.prompt.text.replace(OBJECT_SLOT, '…')} ({experiments.GROUPS[trial.group].lower()})"
+        f"{trial.prompt.text.replace(OBJECT_SLOT, GAP)} ({experiments.GROUPS[trial.group].lower()})"
         for trial in trials
     ]
     place = st.selectbox("Prompt", range(len(trials)), format_func=lambda i: names[i], key="lab_trial")
@@ -576,7 +588,7 @@ def show_prompts(outcome: Outcome) -> None:
     with st.expander(f"All {len(outcome.trials)} prompts"):
         rows = experiments.trial_rows(outcome)
         rows["group"] = [experiments.GROUPS[group] for group in rows["group"]]
-        rows["text"] = [text.replace(OBJECT_SLOT, "…") for text in rows["text"]]
+        rows["text"] = [text.replace(OBJECT_SLOT, GAP) for text in rows["text"]]
         labels = {
             "group": "Asked",
             "text": "Prompt",

@@ -386,9 +386,7 @@ def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
     lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="probability:Q")
     before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
     after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("probability:Q", **x))
-    return (lines + before + after).properties(
-        title="Changing these neurons, or random ones", height=52 * len(summary) + 90
-    )
+    return (lines + before + after).properties(title="Before and after", height=52 * len(summary) + 90)
 
 
 # Parts -----------------------------------------------------------------------------------------------

@@ -57,13 +57,13 @@ def prompts_table(prompts: pd.DataFrame) -> None:
     if prompts.empty:
         layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
         return
+    tops = zip(prompts["top_token"], prompts["top_probability"], strict=True)
     rows = pd.DataFrame(
         {
             "prompt": prompts["text"].str.replace("[Y]", BLANK, regex=False),
             "probability": prompts["probability"],
             "rank": prompts["rank"],
-            "top": prompts["top_token"].map(layout.shown_token, na_action="ignore"),
-            "top_probability": prompts["top_probability"],
+            "top": [first_answer(*pair) for pair in tops],
             "held_out": prompts["held_out"],
         }
     )
@@ -72,19 +72,25 @@ def prompts_table(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width=400),
+            "prompt": st.column_config.TextColumn("Prompt", width=470),
             "probability": st.column_config.ProgressColumn(
                 "Answer's probability", min_value=0, max_value=1, format="%.3f"
             ),
             "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width="small"),
-            "top": st.column_config.TextColumn("First answer", width="small", help="Its most likely token"),
-            "top_probability": st.column_config.NumberColumn("Its probability", width=105, format="%.3f"),
+            "top": st.column_config.TextColumn("First answer", help="Its most likely token, its probability"),
             "held_out": st.column_config.CheckboxColumn(
                 "Held out", width="small", help="Kept for evaluation: not used to find neurons"
             ),
         },
     )
     st.caption(certificate(prompts))
+
+
+def first_answer(token: object, probability: object) -> str | None:
+    """The model's most likely token and its probability, on one line."""
+    if layout.is_missing(token):
+        return None
+    return layout.shown_token(token) + ("" if layout.is_missing(probability) else f"  {probability:.3f}")
 
 
 def certificate(prompts: pd.DataFrame) -> str:

@@ -60,11 +60,10 @@ def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
         }
     )
     value_vector(neuron)
-    left, right = st.columns(2, gap="medium")
-    with left, layout.errors_as_sentences():
-        facts(atlas, which, neuron["n_facts"])
-    with right, layout.errors_as_sentences():
+    with layout.errors_as_sentences():
         activating(atlas, which)
+    with layout.errors_as_sentences():
+        facts(atlas, which, neuron["n_facts"])
 
 
 def neighbours(atlas: Atlas, which: Neuron) -> None:

@@ -108,6 +108,7 @@ def control_prompts(
     *,
     fact_id: str | None = None,
     answers: Sequence[str] = (),
+    causal: bool = False,
     neighbours: int = 6,
     unrelated: int = 12,
     seed: int = 0,
@@ -115,8 +116,8 @@ def control_prompts(
     """One prompt each (held out where there is one) of `neighbours` and `unrelated` facts, drawn by the seed.
 
     Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
-    fact, all facts whose object is none of `answers` count as unrelated. Facts that the atlas' model knows
-    come first: what is not known cannot be lost.
+    fact, all facts whose object is none of `answers` count as unrelated. With `causal`, only prompts that end
+    with the answer. Facts that the atlas' model knows come first: what is not known cannot be lost.
     """
     avoided = [answer.strip().casefold() for answer in answers]
     relation = None
@@ -143,7 +144,8 @@ def control_prompts(
                first(template_id ORDER BY held_out DESC, hash(template_id || $seed)) AS template_id,
                first(text ORDER BY held_out DESC, hash(template_id || $seed)) AS text
         FROM drawn JOIN prompts USING (fact_id)
-        WHERE place <= CASE WHEN near THEN $neighbours ELSE $unrelated END
+        WHERE (NOT $causal OR regexp_matches(text, $ending))
+          AND place <= CASE WHEN near THEN $neighbours ELSE $unrelated END
         GROUP BY fact_id, object, near, place
         ORDER BY near DESC, place
         """,
@@ -151,6 +153,8 @@ def control_prompts(
             "relation": relation or "",
             "avoided": avoided,
             "seed": str(seed),
+            "causal": causal,
+            "ending": r"\[Y\]\s*\.?\s*$",
             "neighbours": neighbours,
             "unrelated": unrelated,
         },
@@ -351,9 +355,9 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
             progress(done / n_steps, message)
         done += 1
 
-    def predict(change: Sequence[Intervention] | None) -> list[Prediction]:
+    def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
         changes = None if change is None else [change] * len(prompts)
-        return subject.predict(prompts, top_k=RANKED_ANSWERS, interventions=changes)
+        return subject.predict(prompts, top_k=top_k, interventions=changes)
 
     report("The model as it is")
     before = predict(None)
@@ -366,7 +370,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
         generator = np.random.default_rng([experiment.seed, draw])
         control = matched_randomly(interventions, subject.n_neurons, generator)
         random_neurons.append(tuple(sorted({neuron for item in control for neuron in item.neurons})))
-        random.append(predict(control))
+        random.append(predict(control, top_k=1))
 
     report("The new answer")
     news = [item.new for item in interventions if isinstance(item, Edit)]

@@ -84,6 +84,15 @@ def table_with(at: AppTest, column: str):
     return next(frame.value for frame in at.dataframe if column in frame.value.columns)
 
 
+def test_controls_for_a_causal_model_end_with_their_answer(atlas):
+    from app.experiments import control_prompts
+
+    asked = control_prompts(atlas, causal=True, unrelated=50)
+    assert len(asked) == 50
+    assert all(item.prompt.ends_with_answer for item in asked)
+    assert not all(item.prompt.ends_with_answer for item in control_prompts(atlas, unrelated=50))
+
+
 def test_a_fact_is_suppressed_with_the_librarys_numbers(subject, fact, neurons, prompts):
     from atlas.surgery import Suppress
 

@@ -429,7 +429,11 @@ def objects_of_relation(atlas: Atlas, relation_id: str) -> list[str]:
 def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Asked, ...]:
     """The question's prompts and those of other facts, as far as this model can be asked them."""
     controls = experiments.control_prompts(
-        atlas, fact_id=question.fact_id, answers=(question.answer,), seed=SEED
+        atlas,
+        fact_id=question.fact_id,
+        answers=(question.answer,),
+        causal=subject.family.kind == "causal",
+        seed=SEED,
     )
     return (*question.asked, *experiments.usable(subject, controls)[0])
 

@@ -1,0 +1,380 @@
+"""Every layer's path through the rest of the model, in one forward and one backward sweep.
+
+    base = base_pass(subject, answer_tokens(subject.encode(prompt), "masked"))
+    swept = sweep(subject, base, Rows(item, layer, alpha), with_base=True)
+    swept.probability, swept.gradient          # (n_rows,), (n_rows, d_model)
+
+A row is one point of one path: the model as it is for an answer token, but for one layer's activations
+at the answer position, which are α·w instead of w (Dai et al., ACL 2022, equations 2 and 3).
+
+1. *Base pass.* One forward pass records every layer's activations and residual at the answer
+   position, and what the layers after it need: keys and values (causal) or whole outputs (masked).
+2. *Staircase.* The paths of all layers and all prompts of a batch share one forward and one backward
+   sweep. A row enters after its own layer, as ``tail(residual, α·w)``; nothing below is recomputed.
+3. *Prefix reuse.* In a causal model nothing before the answer position changes: rows are one token
+   wide and attend to the base pass's keys and values. In a masked model rows are whole sentences,
+   but the last layer computes the answer position only.
+4. *One row for α = 1.* At α = 1 the paths of all layers are the same state, the model as it is: one
+   row from layer 0 upward gives the gradients of all of them.
+5. *Gradient.* Only ∂P/∂(what the down-projection writes) is kept, d_model numbers a row; one product
+   with the value vectors, after the weighted sum over nodes, gives ∂P/∂w (`project`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atlas.surgery.hooks import recording
+from atlas.surgery.subject import Encoded, Subject, TokenPrediction, token_predictions
+
+# What a sweep may keep for its backward pass. Larger is no faster on a CPU; a GPU has room for more.
+SWEEP_BYTES = {"cpu": 400_000_000, "cuda": 16_000_000_000}
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """One token of an answer: what the model reads, where it answers, and the token wanted."""
+
+    input_ids: tuple[int, ...]
+    position: int
+    target: int
+    index: int
+
+
+def answer_tokens(encoded: Encoded, kind: str) -> list[AnswerToken]:
+    """The answer's tokens, each with its own position; a causal model reads no further than it."""
+    return [
+        AnswerToken(
+            encoded.input_ids[: position + 1] if kind == "causal" else encoded.input_ids,
+            position,
+            target,
+            j,
+        )
+        for j, (position, target) in enumerate(zip(encoded.positions, encoded.targets, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What one forward pass over answer tokens leaves for the sweeps; shorter ones are padded on the right.
+
+    activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
+    being activations @ value vectors, without the bias; position and target (n_items,); said, what the model
+    says of each item. Causal: keys
+    and values of the tokens before the answer by layer, (n_items, n_heads, n_tokens − 1, d_head).
+    Masked: outputs by layer, (n_items, n_tokens, d_model). mask, (n_items, 1, 1, n_tokens), is added to
+    attention scores where inputs differ in length: zero for what a row may see.
+    """
+
+    activations: Tensor
+    residuals: Tensor
+    writes: Tensor
+    position: Tensor
+    target: Tensor
+    said: tuple[TokenPrediction, ...]
+    keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    rotary: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
+
+    @property
+    def n_items(self) -> int:
+        return self.position.shape[0]
+
+
+@torch.no_grad()
+def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
+    """Step 1."""
+    from transformers import DynamicCache
+
+    model, family, device = subject.model, subject.family, subject.device
+    causal = family.kind == "causal"
+    lengths = [len(item.input_ids) for item in items]
+    width = max(lengths)
+    padded = [(*item.input_ids, *item.input_ids[:1] * (width - len(item.input_ids))) for item in items]
+    input_ids = torch.tensor(padded, device=device)
+    position = torch.tensor([item.position for item in items], device=device)
+    visible = torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None]
+    cache = DynamicCache() if causal else None
+    # In a causal model padding on the right is never seen; the answer comes before it.
+    options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
+    with recording(model, family, position[:, None], outputs=not causal) as trace:
+        hidden = model.base_model(input_ids, **options).last_hidden_state
+    target = torch.tensor([item.target for item in items], device=device)
+    # base_model has applied the final norm already.
+    answer = hidden[torch.arange(len(items), device=device), position]
+    logits = model.get_submodule(family.head)(answer).float()
+    layers = range(subject.n_layers)
+    activations = torch.stack([trace.activations[layer][:, 0] for layer in layers], 1)
+    rotary = None
+    if family.rotary is not None:
+        rotary = model.get_submodule(family.rotary)(activations, position_ids=position[:, None])
+    return Base(
+        activations=activations,
+        residuals=torch.stack([trace.residuals[layer][:, 0] for layer in layers], 1),
+        writes=torch.stack(
+            [activations[:, layer] @ family.value_vectors(model, layer) for layer in layers], 1
+        ),
+        position=position,
+        target=target,
+        said=tuple(token_predictions(subject, logits, target, top_k=10)),
+        keys=tuple(cache.layers[layer].keys[:, :, :-1] for layer in layers) if causal else (),
+        values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
+        outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),
+        rotary=rotary,
+        mask=None if min(lengths) == width else _attention_mask(visible, position, causal, activations.dtype),
+    )
+
+
+def _attention_mask(visible: Tensor, position: Tensor, causal: bool, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores, (n_items, 1, 1, n_tokens): 0 for tokens a row may see.
+
+    A causal row sees the tokens before its answer position and itself, which comes last in its keys.
+    """
+    if causal:
+        before = torch.arange(visible.shape[1] - 1, device=visible.device) < position[:, None]
+        visible = torch.cat([before, torch.ones_like(before[:, :1])], 1)
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None, None]
+
+
+# --- steps 2 to 5: the sweep ---
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Points of paths, all (n_rows,) and sorted by layer: row r is item `item[r]` with the activations
+    of layer `layer[r]` scaled by `alpha[r]`. Kept on the CPU, so that a sweep never waits for a GPU."""
+
+    item: Tensor
+    layer: Tensor
+    alpha: Tensor
+
+    def __len__(self) -> int:
+        return self.item.shape[0]
+
+    def part(self, start: int, end: int) -> Rows:
+        return Rows(self.item[start:end], self.layer[start:end], self.alpha[start:end])
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: probability (n_rows,) of the target, and gradient (n_rows, d_model), its
+    derivative with respect to what the row's down-projection wrote. Where base rows were swept,
+    base_probability (n_items,) and base_gradient (n_items, n_layers, d_model): α = 1 in every layer."""
+
+    probability: Tensor
+    gradient: Tensor
+    base_probability: Tensor | None = None
+    base_gradient: Tensor | None = None
+
+
+class _PrefixCache:
+    """Step 3, causal: the base pass's keys and values in front of each row's own.
+
+    Stands where a transformers cache stands, and answers the one call that layers make.
+    """
+
+    def __init__(self, base: Base, item: Tensor) -> None:
+        self.base, self.item = base, item
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        item = self.item[: keys.shape[0]]
+        return (
+            torch.cat([self.base.keys[layer][item], keys], 2),
+            torch.cat([self.base.values[layer][item], values], 2),
+        )
+
+
+class _SentenceCache:
+    """Step 3, masked: keys and values of whole sentences, for a query at the answer position only."""
+
+    def __init__(self, attention: torch.nn.Module, state: Tensor) -> None:
+        self.attention, self.state = attention, state
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        shape = (*self.state.shape[:-1], -1, keys.shape[-1])  # (n_rows, n_tokens, n_heads, d_head)
+        return (
+            self.attention.key(self.state).view(shape).transpose(1, 2),
+            self.attention.value(self.state).view(shape).transpose(1, 2),
+        )
+
+
+def sweep(subject: Subject, base: Base, rows: Rows, *, with_base: bool = False) -> Swept:
+    """Steps 2 to 5 for any set of rows, in as many parts as memory asks for.
+
+    with_base: also sweep each item's own state (α = 1), from layer 0 upward.
+    """
+    limit = SWEEP_BYTES.get(subject.device.type, SWEEP_BYTES["cpu"])
+    spent = torch.cumsum(_row_bytes(subject, base, rows.layer), 0)
+    base_bytes = base.n_items * float(_row_bytes(subject, base, torch.zeros(1))[0]) if with_base else 0.0
+    parts: list[Swept] = []
+    start = 0
+    while start < len(rows) or (with_base and not parts):
+        before = float(spent[start - 1]) if start else 0.0
+        room = before + limit - (0.0 if parts else base_bytes)
+        end = max(int(torch.searchsorted(spent, room, right=True)), start + 1)
+        parts.append(_sweep_part(subject, base, rows.part(start, end), with_base and not parts))
+        start = end
+    return Swept(
+        torch.cat([part.probability for part in parts]),
+        torch.cat([part.gradient for part in parts]),
+        parts[0].base_probability,
+        parts[0].base_gradient,
+    )
+
+
+def _row_bytes(subject: Subject, base: Base, layer: Tensor) -> Tensor:
+    """About what a row that enters after `layer` keeps for its backward pass, in bytes, (n_rows,)."""
+    causal = subject.family.kind == "causal"
+    width = 1 if causal else base.outputs[0].shape[1]
+    context = 2 * base.keys[0][0].numel() if causal else 0
+    a_layer = width * (14 * subject.d_model + 4 * subject.n_neurons) + context
+    return 4.0 * ((subject.n_layers - 1 - layer.double()) * a_layer + 3 * subject.n_tokens)
+
+
+@torch.enable_grad()
+def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Swept:
+    model, family, device = subject.model, subject.family, subject.device
+    n_layers, causal = subject.n_layers, family.kind == "causal"
+    modules = family.layer_modules(model)
+    n_base = base.n_items if with_base else 0
+    # The base rows come first: paths of layer 0 at α = 1.
+    item = torch.cat([torch.arange(n_base), rows.item]).to(device)
+    alpha = torch.cat([torch.ones(n_base), rows.alpha.float()]).to(device, base.writes.dtype)
+    n_entering = torch.bincount(rows.layer, minlength=n_layers).tolist()
+    n_entering[0] += n_base
+    prefix = _PrefixCache(base, item)
+    entered: dict[int, slice] = {}
+    gradients: dict[int, Tensor] = {}  # ∂P/∂(layer's output at the answer position), by layer
+    state: Tensor | None = None
+    alive = 0
+
+    for layer in range(n_layers):
+        answer_only = causal or layer == n_layers - 1
+        if state is not None:
+            state = _through(subject, base, modules[layer], layer, state, item[:alive], prefix)
+        if n_entering[layer]:
+            entered[layer] = slice(alive, alive + n_entering[layer])
+            new = _entering(subject, base, layer, item[entered[layer]], alpha[entered[layer]], answer_only)
+            state = new.requires_grad_() if state is None else torch.cat([state, new])
+            alive += n_entering[layer]
+        if state is not None and (n_base or n_entering[layer]):
+            state.register_hook(_keeper(gradients, layer, base.position[item[:alive]]))
+
+    # Step 5, first half: the vocabulary head and one backward sweep for every row at once. Rows do
+    # not see each other, so the gradient of the sum is each row's own gradient.
+    logits = family.logits(model, state)
+    probability, gradient = _probability(logits.detach(), base.target[item])
+    logits.backward(gradient)
+
+    with torch.no_grad():
+        written = torch.zeros(alive, subject.d_model, device=device)
+        for layer, rows_here in entered.items():
+            written[rows_here] = _before_tail(
+                subject, base, layer, item[rows_here], alpha[rows_here], gradients[layer][rows_here]
+            )
+        if not n_base:
+            return Swept(probability, written)
+        everyone, ones = item[:n_base], alpha[:n_base]
+        base_gradient = torch.stack(
+            [
+                _before_tail(subject, base, layer, everyone, ones, gradients[layer][:n_base])
+                for layer in range(n_layers)
+            ],
+            1,
+        )
+    return Swept(probability[n_base:], written[n_base:], probability[:n_base], base_gradient)
+
+
+def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The target's probability, (n_rows,), and its gradient ∂P/∂logits = P · (e_target − softmax).
+
+    Written out, it passes over (n_rows, n_tokens) once where automatic differentiation does so several times.
+    """
+    softmax = logits.softmax(-1)
+    probability = softmax.gather(-1, target[:, None])
+    gradient = softmax.mul_(-probability)
+    gradient.scatter_add_(-1, target[:, None], probability)
+    return probability[:, 0], gradient
+
+
+def _write(subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor) -> Tensor:
+    """What the down-projection writes at α·w, (n_rows, d_model): linear in α, up to its bias."""
+    write = alpha[:, None] * base.writes[item, layer]
+    bias = subject.family.down(subject.model, layer).bias
+    return write if bias is None else write + bias
+
+
+def _entering(
+    subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor, answer_only: bool
+) -> Tensor:
+    """The rows that start their path after `layer`: the base's state with the answer position replaced.
+
+    (n_rows, d_model) where only the answer position is carried, else (n_rows, n_tokens, d_model).
+    """
+    with torch.no_grad():
+        write = _write(subject, base, layer, item, alpha)
+        answer = subject.family.tail(subject.model, layer, base.residuals[item, layer], write)
+        if answer_only:
+            return answer
+        state = base.outputs[layer][item]
+        state[torch.arange(len(item), device=state.device), base.position[item]] = answer
+        return state
+
+
+def _through(
+    subject: Subject,
+    base: Base,
+    module: torch.nn.Module,
+    layer: int,
+    state: Tensor,
+    item: Tensor,
+    prefix: _PrefixCache,
+) -> Tensor:
+    """The rows in flight through one layer; shapes as in `_entering`."""
+    mask = None if base.mask is None else base.mask[item]
+    if subject.family.kind == "causal":
+        options = {"past_key_values": prefix, "attention_mask": mask}
+        if base.rotary is not None:
+            options["position_embeddings"] = tuple(part[item] for part in base.rotary)
+        return module(state[:, None], **options)[:, 0]
+    if layer < subject.n_layers - 1:
+        return module(state, attention_mask=mask)
+    attention = module.get_submodule(subject.family.attention)
+    answer = state[torch.arange(len(item), device=state.device), base.position[item]]
+    return module(answer[:, None], attention_mask=mask, past_key_values=_SentenceCache(attention, state))[
+        :, 0
+    ]
+
+
+def _keeper(gradients: dict[int, Tensor], layer: int, position: Tensor) -> Callable[[Tensor], None]:
+    def keep(gradient: Tensor) -> None:
+        if gradient.dim() == 3:
+            gradient = gradient[torch.arange(len(position), device=position.device), position]
+        gradients[layer] = gradient.float()
+
+    return keep
+
+
+def _before_tail(
+    subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor, gradient: Tensor
+) -> Tensor:
+    """From ∂P/∂(layer's output) to ∂P/∂(down-projection's output), both (n_rows, d_model)."""
+    if subject.family.post_norm is None:
+        return gradient  # output = residual + write
+    with torch.enable_grad():
+        write = _write(subject, base, layer, item, alpha).detach().requires_grad_()
+        output = subject.family.tail(subject.model, layer, base.residuals[item, layer], write)
+        return torch.autograd.grad(output, write, gradient.to(output.dtype))[0].float()
+
+
+def project(subject: Subject, base: Base, layer: int, item: Tensor, summed: Tensor) -> Tensor:
+    """Step 5, second half: weighted sums of ∂P/∂write, (n, d_model), become scores, (n, n_neurons)."""
+    values = subject.family.value_vectors(subject.model, layer)
+    return (summed.to(values.dtype) @ values.T).float() * base.activations[item, layer].float()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from app import limits
 from atlas.errors import AtlasError, PromptError
 from atlas.neuron import Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, refine_scores
@@ -48,8 +49,6 @@ KINDS = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit":
 SHOWN_ANSWERS = 10
 # Ranks of the shown answers are looked up this far down on the other side.
 RANKED_ANSWERS = 100
-MAX_PROMPTS = 32
-MAX_PROMPT_LENGTH = 500
 
 Progress = Callable[[float, str], None]
 
@@ -70,12 +69,13 @@ def typed_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not lines:
         raise PromptError("There is no prompt yet. Type one a line, with [Y] where the answer goes.")
-    if len(lines) > MAX_PROMPTS:
-        raise PromptError(f"There are {len(lines)} prompts. Give at most {MAX_PROMPTS}.")
+    allowed = limits.current()
+    if len(lines) > allowed.prompts:
+        raise PromptError(f"There are {len(lines)} prompts. Give at most {allowed.prompts}.")
     for line in lines:
-        if len(line) > MAX_PROMPT_LENGTH:
+        if len(line) > allowed.prompt_length:
             raise PromptError(
-                f"The prompt '{line[:60]}…' has {len(line)} characters. Give at most {MAX_PROMPT_LENGTH}."
+                f"The prompt '{line[:60]}…' has {len(line)} characters. Give at most {allowed.prompt_length}."
             )
     if not answer.strip():
         raise PromptError("There is no answer yet. Type the word that should fill the gap.")

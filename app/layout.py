@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import resources
+from app import limits, resources
 from atlas.errors import AtlasError, StoreError
 from atlas.neuron import Neuron
 from atlas.store import Atlas
@@ -32,9 +32,11 @@ FACT = "app_pages/fact.py"
 RELATION = "app_pages/relation.py"
 NEURON = "app_pages/neuron.py"
 LAB = "app_pages/lab.py"
+COMPARE = "app_pages/compare.py"
+SQL = "app_pages/sql.py"
+ATLASES = "app_pages/atlases.py"
 
 FIGURE_WIDTH = 172
-LONGEST_SEARCH = 200
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title.
 STYLE = """<style>
@@ -190,6 +192,13 @@ def lab_link(fact_id: str, label: str = "Open in the Lab") -> None:
     st.page_link(LAB, label=label, icon=":material/science:", query_params=here(fact=fact_id))
 
 
+def compare_link(kind: str, a: str, b: str | None = None, label: str = "Compare") -> None:
+    """To Compare; `kind` is facts, relations, neurons or atlases, `a` and `b` are ids (`L9.N2141`)."""
+    st.page_link(
+        COMPARE, label=label, icon=":material/compare_arrows:", query_params=here(kind=kind, a=a, b=b)
+    )
+
+
 def fact_name(subject: str, answer: str) -> str:
     return f"{subject} → {answer}"
 
@@ -323,12 +332,13 @@ def pages(total: int, size: int) -> None:
 def search_box(label: str, name: str, *, placeholder: str) -> str:
     """A box whose text is the URL's parameter `name`."""
     key = f"box-{name}"
-    st.session_state[key] = st.query_params.get(name, "")[:LONGEST_SEARCH]
+    longest = limits.current().search_length
+    st.session_state[key] = st.query_params.get(name, "")[:longest]
     return st.text_input(
         label,
         key=key,
         type="search",
-        max_chars=LONGEST_SEARCH,
+        max_chars=longest,
         placeholder=placeholder,
         on_change=_to_url,
         args=(name, key),

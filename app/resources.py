@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
+from app import limits
 from atlas.errors import AtlasError
 from atlas.manifest import MANIFEST_NAME
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas, bundled, open_atlas, resolve
@@ -78,13 +79,18 @@ def _version(folder: Path) -> int:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _sandbox(folder: str, version: int) -> Sandbox:
-    return _opened(folder, version).sandboxed()
+def _sandbox(folder: str, version: int, rows: int, seconds: float, memory_mb: int) -> Sandbox:
+    atlas = _opened(folder, version)
+    return atlas.sandboxed(max_rows=rows, seconds=seconds, memory=f"{memory_mb}MB")
 
 
 def sandbox(atlas: Atlas) -> Sandbox:
     """The connection for SQL that visitors write; its tables are loaded once."""
-    return _sandbox(str(atlas.path), _version(atlas.path))
+    allowed = limits.current()
+    return _sandbox(
+        *(str(atlas.path), _version(atlas.path)),
+        *(allowed.sql_rows, allowed.sql_seconds, allowed.sql_memory_mb),
+    )
 
 
 def ask(question: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:

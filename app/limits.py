@@ -4,9 +4,9 @@
     limits.current().check_model(name)           # ModelError where visitors may not use it
     limits.current().may_download(name)
 
-`limits.toml` beside this module holds every limit. KNOWLEDGE_NEURON_LIMITS may name a second file that changes
-some of them: it is read from the environment, which belongs to the host and never to a visitor. A file that is
-missing or wrong stops the pages with a sentence: no limit is silently left out.
+`limits.toml` beside this module holds every limit. KNOWLEDGE_NEURON_LIMITS may name a second file that
+changes some of them: it is read from the environment, which belongs to the host and never to a visitor.
+A file that is missing or wrong stops the pages with a sentence: no limit is silently left out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Limits:
         return not self.demo_mode or name in self.downloads
 
     def check_model(self, name: str) -> None:
-        """Raise `ModelError` where visitors may not use this model; to be called before its name is looked up."""
+        """Raise `ModelError` where visitors may not use this model; before its name is looked up."""
         if not self.offers(name):
             raise ModelError(
                 f"This host offers {' and '.join(self.models)} only. "
@@ -82,8 +82,8 @@ class Limits:
         self.check_model(name)
         if not self.may_download(name):
             raise ModelError(
-                f"The model {name} is not on this host, which fetches none for visitors. "
-                f"Choose another, or run the app on your own computer."
+                f"This host does not fetch {name} for visitors. "
+                "Choose another model, or run the app on your own computer."
             )
 
 

@@ -20,7 +20,7 @@ ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from app import layout  # noqa: E402
+from app import layout, tray  # noqa: E402
 
 PAGES = [
     st.Page("app_pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -40,6 +40,7 @@ st.html(layout.STYLE)
 with st.sidebar:
     layout.menu(PAGES)
     layout.choose_atlas()
+    tray.show()
 
 with layout.errors_as_sentences():
     page.run()

@@ -17,6 +17,10 @@ from atlas.errors import AtlasError, PromptError
 SUBJECT_SLOT = "[X]"
 OBJECT_SLOT = "[Y]"
 
+# Why a prompt is asked: the neurons were found on it; a held-out wording of the same fact; another fact of
+# the relation with another object; a fact that differs in relation and object.
+GROUPS = ("asked", "paraphrases", "neighbours", "unrelated")
+
 _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 _ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*\.?\s*$")
 
@@ -116,3 +120,17 @@ class Prompt:
     def stem(self) -> str:
         """The text before the answer, without trailing spaces: what a causal model reads."""
         return self.text.split(OBJECT_SLOT)[0].rstrip()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of an experiment and why it is asked: one of `GROUPS`."""
+
+    group: str
+    prompt: Prompt
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise PromptError(
+                f"No group of prompts is called '{self.group}'. There are: {', '.join(GROUPS)}."
+            )

@@ -20,7 +20,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, experiments, layout, resources
-from app.experiments import Asked, Experiment, Found, Outcome
+from app.experiments import Asked, Experiment
 from atlas import queries
 from atlas.errors import ModelError
 from atlas.models import KNOWN_MODELS, fetch_model, locate
@@ -28,7 +28,8 @@ from atlas.neuron import OBJECT_SLOT, Neuron
 from atlas.store import Atlas
 
 if TYPE_CHECKING:
-    from atlas.surgery.interventions import Intervention
+    from atlas.interventions import Intervention
+    from atlas.surgery.experiments import Found, Outcome
     from atlas.surgery.subject import Subject
 
 OTHER_MODEL = "another model"
@@ -628,7 +629,7 @@ def show_prompts(outcome: Outcome) -> None:
 
 
 def as_json(outcome: Outcome, rows: pd.DataFrame) -> str:
-    from atlas.surgery.interventions import to_json
+    from atlas.interventions import to_json
 
     return json.dumps(
         {

@@ -1,0 +1,101 @@
+"""Which prompts an experiment asks: a fact's own, and those of other facts that it should leave alone.
+
+    asked = (*prompts_of_fact(atlas, fact_id), *control_prompts(atlas, fact_id=fact_id, seed=0))
+
+Queries only, no model. Groups of prompts (Dai et al., ACL 2022, sections 4.2 and 5): `asked` (the neurons
+were found on them), `paraphrases` (held-out templates of the same fact), `neighbours` (other facts of the
+relation with other objects), `unrelated` (facts that differ in relation and object).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from atlas.neuron import Asked, Prompt
+
+if TYPE_CHECKING:
+    from atlas.store import Atlas
+
+
+def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[Asked, ...]:
+    """A fact's prompts: its discovery templates are `asked`, its held-out ones `paraphrases`."""
+    rows = atlas.query(
+        """
+        SELECT p.template_id, p.text, p.held_out, f.object
+        FROM prompts AS p JOIN facts AS f USING (fact_id)
+        WHERE p.fact_id = $fact_id ORDER BY p.held_out, p.template_id
+        """,
+        {"fact_id": fact_id},
+    )
+    return tuple(
+        Asked(
+            "paraphrases" if row.held_out else "asked", Prompt(fact_id, row.template_id, row.text, row.object)
+        )
+        for row in rows.itertuples()
+    )
+
+
+def control_prompts(
+    atlas: Atlas,
+    *,
+    fact_id: str | None = None,
+    answers: Sequence[str] = (),
+    causal: bool = False,
+    neighbours: int = 6,
+    unrelated: int = 12,
+    seed: int = 0,
+) -> tuple[Asked, ...]:
+    """One prompt each (held out where there is one) of `neighbours` and `unrelated` facts, drawn by the seed.
+
+    Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
+    fact, all facts whose object is none of `answers` count as unrelated. With `causal`, only prompts that end
+    with the answer. Facts that the atlas' model knows come first: what is not known cannot be lost.
+    """
+    avoided = [answer.strip().casefold() for answer in answers]
+    relation = None
+    if fact_id is not None:
+        own = atlas.query_one(
+            "SELECT relation_id, object FROM facts WHERE fact_id = $fact_id", {"fact_id": fact_id}
+        )
+        if own is None:
+            return ()
+        relation = own["relation_id"]
+        avoided.append(own["object"].strip().casefold())
+    rows = atlas.query(
+        """
+        WITH others AS (
+            SELECT fact_id, object, coalesce(known, true) AS known,
+                   relation_id IS NOT DISTINCT FROM $relation AS near
+            FROM facts WHERE NOT list_contains($avoided, lower(trim(object)))
+        ), drawn AS (
+            SELECT *, row_number() OVER (
+                PARTITION BY near ORDER BY known DESC, hash(fact_id || $seed)) AS place
+            FROM others
+        )
+        SELECT fact_id, object, near, place,
+               first(template_id ORDER BY held_out DESC, hash(template_id || $seed)) AS template_id,
+               first(text ORDER BY held_out DESC, hash(template_id || $seed)) AS text
+        FROM drawn JOIN prompts USING (fact_id)
+        WHERE (NOT $causal OR regexp_matches(text, $ending))
+          AND place <= CASE WHEN near THEN $neighbours ELSE $unrelated END
+        GROUP BY fact_id, object, near, place
+        ORDER BY near DESC, place
+        """,
+        {
+            "relation": relation or "",
+            "avoided": avoided,
+            "seed": str(seed),
+            "causal": causal,
+            "ending": r"\[Y\]\s*\.?\s*$",
+            "neighbours": neighbours,
+            "unrelated": unrelated,
+        },
+    )
+    return tuple(
+        Asked(
+            "neighbours" if row.near else "unrelated",
+            Prompt(row.fact_id, row.template_id, row.text, row.object),
+        )
+        for row in rows.itertuples()
+    )

@@ -29,6 +29,7 @@ PAGES = [
     st.Page("app_pages/relation.py", title="Relation", icon=":material/category:", url_path="relation"),
     st.Page("app_pages/neuron.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
     st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"),
+    st.Page("app_pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
 ]
 
 st.set_page_config(

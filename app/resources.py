@@ -20,6 +20,7 @@ import streamlit as st
 from app import limits
 from atlas.errors import AtlasError
 from atlas.manifest import MANIFEST_NAME
+from atlas.models import fetch_model, locate
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas, bundled, open_atlas, resolve
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def sandbox(atlas: Atlas) -> Sandbox:
 
 def ask(question: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
     """The answer of a function of `atlas.queries`, kept until the atlas is built again."""
-    key = (str(atlas.path), _version(atlas.path), question.__name__)
+    key = (str(atlas.path), _version(atlas.path), question.__module__, question.__name__)
     return _answer(key, arguments, tuple(sorted(options.items())), question, atlas)
 
 
@@ -107,12 +108,32 @@ def _answer(key, arguments, options, _question, _atlas):
 # Models ----------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=3, show_spinner=False)
+def models() -> tuple[str, ...]:
+    """Names of the models that visitors are offered."""
+    return limits.current().models
+
+
+def fetch(name: str, progress: Callable[[float, str], None] | None = None) -> None:
+    """Put a model's files on this machine, where the limits let visitors do so; raises `ModelError`."""
+    limits.current().check_download(name)
+    fetch_model(name, progress)
+
+
 def subject(name: str) -> Subject:
     """The subject model of that name, loaded once for all visitors. The first call imports torch.
 
-    A model that is not on disk is fetched on the way; call `atlas.models.fetch_model` first to show progress.
+    A model that is not on disk is fetched on the way where that is allowed; call `fetch` first to show
+    progress. Raises `ModelError` where the limits do not allow it, before the name is looked up.
     """
+    allowed = limits.current()
+    allowed.check_model(name)
+    if not allowed.may_download(name):
+        locate(name, allow_download=False)
+    return _subject(name)
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def _subject(name: str) -> Subject:
     from atlas.surgery.subject import load_subject
 
     return load_subject(name)

@@ -1,0 +1,294 @@
+"""Compare: two facts, two relations, two neurons, or one fact in two atlases, and what they have in common.
+
+1. *Choose.* `?kind=` says what, `?a=` and `?b=` which two; for atlases `a` is a fact and `?other=` an atlas.
+2. *Side by side.* The same measures of both.
+3. *Overlap.* What is in both and in one only, beside what as many drawn at random would share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import compare_charts, compare_show, exports, layout, tray
+from app.compare_atlases import two_atlases
+from app.compare_choose import asked_for, must_differ, no_pair, pick_fact, swap_link
+from app.resources import ask
+from atlas import comparison, queries
+from atlas.neuron import Neuron
+from atlas.store import Atlas
+
+NAMES = {
+    "facts": "Two facts",
+    "relations": "Two relations",
+    "neurons": "Two neurons",
+    "atlases": "A fact in two atlases",
+}
+LEAST = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
+LEAST_FIRST = "0.1"
+FACTS_SHOWN = 10
+
+
+def main() -> None:
+    st.title("Compare", anchor=False)
+    atlas = layout.current_atlas()
+    kind = choose_kind()
+    pages: Mapping[str, Callable[[Atlas], None]] = {
+        "facts": two_facts,
+        "relations": two_relations,
+        "neurons": two_neurons,
+        "atlases": two_atlases,
+    }
+    pages[kind](atlas)
+
+
+# Choose ----------------------------------------------------------------------------------------------
+
+
+def choose_kind() -> str:
+    asked = st.query_params.get("kind")
+    kind = asked if asked in NAMES else "facts"
+    st.session_state["compare-kind"] = kind
+    st.segmented_control(
+        "What to compare",
+        list(NAMES),
+        format_func=NAMES.get,
+        key="compare-kind",
+        on_change=_kind_chosen,
+        required=True,
+        label_visibility="collapsed",
+    )
+    return kind
+
+
+def _kind_chosen() -> None:
+    """Another kind: the ids of the last one mean nothing here."""
+    for name in ("a", "b", "other", "least"):
+        st.query_params.pop(name, None)
+    st.query_params["kind"] = st.session_state["compare-kind"]
+
+
+# Two facts -------------------------------------------------------------------------------------------
+
+
+def two_facts(atlas: Atlas) -> None:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        a = pick_fact(atlas, "a", "fact A", beside=asked_for("b"))
+    with right:
+        b = pick_fact(atlas, "b", "fact B", beside=asked_for("a"))
+    if a is None or b is None:
+        no_pair(atlas, "facts", "Choose two facts to see which neurons they share.")
+        return
+    must_differ(a["fact_id"], b["fact_id"])
+    for place, fact in ((left, a), (right, b)):
+        with place, st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            layout.fact_link(fact["fact_id"], layout.fact_name(fact["subject"], fact["object"]))
+            layout.known_badge(fact["known"])
+            layout.lab_link(fact["fact_id"])
+    swap_link(kind="facts", a=b["fact_id"], b=a["fact_id"])
+    measures = fact_measures(atlas, a, b)
+    compare_show.show(measures, *(layout.fact_name(f["subject"], f["object"]) for f in (a, b)))
+
+    rows = comparison.neurons_of_facts(atlas, a["fact_id"], b["fact_id"])
+    usual = usually_shared(atlas, a["relation_id"], b["relation_id"])
+    where = "its relation" if a["relation_id"] == b["relation_id"] else "these two relations"
+    beside = "" if usual is None else f" Two facts of {where} share {usual:.1f} on average."
+    compare_show.neurons_in_common(atlas, rows, measure="score", title="Mean score", beside=beside)
+    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=compare_show.with_tokens(rows))
+
+
+def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    effects = [comparison.suppression(atlas, fact=fact["fact_id"]) for fact in (a, b)]
+    return compare_show.measured(
+        {
+            "Relation": [fact["label"] or fact["relation_id"] for fact in (a, b)],
+            "Known": [compare_show.yes_or_no(fact["known"]) for fact in (a, b)],
+            "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
+            "Prompts": [layout.number(fact["n_prompts"]) for fact in (a, b)],
+            "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
+            **compare_show.effect_measures(effects),
+        }
+    )
+
+
+def usually_shared(atlas: Atlas, a: str, b: str) -> float | None:
+    """Mean number of neurons that two facts of these relations share."""
+    overlap = ask(queries.relation_overlap, atlas)
+    found = overlap[(overlap["relation_a"] == a) & (overlap["relation_b"] == b)]["mean_shared"]
+    return None if found.empty or layout.is_missing(found.iloc[0]) else float(found.iloc[0])
+
+
+# Two relations ---------------------------------------------------------------------------------------
+
+
+def two_relations(atlas: Atlas) -> None:
+    relations = ask(queries.relations, atlas)
+    ids = list(relations["relation_id"])
+    names = [label or r for r, label in zip(ids, relations["label"], strict=True)]
+    options = {r: f"{name} ({r})" for r, name in zip(ids, names, strict=True)}
+    chosen: list[str] = []
+    for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
+        with place:
+            layout.choice(f"Relation {name.upper()}", name, options, placeholder="Choose a relation")
+            asked = asked_for(name)
+            if asked and asked not in options:
+                st.error(layout.plain(f"The atlas {atlas.atlas_id} has no relation '{asked}'. Choose one."))
+            elif asked:
+                chosen.append(asked)
+                layout.relation_link(asked, options[asked])
+    if len(chosen) < 2:
+        no_pair(atlas, "relations", "Choose two relations to see which neurons their facts share.")
+        return
+    a, b = chosen
+    must_differ(a, b)
+    swap_link(kind="relations", a=b, b=a)
+    rows = relations.set_index("relation_id")
+    measures = relation_measures(atlas, rows.loc[a], rows.loc[b], a, b)
+    compare_show.show(measures, options[a], options[b])
+
+    within = {r: usually_shared(atlas, r, r) for r in (a, b)}
+    summary = ask(queries.atlas_summary, atlas)
+    pairs = {
+        "both of A": within[a],
+        "one of A, one of B": usually_shared(atlas, a, b),
+        "both of B": within[b],
+        "any two relations": summary.across,
+    }
+    if any(value is not None for value in pairs.values()):
+        layout.draw(
+            compare_charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
+        )
+    least = choose_least()
+    rows = ask(comparison.neurons_of_relations, atlas, a, b, least=float(least))
+    compare_show.neurons_in_common(atlas, rows, measure="share", title="Share of facts", percent=True)
+    exports.offer(f"{a}-{b}", measures=measures, neurons=compare_show.with_tokens(rows))
+
+
+def choose_least() -> str:
+    asked = st.query_params.get("least")
+    st.session_state["compare-least"] = asked if asked in LEAST else LEAST_FIRST
+    return st.segmented_control(
+        "A neuron counts for a relation if this share of its facts have it",
+        list(LEAST),
+        format_func=LEAST.get,
+        key="compare-least",
+        on_change=_least_chosen,
+        required=True,
+    )
+
+
+def _least_chosen() -> None:
+    st.query_params["least"] = st.session_state["compare-least"]
+
+
+def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    effects = [ask(comparison.suppression, atlas, relation=each) for each in (id_a, id_b)]
+    return compare_show.measured(
+        {
+            "Facts": [layout.number(each["n_facts"]) for each in (a, b)],
+            "Templates": [layout.number(each["n_templates"]) for each in (a, b)],
+            "The model knows": [layout.percent(each["known_share"]) for each in (a, b)],
+            "Answer's probability (mean)": [
+                layout.number(each["mean_probability"], ".3f") for each in (a, b)
+            ],
+            "Neurons a fact (mean)": [layout.number(each["mean_neurons"], ".1f") for each in (a, b)],
+            **compare_show.effect_measures(effects),
+        }
+    )
+
+
+# Two neurons -----------------------------------------------------------------------------------------
+
+
+def two_neurons(atlas: Atlas) -> None:
+    hubs = ask(queries.hub_neurons, atlas)
+    offered = [str(Neuron(int(row.layer), int(row.neuron))) for row in hubs.itertuples()]
+    chosen: list[tuple[Neuron, dict[str, Any]]] = []
+    for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
+        asked = asked_for(name)[:20]
+        with place:
+            layout.choice(
+                f"Neuron {name.upper()}",
+                name,
+                {each: each for each in dict.fromkeys([*([asked] if asked else []), *offered])},
+                placeholder="Choose one, or type L2.N1034",
+                accept_new_options=True,
+            )
+            if asked:
+                with layout.errors_as_sentences():
+                    neuron = Neuron.parse(asked)
+                    chosen.append((neuron, queries.neuron(atlas, neuron.layer, neuron.neuron)))
+                    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                        layout.neuron_link(neuron.layer, neuron.neuron)
+                        tray.add_button([neuron], key=f"compare-{name}")
+    if len(chosen) < 2:
+        no_pair(atlas, "neurons", "Choose two neurons to see which facts use both.")
+        return
+    (a, about_a), (b, about_b) = chosen
+    must_differ(str(a), str(b))
+    swap_link(kind="neurons", a=str(b), b=str(a))
+    measures = neuron_measures(about_a, about_b)
+    compare_show.show(measures, str(a), str(b))
+
+    facts = comparison.facts_of_neurons(atlas, a, b)
+    st.subheader("Facts in common", anchor=False)
+    if facts.empty:
+        layout.nothing("No fact has either of them as a knowledge neuron.")
+        return
+    shared = comparison.overlap(facts, size=ask(comparison.n_facts_with_neurons, atlas))
+    compare_show.say_overlap(shared, "fact", "as many facts drawn at random")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        layout.draw(compare_charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
+    with right:
+        layout.draw(compare_charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
+    for where, title in (("both", "Use both"), ("a", f"Use {a} only"), ("b", f"Use {b} only")):
+        part = facts[facts["where"] == where]
+        if len(part):
+            st.markdown(f"**{layout.plain(title)}** ({len(part):,})")
+            layout.fact_rows(part.head(FACTS_SHOWN), notes=relation_and_scores)
+            if len(part) > FACTS_SHOWN:
+                st.caption(f"The {FACTS_SHOWN} with the largest scores; the export has all.")
+    exports.offer(f"{a}-{b}", measures=measures, facts=facts)
+
+
+def relation_and_scores(row: Any) -> str:
+    scores = [
+        f"{name} {score:.3f}"
+        for name, score in (("A", row.score_a), ("B", row.score_b))
+        if not layout.is_missing(score)
+    ]
+    return " · ".join([row.label or row.relation_id, *([f"score {', '.join(scores)}"] if scores else [])])
+
+
+def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    both = (a, b)
+    common = [
+        ", ".join(sorted({token_of(p) for p in a[side] or ()} & {token_of(p) for p in b[side] or ()}))
+        for side in ("promoted", "suppressed")
+    ]
+    return compare_show.measured(
+        {
+            "Facts": [layout.number(each["n_facts"]) for each in both],
+            "Relations": [layout.number(each["n_relations"]) for each in both],
+            "Value vector's norm": [layout.number(each["value_norm"], ".2f") for each in both],
+            "Promotes": [layout.tokens(each["promoted"]) or layout.NOT_MEASURED for each in both],
+            "Suppresses": [layout.tokens(each["suppressed"]) or layout.NOT_MEASURED for each in both],
+            **({"Both promote": [common[0]] * 2} if common[0] else {}),
+            **({"Both suppress": [common[1]] * 2} if common[1] else {}),
+        }
+    )
+
+
+def token_of(pair: Mapping[str, Any]) -> str:
+    return layout.shown_token(pair["token"])
+
+
+main()

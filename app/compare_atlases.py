@@ -1,0 +1,153 @@
+"""One fact in two atlases: what each model says, how many neurons it has there, and how deep they lie.
+
+    two_atlases(atlas)          # `?a=` names the fact, `?other=` the atlas beside the one in view
+
+The neurons of two models cannot be matched; the page says so, and compares what can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import compare_charts, compare_show, exports, layout, resources
+from app.compare_choose import asked_for, fact_label, name_of, pick_fact, swap_link
+from app.resources import ask
+from atlas import comparison, queries
+from atlas.errors import QueryError
+from atlas.store import Atlas
+
+
+def two_atlases(atlas: Atlas) -> None:
+    choices = resources.atlases()
+    here = st.session_state.get("atlas_id")
+    others = {atlas_id: atlas_id for atlas_id in choices if atlas_id != here}
+    if not others:
+        layout.nothing("There is only one atlas here. Build a second one with `python -m build run`.")
+        return
+    left, right = st.columns(2, gap="medium")
+    with left:
+        fact = pick_fact(atlas, "a", "the fact")
+    with right:
+        chosen = layout.choice("Atlas B", "other", others, placeholder="Choose the other atlas")
+        st.caption(f"A is {layout.plain(here or atlas.atlas_id)}, the one that the sidebar names.")
+    asked = asked_for("other")
+    if asked and asked not in others:
+        raise QueryError(f"There is no other atlas '{asked}' here. Choose one of: {', '.join(others)}.")
+    if fact is None or not chosen:
+        one_in_two(atlas, list(others))
+        return
+    other = resources.opened(choices[chosen])
+    twin_id = comparison.same_fact(atlas, other, fact["fact_id"])
+    if twin_id is None:
+        layout.nothing(
+            f"{layout.plain(chosen)} was not asked {layout.plain(fact_label(fact))}. Choose another fact."
+        )
+        return
+    twin = queries.fact(other, twin_id)
+    with left:
+        layout.fact_link(fact["fact_id"], f"{fact_label(fact)} in A")
+    with right:
+        st.page_link(
+            layout.FACT,
+            label=f":primary[{layout.plain(fact_label(twin))} in B]",
+            query_params={"atlas": chosen, "fact": twin_id},
+        )
+    swap_link(kind="atlases", atlas=chosen, a=twin_id, other=here)
+    measures = atlas_measures(atlas, other, fact, twin)
+    compare_show.show(measures, here or atlas.atlas_id, chosen)
+    prompts = comparison.prompts_in_both(atlas, other, fact["fact_id"], twin_id)
+    answers(prompts)
+    depths(atlas, other, fact["fact_id"], twin_id)
+    exports.offer(f"{fact['fact_id']}-{chosen}", measures=measures, prompts=prompts)
+
+
+def one_in_two(atlas: Atlas, others: list[str]) -> None:
+    layout.nothing("Choose a fact and another atlas to see how each model holds it.")
+    for said, fact_id, _ in ask(comparison.examples, atlas, "atlases"):
+        st.page_link(
+            layout.COMPARE,
+            label=f"{said}: {layout.plain(name_of(atlas, 'facts', fact_id))}",
+            icon=":material/compare_arrows:",
+            query_params=layout.here(kind="atlases", a=fact_id, other=others[0]),
+        )
+
+
+def atlas_measures(atlas: Atlas, other: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    models = [each.manifest.model for each in (atlas, other)]
+    effects = [
+        comparison.suppression(atlas, fact=a["fact_id"]),
+        comparison.suppression(other, fact=b["fact_id"]),
+    ]
+    sizes = [
+        f"{m.n_layers} × {m.n_neurons:,}" if m.n_layers and m.n_neurons else layout.NOT_MEASURED
+        for m in models
+    ]
+    return compare_show.measured(
+        {
+            "Model": [m.name for m in models],
+            "Layers × neurons": sizes,
+            "Known": [compare_show.yes_or_no(fact["known"]) for fact in (a, b)],
+            "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
+            "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
+            **compare_show.effect_measures(effects),
+        }
+    )
+
+
+def answers(prompts: pd.DataFrame) -> None:
+    st.subheader("What each model says", anchor=False)
+    if prompts.empty:
+        layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
+        return
+    rows = prompts.assign(text=prompts["text"].str.replace("[Y]", "____", regex=False))
+    for column in ("says_a", "says_b"):
+        rows[column] = [
+            None if layout.is_missing(token) else layout.shown_token(token) for token in rows[column]
+        ]
+    bar = {"format": "%.3f", "min_value": 0.0, "max_value": 1.0}
+    st.dataframe(
+        rows[["text", "probability_a", "rank_a", "says_a", "probability_b", "rank_b", "says_b"]],
+        hide_index=True,
+        alt="Prompts with the probability and rank of the answer in each model",
+        column_config={
+            "text": st.column_config.TextColumn("Prompt", width=300),
+            "probability_a": st.column_config.ProgressColumn("Probability in A", **bar),
+            "rank_a": st.column_config.NumberColumn("Rank in A", width="small"),
+            "says_a": st.column_config.TextColumn("A says first", width="small"),
+            "probability_b": st.column_config.ProgressColumn("Probability in B", **bar),
+            "rank_b": st.column_config.NumberColumn("Rank in B", width="small"),
+            "says_b": st.column_config.TextColumn("B says first", width="small"),
+        },
+    )
+    n_missing = int(prompts[["rank_a", "rank_b"]].isna().any(axis=1).sum())
+    if n_missing:
+        st.caption(
+            f"{layout.count(n_missing, 'prompt')} went to one model only: a causal model can be asked those "
+            "that end with the answer."
+        )
+
+
+def depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
+    models = [each.manifest.model for each in (atlas, other)]
+    if models[0].weights_sha256 and models[0].weights_sha256 == models[1].weights_sha256:
+        st.caption("Both atlases are of the same model.")
+    else:
+        st.caption(
+            "The models differ, and so do their neurons: L2.N23 of one is not L2.N23 of the other. What can "
+            "be compared is how many there are, and how deep in the model they lie."
+        )
+    layers = [comparison.layers_of_fact(atlas, a), comparison.layers_of_fact(other, b)]
+    highest = max(float(rows["share"].fillna(0).max()) for rows in layers)
+    for place, rows, second in zip(st.columns(2, gap="medium"), layers, (False, True), strict=True):
+        with place:
+            name = "B" if second else "A"
+            layout.draw(
+                compare_charts.depth_bars(rows, second=second, highest=highest),
+                f"Share of the fact's neurons by depth in the model of {name}",
+            )
+            st.caption(f"{name}: {layout.plain(models[second].name)}")

@@ -1,0 +1,92 @@
+"""Which two to compare: ids of the URL, pickers, and pairs that are worth a look.
+
+    fact = pick_fact(atlas, "a", "fact A")          # the fact that `?a=` names, or None while none is chosen
+
+What a visitor typed becomes a parameter of a query and escaped text, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from app import layout, limits
+from app.resources import ask
+from atlas import comparison, queries
+from atlas.errors import QueryError
+from atlas.store import Atlas
+
+SUGGESTED = 30
+
+
+def asked_for(name: str) -> str:
+    """An id of the URL, as long as ids can be."""
+    return st.query_params.get(name, "")[: limits.current().search_length]
+
+
+def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str, Any] | None:
+    """A fact by search; with nothing typed, those that share neurons with the fact `beside` are offered."""
+    chosen, fact = asked_for(name), None
+    if chosen:
+        with layout.errors_as_sentences():
+            fact = queries.fact(atlas, chosen)
+    text = st.text_input(
+        f"Search for {title}",
+        key=f"compare-search-{name}",
+        max_chars=limits.current().search_length,
+        placeholder="Azerbaijan, capital …",
+    )
+    if text.strip() or not beside:
+        found = queries.facts_matching(atlas, text, limit=SUGGESTED).rows
+    else:
+        found = queries.facts_sharing_neurons(atlas, beside, limit=SUGGESTED)
+    options = {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
+    if fact is not None:
+        options = {fact["fact_id"]: fact_label(fact)} | options
+    layout.choice(title.capitalize(), name, options, placeholder="Choose a fact")
+    return fact
+
+
+def fact_label(fact: Mapping[str, Any]) -> str:
+    label = fact.get("label")
+    about = "" if layout.is_missing(label) else f" · {label}"
+    return layout.fact_name(fact["subject"], fact["object"]) + about
+
+
+def swap_link(**parameters: str) -> None:
+    st.page_link(
+        layout.COMPARE,
+        label="Swap A and B",
+        icon=":material/swap_horiz:",
+        query_params=layout.here(**parameters),
+    )
+
+
+def no_pair(atlas: Atlas, kind: str, sentence: str) -> None:
+    """Nothing is chosen yet: what to do, and pairs that are worth a look."""
+    layout.nothing(sentence)
+    pairs = ask(comparison.examples, atlas, kind)
+    if not pairs:
+        return
+    st.markdown("**Worth a look**")
+    for said, a, b in pairs:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            layout.compare_link(kind, a, b, label=said)
+            st.caption(layout.plain(f"{name_of(atlas, kind, a)} beside {name_of(atlas, kind, b)}"))
+
+
+def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
+    if kind == "facts":
+        fact = queries.fact(atlas, identifier)
+        return layout.fact_name(fact["subject"], fact["object"])
+    if kind == "relations":
+        relations = ask(queries.relations, atlas).set_index("relation_id")
+        return relations["label"].get(identifier) or identifier
+    return identifier
+
+
+def must_differ(a: str, b: str) -> None:
+    if a == b:
+        raise QueryError("A and B are the same. Choose another one of them.")

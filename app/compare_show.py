@@ -1,0 +1,141 @@
+"""What the kinds of comparison have in common: the table of measures, the overlap, the table of neurons.
+
+    measures = measured({"Facts": ["3", "5"]})                  # a row a measure: its values of A and B
+    show(measures, "France", "Italy")
+    neurons_in_common(atlas, comparison.neurons_of_facts(atlas, a, b), measure="score", title="Mean score")
+
+A is blue and B orange in every picture, what both have is green.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import compare_charts, layout, tray
+from atlas import comparison
+from atlas.neuron import Neuron
+from atlas.store import Atlas
+
+POINTS_DRAWN = 2000
+LINKED = 12
+
+EFFECTS = {
+    "own": "Suppress its neurons",
+    "random": "Suppress random ones",
+    "unrelated": "… and ask unrelated facts",
+}
+
+
+def measured(rows: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    return pd.DataFrame([(name, *values) for name, values in rows.items()], columns=["measure", "a", "b"])
+
+
+def effect_measures(effects: list[dict[str, float]]) -> dict[str, list[str]]:
+    """What suppressing did on held-out prompts, beside its controls; nothing where neither was measured."""
+    return {
+        name: [layout.number(side.get(group), "+.0%") for side in effects]
+        for group, name in EFFECTS.items()
+        if any(group in side for side in effects)
+    }
+
+
+def yes_or_no(known: Any) -> str:
+    return layout.NOT_MEASURED if layout.is_missing(known) else "yes" if known else "no"
+
+
+def show(measures: pd.DataFrame, a: str, b: str) -> None:
+    """The measures of A and B as a table that keeps its columns on a phone."""
+    shown = pd.DataFrame(
+        {
+            f"A · {layout.plain(a)}": measures["a"].map(layout.plain),
+            f"B · {layout.plain(b)}": measures["b"].map(layout.plain),
+        }
+    )
+    shown.index = pd.Index(measures["measure"].map(layout.plain), name="")
+    st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
+
+
+def neurons_in_common(
+    atlas: Atlas, rows: pd.DataFrame, *, measure: str, title: str, percent: bool = False, beside: str = ""
+) -> None:
+    st.subheader("Neurons in common", anchor=False)
+    if rows.empty:
+        layout.nothing("Neither has knowledge neurons that count here.")
+        return
+    size = atlas.manifest.model.n_neurons
+    shared = comparison.overlap(rows, size=size, by="layer")
+    say_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
+    left, right = st.columns([2, 3], gap="medium")
+    with left:
+        layout.draw(compare_charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
+        expected = comparison.chance_by_layer(rows, size) if size else None
+        layout.draw(compare_charts.layer_bars(rows, expected), "The same by layer")
+    with right:
+        drawn = rows.head(POINTS_DRAWN)
+        layout.draw(
+            compare_charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
+            f"{title} of each neuron in A and in B",
+        )
+        if len(drawn) < len(rows):
+            st.caption(f"The first {len(drawn):,} of {len(rows):,} neurons are drawn.")
+    both = rows[rows["where"] == "both"]
+    if len(both):
+        tray.add_button(
+            [Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()],
+            label=f"Add {layout.count(len(both), 'shared neuron')} to the tray",
+            key="compare-both",
+            source="shared by two in Compare",
+        )
+    table(rows, measure=measure, title=title, percent=percent)
+
+
+def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
+    """The overlap in a sentence, and what chance would give."""
+    says = (
+        f"**{layout.count(shared.both, noun)} in both** of {shared.either:,} in either "
+        f"(Jaccard {layout.percent(shared.jaccard, 1)}); "
+        f"{shared.only_a:,} in A only, {shared.only_b:,} in B only."
+    )
+    if shared.chance is not None:
+        spread = f" ± {shared.spread:.1f}" if shared.spread else ""
+        says += (
+            f" By chance: {chance} would have {shared.chance:.1f}{spread} in common "
+            f"(Jaccard {layout.percent(shared.chance_jaccard, 1)})."
+        )
+    st.markdown(says + beside)
+
+
+def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows for an export: neurons by name, promoted tokens as text."""
+    names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
+    tokens = [layout.tokens(pairs) for pairs in rows["promoted"]]
+    return rows.drop(columns="promoted").assign(name=names, promoted=tokens)
+
+
+def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
+    form = "percent" if percent else "%.4f"
+    shown = with_tokens(rows)
+    shown["where"] = shown["where"].map(compare_charts.PLACES)
+    columns = ["name", "where", f"{measure}_a", f"{measure}_b", "n_relations", "promoted"]
+    with st.expander(f"All {layout.count(len(rows), 'neuron')} as a table"):
+        st.dataframe(
+            shown[columns],
+            hide_index=True,
+            alt="Neurons of A, of B, of both",
+            column_config={
+                "name": st.column_config.TextColumn("Neuron", pinned=True),
+                "where": "In",
+                f"{measure}_a": st.column_config.NumberColumn(f"{title} in A", format=form),
+                f"{measure}_b": st.column_config.NumberColumn(f"{title} in B", format=form),
+                "n_relations": st.column_config.NumberColumn("Relations", help="that have it in this atlas"),
+                "promoted": st.column_config.TextColumn("Promotes", width="large"),
+            },
+        )
+        both = rows[rows["where"] == "both"].head(LINKED)
+        if len(both):
+            layout.neuron_links(both)

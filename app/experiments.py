@@ -17,7 +17,7 @@ from app import limits
 from atlas.controls import control_prompts, prompts_of_fact
 from atlas.experiment import Experiment
 from atlas.interventions import make_intervention
-from atlas.neuron import Asked, Prompt
+from atlas.neuron import GROUPS, Asked, Prompt
 
 if TYPE_CHECKING:
     from atlas.surgery.attribution import Attribution
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 __all__ = [
+    "GROUPS",
     "Asked",
     "Experiment",
     "answer_rows",
@@ -38,12 +39,6 @@ __all__ = [
     "typed_prompts",
 ]
 
-GROUPS = {
-    "asked": "Discovery prompts",
-    "paraphrases": "Held-out paraphrases",
-    "neighbours": "Same relation",
-    "unrelated": "Unrelated facts",
-}
 KINDS = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}
 
 SHOWN_ANSWERS = 10
@@ -87,32 +82,22 @@ def summary(outcome: Outcome) -> pd.DataFrame:
     random_change (mean after ÷ mean before − 1), rank_1_before, rank_1_after, rank_1_random (numbers of
     prompts whose answer has rank 1; of the draws, the mean number).
     """
-    rows = []
-    for group, label in GROUPS.items():
-        trials = outcome.of_group(group)
-        if not trials:
-            continue
-        before = float(np.mean([trial.before.probability for trial in trials]))
-        after = float(np.mean([trial.after.probability for trial in trials]))
-        random = float(np.mean([trial.random_probability for trial in trials]))
-        rows.append(
-            {
-                "group": group,
-                "label": label,
-                "n_prompts": len(trials),
-                "before": before,
-                "after": after,
-                "random": random,
-                "change": after / before - 1 if before > 0 else np.nan,
-                "random_change": random / before - 1 if before > 0 else np.nan,
-                "rank_1_before": sum(trial.before.rank == 1 for trial in trials),
-                "rank_1_after": sum(trial.after.rank == 1 for trial in trials),
-                "rank_1_random": float(
-                    sum(np.mean([each.rank == 1 for each in trial.random]) for trial in trials)
-                ),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "group": each.group,
+            "label": GROUPS[each.group],
+            "n_prompts": each.n_prompts,
+            "before": each.before,
+            "after": each.after,
+            "random": each.random,
+            "change": each.change,
+            "random_change": each.random_change,
+            "rank_1_before": each.rank_1_before,
+            "rank_1_after": each.rank_1_after,
+            "rank_1_random": each.rank_1_random,
+        }
+        for each in outcome.summary()
+    )
 
 
 def trial_rows(outcome: Outcome) -> pd.DataFrame:

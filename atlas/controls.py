@@ -1,6 +1,7 @@
 """Which prompts an experiment asks: a fact's own, and those of other facts that it should leave alone.
 
-    asked = (*prompts_of_fact(atlas, fact_id), *control_prompts(atlas, fact_id=fact_id, seed=0))
+    asked = asked_of_fact(atlas, fact_id, seed=0)
+    asked = (*typed, *control_prompts(atlas, answers=["Paris"]))      # no fact of the atlas
 
 Queries only, no model. Groups of prompts (Dai et al., ACL 2022, sections 4.2 and 5): `asked` (the neurons
 were found on them), `paraphrases` (held-out templates of the same fact), `neighbours` (other facts of the
@@ -99,3 +100,22 @@ def control_prompts(
         )
         for row in rows.itertuples()
     )
+
+
+def asked_of_fact(
+    atlas: Atlas,
+    fact_id: str,
+    *,
+    causal: bool = False,
+    seed: int = 0,
+    neighbours: int = 6,
+    unrelated: int = 12,
+) -> tuple[Asked, ...]:
+    """Everything that an experiment on a fact asks: its prompts, then the controls drawn by the seed."""
+    own = prompts_of_fact(atlas, fact_id)
+    if causal:
+        own = tuple(item for item in own if item.prompt.ends_with_answer)
+    controls = control_prompts(
+        atlas, fact_id=fact_id, causal=causal, neighbours=neighbours, unrelated=unrelated, seed=seed
+    )
+    return (*own, *controls)

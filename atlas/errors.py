@@ -32,3 +32,7 @@ class QueryError(AtlasError):
 
 class BuildError(AtlasError):
     """A build cannot start or go on: options, output folder, disk."""
+
+
+class DocumentError(AtlasError):
+    """The JSON or the link of an experiment is malformed, too large or of another version."""

@@ -1,38 +1,162 @@
-"""An experiment is a value: what is changed, which prompts are asked, and the random control's seed.
+"""An experiment is a value, and so is what came out of it.
 
-    experiment = Experiment((Suppress(neurons),), asked, seed=0)
+    experiment = Experiment((Suppress(neurons),), asked, model="pocket-bert")
     outcome = run(subject, experiment)                      # atlas.surgery.experiments
+    agreement(outcome.results, earlier).holds               # the same up to rounding?
 
-Needs no torch.
+Needs no torch. `atlas.documents` makes JSON and links of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from atlas.errors import AtlasError, PromptError
-from atlas.interventions import Intervention
-from atlas.neuron import Asked
+from atlas.errors import AtlasError, DocumentError, PromptError
+from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Intervention
+from atlas.neuron import Asked, Neuron
+from atlas.reading import REMEDY, has_control
 
 # More than any page asks for; what a visitor may ask for is the app's to say.
 MAX_PROMPTS = 300
 MAX_TEXT = 2000
 MAX_DRAWS = 100
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is to be done: interventions, prompts, and the random control's seed and number of draws."""
+    """What is to be done: interventions in their order, prompts, the random control's seed and draws.
+
+    `model` and `weights_sha256` say what it was made with, `atlas_id` and `fact_id` where its prompts came
+    from; empty where nobody said.
+    """
 
     interventions: tuple[Intervention, ...]
     asked: tuple[Asked, ...]
     seed: int = 0
     draws: int = 5
+    model: str = ""
+    weights_sha256: str = ""
+    atlas_id: str = ""
+    fact_id: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "interventions", tuple(self.interventions))
+        object.__setattr__(self, "asked", tuple(self.asked))
         if not self.asked:
             raise PromptError("There is no prompt to try this on. Choose a fact or type one.")
-        if not any(item.neurons for item in self.interventions):
+        if len(self.asked) > MAX_PROMPTS:
+            raise PromptError(f"There are {len(self.asked)} prompts. Give at most {MAX_PROMPTS}.")
+        for item in self.asked:
+            if len(item.prompt.text) > MAX_TEXT or len(item.prompt.answer) > MAX_TEXT:
+                raise PromptError(
+                    f"The prompt '{item.prompt.text[:60]}…' or its answer has more than {MAX_TEXT} "
+                    "characters. Shorten it."
+                )
+            if has_control(item.prompt.text + item.prompt.answer):
+                raise PromptError(
+                    f"The prompt {item.prompt.text[:60]!r} or its answer holds control characters. "
+                    "Leave them out."
+                )
+        if not self.neurons:
             raise AtlasError("There are no neurons to change. Find some, or keep at least one.")
+        if len(self.interventions) > MAX_INTERVENTIONS or len(self.neurons) > MAX_NEURONS:
+            raise AtlasError(
+                f"There are {len(self.interventions)} changes of {len(self.neurons):,} neurons. "
+                f"Give at most {MAX_INTERVENTIONS} and {MAX_NEURONS:,}."
+            )
         if not 1 <= self.draws <= MAX_DRAWS:
             raise AtlasError(f"{self.draws} random draws cannot be made. Give 1 to {MAX_DRAWS}.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise AtlasError(f"A seed of {self.seed} cannot be used. Give 0 or more, below 2^63.")
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """Every neuron that is changed, once."""
+        return tuple(sorted({neuron for item in self.interventions for neuron in item.neurons}))
+
+
+# Results ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model said: the answer's probability and rank, and the likeliest tokens."""
+
+    probability: float
+    rank: int
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer."""
+
+    before: Said
+    after: Said
+    random: tuple[float, ...]
+    random_ranks: tuple[int, ...]
+    new_before: Said | None = None
+    new_after: Said | None = None
+
+    def probabilities(self) -> Iterator[tuple[str, float]]:
+        """Every probability with its name, in a fixed order."""
+        for name in ("before", "after", "new_before", "new_after"):
+            said = getattr(self, name)
+            if said is not None:
+                yield name, said.probability
+        for draw, value in enumerate(self.random, 1):
+            yield f"random draw {draw}", value
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came out, prompt by prompt in the experiment's order; small enough for a file."""
+
+    prompts: tuple[Measured, ...]
+    random_neurons: tuple[tuple[Neuron, ...], ...]
+    undo_is_exact: bool
+    device: str = ""
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two results of the same experiment differ.
+
+    largest: the largest difference of a probability; prompt, what: where that is.
+    """
+
+    n_values: int
+    n_apart: int
+    largest: float
+    prompt: int
+    what: str
+
+    @property
+    def holds(self) -> bool:
+        return self.n_apart == 0
+
+
+def agreement(one: Results, two: Results, *, relative: float = 1e-3, absolute: float = 1e-6) -> Agreement:
+    """Whether two results are the same up to what processors differ by.
+
+    Raises `DocumentError` when they are not of the same experiment.
+    """
+    n_values = n_apart = place = 0
+    largest, what = -1.0, ""
+    if len(one.prompts) != len(two.prompts):
+        raise DocumentError(
+            f"The results are of {len(one.prompts)} and of {len(two.prompts)} prompts. {REMEDY}"
+        )
+    for number, (left, right) in enumerate(zip(one.prompts, two.prompts, strict=True)):
+        ours, theirs = list(left.probabilities()), list(right.probabilities())
+        if [name for name, _ in ours] != [name for name, _ in theirs]:
+            raise DocumentError(f"The results of prompt {number + 1} are of different kinds. {REMEDY}")
+        for (name, a), (_, b) in zip(ours, theirs, strict=True):
+            n_values += 1
+            n_apart += abs(a - b) > absolute + relative * max(a, b)
+            if abs(a - b) > largest:
+                largest, place, what = abs(a - b), number, name
+    return Agreement(n_values, n_apart, max(largest, 0.0), place, what)

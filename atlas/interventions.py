@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from atlas.errors import AtlasError, PromptError
+from atlas.errors import AtlasError, DocumentError, PromptError
 from atlas.neuron import Neuron
+from atlas.reading import Record, one_line, parse
 
 
 def _neurons(neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
@@ -81,36 +82,63 @@ class Edit:
 Intervention = Suppress | Amplify | Erase | Edit
 KINDS: dict[str, type] = {"suppress": Suppress, "amplify": Amplify, "erase": Erase, "edit": Edit}
 
+MAX_INTERVENTIONS = 100
+MAX_NEURONS = 50_000  # of one intervention
+MAX_ANSWER = 200
+_MAX_BYTES = 5_000_000
+NAME_LENGTH = 24
+
 
 def to_json(interventions: Intervention | Sequence[Intervention]) -> str:
     """The interventions as a JSON list, short enough for a URL."""
     several = interventions if isinstance(interventions, (list, tuple)) else [interventions]
+    return json.dumps([to_plain(item) for item in several], ensure_ascii=False)
+
+
+def to_plain(item: Intervention) -> dict[str, Any]:
+    """One intervention as JSON knows it."""
     names = {kind: name for name, kind in KINDS.items()}
-    return json.dumps(
-        [
-            {"kind": names[type(item)], **vars(item), "neurons": [str(n) for n in item.neurons]}
-            for item in several
-        ],
-        ensure_ascii=False,
-    )
+    return {"kind": names[type(item)], **vars(item), "neurons": [str(n) for n in item.neurons]}
 
 
 def from_json(text: str) -> list[Intervention]:
-    """The list that `to_json` wrote; `AtlasError` for anything else."""
-    try:
-        entries = json.loads(text)
-        result = []
-        for entry in entries:
-            options = dict(entry)
-            kind = KINDS[options.pop("kind")]
-            options["neurons"] = tuple(Neuron.parse(name) for name in options["neurons"])
-            result.append(kind(**options))
-        return result
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise AtlasError(
-            "This is no list of interventions. Write, for example, "
+    """The list that `to_json` wrote; `DocumentError` for anything else."""
+    return several_from_plain(parse(text, most=_MAX_BYTES))
+
+
+def several_from_plain(entries: Any) -> list[Intervention]:
+    """Interventions from a list that JSON gave, everything checked."""
+    if not isinstance(entries, list) or len(entries) > MAX_INTERVENTIONS:
+        raise DocumentError(
+            f"This is no list of up to {MAX_INTERVENTIONS} interventions. Write, for example, "
             '[{"kind": "suppress", "neurons": ["L9.N2141"]}].'
-        ) from error
+        )
+    return [_from_plain(Record(entry, f"Change {n}")) for n, entry in enumerate(entries, 1)]
+
+
+def _from_plain(record: Record) -> Intervention:
+    kind = record.text("kind", NAME_LENGTH)
+    if kind not in KINDS:
+        raise DocumentError(f"No intervention is called '{one_line(kind)}'. There are: {', '.join(KINDS)}.")
+    names = record.texts("neurons", MAX_NEURONS, NAME_LENGTH)
+    try:
+        neurons = tuple(Neuron.parse(name) for name in names)
+    except AtlasError as error:
+        raise DocumentError(one_line(error)) from None
+    options: dict[str, Any] = {}
+    match kind:
+        case "amplify":
+            options["factor"] = record.number("factor", -100, 100, 2.0)
+        case "erase":
+            options["value"] = record.text("value", NAME_LENGTH, "zero")
+            if options["value"] not in ("zero", "unk"):
+                raise record.wrong("erases neither with zero nor with unk")
+        case "edit":
+            options["old"], options["new"] = (record.text(name, MAX_ANSWER) for name in ("old", "new"))
+            options["remove"] = record.number("remove", 0, 1000, 1.0)
+            options["add"] = record.number("add", 0, 1000, 8.0)
+    record.done()
+    return KINDS[kind](neurons, **options)
 
 
 def make_intervention(

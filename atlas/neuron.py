@@ -17,9 +17,14 @@ from atlas.errors import AtlasError, PromptError
 SUBJECT_SLOT = "[X]"
 OBJECT_SLOT = "[Y]"
 
-# Why a prompt is asked: the neurons were found on it; a held-out wording of the same fact; another fact of
-# the relation with another object; a fact that differs in relation and object.
-GROUPS = ("asked", "paraphrases", "neighbours", "unrelated")
+# Why a prompt is asked, as people read it: the neurons were found on it; it is a held-out wording of the same
+# fact; another fact of the relation with another object; a fact that differs in relation and object.
+GROUPS = {
+    "asked": "Discovery prompts",
+    "paraphrases": "Held-out paraphrases",
+    "neighbours": "Same relation",
+    "unrelated": "Unrelated facts",
+}
 
 _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 _ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*\.?\s*$")

@@ -20,6 +20,7 @@ from build.writer import writing
 
 MODELS = Path(atlas.models.__file__).parent
 FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
+EXIT_OTHERWISE = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -125,6 +126,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     edits.add_argument("--add", type=float, default=8.0, help="strength for the new answer (default: 8)")
 
+    again = commands.add_parser(
+        "experiment",
+        help="do an experiment of the Lab again, from its JSON",
+        description="Do an experiment again. Exit status 1 where its results do not come out again.",
+    )
+    again.add_argument("file", type=Path, metavar="FILE", help="an experiment's JSON, as the Lab gives it")
+    again.add_argument("--model", help="a folder or a name (default: the one that the file names)")
+    again.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    again.add_argument("--json", type=Path, metavar="OUT", help="write the experiment with its new results")
+    again.add_argument(
+        "--any-weights", action="store_true", help="go on with other weights than it was made with"
+    )
+
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
     return parser
 
@@ -226,6 +240,21 @@ def _evaluate_edits(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _experiment(arguments: argparse.Namespace) -> int:
+    from build.experiment import replay
+
+    result = replay(
+        arguments.file,
+        model=arguments.model,
+        device=arguments.device,
+        json_file=arguments.json,
+        any_weights=arguments.any_weights,
+        progress=_print_progress(),
+    )
+    print(result)
+    return 0 if result.passed else EXIT_OTHERWISE
+
+
 def _print_progress() -> Callable[[float, str], None]:
     """A reporter that prints a line when the message or the tenth of the way changes."""
     last: tuple[str, int] | None = None
@@ -248,6 +277,7 @@ _COMMANDS = {
     "fetch-model": _fetch,
     "geonames": _geonames,
     "evaluate-edits": _evaluate_edits,
+    "experiment": _experiment,
 }
 
 

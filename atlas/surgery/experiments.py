@@ -1,9 +1,10 @@
 """What a change of some neurons does to some prompts, and its controls.
 
     found = find_neurons(subject, prompts)
-    experiment = Experiment((Suppress(found.chosen),), asked)
-    outcome = run(subject, experiment)
-    outcome.of_group("paraphrases")[0].after.probability, outcome.undo_is_exact
+    experiment = Experiment((Suppress(found.chosen),), asked_of_fact(atlas, fact_id))
+    outcome = run(subject, experiment, progress=show)
+    outcome.summary(), outcome.undo_is_exact, to_json(outcome.experiment, outcome.results)
+    doses = dose_response(subject, experiment)
 
 1. *Before.* Every prompt as the model is.
 2. *After.* The same prompts with the interventions in force.
@@ -11,42 +12,90 @@
 4. *New answer* (edits). Before and after for the answer that the edit writes.
 5. *Undo.* Every prompt once more as the model is: equal to the first time in every bit.
 
-Dai et al. (ACL 2022), sections 4.2 and 5. Which prompts are asked is `atlas.controls`' part.
+Each step waits for its turn at the model and gives it back afterwards; ``progress(share, message)`` is called
+before each, and while it waits. It may raise, to stop: nothing has to be undone then, since weights are never
+written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5. Which prompts
+are asked is the part of `atlas.controls`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from atlas.errors import PromptError
+from atlas.documents import document, from_json, from_link, to_json, to_link
+from atlas.errors import AtlasError, PromptError
 from atlas.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
-from atlas.interventions import Edit, Intervention, make_intervention
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.interventions import Amplify, Edit, Intervention, make_intervention
+from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, refine_scores
 from atlas.surgery.attribution import Attribution, attribute
+from atlas.surgery.interventions import checked
+from atlas.surgery.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
 from atlas.surgery.subject import Prediction, Subject
 
 __all__ = [
+    "FACTORS",
     "RANKED_ANSWERS",
+    "Dose",
     "Experiment",
     "Found",
+    "GroupSummary",
     "Outcome",
     "Trial",
+    "document",
+    "dose_response",
     "find_neurons",
+    "from_json",
+    "from_link",
     "make_intervention",
     "matched_randomly",
     "run",
+    "to_json",
+    "to_link",
     "typed_prompts",
     "usable",
 ]
 
 # The likeliest answers that are kept of each prompt, so that changes of rank can be told.
 RANKED_ANSWERS = 100
+OWN_GROUPS = ("asked", "paraphrases")
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+MAX_FACTORS = 50
 
 Progress = Callable[[float, str], None]
+
+
+class _Steps:
+    """Progress over steps, each of which waits for its turn at the model."""
+
+    def __init__(self, subject: Subject, n_steps: int, progress: Progress | None) -> None:
+        self._subject, self._n_steps, self._done = subject, n_steps, 0
+        self._progress = progress
+
+    @contextmanager
+    def step(self, message: str) -> Iterator[None]:
+        waited = False
+
+        def wait(ahead: int) -> None:
+            nonlocal waited
+            waited = True
+            others = "one other" if ahead == 1 else f"{ahead} others"
+            self.report(f"Waiting in line behind {others}")
+
+        self.report(message)
+        with self._subject.lock.turn(None if self._progress is None else wait):
+            if waited:
+                self.report(message)
+            yield
+        self._done += 1
+
+    def report(self, message: str) -> None:
+        if self._progress is not None:
+            self._progress(min(self._done / self._n_steps, 1.0), message)
 
 
 # Which prompts ---------------------------------------------------------------------------------------
@@ -119,17 +168,21 @@ class Found:
 
 def find_neurons(subject: Subject, prompts: Sequence[Prompt], *, progress: Progress | None = None) -> Found:
     """The knowledge neurons of these prompts in the mode `default`; of a single prompt its coarse neurons."""
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done / total, f"{done} of {total} prompts")
-
-    # One prompt at a time: progress moves, and other visitors get their turn at the model in between.
-    attributions = attribute(subject, prompts, batch_rows=1, keep_paths=True, progress=report)
+    if not prompts:
+        raise PromptError("There is no prompt to find neurons on. Choose a fact or type one.")
+    for prompt in prompts:
+        subject.encode(prompt)
+    steps = _Steps(subject, len(prompts), progress)
+    # One prompt at a time: progress moves, and others get their turn at the model in between.
+    attributions = []
+    for number, prompt in enumerate(prompts, 1):
+        with steps.step(f"Prompt {number} of {len(prompts)}"):
+            attributions += attribute(subject, [prompt], batch_rows=1, keep_paths=True)
     rule = MODES["default"]
     if len(prompts) == 1:
         rule = replace(rule, at_least=1)
     neurons = refine_scores([each.scores for each in attributions], rule)
+    steps.report("Done")
     return Found(tuple(prompts), tuple(neurons), tuple(attributions))
 
 
@@ -157,95 +210,149 @@ def matched_randomly(
 # The experiment --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One prompt: before, after, with each random draw; and the same for an edit's new answer."""
-
-    group: str
-    prompt: Prompt
-    before: Prediction
-    after: Prediction
-    random: tuple[Prediction, ...]
-    new_before: Prediction | None = None
-    new_after: Prediction | None = None
-
-    @property
-    def random_probability(self) -> float:
-        """The answer's probability with random neurons, mean over the draws."""
-        return float(np.mean([each.probability for each in self.random]))
-
-    @property
-    def random_rank(self) -> float:
-        """The answer's median rank over the random draws."""
-        return float(np.median([each.rank for each in self.random]))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All trials of an experiment, the random neurons used, and whether the model is as it was."""
-
-    experiment: Experiment
-    trials: tuple[Trial, ...]
-    random_neurons: tuple[tuple[Neuron, ...], ...]
-    undo_is_exact: bool
-
-    def of_group(self, group: str) -> tuple[Trial, ...]:
-        return tuple(trial for trial in self.trials if trial.group == group)
-
-
 def run(subject: Subject, experiment: Experiment, *, progress: Progress | None = None) -> Outcome:
-    """Do the experiment. The model is never written to, and is locked only during each forward pass."""
-    prompts = [item.prompt for item in experiment.asked]
-    interventions = experiment.interventions
-    n_steps, done = 4 + experiment.draws, 0
-
-    def report(message: str) -> None:
-        nonlocal done
-        if progress is not None:
-            progress(done / n_steps, message)
-        done += 1
+    """Do the experiment. The model is never written to, and is held only during each step."""
+    interventions = checked(subject, experiment.interventions)
+    asked, prompts = experiment.asked, [item.prompt for item in experiment.asked]
+    steps = _Steps(subject, 4 + experiment.draws, progress)
 
     def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
         changes = None if change is None else [change] * len(prompts)
         return subject.predict(prompts, top_k=top_k, interventions=changes)
 
-    report("The model as it is")
-    before = predict(None)
-    report("With the neurons changed")
-    after = predict(interventions)
-
-    random, random_neurons = [], []
-    for draw in range(experiment.draws):
-        report(f"With random neurons, draw {draw + 1} of {experiment.draws}")
-        generator = np.random.default_rng([experiment.seed, draw])
-        control = matched_randomly(interventions, subject.n_neurons, generator)
-        random_neurons.append(tuple(sorted({neuron for item in control for neuron in item.neurons})))
-        random.append(predict(control, top_k=1))
-
-    report("The new answer")
+    # Step 1: before.
+    with steps.step("The model as it is"):
+        before = predict(None)
+    # Step 2: after.
+    with steps.step("With the neurons changed"):
+        after = predict(interventions)
+    # Step 3: random.
+    controls = _random_controls(subject, experiment, interventions)
+    random = []
+    for draw, control in enumerate(controls, 1):
+        with steps.step(f"With random neurons, draw {draw} of {len(controls)}"):
+            random.append(predict(control, top_k=1))
+    # Step 4: the new answer.
     news = [item.new for item in interventions if isinstance(item, Edit)]
-    places = [i for i, item in enumerate(experiment.asked) if item.group in ("asked", "paraphrases")]
-    new_before, new_after = {}, {}
-    if news and places:
-        rivals = [replace(prompts[i], answer=news[-1]) for i in places]
-        new_before = dict(zip(places, subject.predict(rivals, top_k=1), strict=True))
-        changed = subject.predict(rivals, top_k=1, interventions=[interventions] * len(rivals))
-        new_after = dict(zip(places, changed, strict=True))
-
-    report("Undo")
-    undo_is_exact = predict(None) == before
-    if progress is not None:
-        progress(1.0, "Done")
-    trials = tuple(
-        Trial(
-            item.group,
-            item.prompt,
-            before[i],
-            after[i],
-            tuple(draw[i] for draw in random),
-            new_before.get(i),
-            new_after.get(i),
-        )
-        for i, item in enumerate(experiment.asked)
+    places = [i for i, item in enumerate(asked) if item.group in OWN_GROUPS] if news else []
+    rivals = [replace(prompts[i], answer=news[-1]) for i in places]
+    with steps.step("The new answer"):
+        new_before = subject.predict(rivals, top_k=FILED_ANSWERS)
+        new_after = subject.predict(rivals, top_k=FILED_ANSWERS, interventions=[interventions] * len(rivals))
+    # Step 5: undo.
+    with steps.step("Undo"):
+        undo_is_exact = predict(None) == before
+    steps.report("Done")
+    new = {place: pair for place, *pair in zip(places, new_before, new_after, strict=True)}
+    return Outcome(
+        experiment=replace(experiment, model=subject.name, weights_sha256=subject.weights_sha256),
+        trials=tuple(
+            Trial(
+                item.group,
+                item.prompt,
+                before[i],
+                after[i],
+                tuple(draw[i] for draw in random),
+                *new.get(i, (None, None)),
+            )
+            for i, item in enumerate(asked)
+        ),
+        random_neurons=tuple(_neurons_of(control) for control in controls),
+        undo_is_exact=undo_is_exact,
+        device=str(subject.device),
+        dtype=subject.dtype,
     )
-    return Outcome(experiment, trials, tuple(random_neurons), undo_is_exact)
+
+
+def _random_controls(
+    subject: Subject, experiment: Experiment, interventions: Sequence[Intervention]
+) -> list[tuple[Intervention, ...]]:
+    """The interventions on random neurons, one entry a draw; drawn by the seed and the neurons alone."""
+    return [
+        matched_randomly(interventions, subject.n_neurons, np.random.default_rng([experiment.seed, draw]))
+        for draw in range(experiment.draws)
+    ]
+
+
+def _neurons_of(interventions: Sequence[Intervention]) -> tuple[Neuron, ...]:
+    return tuple(sorted({neuron for item in interventions for neuron in item.neurons}))
+
+
+# Dose and response -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dose:
+    """A group of prompts with the neurons' activations multiplied by `factor`.
+
+    probability: mean of the answer's; random: the same with each draw of random neurons (of the groups
+    `asked` and `paraphrases`; empty for others); rank_1: number of prompts whose answer has rank 1.
+    """
+
+    factor: float
+    group: str
+    n_prompts: int
+    probability: float
+    rank_1: int
+    random: tuple[float, ...]
+
+
+def dose_response(
+    subject: Subject,
+    experiment: Experiment,
+    factors: Sequence[float] = FACTORS,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Dose, ...]:
+    """The answers' probabilities over the factor by which the experiment's neurons are multiplied.
+
+    All neurons of the experiment's interventions are amplified by each factor in turn, whatever those
+    interventions do: 0 suppresses them, 1 leaves the model as it is. The random neurons are those that
+    `run` draws. By factor, then by group in the order of `GROUPS`.
+    """
+    factors = tuple(sorted({float(factor) for factor in factors}))
+    if not 1 <= len(factors) <= MAX_FACTORS:
+        raise AtlasError(f"A curve cannot have {len(factors)} points. Give 1 to {MAX_FACTORS} factors.")
+    neurons = experiment.neurons
+    curve = [checked(subject, (Amplify(neurons, factor),)) for factor in factors]
+    stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
+    prompts = [item.prompt for item in experiment.asked]
+    own = [item.prompt for item in experiment.asked if item.group in OWN_GROUPS]
+    n_steps = len(factors) * (1 + (len(stand_ins) if own else 0))
+    steps = _Steps(subject, n_steps, progress)
+    doses: list[Dose] = []
+    for factor, change in zip(factors, curve, strict=True):
+        with steps.step(f"Factor {factor:g}"):
+            said = subject.predict(prompts, top_k=1, interventions=[change] * len(prompts))
+        random: list[dict[str, float]] = []
+        for draw, stand_in in enumerate(stand_ins if own else (), 1):
+            with steps.step(f"Factor {factor:g}, random draw {draw} of {len(stand_ins)}"):
+                control = (Amplify(stand_in, factor),)
+                answers = subject.predict(own, top_k=1, interventions=[control] * len(own))
+            random.append(_means(experiment.asked, answers))
+        for group, mean in _means(experiment.asked, said, GROUPS).items():
+            places = [i for i, item in enumerate(experiment.asked) if item.group == group]
+            doses.append(
+                Dose(
+                    factor=factor,
+                    group=group,
+                    n_prompts=len(places),
+                    probability=mean,
+                    rank_1=sum(said[i].rank == 1 for i in places),
+                    random=tuple(means[group] for means in random if group in means),
+                )
+            )
+    steps.report("Done")
+    return tuple(doses)
+
+
+def _means(
+    asked: Sequence[Asked], said: Sequence[Prediction], groups: Iterable[str] = OWN_GROUPS
+) -> dict[str, float]:
+    """Group → mean probability; `said` is of the prompts of these groups alone, in their order."""
+    names = [item.group for item in asked if item.group in groups]
+    return {
+        group: float(np.mean([p.probability for name, p in zip(names, said, strict=True) if name == group]))
+        for group in GROUPS
+        if group in names
+    }

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.families import Family, family_of
 from atlas.surgery.hooks import recording
 from atlas.surgery.interventions import Intervention, changing, checked
+from atlas.surgery.lock import FairLock
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "tf32": torch.float32}
 MAX_ANSWER_TOKENS = 16
@@ -130,7 +130,7 @@ class Subject:
     family: Family
     device: torch.device
     dtype: str
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: FairLock = field(default_factory=FairLock)
 
     # --- sizes, read from the modules ---
 

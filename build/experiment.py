@@ -1,0 +1,181 @@
+"""An experiment that somebody kept, done again: does it come out as they say?
+
+    python -m build experiment experiment.json --device cpu --json again.json
+
+1. *Read.* The file is checked whole before torch is imported.
+2. *Model.* By the name in the file, or `--model`; other weights are refused unless `--any-weights`.
+3. *Run.* Before, after and random, as the Lab does it.
+4. *Compare.* With the results in the file, where it has some, up to what processors differ by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atlas.documents import MAX_FILE_BYTES, Document, document, to_json
+from atlas.errors import BuildError
+from atlas.experiment import Agreement, Experiment, agreement
+from atlas.interventions import Amplify, Edit, Erase, Intervention
+from atlas.models import LocatedModel, locate
+from atlas.neuron import GROUPS
+from atlas.reading import one_line
+from build.writer import whole_file
+
+if TYPE_CHECKING:
+    from atlas.surgery.outcome import GroupSummary, Outcome
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An experiment that was done again: its outcome, and how it compares with the file's results."""
+
+    outcome: Outcome
+    agreement: Agreement | None
+    other_weights: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model is as it was, and the file's results, if any, came out again."""
+        return self.outcome.undo_is_exact and (self.agreement is None or self.agreement.holds)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def replay(
+    file: Path,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    json_file: Path | None = None,
+    any_weights: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+) -> Replay:
+    """Do the experiment in a file again; `AtlasError` where that cannot be done.
+
+    With `json_file`, the experiment and its new results are written there.
+    """
+    # Step 1: read.
+    kept = read(file)
+    if json_file is not None and json_file.exists():
+        raise BuildError(f"{json_file} exists already. Give --json the name of a new file.")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise BuildError(f"There is no folder {json_file.parent} to write to. Make it first.")
+    # Step 2: model.
+    located = locate(model or kept.experiment.model)
+    other = is_other(kept.experiment, located)
+    if other and not any_weights:
+        raise BuildError(
+            f"The experiment was made with other weights of {one_line(kept.experiment.model)} "
+            f"({kept.experiment.weights_sha256[:12]}…) than {one_line(located.name)} has "
+            f"({located.weights_sha256[:12]}…). Give --model the right ones, or --any-weights to go on."
+        )
+    # Step 3: run.
+    from atlas.surgery.experiments import run
+    from atlas.surgery.subject import load_subject
+
+    outcome = run(load_subject(str(located.name), device=device), kept.experiment, progress=progress)
+    # Step 4: compare.
+    compared = None if kept.results is None else agreement(kept.results, outcome.results)
+    if json_file is not None:
+        with whole_file(json_file) as target:
+            target.write(to_json(outcome.experiment, outcome.results).encode() + b"\n")
+    return Replay(outcome, compared, other)
+
+
+def read(file: Path) -> Document:
+    """The experiment in a file, with its results where it has some."""
+    try:
+        with file.open("rb") as handle:
+            content = handle.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise BuildError(f"There is no file {file}. Give an experiment's JSON.") from None
+    except OSError as error:
+        raise BuildError(f"{file} cannot be read ({error.strerror}). Give an experiment's JSON.") from None
+    try:
+        return document(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise BuildError(f"{file} is no text in UTF-8. Give an experiment's JSON.") from None
+
+
+def is_other(experiment: Experiment, located: LocatedModel) -> bool:
+    """Whether the experiment names other weights than these."""
+    return experiment.weights_sha256 not in ("", located.weights_sha256)
+
+
+# As text ---------------------------------------------------------------------------------------------
+
+
+def _lines(replay: Replay) -> Iterator[str]:
+    outcome = replay.outcome
+    experiment = outcome.experiment
+    weights = f"weights {experiment.weights_sha256[:12]}…, {outcome.device}"
+    yield f"model       {one_line(experiment.model)} ({weights})"
+    if replay.other_weights:
+        yield "            not the weights that the experiment was made with"
+    for number, item in enumerate(experiment.interventions):
+        yield f"{'change' if number == 0 else '':<11} {describe(item)}"
+    n_random = len(outcome.random_neurons[0])
+    drawn = f"{experiment.draws} draws, seed {experiment.seed}"
+    yield f"random      {n_random:,} neurons of the same layers, {drawn}"
+    yield ""
+    yield from _table(outcome.summary())
+    yield from _new_answer(outcome)
+    yield ""
+    yield "undo        " + (
+        "exact" if outcome.undo_is_exact else "NOT exact: the model answers otherwise now"
+    )
+    yield "in the file " + _compared(replay)
+
+
+def describe(item: Intervention) -> str:
+    """One intervention in words."""
+    n = len(item.neurons)
+    neurons = f"{n:,} neuron{'' if n == 1 else 's'}"
+    match item:
+        case Amplify():
+            return f"amplify {neurons} by {item.factor:g}"
+        case Erase():
+            return f"erase {neurons} with {item.value}"
+        case Edit():
+            words = f"{one_line(item.old)} → {one_line(item.new)}"
+            return f"edit {neurons}: {words}, strengths ({item.remove:g}, {item.add:g})"
+    return f"suppress {neurons}"
+
+
+def _table(groups: Sequence[GroupSummary]) -> Iterator[str]:
+    yield "mean probability       prompts   before    after  change   random  change   at rank 1"
+    for each in groups:
+        ranks = f"{each.rank_1_before} → {each.rank_1_after}, random {each.rank_1_random:.1f}"
+        yield (
+            f"{GROUPS[each.group]:<22} {each.n_prompts:>7} {each.before:>8.4f} {each.after:>8.4f} "
+            f"{each.change:>+7.1%} {each.random:>8.4f} {each.random_change:>+7.1%}   {ranks}"
+        )
+
+
+def _new_answer(outcome: Outcome) -> Iterator[str]:
+    trials = [trial for trial in outcome.trials if trial.new_before is not None]
+    if trials:
+        before = sum(trial.new_before.probability for trial in trials) / len(trials)
+        after = sum(trial.new_after.probability for trial in trials) / len(trials)
+        first = sum(trial.new_after.rank == 1 for trial in trials)
+        yield (
+            f"{'The new answer':<22} {len(trials):>7} {before:>8.4f} {after:>8.4f}   "
+            f"at rank 1 on {first} of {len(trials)}"
+        )
+
+
+def _compared(replay: Replay) -> str:
+    found = replay.agreement
+    if found is None:
+        return "no results to compare with"
+    if found.holds:
+        return f"the same results: {found.n_values:,} probabilities, at most {found.largest:.1g} apart"
+    asked = replay.outcome.experiment.asked[found.prompt]
+    return (
+        f"OTHER results: {found.n_apart:,} of {found.n_values:,} probabilities differ, by up to "
+        f"{found.largest:.4f} ({found.what}, '{one_line(asked.prompt.text, 60)}')"
+    )

@@ -1,0 +1,278 @@
+"""Atlases: those at hand and what each was made from; switch between them; models for the Lab.
+
+1. *At hand.* A card an atlas: model × data set, sizes, and a link that brings it into view.
+2. *Manifest.* What the atlas in view was made from, its files, and a check of their hashes.
+3. *Models.* Those that the Lab offers here; what is not on this machine can be fetched where that is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import exports, layout, limits, resources
+from app.resources import ask
+from atlas import queries
+from atlas.errors import ModelError
+from atlas.manifest import Manifest, verify
+from atlas.models import KNOWN_MODELS, KnownModel, locate
+from atlas.store import ENVIRONMENT_VARIABLE, Atlas
+
+CARD_WIDTH = 340
+MEGABYTE = 1_000_000
+
+
+def main() -> None:
+    st.title("Atlases", anchor=False)
+    st.markdown("One atlas is one model asked one set of facts by one method: a folder of Parquet files.")
+    in_view = None
+    with layout.errors_as_sentences():
+        in_view = layout.current_atlas()
+    at_hand()
+    if in_view is not None:
+        with layout.errors_as_sentences():
+            manifest(in_view)
+    models()
+
+
+# At hand ---------------------------------------------------------------------------------------------
+
+
+def at_hand() -> None:
+    with st.container(horizontal=True, gap="small"):
+        for atlas_id, folder in resources.atlases().items():
+            with st.container(border=True, width=CARD_WIDTH, height="stretch", gap="small"):
+                st.markdown(f"**{layout.plain(atlas_id)}**")
+                with layout.errors_as_sentences():
+                    card(atlas_id, resources.opened(folder))
+    st.caption(
+        "Another one: `python -m build run` makes it, and the app opens it when "
+        f"`{ENVIRONMENT_VARIABLE}` names its folder."
+    )
+
+
+def card(atlas_id: str, atlas: Atlas) -> None:
+    m = atlas.manifest
+    summary = ask(queries.atlas_summary, atlas)
+    known = "" if summary.n_known is None else f", {summary.n_known / max(summary.n_facts, 1):.0%} known"
+    st.caption(layout.plain(f"{m.model.name} × {m.dataset.id}"))
+    st.caption(
+        layout.plain(
+            f"{layout.count(summary.n_facts, 'fact')} of "
+            f"{layout.count(summary.n_relations, 'relation')}{known}; "
+            f"{layout.number(summary.mean_neurons, '.1f')} neurons a fact; {megabytes(m)}"
+        )
+    )
+    if atlas_id == st.session_state.get("atlas_id"):
+        st.badge("in view", icon=":material/check:", color="blue")
+        st.page_link(layout.HOME, label="See it", icon=":material/home:", query_params={"atlas": atlas_id})
+    else:
+        st.page_link(
+            layout.ATLASES,
+            label="Switch to it",
+            icon=":material/swap_horiz:",
+            query_params={"atlas": atlas_id},
+        )
+
+
+def megabytes(m: Manifest) -> str:
+    return f"{sum(record.bytes for record in m.files.values()) / MEGABYTE:.1f} MB"
+
+
+# Manifest --------------------------------------------------------------------------------------------
+
+
+def manifest(atlas: Atlas) -> None:
+    m = atlas.manifest
+    st.subheader(f"What {layout.plain(m.atlas_id)} was made from", anchor=False)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        described("Model", model_rows(m))
+        described("Data set", dataset_rows(m))
+    with right:
+        described("Method", method_rows(m))
+        described("Build", build_rows(m))
+    if m.notes:
+        st.caption(layout.plain(m.notes))
+    files(atlas)
+
+
+def described(title: str, rows: Mapping[str, Any]) -> None:
+    """A list of names and values; what the manifest does not say is said to be missing."""
+    values = [layout.plain("not recorded" if value in (None, "") else value) for value in rows.values()]
+    frame = pd.DataFrame({title: values}, index=pd.Index([layout.plain(name) for name in rows], name=""))
+    st.table(frame, border="horizontal", alt=f"{title} of this atlas")
+
+
+def model_rows(m: Manifest) -> dict[str, Any]:
+    model = m.model
+    shape = f"{model.n_layers} × {model.n_neurons:,}" if model.n_layers and model.n_neurons else None
+    return {
+        "Name": model.name,
+        "Revision": model.revision,
+        "Weights (sha256)": model.weights_sha256,
+        "Family": model.family,
+        "Layers × neurons": shape,
+        "Activation function": model.activation_function,
+        "Numbers": model.dtype,
+    }
+
+
+def dataset_rows(m: Manifest) -> dict[str, Any]:
+    dataset = m.dataset
+    return {
+        "Name": dataset.id,
+        "Revision": dataset.revision,
+        "Facts and prompts (sha256)": dataset.hash,
+        "Licence": dataset.licence,
+    }
+
+
+def method_rows(m: Manifest) -> dict[str, Any]:
+    method = m.method
+    refinement = dict(method.refinement)
+    rule = ", ".join(
+        f"{name} {refinement[key]}"
+        for key, name in (("threshold", "score ≥"), ("share", "share ≥"), ("at_least", "prompts ≥"))
+        if refinement.get(key) is not None
+    )
+    return {
+        "Scores": method.name.replace("_", " "),
+        "Integration rule": method.rule,
+        "Tolerance": method.tolerance,
+        "At most (points)": method.max_points,
+        "Knowledge neurons": " · ".join(part for part in (refinement.get("mode"), rule) if part),
+        "Stored from (× the prompt's maximum)": method.stored_fraction,
+        "Held out": method.held_out,
+        "Seed": method.seed,
+    }
+
+
+def build_rows(m: Manifest) -> dict[str, Any]:
+    return {
+        "Created": m.created,
+        "Code": m.code_version,
+        "Device": m.device,
+        "Time": None if m.seconds is None else f"{m.seconds:,.0f} s",
+        "Prompts a second": m.prompts_per_second,
+        "Schema": f"version {m.schema_version}",
+    }
+
+
+def files(atlas: Atlas) -> None:
+    m = atlas.manifest
+    rows = pd.DataFrame(
+        {
+            "table": [name.removesuffix(".parquet") for name in m.files],
+            "rows": [record.rows for record in m.files.values()],
+            "megabytes": [record.bytes / MEGABYTE for record in m.files.values()],
+            "sha256": [record.sha256 for record in m.files.values()],
+        }
+    )
+    st.markdown("**Files**")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        alt="Tables of this atlas with their rows, sizes and hashes",
+        column_config={
+            "table": st.column_config.TextColumn("Table", pinned=True),
+            "rows": st.column_config.NumberColumn("Rows", format="localized"),
+            "megabytes": st.column_config.NumberColumn("Size (MB)", format="%.2f"),
+            "sha256": st.column_config.TextColumn("sha256", width="medium"),
+        },
+    )
+    with st.container(horizontal=True, gap="small"):
+        st.download_button(
+            "Manifest",
+            lambda: json.dumps(m.to_dict(), indent=2, ensure_ascii=False),
+            file_name="manifest.json",
+            mime="application/json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        exports.offer(m.atlas_id, files=rows)
+        pressed = st.button("Check the hashes", icon=":material/verified:")
+    if pressed:
+        check(atlas.path, len(rows))
+
+
+def check(folder: Path, n_files: int) -> None:
+    begun = time.perf_counter()
+    with layout.errors_as_sentences():
+        verify(folder)
+        seconds = time.perf_counter() - begun
+        st.success(
+            f"All {n_files} files are as the manifest says ({seconds:.1f} s).", icon=":material/check:"
+        )
+
+
+# Models ----------------------------------------------------------------------------------------------
+
+
+def models() -> None:
+    st.subheader("Models for the Lab", anchor=False)
+    allowed = limits.current()
+    for name in allowed.models:
+        with st.container(border=True), layout.errors_as_sentences():
+            model(name)
+    if not allowed.demo_mode:
+        st.caption(
+            "The Lab also takes a folder of this machine or a model of the hub: BERT, GPT-2, Llama, Mistral "
+            "and Qwen with safetensors weights."
+        )
+
+
+def model(name: str) -> None:
+    known = KNOWN_MODELS.get(name)
+    st.markdown(f"**{layout.plain(name)}**")
+    if known is not None:
+        st.caption(layout.plain(known.description))
+        st.caption(layout.plain(sizes(known)))
+    try:
+        located = locate(name, allow_download=False)
+    except ModelError as missing:
+        offer_to_fetch(name, missing)
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.badge("ready", icon=":material/check:", color="blue")
+        st.caption(layout.plain(f"weights {located.weights_sha256[:12]}"))
+        st.page_link(
+            layout.LAB,
+            label="Use it in the Lab",
+            icon=":material/science:",
+            query_params=layout.here(model=name),
+        )
+
+
+def sizes(known: KnownModel) -> str:
+    fetched = "comes with the project" if known.download_mb == 0 else f"{known.download_mb} MB to fetch"
+    return (
+        f"{known.kind}, {known.n_layers} layers of {known.n_neurons:,} neurons · {known.licence} · "
+        f"{fetched}, {known.disk_mb} MB on disk"
+    )
+
+
+def offer_to_fetch(name: str, missing: ModelError) -> None:
+    if not limits.current().may_download(name):
+        layout.nothing("It is not on this host, which fetches no models for visitors.")
+        return
+    if not st.button(f"Fetch {layout.plain(name)}", key=f"fetch-{name}", icon=":material/download:"):
+        st.caption(layout.plain(missing))
+        return
+    bar = st.progress(0.0, text="Fetching …")
+    try:
+        resources.fetch(
+            name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=layout.plain(said))
+        )
+    finally:
+        bar.empty()
+    st.rerun()
+
+
+main()

@@ -464,7 +464,9 @@ class _Trials:
 
         self.build, self.prompts, self.neurons = build, prompts, neurons
         self.facts = [build.fact_by_id[fact_id] for fact_id in prompts.fact_ids]
-        self.partners = Partners.among(self.facts, [bool(self.held_out_rows(fact)) for fact in self.facts])
+        self.partners = Partners.among(
+            self.facts, [bool(self.held_out_rows(fact)) for fact in self.facts], prompts.known
+        )
 
     def held_out_rows(self, fact: Fact) -> list[int]:
         return [row for row in self.prompts.rows_of(fact.fact_id) if self.prompts.held_out[row]]

@@ -39,7 +39,7 @@ PREDICT_TOKENS = 2048
 READOUT_TOKENS = 10
 ACTIVATING_PROMPTS = 5
 AMPLIFY_FACTOR = 2.0
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
 METADATA = b"build"
 
@@ -372,15 +372,17 @@ def random_match(
 class Partners:
     """Facts whose held-out prompts show what a fact's neurons do to unrelated facts.
 
-    All (n_candidates,): index of the fact in the plan, codes of its relation and its object.
+    All (n_candidates,): index of the fact in the plan, codes of its relation and its object, and whether
+    the model knows it.
     """
 
     facts: np.ndarray
     relations: np.ndarray
     objects: np.ndarray
+    known: np.ndarray
 
     @classmethod
-    def among(cls, facts: Sequence[Fact], has_held_out: Sequence[bool]) -> Partners:
+    def among(cls, facts: Sequence[Fact], has_held_out: Sequence[bool], known: Sequence[bool]) -> Partners:
         chosen = np.flatnonzero(np.asarray(has_held_out, bool))
 
         def codes(values: list[str]) -> np.ndarray:
@@ -390,24 +392,31 @@ class Partners:
             chosen,
             codes([fact.relation_id for fact in facts])[chosen] if len(facts) else chosen,
             codes([fact.object.casefold().strip() for fact in facts])[chosen] if len(facts) else chosen,
+            np.asarray(known, bool)[chosen],
         )
 
     def n_candidates(self, fact: int) -> int:
         """How many facts `draw` can draw from."""
-        return len(self._candidates(fact))
+        return int(self._candidates(fact).sum())
 
     def _candidates(self, fact: int) -> np.ndarray:
+        """Which of the facts differ from this one in relation and object, (n_candidates,) bool."""
         here = np.searchsorted(self.facts, fact)
         if here >= len(self.facts) or self.facts[here] != fact:
-            return self.facts[:0]
-        differs = (self.relations != self.relations[here]) & (self.objects != self.objects[here])
-        return self.facts[differs]
+            return np.zeros(len(self.facts), bool)
+        return (self.relations != self.relations[here]) & (self.objects != self.objects[here])
 
     def draw(self, fact: int, count: int, generator: np.random.Generator) -> list[int]:
-        """At most `count` different facts that differ from this one in relation and object."""
+        """At most `count` different facts that differ from this one in relation and object.
+
+        Those that the model knows come first: what is not known cannot be lost.
+        """
         candidates = self._candidates(fact)
-        drawn = generator.choice(candidates, size=min(count, len(candidates)), replace=False)
-        return [int(index) for index in drawn]
+        drawn: list[int] = []
+        for pool in (self.facts[candidates & self.known], self.facts[candidates & ~self.known]):
+            chosen = generator.choice(pool, size=min(count - len(drawn), len(pool)), replace=False)
+            drawn += [int(index) for index in chosen]
+        return drawn
 
 
 def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batches) -> pa.Table:

@@ -79,6 +79,12 @@ class Prompts:
         return self.table["held_out"].to_numpy()
 
     @cached_property
+    def known(self) -> np.ndarray:
+        """Whether the model puts a fact's answer first on most of its prompts: (n_facts,)."""
+        first = np.bincount(self.fact_of_row, weights=self.rank == 1, minlength=len(self.fact_ids))
+        return first * 2 > np.bincount(self.fact_of_row, minlength=len(self.fact_ids))
+
+    @cached_property
     def place(self) -> np.ndarray:
         """Each row's place when sorted by (fact_id, template_id): (n_prompts,)."""
         order = pc.sort_indices(
@@ -177,7 +183,6 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
     n_facts = len(prompts.fact_ids)
     of_row = prompts.fact_of_row
     n_prompts = np.bincount(of_row, minlength=n_facts)
-    n_known = np.bincount(of_row, weights=prompts.rank == 1, minlength=n_facts)
     probability = np.bincount(of_row, weights=prompts.probability, minlength=n_facts)
     n_neurons = np.zeros(n_facts, np.int32)
     counts = knowledge_neurons.group_by("fact_id").aggregate([([], "count_all")])
@@ -193,7 +198,7 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
             "object": pa.array([fact.object for fact in chosen], pa.string()),
             "n_prompts": n_prompts,
             "n_neurons": n_neurons,
-            "known": n_known * 2 > n_prompts,
+            "known": prompts.known,
             "mean_probability": probability / np.maximum(n_prompts, 1),
         }
     )

@@ -308,10 +308,23 @@ def test_partners_differ_in_relation_and_object():
         Fact("d", "P2", "y", "Oslo"),
         Fact("e", "P2", "z", "Bern"),
     ]
-    partners = Partners.among(facts, [True, True, True, True, False])
+    partners = Partners.among(facts, [True, True, True, True, False], [True] * 5)
     assert partners.draw(0, 5, seeded(0, "unrelated", "a")) == [3]
     assert partners.n_candidates(0) == 1
     assert partners.draw(4, 5, seeded(0, "unrelated", "e")) == []
+
+
+def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
+    from build.stages import Partners, seeded
+
+    facts = [Fact("own", "P1", "x", "Rome")] + [Fact(str(n), "P2", str(n), f"City {n}") for n in range(20)]
+    known = [True] + [n in (3, 11, 17) for n in range(20)]
+    partners = Partners.among(facts, [True] * 21, known)
+    for seed in range(5):
+        drawn = partners.draw(0, 5, seeded(seed, "unrelated", "own"))
+        assert set(drawn[:3]) == {4, 12, 18}
+        assert len(set(drawn)) == 5
+        assert 0 not in drawn
 
 
 def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas: Path, tiny_bert: Path):

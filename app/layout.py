@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
@@ -46,6 +46,8 @@ STYLE = """<style>
 .stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
 </style>"""
 
+# The folders of an absolute path, without its last name.
+_FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
 
 
@@ -94,7 +96,15 @@ def errors_as_sentences() -> Iterator[None]:
     try:
         yield
     except AtlasError as error:
-        st.error(plain(error))
+        st.error(plain(sentence(error)))
+
+
+def sentence(error: object) -> str:
+    """What an error says; to visitors of a demo without the host's folders."""
+    with suppress(AtlasError):
+        if not limits.current().demo_mode:
+            return str(error)
+    return _FOLDERS.sub("", str(error))
 
 
 def nothing(sentence: str) -> None:
@@ -110,7 +120,7 @@ def choose_atlas() -> None:
     choices = resources.atlases()
     problem = resources.configured_error()
     if problem:
-        st.warning(plain(problem))
+        st.warning(plain(sentence(problem)))
     if not choices:
         st.caption("There is no atlas to choose.")
         return
@@ -386,12 +396,20 @@ def footer() -> None:
     st.divider()
     parts = [
         f"Atlas {m.atlas_id}",
-        f"model {m.model.name}" + (f" at {m.model.revision[:12]}" if m.model.revision else ""),
-        f"{m.method.name}, rule {m.method.rule or '?'}, tolerance {number(m.method.tolerance, 'g')}",
-        f"dataset {m.dataset.id}" + (f" ({m.dataset.hash[:12]})" if m.dataset.hash else ""),
+        f"model {m.model.name}" + (f" at {shortened(m.model.revision)}" if m.model.revision else ""),
+        f"weights {m.model.weights_sha256[:12]}" if m.model.weights_sha256 else "",
+        f"{m.method.name.replace('_', ' ')}, rule {m.method.rule or NOT_MEASURED}",
+        f"tolerance {number(m.method.tolerance, 'g')}",
+        f"data set {m.dataset.id}" + (f" ({m.dataset.hash[:12]})" if m.dataset.hash else ""),
+        m.dataset.licence or "",
+        f"code {m.code_version}" if m.code_version else "",
     ]
-    if m.dataset.licence:
-        parts.append(m.dataset.licence)
-    if m.code_version:
-        parts.append(f"code {m.code_version}")
-    st.caption(plain(" · ".join(parts)))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption(plain(" · ".join(part for part in parts if part)))
+        st.page_link(ATLASES, label="All of its manifest", query_params=here())
+
+
+def shortened(revision: str) -> str:
+    """A revision as it is told apart: twelve digits of a commit, a name of a release as it is."""
+    digits = revision.removeprefix("sha256:")
+    return digits[:12] if re.fullmatch(r"[0-9a-f]{12,}", digits) else revision[:40]

@@ -36,6 +36,9 @@ PAGES = [
 st.set_page_config(
     page_title="Knowledge Neuron Atlas", page_icon=str(HERE / "static/icon.png"), layout="wide"
 )
+if str(st.get_option("client.showErrorDetails")).lower() == "false":
+    # Streamlit Community Cloud sets it so, which still shows visitors the stack.
+    st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
 st.html(layout.STYLE)
 

@@ -25,7 +25,8 @@ def test_it_is_the_same_each_time(tmp_path):
     first, second = (write_big_atlas(tmp_path / name, n_facts=500) for name in ("first", "second"))
     with atlas.open(first) as a, atlas.open(second) as b:
         for table in a.tables:
-            assert a.query(f"FROM {table}").to_string() == b.query(f"FROM {table}").to_string()
+            rows = f"SELECT count(*) AS n, bit_xor(hash(row)) AS rows FROM {table} AS row"
+            assert a.query_one(rows) == b.query_one(rows)
 
 
 def test_its_relations_add_up_to_the_published_numbers():

@@ -59,12 +59,13 @@ __all__ = [
 
 def checked(subject: Subject, interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
     """The interventions, if every neuron exists in the subject."""
+    n_layers, n_neurons = subject.n_layers, subject.n_neurons
     for item in interventions:
         for neuron in item.neurons:
-            if not (0 <= neuron.layer < subject.n_layers and 0 <= neuron.neuron < subject.n_neurons):
+            if not (0 <= neuron.layer < n_layers and 0 <= neuron.neuron < n_neurons):
                 raise AtlasError(
-                    f"{subject.name} has no neuron {neuron}: its layers are 0–{subject.n_layers - 1}, "
-                    f"its neurons 0–{subject.n_neurons - 1}. Choose one within."
+                    f"{subject.name} has no neuron {neuron}: its layers are 0–{n_layers - 1}, "
+                    f"its neurons 0–{n_neurons - 1}. Choose one within."
                 )
     return tuple(interventions)
 

@@ -393,11 +393,12 @@ def footer() -> None:
     except AtlasError:
         return
     m = atlas.manifest
+    weights = m.model.weights_sha256
     st.divider()
     parts = [
         f"Atlas {m.atlas_id}",
         f"model {m.model.name}" + (f" at {shortened(m.model.revision)}" if m.model.revision else ""),
-        f"weights {m.model.weights_sha256[:12]}" if m.model.weights_sha256 else "",
+        f"weights {weights[:12]}" if weights and weights[:12] not in (m.model.revision or "") else "",
         f"{m.method.name.replace('_', ' ')}, rule {m.method.rule or NOT_MEASURED}",
         f"tolerance {number(m.method.tolerance, 'g')}",
         f"data set {m.dataset.id}" + (f" ({m.dataset.hash[:12]})" if m.dataset.hash else ""),
@@ -406,7 +407,7 @@ def footer() -> None:
     ]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption(plain(" · ".join(part for part in parts if part)))
-        st.page_link(ATLASES, label="All of its manifest", query_params=here())
+        st.page_link(ATLASES, label="Its whole manifest", query_params=here())
 
 
 def shortened(revision: str) -> str:

@@ -115,13 +115,13 @@ def answers(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer in each model",
         column_config={
-            "text": st.column_config.TextColumn("Prompt", width=300),
-            "probability_a": st.column_config.ProgressColumn("Probability in A", **bar),
-            "rank_a": st.column_config.NumberColumn("Rank in A", width="small"),
-            "says_a": st.column_config.TextColumn("A says first", width="small"),
-            "probability_b": st.column_config.ProgressColumn("Probability in B", **bar),
-            "rank_b": st.column_config.NumberColumn("Rank in B", width="small"),
-            "says_b": st.column_config.TextColumn("B says first", width="small"),
+            "text": st.column_config.TextColumn("Prompt", width=230),
+            "probability_a": st.column_config.ProgressColumn("Probability in A", width=118, **bar),
+            "rank_a": st.column_config.NumberColumn("Rank in A", width=70),
+            "says_a": st.column_config.TextColumn("A says first", width=90),
+            "probability_b": st.column_config.ProgressColumn("Probability in B", width=118, **bar),
+            "rank_b": st.column_config.NumberColumn("Rank in B", width=70),
+            "says_b": st.column_config.TextColumn("B says first", width=90),
         },
     )
     n_missing = int(prompts[["rank_a", "rank_b"]].isna().any(axis=1).sum())

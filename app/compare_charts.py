@@ -16,7 +16,7 @@ from atlas.comparison import Overlap
 # The same words as on the page: `A only`, `both`, `B only`.
 PLACES = {"a": "A only", "both": "both", "b": "B only"}
 _DOMAIN = list(PLACES.values())
-_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3)
+_LEGEND = alt.Legend(title=None, orient="top", direction="horizontal", columns=3)
 _COLOUR = alt.Color("place:N", scale=alt.Scale(domain=_DOMAIN, range=[BLUE, GREEN, ORANGE]), legend=_LEGEND)
 _SHAPE = alt.Shape(
     "place:N",
@@ -122,7 +122,7 @@ def neuron_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool
                 alt.Tooltip("b:Q", title=f"{title} in B", format=form),
             ],
         )
-        .properties(height=430)
+        .properties(height=560)
     )
 
 
@@ -175,7 +175,7 @@ def relation_bars(facts: pd.DataFrame, *, limit: int = 12) -> alt.Chart:
                 alt.Tooltip("size:Q", title="Facts", format=","),
             ],
         )
-        .properties(height=24 * len(largest) + 110)
+        .properties(height=24 * len(largest) + 130)
     )
 
 
@@ -195,6 +195,7 @@ def depth_bars(layers: pd.DataFrame, *, second: bool, highest: float) -> alt.Cha
                 axis=alt.Axis(format=".0%", tickCount=5),
             ),
             x2="depth_to:Q",
+            y2=alt.datum(0),
             y=alt.Y(
                 "share:Q",
                 title="Share of its neurons (%)",
@@ -207,5 +208,5 @@ def depth_bars(layers: pd.DataFrame, *, second: bool, highest: float) -> alt.Cha
                 alt.Tooltip("share:Q", title="Share of them", format=".1%"),
             ],
         )
-        .properties(height=200)
+        .properties(height=260)
     )

@@ -45,7 +45,7 @@ def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str
     options = {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
     if fact is not None:
         options = {fact["fact_id"]: fact_label(fact)} | options
-    layout.choice(title.capitalize(), name, options, placeholder="Choose a fact")
+    layout.choice(title[0].upper() + title[1:], name, options, placeholder="Choose a fact")
     return fact
 
 

@@ -25,8 +25,8 @@ LINKED = 12
 
 EFFECTS = {
     "own": "Suppress its neurons",
-    "random": "Suppress random ones",
     "unrelated": "… and ask unrelated facts",
+    "random": "Suppress random neurons",
 }
 
 
@@ -58,6 +58,11 @@ def show(measures: pd.DataFrame, a: str, b: str) -> None:
     )
     shown.index = pd.Index(measures["measure"].map(layout.plain), name="")
     st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
+    if EFFECTS["own"] in set(measures["measure"]):
+        st.caption(
+            "Suppress: by how much the answer's mean probability changes, on prompts whose wording was kept "
+            "out of the search for neurons. Random neurons are as many of the same layers."
+        )
 
 
 def neurons_in_common(
@@ -97,14 +102,14 @@ def neurons_in_common(
 def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
     """The overlap in a sentence, and what chance would give."""
     says = (
-        f"**{layout.count(shared.both, noun)} in both** of {shared.either:,} in either "
+        f"**{shared.both:,} of {layout.count(shared.either, noun)} in both** "
         f"(Jaccard {layout.percent(shared.jaccard, 1)}); "
         f"{shared.only_a:,} in A only, {shared.only_b:,} in B only."
     )
     if shared.chance is not None:
         spread = f" ± {shared.spread:.1f}" if shared.spread else ""
         says += (
-            f" By chance: {chance} would have {shared.chance:.1f}{spread} in common "
+            f" By chance, {chance} would have {shared.chance:.1f}{spread} in common "
             f"(Jaccard {layout.percent(shared.chance_jaccard, 1)})."
         )
     st.markdown(says + beside)

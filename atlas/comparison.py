@@ -340,7 +340,7 @@ def _pairs_of_facts(atlas: Atlas) -> list[tuple[str, str, str]]:
         ORDER BY kind
         """
     )
-    says = ("The same answer", "The same relation, another answer", "Nothing in common")
+    says = ("The same answer", "The same relation, another answer", "Unrelated facts")
     return [(says[row.kind], row.a, row.b) for row in rows.itertuples()]
 
 

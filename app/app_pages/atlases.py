@@ -94,7 +94,9 @@ def manifest(atlas: Atlas) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         described("Model", model_rows(m))
+        hashed("sha256 of the weights", m.model.weights_sha256)
         described("Data set", dataset_rows(m))
+        hashed("sha256 of its facts and prompts", m.dataset.hash)
     with right:
         described("Method", method_rows(m))
         described("Build", build_rows(m))
@@ -105,9 +107,17 @@ def manifest(atlas: Atlas) -> None:
 
 def described(title: str, rows: Mapping[str, Any]) -> None:
     """A list of names and values; what the manifest does not say is said to be missing."""
+    st.markdown(f"**{title}**")
     values = [layout.plain("not recorded" if value in (None, "") else value) for value in rows.values()]
     frame = pd.DataFrame({title: values}, index=pd.Index([layout.plain(name) for name in rows], name=""))
-    st.table(frame, border="horizontal", alt=f"{title} of this atlas")
+    st.table(frame, border="horizontal", hide_header=True, alt=f"{title} of this atlas")
+
+
+def hashed(title: str, digest: str | None) -> None:
+    """A hash, whole and ready to copy."""
+    if digest:
+        st.caption(title)
+        st.code(digest, language=None, wrap_lines=True)
 
 
 def model_rows(m: Manifest) -> dict[str, Any]:
@@ -116,7 +126,6 @@ def model_rows(m: Manifest) -> dict[str, Any]:
     return {
         "Name": model.name,
         "Revision": model.revision,
-        "Weights (sha256)": model.weights_sha256,
         "Family": model.family,
         "Layers × neurons": shape,
         "Activation function": model.activation_function,
@@ -129,7 +138,6 @@ def dataset_rows(m: Manifest) -> dict[str, Any]:
     return {
         "Name": dataset.id,
         "Revision": dataset.revision,
-        "Facts and prompts (sha256)": dataset.hash,
         "Licence": dataset.licence,
     }
 

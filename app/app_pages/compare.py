@@ -29,11 +29,12 @@ NAMES = {
 }
 LEAST = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
 LEAST_FIRST = "0.1"
-FACTS_SHOWN = 10
+FACTS_SHOWN = 8
 
 
 def main() -> None:
     st.title("Compare", anchor=False)
+    st.markdown("What two of a kind have in common, beside what chance would give.")
     atlas = layout.current_atlas()
     kind = choose_kind()
     pages: Mapping[str, Callable[[Atlas], None]] = {
@@ -154,9 +155,9 @@ def two_relations(atlas: Atlas) -> None:
     within = {r: usually_shared(atlas, r, r) for r in (a, b)}
     summary = ask(queries.atlas_summary, atlas)
     pairs = {
-        "both of A": within[a],
+        "two facts of A": within[a],
         "one of A, one of B": usually_shared(atlas, a, b),
-        "both of B": within[b],
+        "two facts of B": within[b],
         "any two relations": summary.across,
     }
     if any(value is not None for value in pairs.values()):
@@ -248,14 +249,20 @@ def two_neurons(atlas: Atlas) -> None:
         layout.draw(compare_charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
     with right:
         layout.draw(compare_charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
-    for where, title in (("both", "Use both"), ("a", f"Use {a} only"), ("b", f"Use {b} only")):
-        part = facts[facts["where"] == where]
-        if len(part):
-            st.markdown(f"**{layout.plain(title)}** ({len(part):,})")
-            layout.fact_rows(part.head(FACTS_SHOWN), notes=relation_and_scores)
-            if len(part) > FACTS_SHOWN:
-                st.caption(f"The {FACTS_SHOWN} with the largest scores; the export has all.")
+    list_facts(facts[facts["where"] == "both"], "Use both")
+    for place, where, name in zip(st.columns(2, gap="medium"), ("a", "b"), (a, b), strict=True):
+        with place:
+            list_facts(facts[facts["where"] == where], f"Use {name} only")
     exports.offer(f"{a}-{b}", measures=measures, facts=facts)
+
+
+def list_facts(facts: pd.DataFrame, title: str) -> None:
+    if facts.empty:
+        return
+    st.markdown(f"**{layout.plain(title)}** ({len(facts):,})")
+    layout.fact_rows(facts.head(FACTS_SHOWN), notes=relation_and_scores)
+    if len(facts) > FACTS_SHOWN:
+        st.caption(f"The {FACTS_SHOWN} with the largest scores; the export has all.")
 
 
 def relation_and_scores(row: Any) -> str:

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -331,10 +330,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    status = main()
-    if threading.active_count() > 1:
-        # A query that could not be interrupted in time must not hold up the exit.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    sys.exit(main())

@@ -178,6 +178,68 @@ _DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType
     ),
 }
 
+# View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
+DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "neuron_facts": (
+        "One row a (fact, neuron): knowledge_neurons with the fact in words.",
+        (
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("fact_id", _FACT_ID[2]),
+            ("relation_id", _RELATION_ID[2]),
+            ("label", "The relation in words, such as 'capital'."),
+            ("subject", "Whom or what the fact is about."),
+            ("object", "The answer the prompts ask for."),
+            ("known", "Whether the answer has rank 1 on more than half of the fact's prompts."),
+            ("share", "Share of the fact's discovery prompts in which the neuron is coarse."),
+            ("mean_score", "Mean score over the discovery prompts where the score was stored."),
+            ("max_score", "Largest stored score over the discovery prompts."),
+        ),
+    ),
+    "relation_neurons": (
+        "One row a (relation, neuron) of at least one of its facts, most shared first.",
+        (
+            ("relation_id", _RELATION_ID[2]),
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("n_facts", "Number of the relation's facts that have the neuron."),
+            ("relation_share", "n_facts over all facts of the relation."),
+            ("mean_share", "Mean of share over those facts."),
+            ("mean_score", "Mean of mean_score over those facts."),
+        ),
+    ),
+    "relation_overlap": (
+        "One row a pair of relations, in both orders and with itself.",
+        (
+            ("relation_a", "Id of the one relation."),
+            ("relation_b", "Id of the other relation, or the same."),
+            ("within", "Whether both are the same relation."),
+            ("n_pairs", "Number of pairs of two different facts, one of each."),
+            ("mean_shared", "Mean number of neurons that two facts of a pair have in common."),
+        ),
+    ),
+    "hub_neurons": (
+        "One row a neuron of facts in more than one relation, those of most relations first.",
+        (
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("n_facts", "Number of facts that have the neuron."),
+            ("n_relations", "Number of relations those facts belong to."),
+            ("fact_share", "n_facts over all facts that have neurons."),
+        ),
+    ),
+    "layer_histogram": (
+        "One row a layer that has knowledge neurons.",
+        (
+            ("layer", "Layer, counted from 0."),
+            ("n_pairs", "Number of (fact, neuron) pairs in the layer."),
+            ("n_neurons", "Number of different neurons."),
+            ("n_facts", "Number of different facts."),
+            ("pair_share", "n_pairs over the pairs of all layers."),
+        ),
+    ),
+}
+
 # An atlas without one of these is none; the others may be absent and then read as empty.
 REQUIRED_TABLES = ("relations", "facts", "knowledge_neurons")
 

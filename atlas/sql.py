@@ -1,69 +1,104 @@
-"""SQL from people is untrusted: a connection that can read the atlas's tables and do nothing else.
+"""SQL from people is untrusted: a console that can read the atlas's tables and do nothing else.
 
     console = a.sandboxed(max_rows=1_000, seconds=5)
     answer = console.query("SELECT relation_id, count(*) FROM facts GROUP BY ALL")
     answer.frame, answer.truncated, answer.seconds
 
-1. Load: the tables are copied into memory, so no file is needed any more.
-2. Lock: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
-3. Read: exactly one statement of type SELECT; EXPLAIN only by wrapping such a one. It runs in a
-   read-only transaction, because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
-4. Limit: a cursor per query, interrupted when its time is over; one row more than allowed is fetched,
-   to see whether rows were left out.
+    asked = console.start("SELECT … WHERE subject = $name", {"name": "France"})    # does not wait
+    asked.done, asked.ahead, asked.stop(), asked.answer()
+
+1. Start: a process of its own loads the tables and locks itself in (`atlas.sql_worker`).
+2. Line: queries are answered one after the other, first come, first served.
+3. Stop: when its time is over, or the one who asked wants it, a query is interrupted; should it not hear
+   that, the process is ended and another one started. A query that breaks the process only breaks it.
+4. Answer: rows come back as Arrow, never more than allowed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
+from atlas.sql_worker import receive, send
 
-_LOCKDOWN = (
-    "SET python_enable_replacements = false",
-    "SET autoinstall_known_extensions = false",
-    "SET autoload_known_extensions = false",
-    "SET allow_community_extensions = false",
-    "SET temp_directory = ''",
-    "SET secret_directory = ''",
-    "SET disabled_filesystems = 'LocalFileSystem'",
-    "SET enable_external_access = false",
-    "SET lock_configuration = true",
-)
-_EXPLAIN = re.compile(r"\s*EXPLAIN\b(?P<analyze>\s+ANALYZE\b)?", re.IGNORECASE)
+LONGEST_SQL = 20_000
+LONGEST_VALUES = 20_000
+LONGEST_LINE = 16
+
+_STOPPED = "The query was stopped."
+_BROKEN = "The query broke the database engine, which was started again. Ask in another way."
+_TOO_MUCH = "The query needs more memory than it may use. Ask for less, or aggregate earlier."
+_CLOSED = "The SQL console was closed. Ask again."
+
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
+_MOST_BYTES = 32_000_000
 
-# The parser takes seconds and a gigabyte for a hundred thousand nested parentheses.
-_LONGEST_SQL = 20_000
-
-# A few functions run to their end inside one step, where DuckDB cannot be interrupted.
+# After this long a query that was interrupted counts as one that does not hear it.
 _GRACE_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+_LOADING_SECONDS = 120.0
+# A process that nobody asks anything is not worth its memory; starting another takes about a second.
+_IDLE_SECONDS = 600.0
+
+# The environment may hold the host's secrets: the process gets what Python needs to start, no more.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TZ", "LANG", "LC_ALL")
+
+# Numbers and flags that keep their kind beside nulls.
+_NULLABLE = {
+    pa.bool_(): pd.BooleanDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+}
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a query gave: at most `max_rows` rows, and whether there were more."""
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    table: pa.Table
     truncated: bool
     seconds: float
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.table.column_names)
+
+    @property
+    def rows(self) -> tuple[tuple[Any, ...], ...]:
+        return tuple(zip(*(column.to_pylist() for column in self.table.columns), strict=True))
+
+    @property
     def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(list(self.rows), columns=list(self.columns))
+        """The rows for pandas; lists are lists and structs dicts."""
+        frame = self.table.to_pandas(types_mapper=_NULLABLE.get)
+        for name, column in zip(self.columns, self.table.columns, strict=True):
+            if pa.types.is_nested(column.type):
+                frame[name] = pd.Series(column.to_pylist(), dtype=object)
+        return frame
 
 
 class Sandbox:
-    """A locked connection over copies of the tables.
+    """A process over copies of the tables that answers SELECTs.
 
     with a.sandboxed() as console:
         console.query("SELECT count(*) FROM facts").frame
@@ -87,25 +122,24 @@ class Sandbox:
             raise QueryError(f"'{memory}' is no amount of memory. Write it like 512MB or 2GB.")
         self.max_rows = max_rows
         self.seconds = seconds
-        self._lock = threading.Lock()
-        self._connection = duckdb.connect(":memory:")
-        # Step 1. Load.
+        self._setup = {
+            "tables": dict(tables),
+            "views": views,
+            "max_rows": max_rows,
+            "max_bytes": _MOST_BYTES,
+            "memory": int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000),
+            "threads": threads,
+        }
+        self._line: list[Asked] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._rest: threading.Timer | None = None
+        self._process: _Process | None = _Process(self._setup)
         try:
-            for name, source in tables.items():
-                self._connection.execute(f"CREATE TABLE {name} AS {source}")
-            self._connection.execute(views)
-        except duckdb.Error as error:
-            self._connection.close()
-            raise StoreError(
-                f"The tables cannot be read ({error}). Build or copy the atlas again."
-            ) from error
-        # Step 2. Lock.
-        loaded = self._connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchone()[0]
-        allowed = int(size[1]) * (1000 if size[2].upper() == "GB" else 1) + -(-int(loaded) // 1_000_000)
-        self._connection.execute(f"SET memory_limit = '{allowed}MB'")
-        self._connection.execute(f"SET threads = {int(threads)}")
-        for statement in _LOCKDOWN:
-            self._connection.execute(statement)
+            self._process.wait_until_ready()
+        except StoreError:
+            self.close()
+            raise
 
     def __enter__(self) -> Sandbox:
         return self
@@ -114,103 +148,277 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        # A query that could not be interrupted in time still has its cursor; it goes when that ends.
-        with contextlib.suppress(duckdb.Error):
-            self._connection.close()
+        """End the process; whatever is asked or waits is refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._end_process()
 
-    def query(self, sql: str) -> Answer:
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
         """Run one SELECT (or EXPLAIN of one). Raises `QueryError` when refused, wrong or over a limit."""
-        started = time.perf_counter()
-        with self._lock:
-            cursor = self._connection.cursor()
-        statement = self._checked(cursor, sql)
-        outcome: list[Any] = []
-        worker = threading.Thread(target=self._work, args=(cursor, statement, outcome), daemon=True)
-        interrupt = threading.Timer(self.seconds, _interrupt, [cursor])
-        interrupt.daemon = True
-        worker.start()
-        interrupt.start()
-        worker.join(self.seconds + _GRACE_SECONDS)
-        interrupt.cancel()
-        interrupt.join()
-        if not outcome or isinstance(outcome[0], duckdb.InterruptException):
-            raise QueryError(
-                f"The query was stopped after {self.seconds:g} seconds. Ask for less, or add conditions."
-            )
-        if isinstance(outcome[0], duckdb.OutOfMemoryException):
-            raise QueryError(
-                "The query needs more memory than it may use. Ask for less, or aggregate earlier."
-            )
-        if isinstance(outcome[0], duckdb.Error):
-            raise QueryError(_sentence(outcome[0]))
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        columns, rows = outcome[0]
-        return Answer(
-            columns=_distinct(columns),
-            rows=tuple(rows[: self.max_rows]),
-            truncated=len(rows) > self.max_rows,
-            seconds=time.perf_counter() - started,
-        )
-
-    def _checked(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-        # Step 3. Read: one statement, of type SELECT.
-        if len(sql) > _LONGEST_SQL:
-            raise QueryError(
-                f"The query has {len(sql):,} characters and may have {_LONGEST_SQL:,}. Write a shorter one."
-            )
-        explain = _EXPLAIN.match(sql)
-        body = sql[explain.end() :] if explain else sql
+        asked = self.start(sql, parameters)
         try:
-            statements = cursor.extract_statements(body)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise QueryError(
-                    "Only a single SELECT (or EXPLAIN of one) may be run here. "
-                    "Other statements work in your own DuckDB: see atlas/views.sql."
-                )
-            if not explain:
-                return statements[0]
-            prefix = "EXPLAIN ANALYZE " if explain["analyze"] else "EXPLAIN "
-            (wrapped,) = cursor.extract_statements(prefix + statements[0].query)
-            return wrapped
-        except duckdb.Error as error:
-            raise QueryError(_sentence(error)) from error
-
-    def _work(
-        self, cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement, outcome: list[Any]
-    ) -> None:
-        # Step 4. Limit. Runs in a thread of its own, so that the caller's wait is bounded in any case.
-        try:
-            cursor.execute("BEGIN TRANSACTION READ ONLY")
-            cursor.execute(statement)
-            rows = cursor.fetchmany(self.max_rows + 1)
-            outcome.append(([column[0] for column in cursor.description], rows))
-        except duckdb.Error as error:
-            # Without its traceback, which would hold on to this frame, and so to the cursor, in a circle.
-            outcome.append(error.with_traceback(None))
-        except BaseException as error:
-            outcome.append(error)
+            return asked.answer()
         finally:
-            cursor.close()
+            # Only a caller that is itself interrupted leaves before the answer is there.
+            asked.stop()
+
+    def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Asked:
+        """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s."""
+        values = dict(parameters or {})
+        if len(sql) > LONGEST_SQL:
+            raise QueryError(
+                f"The query has {len(sql):,} characters and may have {LONGEST_SQL:,}. Write a shorter one."
+            )
+        if sum(len(str(value)) for value in values.values()) > LONGEST_VALUES:
+            raise QueryError(
+                f"The values may have {LONGEST_VALUES:,} characters together. Write shorter ones."
+            )
+        asked = Asked(self, sql, values)
+        with self._changed:
+            if len(self._line) >= LONGEST_LINE:
+                raise QueryError(f"{len(self._line)} queries are waiting already. Try again in a moment.")
+            self._line.append(asked)
+        asked.begin()
+        return asked
+
+    # Step 2. Line ------------------------------------------------------------------------------------
+
+    def ahead_of(self, asked: Asked) -> int:
+        with self._changed:
+            return self._line.index(asked) if asked in self._line else 0
+
+    def answer_in_turn(self, asked: Asked) -> Answer:
+        """Wait in line, have the query answered, leave the line. Runs in the thread of `asked`."""
+        try:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._line[0] is asked or asked.is_stopped or self._closed,
+                )
+            return self._answered(asked)
+        finally:
+            with self._changed:
+                self._line.remove(asked)
+                if not self._line and not self._closed:
+                    self._rest_later()
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Somebody in the line was stopped."""
+        with self._changed:
+            self._changed.notify_all()
+
+    # Step 3. Stop ------------------------------------------------------------------------------------
+
+    def _answered(self, asked: Asked) -> Answer:
+        if asked.is_stopped:
+            raise QueryError(_STOPPED)
+        process = self._running_process()
+        asked.started = time.monotonic()
+        process.send({"sql": asked.sql, "parameters": asked.parameters})
+        over, interrupted = asked.started + self.seconds, None
+        while True:
+            now = time.monotonic()
+            if interrupted is None and (now >= over or asked.is_stopped):
+                process.send({"stop": True})
+                interrupted = now
+            if interrupted is not None and now >= interrupted + _GRACE_SECONDS:
+                self._start_again()
+                raise QueryError(_STOPPED if asked.is_stopped else self._late())
+            reply = process.receive(_LOOK_SECONDS)
+            if reply is not None:
+                return self._understood(*reply, by_hand=asked.is_stopped)
+            if not process.alive:
+                self._start_again()
+                raise QueryError(_BROKEN)
+
+    def _understood(self, head: Mapping[str, Any], body: bytes, *, by_hand: bool) -> Answer:
+        # Step 4. Answer.
+        if "stopped" in head:
+            raise QueryError(_STOPPED if by_hand else self._late())
+        if "memory" in head or "broken" in head:
+            # What was taken may not be given back, and what was broken not be whole.
+            self._start_again()
+            raise QueryError(_TOO_MUCH if "memory" in head else _BROKEN)
+        if "refused" in head:
+            raise QueryError(head["refused"])
+        if "error" in head:
+            raise QueryError(f"The query failed. {head['error']}")
+        with pa.ipc.open_stream(body) as stream:
+            return Answer(stream.read_all(), bool(head["truncated"]), float(head["seconds"]))
+
+    def _late(self) -> str:
+        return f"The query was stopped after {self.seconds:g} seconds. Ask for less, or add conditions."
+
+    # Step 1. Start -----------------------------------------------------------------------------------
+
+    def _running_process(self) -> _Process:
+        with self._changed:
+            if self._closed:
+                raise QueryError(_CLOSED)
+            if self._rest is not None:
+                self._rest.cancel()
+            if self._process is None:
+                self._process = _Process(self._setup)
+            process = self._process
+        try:
+            process.wait_until_ready()
+        except StoreError:
+            self._end_process()
+            raise
+        return process
+
+    def _start_again(self) -> None:
+        """Another process, which loads the tables while nobody has to wait for it."""
+        self._end_process()
+        with self._changed:
+            if not self._closed:
+                self._process = _Process(self._setup)
+
+    def _end_process(self) -> None:
+        with self._changed:
+            process, self._process = self._process, None
+            if self._rest is not None:
+                self._rest.cancel()
+        if process is not None:
+            process.end()
+
+    def _rest_later(self) -> None:
+        """Called by whoever leaves an empty line behind."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = threading.Timer(_IDLE_SECONDS, self._rest_now)
+        self._rest.daemon = True
+        self._rest.start()
+
+    def _rest_now(self) -> None:
+        with self._changed:
+            idle = not self._line
+        if idle:
+            self._end_process()
 
 
-def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
-    # The query may have ended, and closed its cursor, while the timer was going off.
-    with contextlib.suppress(duckdb.Error):
-        cursor.interrupt()
+class Asked:
+    """A query in the line of a sandbox, being answered, or done.
+
+    asked = console.start("SELECT …")
+    asked.wait(0.5) or asked.stop()
+    asked.answer()                               # waits; an Answer, or a QueryError
+    """
+
+    def __init__(self, console: Sandbox, sql: str, parameters: Mapping[str, Any]) -> None:
+        self.sql = sql
+        self.parameters = dict(parameters)
+        self.started: float | None = None
+        self.is_stopped = False
+        self._console = console
+        self._done = threading.Event()
+        self._answer: Answer | None = None
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._answer = self._console.answer_in_turn(self)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    @property
+    def ahead(self) -> int:
+        """How many queries are answered before this one."""
+        return self._console.ahead_of(self)
+
+    @property
+    def seconds(self) -> float:
+        """Since when it is being answered; 0 while it waits in line."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether it is done, after at most so many seconds."""
+        return self._done.wait(seconds)
+
+    def stop(self) -> None:
+        """Give the query up, wherever it is; one that is done stays done."""
+        if not self.done:
+            self.is_stopped = True
+            self._console.wake()
+
+    def answer(self) -> Answer:
+        """Wait for the answer. Raises `QueryError` when it was refused, wrong, or stopped."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._answer
 
 
-def _distinct(names: list[str]) -> tuple[str, ...]:
-    """Column names with a number where one is used twice."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        result.append(f"{name}_{count}" if count else name)
-    return tuple(result)
+class _Process:
+    """The parent's end of `atlas.sql_worker`: messages out, messages in, and a way to end it."""
 
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([root, *(os.path.abspath(each) for each in sys.path if each)])
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self.alive = True
+        self._ready = False
+        self._replies: queue.SimpleQueue = queue.SimpleQueue()
+        # Without preexec_fn, which is not safe beside threads: the process confines itself.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "atlas.sql_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**kept, "PYTHONPATH": path},
+            # Ctrl-C in a terminal is for the program that asked.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        self.send(setup)
 
-def _sentence(error: Exception) -> str:
-    text = str(error).strip()
-    return f"The query failed. {text}"
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError), self._process.stdout as pipe:
+            while (message := receive(pipe, longest=2 * _MOST_BYTES)) is not None:
+                self._replies.put(message)
+        self._replies.put(None)
+
+    def wait_until_ready(self) -> None:
+        """Raises `StoreError` when the tables cannot be read."""
+        if self._ready:
+            return
+        reply = self.receive(_LOADING_SECONDS)
+        if reply is None or "ready" not in reply[0]:
+            why = reply[0].get("failed", "") if reply else "the process did not start"
+            raise StoreError(f"The tables cannot be read ({why}). Build or copy the atlas again.")
+        self._ready = True
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        # Whether it arrived is seen when nothing comes back.
+        with contextlib.suppress(OSError, ValueError):
+            send(self._process.stdin, message)
+
+    def receive(self, seconds: float) -> tuple[dict[str, Any], bytes] | None:
+        """The next message; None when there was none in so many seconds, or when it is no longer `alive`."""
+        if not self.alive:
+            return None
+        try:
+            message = self._replies.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if message is None:
+            self.alive = False
+        return message
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LOADING_SECONDS)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()

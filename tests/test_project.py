@@ -43,6 +43,7 @@ BROWSING = (
     "atlas/refinement.py",
     "atlas/schema.py",
     "atlas/sql.py",
+    "atlas/sql_worker.py",
     "atlas/store.py",
 )
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}

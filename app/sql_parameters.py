@@ -1,0 +1,136 @@
+"""`$name` parameters of a query: found in its text, typed by their casts, written back as literals.
+
+    found = parameters("SELECT * FROM neurons WHERE layer = $layer::INTEGER AND label = $label")
+    found[0].name, found[0].kind                 # 'layer', 'whole'
+    found[0].value("9")                          # 9
+    inlined(sql, {"layer": 9, "label": "it's"})  # … layer = 9::INTEGER AND label = 'it''s'
+
+DuckDB has no public function that says where a parameter stands, and its parser is no place for a visitor's
+text inside the app. So the text is read token by token, as its lexer does: what stands in a string, a quoted
+name or a comment is none. A test holds this against DuckDB's own list of names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# In this order: what opens first hides the rest. Nothing here backtracks over more than one token.
+_TOKEN = re.compile(
+    r"""
+    (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
+  | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | '(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z) )
+  | (?P<dollars> \$(?P<tag>[^\W\d]\w*)?\$.*?(?:\$(?(tag)(?P=tag))\$|\Z) )
+  | (?P<parameter> \$(?P<name>\w+) )
+  | (?P<word> [^\W\d][\w$]* )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_CAST_AFTER = re.compile(r"\s*::\s*(\w+)")
+_CAST_BEFORE = re.compile(r"\bCAST\s*\(\s*\Z", re.IGNORECASE)
+_CAST_AS = re.compile(r"\s*AS\s+(\w+)", re.IGNORECASE)
+
+_WHOLE = {f"{sign}{size}INT" for sign in ("", "U") for size in ("", "TINY", "SMALL", "BIG", "HUGE")}
+_WHOLE |= {"INTEGER", "UINTEGER", "INT1", "INT2", "INT4", "INT8", "SHORT", "LONG"}
+_NUMBER = {"FLOAT", "DOUBLE", "REAL", "DECIMAL", "NUMERIC", "FLOAT4", "FLOAT8"}
+_FLAG = {"BOOLEAN", "BOOL", "LOGICAL"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A name that a query leaves open. `kind`: 'text', 'whole', 'number' or 'flag'."""
+
+    name: str
+    kind: str
+
+    def value(self, text: str | None) -> str | int | float | bool | None:
+        """The value that a text of the URL stands for; None (null) where it stands for none."""
+        if self.kind == "text":
+            return text or ""
+        if text is None:
+            return None
+        if self.kind == "flag":
+            return {"true": True, "false": False}.get(text.lower())
+        try:
+            number = int(text[:40]) if self.kind == "whole" else float(text[:40])
+        except ValueError:
+            return None
+        return number if abs(number) < 2**53 else None
+
+
+def parameters(sql: str) -> tuple[Parameter, ...]:
+    """The parameters of a query in the order they come, each once."""
+    found: dict[str, Parameter] = {}
+    for token in _tokens(sql):
+        name = token["name"]
+        if name is None:
+            continue
+        kind = _kind(sql, token)
+        known = found.get(name.lower())
+        if known is None or (known.kind == "text" and kind != "text"):
+            found[name.lower()] = Parameter(known.name if known else name, kind)
+    return tuple(found.values())
+
+
+def inlined(sql: str, values: Mapping[str, Any]) -> str:
+    """The query with literals in the places of its parameters; one without a value stays as it is."""
+    lowered = {name.lower(): value for name, value in values.items()}
+    parts, end = [], 0
+    for token in _tokens(sql):
+        name = (token["name"] or "").lower()
+        if name in lowered:
+            parts += [sql[end : token.start()], literal(lowered[name])]
+            end = token.end()
+    return "".join([*parts, sql[end:]])
+
+
+def literal(value: Any) -> str:
+    """A value as SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) and math.isfinite(value):
+        return f"({value!r})" if value < 0 else repr(value)
+    return "'" + str(value).replace("\0", "").replace("'", "''") + "'"
+
+
+def for_the_shell(sql: str, values: Mapping[str, Any], folder: str) -> str:
+    """What to paste into a DuckDB shell for the same answer; `folder`: of the atlas."""
+    text = inlined(sql, values).strip().rstrip(";").rstrip()
+    # A line of a comment that starts with a dot must not become a command of the shell.
+    text = "".join(
+        part if is_quoted else re.sub(r"^\.", " .", part, flags=re.MULTILINE)
+        for part, is_quoted in _parts(text)
+    )
+    # A comment at the end would swallow the semicolon.
+    return f"SET VARIABLE atlas = {literal(folder)};\n.read atlas/views.sql\n{text}\n;"
+
+
+def _tokens(sql: str) -> Iterator[re.Match]:
+    return _TOKEN.finditer(sql)
+
+
+def _parts(sql: str) -> Iterator[tuple[str, bool]]:
+    """The text in pieces, each with whether it stands in quotes."""
+    end = 0
+    for token in _tokens(sql):
+        if token["quoted"] or token["dollars"]:
+            yield sql[end : token.start()], False
+            yield token[0], True
+            end = token.end()
+    yield sql[end:], False
+
+
+def _kind(sql: str, token: re.Match) -> str:
+    cast = _CAST_AFTER.match(sql, token.end())
+    if cast is None and _CAST_BEFORE.search(sql, max(0, token.start() - 40), token.start()):
+        cast = _CAST_AS.match(sql, token.end())
+    name = cast[1].upper() if cast else ""
+    for kind, names in (("whole", _WHOLE), ("number", _NUMBER), ("flag", _FLAG)):
+        if name in names:
+            return kind
+    return "text"

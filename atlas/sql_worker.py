@@ -1,0 +1,312 @@
+"""The process behind a sandbox: DuckDB with the atlas's tables, and nothing to break out to.
+
+    python -m atlas.sql_worker                   # started by atlas.sql, which talks to it through two pipes
+
+SQL from people runs here and not in the program that asked, because DuckDB alone does not keep the limits:
+some functions neither hear an interrupt nor count their memory. A process can be stopped in any case.
+
+1. Load: the tables are copied into memory, so no file is needed any more.
+2. Lock: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
+3. Confine: the operating system lets the process open no file, write none, and take no more memory.
+4. Read: exactly one statement of type SELECT; EXPLAIN only by wrapping such a one. It runs in a
+   read-only transaction, because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
+5. Answer: one row more than allowed is fetched, to see whether rows were left out; the rows go back as
+   an Arrow stream.
+
+A message is a JSON object and some bytes, each with its length before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits; DuckDB's own and the stopping of the process remain.
+    resource = None
+
+_LOCKDOWN = (
+    "SET python_enable_replacements = false",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    "SET temp_directory = ''",
+    "SET secret_directory = ''",
+    "SET disabled_filesystems = 'LocalFileSystem'",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b(?P<analyze>\s+ANALYZE\b)?", re.IGNORECASE)
+# Some types make DuckDB and Arrow import modules: that happens while files can still be opened.
+_FIRST = """
+SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAMPTZ '2000-01-01',
+       DATE '2000-01-01', INTERVAL 1 DAY, [{'a': 1.5}], MAP {'a': 1}, 'a'::ENUM ('a', 'b'),
+       [1, 2]::INTEGER[2], 12::BIGNUM, NULL
+"""
+_LENGTHS = struct.Struct(">II")
+_ROWS_AT_ONCE = 2048
+
+# What DuckDB and Arrow take beside the memory they count: stacks, caches, the rows on their way out.
+_BESIDES = 256_000_000
+# Visitors' queries leave the processor to the program that serves the pages.
+_NICENESS = 10
+
+
+# Messages --------------------------------------------------------------------------------------------
+
+
+def send(pipe: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
+    head = json.dumps(message).encode("utf-8")
+    pipe.write(_LENGTHS.pack(len(head), len(body)) + head + body)
+    pipe.flush()
+
+
+def receive(pipe: BinaryIO, *, longest: int = 2**32) -> tuple[dict[str, Any], bytes] | None:
+    """The next message; None when the other side is gone or sends more than `longest` bytes."""
+    lengths = pipe.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    n_head, n_body = _LENGTHS.unpack(lengths)
+    if n_head + n_body > longest:
+        return None
+    head, body = pipe.read(n_head), pipe.read(n_body)
+    return (json.loads(head), body) if len(head) == n_head and len(body) == n_body else None
+
+
+# The process -----------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Serve one sandbox until its pipe is closed."""
+    commands = sys.stdin.buffer
+    # Nothing that a library prints may land between the messages.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    setup, _ = receive(commands) or ({}, b"")
+    if not setup:
+        return
+    try:
+        connection = load(setup["tables"], setup["views"])
+        lock(connection, setup["memory"], setup["threads"])
+        console = _Console(connection, setup["max_rows"], setup["max_bytes"])
+        console.answer(_FIRST, {})
+    except (duckdb.Error, OSError) as error:
+        send(replies, {"failed": str(error).strip()})
+        return
+    confine(setup["memory"])
+    send(replies, {"ready": True})
+    while (received := receive(commands)) is not None:
+        message, _ = received
+        if "sql" in message:
+            threading.Thread(target=_serve, args=(console, message, replies), daemon=True).start()
+        else:
+            console.interrupt()
+    # Whoever asked is gone: so is the reason for a query that still runs.
+    os._exit(0)
+
+
+def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
+    """Step 1. `tables`: name → the SQL that reads it; `views`: statements that make the derived ones."""
+    connection = duckdb.connect(":memory:")
+    for name, source in tables.items():
+        connection.execute(f"CREATE TABLE {name} AS {source}")
+    connection.execute(views)
+    return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection, memory: int, threads: int) -> None:
+    """Step 2. `memory`: bytes that queries may use on top of the loaded tables."""
+    loaded = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchone()[0]
+    connection.execute(f"SET memory_limit = '{-(-(int(loaded) + int(memory)) // 1_000_000)}MB'")
+    connection.execute(f"SET threads = {int(threads)}")
+    for statement in _LOCKDOWN:
+        connection.execute(statement)
+
+
+def confine(memory: int) -> None:
+    """Step 3. What the operating system enforces, whatever DuckDB does."""
+    if resource is None:
+        return
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": 0}
+    taken = _data_bytes()
+    if taken is not None:
+        limits["RLIMIT_DATA"] = taken + memory + _BESIDES
+    for name, most in limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), (most, most))
+
+
+def _data_bytes() -> int | None:
+    """Private writable memory of this process, which RLIMIT_DATA bounds; None where Linux does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmData:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _serve(console: _Console, message: Mapping[str, Any], replies: BinaryIO) -> None:
+    try:
+        head, body = console.answer(message["sql"], message["parameters"])
+    except Refused as error:
+        head, body = {"refused": str(error)}, b""
+    except Exception as error:
+        head, body = _said(error), b""
+    send(replies, head, body)
+
+
+def _said(error: Exception) -> dict[str, Any]:
+    """What to say of an error. While rows are read, Arrow passes on only the text of DuckDB's errors."""
+    text = str(error).strip()
+    if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+        return {"stopped": True}
+    kinds = (duckdb.OutOfMemoryException, MemoryError)
+    if isinstance(error, kinds) or text.startswith("Out of Memory Error") or "bad_alloc" in text:
+        return {"memory": True}
+    kinds = (duckdb.FatalException, duckdb.InternalException)
+    if isinstance(error, kinds) or text.startswith(("FATAL Error", "INTERNAL Error")):
+        return {"broken": True}
+    return {"error": text or type(error).__name__}
+
+
+class Refused(Exception):
+    """A query that is not run, or whose answer is not given; the text says why."""
+
+
+class _Console:
+    """Runs one query at a time and lets another thread interrupt it."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, max_rows: int, max_bytes: int) -> None:
+        self._connection = connection
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+
+    def interrupt(self) -> None:
+        # The query may have ended, and closed its cursor, in the meantime.
+        cursor = self._cursor
+        if cursor is not None:
+            with contextlib.suppress(duckdb.Error):
+                cursor.interrupt()
+
+    def answer(self, sql: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        begun = time.perf_counter()
+        cursor = self._cursor = self._connection.cursor()
+        try:
+            statement = checked(cursor, sql)
+            # DuckDB takes $Name and $name for the same, and minds a value that no name asks for.
+            given = {name.lower(): value for name, value in parameters.items()}
+            wanted = [name for name in statement.named_parameters if name.lower() in given]
+            values = {name: given[name.lower()] for name in wanted}
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            rows, truncated = self._fetched(cursor.sql(statement, params=values or None))
+        finally:
+            self._cursor = None
+            cursor.close()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as stream:
+            stream.write_table(rows)
+        return {"truncated": truncated, "seconds": time.perf_counter() - begun}, sink.getvalue().to_pybytes()
+
+    def _fetched(self, relation: duckdb.DuckDBPyRelation) -> tuple[pa.Table, bool]:
+        # Step 5. Answer. A relation's reader streams; a cursor's would collect all rows first.
+        reader = relation.to_arrow_reader(min(_ROWS_AT_ONCE, self._max_rows + 1))
+        batches, n_rows, n_bytes = [], 0, 0
+        for batch in reader:
+            batches.append(batch)
+            n_rows += batch.num_rows
+            n_bytes += batch.nbytes
+            if n_bytes > self._max_bytes:
+                raise Refused(
+                    f"The answer is larger than {self._max_bytes // 1_000_000} MB. "
+                    "Ask for fewer rows or shorter values."
+                )
+            if n_rows > self._max_rows:
+                break
+        rows = pa.Table.from_batches(batches, reader.schema)
+        return plain(rows.slice(0, self._max_rows)), n_rows > self._max_rows
+
+
+def checked(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """Step 4. The one SELECT (or EXPLAIN of one) that `sql` is; raises `Refused` for anything else."""
+    explain = _EXPLAIN.match(sql)
+    body = sql[explain.end() :] if explain else sql
+    statements = cursor.extract_statements(body)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise Refused(
+            "Only a single SELECT (or EXPLAIN of one) may be run here. "
+            "Other statements work in your own DuckDB: see atlas/views.sql."
+        )
+    if not explain:
+        return statements[0]
+    prefix = "EXPLAIN ANALYZE " if explain["analyze"] else "EXPLAIN "
+    (wrapped,) = cursor.extract_statements(prefix + statements[0].query)
+    return wrapped
+
+
+# Types -----------------------------------------------------------------------------------------------
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """The rows in types that pandas, browsers and files know; column names used twice are numbered."""
+    columns = [_plain_column(column) for column in rows.columns]
+    return pa.Table.from_arrays(columns, names=_distinct(rows.column_names))
+
+
+def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    kind = column.type
+    if pa.types.is_decimal(kind) and kind.scale == 0:
+        # What sum() gives for whole numbers.
+        with contextlib.suppress(pa.ArrowInvalid):
+            return column.cast(pa.int64())
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    return column if _is_plain(kind) else pa.array([_text(value) for value in column], pa.string())
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        return _is_plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_is_plain(field.type) for field in kind)
+    tests = ("boolean", "integer", "floating", "decimal", "string", "large_string")
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _text(scalar: pa.Scalar) -> str | None:
+    try:
+        value = scalar.as_py()
+    except (OverflowError, ValueError):
+        # DuckDB knows the year 300,000 and infinity; Python does not.
+        return "out of range"
+    return value.hex() if isinstance(value, bytes) else None if value is None else str(value)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Column names with a number where one is used twice."""
+    result: list[str] = []
+    for name in names:
+        free, number = name, 0
+        while free in result:
+            number += 1
+            free = f"{name}_{number}"
+        result.append(free)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -147,7 +147,6 @@ def depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
         with place:
             name = "B" if second else "A"
             layout.draw(
-                compare_charts.depth_bars(rows, second=second, highest=highest),
+                compare_charts.depth_bars(rows, models[second].name, second=second, highest=highest),
                 f"Share of the fact's neurons by depth in the model of {name}",
             )
-            st.caption(f"{name}: {layout.plain(models[second].name)}")

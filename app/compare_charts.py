@@ -179,13 +179,13 @@ def relation_bars(facts: pd.DataFrame, *, limit: int = 12) -> alt.Chart:
     )
 
 
-def depth_bars(layers: pd.DataFrame, *, second: bool, highest: float) -> alt.Chart:
+def depth_bars(layers: pd.DataFrame, model: str, *, second: bool, highest: float) -> alt.Chart:
     """Where a fact's neurons lie in the depth of a model: models of other depths can stand beside it.
 
     `layers`: as `comparison.layers_of_fact`; `second` is B's colour, `highest` the axis' end (a share).
     """
     return (
-        alt.Chart(layers.assign(share=layers["share"].fillna(0.0)), title="Where its neurons lie")
+        alt.Chart(layers.assign(share=layers["share"].fillna(0.0)), title=f"Its neurons in {model}")
         .mark_bar(color=ORANGE if second else BLUE)
         .encode(
             x=alt.X(

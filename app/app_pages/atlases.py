@@ -190,9 +190,9 @@ def files(atlas: Atlas) -> None:
         alt="Tables of this atlas with their rows, sizes and hashes",
         column_config={
             "table": st.column_config.TextColumn("Table", pinned=True),
-            "rows": st.column_config.NumberColumn("Rows", format="localized"),
-            "megabytes": st.column_config.NumberColumn("Size (MB)", format="%.2f"),
-            "sha256": st.column_config.TextColumn("sha256", width="medium"),
+            "rows": st.column_config.NumberColumn("Rows", format="localized", width="small"),
+            "megabytes": st.column_config.NumberColumn("Size (MB)", format="%.2f", width="small"),
+            "sha256": st.column_config.TextColumn("sha256", width="large"),
         },
     )
     with st.container(horizontal=True, gap="small"):

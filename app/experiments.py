@@ -1,27 +1,32 @@
-"""What the Lab shows of an experiment: tables for the screen.
+"""What the Lab shows of an experiment, and takes from strangers: tables for the screen, links, limits.
 
     outcome = run(subject, experiment)                     # atlas.surgery.experiments
-    summary(outcome), trial_rows(outcome), answer_rows(outcome.trials[0])
+    summary(outcome), trial_rows(outcome), answer_rows(outcome.trials[0]), dose_rows(doses)
+    decode(encode(experiment)) == experiment               # the value of a URL's parameter
 
-Pure functions of outcomes; no streamlit here, and no torch before a model is there.
+Pure functions of values; no streamlit here, and no torch before a model is there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from app import limits
+from atlas import documents
 from atlas.controls import control_prompts, prompts_of_fact
+from atlas.errors import AtlasError
 from atlas.experiment import Experiment
-from atlas.interventions import make_intervention
+from atlas.interventions import Amplify, Edit, make_intervention
 from atlas.neuron import GROUPS, Asked, Prompt
 
 if TYPE_CHECKING:
     from atlas.surgery.attribution import Attribution
-    from atlas.surgery.experiments import Outcome, Trial
+    from atlas.surgery.experiments import Dose
+    from atlas.surgery.outcome import Outcome, Trial
     from atlas.surgery.subject import Subject
 
 __all__ = [
@@ -29,7 +34,11 @@ __all__ = [
     "Asked",
     "Experiment",
     "answer_rows",
+    "check",
     "control_prompts",
+    "decode",
+    "dose_rows",
+    "encode",
     "make_intervention",
     "moved",
     "path_rows",
@@ -39,11 +48,14 @@ __all__ = [
     "typed_prompts",
 ]
 
-KINDS = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}
-
 SHOWN_ANSWERS = 10
+# More other facts than the page lets anybody ask for.
+MOST_CONTROLS = 100
 
-_OF_THE_LIBRARY = ("Found", "Outcome", "Trial", "find_neurons", "matched_randomly", "run", "usable")
+_OF_THE_LIBRARY = (
+    *("Dose", "Found", "Outcome", "Trial"),
+    *("dose_response", "find_neurons", "matched_randomly", "run", "usable"),
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -135,15 +147,14 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
 
 
 def answer_rows(trial: Trial) -> pd.DataFrame:
-    """The ten likeliest tokens before and after, side by side.
+    """The ten likeliest tokens before and after, side by side, with how each one's rank changes.
 
-    Columns: rank, before, p_before, after, p_after, moved (places gained by the token of `after` since
-    before: ▲3, ▼2, =, or ▲ and the least it gained when it was not among the likeliest that were kept).
+    Columns: rank, before, p_before, becomes (of the token of `before`: ▲ 2, ▼ 3, =, or "gone" with its rank
+    after), after, p_after, moved (of the token of `after`: ▲ 2, ▼ 3, =, or "new" with its rank before).
     """
-    before, after = trial.before.top, trial.after.top
-    former = {token: place for place, (token, _) in reversed(list(enumerate(before, 1)))}
+    before, after = _places(trial.before.top), _places(trial.after.top)
     rows = []
-    for place, (old, new) in enumerate(zip(before, after, strict=True), 1):
+    for place, (old, new) in enumerate(zip(trial.before.top, trial.after.top, strict=True), 1):
         if place > SHOWN_ANSWERS:
             break
         rows.append(
@@ -151,18 +162,94 @@ def answer_rows(trial: Trial) -> pd.DataFrame:
                 "rank": place,
                 "before": old[0],
                 "p_before": old[1],
+                "becomes": moved(place, after.get(old[0]), n_ranked=len(trial.after.top)),
                 "after": new[0],
                 "p_after": new[1],
-                "moved": moved(former.get(new[0]), place, n_ranked=len(before)),
+                "moved": moved(before.get(new[0]), place, n_ranked=len(trial.before.top)),
             }
         )
     return pd.DataFrame(rows)
 
 
-def moved(before: int | None, after: int, *, n_ranked: int) -> str:
-    """A change of rank as an arrow: ▲ towards rank 1, ▼ away from it, = where it was."""
-    if before is None:
-        return f"▲ >{n_ranked - after}"
+def _places(top: Iterable[tuple[str, float]]) -> dict[str, int]:
+    """Token → its first place."""
+    return {token: place for place, (token, _) in reversed(list(enumerate(top, 1)))}
+
+
+def moved(before: int | None, after: int | None, *, n_ranked: int) -> str:
+    """A change of rank in a few characters; None is a rank beyond the `n_ranked` that were kept.
+
+    ▲ towards rank 1, ▼ away from it, = where it was; "new" and "gone" for tokens that come into the ten
+    shown or leave them, with their rank on the other side.
+    """
+    if before is None or before > SHOWN_ANSWERS:
+        return f"new, was {before or f'>{n_ranked}'}"
+    if after is None or after > SHOWN_ANSWERS:
+        return f"gone, now {after or f'>{n_ranked}'}"
     if before == after:
         return "="
     return f"▲ {before - after}" if after < before else f"▼ {after - before}"
+
+
+def dose_rows(doses: Iterable[Dose]) -> pd.DataFrame:
+    """A row a factor and group of prompts.
+
+    Columns: factor, group, label, n_prompts, probability (mean), rank_1 (prompts with the answer first),
+    random, random_low, random_high (mean, lowest and highest of the draws; null where none were made).
+    """
+    return pd.DataFrame(
+        {
+            "factor": dose.factor,
+            "group": dose.group,
+            "label": GROUPS[dose.group],
+            "n_prompts": dose.n_prompts,
+            "probability": dose.probability,
+            "rank_1": dose.rank_1,
+            "random": float(np.mean(dose.random)) if dose.random else np.nan,
+            "random_low": min(dose.random, default=np.nan),
+            "random_high": max(dose.random, default=np.nan),
+        }
+        for dose in doses
+    )
+
+
+# Links -----------------------------------------------------------------------------------------------
+
+
+def encode(experiment: Experiment) -> str:
+    """The experiment as the value of the parameter `x`."""
+    return documents.to_link(experiment)
+
+
+def decode(text: str) -> Experiment:
+    """The experiment in a link, if it is within the app's limits; `AtlasError` if not."""
+    experiment = documents.from_link(text, most=limits.current().experiment_bytes)
+    check(experiment)
+    return experiment
+
+
+def check(experiment: Experiment) -> None:
+    """Raise `AtlasError` for more than visitors may ask for."""
+    allowed = limits.current()
+    allowed.check_model(experiment.model)
+    own = [item for item in experiment.asked if item.group in ("asked", "paraphrases")]
+    text = max(len(item.prompt.text) for item in experiment.asked)
+    answer = max(len(item.prompt.answer) for item in experiment.asked)
+    strengths = [0.0]
+    for item in experiment.interventions:
+        if isinstance(item, Amplify):
+            strengths.append(abs(item.factor))
+        elif isinstance(item, Edit):
+            strengths += [item.remove, item.add]
+    for what, given, most in (
+        ("prompts of its own", len(own), 2 * allowed.prompts),
+        ("control prompts", len(experiment.asked) - len(own), MOST_CONTROLS),
+        ("characters in a prompt", text, allowed.prompt_length),
+        ("characters in an answer", answer, allowed.answer_length),
+        ("neurons", len(experiment.neurons), allowed.neurons),
+        ("changes", len(experiment.interventions), allowed.changes),
+        ("random draws", experiment.draws, allowed.draws),
+        ("as its largest strength", max(strengths), allowed.strength),
+    ):
+        if given > most:
+            raise AtlasError(f"The experiment has {given:,g} {what}. Give at most {most:,g}.")

@@ -1,0 +1,234 @@
+"""The Lab's list of changes: add, remove, reorder; each a kind with its numbers and the neurons it takes.
+
+    interventions = choose_changes(atlas, question, ticked)     # None while one of them is not complete
+
+Changes of one neuron are applied in the order of the list (`atlas.interventions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app import lab_state, layout, limits, resources
+from app.lab_state import SESSION, Question, among, kept
+from atlas.errors import AtlasError
+from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, make_intervention
+from atlas.neuron import Neuron
+from atlas.store import Atlas
+
+NAMES = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}
+EXPLAINED = {
+    "suppress": "Their activations at the answer's place become 0.",
+    "amplify": "Their activations at the answer's place are multiplied.",
+    "erase": "Their value vectors become zero, or the unknown token's embedding.",
+    "edit": "Their value vectors move from the old answer's embedding to the new one's.",
+}
+ERASED_WITH = {"zero": "zero", "unk": "unknown token"}
+
+
+def choose_changes(
+    atlas: Atlas, question: Question, ticked: Sequence[Neuron]
+) -> tuple[Intervention, ...] | None:
+    """The interventions in their order; None while an edit has no new answer or nothing is ticked."""
+    st.markdown("##### Changes")
+    numbers = lab_state.changes()
+    result = []
+    for place, number in enumerate(numbers):
+        with st.container(border=True, gap="small"):
+            heading(place, number, len(numbers))
+            item = one_change(atlas, question, number, ticked)
+        result.append(item)
+    allowed = limits.current().changes
+    st.button(
+        "Add a change",
+        icon=":material/add:",
+        on_click=lab_state.add_change,
+        disabled=len(numbers) >= allowed,
+        help=f"At most {allowed}. They are applied in the order of the list.",
+    )
+    return None if None in result else tuple(result)
+
+
+def heading(place: int, number: int, n_changes: int) -> None:
+    """Its kind, and buttons that move and remove it."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.selectbox(
+            f"Change {place + 1}",
+            list(NAMES),
+            key=among(f"kind_{number}", list(NAMES), "suppress"),
+            persist_state=SESSION,
+            format_func=NAMES.get,
+            label_visibility="collapsed",
+            width="stretch",
+        )
+        if n_changes == 1:
+            return
+        for icon, label, by in (("arrow_upward", "Earlier", -1), ("arrow_downward", "Later", 1)):
+            st.button(
+                "",
+                key=f"lab_{label}_{number}",
+                icon=f":material/{icon}:",
+                help=label,
+                disabled=not 0 <= place + by < n_changes,
+                on_click=lab_state.move_change,
+                args=(number, by),
+            )
+        st.button(
+            "",
+            key=f"lab_remove_change_{number}",
+            icon=":material/delete:",
+            help="Remove this change",
+            on_click=lab_state.remove_change,
+            args=(number,),
+        )
+
+
+def one_change(
+    atlas: Atlas, question: Question, number: int, ticked: Sequence[Neuron]
+) -> Intervention | None:
+    kind = lab_state.get(f"kind_{number}")
+    st.caption(EXPLAINED[kind])
+    options = {}
+    most = limits.current().strength
+    if kind == "amplify":
+        options["factor"] = st.number_input(
+            "Factor",
+            -min(most, 100.0),
+            min(most, 100.0),
+            step=0.5,
+            key=kept(f"factor_{number}", 2.0),
+            persist_state=SESSION,
+            help="0 suppresses, 1 changes nothing, below 0 turns round",
+        )
+    elif kind == "erase":
+        options["value"] = st.segmented_control(
+            "By",
+            list(ERASED_WITH),
+            required=True,
+            key=kept(f"value_{number}", "zero"),
+            persist_state=SESSION,
+            format_func=ERASED_WITH.get,
+            label_visibility="collapsed",
+        )
+    elif kind == "edit":
+        options = edit_options(atlas, question, number, most)
+    neurons = whose(number, ticked)
+    if kind == "edit" and not options["new"].strip():
+        st.caption(":orange[Choose or type the new answer.]")
+        return None
+    if not neurons:
+        return None
+    try:
+        return make_intervention(kind, neurons, **options)
+    except AtlasError as error:
+        st.error(layout.plain(error))
+        return None
+
+
+def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> dict:
+    allowed = limits.current()
+    old_box, new_box = st.columns(2)
+    # The old answer is the question's until somebody types another.
+    typed = lab_state.get(f"old_{number}")
+    if typed is None or (typed == lab_state.get(f"answer_of_{number}") and typed != question.answer):
+        lab_state.put(f"old_{number}", question.answer)
+    lab_state.put(f"answer_of_{number}", question.answer)
+    old = old_box.text_input(
+        "Old answer", key=f"lab_old_{number}", persist_state=SESSION, max_chars=allowed.answer_length
+    )
+    others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
+    chosen = lab_state.get(f"new_{number}")
+    new = new_box.selectbox(
+        "New answer",
+        list(dict.fromkeys([name for name in others if name != question.answer] + [chosen] * bool(chosen))),
+        index=None,
+        key=f"lab_new_{number}",
+        persist_state=SESSION,
+        accept_new_options=True,
+        placeholder="Choose or type",
+    )
+    remove_box, add_box = st.columns(2)
+    remove = remove_box.number_input(
+        "Remove old ×", 0.0, most, step=0.5, key=kept(f"remove_{number}", 1.0), persist_state=SESSION
+    )
+    add = add_box.number_input(
+        "Add new ×", 0.0, most, step=0.5, key=kept(f"add_{number}", 8.0), persist_state=SESSION
+    )
+    return {"old": old, "new": (new or "")[: allowed.answer_length], "remove": remove, "add": add}
+
+
+def objects_of_relation(atlas: Atlas, relation_id: str) -> list[str]:
+    """The answers of a relation's facts, in alphabetical order."""
+    rows = atlas.query(
+        "SELECT object FROM facts WHERE relation_id = $relation GROUP BY object ORDER BY object",
+        {"relation": relation_id},
+    )
+    return list(rows["object"])
+
+
+def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    """The neurons that a change takes: those ticked, or a choice of its own."""
+    names = [str(neuron) for neuron in ticked]
+    own = [name for name in lab_state.get(f"its_own_{number}", []) if _is_name(name)]
+    has_own = bool(lab_state.get(f"whose_{number}"))
+    label = f"takes {layout.count(len(own if has_own else names), 'neuron')}"
+    with st.popover(f"{label} of its own" if has_own else f"{label}, all ticked", type="tertiary"):
+        st.toggle("Neurons of its own", key=kept(f"whose_{number}", False), persist_state=SESSION)
+        if not has_own:
+            st.caption("Switch this on to let the change take some of the neurons only.")
+            return tuple(ticked)
+        lab_state.put(f"its_own_{number}", own)
+        st.multiselect(
+            "Neurons",
+            list(dict.fromkeys([*names, *own])),
+            key=f"lab_its_own_{number}",
+            persist_state=SESSION,
+            placeholder="Choose some",
+        )
+    return tuple(Neuron.parse(name) for name in own)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        Neuron.parse(name)
+    except AtlasError:
+        return False
+    return True
+
+
+# In words --------------------------------------------------------------------------------------------
+
+
+def in_words(item: Intervention) -> str:
+    """A change as part of a sentence; text of visitors is escaped."""
+    some = layout.count(len(item.neurons), "neuron")
+    match item:
+        case Suppress():
+            return f"suppress **{some}**"
+        case Amplify():
+            return f"multiply **{some}** by **{item.factor:g}**"
+        case Erase():
+            return f"erase **{some}** with {'zero' if item.value == 'zero' else 'the unknown token'}"
+        case Edit():
+            return (
+                f"edit **{some}** from **{layout.plain(item.old)}** (×{item.remove:g}) to "
+                f"**{layout.plain(item.new)}** (×{item.add:g})"
+            )
+    raise AtlasError(f"{type(item).__name__} is no change that the Lab knows.")
+
+
+def in_short(item: Intervention) -> str:
+    """A change in a few characters, as plain text."""
+    some = f"{len(item.neurons)}"
+    match item:
+        case Suppress():
+            return f"suppress {some}"
+        case Amplify():
+            return f"×{item.factor:g} {some}"
+        case Erase():
+            return f"erase {some} ({item.value})"
+        case Edit():
+            return f"edit {some}: {item.old} → {item.new}"
+    return type(item).__name__

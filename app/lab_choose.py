@@ -1,0 +1,263 @@
+"""The Lab's first two choices: a model that is loaded, and what it is asked.
+
+    subject = choose_model(status)                       # None while it has to be fetched
+    question = choose_question(atlas, subject)           # None while there is nothing to ask
+    asked = all_prompts(atlas, subject, question)        # with the controls' prompts
+
+Wrong input raises `AtlasError`; what was typed stays where it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import experiments, lab_state, layout, limits, resources
+from app.lab_state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
+from atlas import queries
+from atlas.controls import control_prompts, prompts_of_fact
+from atlas.errors import AtlasError, ModelError
+from atlas.models import KNOWN_MODELS, fetch_model, locate
+from atlas.neuron import Asked
+from atlas.store import Atlas
+
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Subject
+
+FACTS_LISTED = 200
+CONTROLS_EXPLAINED = {
+    "draws": ("Random draws", "How often as many random neurons of the same layers are changed instead"),
+    "seed": ("Seed", "Another seed draws other neurons and other facts"),
+    "neighbours": ("Facts of the same relation", "They have other answers"),
+    "unrelated": ("Unrelated facts", "They differ in relation and answer"),
+}
+
+
+# The model -------------------------------------------------------------------------------------------
+
+
+def choose_model(status: Any) -> Subject | None:
+    """The subject that was chosen, loaded; None while it still has to be named or fetched.
+
+    `status` is a container that is always in view: loading is shown there.
+    """
+    st.markdown("##### Model")
+    allowed = limits.current()
+    names = list(allowed.models) if allowed.demo_mode else [*allowed.models, OTHER_MODEL]
+    chosen = st.selectbox(
+        "Model",
+        names,
+        key=lab_state.among("model", names, names[0]),
+        persist_state=SESSION,
+        label_visibility="collapsed",
+    )
+    if chosen == OTHER_MODEL:
+        st.text_input(
+            "Folder or hub id",
+            key=kept("folder", ""),
+            persist_state=SESSION,
+            max_chars=300,
+            placeholder="~/models/my-bert or bert-base-uncased",
+        )
+    name = lab_state.model_name()
+    if not name:
+        st.caption("A BERT, GPT-2, Llama, Mistral or Qwen model with safetensors weights.")
+        return None
+    allowed.check_model(name)
+    if name in KNOWN_MODELS:
+        st.caption(layout.plain(KNOWN_MODELS[name].description))
+    try:
+        locate(name, allow_download=False)
+    except ModelError as missing:
+        return fetch(name, missing)
+    return loaded(name, status)
+
+
+def fetch(name: str, missing: ModelError) -> Subject | None:
+    """A button that fetches the model, where visitors may have it fetched."""
+    if name.startswith((".", "~", "/")) or Path(name).exists():
+        raise missing  # a folder, which no hub can give
+    limits.current().check_download(name)
+    known = KNOWN_MODELS.get(name)
+    size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
+    if known is None:
+        st.info(layout.plain(missing))
+    if not st.button(f"Fetch {layout.plain(name)}{size}", type="primary", icon=":material/download:"):
+        return None
+    bar = st.progress(0.0, text="Fetching …")
+    try:
+        fetch_model(
+            name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=layout.plain(said))
+        )
+    finally:
+        bar.empty()
+    st.rerun()
+
+
+def loaded(name: str, status: Any) -> Subject:
+    with status, st.spinner("Loading the model …"):
+        subject = resources.subject(name)
+    st.caption(
+        layout.plain(
+            f"{subject.n_layers} layers of {subject.n_neurons:,} neurons · {subject.family.kind} · "
+            f"weights {subject.weights_sha256[:12]}"
+        )
+    )
+    return subject
+
+
+def is_atlas_model(atlas: Atlas, subject: Subject) -> bool:
+    """Whether the atlas was made from these very weights."""
+    return subject.weights_sha256 == atlas.manifest.model.weights_sha256
+
+
+# The question ----------------------------------------------------------------------------------------
+
+
+def choose_question(atlas: Atlas, subject: Subject | None) -> Question | None:
+    st.markdown("##### Question")
+    source = st.segmented_control(
+        "Ask about",
+        [FACT, PROMPTS],
+        required=True,
+        key=kept("ask", FACT),
+        persist_state=SESSION,
+        label_visibility="collapsed",
+    )
+    return typed_question(subject) if source == PROMPTS else fact_question(atlas, subject)
+
+
+def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
+    """A fact of the atlas; its prompts are those that the model can be asked."""
+    chosen = lab_state.get("fact")
+    try:
+        fact = queries.fact(atlas, chosen) if chosen else None
+    except AtlasError:
+        lab_state.put("fact", None)
+        raise
+    search, choose = st.columns([1, 2], vertical_alignment="bottom")
+    text = search.text_input(
+        "Search the facts",
+        key=kept("search", ""),
+        persist_state=SESSION,
+        max_chars=limits.current().search_length,
+        placeholder="France, capital …",
+    )
+    hits = queries.facts_matching(atlas, text, limit=FACTS_LISTED)
+    names = {row.fact_id: fact_label(row._asdict()) for row in hits.rows.itertuples()}
+    if fact is not None:
+        names = {fact["fact_id"]: fact_label(fact)} | names
+    st.session_state["lab_fact_box"] = fact["fact_id"] if fact else None
+    choose.selectbox(
+        f"Fact ({hits.total:,} match, the first {FACTS_LISTED} listed)"
+        if hits.total > FACTS_LISTED
+        else f"Fact ({hits.total:,} match)",
+        list(names),
+        index=None,
+        format_func=lambda fact_id: names.get(fact_id, fact_id),
+        key="lab_fact_box",
+        on_change=_fact_chosen,
+        placeholder="Choose a fact",
+    )
+    if fact is None:
+        return None
+    asked = prompts_of_fact(atlas, fact["fact_id"])
+    name = layout.fact_name(fact["subject"], fact["object"])
+    if subject is None:
+        return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
+    asked, reasons = experiments.usable(subject, asked)
+    question = Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
+    if not question.discovery:
+        raise AtlasError(
+            f"{subject.name} can be asked none of this fact's prompts ({reasons[0] if reasons else 'none'}) "
+            "Choose another fact."
+        )
+    if reasons:
+        st.caption(layout.plain(f"{len(reasons)} of its prompts cannot be asked: {reasons[0]}"))
+    n_held_out = len(asked) - len(question.discovery)
+    st.caption(
+        f"{layout.count(len(question.discovery), 'prompt')} to find its neurons on, "
+        f"{layout.count(n_held_out, 'paraphrase')} kept out of that, such as: "
+        f"{lab_state.shown(asked[-1].prompt)}"
+    )
+    return question
+
+
+def fact_label(fact: dict) -> str:
+    label = f" · {fact['label']}" if fact.get("label") else ""
+    return f"{fact['subject']} → {fact['object']}{label}"
+
+
+def _fact_chosen() -> None:
+    lab_state.put("fact", st.session_state["lab_fact_box"])
+    lab_state.put("pinned", None)
+    lab_state.put("off", set())
+
+
+def any_fact(atlas: Atlas) -> None:
+    """A button that asks about some fact that the model knows."""
+    st.button(
+        "Take a random fact", icon=":material/casino:", on_click=_take_any, args=(atlas,), type="primary"
+    )
+
+
+def _take_any(atlas: Atlas) -> None:
+    fact_id = queries.random_fact(atlas, known=True) or queries.random_fact(atlas)
+    if fact_id:
+        lab_state.ask_about(atlas, fact_id)
+
+
+def typed_question(subject: Subject | None) -> Question | None:
+    allowed = limits.current()
+    text = st.text_area(
+        "Prompts, one a line; [Y] or [MASK] where the answer goes",
+        key=kept("prompts", ""),
+        persist_state=SESSION,
+        max_chars=allowed.prompts * (allowed.prompt_length + 1),
+        height=110,
+        placeholder="The capital of France is [Y].\nFrance's seat of government is in [Y].",
+    )
+    answer = st.text_input(
+        "Answer",
+        key=kept("answer", ""),
+        persist_state=SESSION,
+        max_chars=allowed.answer_length,
+        placeholder="Paris",
+    )
+    if subject is None or not (text.strip() or answer.strip()):
+        return None
+    prompts = experiments.typed_prompts(subject, text, answer)
+    return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
+
+
+# The controls ----------------------------------------------------------------------------------------
+
+
+def choose_controls() -> None:
+    """How many random draws and other facts stand beside the result."""
+    for names in (("draws", "seed"), lab_state.NEAR_AND_FAR):
+        for name, place in zip(names, st.columns(2), strict=True):
+            label, explained = CONTROLS_EXPLAINED[name]
+            place.number_input(
+                label,
+                *lab_state.control_range(name),
+                key=kept(name, lab_state.CONTROLS[name]),
+                persist_state=SESSION,
+                help=explained,
+            )
+
+
+def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Asked, ...]:
+    """The question's prompts and those of other facts, as far as this model can be asked them."""
+    controls = control_prompts(
+        atlas,
+        fact_id=question.fact_id,
+        answers=(question.answer,),
+        causal=subject.family.kind == "causal",
+        neighbours=lab_state.get("neighbours", lab_state.CONTROLS["neighbours"]),
+        unrelated=lab_state.get("unrelated", lab_state.CONTROLS["unrelated"]),
+        seed=lab_state.get("seed", lab_state.CONTROLS["seed"]),
+    )
+    return (*question.asked, *experiments.usable(subject, controls)[0])

@@ -1,0 +1,414 @@
+"""What came out of an experiment: in a sentence, in pictures, prompt by prompt; always beside its controls.
+
+    draw(run)                                # the result, its controls, the likeliest answers
+    every_prompt(run), dose_response(subject, run), paths(subject, question), earlier(runs, atlas)
+
+All numbers are the library's (`atlas.surgery.outcome`), shown by `app.experiments`' tables.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from app import experiments, exports, lab_charts, lab_run, lab_share, lab_state, layout
+from app.lab_changes import in_short, in_words
+from app.lab_run import Run
+from app.lab_state import GAP, SESSION, Question
+from atlas.interventions import Edit
+from atlas.neuron import GROUPS, OBJECT_SLOT, Neuron
+from atlas.store import Atlas
+
+if TYPE_CHECKING:
+    from atlas.surgery.attribution import Attribution
+    from atlas.surgery.experiments import Found
+    from atlas.surgery.outcome import Outcome, Trial
+    from atlas.surgery.subject import Subject
+
+# In which order prompts are offered: what matters most first.
+ORDER = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
+
+
+# The result ------------------------------------------------------------------------------------------
+
+
+def draw(run: Run) -> None:
+    summary = experiments.summary(run.outcome)
+    say(run.outcome, summary)
+    picture, numbers = st.columns([5, 8], gap="medium")
+    with picture:
+        layout.draw(lab_charts.moves(summary), "The answer's probability before and after the change")
+    with numbers:
+        show_summary(summary)
+        if run.outcome.undo_is_exact:
+            st.success(
+                "Exact undo ✓ Asked again without the change, the model gave the same probabilities, bit for "
+                "bit.",
+                icon=":material/check:",
+            )
+        else:
+            st.error("Asked again, the model answers otherwise than before. Please report this.")
+    answers(run)
+
+
+def say(outcome: Outcome, summary: pd.DataFrame) -> None:
+    """The result in a sentence, on the held-out paraphrases where there are any."""
+    rows = summary.set_index("group")
+    group = next((name for name in ORDER if name in rows.index), None)
+    own = rows.loc[group]
+    answer = next(trial.prompt.answer for trial in outcome.trials if trial.group == group)
+    n = len(outcome.experiment.neurons)
+    asked = {"paraphrases": "held-out paraphrase", "asked": "prompt"}.get(group, "prompt")
+    parts = [
+        f"Changing {layout.count(n, 'neuron')} takes the probability of **{layout.plain(answer)}** from "
+        f"**{own['before']:.3f}** to **{own['after']:.3f}** ({signed(own['change'])}) on "
+        f"{layout.count(own['n_prompts'], asked)}",
+        f"as many random neurons of the same layers: {signed(own['random_change'])}",
+    ]
+    if "unrelated" in rows.index:
+        parts.append(f"unrelated facts under the same change: {signed(rows.loc['unrelated', 'change'])}")
+    st.markdown("; ".join(parts) + ".")
+    new = [trial for trial in outcome.of_group(group) if trial.new_after is not None]
+    if new:
+        before = sum(trial.new_before.probability for trial in new) / len(new)
+        after = sum(trial.new_after.probability for trial in new) / len(new)
+        first = sum(trial.new_after.rank == 1 for trial in new)
+        name = next(i.new for i in reversed(outcome.experiment.interventions) if isinstance(i, Edit))
+        st.markdown(
+            f"The new answer **{layout.plain(name)}** goes from **{before:.3f}** to **{after:.3f}**; the "
+            f"model says it first on {first} of {len(new)}."
+        )
+
+
+def signed(change: float) -> str:
+    """A relative change as a percentage with its sign; never -0%."""
+    if layout.is_missing(change):
+        return "no change that can be told, from 0"
+    rounded = round(100 * change)
+    return f"{rounded:+,d}%" if rounded else "±0%"
+
+
+def show_summary(summary: pd.DataFrame) -> None:
+    percent = "%+.1f%%"
+    rows = pd.DataFrame(
+        {
+            "asked": [f"{row.label} ({row.n_prompts})" for row in summary.itertuples()],
+            "before": summary["before"],
+            "after": summary["after"],
+            "change": 100 * summary["change"],
+            "random": 100 * summary["random_change"],
+            "first": [f"{row.rank_1_before} → {row.rank_1_after}" for row in summary.itertuples()],
+        }
+    )
+    st.dataframe(
+        rows,
+        hide_index=True,
+        alt="Mean probabilities before and after, by group of prompts, beside random neurons",
+        column_config={
+            "asked": st.column_config.TextColumn("Asked (prompts)", width=165),
+            "before": st.column_config.NumberColumn("Before", format="%.3f", width=60),
+            "after": st.column_config.NumberColumn("After", format="%.3f", width=60),
+            "change": st.column_config.NumberColumn("Change", format=percent, width=65),
+            "random": st.column_config.NumberColumn(
+                "Random",
+                format=percent,
+                width=65,
+                help="Change with as many random neurons of the same layers, mean over the draws",
+            ),
+            "first": st.column_config.TextColumn(
+                "First", width=65, help="On how many prompts the model says the answer first, before → after"
+            ),
+        },
+    )
+
+
+# The likeliest answers -------------------------------------------------------------------------------
+
+
+def answers(run: Run) -> None:
+    """The ten likeliest answers of one prompt, before and after, with how each one's rank moves."""
+    st.subheader("The ten likeliest answers", anchor=False)
+    trials = sorted(run.outcome.trials, key=lambda trial: ORDER[trial.group])
+    names = [f"{trial.prompt.text.replace(OBJECT_SLOT, GAP)}  ·  {GROUPS[trial.group]}" for trial in trials]
+    place = st.selectbox(
+        "Prompt",
+        range(len(trials)),
+        format_func=lambda i: names[i],
+        key=lab_state.among("trial", range(len(trials)), 0),
+        persist_state=SESSION,
+        label_visibility="collapsed",
+    )
+    trial = trials[place]
+    st.caption(fate(trial))
+    answer_tables(experiments.answer_rows(trial))
+
+
+def fate(trial: Trial) -> str:
+    """What becomes of the answer on one prompt."""
+    parts = [
+        f"**{layout.plain(trial.prompt.answer)}**: rank {trial.before.rank} → {trial.after.rank}, "
+        f"probability {trial.before.probability:.4f} → {trial.after.probability:.4f}; with random neurons "
+        f"{trial.random_probability:.4f}."
+    ]
+    if trial.new_after is not None:
+        parts.append(
+            f"The new answer: rank {trial.new_before.rank} → {trial.new_after.rank}, probability "
+            f"{trial.new_before.probability:.4f} → {trial.new_after.probability:.4f}."
+        )
+    return " ".join(parts)
+
+
+def answer_tables(rows: pd.DataFrame) -> None:
+    rows = rows.copy()
+    for column in ("before", "after"):
+        rows[column] = [layout.shown_token(token) for token in rows[column]]
+    top = max(float(rows["p_before"].max()), float(rows["p_after"].max()), 1e-9)
+    bar = st.column_config.ProgressColumn("Probability", format="%.3f", min_value=0.0, max_value=top)
+    rank = st.column_config.NumberColumn("#", width=35)
+    before, after = st.columns(2, gap="medium")
+    before.dataframe(
+        rows[["rank", "before", "p_before", "becomes"]],
+        hide_index=True,
+        alt="The ten likeliest answers before the change",
+        column_config={
+            "rank": rank,
+            "before": st.column_config.TextColumn("Before", width=95),
+            "p_before": bar,
+            "becomes": st.column_config.TextColumn("Then", help="Ranks gained ▲ or lost ▼, or gone"),
+        },
+    )
+    after.dataframe(
+        rows[["rank", "after", "p_after", "moved"]],
+        hide_index=True,
+        alt="The ten likeliest answers after the change",
+        column_config={
+            "rank": rank,
+            "after": st.column_config.TextColumn("After", width=95),
+            "p_after": bar,
+            "moved": st.column_config.TextColumn("Moved", help="Ranks gained ▲ or lost ▼, or new"),
+        },
+    )
+
+
+# Prompt by prompt ------------------------------------------------------------------------------------
+
+LABELS = {
+    "group": "Asked",
+    "text": "Prompt",
+    "answer": "Answer",
+    "rank_before": "Rank before",
+    "rank_after": "Rank after",
+    "rank_random": "Rank, random",
+    "says_before": "Says before",
+    "says_after": "Says after",
+    "new_rank_before": "New answer's rank before",
+    "new_rank_after": "New answer's rank after",
+}
+NUMBERS = {
+    "before": "Before",
+    "after": "After",
+    "random": "Random",
+    "new_before": "New answer before",
+    "new_after": "New answer after",
+}
+
+
+def every_prompt(run: Run) -> None:
+    rows = experiments.trial_rows(run.outcome)
+    rows["group"] = [GROUPS[group] for group in rows["group"]]
+    rows["text"] = [text.replace(OBJECT_SLOT, GAP) for text in rows["text"]]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        alt="Every prompt with the answer's probability and rank, before, after and with random neurons",
+        column_config=LABELS
+        | {key: st.column_config.NumberColumn(label, format="%.4f") for key, label in NUMBERS.items()},
+    )
+    exports.offer(
+        f"experiment-{run.number}",
+        prompts=rows,
+        summary=experiments.summary(run.outcome),
+        random_neurons=random_rows(run.outcome),
+    )
+
+
+def random_rows(outcome: Outcome) -> pd.DataFrame:
+    """The random neurons of each draw. Columns: draw, layer, neuron."""
+    return pd.DataFrame(
+        [
+            {"draw": draw, "layer": neuron.layer, "neuron": neuron.neuron}
+            for draw, neurons in enumerate(outcome.random_neurons, 1)
+            for neuron in neurons
+        ],
+        columns=["draw", "layer", "neuron"],
+    )
+
+
+# Dose and response -----------------------------------------------------------------------------------
+
+
+def dose_response(subject: Subject, run: Run) -> None:
+    """The curve over the factor, computed when asked for."""
+    st.markdown(
+        "How the answers' probabilities depend on the factor by which these neurons are multiplied, whatever "
+        "the changes above do; beside it, random neurons of the same layers."
+    )
+    if subject is None or subject.weights_sha256 != run.outcome.experiment.weights_sha256:
+        layout.nothing("The model of this run is not the one that is loaded. Run the experiment again.")
+        return
+    place = st.empty()
+    known, doses = lab_state.get("doses", (None, None))
+    key = (subject.weights_sha256, run.experiment)
+    if st.button("Measure the curve", icon=":material/timeline:", disabled=known == key):
+        with layout.errors_as_sentences():
+            with lab_run.at_work(place, "Measuring") as progress:
+                doses = experiments.dose_response(subject, run.experiment, progress=progress)
+            lab_state.put("doses", (key, doses))
+            known = key
+            st.rerun()
+    if known != key:
+        return
+    rows = experiments.dose_rows(doses)
+    layout.draw(lab_charts.dose_lines(rows), "The answers' mean probability over the factor")
+    exports.offer(f"dose-response-{run.number}", doses=rows)
+
+
+# The path --------------------------------------------------------------------------------------------
+
+
+def paths(subject: Subject, question: Question) -> None:
+    """P(α) of one prompt along the path of one layer: what attribution integrates."""
+    st.markdown(
+        "What a neuron's score integrates: the probability of the answer while one layer's activations grow "
+        "from nothing (α = 0) to what they are (α = 1). Scores of a layer add up to P(1) − P(0)."
+    )
+    place = st.empty()
+    known, found = st.session_state.get("lab_found", (None, None))
+    if known != (subject.weights_sha256, question.discovery):
+        found = None
+    attributions = dict(found_paths(found))
+    attributions |= lab_state.get("paths", {}).get(subject.weights_sha256, {})
+    prompts = list(question.discovery)
+    choose, layers = st.columns([3, 1], vertical_alignment="bottom")
+    at = choose.selectbox(
+        "Prompt of the path",
+        range(len(prompts)),
+        format_func=lambda i: prompts[i].text.replace(OBJECT_SLOT, GAP),
+        key=lab_state.among("path_prompt", range(len(prompts)), 0),
+        persist_state=SESSION,
+    )
+    attribution = attributions.get(prompts[at])
+    if attribution is None:
+        if layers.button("Follow the path", icon=":material/show_chart:", width="stretch"):
+            with layout.errors_as_sentences():
+                with lab_run.at_work(place, "Following the path") as progress:
+                    one = experiments.find_neurons(subject, [prompts[at]], progress=progress)
+                lab_state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
+                st.rerun()
+        return
+    strongest = int(attribution.scores.max(axis=1).argmax())
+    layer = layers.selectbox(
+        "Layer",
+        range(subject.n_layers),
+        index=strongest,
+        format_func=lambda n: f"{n} (strongest)" if n == strongest else str(n),
+        key=f"lab_layer_{strongest}",
+    )
+    rows = experiments.path_rows(attribution, layer)
+    picture, certificate = st.columns([3, 2], gap="medium", vertical_alignment="center")
+    with picture:
+        layout.draw(lab_charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
+    with certificate:
+        path_facts(attribution, layer)
+    exports.offer(f"path-layer-{layer}", path=rows)
+
+
+def found_paths(found: Found | None) -> list[tuple[Any, Attribution]]:
+    return [] if found is None else list(zip(found.prompts, found.attributions, strict=True))
+
+
+def path_facts(attribution: Attribution, layer: int) -> None:
+    """The integral's certificate and the layer's strongest neurons."""
+    scores = attribution.scores[layer]
+    best = [int(index) for index in scores.argsort()[::-1][:3]]
+    ends = attribution.p_one[:, layer].mean() - attribution.p_zero[:, layer].mean()
+    within = bool(attribution.converged[:, layer].all())
+    st.markdown(
+        f"P(1) − P(0) = **{ends:+.4f}**; the layer's scores add up to **{scores.sum():+.4f}**, on "
+        f"{int(attribution.n_points[:, layer].max())} points"
+        f"{', within tolerance' if within else ', not within tolerance'}."
+    )
+    st.caption("Strongest: " + ", ".join(f"{Neuron(layer, index)} ({scores[index]:.4f})" for index in best))
+
+
+# Earlier runs ----------------------------------------------------------------------------------------
+
+
+def run_rows(runs: list[Run]) -> pd.DataFrame:
+    """A row a run, the latest first, on held-out paraphrases where there are any.
+
+    Columns: number, model, answer, changes, neurons, before, after, change, random_change,
+    unrelated_change.
+    """
+    rows = []
+    for run in reversed(runs):
+        groups = {each.group: each for each in run.outcome.summary()}
+        own = next(groups[name] for name in ORDER if name in groups)
+        trial = next(each for each in run.outcome.trials if each.group == own.group)
+        rows.append(
+            {
+                "number": run.number,
+                "model": run.experiment.model,
+                "answer": trial.prompt.answer,
+                "changes": "; ".join(in_short(item) for item in run.experiment.interventions),
+                "neurons": len(run.experiment.neurons),
+                "before": own.before,
+                "after": own.after,
+                "change": own.change,
+                "random_change": own.random_change,
+                "unrelated_change": groups["unrelated"].change if "unrelated" in groups else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def earlier(runs: list[Run], atlas: Atlas) -> None:
+    """The notebook: what was run in this session; a run can be brought back."""
+    rows = run_rows(runs)
+    change = {"format": "percent", "width": 80}
+    event = st.dataframe(
+        rows,
+        key=f"lab_notebook_{len(runs)}_{runs[-1].number}",
+        on_select="rerun",
+        selection_mode="single-row",
+        hide_index=True,
+        alt="The experiments run in this session",
+        column_config={
+            "number": st.column_config.NumberColumn("Run", width=50),
+            "model": st.column_config.TextColumn("Model", width=100),
+            "answer": "Answer",
+            "changes": st.column_config.TextColumn("Changes", width="medium"),
+            "neurons": st.column_config.NumberColumn("Neurons", width=70),
+            "before": st.column_config.NumberColumn("Before", format="%.3f", width=70),
+            "after": st.column_config.NumberColumn("After", format="%.3f", width=70),
+            "change": st.column_config.NumberColumn("Change", **change),
+            "random_change": st.column_config.NumberColumn("Random", **change),
+            "unrelated_change": st.column_config.NumberColumn("Unrelated", **change),
+        },
+    )
+    exports.offer("experiments", runs=rows)
+    chosen = event["selection"]["rows"]
+    if not chosen:
+        st.caption("Tick a run to bring it back, with its settings and results.")
+        return
+    run = runs[len(runs) - 1 - chosen[0]]
+    words = ", then ".join(in_words(item) for item in run.experiment.interventions)
+    st.markdown(f"Run {run.number}: {words}.")
+    st.button(
+        f"Bring back run {run.number}",
+        icon=":material/history:",
+        on_click=lab_share.bring_back,
+        args=(run, atlas),
+    )

@@ -1,19 +1,25 @@
-"""What the Lab computes, against the library's own answers; and what it says of bad input."""
+"""Experiments against the library's own answers, their controls, and what they say of bad input."""
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app import experiments
-from app.experiments import Asked, Experiment
+from atlas import controls
 from atlas.errors import AtlasError, PromptError
-from atlas.neuron import Neuron, Prompt
+from atlas.experiment import Experiment
+from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
+from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.store import open_atlas
 from tests.sample_atlas import write_sample_atlas
+
+torch = pytest.importorskip("torch")
+
+from atlas.surgery import experiments, load_subject  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
@@ -36,20 +42,16 @@ def sample(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module", params=["tiny_bert", "tiny_gpt2"])
 def subject(request: pytest.FixtureRequest, tiny):
-    from atlas.surgery import load_subject
-
     return load_subject(str(tiny(request.param)), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def bert(tiny_bert: Path):
-    from atlas.surgery import load_subject
-
     return load_subject(str(tiny_bert), device="cpu")
 
 
 def suppress(neurons=NEURONS):
-    return (experiments.make_intervention("suppress", neurons),)
+    return (make_intervention("suppress", neurons),)
 
 
 # --- which prompts ---
@@ -57,7 +59,7 @@ def suppress(neurons=NEURONS):
 
 def test_a_facts_prompts_are_split_into_those_for_finding_and_those_held_out(sample):
     fact_id = sample.query_one("SELECT fact_id FROM facts ORDER BY fact_id")["fact_id"]
-    asked = experiments.prompts_of_fact(sample, fact_id)
+    asked = controls.prompts_of_fact(sample, fact_id)
     rows = sample.query("SELECT * FROM prompts WHERE fact_id = $f", {"f": fact_id})
     assert {item.prompt.text for item in asked} == set(rows["text"])
     for item in asked:
@@ -67,7 +69,7 @@ def test_a_facts_prompts_are_split_into_those_for_finding_and_those_held_out(sam
 
 def test_control_facts_differ_as_their_group_says_and_are_drawn_by_the_seed(sample):
     own = sample.query_one("SELECT * FROM facts WHERE known ORDER BY fact_id")
-    asked = experiments.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=3)
+    asked = controls.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=3)
     assert [item.group for item in asked] == ["neighbours"] * 4 + ["unrelated"] * 7
     assert len({item.prompt.fact_id for item in asked}) == 11
     for item in asked:
@@ -81,20 +83,36 @@ def test_control_facts_differ_as_their_group_says_and_are_drawn_by_the_seed(samp
         )
         assert prompt["held_out"]
         assert prompt["text"] == item.prompt.text
-    again = experiments.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=3)
-    other = experiments.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=4)
+    again = controls.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=3)
+    other = controls.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=4)
     assert asked == again != other
 
 
 def test_controls_of_typed_prompts_never_have_their_answer(sample):
-    asked = experiments.control_prompts(sample, answers=[" oslo "], unrelated=50)
+    asked = controls.control_prompts(sample, answers=[" oslo "], unrelated=50)
     assert {item.group for item in asked} == {"unrelated"}
     assert len(asked) > 20
     assert "Oslo" not in {item.prompt.answer for item in asked}
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, causal):
+    fact_id = sample.query_one("SELECT fact_id FROM facts WHERE known ORDER BY fact_id")["fact_id"]
+    asked = controls.asked_of_fact(sample, fact_id, causal=causal, neighbours=2, unrelated=3, seed=1)
+    assert [group for group in GROUPS if group in {item.group for item in asked}] == list(GROUPS)
+    assert [item.group for item in asked][-5:] == ["neighbours"] * 2 + ["unrelated"] * 3
+    own = {item.prompt for item in asked if item.group in ("asked", "paraphrases")}
+    every = {item.prompt for item in controls.prompts_of_fact(sample, fact_id)}
+    assert own == ({prompt for prompt in every if prompt.ends_with_answer} if causal else every)
+
+
+def test_a_group_that_does_not_exist_gets_a_sentence():
+    with pytest.raises(PromptError, match="No group of prompts is called 'friends'"):
+        Asked("friends", ASKED[0].prompt)
+
+
 def test_controls_of_an_unknown_fact_are_none(sample):
-    assert experiments.control_prompts(sample, fact_id="P0-nothing") == ()
+    assert controls.control_prompts(sample, fact_id="P0-nothing") == ()
 
 
 def test_prompts_a_model_cannot_be_asked_are_left_out_with_the_reason(bert):
@@ -124,8 +142,8 @@ def test_typed_prompts_are_read_line_by_line(bert):
         ("[Y] and [Y] .", "paris", "Write exactly one"),
         ("the capital is [Y] .", " ", "no answer yet"),
         ("the capital is [Y] .", "☃", "outside the vocabulary"),
-        ("the capital " * 100 + "is [Y] .", "paris", "at most 500"),
-        ("\n".join(f"{i} is [Y] ." for i in range(40)), "paris", "at most 32"),
+        ("the capital " * 300 + "is [Y] .", "paris", "at most 2000"),
+        ("\n".join(f"{i} is [Y] ." for i in range(400)), "paris", "at most 300"),
         ("very " * 70 + "is [Y] .", "paris", "reads 64"),
     ],
 )
@@ -135,6 +153,11 @@ def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, s
 
 
 # --- which neurons ---
+
+
+def test_no_prompt_finds_no_neurons_but_a_sentence(bert):
+    with pytest.raises(PromptError, match="no prompt to find neurons on"):
+        experiments.find_neurons(bert, [])
 
 
 def test_neurons_found_live_are_those_of_the_library(subject):
@@ -158,19 +181,9 @@ def test_a_single_prompt_keeps_its_coarse_neurons(bert):
     assert len(found.neurons) == coarse(found.attributions[0].scores, 0.2).sum() > 0
 
 
-def test_the_path_of_a_layer_ends_at_the_answers_probability(subject):
-    found = experiments.find_neurons(subject, [ASKED[0].prompt])
-    probability = subject.predict([ASKED[0].prompt])[0].probability
-    for layer in range(subject.n_layers):
-        rows = experiments.path_rows(found.attributions[0], layer)
-        assert rows["alpha"].is_monotonic_increasing
-        assert rows["alpha"].iloc[-1] == 1.0
-        assert rows["probability"].iloc[-1] == pytest.approx(probability, rel=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["suppress", "amplify", "erase", "edit"])
 def test_every_kind_of_the_lab_makes_its_intervention(kind):
-    made = experiments.make_intervention(kind, NEURONS, factor=3.0, old="paris", new="rome", add=4)
+    made = make_intervention(kind, NEURONS, factor=3.0, old="paris", new="rome", add=4)
     assert type(made).__name__.lower() == kind
     assert made.neurons == NEURONS
 
@@ -178,16 +191,16 @@ def test_every_kind_of_the_lab_makes_its_intervention(kind):
 @pytest.mark.parametrize("kind", ["destroy", "", "Suppress"])
 def test_a_kind_that_does_not_exist_gets_a_sentence(kind):
     with pytest.raises(AtlasError, match="No intervention is called"):
-        experiments.make_intervention(kind, NEURONS)
+        make_intervention(kind, NEURONS)
 
 
 def test_an_edit_without_a_new_answer_gets_a_sentence():
     with pytest.raises(PromptError, match="Type both"):
-        experiments.make_intervention("edit", NEURONS, old="paris", new=" ")
+        make_intervention("edit", NEURONS, old="paris", new=" ")
 
 
 def test_random_neurons_match_layer_by_layer_and_are_others():
-    change = (*suppress(), experiments.make_intervention("amplify", NEURONS[:2]))
+    change = (*suppress(), make_intervention("amplify", NEURONS[:2]))
     control = experiments.matched_randomly(change, 72, np.random.default_rng(0))
     assert [n.layer for n in control[0].neurons] == [n.layer for n in NEURONS]
     assert not set(control[0].neurons) & set(NEURONS)
@@ -223,13 +236,28 @@ def test_an_experiments_numbers_are_the_librarys(subject):
     assert outcome.undo_is_exact
 
 
+def test_an_outcome_says_what_it_was_done_with(bert):
+    outcome = experiments.run(bert, Experiment(suppress(), ASKED, draws=1, model="elsewhere"))
+    assert outcome.experiment.model == bert.name
+    assert outcome.experiment.weights_sha256 == bert.weights_sha256
+    assert (outcome.device, outcome.dtype) == ("cpu", "float32")
+
+
+def test_a_neuron_that_the_model_does_not_have_is_refused_before_anything_runs(bert):
+    said = []
+    change = (Suppress((Neuron(7, 7),)),)
+    with pytest.raises(AtlasError, match=r"has no neuron L7\.N7"):
+        experiments.run(bert, Experiment(change, ASKED), progress=lambda *report: said.append(report))
+    assert said == []
+
+
 def test_an_experiment_gives_the_same_result_each_time(subject):
     experiment = Experiment(suppress(), ASKED, seed=1, draws=2)
     assert experiments.run(subject, experiment) == experiments.run(subject, experiment)
 
 
 def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
-    edit = (experiments.make_intervention("edit", NEURONS, old="paris", new="rome"),)
+    edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
     outcome = experiments.run(subject, Experiment(edit, ASKED, draws=1))
     for trial in outcome.trials:
         if trial.group == "unrelated":
@@ -240,41 +268,6 @@ def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
         assert trial.new_after.probability == pytest.approx(
             subject.predict([rival], interventions=[edit])[0].probability, rel=1e-4
         )
-    rows = experiments.trial_rows(outcome)
-    assert rows["new_after"].isna().tolist() == [False, False, True]
-
-
-def test_the_summary_is_the_mean_of_each_group(subject):
-    outcome = experiments.run(subject, Experiment(suppress(), (*ASKED, ASKED[0]), draws=2))
-    rows = experiments.summary(outcome).set_index("group")
-    assert list(rows.index) == ["asked", "paraphrases", "unrelated"]
-    assert list(rows["n_prompts"]) == [2, 1, 1]
-    trials = outcome.of_group("asked")
-    before = np.mean([trial.before.probability for trial in trials])
-    after = np.mean([trial.after.probability for trial in trials])
-    assert rows.loc["asked", "change"] == pytest.approx(after / before - 1)
-    assert rows.loc["asked", "random"] == pytest.approx(
-        np.mean([each.probability for trial in trials for each in trial.random])
-    )
-
-
-def test_answers_stand_side_by_side_with_their_change_of_rank(subject):
-    outcome = experiments.run(subject, Experiment(suppress(), ASKED, draws=1))
-    for trial in outcome.trials:
-        rows = experiments.answer_rows(trial)
-        assert len(rows) == 10
-        assert list(zip(rows["before"], rows["p_before"], strict=True)) == list(trial.before.top[:10])
-        assert list(zip(rows["after"], rows["p_after"], strict=True)) == list(trial.after.top[:10])
-        former = [token for token, _ in trial.before.top]
-        for row in rows.itertuples():
-            place = former.index(row.after) + 1
-            gained = place - row.rank
-            sign = "=" if gained == 0 else f"▲ {gained}" if gained > 0 else f"▼ {-gained}"
-            assert row.moved == sign
-
-
-def test_a_token_from_beyond_the_list_says_the_least_it_gained():
-    assert experiments.moved(None, 3, n_ranked=100) == "▲ >97"
 
 
 @pytest.mark.parametrize(
@@ -284,6 +277,13 @@ def test_a_token_from_beyond_the_list_says_the_least_it_gained():
         ({"interventions": ()}, "no neurons"),
         ({"draws": 0}, "random draws"),
         ({"draws": 10**6}, "random draws"),
+        ({"seed": -1}, "seed of -1"),
+        ({"seed": 2**63}, "seed of 9223372036854775808"),
+        ({"asked": ASKED * 101}, "There are 303 prompts"),
+        ({"asked": [Asked("asked", Prompt("", "", "a" * 3000 + "[Y]", "b"))]}, "more than 2000 characters"),
+        ({"asked": [Asked("asked", Prompt("", "", "a\x1b[Y]", "b"))]}, "control characters"),
+        ({"interventions": suppress() * 101}, "101 changes"),
+        ({"interventions": (Suppress(tuple(Neuron(0, i) for i in range(50_001))),)}, "50,001 neurons"),
     ],
 )
 def test_an_experiment_that_cannot_be_made_gets_a_sentence(options, said):
@@ -296,25 +296,214 @@ def test_an_experiment_without_neurons_gets_a_sentence():
         Experiment(suppress(()), ASKED)
 
 
-def test_an_experiment_stopped_by_its_progress_leaves_the_model_as_it_was(subject):
-    class Stopped(BaseException):
-        pass
+def test_the_summary_is_the_mean_of_each_group(subject):
+    outcome = experiments.run(subject, Experiment(suppress(), (*ASKED, ASKED[0]), draws=2))
+    summary = {each.group: each for each in outcome.summary()}
+    assert list(summary) == ["asked", "paraphrases", "unrelated"]
+    assert [each.n_prompts for each in summary.values()] == [2, 1, 1]
+    trials = outcome.of_group("asked")
+    before = np.mean([trial.before.probability for trial in trials])
+    after = np.mean([trial.after.probability for trial in trials])
+    random = np.mean([each.probability for trial in trials for each in trial.random])
+    assert summary["asked"].before == pytest.approx(before)
+    assert summary["asked"].after == pytest.approx(after)
+    assert summary["asked"].change == pytest.approx(after / before - 1)
+    assert summary["asked"].random_change == pytest.approx(random / before - 1)
+    for each in summary.values():
+        ranks = [(t.before.rank == 1, t.after.rank == 1) for t in outcome.of_group(each.group)]
+        assert (each.rank_1_before, each.rank_1_after) == tuple(map(sum, zip(*ranks, strict=True)))
 
-    prompts = [item.prompt for item in ASKED]
-    before = subject.predict(prompts)
 
-    def stop(share: float, said: str) -> None:
-        if "draw" in said:
+# --- stopping, and standing in line ---
+
+
+class Stopped(BaseException):
+    """What Streamlit ends a script with: no `except Exception` sees it."""
+
+
+def every_logit(subject) -> torch.Tensor:
+    rows = []
+    with torch.no_grad():
+        for item in ASKED:
+            ids = torch.tensor([subject.encode(item.prompt).input_ids])
+            rows.append(subject.model(ids).logits[0].flatten())
+    return torch.cat(rows)
+
+
+def work_of(name: str, subject, progress):
+    experiment = Experiment((*suppress(), Edit(NEURONS, "paris", "rome")), ASKED, draws=2)
+    match name:
+        case "run":
+            return experiments.run(subject, experiment, progress=progress)
+        case "find":
+            return experiments.find_neurons(subject, [item.prompt for item in ASKED], progress=progress)
+        case "dose":
+            return experiments.dose_response(subject, experiment, (0, 2), progress=progress)
+
+
+@pytest.mark.parametrize("work", ["run", "find", "dose"])
+def test_work_stopped_at_any_of_its_reports_leaves_the_model_as_it_was(subject, work):
+    logits = every_logit(subject)
+    shares = []
+    whole = work_of(work, subject, lambda share, said: shares.append(share))
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    for last in range(len(shares)):
+        reports = iter(range(len(shares)))
+
+        def stop(share: float, said: str, last=last, reports=reports) -> None:
+            if next(reports) == last:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            work_of(work, subject, stop)
+        assert torch.equal(every_logit(subject), logits)
+        assert not subject.lock.busy
+    if work == "run":
+        assert work_of(work, subject, None) == whole
+
+
+@pytest.mark.parametrize("work", ["run", "find", "dose"])
+def test_work_stopped_in_the_middle_of_a_forward_pass_leaves_the_model_as_it_was(subject, work):
+    logits = every_logit(subject)
+
+    def stop(module, args):
+        if subject.lock.busy:  # the last pass of all is the test's own
             raise Stopped
 
-    with pytest.raises(Stopped):
-        experiments.run(subject, Experiment(suppress(), ASKED), progress=stop)
-    assert subject.predict(prompts) == before
+    down = subject.family.down(subject.model, subject.n_layers - 1)
+    handle = down.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(Stopped):
+            work_of(work, subject, None)
+    finally:
+        handle.remove()
+    assert torch.equal(every_logit(subject), logits)
+    assert not subject.lock.busy
+    hooks = [m for m in subject.model.modules() if m._forward_pre_hooks or m._forward_hooks]
+    assert hooks == []
 
 
-def test_importing_the_experiments_imports_neither_torch_nor_streamlit():
+@pytest.mark.parametrize("work", ["run", "find", "dose"])
+def test_the_model_is_free_whenever_progress_is_reported(bert, work):
+    held = []
+    work_of(work, bert, lambda share, said: held.append(bert.lock.busy))
+    assert held
+    assert not any(held)
+
+
+def test_whoever_waits_is_told_how_many_are_ahead_and_can_stop_waiting(bert):
+    asked = Experiment(suppress(), ASKED, draws=1)
+    said = []
+
+    def stop_when_told(share: float, message: str) -> None:
+        said.append(message)
+        if "Waiting in line" in message:
+            raise Stopped
+
+    release, taken = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with bert.lock:
+            taken.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert taken.wait(30)
+        with pytest.raises(Stopped):
+            experiments.run(bert, asked, progress=stop_when_told)
+        assert said == ["The model as it is", "Waiting in line behind one other"]
+        assert bert.lock.waiting == 0
+    finally:
+        release.set()
+        holder.join()
+    assert experiments.run(bert, asked).undo_is_exact
+
+
+def test_after_waiting_the_work_is_reported_again(bert):
+    said = []
+
+    def show(share: float, message: str) -> None:
+        said.append(message)
+        if "Waiting in line" in message:
+            release.set()
+
+    release, taken = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with bert.lock:
+            taken.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(30)
+    experiments.find_neurons(bert, [ASKED[0].prompt], progress=show)
+    holder.join()
+    assert said[0] == said[-2] == "Prompt 1 of 1"
+    assert set(said[1:-2]) == {"Waiting in line behind one other"}
+    assert said[-1] == "Done"
+
+
+# --- dose and response ---
+
+
+def test_a_dose_of_one_is_the_unchanged_model_bit_for_bit(subject):
+    experiment = Experiment(suppress(), ASKED, draws=2)
+    outcome = experiments.run(subject, experiment)
+    doses = experiments.dose_response(subject, experiment, (1.0,))
+    assert [dose.group for dose in doses] == list(TEXTS)
+    for dose, trial in zip(doses, outcome.trials, strict=True):
+        assert dose.probability == trial.before.probability
+        own = trial.group in ("asked", "paraphrases")
+        assert dose.random == pytest.approx([trial.before.probability] * 2 if own else [], rel=1e-6)
+
+
+def test_a_dose_of_zero_is_suppression_and_its_random_neurons_are_the_experiments(subject):
+    experiment = Experiment(suppress(), ASKED, seed=9, draws=3)
+    outcome = experiments.run(subject, experiment)
+    doses = experiments.dose_response(subject, experiment, (0.0, 3.0))
+    assert [dose.factor for dose in doses] == [0.0] * 3 + [3.0] * 3
+    for dose, trial in zip(doses[:3], outcome.trials, strict=True):
+        assert dose.probability == trial.after.probability
+        assert dose.rank_1 == (trial.after.rank == 1)
+        if dose.random:
+            assert dose.random == pytest.approx([each.probability for each in trial.random], rel=1e-6)
+    amplified = subject.predict([item.prompt for item in ASKED], interventions=[Amplify(NEURONS, 3.0)] * 3)
+    assert [dose.probability for dose in doses[3:]] == pytest.approx([p.probability for p in amplified])
+
+
+def test_the_dose_is_of_all_neurons_whatever_is_done_to_them(bert):
+    mixed = (Erase(NEURONS[:2]), Edit(NEURONS[1:], "paris", "rome"))
+    assert experiments.dose_response(bert, Experiment(mixed, ASKED)) == experiments.dose_response(
+        bert, Experiment(suppress(), ASKED)
+    )
+
+
+def test_groups_are_means_of_their_own_prompts(bert):
+    double = Experiment(suppress(), (*ASKED, ASKED[2], replace(ASKED[1], group="asked")), draws=1)
+    doses = {dose.group: dose for dose in experiments.dose_response(bert, double, (0.5,))}
+    assert [dose.n_prompts for dose in doses.values()] == [2, 1, 2]
+    change = [Amplify(NEURONS, 0.5)] * 2
+    own = bert.predict([ASKED[0].prompt, ASKED[1].prompt], interventions=change)
+    assert doses["asked"].probability == pytest.approx(np.mean([p.probability for p in own]))
+    assert doses["asked"].rank_1 == sum(p.rank == 1 for p in own)
+
+
+@pytest.mark.parametrize("factors", [(), range(99), (1e6,), (float("nan"),)])
+def test_a_curve_that_cannot_be_drawn_gets_a_sentence(bert, factors):
+    with pytest.raises(AtlasError, match=r"Give|absurd"):
+        experiments.dose_response(bert, Experiment(suppress(), ASKED), factors)
+
+
+# --- what is imported ---
+
+
+def test_the_values_of_experiments_import_neither_torch_nor_streamlit():
     code = (
-        "import sys; import app.experiments; "
+        "import sys; import app.experiments, atlas.controls, atlas.documents, atlas.experiment; "
         "assert not {'torch', 'transformers', 'streamlit'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -1,0 +1,94 @@
+"""The Lab's tables of an experiment, against the outcome they are made from."""
+
+from pathlib import Path
+
+import pytest
+
+from app import experiments as tables
+from atlas.errors import PromptError
+from atlas.experiment import Experiment
+from atlas.interventions import Suppress, make_intervention
+from atlas.neuron import Asked, Neuron, Prompt
+
+pytest.importorskip("torch")
+
+from atlas.surgery import experiments, load_subject
+
+NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
+ASKED = (
+    Asked("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
+    Asked("paraphrases", Prompt("f", "t2", "in france , the capital is [Y]", "paris")),
+    Asked("unrelated", Prompt("g", "t3", "the official language of austria is [Y]", "german")),
+)
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_bert: Path):
+    return load_subject(str(tiny_bert), device="cpu")
+
+
+@pytest.fixture(scope="module", params=["tiny_bert", "tiny_gpt2"])
+def subject(request: pytest.FixtureRequest, tiny):
+    return load_subject(str(tiny(request.param)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def outcome(subject):
+    return experiments.run(subject, Experiment((Suppress(NEURONS),), ASKED, draws=2))
+
+
+def test_the_apps_own_limits_hold_for_typed_prompts(bert):
+    with pytest.raises(PromptError, match="at most 500"):
+        tables.typed_prompts(bert, "the capital " * 100 + "is [Y] .", "paris")
+    with pytest.raises(PromptError, match="at most 32"):
+        tables.typed_prompts(bert, "\n".join(f"{i} is [Y] ." for i in range(40)), "paris")
+    assert len(tables.typed_prompts(bert, "the capital is [Y] .", "paris")) == 1
+
+
+def test_the_path_of_a_layer_ends_at_the_answers_probability(subject):
+    found = experiments.find_neurons(subject, [ASKED[0].prompt])
+    probability = subject.predict([ASKED[0].prompt])[0].probability
+    for layer in range(subject.n_layers):
+        rows = tables.path_rows(found.attributions[0], layer)
+        assert rows["alpha"].is_monotonic_increasing
+        assert rows["alpha"].iloc[-1] == 1.0
+        assert rows["probability"].iloc[-1] == pytest.approx(probability, rel=1e-4)
+
+
+def test_the_summary_names_the_groups_and_has_the_librarys_numbers(outcome):
+    rows = tables.summary(outcome)
+    assert list(rows["label"]) == ["Discovery prompts", "Held-out paraphrases", "Unrelated facts"]
+    for row, each in zip(rows.itertuples(), outcome.summary(), strict=True):
+        for name in rows.columns.drop("label"):
+            assert getattr(row, name) == getattr(each, name), name
+
+
+def test_the_new_answers_columns_are_there_for_edits_and_empty_for_other_facts(bert):
+    edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
+    rows = tables.trial_rows(experiments.run(bert, Experiment(edit, ASKED, draws=1)))
+    assert rows["new_after"].isna().tolist() == [False, False, True]
+    assert list(rows["group"]) == [item.group for item in ASKED]
+
+
+def test_without_an_edit_there_is_no_new_answer(outcome):
+    assert not [name for name in tables.trial_rows(outcome) if name.startswith("new_")]
+
+
+def test_answers_stand_side_by_side_with_their_change_of_rank(outcome):
+    for trial in outcome.trials:
+        rows = tables.answer_rows(trial)
+        assert len(rows) == 10
+        assert list(zip(rows["before"], rows["p_before"], strict=True)) == list(trial.before.top[:10])
+        assert list(zip(rows["after"], rows["p_after"], strict=True)) == list(trial.after.top[:10])
+        former = [token for token, _ in trial.before.top]
+        for row in rows.itertuples():
+            place = former.index(row.after) + 1
+            gained = place - row.rank
+            sign = "=" if gained == 0 else f"▲ {gained}" if gained > 0 else f"▼ {-gained}"
+            assert row.moved == (sign if place <= 10 else f"new, was {place}")
+
+
+def test_a_token_from_beyond_the_list_says_the_least_it_moved():
+    assert tables.moved(None, 3, n_ranked=100) == "new, was >100"
+    assert tables.moved(3, None, n_ranked=100) == "gone, now >100"
+    assert tables.moved(7, 7, n_ranked=100) == "="

@@ -1,0 +1,247 @@
+"""The lock with a line: reentrant, first come first served, and free whatever happens to those in it."""
+
+import contextlib
+import itertools
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from atlas.surgery.lock import FairLock
+
+
+class Stopped(BaseException):
+    """What ends a script from outside: no `except Exception` sees it."""
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this takes too long"
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def held(lock: FairLock):
+    """The lock in the hands of another thread."""
+    taken, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            release.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(20)
+    try:
+        yield release
+    finally:
+        release.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def threads(*targets: Callable[[], None]):
+    started = [threading.Thread(target=target) for target in targets]
+    for thread in started:
+        thread.start()
+    try:
+        yield started
+    finally:
+        for thread in started:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_a_thread_can_take_the_lock_again_and_frees_it_with_the_last_release():
+    lock = FairLock()
+    with lock:
+        assert lock.acquire(blocking=False)
+        lock.release()
+        assert lock.busy
+        free = []
+        with threads(lambda: free.append(lock.acquire(blocking=False))):
+            pass
+        assert free == [False]
+    assert not lock.busy
+
+
+def test_only_the_holder_can_release():
+    lock = FairLock()
+    with pytest.raises(RuntimeError, match="that it holds"):
+        lock.release()
+    with held(lock), pytest.raises(RuntimeError, match="that it holds"):
+        lock.release()
+    assert not lock.busy
+
+
+def test_whoever_comes_first_is_served_first():
+    lock = FairLock()
+    served = []
+
+    def visit(name: int) -> None:
+        with lock:
+            served.append(name)
+
+    with contextlib.ExitStack() as stack:
+        release = stack.enter_context(held(lock))
+        for name in range(12):
+            stack.enter_context(threads(lambda name=name: visit(name)))
+            until(lambda name=name: lock.waiting == name + 1)
+        release.set()
+        until(lambda: len(served) == 12)
+    assert served == list(range(12))
+    assert lock.waiting == 0
+
+
+def test_whoever_frees_the_lock_and_wants_it_again_goes_to_the_end_of_the_line():
+    lock = FairLock()
+    served = []
+
+    def visit(name: str, other: str) -> None:
+        for _ in range(20):
+            with lock:
+                served.append(name)
+                until(lambda: lock.waiting == 1 or served.count(other) == 20)
+
+    with threads(lambda: visit("a", "b"), lambda: visit("b", "a")):
+        pass
+    assert all(one != two for one, two in itertools.pairwise(served))
+
+
+def test_those_in_line_are_told_how_many_are_ahead():
+    lock = FairLock()
+    told: dict[str, list[int]] = {"first": [], "second": []}
+
+    def visit(name: str) -> None:
+        with lock.turn(told[name].append):
+            pass
+
+    with held(lock) as release, contextlib.ExitStack() as stack:
+        stack.enter_context(threads(lambda: visit("first")))
+        until(lambda: bool(told["first"]))
+        assert lock.waiting == 1
+        stack.enter_context(threads(lambda: visit("second")))
+        until(lambda: len(told["second"]) > 1 and len(told["first"]) > 1)  # again and again
+        assert lock.waiting == 2
+        assert set(told["first"]) == {1}
+        assert set(told["second"]) == {2}
+        release.set()
+    assert lock.waiting == 0
+
+
+def test_nobody_is_told_anything_where_there_is_no_line():
+    lock = FairLock()
+    told = []
+    with lock.turn(told.append), lock.turn(told.append):
+        pass
+    assert told == []
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_whoever_stops_waiting_leaves_the_line_and_holds_nobody_up(calls):
+    lock = FairLock()
+    served, left = [], []
+
+    def impatient() -> None:
+        told = []
+
+        def stop(ahead: int) -> None:
+            told.append(ahead)
+            if len(told) == calls:
+                raise Stopped
+
+        try:
+            with lock.turn(stop):
+                served.append("impatient")
+        except Stopped:
+            left.append(True)
+
+    def patient() -> None:
+        with lock:
+            served.append("patient")
+
+    with held(lock) as release, threads(impatient):
+        until(lambda: lock.waiting == 1 or bool(left))
+        with threads(patient):
+            until(lambda: bool(left) and lock.waiting == 1)
+            release.set()
+    assert served == ["patient"]
+    assert not lock.busy
+
+
+def test_the_lock_is_free_after_an_exception_in_its_block():
+    lock = FairLock()
+    with pytest.raises(Stopped), lock.turn(), lock:
+        raise Stopped
+    assert not lock.busy
+
+
+def test_waiting_ends_with_its_timeout():
+    lock = FairLock()
+    with held(lock):
+        start = time.monotonic()
+        assert not lock.acquire(timeout=0.05)
+        assert time.monotonic() - start >= 0.05
+        assert not lock.acquire(blocking=False)
+        assert lock.waiting == 0
+    assert lock.acquire(timeout=0.05)
+    lock.release()
+
+
+def test_a_timeout_ends_the_wait_also_of_those_who_are_told():
+    lock = FairLock()
+    told = []
+    with held(lock):
+        assert not lock.acquire(timeout=0.5, on_wait=told.append)
+    assert len(told) > 1
+    assert lock.waiting == 0
+
+
+def test_one_at_a_time_whatever_they_do():
+    lock = FairLock()
+    inside, done = [], []
+
+    def visit(seed: int) -> None:
+        random_ = random.Random(seed)
+
+        def stop(ahead: int) -> None:
+            if random_.random() < 0.3:
+                raise Stopped
+
+        for _ in range(200):
+            try:
+                if random_.random() < 0.3:
+                    if not lock.acquire(timeout=random_.random() / 1000):
+                        continue
+                    lock.release()
+                    continue
+                with lock.turn(stop):
+                    assert not inside
+                    inside.append(seed)
+                    if random_.random() < 0.5:
+                        time.sleep(0)
+                    with lock:
+                        assert inside == [seed]
+                    inside.pop()
+                    if random_.random() < 0.2:
+                        raise Stopped
+            except Stopped:
+                pass
+        done.append(seed)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with threads(*(lambda seed=seed: visit(seed) for seed in range(16))):
+            pass
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(done) == 16
+    assert not inside
+    assert not lock.busy
+    assert lock.waiting == 0

@@ -7,6 +7,7 @@
 Everything is a SQL query over the tables of `atlas.schema` and the views of `views.sql`; values are
 always parameters. Many rows come as a DataFrame, one row as a dict. Tables an atlas lacks are empty, so
 a question about them gives no rows; ask `a.measured(table)` to tell "none" from "not measured".
+Search is a module of its own, `atlas.search`.
 """
 
 from __future__ import annotations
@@ -19,102 +20,11 @@ import pandas as pd
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
 from atlas.refinement import STORED_FRACTION
+from atlas.search import Hits as Hits
+from atlas.search import facts_matching as facts_matching
 from atlas.store import Atlas
 
-# Search ----------------------------------------------------------------------------------------------
-
-# What a search looks through, once per atlas: a document a fact, without case and accents.
-_SEARCH_TABLE = "search_documents"
-_SEARCH_SOURCE = """
-    SELECT f.fact_id, f.relation_id, f.known,
-           lower(strip_accents(f.subject)) AS subject, lower(strip_accents(f.object)) AS object,
-           lower(strip_accents(
-               concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id, p.texts))) AS document
-    FROM facts AS f
-    LEFT JOIN relations AS r ON r.relation_id = f.relation_id
-    LEFT JOIN (SELECT fact_id, string_agg(text, chr(10)) AS texts FROM prompts GROUP BY fact_id) AS p
-      ON p.fact_id = f.fact_id
-"""
-
-
-@dataclass(frozen=True)
-class Hits:
-    """One page of a search, and how many facts match in all."""
-
-    total: int
-    rows: pd.DataFrame
-
-
-def facts_matching(
-    atlas: Atlas,
-    text: str = "",
-    *,
-    relation: str | None = None,
-    known: bool | None = None,
-    layer: int | None = None,
-    limit: int = 50,
-    offset: int = 0,
-) -> Hits:
-    """Facts in whose subject, object, relation (label or id) or prompts every word of `text` occurs.
-
-    Case and accents do not matter; text in double quotes is one word. `relation` is a relation id,
-    `layer` keeps facts with a knowledge neuron there. Facts whose subject or object is the text come first.
-    Columns: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons.
-    """
-    if limit < 1 or offset < 0:
-        raise QueryError(f"A page of {limit} facts from {offset} cannot be shown. Give 1 or more, from 0.")
-    atlas.prepare(_SEARCH_TABLE, _SEARCH_SOURCE)
-    conditions: list[str] = []
-    values: dict[str, Any] = {"text": " ".join(text.split()), "offset": offset, "limit": limit}
-    for place, word in enumerate(_words(text)):
-        conditions.append(f"contains(s.document, lower(strip_accents($word{place})))")
-        values[f"word{place}"] = word
-    if relation is not None:
-        conditions.append("s.relation_id = $relation")
-        values["relation"] = relation
-    if known is not None:
-        conditions.append("s.known = $known")
-        values["known"] = known
-    if layer is not None:
-        conditions.append("s.fact_id IN (SELECT fact_id FROM knowledge_neurons WHERE layer = $layer)")
-        values["layer"] = layer
-    found = atlas.query(
-        f"""
-        WITH wanted AS (SELECT lower(strip_accents($text)) AS wanted),
-        hits AS (
-            SELECT s.fact_id, s.relation_id, s.subject,
-                   CASE WHEN wanted = '' THEN 3
-                        WHEN s.subject = wanted THEN 0
-                        WHEN s.object = wanted THEN 1
-                        WHEN starts_with(s.subject, wanted) THEN 2
-                        ELSE 3 END AS place
-            FROM {_SEARCH_TABLE} AS s, wanted
-            WHERE {" AND ".join(conditions) or "true"}
-        ), page AS (
-            SELECT *, row_number() OVER (ORDER BY place, subject, relation_id, fact_id) AS number FROM hits
-        )
-        SELECT f.fact_id, f.relation_id, r.label, f.subject, f.object, f.known, f.mean_probability,
-               f.n_prompts, f.n_neurons, total.total
-        FROM (SELECT count(*) AS total FROM hits) AS total
-        LEFT JOIN (SELECT * FROM page WHERE number > $offset AND number <= $offset + $limit) AS page ON true
-        LEFT JOIN facts AS f ON f.fact_id = page.fact_id
-        LEFT JOIN relations AS r ON r.relation_id = f.relation_id
-        ORDER BY page.number
-        """,
-        values,
-    )
-    # The count is there even when the page has no rows.
-    total = int(found["total"].iloc[0])
-    rows = found.drop(columns="total")
-    return Hits(total, rows[rows["fact_id"].notna()].reset_index(drop=True))
-
-
-def _words(text: str) -> list[str]:
-    """The words of a search; text between double quotes is one."""
-    words = []
-    for place, part in enumerate(text.split('"')):
-        words += [" ".join(part.split())] if place % 2 else part.split()
-    return [word for word in words if word]
+# Facts -----------------------------------------------------------------------------------------------
 
 
 def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = None) -> str | None:
@@ -127,6 +37,40 @@ def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = N
         {"known": known, **({} if seed is None else {"seed": str(seed)})},
     )
     return None if row is None else row["fact_id"]
+
+
+def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
+    """A fact to begin with: suppressing its neurons lowers its probability, and random ones' does not.
+
+    Of the known facts with neurons: the one whose fall, less what the controls move, is largest; where
+    effects were not measured, the most probable. None when no fact has neurons. Columns: fact_id,
+    relation_id, label, subject, object, known, mean_probability, n_neurons, before, after, random (mean
+    probabilities on held-out prompts; null if not measured), text (its most probable held-out prompt).
+    """
+    return atlas.query_one(
+        """
+        WITH measured AS (
+            SELECT fact_id, avg(p_before) FILTER ("group" = 'own') AS before,
+                   avg(p_after) FILTER ("group" = 'own') AS after,
+                   avg(p_after) FILTER ("group" = 'random') AS random,
+                   avg(p_before - p_after) FILTER ("group" = 'unrelated') AS elsewhere
+            FROM effects WHERE intervention = 'suppress' AND held_out GROUP BY fact_id
+        ), best AS (
+            SELECT f.*, m.before, m.after, m.random
+            FROM facts AS f LEFT JOIN measured AS m ON m.fact_id = f.fact_id
+            WHERE f.n_neurons > 0
+            ORDER BY f.known DESC NULLS LAST,
+                     m.before - m.after - abs(m.before - m.random) - abs(coalesce(m.elsewhere, 0))
+                         DESC NULLS LAST,
+                     f.mean_probability DESC NULLS LAST, f.fact_id
+            LIMIT 1
+        )
+        SELECT b.fact_id, b.relation_id, r.label, b.subject, b.object, b.known, b.mean_probability,
+               b.n_neurons, b.before, b.after, b.random,
+               (SELECT arg_max(text, (held_out, probability)) FROM prompts WHERE fact_id = b.fact_id) AS text
+        FROM best AS b LEFT JOIN relations AS r ON r.relation_id = b.relation_id
+        """
+    )
 
 
 # One fact --------------------------------------------------------------------------------------------
@@ -219,11 +163,50 @@ def attributions_of_fact(atlas: Atlas, fact_id: str, *, template_id: str | None 
     )
 
 
-def facts_sharing_neurons(atlas: Atlas, fact_id: str, *, limit: int = 50) -> pd.DataFrame:
+def scores_by_prompt(
+    atlas: Atlas, fact_id: str, *, only: Neuron | None = None, limit: int = 30
+) -> pd.DataFrame:
+    """The stored scores of the fact's prompts, one row a (prompt, neuron): of one neuron, or of the largest.
+
+    Those `limit` neurons are kept that are knowledge neurons, then those with the largest summed `relative`.
+    Columns: template_id, text, layer, neuron, score, relative (to the prompt's maximum), is_knowledge_neuron.
+    """
+    return atlas.query(
+        """
+        WITH scored AS (
+            SELECT template_id, layer, neuron, score,
+                   score::DOUBLE / max(score::DOUBLE) OVER (PARTITION BY template_id) AS relative
+            FROM attributions WHERE fact_id = $fact_id
+        ), kept AS (
+            SELECT s.layer, s.neuron, any_value(k.fact_id) IS NOT NULL AS is_knowledge_neuron
+            FROM scored AS s LEFT JOIN knowledge_neurons AS k
+              ON k.fact_id = $fact_id AND k.layer = s.layer AND k.neuron = s.neuron
+            WHERE $layer IS NULL OR (s.layer = $layer AND s.neuron = $neuron)
+            GROUP BY s.layer, s.neuron
+            ORDER BY is_knowledge_neuron DESC, sum(s.relative) DESC, s.layer, s.neuron LIMIT $limit
+        )
+        SELECT template_id, p.text, layer, neuron, score, relative, is_knowledge_neuron
+        FROM scored JOIN kept USING (layer, neuron)
+        LEFT JOIN (SELECT template_id, text FROM prompts WHERE fact_id = $fact_id) AS p USING (template_id)
+        ORDER BY layer, neuron, template_id
+        """,
+        {
+            "fact_id": fact_id,
+            "layer": None if only is None else only.layer,
+            "neuron": None if only is None else only.neuron,
+            "limit": limit,
+        },
+    )
+
+
+def facts_sharing_neurons(
+    atlas: Atlas, fact_id: str, *, same_relation: bool | None = None, limit: int = 50
+) -> pd.DataFrame:
     """Other facts by the number of knowledge neurons they have in common with this one.
 
-    Columns: fact_id, relation_id, label, subject, object, known, n_neurons, n_shared, jaccard (shared by
-    the neurons either fact has), same_relation.
+    `same_relation` keeps facts of its relation, or (False) of all others. Columns: fact_id, relation_id,
+    label, subject, object, known, n_neurons, n_shared, jaccard (shared by the neurons either fact has),
+    same_relation.
     """
     return atlas.query(
         """
@@ -240,10 +223,11 @@ def facts_sharing_neurons(atlas: Atlas, fact_id: str, *, limit: int = 50) -> pd.
                f.relation_id = (SELECT relation_id FROM facts WHERE fact_id = $fact_id) AS same_relation
         FROM shared JOIN sizes USING (fact_id) JOIN facts AS f USING (fact_id)
         LEFT JOIN relations AS r ON r.relation_id = f.relation_id
+        WHERE $same_relation IS NULL OR same_relation = $same_relation
         ORDER BY shared.n_shared DESC, jaccard DESC, f.subject, f.fact_id
         LIMIT $limit
         """,
-        {"fact_id": fact_id, "limit": limit},
+        {"fact_id": fact_id, "same_relation": same_relation, "limit": limit},
     )
 
 
@@ -272,7 +256,8 @@ def rethreshold(atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int
     """The fact's neurons under other thresholds: coarse ≥ `t` × the prompt's maximum, share ≥ `p`.
 
     A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`.
-    Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score.
+    Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score, and as the atlas
+    has them (null where no fact has the neuron) n_facts, n_relations, value_norm, promoted, suppressed.
     """
     if not STORED_FRACTION <= t <= 1 or not 0 <= p <= 1:
         raise QueryError(
@@ -288,14 +273,17 @@ def rethreshold(atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int
             SELECT template_id, layer, neuron, score::DOUBLE AS score,
                    max(score::DOUBLE) OVER (PARTITION BY template_id) AS largest
             FROM attributions SEMI JOIN discovery USING (template_id) WHERE fact_id = $fact_id
+        ), kept AS (
+            SELECT layer, neuron, count(*) FILTER (largest > 0 AND score >= $t * largest) AS n_prompts,
+                   n_prompts / (SELECT count(*) FROM discovery) AS share,
+                   avg(score ORDER BY template_id) AS mean_score, max(score) AS max_score
+            FROM scored
+            GROUP BY layer, neuron
+            HAVING n_prompts >= greatest(ceil((SELECT count(*) FROM discovery) * $p - 1e-9), $at_least)
         )
-        SELECT layer, neuron, count(*) FILTER (largest > 0 AND score >= $t * largest) AS n_prompts,
-               n_prompts / (SELECT count(*) FROM discovery) AS share,
-               avg(score ORDER BY template_id) AS mean_score, max(score) AS max_score
-        FROM scored
-        GROUP BY layer, neuron
-        HAVING n_prompts >= greatest(ceil((SELECT count(*) FROM discovery) * $p - 1e-9), $at_least)
-        ORDER BY share DESC, mean_score DESC, layer, neuron
+        SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, n.promoted, n.suppressed
+        FROM kept LEFT JOIN neurons AS n ON n.layer = kept.layer AND n.neuron = kept.neuron
+        ORDER BY share DESC, mean_score DESC, kept.layer, kept.neuron
         """,
         {"fact_id": fact_id, "t": float(t), "p": float(p), "at_least": at_least},
     )
@@ -331,18 +319,41 @@ def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
     )
 
 
-def facts_of_neuron(atlas: Atlas, layer: int, index: int, *, limit: int = 200) -> pd.DataFrame:
+_FACT_ORDERS = {
+    "score": "mean_score DESC, share DESC",
+    "share": "share DESC, mean_score DESC",
+    "subject": "lower(strip_accents(subject))",
+    "object": "lower(strip_accents(object)), mean_score DESC",
+}
+
+
+def facts_of_neuron(
+    atlas: Atlas,
+    layer: int,
+    index: int,
+    *,
+    relation: str | None = None,
+    order: str = "score",
+    limit: int = 200,
+    offset: int = 0,
+) -> pd.DataFrame:
     """The facts that have this knowledge neuron, those with the largest mean score first.
 
+    `relation` is a relation id; `order` is score, share, subject or object.
     Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score.
     """
+    if order not in _FACT_ORDERS:
+        raise QueryError(
+            f"Facts cannot be put in the order '{order}'. Give one of: {', '.join(_FACT_ORDERS)}."
+        )
     return atlas.query(
-        """
+        f"""
         SELECT fact_id, relation_id, label, subject, object, known, share, mean_score, max_score
         FROM neuron_facts WHERE layer = $layer AND neuron = $neuron
-        ORDER BY mean_score DESC, share DESC, fact_id LIMIT $limit
+          AND ($relation IS NULL OR relation_id = $relation)
+        ORDER BY {_FACT_ORDERS[order]}, fact_id LIMIT $limit OFFSET $offset
         """,
-        {"layer": layer, "neuron": index, "limit": limit},
+        {"layer": layer, "neuron": index, "relation": relation, "limit": limit, "offset": offset},
     )
 
 
@@ -403,8 +414,10 @@ def relations(atlas: Atlas) -> pd.DataFrame:
     )
 
 
-def relation_neurons(atlas: Atlas, relation_id: str, *, limit: int = 50) -> pd.DataFrame:
-    """The neurons that the relation's facts share, the most shared first.
+def relation_neurons(
+    atlas: Atlas, relation_id: str, *, layer: int | None = None, limit: int = 50
+) -> pd.DataFrame:
+    """The neurons that the relation's facts share, the most shared first; of one layer if asked.
 
     Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
     mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed.
@@ -415,12 +428,13 @@ def relation_neurons(atlas: Atlas, relation_id: str, *, limit: int = 50) -> pd.D
                (SELECT count(DISTINCT k.relation_id) FROM knowledge_neurons AS k
                 WHERE k.layer = v.layer AND k.neuron = v.neuron) AS n_relations,
                n.value_norm, n.promoted, n.suppressed
-        FROM (SELECT * FROM relation_neurons WHERE relation_id = $relation_id
+        FROM (SELECT * FROM relation_neurons
+              WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
               ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit) AS v
         LEFT JOIN neurons AS n ON n.layer = v.layer AND n.neuron = v.neuron
         ORDER BY v.n_facts DESC, v.mean_score DESC, v.layer, v.neuron
         """,
-        {"relation_id": relation_id, "limit": limit},
+        {"relation_id": relation_id, "layer": layer, "limit": limit},
     )
 
 
@@ -513,8 +527,10 @@ def atlas_summary(atlas: Atlas) -> Summary:
     return Summary(effects=effect_summary(atlas, known=True, held_out=True), **row)
 
 
-def effect_summary(atlas: Atlas, *, known: bool | None = None, held_out: bool | None = None) -> pd.DataFrame:
-    """What interventions did on average, own neurons beside their controls.
+def effect_summary(
+    atlas: Atlas, *, known: bool | None = None, held_out: bool | None = None, relation: str | None = None
+) -> pd.DataFrame:
+    """What interventions did on average, own neurons beside their controls; to one relation's facts if asked.
 
     `known` keeps prompts of which both the changed fact and the fact asked for are known (or, if False,
     the changed one is not); `held_out` keeps prompts on one side of the split. Facts without neurons are left
@@ -537,8 +553,9 @@ def effect_summary(atlas: Atlas, *, known: bool | None = None, held_out: bool | 
         WHERE coalesce(e.n_neurons, 1) > 0
           AND ($known IS NULL OR (changed.known = $known AND (NOT $known OR asked.known)))
           AND ($held_out IS NULL OR e.held_out = $held_out)
+          AND ($relation IS NULL OR changed.relation_id = $relation)
         GROUP BY e.intervention, e."group"
         ORDER BY e.intervention DESC, list_position(['own', 'random', 'unrelated'], e."group")
         """,
-        {"known": known, "held_out": held_out},
+        {"known": known, "held_out": held_out, "relation": relation},
     )

@@ -1,0 +1,315 @@
+"""Search: one box over subjects, objects, relations and prompts, tolerant of case, accents and typos.
+
+    hits = facts_matching(a, "capital azerbajan")
+    hits.total, hits.rows                     # how many facts, and one page of them
+    hits.by_relation                          # how many each relation has
+    hits.instead                              # {"azerbajan": ("azerbaijan",)}: no fact has the word as typed
+
+1. *Documents.* Once per atlas: each fact's names, relation and prompts, without case and accents.
+2. *Exact.* A fact matches when every word typed occurs in its document, be it inside a longer word.
+3. *Near.* Only when no fact has all words: those that are no word of the atlas also stand for the nearest
+   words that are (Damerau-Levenshtein: letters missing, added, wrong or swapped). So exact matches are never
+   mixed with guesses; when there are some, guesses are offered as `similar`.
+
+Values are always parameters, and every text from outside goes through the same folding as the documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from atlas.errors import QueryError
+from atlas.store import Atlas
+
+BEST = "best"
+_PLACE = """
+    CASE WHEN $wanted = '' THEN 5
+         WHEN folded_subject = $wanted THEN 0
+         WHEN folded_object = $wanted THEN 1
+         WHEN starts_with(folded_subject, $wanted) THEN 2
+         WHEN starts_with(folded_object, $wanted) THEN 3
+         WHEN in_names THEN 4
+         ELSE 5 END
+"""
+# What a list can be sorted by → SQL. Ties follow by how well they match, then by name.
+SORTS = {
+    BEST: _PLACE,
+    "subject": "folded_subject",
+    "object": "folded_object",
+    "relation": "label, relation_id",
+    "probability": "mean_probability DESC NULLS LAST",
+    "-probability": "mean_probability NULLS LAST",
+    "neurons": "n_neurons DESC NULLS LAST",
+    "-neurons": "n_neurons NULLS LAST",
+}
+
+# Words beyond these are searched as typed; nobody's typo is in the ninth word.
+_WORDS_MENDED = 8
+_NEAR_KEPT = 4
+_MOST_WORDS = 40
+
+
+@dataclass(frozen=True)
+class Hits:
+    """One page of a search, and what there is besides."""
+
+    total: int
+    rows: pd.DataFrame
+    by_relation: pd.DataFrame
+    without_filters: int
+    instead: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    similar: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+# 1. Documents ----------------------------------------------------------------------------------------
+
+
+def _folded(expression: str) -> str:
+    """SQL for a text without case and accents, and with one kind of apostrophe, dash and space."""
+    plain = f"translate(lower(strip_accents({expression})), 'łøđðıħŋ’‘ʻ–—\u00a0\t', 'loddihn''''''--  ')"
+    for letter, letters in (("ß", "ss"), ("æ", "ae"), ("œ", "oe"), ("þ", "th")):
+        plain = f"replace({plain}, '{letter}', '{letters}')"
+    return plain
+
+
+_DOCUMENTS = "search_documents"
+_DOCUMENTS_SOURCE = f"""
+    SELECT f.fact_id, f.relation_id, r.label, f.subject, f.object, f.known, f.mean_probability,
+           f.n_prompts, f.n_neurons, k.layers,
+           {_folded("f.subject")} AS folded_subject, {_folded("f.object")} AS folded_object,
+           {_folded("concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id)")} AS names,
+           {_folded("concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id, p.texts)")} AS document
+    FROM facts AS f
+    LEFT JOIN relations AS r ON r.relation_id = f.relation_id
+    LEFT JOIN (SELECT fact_id, string_agg(text, chr(10)) AS texts FROM prompts GROUP BY fact_id) AS p
+      ON p.fact_id = f.fact_id
+    LEFT JOIN (SELECT fact_id, list(DISTINCT layer) AS layers FROM knowledge_neurons GROUP BY fact_id) AS k
+      ON k.fact_id = f.fact_id
+"""
+
+# The same columns, and no rows to look through.
+_NOTHING = f"(FROM {_DOCUMENTS} WHERE false)"
+
+# Words to mend a typo with: of all names, and of one prompt a wording (its other words are its subject's).
+# A name of several words is also there without its spaces: `newyork` means `new york`.
+_VOCABULARY = "search_vocabulary"
+_VOCABULARY_SOURCE = f"""
+    WITH texts AS (
+        SELECT names AS text, 1 AS n FROM {_DOCUMENTS}
+        UNION ALL
+        SELECT {_folded("any_value(p.text)")}, count(*)
+        FROM prompts AS p JOIN facts AS f ON f.fact_id = p.fact_id GROUP BY f.relation_id, p.template_id
+    ), entries AS (
+        SELECT unnest(regexp_extract_all(text, '[\\p{{L}}\\p{{N}}]+')) AS word, word AS text, n FROM texts
+        UNION ALL
+        SELECT replace(name, ' ', ''), name, 1
+        FROM (SELECT unnest([folded_subject, folded_object]) AS name FROM {_DOCUMENTS})
+        WHERE contains(name, ' ') AND length(name) <= 40
+    )
+    SELECT word, text, sum(n) AS n FROM entries WHERE length(word) >= 3 GROUP BY word, text
+"""
+
+
+def _prepare(atlas: Atlas) -> None:
+    atlas.prepare(_DOCUMENTS, _DOCUMENTS_SOURCE)
+    atlas.prepare(_VOCABULARY, _VOCABULARY_SOURCE)
+
+
+# 2. Exact --------------------------------------------------------------------------------------------
+
+
+def facts_matching(
+    atlas: Atlas,
+    text: str = "",
+    *,
+    relation: str | None = None,
+    known: bool | None = None,
+    layer: int | None = None,
+    sort: str = BEST,
+    limit: int = 50,
+    offset: int = 0,
+) -> Hits:
+    """Facts in whose subject, object, relation (label or id) or prompts every word of `text` occurs.
+
+    Case and accents do not matter, nor do small typos where no fact has the words as typed; text in double
+    quotes is one word, taken literally. `relation` is a relation id, `layer` keeps facts with a knowledge
+    neuron there, `sort` is a key of `SORTS`. By `best`, facts that are called so come first, prompts last.
+
+    `rows`: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
+    in_names (whether all words are in its names and relation). `by_relation`: relation_id, label, n (hits
+    there, whatever `relation` says), most first. `without_filters`: hits of the text alone.
+    """
+    if limit < 1 or offset < 0:
+        raise QueryError(f"A page of {limit} facts from {offset} cannot be shown. Give 1 or more, from 0.")
+    if sort not in SORTS:
+        raise QueryError(f"Facts cannot be sorted by '{sort}'. Choose one of: {', '.join(SORTS)}.")
+    _prepare(atlas)
+    words = search_words(text)
+    folded = fold(atlas, words)
+    filters = {"relation": relation, "known": known, "layer": layer}
+    page = {"sort": sort, "limit": limit, "offset": offset}
+    hits = _hits(atlas, [(word,) for word in folded], filters, **page)
+    # Words in quotes are meant as they are.
+    near = nearest_words(atlas, [word for word in words if f'"{word}"' not in text])
+    if hits.without_filters or not near:
+        return replace(hits, similar=near)
+    # 3. Near.
+    if len(words) == 1:
+        guesses = [near[words[0]]]
+    else:
+        guesses = [(*near.get(word, ()), own) for word, own in zip(words, folded, strict=True)]
+    guessed = _hits(atlas, guesses, filters, **page)
+    return replace(guessed, instead=near) if guessed.without_filters else replace(hits, similar=near)
+
+
+def _hits(
+    atlas: Atlas,
+    terms: Sequence[Sequence[str]],
+    filters: Mapping[str, Any],
+    *,
+    sort: str,
+    limit: int,
+    offset: int,
+) -> Hits:
+    """Facts that have, of every term, one of its words; the first of each is what was most likely meant.
+
+    Two plain queries: planning is most of what a search costs, and one query of both plans for longer.
+    """
+    relation, known, layer = filters["relation"], filters["known"], filters["layer"]
+    values: dict[str, Any] = {}
+    for place, term in enumerate(terms):
+        values |= {f"word{place}_{i}": word for i, word in enumerate(term)}
+    matching = _all_terms("document", terms)
+    kept = ["true"]
+    if known is not None:
+        kept.append("coalesce(known = $known, false)")
+        values["known"] = known
+    if layer is not None:
+        kept.append("coalesce(list_contains(layers, $layer), false)")
+        values["layer"] = layer
+    counted = atlas.query(
+        f"""
+        SELECT relation_id, label, count(*) AS n_matching, count(*) FILTER ({" AND ".join(kept)}) AS n
+        FROM {_DOCUMENTS} WHERE {matching}
+        GROUP BY relation_id, label ORDER BY n DESC, label, relation_id
+        """,
+        values,
+    )
+    here = counted if relation is None else counted[counted["relation_id"] == relation]
+    if relation is not None:
+        kept.append("relation_id = $relation")
+        values["relation"] = relation
+    total = int(here["n"].sum())
+    values |= {"wanted": " ".join(term[0] for term in terms), "limit": limit, "offset": offset}
+    rows = atlas.query(
+        f"""
+        SELECT fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
+               {_all_terms("names", terms)} AS in_names
+        FROM {_DOCUMENTS if total else _NOTHING} WHERE {matching} AND {" AND ".join(kept)}
+        ORDER BY {SORTS[sort]}, {_PLACE}, folded_subject, relation_id, fact_id LIMIT $limit OFFSET $offset
+        """,
+        values,
+    )
+    return Hits(
+        total=total,
+        rows=rows,
+        by_relation=counted.loc[counted["n"] > 0, ["relation_id", "label", "n"]].reset_index(drop=True),
+        without_filters=int(counted["n_matching"].sum()),
+    )
+
+
+def _all_terms(column: str, terms: Sequence[Sequence[str]]) -> str:
+    """SQL: of every term, one of its words is in the column."""
+    each = [
+        " OR ".join(f"contains({column}, $word{place}_{i})" for i in range(len(term)))
+        for place, term in enumerate(terms)
+    ]
+    return " AND ".join(f"({term})" for term in each) or "true"
+
+
+def fold(atlas: Atlas, words: Sequence[str]) -> list[str]:
+    """The words as documents have them: without case and accents."""
+    if not words:
+        return []
+    return atlas.query_one(
+        f"SELECT list_transform($words::VARCHAR[], lambda word: {_folded('word')}) AS folded",
+        {"words": list(words)},
+    )["folded"]
+
+
+def search_words(text: str) -> list[str]:
+    """The words of a search; text between double quotes is one."""
+    words = []
+    for place, part in enumerate(text.split('"')):
+        words += [" ".join(part.split())] if place % 2 else part.split()
+    return [word for word in words if word][:_MOST_WORDS]
+
+
+def replaced(text: str, word: str, by: str) -> str:
+    """The search with one word replaced by another."""
+    mended = [by if each == word else each for each in search_words(text)]
+    return " ".join(f'"{each}"' if " " in each and each != by else each for each in mended)
+
+
+# 3. Near ---------------------------------------------------------------------------------------------
+
+
+def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For each word that the atlas does not have: the nearest that it has, the likeliest first.
+
+    One letter may differ in four or five, two in more; words that merely contain it are left out, since
+    the search as typed finds them. Words that the atlas has, or that nothing is near to, are absent.
+    """
+    asked = list(dict.fromkeys(words))[:_WORDS_MENDED]
+    if not asked:
+        return {}
+    _prepare(atlas)
+    folded = fold(atlas, asked)
+    found = atlas.query(
+        f"""
+        WITH asked AS (
+            SELECT word, length(word) AS size,
+                   CASE WHEN size < 4 THEN 0 WHEN size < 6 THEN 1 ELSE 2 END AS most
+            FROM (SELECT unnest($words::VARCHAR[]) AS word)
+            WHERE word NOT IN (SELECT text FROM {_VOCABULARY})
+        ), likely AS MATERIALIZED (
+            -- The cheaper measure first: what it finds unlike is farther than two letters.
+            SELECT asked.*, v.word AS other, v.text, v.n,
+                   jaro_winkler_similarity(v.word, asked.word) AS likeness
+            FROM asked JOIN {_VOCABULARY} AS v ON length(v.word) BETWEEN size - most AND size + most
+            WHERE likeness >= 0.75 AND NOT contains(v.text, asked.word)
+        )
+        SELECT word, text, damerau_levenshtein(other, word) AS distance
+        FROM likely WHERE distance <= most AND (distance < 2 OR likeness >= 0.85)
+        ORDER BY word, distance, likeness DESC, n DESC, text
+        """,
+        {"words": folded},
+    )
+    near = {}
+    for word, own in zip(asked, folded, strict=True):
+        rows = found[found["word"] == own]
+        if len(rows):
+            nearest = rows.loc[rows["distance"] == rows["distance"].iloc[0], "text"]
+            near[word] = tuple(dict.fromkeys(nearest))[:_NEAR_KEPT]
+    return near
+
+
+def prompts_with(atlas: Atlas, fact_ids: Sequence[str], words: Sequence[str]) -> dict[str, str]:
+    """For each fact, a prompt of its own with as many of the words as any: fact_id → text."""
+    if not len(fact_ids) or not len(words):
+        return {}
+    found = atlas.query(
+        f"""
+        SELECT fact_id, arg_max(text, (n_words, -length(text))) AS text
+        FROM (SELECT fact_id, text, len(list_filter($words::VARCHAR[],
+                         lambda word: contains({_folded("text")}, {_folded("word")}))) AS n_words
+              FROM prompts WHERE list_contains($facts::VARCHAR[], fact_id))
+        WHERE n_words > 0 GROUP BY fact_id
+        """,
+        {"facts": list(fact_ids), "words": list(words)},
+    )
+    return dict(zip(found["fact_id"], found["text"], strict=True))

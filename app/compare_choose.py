@@ -27,7 +27,7 @@ def asked_for(name: str) -> str:
 
 
 def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str, Any] | None:
-    """A fact by search; with nothing typed, those that share neurons with the fact `beside` are offered."""
+    """A fact by search; while none is chosen, those that share neurons with the fact `beside` are offered."""
     chosen, fact = asked_for(name), None
     if chosen:
         with layout.errors_as_sentences():
@@ -36,15 +36,17 @@ def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str
         f"Search for {title}",
         key=f"compare-search-{name}",
         max_chars=limits.current().search_length,
-        placeholder="Azerbaijan, capital …",
+        placeholder="Azerbaijan, capital …" if fact is None else "Type to choose another",
     )
-    if text.strip() or not beside:
-        found = queries.facts_matching(atlas, text, limit=SUGGESTED).rows
-    else:
-        found = queries.facts_sharing_neurons(atlas, beside, limit=SUGGESTED)
-    options = {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
-    if fact is not None:
-        options = {fact["fact_id"]: fact_label(fact)} | options
+    options = {} if fact is None else {fact["fact_id"]: fact_label(fact)}
+    if text.strip() or fact is None:
+        if text.strip() or not beside:
+            found = queries.facts_matching(atlas, text, limit=SUGGESTED).rows
+        else:
+            found = queries.facts_sharing_neurons(atlas, beside, limit=SUGGESTED)
+        options |= {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
+        if text.strip() and found.empty:
+            st.caption("No fact matches. Try fewer words.")
     layout.choice(title[0].upper() + title[1:], name, options, placeholder="Choose a fact")
     return fact
 

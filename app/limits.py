@@ -94,16 +94,17 @@ def current() -> Limits:
     return _read(tuple((str(file), _version(file)) for file in files))
 
 
-def _version(file: Path) -> int:
+def _version(file: Path) -> tuple[int, int]:
     try:
-        return file.stat().st_mtime_ns
+        status = file.stat()
     except OSError:
         # Reading it says what is wrong.
-        return 0
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[str, int], ...]) -> Limits:
+def _read(files: tuple[tuple[str, tuple[int, int]], ...]) -> Limits:
     values: dict[str, Any] = {}
     for file, _ in files:
         values |= _checked(_parsed(Path(file)), Path(file).name)
@@ -131,9 +132,7 @@ def _checked(plain: Mapping[str, Any], file: str) -> dict[str, Any]:
     values = {}
     for name, value in plain.items():
         if name not in kinds:
-            raise LimitsError(
-                f"{file} has a limit '{name}', which there is not. See {STANDARD.name} for all."
-            )
+            raise LimitsError(f"{file} has '{name}', which is no limit. See {STANDARD.name} for all.")
         values[name] = _as(kinds[name], value)
         if values[name] is None:
             raise LimitsError(f"The limit {name} in {file} is {value!r}. Give {_KINDS[kinds[name]]}.")

@@ -44,6 +44,7 @@ class Limits:
     draws: int
     strength: float
     experiment_bytes: int
+    tray: int
     sql_rows: int
     sql_seconds: float
     sql_memory_mb: int

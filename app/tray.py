@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
-from app import layout
+from app import layout, limits
 from atlas.errors import AtlasError
 from atlas.manifest import ModelRecord
 from atlas.neuron import Neuron
 
-MOST = 200
 KEY = "trays"
 KEPT = "tray_kept"
 
@@ -49,7 +48,7 @@ def add(chosen: Iterable[Neuron], *, source: str = "", model: str | None = None)
     """Put neurons into the tray; those that are there stay, and what does not fit is left out."""
     kept = dict.fromkeys(chosen, source) | holdings(model)
     order = [*holdings(model), *(neuron for neuron in kept if neuron not in holdings(model))]
-    _trays()[model or _model_in_view()] = {neuron: kept[neuron] for neuron in order[:MOST]}
+    _trays()[model or _model_in_view()] = {neuron: kept[neuron] for neuron in order[: limits.current().tray]}
 
 
 def remove(chosen: Iterable[Neuron], *, model: str | None = None) -> None:
@@ -107,13 +106,14 @@ def add_button(
             kwargs={"model": model},
         )
         return
-    full = len(inside) + len(missing) > MOST
+    most = limits.current().tray
+    full = len(inside) + len(missing) > most
     st.button(
         label or ("Add to the tray" if len(chosen) == 1 else f"Add {len(chosen)} neurons to the tray"),
         key=key,
         icon=":material/playlist_add:",
         disabled=full,
-        help=f"The tray holds {MOST} neurons. Take some out first." if full else "To use them in the Lab",
+        help=f"The tray holds {most} neurons. Take some out first." if full else "To use them in the Lab",
         on_click=add,
         args=(chosen,),
         kwargs={"source": source, "model": model},

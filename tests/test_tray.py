@@ -103,13 +103,13 @@ def test_each_model_has_its_own_tray():
 
 def test_a_full_tray_takes_no_more_and_says_so():
     def visit() -> None:
-        from app import tray
+        from app import limits, tray
         from atlas.neuron import Neuron
 
         tray.add([Neuron(0, index) for index in range(150)], model="m")
         tray.add_button([Neuron(1, index) for index in range(60)], model="m", key="more")
         tray.add([Neuron(1, index) for index in range(60)], model="m")
-        assert len(tray.neurons("m")) == tray.MOST
+        assert len(tray.neurons("m")) == limits.current().tray
         assert tray.neurons("m")[:150] == tuple(Neuron(0, index) for index in range(150))
 
     at = AppTest.from_function(visit).run()

@@ -1,0 +1,419 @@
+"""Experiments as JSON and links: nothing is lost on the way, and nothing that strangers write does harm."""
+
+import base64
+import copy
+import json
+import random
+import time
+import tracemalloc
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from atlas.documents import MAX_LINK_BYTES, document, from_json, from_link, to_json, to_link
+from atlas.errors import AtlasError, DocumentError
+from atlas.experiment import Experiment, Measured, Results, Said, agreement
+from atlas.interventions import Amplify, Edit, Erase, Suppress
+from atlas.neuron import Asked, Neuron, Prompt
+
+NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(11, 3071))
+EXPERIMENT = Experiment(
+    interventions=(
+        Suppress(NEURONS),
+        Amplify(NEURONS[:1], -1.5),
+        Erase(NEURONS, "unk"),
+        Edit(NEURONS, old="São Paulo", new="東京", remove=0.5, add=3),
+        Suppress(NEURONS[1:]),
+    ),
+    asked=(
+        Asked("asked", Prompt("P36:france", "P36.0", "the capital of France is [Y]", "Paris")),
+        Asked("paraphrases", Prompt("", "", 'Q: "What is it?"\n\tA: [Y].', "Saint-Étienne")),
+        Asked("neighbours", Prompt("P36:peru", "P36.1", "[Y] is the capital of Peru 🦙", "Lima")),
+        Asked("unrelated", Prompt("P37:x", "P37.2", "<b>[Y]</b> \\ & [X]", "german")),
+    ),
+    seed=2**63 - 1,
+    draws=2,
+    model="pocket-bert",
+    weights_sha256="0123456789abcdef" * 4,
+    atlas_id="starter-pocket-bert",
+    fact_id="P36:france",
+)
+
+
+def said(probability: float, rank: int = 1) -> Said:
+    return Said(probability, rank, ((" Paris", probability), ("'\\n'", 1e-9)))
+
+
+def measured(shift: float = 0.0, *, new: bool = True) -> Measured:
+    return Measured(
+        before=said(0.7),
+        after=said(0.1 + shift, 12),
+        random=(0.69, 0.1234567890123),
+        random_ranks=(1, 2),
+        new_before=said(1e-12, 30_000) if new else None,
+        new_after=said(0.5) if new else None,
+    )
+
+
+RESULTS = Results(
+    prompts=(measured(), measured(), measured(new=False), measured(new=False)),
+    random_neurons=((Neuron(0, 1), Neuron(1, 2)), (Neuron(0, 7),)),
+    undo_is_exact=True,
+    device="cuda:0",
+    dtype="float32",
+)
+PLAIN = json.loads(to_json(EXPERIMENT, RESULTS))
+
+
+def link_of(content: bytes) -> str:
+    return base64.urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
+
+
+def refused(text: str, reader=document) -> str:
+    """The sentence that a text is refused with."""
+    with pytest.raises(DocumentError) as caught:
+        reader(text)
+    sentence = str(caught.value)
+    assert sentence
+    assert len(sentence.splitlines()) == 1
+    assert sentence.endswith(".")
+    assert len(sentence) < 700
+    return sentence
+
+
+# --- there and back ---
+
+
+def test_an_experiment_survives_json_and_a_link():
+    assert from_json(to_json(EXPERIMENT)) == EXPERIMENT
+    assert from_link(to_link(EXPERIMENT)) == EXPERIMENT
+
+
+def test_results_survive_json():
+    found = document(to_json(EXPERIMENT, RESULTS))
+    assert found.experiment == EXPERIMENT
+    assert found.results == RESULTS
+    assert document(to_json(EXPERIMENT)).results is None
+
+
+def test_the_order_of_interventions_is_kept():
+    turned = replace(EXPERIMENT, interventions=EXPERIMENT.interventions[::-1])
+    assert from_link(to_link(turned)) == turned != EXPERIMENT
+
+
+def test_a_link_is_what_a_url_takes_and_is_short():
+    link = to_link(EXPERIMENT)
+    assert set(link) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    many = tuple(Neuron(layer, 7 * n) for layer in range(3) for n in range(50))
+    asked = tuple(
+        Asked("unrelated", Prompt(f"P36:{n}", "P36.1", f"The capital of country {n} is called [Y].", "Rome"))
+        for n in range(26)
+    )
+    assert len(to_link(replace(EXPERIMENT, interventions=(Suppress(many),), asked=asked))) < 2000
+
+
+def test_the_json_reads_as_the_readme_says():
+    assert PLAIN["format"] == "knowledge-neuron-experiment"
+    assert PLAIN["version"] == 1
+    assert PLAIN["model"] == {"name": "pocket-bert", "weights_sha256": "0123456789abcdef" * 4}
+    assert PLAIN["interventions"][1] == {"kind": "amplify", "neurons": ["L0.N3"], "factor": -1.5}
+    assert PLAIN["prompts"][1] == {
+        "group": "paraphrases",
+        "text": 'Q: "What is it?"\n\tA: [Y].',
+        "answer": "Saint-Étienne",
+    }
+    assert PLAIN["results"]["prompts"][0]["after"]["rank"] == 12
+
+
+def test_an_experiment_without_a_model_cannot_be_kept():
+    for keep in (to_json, to_link):
+        with pytest.raises(AtlasError, match="does not say which model"):
+            keep(replace(EXPERIMENT, model=""))
+
+
+# --- what strangers write ---
+
+
+def changed(path: str, value: object) -> str:
+    """The document with one field changed: `a.0.b` is the way to it."""
+    plain = copy.deepcopy(PLAIN)
+    *way, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    place = plain
+    for step in way:
+        place = place[step]
+    place[last] = value
+    return json.dumps(plain)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("format", "something", "This JSON is no experiment"),
+        ("version", 2, "has version 2; this program reads version 1"),
+        ("version", "1", "version that is no whole number"),
+        ("version", True, "version that is no whole number"),
+        ("colour", "red", "has a field that there is not: colour"),
+        ("model", "pocket-bert", "model is no object"),
+        ("model.name", " ", "has no name"),
+        ("model.name", "m" * 301, "name of 301 characters, where 300 are allowed"),
+        ("model.weights_sha256", "abc", "weights_sha256 that is none"),
+        ("model.path", "/etc", "has a field that there is not: path"),
+        ("interventions", [], "There are no neurons to change"),
+        ("interventions", {"kind": "suppress"}, "no list of up to 100 interventions"),
+        ("interventions", [{"kind": "suppress", "neurons": ["L0.N1"]}] * 101, "no list of up to 100"),
+        ("interventions.0", "suppress", "Change 1 is no object"),
+        ("interventions.0.kind", "destroy", "No intervention is called 'destroy'"),
+        ("interventions.0.kind", 7, "kind that is no text"),
+        ("interventions.0.factor", 7, "Change 1 has a field that there is not: factor"),
+        ("interventions.0.neurons", "L0.N3", "neurons that are no list"),
+        ("interventions.0.neurons", ["L0.N3"] * 50_001, "50,001 neurons, where 50,000 are allowed"),
+        ("interventions.0.neurons", ["L0"], "'L0' names no neuron"),
+        ("interventions.0.neurons", ["L0\n.N3"], "names no neuron"),
+        ("interventions.0.neurons", ["L0.N" + "9" * 99], "neurons of 103 characters"),
+        ("interventions.0.neurons", [[]], "neurons that is no text"),
+        ("interventions.1.factor", 1e9, "factor that is no number from -100 to 100"),
+        ("interventions.1.factor", True, "factor that is no number"),
+        ("interventions.1.factor", "2", "factor that is no number"),
+        ("interventions.2.value", "gone", "erases neither with zero nor with unk"),
+        ("interventions.3.old", None, "Change 4 has no old"),
+        ("interventions.3.new", "x" * 201, "new of 201 characters"),
+        ("interventions.3.add", -1, "add that is no number from 0 to 1000"),
+        ("prompts", [], "There is no prompt"),
+        ("prompts", PLAIN["prompts"] * 76, "304 prompts, where 300 are allowed"),
+        ("prompts.0.group", "friends", "No group of prompts is called 'friends'"),
+        ("prompts.0.text", "no place\nfor it", "has 0 places for the answer"),
+        ("prompts.0.text", "[Y]" + "a" * 2000, "2,003 characters"),
+        ("prompts.0.text", "\x1b[2J [Y]", "control characters"),
+        ("prompts.0.text", "\ud800 [Y]", "control characters"),
+        ("prompts.0.answer", " ", "empty answer"),
+        ("prompts.0.fact_id", 36, "fact_id that is no text"),
+        ("prompts.0.held_out", True, "has a field that there is not"),
+        ("seed", -1, "seed that is no whole number from 0"),
+        ("seed", 2**63, "seed that is no whole number"),
+        ("seed", 1.5, "seed that is no whole number"),
+        ("draws", 0, "draws that is no whole number from 1 to 100"),
+        ("draws", 3, "2 random draws, where 3 were asked for"),
+        ("results", [], "is no object"),
+        ("results.undo_is_exact", 1, "undo_is_exact that is neither true nor false"),
+        ("results.prompts", PLAIN["results"]["prompts"][:3], "is of 3 prompts, where 4 were asked"),
+        ("results.prompts.0.before.probability", 1.5, "probability that is no number from 0 to 1.001"),
+        ("results.prompts.0.before.rank", 0, "rank that is no whole number from 1"),
+        ("results.prompts.0.before.top", [["a"]], "a token without its probability"),
+        ("results.prompts.0.before.top", [["a", "b"]], "probability that is no number"),
+        ("results.prompts.0.random", [0.5], "1 random draws, where 2"),
+        ("results.random_neurons", [["L1"]], "'L1' names no neuron"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_in_a_sentence(path, value, sentence):
+    assert sentence in refused(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "null",
+        "[]",
+        "17",
+        '"knowledge-neuron-experiment"',
+        "{",
+        "[" * 100_000,
+        '{"a":' * 50_000,
+        "9" * 10_000,
+        '{"format": NaN}',
+        '{"format": -Infinity}',
+        '{"seed": 1, "seed": 2}',
+        to_json(EXPERIMENT)[:-2],
+        to_json(EXPERIMENT) + "x",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_text_that_is_no_json_of_an_experiment_gets_a_sentence(text):
+    refused(text)
+    refused(text, from_json)
+    refused(link_of(text.encode()), from_link)
+
+
+def test_a_text_beyond_its_bound_is_refused_before_it_is_parsed():
+    text = to_json(EXPERIMENT)
+    assert from_json(text, most=len(text.encode())) == EXPERIMENT
+    with pytest.raises(DocumentError, match="longer than"):
+        from_json(text, most=len(text.encode()) - 1)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "",
+        "=",
+        "a",
+        "????",
+        "../../etc/passwd",
+        to_link(EXPERIMENT)[:-5],
+        to_link(EXPERIMENT)[5:],
+        to_link(EXPERIMENT) + "AAAA",
+        to_link(EXPERIMENT) + "\n",
+        to_link(EXPERIMENT) + "=",
+        " " + to_link(EXPERIMENT),
+        base64.b64encode(b"plain").decode().rstrip("="),
+        base64.urlsafe_b64encode(zlib.compress(to_json(EXPERIMENT).encode()) + b"more").decode().rstrip("="),
+        link_of(b"\xff\xfe"),
+        link_of("é".encode("latin-1")),
+    ],
+)
+def test_a_link_that_is_none_gets_a_sentence(link):
+    assert "The link holds no experiment" in refused(link, from_link)
+
+
+def test_a_link_that_inflates_beyond_its_bound_is_stopped_there():
+    bomb = link_of(b" " * 100_000_000)  # a hundred thousand characters that would be 100 MB
+    assert len(bomb) < 1000 + MAX_LINK_BYTES * 3 // 2
+    tracemalloc.start()
+    try:
+        start = time.monotonic()
+        assert f"larger than {MAX_LINK_BYTES:,} bytes" in refused(bomb, from_link)
+        assert time.monotonic() - start < 1
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_link_longer_than_its_bound_allows_is_not_even_decoded():
+    assert "characters long" in refused("A" * 1_000_000, from_link)
+
+
+def test_a_link_within_a_smaller_bound_of_the_host():
+    size = len(zlib.decompress(base64.urlsafe_b64decode(to_link(EXPERIMENT) + "==")))
+    assert from_link(to_link(EXPERIMENT), most=size) == EXPERIMENT
+    with pytest.raises(DocumentError, match="larger than"):
+        from_link(to_link(EXPERIMENT), most=size - 1)
+
+
+# --- fuzz ---
+
+STRANGE = (
+    *(None, True, False, 0, -1, 7, 2**70, 0.5, -1e308, 1e-320),
+    *("", "x", "L0.N0", "[Y]", "a\nb", "\x00", "\ud800", "é" * 400, "suppress", "asked"),
+    *([], {}, [[]], [None], {"": None}, {"kind": "suppress"}, ["L0.N0"] * 3),
+)
+
+
+def places(value: object, way: tuple = ()):
+    """Every container inside a JSON value."""
+    if isinstance(value, dict | list):
+        yield value
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from places(each)
+
+
+def mutate(plain: dict, dice: random.Random) -> None:
+    place = dice.choice(list(places(plain)))
+    if isinstance(place, dict):
+        key = dice.choice([*place, "unknown"])
+        match dice.randrange(4):
+            case 0:
+                place.pop(key, None)
+            case 1:
+                place[key + "s"] = place.pop(key, 1)
+            case _:
+                place[key] = copy.deepcopy(dice.choice(STRANGE))
+    elif place:
+        index = dice.randrange(len(place))
+        match dice.randrange(4):
+            case 0:
+                del place[index]
+            case 1:
+                place.insert(index, copy.deepcopy(place[index]))
+            case _:
+                place[index] = copy.deepcopy(dice.choice(STRANGE))
+    else:
+        place.append(copy.deepcopy(dice.choice(STRANGE)))
+
+
+def read_or_refused(text: str, reader) -> bool:
+    """Whether the text was read; anything but a sentence fails the test."""
+    try:
+        found = reader(text)
+    except DocumentError as error:
+        sentence = str(error)
+    else:
+        sentence = ""
+    assert len(sentence.splitlines()) <= 1
+    assert len(sentence) < 700
+    if sentence:
+        return False
+    experiment = found if isinstance(found, Experiment) else found.experiment
+    # Whatever was read can be written, and is read as the same again.
+    assert from_json(to_json(experiment)) == experiment == from_link(to_link(experiment))
+    return True
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_documents_are_read_or_refused_in_a_sentence(seed):
+    dice = random.Random(seed)
+    read = 0
+    for _ in range(400):
+        plain = copy.deepcopy(PLAIN)
+        for _ in range(dice.choice([1, 1, 1, 2, 5])):
+            mutate(plain, dice)
+        read += read_or_refused(json.dumps(plain), document)
+    assert 10 < read < 300
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_documents_with_mutated_characters_are_read_or_refused_in_a_sentence(seed):
+    dice = random.Random(seed)
+    text = to_json(EXPERIMENT, RESULTS)
+    link = to_link(EXPERIMENT)
+    alphabet = '{}[]",:-+.eE0123456789truefalsenull \\u\x00é\ud800'
+    for _ in range(250):
+        characters = list(text)
+        for _ in range(dice.choice([1, 2, 10])):
+            start = dice.randrange(len(characters))
+            characters[start : start + dice.choice([0, 1, 1, 50])] = dice.choices(
+                alphabet, k=dice.randrange(3)
+            )
+        read_or_refused("".join(characters), document)
+        place = dice.randrange(len(link))
+        letter = dice.choice("ABCxyz019-_ =é\x00")
+        read_or_refused(link[:place] + letter + link[place + dice.randrange(2) :], from_link)
+        packed = link_of("".join(characters).encode("utf-8", "replace"))
+        read_or_refused(packed, from_link)
+
+
+def test_random_bytes_are_refused_in_a_sentence():
+    dice = random.Random(0)
+    for _ in range(1000):
+        content = dice.randbytes(dice.randrange(60))
+        assert not read_or_refused(content.decode("latin-1"), document)
+        assert not read_or_refused(content.decode("latin-1"), from_link)
+        assert not read_or_refused(link_of(content), from_link)
+
+
+# --- agreement ---
+
+
+def test_results_agree_with_themselves_and_up_to_rounding():
+    assert agreement(RESULTS, RESULTS).holds
+    near = replace(RESULTS, prompts=(measured(5e-7), *RESULTS.prompts[1:]))
+    found = agreement(RESULTS, near)
+    assert found.holds
+    assert found.largest == pytest.approx(5e-7)
+    assert found.n_values == 2 * 6 + 2 * 4
+
+
+def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
+    far = replace(RESULTS, prompts=(measured(0.01), measured(0.3), *RESULTS.prompts[2:]))
+    found = agreement(RESULTS, far)
+    assert not found.holds
+    assert (found.n_apart, found.prompt, found.what) == (2, 1, "after")
+    assert found.largest == pytest.approx(0.3)
+
+
+def test_results_of_different_experiments_cannot_be_compared():
+    with pytest.raises(DocumentError, match="of 4 and of 3 prompts"):
+        agreement(RESULTS, replace(RESULTS, prompts=RESULTS.prompts[:3]))
+    with pytest.raises(DocumentError, match="prompt 3 are of different kinds"):
+        agreement(RESULTS, replace(RESULTS, prompts=(*RESULTS.prompts[:2], *RESULTS.prompts[:2])))

@@ -30,7 +30,8 @@ from atlas.sql import Sandbox
 DATA = Path(__file__).parent / "data"
 VIEWS = Path(__file__).parent / "views.sql"
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
-PREFERRED = ("starter-smollm2-135m", "starter-pocket-bert")
+# The first is shown when none is chosen: its model comes along, so everything works at once and offline.
+PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m")
 
 _PART_TWO = "-- Part 2:"
 
@@ -180,6 +181,23 @@ class Atlas:
             if table not in self._prepared:
                 self._connection.execute(f'CREATE TABLE "{table}" AS {sql}')
                 self._prepared.add(table)
+
+    def load(self, *tables: str) -> None:
+        """Read tables into memory, for an app that asks about them again and again; answers stay the same."""
+        with self._lock:
+            for table in tables:
+                if f"loaded {table}" in self._prepared:
+                    continue
+                try:
+                    # One transaction: whoever asks meanwhile finds the view or the table.
+                    self._connection.execute(
+                        f"BEGIN; CREATE TABLE loading AS {self.source(table)}; DROP VIEW {table}; "
+                        f"ALTER TABLE loading RENAME TO {table}; COMMIT"
+                    )
+                except duckdb.Error as error:
+                    self._connection.execute("ROLLBACK")
+                    raise StoreError(f"{self.path} cannot be read ({error}). Build it again.") from error
+                self._prepared.add(f"loaded {table}")
 
     def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 10, memory: str = "512MB") -> Sandbox:
         """A connection for untrusted SQL that can read this atlas's tables and nothing else."""

@@ -13,10 +13,10 @@
 SET VARIABLE atlas = coalesce(
     getvariable('atlas'),
     (SELECT CASE WHEN count(*) > 0 THEN '.' END FROM glob('facts.parquet')),
-    (SELECT CASE WHEN count(*) > 0 THEN 'atlas/data/starter-smollm2-135m' END
-     FROM glob('atlas/data/starter-smollm2-135m/facts.parquet')),
     (SELECT CASE WHEN count(*) > 0 THEN 'atlas/data/starter-pocket-bert' END
      FROM glob('atlas/data/starter-pocket-bert/facts.parquet')),
+    (SELECT CASE WHEN count(*) > 0 THEN 'atlas/data/starter-smollm2-135m' END
+     FROM glob('atlas/data/starter-smollm2-135m/facts.parquet')),
     error('There is no atlas here. Start duckdb in an atlas folder, or SET VARIABLE atlas = ''folder'' and .read this file.')
 );
 

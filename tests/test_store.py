@@ -248,12 +248,12 @@ def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monk
     for name in ("another", "starter-pocket-bert", "starter-smollm2-135m"):
         shutil.copytree(sample, tmp_path / name)
         (tmp_path / "unfinished").mkdir(exist_ok=True)
-    assert list(bundled()) == ["starter-smollm2-135m", "starter-pocket-bert", "another"]
-    assert resolve() == tmp_path / "starter-smollm2-135m"
+    assert list(bundled()) == ["starter-pocket-bert", "starter-smollm2-135m", "another"]
+    assert resolve() == tmp_path / "starter-pocket-bert"
     assert resolve("another") == tmp_path / "another"
     assert resolve(str(sample)) == sample
-    shutil.rmtree(tmp_path / "starter-smollm2-135m")
-    assert resolve() == tmp_path / "starter-pocket-bert"
+    shutil.rmtree(tmp_path / "starter-pocket-bert")
+    assert resolve() == tmp_path / "starter-smollm2-135m"
     monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS", "another")
     assert resolve() == tmp_path / "another"
     monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS", str(sample))

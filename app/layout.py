@@ -14,12 +14,14 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 
-from app import limits, resources
+from app import charts, limits, resources
 from atlas.errors import AtlasError, StoreError
 from atlas.neuron import Neuron
 from atlas.store import Atlas
@@ -72,6 +74,12 @@ def number(value: Any, form: str = ",.0f") -> str:
 def percent(value: Any, digits: int = 0) -> str:
     """A share as a percentage, or that it was not measured."""
     return number(value, f".{digits}%")
+
+
+def signed(change: float) -> str:
+    """A relative change as a percentage with its sign; never -0 %."""
+    rounded = round(100 * change)
+    return f"{rounded:+d}%".replace("-", "−") if rounded else "±0%"
 
 
 def tokens(pairs: Any, limit: int = 8) -> str:
@@ -186,6 +194,11 @@ def relation_link(relation_id: str, label: str) -> None:
     st.page_link(RELATION, label=_link(label), query_params=here(relation=relation_id))
 
 
+def search_link(label: str, **parameters: Any) -> None:
+    """To Search; the parameters are those of its URL."""
+    st.page_link(SEARCH, label=_link(label), query_params=here(**parameters))
+
+
 def neuron_link(layer: int, index: int, *, icon: str | None = None) -> None:
     name = str(Neuron(int(layer), int(index)))
     st.page_link(NEURON, label=_link(name), icon=icon, query_params=here(neuron=name))
@@ -221,6 +234,45 @@ def draw(chart: Any, alternative: str) -> None:
     st.altair_chart(chart, width="stretch", alt=alternative)
 
 
+def draw_clickable(
+    chart: alt.Chart, alternative: str, *, key: str, fields: Sequence[str], act: Callable[..., None]
+) -> None:
+    """A chart whose marks can be clicked: `act(**fields)` of the mark's row, as text, changes URL or page.
+
+    `key` has to name what `act` changes: then the chart begins anew after it, with nothing clicked.
+    What a browser says was clicked is as trusted as a URL; `act` puts it there, and the page reads it.
+    """
+    st.altair_chart(
+        charts.clickable(chart, *fields),
+        width="stretch",
+        alt=alternative,
+        key=key,
+        on_select=partial(_clicked, key, tuple(fields), act),
+    )
+
+
+def _clicked(key: str, fields: Sequence[str], act: Callable[..., None]) -> None:
+    selection = (st.session_state.get(key) or {}).get("selection") or {}
+    marks = selection.get(charts.CLICK) or []
+    if isinstance(marks, list) and marks and isinstance(marks[0], Mapping) and set(fields) <= set(marks[0]):
+        act(**{name: str(marks[0][name]) for name in fields})
+
+
+def set_in_url(**parameters: str | None) -> None:
+    """Change the URL's parameters (None takes one out); a list on the page begins again."""
+    st.query_params.pop("page", None)
+    for name, value in parameters.items():
+        if value in (None, ""):
+            st.query_params.pop(name, None)
+        else:
+            st.query_params[name] = str(value)
+
+
+def switch_in_url(name: str, value: str) -> None:
+    """Set a parameter of the URL, or take it out if it is there with this value."""
+    set_in_url(**{name: None if st.query_params.get(name) == value else value})
+
+
 def figures(values: Mapping[str, tuple[str, str]]) -> None:
     """A row of numbers: label → (number, what it is of)."""
     with st.container(horizontal=True, gap="small"):
@@ -246,10 +298,11 @@ def fact_rows(rows: pd.DataFrame, *, notes: Callable[[Any], str] | None = None) 
     for row in rows.itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             fact_link(row.fact_id, fact_name(row.subject, row.object))
-            st.caption(plain((notes or _about)(row)))
+            st.caption(plain((notes or about_fact)(row)))
 
 
-def _about(row: Any) -> str:
+def about_fact(row: Any) -> str:
+    """Relation, known or not, probability and neurons of a row of a search, on one line."""
     parts = [row.label if not is_missing(row.label) else row.relation_id]
     if not is_missing(row.known):
         parts.append("known" if row.known else "not known")
@@ -259,12 +312,19 @@ def _about(row: Any) -> str:
     return " · ".join(parts)
 
 
-def neuron_table(neurons: pd.DataFrame) -> None:
-    """Neurons of a fact or a relation as a table that can be sorted and downloaded."""
+def neuron_table(
+    neurons: pd.DataFrame, *, key: str | None = None, act: Callable[[str], None] | None = None
+) -> None:
+    """Neurons of a fact or a relation as a table that can be sorted and downloaded.
+
+    With `act` a row can be chosen: `act` changes the URL by its name. `key` has to say what it changes.
+    """
+    names = [str(Neuron(int(r.layer), int(r.neuron))) for r in neurons.itertuples()]
     rows = pd.DataFrame(
         {
-            "neuron": [str(Neuron(int(r.layer), int(r.neuron))) for r in neurons.itertuples()],
-            **{column: neurons[column] for column in _NEURON_COLUMNS if column in neurons},
+            "neuron": names,
+            **({"change": list(neurons["change"])} if "change" in neurons else {}),
+            **{column: list(neurons[column]) for column in _NEURON_COLUMNS if column in neurons},
             "promoted": [tokens(pairs) or NOT_MEASURED for pairs in neurons["promoted"]],
             "suppressed": [tokens(pairs) or NOT_MEASURED for pairs in neurons["suppressed"]],
         }
@@ -274,8 +334,12 @@ def neuron_table(neurons: pd.DataFrame) -> None:
         measured,
         hide_index=True,
         alt="Neurons with their scores and what their value vectors promote",
+        key=key,
+        on_select="ignore" if act is None else partial(_row_chosen, key, names, act),
+        selection_mode="single-row",
         column_config={
             "neuron": st.column_config.TextColumn("Neuron", pinned=True),
+            "change": st.column_config.TextColumn("Change", width="small"),
             **{name: column for name, column in _neuron_columns().items() if name in measured},
             "promoted": st.column_config.TextColumn("Promotes", width="large"),
             "suppressed": st.column_config.TextColumn("Suppresses", width="large"),
@@ -284,6 +348,12 @@ def neuron_table(neurons: pd.DataFrame) -> None:
     absent = [name.replace("_", " ") for name in rows if name not in measured]
     if absent:
         st.caption(plain(f"{', '.join(absent)}: {NOT_MEASURED}"))
+
+
+def _row_chosen(key: str, names: Sequence[str], act: Callable[[str], None]) -> None:
+    chosen = (st.session_state.get(key) or {}).get("selection", {}).get("rows", [])
+    if chosen and 0 <= chosen[0] < len(names):
+        act(names[chosen[0]])
 
 
 _NEURON_COLUMNS = (
@@ -373,14 +443,61 @@ def choice(label: str, name: str, options: Mapping[str, Any], *, placeholder: st
     )
 
 
+def slider(
+    label: str, name: str, *, low: float, high: float, step: float, default: float, **look: Any
+) -> float:
+    """A number from `low` to `high` that is the URL's parameter `name`; the default is left out of it."""
+    key = f"slider-{name}"
+    try:
+        asked = float(st.query_params.get(name, default))
+    except ValueError:
+        asked = default
+    # Neither a number that is none nor one off the scale: the slider would refuse it.
+    st.session_state[key] = min(max(asked, low), high) if math.isfinite(asked) else default
+    return st.slider(
+        label,
+        low,
+        high,
+        step=step,
+        key=key,
+        on_change=_number_to_url,
+        args=(name, key, default),
+        **look,
+    )
+
+
+def _number_to_url(name: str, key: str, default: float) -> None:
+    value = st.session_state[key]
+    set_in_url(**{name: None if value == default else f"{value:g}"})
+
+
+def one_of(label: str, name: str, options: Mapping[str, str], **look: Any) -> str:
+    """One of a few, side by side, that is the URL's parameter `name`; the first is left out of the URL."""
+    key = f"one-of-{name}"
+    first = next(iter(options))
+    asked = st.query_params.get(name, first)
+    st.session_state[key] = asked if asked in options else first
+    return st.segmented_control(
+        label,
+        list(options),
+        key=key,
+        required=True,
+        format_func=lambda value: options.get(value, value),
+        on_change=_one_to_url,
+        args=(name, key, first),
+        **look,
+    )
+
+
+def _one_to_url(name: str, key: str, first: str) -> None:
+    value = st.session_state[key]
+    set_in_url(**{name: None if value == first else value})
+
+
 def _to_url(name: str, key: str) -> None:
     """A widget changed: the URL says so, and whatever list it filters begins again."""
-    st.query_params.pop("page", None)
     value = st.session_state.get(key)
-    if value in (None, "") or (name == "page" and value == 1):
-        st.query_params.pop(name, None)
-    else:
-        st.query_params[name] = str(value)
+    set_in_url(**{name: None if name == "page" and value == 1 else value})
 
 
 # Footer ----------------------------------------------------------------------------------------------

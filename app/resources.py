@@ -68,7 +68,10 @@ def opened(folder: Path) -> Atlas:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opened(folder: str, version: int) -> Atlas:
-    return open_atlas(folder)
+    atlas = open_atlas(folder)
+    # Every page asks about these; the larger tables are read where they lie.
+    atlas.load("facts", "knowledge_neurons", "neurons")
+    return atlas
 
 
 def _version(folder: Path) -> int:
@@ -79,7 +82,8 @@ def _version(folder: Path) -> int:
         return 0
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+# Each is a process with its own copy of the tables.
+@st.cache_resource(max_entries=2, show_spinner=False, on_release=lambda sandbox: sandbox.close())
 def _sandbox(folder: str, version: int, rows: int, seconds: float, memory_mb: int) -> Sandbox:
     atlas = _opened(folder, version)
     return atlas.sandboxed(max_rows=rows, seconds=seconds, memory=f"{memory_mb}MB")

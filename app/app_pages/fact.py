@@ -1,16 +1,30 @@
-"""Fact: its prompts, its neurons, what they do, and the facts that share them. `?fact=` names it."""
+"""Fact: what the model says, where its neurons lie, what they do, and the facts that share them.
+
+`?fact=` names it; `t` and `p` are other thresholds, `neuron` one of its neurons, `view` and `template` what
+the chart shows, `sharing` which facts are listed.
+
+1. *Choose.* The fact; the thresholds; a neuron, by a click in the chart or in the table.
+2. *Query.* Everything is in the atlas: other thresholds are a query over stored scores.
+3. *Draw.* Prompts, chart, neurons, effects, facts that share neurons.
+"""
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, layout
+from app import charts, exports, layout, neuron_charts, thresholds, tray
+from app.thresholds import ADDED, REMOVED, Thresholds
 from atlas import queries
+from atlas.neuron import Neuron
 from atlas.store import Atlas
 
 NEURONS_SHOWN = 8
-SHARING_SHOWN = 8
+SHARING_SHOWN = 10
 CARD_WIDTH = 220
+LONGEST_NAME = 20
 BLANK = "____"
+VIEWS = {"map": "On the model's plan", "prompts": "Prompt by prompt"}
+SHARING = {"any": "Any", "same": "The same relation", "others": "Other relations"}
+SAME_RELATION = {"any": None, "same": True, "others": False}
 
 
 def main() -> None:
@@ -21,26 +35,83 @@ def main() -> None:
         return
     fact = queries.fact(atlas, fact_id)
     prompts = queries.prompts_of_fact(atlas, fact_id)
-    neurons = queries.neurons_of_fact(atlas, fact_id)
+    stored = queries.neurons_of_fact(atlas, fact_id)
+    effects = queries.effects_of_fact(atlas, fact_id)
+    tables = {"prompts": prompts, "neurons": stored, "effects": effects}
 
-    heading(fact)
+    actions = heading(fact)
+    neuron = None
     with layout.errors_as_sentences():
-        prompts_table(prompts)
-    left, right = st.columns([3, 2], gap="medium")
-    with left, layout.errors_as_sentences():
-        score_map(atlas, fact, prompts)
-    with right, layout.errors_as_sentences():
-        effects(atlas, fact)
+        neuron = chosen(atlas)
     with layout.errors_as_sentences():
-        neuron_cards(neurons)
-    if not neurons.empty:
+        what_it_says(prompts)
+    st.subheader("Its neurons", anchor=False)
+    with layout.errors_as_sentences():
+        limits, rows = choose_thresholds(atlas, fact, stored)
+        tables["neurons"] = rows
+        left, right = st.columns([3, 2], gap="medium")
+        with left, layout.errors_as_sentences():
+            tables["scores"] = where(atlas, fact, prompts, limits, rows, neuron)
+        with right, layout.errors_as_sentences():
+            what_they_do(fact, effects)
+        if neuron is not None:
+            with layout.errors_as_sentences():
+                chosen_neuron(atlas, fact, prompts, limits, rows, neuron)
+        neurons(rows, limits, neuron)
+    if not stored.empty:
         with layout.errors_as_sentences():
-            neuron_table(neurons)
-        with layout.errors_as_sentences():
-            sharing(atlas, fact_id)
+            tables["facts_that_share_neurons"] = sharing(atlas, fact)
+    with actions:
+        in_force = rows if "change" not in rows else rows[rows["change"] != REMOVED]
+        offers(fact, in_force, tables)
 
 
-def heading(fact: dict) -> None:
+# Choose ----------------------------------------------------------------------------------------------
+
+
+def choose_thresholds(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Thresholds, pd.DataFrame]:
+    """The thresholds in force and their neurons, with a column `change` if they are not the atlas's."""
+    if not atlas.measured("attributions") or not atlas.measured("prompts"):
+        return thresholds.own(atlas.manifest), stored
+    limits = thresholds.choose(atlas.manifest)
+    if not limits.moved:
+        st.caption(
+            f"{layout.count(len(stored), 'neuron')} with the thresholds of the atlas. "
+            "Move a slider to see which would come and go."
+        )
+        return limits, stored
+    found = queries.rethreshold(atlas, fact["fact_id"], limits.t, limits.p, at_least=limits.at_least)
+    rows = thresholds.compared(stored, found)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{layout.plain(thresholds.summary(rows))}**")
+        st.button(
+            f"Back to the atlas's {limits.own_t:g} and {limits.own_p:g}",
+            on_click=layout.set_in_url,
+            kwargs={"t": None, "p": None},
+            icon=":material/undo:",
+        )
+    return limits, rows
+
+
+def chosen(atlas: Atlas) -> Neuron | None:
+    """The neuron the URL names; raises `AtlasError` for one that the model does not have."""
+    name = st.query_params.get("neuron", "")[:LONGEST_NAME]
+    if not name:
+        return None
+    neuron = Neuron.parse(name)
+    queries.neuron(atlas, neuron.layer, neuron.neuron)
+    return neuron
+
+
+def choose(name: str) -> None:
+    layout.set_in_url(neuron=name)
+
+
+# Heading ---------------------------------------------------------------------------------------------
+
+
+def heading(fact: dict):
+    """Title and what the fact is; the container for what can be done with it."""
     st.title(layout.plain(layout.fact_name(fact["subject"], fact["object"])), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         layout.relation_link(fact["relation_id"], f"{fact['label'] or ''} ({fact['relation_id']})".strip())
@@ -49,10 +120,24 @@ def heading(fact: dict) -> None:
             f"Mean probability {layout.number(fact['mean_probability'], '.2f')} · "
             f"{layout.count(fact['n_neurons'], 'knowledge neuron')}"
         )
-        layout.lab_link(fact["fact_id"])
+    return st.container(horizontal=True, vertical_alignment="center", gap="small")
 
 
-def prompts_table(prompts: pd.DataFrame) -> None:
+def offers(fact: dict, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    layout.lab_link(fact["fact_id"])
+    layout.compare_link("facts", fact["fact_id"])
+    tray.add_button(
+        [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()],
+        key="fact",
+        source=layout.fact_name(fact["subject"], fact["object"]),
+    )
+    exports.offer(fact["fact_id"], **tables)
+
+
+# What the model says ---------------------------------------------------------------------------------
+
+
+def what_it_says(prompts: pd.DataFrame) -> None:
     st.subheader("What the model says", anchor=False)
     if prompts.empty:
         layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
@@ -109,83 +194,249 @@ def certificate(prompts: pd.DataFrame) -> str:
     )
 
 
-def effects(atlas: Atlas, fact: dict) -> None:
-    st.subheader("What its neurons do", anchor=False)
-    rows = queries.effects_of_fact(atlas, fact["fact_id"])
-    rows = rows[rows["n_neurons"].fillna(1) > 0]
+# Where its neurons lie -------------------------------------------------------------------------------
+
+
+def where(
+    atlas: Atlas,
+    fact: dict,
+    prompts: pd.DataFrame,
+    limits: Thresholds,
+    rows: pd.DataFrame,
+    neuron: Neuron | None,
+) -> pd.DataFrame:
+    """The chart of the scores, over the model or by prompt; gives what it draws."""
+    view = layout.one_of("Scores", "view", VIEWS, label_visibility="collapsed")
+    if view == "prompts":
+        scores = queries.scores_by_prompt(atlas, fact["fact_id"])
+    else:
+        template_id = choose_template(prompts)
+        scores = queries.attributions_of_fact(atlas, fact["fact_id"], template_id=template_id)
+    if scores.empty:
+        attributed = atlas.measured("attributions") and prompts["max_score"].notna().any()
+        why = "no prompt has a positive score" if attributed else layout.NOT_MEASURED
+        layout.nothing(f"Attribution scores: {why}.")
+        return scores
+    if "change" in rows:
+        scores = thresholds.with_kinds(scores, rows)
+    name = None if neuron is None else str(neuron)
+    model = atlas.manifest.model
+    if view == "prompts":
+        chart = neuron_charts.score_grid(scores, threshold=limits.t, chosen=name)
+        alternative = "Attribution scores by prompt and neuron"
+    else:
+        chart = neuron_charts.score_map(
+            scores, n_layers=model.n_layers, n_neurons=model.n_neurons, chosen=name
+        )
+        alternative = "Attribution scores by layer and neuron"
+    key = f"scores-{fact['fact_id']}-{view}-{name}"
+    layout.draw_clickable(chart, alternative, key=key, fields=["name"], act=choose)
+    st.caption("Click a neuron for its scores.")
+    return scores
+
+
+def choose_template(prompts: pd.DataFrame) -> str | None:
+    """One of the prompts that have scores; None for all of them."""
+    attributed = prompts[prompts["max_score"].notna()]
+    if attributed.empty:
+        return None
+    texts = attributed["text"].str.replace("[Y]", BLANK, regex=False)
+    options = dict(zip(attributed["template_id"], texts, strict=True))
+    return layout.choice(
+        "Scores of", "template", options, placeholder="all prompts (mean)", label_visibility="collapsed"
+    )
+
+
+def chosen_neuron(
+    atlas: Atlas,
+    fact: dict,
+    prompts: pd.DataFrame,
+    limits: Thresholds,
+    rows: pd.DataFrame,
+    neuron: Neuron,
+) -> None:
+    """The neuron that was clicked: its score in each prompt, and why it is in the set or not."""
+    about = queries.neuron(atlas, neuron.layer, neuron.neuron)
+    scores = queries.scores_by_prompt(atlas, fact["fact_id"], only=neuron)
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            layout.neuron_link(neuron.layer, neuron.neuron)
+            st.caption(layout.plain(promise(about)))
+            tray.add_button([neuron], source=layout.fact_name(fact["subject"], fact["object"]))
+            st.button(
+                "Close",
+                icon=":material/close:",
+                on_click=layout.set_in_url,
+                kwargs={"neuron": None},
+            )
+        mine = rows[(rows["layer"] == neuron.layer) & (rows["neuron"] == neuron.neuron)]
+        st.markdown(layout.plain(standing(prompts, limits, mine, scores)))
+        if not scores.empty:
+            prompt_scores(scores, limits)
+
+
+def promise(about: dict) -> str:
+    promoted = layout.tokens(about["promoted"], 6)
+    facts = f"{layout.count(about['n_facts'], 'fact')} of {layout.count(about['n_relations'], 'relation')}"
+    return f"{facts} · promotes {promoted or layout.NOT_MEASURED}"
+
+
+def standing(prompts: pd.DataFrame, limits: Thresholds, mine: pd.DataFrame, scores: pd.DataFrame) -> str:
+    """Whether the neuron is in the set, and by how much, in a sentence. `mine` is its row, if it has one."""
+    inside = len(mine) > 0 and ("change" not in mine or mine["change"].iloc[0] != REMOVED)
+    verdict = "It is a knowledge neuron of this fact" if inside else "It is no knowledge neuron of this fact"
+    n_prompts = int((prompts["max_score"].notna() & ~prompts["held_out"].astype("boolean")).sum())
+    if not n_prompts:
+        return f"{verdict}. Scores: {layout.NOT_MEASURED}."
+    counts = int((scores["relative"] >= limits.t).sum())
+    return (
+        f"{verdict}: its score reaches {limits.t:.0%} of the largest in {counts} of {n_prompts} prompts; "
+        f"{limits.needed(n_prompts)} are needed."
+    )
+
+
+def prompt_scores(scores: pd.DataFrame, limits: Thresholds) -> None:
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "relative": scores["relative"],
+                "score": scores["score"],
+                "counts": scores["relative"] >= limits.t,
+                "prompt": scores["text"].str.replace("[Y]", BLANK, regex=False),
+            }
+        ),
+        hide_index=True,
+        alt="The neuron's score in each prompt where it is stored",
+        column_config={
+            "relative": st.column_config.ProgressColumn(
+                "Of the prompt's largest", min_value=0, max_value=1, format="percent"
+            ),
+            "score": st.column_config.NumberColumn("Score", format="%.4f", width="small"),
+            "counts": st.column_config.CheckboxColumn("Counts", width="small"),
+            "prompt": st.column_config.TextColumn("Prompt", width="large"),
+        },
+    )
+
+
+# Neurons ---------------------------------------------------------------------------------------------
+
+
+def neurons(rows: pd.DataFrame, limits: Thresholds, neuron: Neuron | None) -> None:
+    """The neurons in force as cards, all of them as a table; of a chosen one, its row."""
+    in_force = rows if "change" not in rows else rows[rows["change"] != REMOVED]
+    if in_force.empty:
+        layout.nothing(
+            "This fact has no knowledge neurons: no neuron scored high enough on enough of its prompts."
+        )
+    else:
+        neuron_cards(in_force)
+    if rows.empty:
+        return
+    shown = rows
+    if neuron is not None:
+        shown = rows[(rows["layer"] == neuron.layer) & (rows["neuron"] == neuron.neuron)]
+    label = f"All {len(rows)} neurons as a table" if len(rows) > 1 else "As a table"
+    with st.expander(label, expanded=neuron is not None or limits.moved):
+        if neuron is not None:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.caption(f"Only {layout.plain(neuron)}, of {len(rows)}.")
+                st.button("Show all", on_click=layout.set_in_url, kwargs={"neuron": None})
+        layout.neuron_table(shown, key=f"neurons-{st.query_params['fact']}-{neuron}", act=choose)
+        if neuron is None:
+            st.caption("Choose a row for the neuron's scores.")
+
+
+def neuron_cards(rows: pd.DataFrame) -> None:
+    with st.container(horizontal=True, gap="small"):
+        for row in rows.head(NEURONS_SHOWN).itertuples(index=False):
+            with st.container(border=True, width=CARD_WIDTH, height="stretch", gap=None):
+                with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                    layout.neuron_link(row.layer, row.neuron)
+                    if getattr(row, "change", None) == ADDED:
+                        st.badge("added", color="green")
+                st.caption(
+                    f"score {layout.number(row.mean_score, '.3f')}, {layout.percent(row.share)} of prompts"
+                )
+                st.caption(in_how_many(row))
+                promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
+                st.caption(layout.plain(f"promotes {promoted}"))
+    if len(rows) > NEURONS_SHOWN:
+        st.caption(f"and {len(rows) - NEURONS_SHOWN} more in the table below")
+
+
+def in_how_many(row) -> str:
+    # A neuron that other thresholds add may be nobody's so far.
+    if layout.is_missing(row.n_facts):
+        return "no fact of the atlas has it"
+    return f"{layout.count(row.n_facts, 'fact')}, {layout.count(row.n_relations, 'relation')}"
+
+
+# What they do ----------------------------------------------------------------------------------------
+
+
+def what_they_do(fact: dict, effects: pd.DataFrame) -> None:
+    rows = effects[effects["n_neurons"].fillna(1) > 0]
     if rows.empty:
         why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else layout.NOT_MEASURED
         layout.nothing(f"Effects of changing its neurons: {why}.")
         return
     layout.draw(charts.effect_moves(rows), "Probability of the answer before and after, beside the controls")
     st.caption(
-        "×0 suppresses, ×2 amplifies: its own neurons, as many random ones of the same layers, and its own "
-        "while unrelated facts are asked."
+        "×0 suppresses, ×2 amplifies: the neurons that the atlas found, as many random ones of the same "
+        "layers, and its own while unrelated facts are asked."
+    )
+    with st.expander("Prompt by prompt"):
+        effects_table(rows)
+
+
+def effects_table(rows: pd.DataFrame) -> None:
+    kinds = zip(rows["intervention"], rows["group"], strict=True)
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "what": [f"{charts.INTERVENTIONS.get(i, i)}, {charts.GROUPS.get(g, g)}" for i, g in kinds],
+                "before": rows["p_before"],
+                "after": rows["p_after"],
+                "rank": [f"{a} → {b}" for a, b in zip(rows["rank_before"], rows["rank_after"], strict=True)],
+                "prompt": rows["text"].str.replace("[Y]", BLANK, regex=False),
+            }
+        ),
+        hide_index=True,
+        alt="Probability and rank of the answer before and after each change",
+        column_config={
+            "what": st.column_config.TextColumn("Changed"),
+            "before": st.column_config.NumberColumn("Before", format="%.3f", width="small"),
+            "after": st.column_config.NumberColumn("After", format="%.3f", width="small"),
+            "rank": st.column_config.TextColumn("Rank", width="small"),
+            "prompt": st.column_config.TextColumn("Prompt", width="large"),
+        },
     )
 
 
-def score_map(atlas: Atlas, fact: dict, prompts: pd.DataFrame) -> None:
-    st.subheader("Where it is", anchor=False)
-    attributed = prompts[prompts["max_score"].notna()]
-    texts = attributed["text"].str.replace("[Y]", BLANK, regex=False)
-    options = dict(zip(attributed["template_id"], texts, strict=True))
-    template_id = None
-    if options:
-        template_id = layout.choice(
-            "Scores of", "template", options, placeholder="all prompts (mean)", label_visibility="collapsed"
-        )
-    scores = queries.attributions_of_fact(atlas, fact["fact_id"], template_id=template_id)
-    if scores.empty:
-        why = "no prompt has a positive score" if options else layout.NOT_MEASURED
-        layout.nothing(f"Attribution scores: {why}.")
-        return
-    model = atlas.manifest.model
-    layout.draw(
-        charts.score_map(scores, n_layers=model.n_layers, n_neurons=model.n_neurons),
-        "Attribution scores by layer and neuron",
-    )
+# Facts that share them -------------------------------------------------------------------------------
 
 
-def neuron_cards(neurons: pd.DataFrame) -> None:
-    st.subheader("Its neurons", anchor=False)
-    if neurons.empty:
-        layout.nothing(
-            "This fact has no knowledge neurons: no neuron scored high enough on enough of its prompts."
-        )
-        return
-    with st.container(horizontal=True, gap="small"):
-        for row in neurons.head(NEURONS_SHOWN).itertuples(index=False):
-            with st.container(border=True, width=CARD_WIDTH, height="stretch", gap=None):
-                layout.neuron_link(row.layer, row.neuron)
-                st.caption(
-                    f"score {layout.number(row.mean_score, '.3f')}, {layout.percent(row.share)} of prompts"
-                )
-                st.caption(
-                    f"{layout.count(row.n_facts, 'fact')}, {layout.count(row.n_relations, 'relation')}"
-                )
-                promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
-                st.caption(layout.plain(f"promotes {promoted}"))
-    if len(neurons) > NEURONS_SHOWN:
-        st.caption(f"and {len(neurons) - NEURONS_SHOWN} more in the table below")
-
-
-def neuron_table(neurons: pd.DataFrame) -> None:
-    with st.expander(f"All {len(neurons)} neurons as a table" if len(neurons) > 1 else "As a table"):
-        layout.neuron_table(neurons)
-
-
-def sharing(atlas: Atlas, fact_id: str) -> None:
+def sharing(atlas: Atlas, fact: dict) -> pd.DataFrame:
     st.subheader("Facts that share its neurons", anchor=False)
-    others = queries.facts_sharing_neurons(atlas, fact_id, limit=SHARING_SHOWN)
+    which = layout.one_of("Facts of", "sharing", SHARING, label_visibility="collapsed")
+    others = queries.facts_sharing_neurons(
+        atlas, fact["fact_id"], same_relation=SAME_RELATION[which], limit=SHARING_SHOWN
+    )
     if others.empty:
-        layout.nothing("No other fact has any of its neurons.")
-        return
-    layout.fact_rows(others, notes=shared_note)
+        layout.nothing("No other fact has any of its neurons." if which == "any" else "No such fact does.")
+        return others
+    for row in others.itertuples(index=False):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            layout.fact_link(row.fact_id, layout.fact_name(row.subject, row.object))
+            st.caption(layout.plain(shared_note(row)))
+            layout.compare_link("facts", fact["fact_id"], row.fact_id)
+    return others
 
 
 def shared_note(row) -> str:
     return (
-        f"{layout.count(row.n_shared, 'neuron')} in common of {layout.number(row.n_neurons)} · "
+        f"{layout.count(row.n_shared, 'neuron')} in common of {layout.number(row.n_neurons)}, "
+        f"overlap {row.jaccard:.0%} · "
         f"{row.label or row.relation_id}{' (the same relation)' if row.same_relation else ''}"
     )
 

@@ -318,25 +318,26 @@ def _best_known(atlas: Atlas, *, limit: int) -> list[dict[str, Any]]:
 
 
 def _pairs_of_facts(atlas: Atlas) -> list[tuple[str, str, str]]:
-    """The best known fact of each relation beside one with its answer, one of its relation, one unrelated."""
+    """Well-known facts: two of one answer (of two relations if there are), two of one relation, unrelated."""
     rows = atlas.query(
         """
         WITH usable AS (SELECT * FROM facts WHERE n_neurons > 0),
         best AS (
             SELECT * FROM usable QUALIFY row_number() OVER (
                 PARTITION BY relation_id, lower(object)
-                ORDER BY known DESC NULLS LAST, mean_probability DESC NULLS LAST, fact_id) = 1
+                ORDER BY known DESC NULLS LAST, mean_probability DESC NULLS LAST, fact_id) <= 2
         ), pairs AS (
             SELECT a.fact_id AS a, b.fact_id AS b,
                    CASE WHEN lower(a.object) = lower(b.object) THEN 0
                         WHEN a.relation_id = b.relation_id THEN 1 ELSE 2 END AS kind,
+                   a.relation_id = b.relation_id AS alike,
                    least(coalesce(a.mean_probability, 0), coalesce(b.mean_probability, 0)) AS sure
-            FROM (FROM best ORDER BY mean_probability DESC NULLS LAST, fact_id LIMIT 300) AS a
-            JOIN (FROM best ORDER BY mean_probability DESC NULLS LAST, fact_id LIMIT 300) AS b
+            FROM (FROM best ORDER BY mean_probability DESC NULLS LAST, fact_id LIMIT 120) AS a
+            JOIN (FROM best ORDER BY mean_probability DESC NULLS LAST, fact_id LIMIT 120) AS b
               ON a.fact_id < b.fact_id AND lower(a.subject) <> lower(b.subject)
         )
         SELECT kind, a, b FROM pairs QUALIFY row_number() OVER (
-            PARTITION BY kind ORDER BY sure DESC, a, b) = 1
+            PARTITION BY kind ORDER BY alike, sure DESC, a, b) = 1
         ORDER BY kind
         """
     )

@@ -53,7 +53,7 @@ def choose_changes(
 
 def heading(place: int, number: int, n_changes: int) -> None:
     """Its kind, and buttons that move and remove it."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
         st.selectbox(
             f"Change {place + 1}",
             list(NAMES),

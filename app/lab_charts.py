@@ -12,6 +12,16 @@ from app.charts import BLUE, GREEN, GREY, ORANGE
 from atlas.neuron import GROUPS
 
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=180)
+_LINES = alt.Legend(
+    title=None,
+    orient="bottom",
+    direction="horizontal",
+    columns=2,
+    labelLimit=180,
+    symbolType="stroke",
+    symbolSize=500,
+    symbolStrokeWidth=3,
+)
 # Line styles say what colours say.
 _DASHES = {"asked": [1, 0], "paraphrases": [6, 3], "neighbours": [2, 3], "unrelated": [8, 3, 2, 3]}
 _COLOURS = {"asked": BLUE, "paraphrases": GREEN, "neighbours": "#CC79A7", "unrelated": GREY}
@@ -79,7 +89,7 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=names, range=[_COLOURS[group] for group in groups]),
-        legend=_LEGEND,
+        legend=_LINES,
     )
     base = alt.Chart(doses).encode(
         x=x,
@@ -98,7 +108,7 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
         strokeDash=alt.StrokeDash(
             "label:N",
             scale=alt.Scale(domain=names, range=[_DASHES[group] for group in groups]),
-            legend=_LEGEND,
+            legend=_LINES,
         )
     )
     points = base.mark_point(filled=True, size=35, opacity=1)

@@ -261,14 +261,12 @@ def dose_response(subject: Subject, run: Run) -> None:
     place = st.empty()
     known, doses = lab_state.get("doses", (None, None))
     key = (subject.weights_sha256, run.experiment)
-    if st.button("Measure the curve", icon=":material/timeline:", disabled=known == key):
-        with layout.errors_as_sentences():
+    if known != key:
+        if st.button("Measure the curve", icon=":material/timeline:"):
             with lab_run.at_work(place, "Measuring") as progress:
                 doses = experiments.dose_response(subject, run.experiment, progress=progress)
             lab_state.put("doses", (key, doses))
-            known = key
             st.rerun()
-    if known != key:
         return
     rows = experiments.dose_rows(doses)
     layout.draw(lab_charts.dose_lines(rows), "The answers' mean probability over the factor")
@@ -302,11 +300,10 @@ def paths(subject: Subject, question: Question) -> None:
     attribution = attributions.get(prompts[at])
     if attribution is None:
         if layers.button("Follow the path", icon=":material/show_chart:", width="stretch"):
-            with layout.errors_as_sentences():
-                with lab_run.at_work(place, "Following the path") as progress:
-                    one = experiments.find_neurons(subject, [prompts[at]], progress=progress)
-                lab_state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
-                st.rerun()
+            with lab_run.at_work(place, "Following the path") as progress:
+                one = experiments.find_neurons(subject, [prompts[at]], progress=progress)
+            lab_state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
+            st.rerun()
         return
     strongest = int(attribution.scores.max(axis=1).argmax())
     layer = layers.selectbox(
@@ -377,25 +374,26 @@ def run_rows(runs: list[Run]) -> pd.DataFrame:
 def earlier(runs: list[Run], atlas: Atlas) -> None:
     """The notebook: what was run in this session; a run can be brought back."""
     rows = run_rows(runs)
-    change = {"format": "percent", "width": 80}
+    percents = {"change": "Change", "random_change": "Random", "unrelated_change": "Unrelated"}
     event = st.dataframe(
-        rows,
+        rows.assign(**{name: 100 * rows[name] for name in percents}),
         key=f"lab_notebook_{len(runs)}_{runs[-1].number}",
         on_select="rerun",
         selection_mode="single-row",
         hide_index=True,
         alt="The experiments run in this session",
+        column_order=[name for name in rows if name != "neurons"],
         column_config={
-            "number": st.column_config.NumberColumn("Run", width=50),
-            "model": st.column_config.TextColumn("Model", width=100),
-            "answer": "Answer",
-            "changes": st.column_config.TextColumn("Changes", width="medium"),
-            "neurons": st.column_config.NumberColumn("Neurons", width=70),
-            "before": st.column_config.NumberColumn("Before", format="%.3f", width=70),
-            "after": st.column_config.NumberColumn("After", format="%.3f", width=70),
-            "change": st.column_config.NumberColumn("Change", **change),
-            "random_change": st.column_config.NumberColumn("Random", **change),
-            "unrelated_change": st.column_config.NumberColumn("Unrelated", **change),
+            "number": st.column_config.NumberColumn("Run", width=40),
+            "model": st.column_config.TextColumn("Model", width=95),
+            "answer": st.column_config.TextColumn("Answer", width=90),
+            "changes": st.column_config.TextColumn("Changes", width=170),
+            "before": st.column_config.NumberColumn("Before", format="%.3f", width=60),
+            "after": st.column_config.NumberColumn("After", format="%.3f", width=60),
+        }
+        | {
+            name: st.column_config.NumberColumn(label, format="%+.1f%%", width=70)
+            for name, label in percents.items()
         },
     )
     exports.offer("experiments", runs=rows)

@@ -95,7 +95,7 @@ def set_up(atlas: Atlas, status: Any) -> Setup:
 
 def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Experiment | None:
     """The experiment, once neurons are ticked and every change is complete."""
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([6, 5], gap="medium")
     with left:
         ticked = lab_neurons.choose_neurons(atlas, subject, question)
     with right:

@@ -1,0 +1,298 @@
+"""Compare as visitors use it: permalinks of every kind, numbers that are the library's, bad links."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import layout, tray
+from atlas import comparison, queries, store
+from atlas.manifest import read_manifest, record_files, write_manifest
+from atlas.neuron import Neuron
+from atlas.store import Atlas
+from tests.sample_atlas import write_sample_atlas
+
+MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
+PERMALINKS = {
+    "facts": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
+    "relations": {"kind": "relations", "a": "P36", "b": "P30"},
+    "neurons": {"kind": "neurons", "a": "L0.N7", "b": "L3.N11"},
+    "atlases": {"kind": "atlases", "a": "P36-00001", "other": "second"},
+}
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory) -> Path:
+    """A folder with two atlases: the second has other neurons, scores and fewer facts."""
+    folder = tmp_path_factory.mktemp("two")
+    write_sample_atlas(folder / "sample")
+    write_sample_atlas(folder / "second", n_facts=40, atlas_id="second", seed=1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def only_these(two, monkeypatch):
+    monkeypatch.setattr(store, "DATA", two)
+    monkeypatch.delenv(store.ENVIRONMENT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def atlas(two):
+    with Atlas(two / "sample") as opened:
+        yield opened
+
+
+def compare(**parameters: str) -> AppTest:
+    """A fresh session that opens Compare by its URL."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page("app_pages/compare.py")
+    app.query_params.update({"atlas": "sample", **parameters})
+    app.run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """All text of a page, without markdown's backslashes."""
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
+    links = [link.label for link in app.get("page_link")]
+    return re.sub(r"\\(?=[^\w\s])", "", "\n".join([e.value for kind in kinds for e in kind] + links))
+
+
+def link(app: AppTest, label: str) -> dict[str, str]:
+    """The query parameters of the first link with these words."""
+    found = next(each for each in app.get("page_link") if label in each.label.replace("\\", ""))
+    return dict(parse_qsl(found.proto.query_string))
+
+
+def measures(app: AppTest) -> dict[str, list[str]]:
+    """The table of A and B: measure → its two values."""
+    table = app.table[0].value
+    plain = [[re.sub(r"\\(?=[^\w\s])", "", str(cell)) for cell in row] for row in table.itertuples()]
+    return {row[0]: row[1:] for row in plain}
+
+
+# Permalinks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PERMALINKS)
+def test_every_kind_opens_by_its_permalink(kind):
+    app = compare(**PERMALINKS[kind])
+    assert not app.error
+    assert len(measures(app)) >= 5
+    assert "Atlas sample" in words(app)
+    assert "Measures (" in words(app)  # the export
+
+
+def test_a_link_to_compare_restores_what_it_names():
+    def visit() -> None:
+        import streamlit as st
+
+        from app import layout
+
+        st.session_state["atlas_id"] = "sample"
+        assert layout.here(kind="facts", a="x", b=None) == {"atlas": "sample", "kind": "facts", "a": "x"}
+
+    assert not AppTest.from_function(visit).run().exception
+    app = compare()
+    label = "The same relation, another answer"
+    shown = compare(**{k: v for k, v in link(app, label).items() if k != "atlas"})
+    assert measures(shown)["Relation"][0] == measures(shown)["Relation"][1]
+
+
+def test_swapping_changes_sides_and_nothing_else():
+    app = compare(**PERMALINKS["facts"])
+    swapped = compare(**link(app, "Swap A and B"))
+    assert {k: v[::-1] for k, v in measures(app).items()} == measures(swapped)
+
+
+def test_another_kind_forgets_the_ids():
+    app = compare(**PERMALINKS["facts"])
+    app.segmented_control(key="compare-kind").set_value("neurons").run()
+    assert app.query_params == {"atlas": "sample", "kind": "neurons"}
+    assert "Choose two neurons" in words(app)
+
+
+def test_choosing_two_facts_puts_them_into_the_url():
+    app = compare(kind="facts")
+    app.text_input(key="compare-search-a").input("norway oslo").run()
+    app.selectbox(key="choice-a").select("P36-00008").run()
+    assert app.query_params["a"] == "P36-00008"
+    # With nothing typed, the other side offers the facts that share neurons with the first.
+    offered = app.selectbox(key="choice-b").options
+    assert offered
+    app.selectbox(key="choice-b").select_index(0).run()
+    assert not app.error
+    assert "Neurons in common" in words(app)
+    again = compare(**app.query_params)
+    assert measures(again) == measures(app)
+
+
+# Numbers ---------------------------------------------------------------------------------------------
+
+
+def test_two_facts_show_the_librarys_overlap(atlas):
+    app = compare(**PERMALINKS["facts"])
+    rows = comparison.neurons_of_facts(atlas, "P36-00001", "P36-00002")
+    found = comparison.overlap(rows, size=atlas.manifest.model.n_neurons, by="layer")
+    assert found.both > 0
+    text = words(app)
+    assert f"**{found.both} of {found.either} neurons in both** (Jaccard {found.jaccard:.1%})" in text
+    assert f"{found.only_a} in A only, {found.only_b} in B only" in text
+    assert f"{found.chance:.1f} ± {found.spread:.1f} in common" in text
+    facts = [queries.fact(atlas, PERMALINKS["facts"][side]) for side in "ab"]
+    assert measures(app)["Knowledge neurons"] == [str(fact["n_neurons"]) for fact in facts]
+    own = [comparison.suppression(atlas, fact=fact["fact_id"])["own"] for fact in facts]
+    assert measures(app)["Suppress its neurons"] == [f"{change:+.0%}" for change in own]
+
+
+def test_a_relations_least_share_is_a_choice_in_the_url(atlas):
+    app = compare(**PERMALINKS["relations"])
+    for least in ("0.5", "0.25"):
+        app.segmented_control(key="compare-least").set_value(least).run()
+        assert app.query_params["least"] == least
+        rows = comparison.neurons_of_relations(atlas, "P36", "P30", least=float(least))
+        both, either = (rows["where"] == "both").sum(), len(rows)
+        if either:
+            assert f"**{both} of {either} neuron" in words(app)
+    again = compare(**app.query_params)
+    assert again.segmented_control(key="compare-least").value == "0.25"
+
+
+def test_two_neurons_list_the_facts_that_use_both(atlas):
+    app = compare(**PERMALINKS["neurons"])
+    rows = comparison.facts_of_neurons(atlas, Neuron(0, 7), Neuron(3, 11))
+    found = comparison.overlap(rows, size=comparison.n_facts_with_neurons(atlas))
+    assert f"**{found.both} of {found.either} facts in both**" in words(app)
+    assert "Use L0.N7 only" in words(app)
+    first = rows[rows["where"] == "a"].iloc[0]
+    assert link(app, f"{first['subject']} → {first['object']}")["fact"] == first["fact_id"]
+
+
+def test_shared_neurons_go_into_the_tray(atlas):
+    app = compare(**PERMALINKS["facts"])
+    rows = comparison.neurons_of_facts(atlas, "P36-00001", "P36-00002")
+    both = rows[rows["where"] == "both"]
+    label = f"Add {layout.count(len(both), 'shared neuron')} to the tray"
+    next(button for button in app.button if button.label == label).click().run()
+    (held,) = app.session_state[tray.KEY].values()
+    assert set(held) == {Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()}
+
+
+def test_a_fact_in_two_atlases_shows_both_models_answers(atlas, two):
+    app = compare(**PERMALINKS["atlases"])
+    with Atlas(two / "second") as other:
+        twin = comparison.same_fact(atlas, other, "P36-00001")
+        facts = [queries.fact(atlas, "P36-00001"), queries.fact(other, twin)]
+    assert measures(app)["Knowledge neurons"] == [str(fact["n_neurons"]) for fact in facts]
+    assert measures(app)["Answer's probability (mean)"] == [f"{f['mean_probability']:.3f}" for f in facts]
+    rows = app.dataframe[0].value
+    assert rows[["probability_a", "probability_b"]].notna().all(axis=None)
+    # The sample's models carry the same hash of their weights.
+    assert "Both atlases are of the same model" in words(app)
+
+
+def test_neurons_of_different_models_are_not_matched(monkeypatch):
+    monkeypatch.undo()
+    app = compare(atlas="starter-pocket-bert", kind="atlases", a="P36:france", other="starter-smollm2-135m")
+    assert not app.error
+    assert "L2.N23 of one is not L2.N23 of the other" in words(app)
+    assert measures(app)["Layers × neurons"] == ["3 × 2,048", "30 × 1,536"]
+
+
+# Empty states and bad links --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PERMALINKS)
+def test_an_empty_page_has_an_example_that_works(kind):
+    app = compare(kind=kind)
+    assert not app.error
+    assert "Choose" in app.info[0].value
+    main = [each for each in app.main.get("page_link") if "kind=" in each.proto.query_string]
+    assert main
+    for each in main:
+        shown = compare(**dict(parse_qsl(each.proto.query_string)))
+        assert not shown.error
+        assert not shown.info
+        assert measures(shown)
+
+
+def test_an_unknown_kind_is_two_facts():
+    app = compare(kind="<b>models</b>")
+    assert app.segmented_control(key="compare-kind").value == "facts"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"kind": "facts", "a": "P0-nothing", "b": "P36-00001"}, "has no fact 'P0-nothing'"),
+        ({"kind": "facts", "a": "'; DROP TABLE facts; --"}, "has no fact"),
+        ({"kind": "facts", "a": "P36-00001", "b": "P36-00001"}, "A and B are the same"),
+        ({"kind": "facts", "a": "x" * 100_000}, "has no fact"),
+        ({"kind": "relations", "a": "P0", "b": "P36"}, "has no relation 'P0'"),
+        ({"kind": "relations", "a": "P36", "b": "P36"}, "A and B are the same"),
+        ({"kind": "neurons", "a": "nine", "b": "L0.N7"}, "'nine' names no neuron"),
+        ({"kind": "neurons", "a": "L99.N1", "b": "L0.N7"}, "has no neuron L99.N1"),
+        ({"kind": "neurons", "a": "L" + "9" * 9000 + ".N1"}, "names no neuron"),
+        ({"kind": "neurons", "a": "L0.N7", "b": "L0.N7"}, "A and B are the same"),
+        ({"kind": "atlases", "a": "P36-00001", "other": "/etc"}, "There is no other atlas '/etc' here"),
+        ({"kind": "atlases", "a": "P36-00001", "other": "sample"}, "There is no other atlas 'sample' here"),
+        ({"kind": "atlases", "a": "P0-nothing", "other": "second"}, "has no fact 'P0-nothing'"),
+    ],
+)
+def test_a_bad_link_gets_a_sentence_and_the_page_goes_on(parameters, says):
+    app = compare(**parameters)
+    assert len(app.error) == 1
+    assert says in words(app)
+    assert app.segmented_control(key="compare-kind").value == parameters["kind"]
+    assert "code 0.1.0" in words(app)  # the footer
+
+
+def test_a_fact_that_the_other_atlas_was_not_asked_is_said():
+    app = compare(kind="atlases", a="P36-00014", other="second")
+    assert not app.error
+    assert "was not asked" in words(app)
+
+
+def test_with_one_atlas_there_is_nothing_to_compare_it_with(two, monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(two / "sample"))
+    assert "only one atlas here" in words(compare(kind="atlases"))
+
+
+def test_an_atlas_that_measured_little_compares_what_it_has(tmp_path, monkeypatch):
+    absent = ("effects", "attributions", "neurons", "activating_prompts", "prompts")
+    write_sample_atlas(tmp_path / "sample", leave_out=absent)
+    write_sample_atlas(tmp_path / "second", leave_out=absent, atlas_id="second")
+    monkeypatch.setattr(store, "DATA", tmp_path)
+    for parameters in PERMALINKS.values():
+        app = compare(**parameters)
+        assert not app.error
+        assert measures(app)
+    assert layout.NOT_MEASURED in words(compare(**PERMALINKS["atlases"]))
+
+
+def test_names_of_data_are_never_markdown(two, tmp_path, monkeypatch):
+    hostile = "![x](http://a/b) <b>`$\\alpha$` :red[no]"
+    folder = Path(shutil.copytree(two / "sample", tmp_path / "sample"))
+    facts = pq.read_table(folder / "facts.parquet")
+    ids, subjects = facts["fact_id"].to_pylist(), facts["subject"].to_pylist()
+    names = [hostile if fact_id == "P36-00001" else name for fact_id, name in zip(ids, subjects, strict=True)]
+    place = facts.schema.get_field_index("subject")
+    renamed = facts.set_column(place, facts.schema.field(place), pa.array(names))
+    pq.write_table(renamed, folder / "facts.parquet")
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    monkeypatch.setattr(store, "DATA", tmp_path)
+    app = compare(**PERMALINKS["facts"])
+    assert layout.plain(hostile) in app.table[0].value.columns[0]
+    shown = [each.value for each in [*app.markdown, *app.caption]]
+    shown += [each.label for each in app.get("page_link")]
+    assert not any("![x](" in text or "<b>" in text for text in shown)

@@ -30,6 +30,7 @@ PAGES = [
     st.Page("app_pages/neuron.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
     st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"),
     st.Page("app_pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    st.Page("app_pages/sql.py", title="SQL", icon=":material/database:", url_path="sql"),
     st.Page("app_pages/atlases.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
 ]
 

@@ -77,7 +77,7 @@ LIMIT 50""",
     ),
     Example(
         "Where in the model do they lie?",
-        "Knowledge neurons by layer, and how many facts share one: late layers are used again and again.",
+        "Knowledge neurons by layer, and by how many facts one of them is shared on average.",
         """\
 SELECT layer, n_pairs, n_neurons, n_facts, pair_share,
        n_pairs / n_neurons AS facts_per_neuron

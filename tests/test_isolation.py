@@ -1,0 +1,216 @@
+"""Sixteen visitors at once on one model: each sees what they would see alone, bit for bit.
+
+1. *Alone.* Every distinct experiment is done once by a single user.
+2. *Together.* Sixteen threads do a hundred of them each, in their own random order. One in five is to be
+   ended by a BaseException, as Streamlit ends scripts: when progress is reported, while standing in line,
+   or in the middle of a forward pass.
+3. *After.* Every result was the single user's, and the model is as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+import atlas
+from atlas.controls import asked_of_fact
+from atlas.experiment import Experiment
+from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
+from atlas.models import is_ready
+from atlas.neuron import Neuron
+from atlas.queries import neurons_of_fact
+
+torch = pytest.importorskip("torch")
+
+if not is_ready("pocket-bert"):
+    pytest.skip("needs the weights of pocket-bert", allow_module_level=True)
+
+from atlas.surgery import load_subject  # noqa: E402
+from atlas.surgery.experiments import Outcome, run  # noqa: E402
+
+VISITORS = 16
+EXPERIMENTS_EACH = 100
+DISTINCT = 48
+RELATIONS = ("P36", "P37", "P30", "P17")
+
+
+class Stopped(BaseException):
+    """What Streamlit ends a script with: no `except Exception` sees it."""
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return load_subject("pocket-bert", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def experiments() -> list[Experiment]:
+    """Distinct experiments of every kind, on neurons that matter to what is asked."""
+    dice = random.Random(3)
+    with atlas.open("starter-pocket-bert") as opened:
+        facts = opened.query(
+            "SELECT fact_id, relation_id, object FROM facts WHERE known AND list_contains($r, relation_id) "
+            "ORDER BY hash(fact_id) LIMIT $n",
+            {"r": list(RELATIONS), "n": DISTINCT},
+        )
+        found = []
+        for place, fact in enumerate(facts.itertuples()):
+            rows = neurons_of_fact(opened, fact.fact_id).head(40)
+            neurons = [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()]
+            rivals = facts[(facts["relation_id"] == fact.relation_id) & (facts["object"] != fact.object)]
+            new = dice.choice(sorted(rivals["object"]))
+            asked = asked_of_fact(opened, fact.fact_id, neighbours=1, unrelated=1, seed=place)
+            own = [item for item in asked if item.group == "paraphrases"][:1]
+            found.append(
+                Experiment(
+                    interventions=changes(dice, neurons, fact.object, new),
+                    asked=(*own, *dice.sample(asked[-2:], dice.choice([0, 1]))),
+                    seed=place,
+                    draws=1,
+                )
+            )
+    return found
+
+
+def changes(dice: random.Random, neurons: list[Neuron], old: str, new: str) -> tuple[Intervention, ...]:
+    """One to three interventions of random kinds on random halves of the neurons."""
+
+    def one() -> Intervention:
+        some = tuple(dice.sample(neurons, max(1, len(neurons) // 2)))
+        return dice.choice(
+            [
+                Suppress(some),
+                Amplify(some, dice.choice([-2.0, 0.5, 3.0, 8.0])),
+                Erase(some, dice.choice(["zero", "unk"])),
+                Edit(some, old, new, dice.choice([0.0, 1.0]), dice.choice([4.0, 8.0])),
+            ]
+        )
+
+    return tuple(one() for _ in range(dice.choice([1, 1, 2, 3])))
+
+
+@dataclass
+class Visit:
+    """What a visitor's thread did: results that were not the single user's, and how often it was ended."""
+
+    differing: list[int] = field(default_factory=list)
+    counts: Counter = field(default_factory=Counter)
+    most_waiting: int = 0
+
+
+class Interrupter:
+    """Ends the forward pass of the threads that ask for it, after some more modules have run."""
+
+    def __init__(self) -> None:
+        self.countdown = threading.local()
+
+    def __call__(self, module, args) -> None:
+        left = getattr(self.countdown, "left", None)
+        if left is not None:
+            if left == 0:
+                raise Stopped
+            self.countdown.left = left - 1
+
+
+def visit(
+    seed: int, subject, experiments, alone: list[Outcome], interrupter: Interrupter, record: Visit
+) -> None:
+    dice = random.Random(seed)
+    for _ in range(EXPERIMENTS_EACH):
+        place = dice.randrange(len(experiments))
+        how = dice.choices(["left alone", "reported", "in line", "forward"], [16, 2, 1, 1])[0]
+        reports = dice.randrange(5)
+
+        def progress(share: float, said: str, how: str = how) -> None:
+            nonlocal reports
+            record.most_waiting = max(record.most_waiting, subject.lock.waiting)
+            if how == "in line" and "Waiting in line" in said:
+                raise Stopped
+            if how == "reported":
+                reports -= 1
+                if reports < 0:
+                    raise Stopped
+
+        interrupter.countdown.left = dice.randrange(36) if how == "forward" else None
+        try:
+            outcome = run(subject, experiments[place], progress=progress)
+        except Stopped:
+            record.counts[how] += 1
+        else:
+            record.counts["done"] += 1
+            if outcome != alone[place]:
+                record.differing.append(place)
+        finally:
+            interrupter.countdown.left = None
+
+
+def logits(subject, experiments) -> torch.Tensor:
+    """Every logit of the plain model on every prompt."""
+    rows = []
+    with torch.no_grad():
+        for experiment in experiments:
+            for item in experiment.asked:
+                ids = torch.tensor([subject.encode(item.prompt).input_ids])
+                rows.append(subject.model(ids).logits.flatten())
+    return torch.cat(rows)
+
+
+def digest(subject) -> str:
+    """A hash of every weight."""
+    found = hashlib.sha256()
+    for name, value in sorted(subject.model.state_dict().items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def test_sixteen_visitors_each_see_what_they_would_see_alone(subject, experiments):
+    weights, answers = digest(subject), logits(subject, experiments)
+    # Step 1: alone.
+    alone = [run(subject, experiment) for experiment in experiments]
+    assert all(outcome.undo_is_exact for outcome in alone)
+    moved = [any(trial.before != trial.after for trial in outcome.trials) for outcome in alone]
+    assert all(moved)  # a change of another visitor's would be seen
+    # Step 2: together.
+    interrupter = Interrupter()
+    handles = [
+        module.register_forward_pre_hook(interrupter)
+        for index, layer in enumerate(subject.family.layer_modules(subject.model))
+        for module in (layer, subject.family.down(subject.model, index))
+    ]
+    records = [Visit() for _ in range(VISITORS)]
+    failures: list[BaseException] = []
+
+    def thread(seed: int) -> None:
+        try:
+            visit(seed, subject, experiments, alone, interrupter, records[seed])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=thread, args=(seed,)) for seed in range(VISITORS)]
+    try:
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Step 3: after.
+    assert failures == []
+    assert [record.differing for record in records] == [[]] * VISITORS
+    total = sum((record.counts for record in records), Counter())
+    assert total.total() == VISITORS * EXPERIMENTS_EACH
+    assert min(total[how] for how in ("reported", "in line", "forward")) > total.total() // 100
+    assert total["done"] > total.total() // 2
+    assert max(record.most_waiting for record in records) > VISITORS // 2  # they did stand in line
+    assert not subject.lock.busy
+    assert subject.lock.waiting == 0
+    assert [m for m in subject.model.modules() if m._forward_pre_hooks or m._forward_hooks] == []
+    assert torch.equal(logits(subject, experiments), answers)
+    assert digest(subject) == weights
+    assert [run(subject, experiment) for experiment in experiments[:10]] == alone[:10]

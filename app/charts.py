@@ -19,6 +19,8 @@ BLUE, ORANGE, GREY, GREEN = "#2E86C1", "#E69F00", "#8A8F98", "#009E73"
 GROUPS = {"own": "its own", "random": "random", "unrelated": "unrelated facts"}
 INTERVENTIONS = {"suppress": "×0", "amplify": "×2"}
 SMALL = 300
+# Marks that are there for comparison with a chosen one.
+FAINT = 0.35
 
 # Groups are named on the axis: no legend to look up, and colour only repeats what position says.
 _WHAT = alt.Y(
@@ -33,6 +35,19 @@ _GROUP_COLOUR = alt.Color(
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
 
 
+# What a clicked mark is found under; see `clickable`.
+CLICK = "click"
+
+
+def clickable(chart: alt.Chart, *fields: str) -> alt.Chart:
+    """The chart with marks that can be clicked, one at a time; a click tells these fields of the mark's row.
+
+    For `layout.draw_clickable`. In a layered chart, the first layer's marks.
+    """
+    click = alt.selection_point(name=CLICK, fields=list(fields), toggle=False, clear=False)
+    return chart.add_params(click).configure_mark(cursor="pointer")
+
+
 def neuron_names(frame: pd.DataFrame) -> pd.Series:
     """`L9.N2141` for every row with a layer and a neuron."""
     pairs = zip(frame["layer"], frame["neuron"], strict=True)
@@ -42,15 +57,23 @@ def neuron_names(frame: pd.DataFrame) -> pd.Series:
 # Layers ----------------------------------------------------------------------------------------------
 
 
-def layer_bars(layers: pd.DataFrame, *, title: str = "Where knowledge neurons lie") -> alt.Chart:
-    """Share of the (fact, neuron) pairs in each layer. `layers`: as `queries.layer_histogram`."""
-    rows = layers.assign(pair_share=layers["pair_share"].fillna(0.0))
+def layer_bars(
+    layers: pd.DataFrame, *, title: str = "Where knowledge neurons lie", chosen: int | None = None
+) -> alt.Chart:
+    """Share of the (fact, neuron) pairs in each layer. `layers`: as `queries.layer_histogram`.
+
+    All layers but the `chosen` one are faint, if one is.
+    """
+    rows = layers.assign(pair_share=layers["pair_share"].fillna(0.0), look=1.0)
+    if chosen is not None:
+        rows["look"] = rows["look"].where(rows["layer"] == chosen, FAINT)
     return (
         alt.Chart(rows, title=title)
         .mark_bar(color=BLUE)
         .encode(
             x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
             y=alt.Y("pair_share:Q", title="Share of pairs (%)", axis=alt.Axis(format=".0%", tickCount=4)),
+            opacity=alt.Opacity("look:Q", scale=None),
             tooltip=[
                 alt.Tooltip("layer:O", title="Layer"),
                 alt.Tooltip("pair_share:Q", title="Share of (fact, neuron) pairs", format=".1%"),
@@ -81,103 +104,6 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
     )
     bars = base.mark_bar(size=34).encode(color=colour)
     return (bars + _values(base, "shared", ".2f")).properties(height=SMALL)
-
-
-def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart:
-    """The neurons of most of a relation's facts. `neurons`: as `queries.relation_neurons`."""
-    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
-    rows["kind"] = ["this relation only" if n == 1 else "other relations too" for n in rows["n_relations"]]
-    return (
-        alt.Chart(rows, title="Neurons that its facts share")
-        .mark_bar()
-        .encode(
-            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False)),
-            x=alt.X("relation_share:Q", title="Share of the relation's facts (%)", axis=_percent_axis()),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=["this relation only", "other relations too"], range=[BLUE, ORANGE]),
-                legend=_LEGEND,
-            ),
-            tooltip=[
-                alt.Tooltip("name:N", title="Neuron"),
-                alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
-                alt.Tooltip("n_facts:Q", title="Facts of the relation", format=","),
-                alt.Tooltip("n_relations:Q", title="Relations that have it"),
-                alt.Tooltip("mean_score:Q", title="Mean score", format=".4f"),
-            ],
-        )
-        .properties(height=24 * len(rows) + 130)
-    )
-
-
-def relation_overlap_bars(overlap: pd.DataFrame, relation_id: str, *, limit: int = 12) -> alt.Chart:
-    """How many neurons a fact of this relation shares with one of each relation, the largest first.
-
-    `overlap`: as `queries.relation_overlap`.
-    """
-    rows = overlap[(overlap["relation_a"] == relation_id) & overlap["mean_shared"].notna()]
-    rows = rows.sort_values(["within", "mean_shared"], ascending=False).head(limit)
-    rows = rows.assign(
-        name=[label or relation for label, relation in zip(rows["label_b"], rows["relation_b"], strict=True)],
-        kind=["this relation" if within else "another relation" for within in rows["within"]],
-    )
-    return (
-        alt.Chart(rows, title="Neurons shared with facts of …")
-        .mark_bar()
-        .encode(
-            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=180, labelOverlap=False)),
-            x=alt.X("mean_shared:Q", title="Neurons in common (mean)"),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=["this relation", "another relation"], range=[BLUE, GREY]),
-                legend=_LEGEND,
-            ),
-            tooltip=[
-                alt.Tooltip("name:N", title="Relation"),
-                alt.Tooltip("relation_b:N", title="Id"),
-                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
-                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
-            ],
-        )
-        .properties(height=24 * len(rows) + 130)
-    )
-
-
-def overlap_matrix(overlap: pd.DataFrame) -> alt.Chart:
-    """Mean number of shared neurons for every two relations. `overlap`: as `queries.relation_overlap`."""
-    rows = overlap.assign(a=overlap["label_a"].fillna(overlap["relation_a"]))
-    rows["b"] = overlap["label_b"].fillna(overlap["relation_b"])
-    n = rows["a"].nunique()
-    return (
-        alt.Chart(rows, title="Neurons that two facts share, by their relations")
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "relation_b:N",
-                title="Relation of one fact",
-                sort=alt.SortField("b"),
-                axis=alt.Axis(labelAngle=-90, labelFontSize=9, labelOverlap=False),
-            ),
-            y=alt.Y(
-                "a:N",
-                title="Relation of the other fact",
-                axis=alt.Axis(labelLimit=160, labelOverlap=False),
-            ),
-            color=alt.Color(
-                "mean_shared:Q",
-                title="Neurons in common (mean)",
-                scale=alt.Scale(scheme="viridis"),
-                legend=alt.Legend(orient="bottom", gradientLength=220),
-            ),
-            tooltip=[
-                alt.Tooltip("a:N", title="Relation"),
-                alt.Tooltip("b:N", title="Relation"),
-                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
-                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
-            ],
-        )
-        .properties(height=20 * n + 170)
-    )
 
 
 # Scores ----------------------------------------------------------------------------------------------

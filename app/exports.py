@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
@@ -45,7 +46,22 @@ def file_name(*parts: str, ending: str) -> str:
     return f"{words.strip('-')[:100] or 'export'}.{ending}"
 
 
-def offer(name: str, **tables: pd.DataFrame) -> None:
+@dataclass(frozen=True)
+class Later:
+    """A table that is put together only when someone wants the file; `n_rows` is known before."""
+
+    n_rows: int
+    make: Callable[[], pd.DataFrame]
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+
+def _file(write: Callable[[pd.DataFrame], bytes], rows: pd.DataFrame | Later) -> bytes:
+    return write(rows.make() if isinstance(rows, Later) else rows)
+
+
+def offer(name: str, **tables: pd.DataFrame | Later) -> None:
     """A menu with every table that has rows, in every format. `name` becomes part of the files' names."""
     filled = {title: rows for title, rows in tables.items() if len(rows)}
     if not filled:
@@ -57,7 +73,7 @@ def offer(name: str, **tables: pd.DataFrame) -> None:
                 for ending, (shown, make, media_type) in FORMATS.items():
                     st.download_button(
                         shown,
-                        partial(make, rows),
+                        partial(_file, make, rows),
                         file_name=file_name(name, title, ending=ending),
                         mime=media_type,
                         key=f"export-{name}-{title}-{ending}",

@@ -38,7 +38,7 @@ COMPARE = "app_pages/compare.py"
 SQL = "app_pages/sql.py"
 ATLASES = "app_pages/atlases.py"
 
-FIGURE_WIDTH = 172
+FIGURE_WIDTH = 150
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title.
 STYLE = """<style>

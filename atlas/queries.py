@@ -42,10 +42,11 @@ def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = N
 def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
     """A fact to begin with: suppressing its neurons lowers its probability, and random ones' does not.
 
-    Of the known facts with neurons: the one whose fall, less what the controls move, is largest; where
-    effects were not measured, the most probable. None when no fact has neurons. Columns: fact_id,
-    relation_id, label, subject, object, known, mean_probability, n_neurons, before, after, random (mean
-    probabilities on held-out prompts; null if not measured), text (its most probable held-out prompt).
+    Of the known facts with neurons whose fall, less what the controls move, is at least half of the largest:
+    the one whose subject is in most facts, as a well-known one is. Where effects were not measured, all
+    known facts stand to choose. None when no fact has neurons. Columns: fact_id, relation_id, label, subject,
+    object, known, mean_probability, n_neurons, before, after, random (mean probabilities on held-out
+    prompts; null if not measured), text (the shortest prompt it gets right, held out if there is one).
     """
     return atlas.query_one(
         """
@@ -55,19 +56,26 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
                    avg(p_after) FILTER ("group" = 'random') AS random,
                    avg(p_before - p_after) FILTER ("group" = 'unrelated') AS elsewhere
             FROM effects WHERE intervention = 'suppress' AND held_out GROUP BY fact_id
-        ), best AS (
-            SELECT f.*, m.before, m.after, m.random
-            FROM facts AS f LEFT JOIN measured AS m ON m.fact_id = f.fact_id
+        ), named AS (
+            SELECT unnest([subject, object]) AS name, count(*) AS n FROM facts GROUP BY name
+        ), judged AS (
+            SELECT f.*, m.before, m.after, m.random, named.n AS n_named, coalesce(
+                       m.before - m.after - abs(m.before - m.random) - abs(coalesce(m.elsewhere, 0)), 0
+                   ) AS effect
+            FROM facts AS f JOIN named ON named.name = f.subject
+            LEFT JOIN measured AS m ON m.fact_id = f.fact_id
             WHERE f.n_neurons > 0
-            ORDER BY f.known DESC NULLS LAST,
-                     m.before - m.after - abs(m.before - m.random) - abs(coalesce(m.elsewhere, 0))
-                         DESC NULLS LAST,
-                     f.mean_probability DESC NULLS LAST, f.fact_id
+        ), best AS (
+            FROM judged
+            ORDER BY known DESC NULLS LAST,
+                     effect >= 0.5 * max(effect) OVER (PARTITION BY known) DESC,
+                     n_named DESC, effect DESC, mean_probability DESC NULLS LAST, fact_id
             LIMIT 1
         )
         SELECT b.fact_id, b.relation_id, r.label, b.subject, b.object, b.known, b.mean_probability,
                b.n_neurons, b.before, b.after, b.random,
-               (SELECT arg_max(text, (held_out, probability)) FROM prompts WHERE fact_id = b.fact_id) AS text
+               (SELECT arg_min(text, (rank > 1, NOT held_out, length(text))) FROM prompts
+                WHERE fact_id = b.fact_id) AS text
         FROM best AS b LEFT JOIN relations AS r ON r.relation_id = b.relation_id
         """
     )

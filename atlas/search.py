@@ -27,13 +27,14 @@ from atlas.store import Atlas
 
 BEST = "best"
 _PLACE = """
-    CASE WHEN $wanted = '' THEN 5
+    CASE WHEN $wanted = '' THEN 6
          WHEN folded_subject = $wanted THEN 0
          WHEN folded_object = $wanted THEN 1
-         WHEN starts_with(folded_subject, $wanted) THEN 2
-         WHEN starts_with(folded_object, $wanted) THEN 3
-         WHEN in_names THEN 4
-         ELSE 5 END
+         WHEN folded_label = $wanted THEN 2
+         WHEN starts_with(folded_subject, $wanted) THEN 3
+         WHEN starts_with(folded_object, $wanted) THEN 4
+         WHEN in_names THEN 5
+         ELSE 6 END
 """
 # What a list can be sorted by → SQL. Ties follow by how well they match, then by name.
 SORTS = {
@@ -81,6 +82,7 @@ _DOCUMENTS_SOURCE = f"""
     SELECT f.fact_id, f.relation_id, r.label, f.subject, f.object, f.known, f.mean_probability,
            f.n_prompts, f.n_neurons, k.layers,
            {_folded("f.subject")} AS folded_subject, {_folded("f.object")} AS folded_object,
+           {_folded("r.label")} AS folded_label,
            {_folded("concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id)")} AS names,
            {_folded("concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id, p.texts)")} AS document
     FROM facts AS f

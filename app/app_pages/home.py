@@ -1,12 +1,17 @@
-"""Home: what the chosen atlas is, three pictures of it, and ways in."""
+"""Home: what the chosen atlas is, a first experiment, three pictures of it, and ways in."""
 
+import pandas as pd
 import streamlit as st
 
-from app import charts, layout
+from app import charts, exports, layout, limits, resources
 from app.resources import ask
 from atlas import queries
-from atlas.models import KNOWN_MODELS
+from atlas.errors import AtlasError
+from atlas.models import KNOWN_MODELS, is_ready
+from atlas.neuron import OBJECT_SLOT
 from atlas.store import Atlas
+
+GAP = "____"
 
 
 def main() -> None:
@@ -19,14 +24,22 @@ def main() -> None:
     summary = ask(queries.atlas_summary, atlas)
     ways_in(atlas)
     what_it_is(atlas, summary)
+    first_experiment(atlas)
     pictures(atlas, summary)
+
+
+# Ways in ---------------------------------------------------------------------------------------------
 
 
 def ways_in(atlas: Atlas) -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     with left.form("ask", border=False):
         box, button = st.columns([5, 1], vertical_alignment="bottom")
-        text = box.text_input("Search all facts", placeholder="Azerbaijan, capital, Baku …", max_chars=200)
+        text = box.text_input(
+            "Search all facts",
+            placeholder="Azerbaijan, capital, Baku …",
+            max_chars=limits.current().search_length,
+        )
         if button.form_submit_button("Search", icon=":material/search:", width="stretch"):
             st.switch_page(layout.SEARCH, query_params=layout.here(q=text.strip()))
     if right.button("Random fact", icon=":material/casino:", width="stretch"):
@@ -35,6 +48,9 @@ def ways_in(atlas: Atlas) -> None:
             layout.nothing("No fact of this atlas has knowledge neurons.")
         else:
             st.switch_page(layout.FACT, query_params=layout.here(fact=fact_id))
+
+
+# What it is ------------------------------------------------------------------------------------------
 
 
 def what_it_is(atlas: Atlas, summary: queries.Summary) -> None:
@@ -48,13 +64,14 @@ def what_it_is(atlas: Atlas, summary: queries.Summary) -> None:
         if model.n_layers and model.n_neurons
         else layout.NOT_MEASURED
     )
-    known_facts = layout.NOT_MEASURED
+    share, knows = layout.NOT_MEASURED, "rank 1 on most prompts"
     if summary.n_known is not None and summary.n_facts:
-        known_facts = f"{summary.n_known / summary.n_facts:.0%}"
+        share = f"{summary.n_known / summary.n_facts:.0%}"
+        knows = f"{summary.n_known:,} facts: rank 1 on most prompts"
     layout.figures(
         {
-            "Facts": (f"{summary.n_facts:,}", f"of {summary.n_relations} relations"),
-            "The model knows": (known_facts, "rank 1 on most prompts"),
+            "Facts": (f"{summary.n_facts:,}", f"of {layout.count(summary.n_relations, 'relation')}"),
+            "The model knows": (share, knows),
             "Neurons a fact": (layout.number(summary.mean_neurons, ".1f"), "mean, after refinement"),
             "Different neurons": (f"{summary.n_neurons:,}", shape),
             "Certified": (layout.percent(summary.converged_share, 1), "integrals in tolerance"),
@@ -62,25 +79,154 @@ def what_it_is(atlas: Atlas, summary: queries.Summary) -> None:
     )
 
 
+# A first experiment ----------------------------------------------------------------------------------
+
+
+def first_experiment(atlas: Atlas) -> None:
+    """One fact that shows the effect well, and the Lab with it, everything chosen."""
+    fact = ask(queries.telling_fact, atlas)
+    if fact is None:
+        return
+    model = atlas.manifest.model.name
+    ready = is_ready(model)
+    with st.container(border=True):
+        st.markdown("##### :material/science: A first experiment")
+        st.markdown(told(fact, model))
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            allowed = ready or can_be_fetched(model)
+            if allowed and st.button("Switch them off in the Lab", type="primary", icon=":material/science:"):
+                st.switch_page(layout.LAB, query_params=layout.here(fact=fact["fact_id"]))
+            layout.fact_link(fact["fact_id"], "See the fact first")
+        if not ready:
+            elsewhere(atlas, model)
+
+
+def told(fact: dict, model: str) -> str:
+    """The experiment in two sentences: what the model says, and what the atlas measured."""
+    plain = layout.plain
+    text = plain(fact["text"].replace(OBJECT_SLOT, GAP)) if fact["text"] else ""
+    asked = f"“{text}”: {plain(model)} says" if text else f"{plain(fact['subject'])}: {plain(model)} says"
+    neurons = f"its {fact['n_neurons']} knowledge neurons" if fact["n_neurons"] > 1 else "its one neuron"
+    sentences = f"{asked} **{plain(fact['object'])}**. What does it say without {neurons}?"
+    if fact["before"] is None or fact["after"] is None:
+        return sentences
+    measured = (
+        f" The atlas measured a probability of **{fact['before']:.2f}** that falls to **{fact['after']:.2f}**"
+    )
+    if fact["random"] is not None:
+        measured += f", and to {fact['random']:.2f} without as many random neurons"
+    return f"{sentences}{measured}. Try it on the live model."
+
+
+def can_be_fetched(model: str) -> bool:
+    """Whether a visitor may have the Lab fetch this model, and there is somewhere to fetch it from."""
+    return model in KNOWN_MODELS and limits.current().may_download(model)
+
+
+def elsewhere(atlas: Atlas, model: str) -> None:
+    """What to do where the atlas' model is not on this machine: fetch it, or take an atlas whose model is."""
+    known = KNOWN_MODELS.get(model)
+    if can_be_fetched(model):
+        size = f"{known.download_mb} MB"
+        said = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."
+    else:
+        said = f"The model {model} is not on this machine, so the Lab cannot ask it here."
+    st.caption(layout.plain(said))
+    for atlas_id, folder in resources.atlases().items():
+        try:
+            other = resources.opened(folder)
+            fact = ask(queries.telling_fact, other) if is_ready(other.manifest.model.name) else None
+        except AtlasError:
+            continue
+        if other.path != atlas.path and fact is not None:
+            name = layout.fact_name(fact["subject"], fact["object"])
+            st.page_link(
+                layout.LAB,
+                label=layout.plain(f"Try {name} in {other.manifest.model.name}, which is here"),
+                icon=":material/science:",
+                query_params={"atlas": atlas_id, "fact": fact["fact_id"]},
+            )
+            return
+
+
+# Pictures --------------------------------------------------------------------------------------------
+
+
 def pictures(atlas: Atlas, summary: queries.Summary) -> None:
+    by_layer = ask(queries.layer_histogram, atlas)
     layers, sharing, effects = st.columns(3, gap="medium")
     with layers:
-        layout.draw(charts.layer_bars(ask(queries.layer_histogram, atlas)), "Share of pairs by layer")
+        layout.draw_clickable(
+            charts.layer_bars(by_layer),
+            "Share of pairs by layer",
+            key="layers",
+            fields=["layer"],
+            act=to_layer,
+        )
+        st.markdown(where_they_lie(by_layer))
+        st.caption("A pair is a fact and one of its neurons. Click a layer for the facts with one there.")
     with sharing:
         if summary.within is None or summary.across is None:
             layout.nothing(f"Sharing between facts: {layout.NOT_MEASURED}.")
         else:
             layout.draw(charts.sharing_bars(summary.within, summary.across), "Neurons two facts share")
+            st.markdown(what_is_shared(summary.within, summary.across))
+        st.page_link(
+            layout.RELATION,
+            label="Which relations share",
+            icon=":material/category:",
+            query_params=layout.here(),
+        )
     with effects:
         if summary.effects.empty:
             layout.nothing(f"Effects of changing neurons: {layout.NOT_MEASURED}.")
         else:
             layout.draw(charts.effect_bars(summary.effects), "Effects beside their controls")
-    st.caption(
-        "A pair is a fact and one of its knowledge neurons. ×0 suppresses neurons and ×2 amplifies them: the "
-        "fact's own, as many random ones of the same layers, and its own while unrelated facts are asked. "
-        "Known facts, on prompts whose wording was kept out of the search for neurons."
+            st.markdown(what_it_does(summary.effects))
+            st.caption(
+                "×0 suppresses neurons, ×2 amplifies them: the fact's own, as many random ones of the same "
+                "layers, and its own while unrelated facts are asked. Known facts, on prompts whose wording "
+                "was kept out of the search for neurons."
+            )
+    exports.offer(
+        atlas.atlas_id, layers=by_layer, effects=summary.effects, relations=ask(queries.relations, atlas)
     )
+
+
+def to_layer(layer: str) -> None:
+    st.switch_page(layout.SEARCH, query_params=layout.here(layer=layer))
+
+
+def where_they_lie(by_layer: pd.DataFrame) -> str:
+    """The fewest layers that hold half of the pairs, in a sentence."""
+    rows = by_layer.sort_values("pair_share", ascending=False)
+    if rows["pair_share"].isna().all():
+        return "No fact has knowledge neurons."
+    n = int((rows["pair_share"].cumsum() < 0.5).sum()) + 1
+    held = float(rows["pair_share"].head(n).sum())
+    layers = [str(layer) for layer in sorted(int(layer) for layer in rows["layer"].head(n))]
+    if n == 1:
+        return f"**Layer {layers[0]}**, of {len(rows)}, holds {held:.0%} of them."
+    return f"**Layers {', '.join(layers[:-1])} and {layers[-1]}**, of {len(rows)}, hold {held:.0%} of them."
+
+
+def what_is_shared(within: float, across: float) -> str:
+    if across <= 0 or within <= 0:
+        return f"Two facts share **{within:.2f}** neurons in one relation, {across:.2f} across two."
+    times = f"**{within / across:.1f} times**"
+    return f"Two facts of one relation share {times} as many as two of different relations."
+
+
+def what_it_does(effects: pd.DataFrame) -> str:
+    """What suppression does, beside its controls, in a sentence."""
+    change = effects[effects["intervention"] == "suppress"].set_index("group")["ratio_of_means"].dropna()
+    parts = {
+        "own": "Without its neurons, the probability of a fact's answer changes by **{}**",
+        "random": "without as many random ones by {}",
+        "unrelated": "that of unrelated facts by {}",
+    }
+    said = [text.format(layout.signed(change[group])) for group, text in parts.items() if group in change]
+    return f"{'; '.join(said)}." if "own" in change else ""
 
 
 main()

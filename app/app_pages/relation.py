@@ -1,17 +1,22 @@
-"""Relation: the neurons its facts share, where they lie, and its facts. `?relation=` names it.
+"""Relation: the neurons its facts share, where they lie, with whom it shares them, and its facts.
 
-Without one: all relations, and how much they share.
+`?relation=` names it, `layer` keeps its neurons of one layer, `other` is the relation whose facts stand
+beside its own. Without a relation: all of them, and how much they share; `a` and `b` are those of a cell.
 """
 
+import pandas as pd
 import streamlit as st
 
-from app import charts, layout
+from app import charts, exports, layout, sharing_charts, tray
 from app.resources import ask
-from atlas import queries
+from atlas import queries, sharing
 from atlas.errors import QueryError
+from atlas.neuron import Neuron
 from atlas.store import Atlas
 
 PAGE_ROWS = 20
+CLOSEST = 8
+PAIRS = 10
 
 
 def main() -> None:
@@ -24,11 +29,16 @@ def main() -> None:
     found = relations[relations["relation_id"] == relation_id]
     if found.empty:
         raise QueryError(f"The atlas {atlas.atlas_id} has no relation '{relation_id}'. See all relations.")
-    one_relation(atlas, found.iloc[0])
+    one_relation(atlas, relations, found.iloc[0])
 
 
-def all_relations(atlas: Atlas, relations) -> None:
+# All relations ---------------------------------------------------------------------------------------
+
+
+def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
     st.title("Relations", anchor=False)
+    overlap = ask(queries.relation_overlap, atlas)
+    exports.offer("relations", relations=relations, shared_neurons=overlap)
     left, right = st.columns([2, 3], gap="medium")
     with left:
         for row in relations.itertuples(index=False):
@@ -37,19 +47,59 @@ def all_relations(atlas: Atlas, relations) -> None:
                 known = "" if layout.is_missing(row.known_share) else f" · {row.known_share:.0%} known"
                 st.caption(layout.plain(f"{row.relation_id} · {layout.count(row.n_facts, 'fact')}{known}"))
     with right, layout.errors_as_sentences():
-        layout.draw(
-            charts.overlap_matrix(ask(queries.relation_overlap, atlas)),
+        chosen = pair_asked(relations)
+        layout.draw_clickable(
+            sharing_charts.overlap_matrix(
+                sharing_charts.some_relations(overlap, sharing_charts.neighbours_together(overlap)),
+                chosen=chosen,
+            ),
             "Neurons shared, by pairs of relations",
+            key=f"matrix-{chosen}",
+            fields=["relation_a", "relation_b"],
+            act=choose_pair,
         )
+        if chosen is None:
+            st.caption("Click a cell for the facts behind it.")
+        else:
+            facts_behind(atlas, relations, overlap, *chosen)
 
 
-def one_relation(atlas: Atlas, relation) -> None:
+def pair_asked(relations: pd.DataFrame) -> tuple[str, str] | None:
+    """The two relations of a cell, as the URL names them."""
+    pair = st.query_params.get("a", ""), st.query_params.get("b", "")
+    return pair if set(pair) <= set(relations["relation_id"]) else None
+
+
+def choose_pair(relation_a: str, relation_b: str) -> None:
+    layout.set_in_url(a=relation_a, b=relation_b)
+
+
+# One relation ----------------------------------------------------------------------------------------
+
+
+def one_relation(atlas: Atlas, relations: pd.DataFrame, relation: pd.Series) -> None:
+    relation_id = relation["relation_id"]
+    overlap = ask(queries.relation_overlap, atlas)
+    heading(atlas, relation, overlap)
+    by_layer = ask(queries.layer_histogram, atlas, relation=relation_id)
+    if by_layer["n_pairs"].sum() == 0:
+        layout.nothing("No fact of this relation has knowledge neurons.")
+    else:
+        its_neurons(atlas, relation, by_layer)
+        what_changing_does(atlas, relation_id)
+        whom_it_shares_with(atlas, relations, overlap, relation_id)
+    its_facts(atlas, relation_id)
+
+
+def heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> None:
     relation_id = relation["relation_id"]
     st.title(layout.plain(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
-    st.page_link(
-        layout.RELATION, label="All relations", icon=":material/arrow_back:", query_params=layout.here()
-    )
-    overlap = ask(queries.relation_overlap, atlas)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.page_link(
+            layout.RELATION, label="All relations", icon=":material/arrow_back:", query_params=layout.here()
+        )
+        layout.compare_link("relations", relation_id, label="Compare with another")
+        layout.search_link("Search its facts", relation=relation_id)
     within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"]
     layout.figures(
         {
@@ -63,24 +113,183 @@ def one_relation(atlas: Atlas, relation) -> None:
             ),
         }
     )
-    neurons = ask(queries.relation_neurons, atlas, relation_id)
-    if neurons.empty:
-        layout.nothing("No fact of this relation has knowledge neurons.")
-    else:
-        left, right = st.columns(2, gap="medium")
-        with left, layout.errors_as_sentences():
-            layout.draw(charts.relation_neuron_bars(neurons), "Neurons most of its facts share")
-        with right, layout.errors_as_sentences():
-            layers = ask(queries.layer_histogram, atlas, relation=relation_id)
-            layout.draw(charts.layer_bars(layers), "Its neurons by layer")
-            if overlap["relation_b"].nunique() > 1:
-                layout.draw(
-                    charts.relation_overlap_bars(overlap, relation_id), "Neurons shared with relations"
-                )
-        st.subheader("Its most shared neurons", anchor=False)
-        layout.neuron_table(neurons)
-        layout.neuron_links(neurons.head(12))
 
+
+def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
+    relation_id = relation["relation_id"]
+    asked = st.query_params.get("layer", "")
+    layer = int(asked) if asked in set(by_layer["layer"].astype(str)) else None
+    neurons = ask(queries.relation_neurons, atlas, relation_id, layer=layer)
+    widely = ask(sharing.neurons_by_sharing, atlas, relation_id)
+    left, right = st.columns(2, gap="medium")
+    with left, layout.errors_as_sentences():
+        if neurons.empty:
+            layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
+        else:
+            layout.draw_clickable(
+                sharing_charts.relation_neuron_bars(neurons),
+                "Neurons most of its facts share",
+                key=f"neurons-{relation_id}-{layer}",
+                fields=["name"],
+                act=to_neuron,
+            )
+            st.caption("Click a neuron for its page.")
+    with right, layout.errors_as_sentences():
+        layout.draw_clickable(
+            charts.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
+            "Its neurons by layer",
+            key=f"layers-{relation_id}-{layer}",
+            fields=["layer"],
+            act=only_layer,
+        )
+        if layer is None:
+            st.caption("Click a layer to see its neurons only.")
+        else:
+            st.button(f"Layer {layer} only: show all", icon=":material/close:", on_click=all_layers)
+        layout.draw(
+            sharing_charts.sharing_histogram(widely, int(relation["n_facts"])),
+            "How many of its neurons are shared by how many of its facts",
+        )
+    if neurons.empty:
+        return
+    st.subheader("Its most shared neurons", anchor=False)
+    layout.neuron_table(neurons)
+    layout.neuron_links(neurons.head(12))
+    with st.container(horizontal=True, gap="small"):
+        top = neurons.head(20)
+        tray.add_button(
+            [Neuron(int(r.layer), int(r.neuron)) for r in top.itertuples()],
+            key=f"relation-{relation_id}-{layer}",
+            source=f"{relation['label'] or relation_id} ({relation_id})",
+        )
+        exports.offer(
+            f"relation {relation_id}", neurons=neurons, layers=by_layer, neurons_by_facts_sharing_them=widely
+        )
+
+
+def to_neuron(name: str) -> None:
+    st.switch_page(layout.NEURON, query_params=layout.here(neuron=name))
+
+
+def only_layer(layer: str) -> None:
+    layout.switch_in_url("layer", layer)
+
+
+def all_layers() -> None:
+    layout.set_in_url(layer=None)
+
+
+# What changing its neurons does ----------------------------------------------------------------------
+
+
+def what_changing_does(atlas: Atlas, relation_id: str) -> None:
+    st.subheader("What changing its neurons does", anchor=False)
+    left, right = st.columns(2, gap="medium")
+    with left, layout.errors_as_sentences():
+        effects = ask(queries.effect_summary, atlas, known=True, held_out=True, relation=relation_id)
+        asked = "known facts"
+        if effects.empty:
+            effects = ask(queries.effect_summary, atlas, held_out=True, relation=relation_id)
+            asked = "facts, none of which the model knows"
+        if effects.empty:
+            layout.nothing(f"Suppressing and amplifying: {layout.NOT_MEASURED}.")
+        else:
+            layout.draw(
+                charts.effect_bars(effects, title="Each fact's own neurons"),
+                "Effects of changing each fact's neurons, beside controls",
+            )
+            n = int(effects["n_facts"].max())
+            st.caption(
+                f"Each fact's own neurons ×0 and ×2, mean over its {n:,} {asked}, on held-out wordings. "
+                "Beside it: as many random neurons of the same layers, and unrelated facts under the change."
+            )
+    with right:
+        layout.nothing(
+            f"Erasing the neurons that all its facts share: {layout.NOT_MEASURED}. "
+            "Put the most shared ones into the tray and erase them in the Lab."
+        )
+
+
+# With whom it shares ---------------------------------------------------------------------------------
+
+
+def whom_it_shares_with(
+    atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_id: str
+) -> None:
+    st.subheader("With whom it shares neurons", anchor=False)
+    other = st.query_params.get("other")
+    if other not in set(relations["relation_id"]):
+        other = relation_id
+    left, right = st.columns(2, gap="medium")
+    with left, layout.errors_as_sentences():
+        row = overlap[overlap["relation_a"] == relation_id].dropna(subset="mean_shared")
+        near = row[~row["within"]].nlargest(CLOSEST - 1, "mean_shared")["relation_b"]
+        order = [relation_id, *near]
+        if other not in order:
+            order[-1] = other
+        layout.draw_clickable(
+            sharing_charts.overlap_matrix(
+                sharing_charts.some_relations(overlap, order), chosen=(relation_id, other), numbers=True
+            ),
+            "Neurons shared with the relations closest to it",
+            key=f"closest-{relation_id}-{other}",
+            fields=["relation_a", "relation_b"],
+            act=choose_other,
+        )
+        st.caption(
+            "It and the relations it shares most with; the diagonal is two facts of one relation. "
+            "Click a cell for the facts behind it."
+        )
+    with right, layout.errors_as_sentences():
+        facts_behind(atlas, relations, overlap, relation_id, other)
+
+
+def choose_other(relation_a: str, relation_b: str) -> None:
+    """A cell of the page's own row or column stays here; any other is another relation's."""
+    here = st.query_params.get("relation")
+    if relation_b == here:
+        relation_a, relation_b = relation_b, relation_a
+    if relation_a == here:
+        layout.set_in_url(other=relation_b)
+    else:
+        layout.set_in_url(relation=relation_a, other=relation_b, layer=None)
+
+
+def facts_behind(
+    atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_a: str, relation_b: str
+) -> None:
+    """The pairs of facts that share most, of two relations or of one."""
+    labels = relations.set_index("relation_id")["label"]
+    names = [layout.plain(f"{labels[each] or each} ({each})") for each in (relation_a, relation_b)]
+    cell = overlap[(overlap["relation_a"] == relation_a) & (overlap["relation_b"] == relation_b)]
+    where = f"Two facts of {names[0]}" if relation_a == relation_b else f"{names[0]} and {names[1]}"
+    st.markdown(f"**{where}**")
+    mean = cell["mean_shared"].iloc[0] if len(cell) else None
+    n_pairs = int(cell["n_pairs"].iloc[0]) if len(cell) else 0
+    pairs = ask(sharing.closest_pairs, atlas, relation_a, relation_b, limit=PAIRS)
+    if layout.is_missing(mean) or pairs.empty:
+        layout.nothing("No two of these facts have a neuron in common.")
+        return
+    st.caption(
+        f"{mean:.2f} neurons in common, mean over {layout.count(n_pairs, 'pair')}. "
+        f"The {len(pairs)} pairs with most:"
+    )
+    for row in pairs.itertuples(index=False):
+        with st.container(gap=None):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                layout.fact_link(row.fact_a, layout.fact_name(row.subject_a, row.object_a))
+                layout.fact_link(row.fact_b, layout.fact_name(row.subject_b, row.object_b))
+                layout.compare_link("facts", row.fact_a, row.fact_b)
+            of = f"of {row.n_neurons_a} and {row.n_neurons_b}"
+            same = " · same answer" if row.same_object else ""
+            st.caption(layout.plain(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
+    exports.offer(f"pairs {relation_a} {relation_b}", pairs=pairs)
+
+
+# Its facts -------------------------------------------------------------------------------------------
+
+
+def its_facts(atlas: Atlas, relation_id: str) -> None:
     st.subheader("Its facts", anchor=False)
     hits = queries.facts_matching(
         atlas, relation=relation_id, limit=PAGE_ROWS, offset=(layout.page_asked() - 1) * PAGE_ROWS

@@ -1,16 +1,29 @@
 """Search: one box over subjects, objects, relations and prompts, with filters; the URL holds all of it."""
 
 import time
+from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from app import layout
+from app import exports, layout, sharing_charts
 from app.resources import ask
-from atlas import queries
+from atlas import queries, search
+from atlas.neuron import OBJECT_SLOT
 from atlas.store import Atlas
 
 PAGE_ROWS = 20
+GAP = "____"
 KNOWN = {"known": True, "not known": False}
+SORTED = {
+    "subject": "subject, A to Z",
+    "object": "object, A to Z",
+    "relation": "relation, A to Z",
+    "probability": "probability, highest first",
+    "-probability": "probability, lowest first",
+    "neurons": "neurons, most first",
+    "-neurons": "neurons, fewest first",
+}
 
 
 def main() -> None:
@@ -23,52 +36,137 @@ def main() -> None:
         "q",
         placeholder='Azerbaijan, "New York", capital',
     )
-    relation, known, layer = filters(atlas)
+    relation, known, layer, sort = choices(atlas)
+    asked = {"relation": relation, "known": KNOWN.get(known), "layer": layer, "sort": sort}
 
     # Query
     begun = time.perf_counter()
-    hits = queries.facts_matching(
-        atlas,
-        text,
-        relation=relation,
-        known=KNOWN.get(known),
-        layer=layer,
-        limit=PAGE_ROWS,
-        offset=(layout.page_asked() - 1) * PAGE_ROWS,
+    hits = search.facts_matching(
+        atlas, text, **asked, limit=PAGE_ROWS, offset=(layout.page_asked() - 1) * PAGE_ROWS
     )
     milliseconds = 1000 * (time.perf_counter() - begun)
 
     # Draw
-    st.caption(f"{layout.count(hits.total, 'fact')} · {milliseconds:.0f} ms")
+    understood(text, hits)
     if not hits.total:
-        layout.nothing("No fact matches. Try fewer words, or take a filter away.")
+        st.caption(f"0 facts · {milliseconds:.0f} ms")
+        nothing_found(hits)
         return
-    if hits.rows.empty:
-        layout.nothing("There are fewer pages than that. Choose one below.")
-    layout.fact_rows(hits.rows)
-    layout.pages(hits.total, PAGE_ROWS)
+    rows, by_relation = st.columns([3, 2], gap="large")
+    with rows:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f"{layout.count(hits.total, 'fact')} · {milliseconds:.0f} ms")
+            export(atlas, text, asked, hits)
+        if hits.rows.empty:
+            layout.nothing("There are fewer pages than that. Choose one below.")
+        found_facts(atlas, text, hits)
+        layout.pages(hits.total, PAGE_ROWS)
+    with by_relation:
+        draw_relations(hits.by_relation, relation)
 
 
-def filters(atlas: Atlas) -> tuple[str | None, str | None, int | None]:
-    """Relation id, a key of `KNOWN`, layer; None where anything goes."""
+# Choose ----------------------------------------------------------------------------------------------
+
+
+def choices(atlas: Atlas) -> tuple[str | None, str | None, int | None, str]:
+    """Relation id, a key of `KNOWN`, layer (None where anything goes), and a key of `search.SORTS`."""
     relations = ask(queries.relations, atlas)
     ids = relations["relation_id"]
     labels = {r: f"{label} ({r})" for r, label in zip(ids, relations["label"], strict=True)}
     layers = {str(layer): layer for layer in ask(queries.layer_histogram, atlas)["layer"]}
-    left, middle, right = st.columns(3)
-    with left:
+    measured = bool(relations["n_known"].notna().any())
+    first, second, third, fourth = st.columns(4)
+    with first:
         relation = layout.choice("Relation", "relation", labels, placeholder="any")
-    with middle:
+    with second:
         known = layout.choice(
             "Does the model know it?",
             "known",
             dict(zip(KNOWN, KNOWN, strict=True)),
-            placeholder="either",
+            placeholder="either" if measured else layout.NOT_MEASURED,
+            disabled=not measured,
             help="Known: the answer has rank 1 on more than half of the fact's prompts.",
         )
-    with right:
+    with third:
         layer = layout.choice("Has a neuron in layer", "layer", layers, placeholder="any")
-    return relation, known, None if layer is None else int(layer)
+    with fourth:
+        sort = layout.choice("Sorted by", "sort", SORTED, placeholder="best match")
+    return relation, known if measured else None, None if layer is None else int(layer), sort or search.BEST
+
+
+# Draw ------------------------------------------------------------------------------------------------
+
+
+def understood(text: str, hits: search.Hits) -> None:
+    """What was searched instead of a typo, or could be."""
+    if hits.instead:
+        said = "; ".join(
+            f"“{layout.plain(word)}”: showing **{layout.plain(', '.join(near))}**"
+            for word, near in hits.instead.items()
+        )
+        st.markdown(f"No fact has exactly these words. {said}.")
+    if hits.similar:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown("Did you mean")
+            for word, near in hits.similar.items():
+                for other in near:
+                    layout.search_link(other, q=search.replaced(text, word, other))
+
+
+def nothing_found(hits: search.Hits) -> None:
+    if hits.without_filters:
+        layout.nothing(
+            f"No fact passes the filters; {layout.count(hits.without_filters, 'fact')} would without them."
+        )
+        st.button("Take the filters away", icon=":material/filter_alt_off:", on_click=without_filters)
+    else:
+        layout.nothing("No fact matches. Try fewer words, or another spelling.")
+
+
+def without_filters() -> None:
+    layout.set_in_url(relation=None, known=None, layer=None)
+
+
+def found_facts(atlas: Atlas, text: str, hits: search.Hits) -> None:
+    """The facts, and where only a prompt has the words, that prompt."""
+    words = [near for word in search.search_words(text) for near in (word, *hits.instead.get(word, ()))]
+    elsewhere = hits.rows.loc[~hits.rows["in_names"].astype(bool), "fact_id"]
+    prompts = search.prompts_with(atlas, list(elsewhere), words)
+
+    def about(row: Any) -> str:
+        prompt = prompts.get(row.fact_id)
+        return layout.about_fact(row) + (f" · “{prompt.replace(OBJECT_SLOT, GAP)}”" if prompt else "")
+
+    layout.fact_rows(hits.rows, notes=about)
+
+
+def draw_relations(by_relation: pd.DataFrame, relation: str | None) -> None:
+    layout.draw_clickable(
+        sharing_charts.hits_by_relation(by_relation, relation),
+        "Hits by relation",
+        key=f"hits-{relation}",
+        fields=["relation_id"],
+        act=only_relation,
+    )
+    more = len(by_relation) - sharing_charts.MOST_BARS
+    rest = f" {more} more relations have hits." if more > 0 else ""
+    if relation is None:
+        st.caption(f"Click a relation to see its facts only.{rest}")
+    else:
+        st.caption(f"Click the relation again to see all.{rest}")
+
+
+def only_relation(relation_id: str) -> None:
+    layout.switch_in_url("relation", relation_id)
+
+
+def export(atlas: Atlas, text: str, asked: dict, hits: search.Hits) -> None:
+    """All hits in their order, and the counts by relation."""
+
+    def facts() -> pd.DataFrame:
+        return search.facts_matching(atlas, text, **asked, limit=hits.total).rows.drop(columns="in_names")
+
+    exports.offer(f"search {text}", facts=exports.Later(hits.total, facts), relations=hits.by_relation)
 
 
 main()

@@ -1,0 +1,203 @@
+"""Pictures of what relations and their facts share: neurons, how widely each is shared, and with whom.
+
+    layout.draw(sharing_histogram(queries.neurons_by_sharing(a, "P36"), 195), "…")
+
+As in `app.charts`: each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from app.charts import BLUE, FAINT, GREY, ORANGE, neuron_names
+
+MOST_BARS = 20
+KINDS = ("this relation only", "other relations too")
+_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=160)
+
+
+def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart:
+    """The neurons of most of a relation's facts. `neurons`: as `queries.relation_neurons`."""
+    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
+    rows["kind"] = [KINDS[0] if n == 1 else KINDS[1] for n in rows["n_relations"]]
+    return (
+        alt.Chart(rows, title="Neurons that its facts share")
+        .mark_bar()
+        .encode(
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False)),
+            x=alt.X(
+                "relation_share:Q",
+                title="Share of the relation's facts (%)",
+                axis=alt.Axis(format=".0%", tickCount=5),
+            ),
+            color=alt.Color(
+                "kind:N", scale=alt.Scale(domain=list(KINDS), range=[BLUE, ORANGE]), legend=_LEGEND
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="Neuron"),
+                alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
+                alt.Tooltip("n_facts:Q", title="Facts of the relation", format=","),
+                alt.Tooltip("n_relations:Q", title="Relations that have it"),
+                alt.Tooltip("mean_score:Q", title="Mean score", format=".4f"),
+            ],
+        )
+        .properties(height=22 * len(rows) + 110)
+    )
+
+
+def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
+    """How many neurons are had by 1, 2, 3 to 4, 5 to 8 … of a relation's facts.
+
+    `sharing`: as `queries.neurons_by_sharing`; `n_facts`: how many facts the relation has.
+    """
+    rows = _doubled(sharing, n_facts)
+    base = alt.Chart(rows, title="How widely its neurons are shared").encode(
+        x=alt.X(
+            "facts:N", title="Facts of the relation that have the neuron", sort=None, axis=_upright_axis()
+        ),
+        y=alt.Y(
+            "n_neurons:Q",
+            title="Neurons",
+            axis=alt.Axis(tickCount=4),
+            scale=alt.Scale(domain=[0, 1.15 * max(1, rows["n_neurons"].max())], nice=False),
+        ),
+        tooltip=[
+            alt.Tooltip("facts:N", title="Facts that have the neuron"),
+            alt.Tooltip("share:N", title="Share of the relation"),
+            alt.Tooltip("n_neurons:Q", title="Neurons", format=","),
+        ],
+    )
+    text = base.mark_text(dy=-8, color=GREY).encode(text=alt.Text("n_neurons:Q", format=","))
+    return (base.mark_bar(color=BLUE) + text).properties(height=260)
+
+
+def _upright_axis() -> alt.Axis:
+    return alt.Axis(labelAngle=0, labelOverlap=True)
+
+
+def _doubled(sharing: pd.DataFrame, n_facts: int) -> pd.DataFrame:
+    """Neurons counted in bins that double: 1, 2, 3–4, 5–8 … Columns: facts, share, n_neurons."""
+    bins, low, high = [], 1, 1
+    most = max(1, n_facts)
+    while low <= most:
+        top = min(high, most)
+        inside = sharing[(sharing["n_facts"] >= low) & (sharing["n_facts"] <= top)]
+        bins.append(
+            {
+                "facts": str(low) if low == top else f"{low}–{top}",
+                "share": f"{low / most:.1%}" if low == top else f"{low / most:.1%} to {top / most:.1%}",
+                "n_neurons": int(inside["n_neurons"].sum()),
+            }
+        )
+        low, high = high + 1, 2 * high
+    return pd.DataFrame(bins)
+
+
+def overlap_matrix(
+    overlap: pd.DataFrame, *, chosen: tuple[str, str] | None = None, numbers: bool = False
+) -> alt.LayerChart | alt.Chart:
+    """Mean number of shared neurons for every two relations; `chosen` is framed, `numbers` are written in.
+
+    `overlap`: as `queries.relation_overlap`, or some of its relations in the order wanted.
+    """
+    # The id comes first: it is what the other axis has room for, and no two relations have the same.
+    rows = overlap.assign(a=overlap["relation_a"] + " " + overlap["label_a"].fillna(""))
+    rows["b"] = overlap["relation_b"] + " " + overlap["label_b"].fillna("")
+    rows["chosen"] = [chosen == pair for pair in zip(rows["relation_a"], rows["relation_b"], strict=True)]
+    rows["frame"] = [3 if is_chosen else 0 for is_chosen in rows["chosen"]]
+    largest = float(rows["mean_shared"].max() or 0)
+    rows["ink"] = ["dark" if value > 0.4 * largest else "light" for value in rows["mean_shared"].fillna(0)]
+    n = rows["relation_a"].nunique()
+    base = alt.Chart(rows, title="Neurons that two facts share, by relation").encode(
+        x=alt.X(
+            "relation_b:N",
+            title="Relation of one fact (id)",
+            sort=None,
+            axis=alt.Axis(labelAngle=-90, labelFontSize=10, labelOverlap=False),
+        ),
+        y=alt.Y(
+            "a:N",
+            title="Relation of the other fact",
+            sort=None,
+            axis=alt.Axis(labelLimit=140, labelOverlap=False),
+        ),
+        tooltip=[
+            alt.Tooltip("a:N", title="Relation"),
+            alt.Tooltip("b:N", title="Relation"),
+            alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
+            alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
+        ],
+    )
+    cells = base.mark_rect(stroke=ORANGE).encode(
+        color=alt.Color(
+            "mean_shared:Q",
+            title="Neurons in common (mean)",
+            scale=alt.Scale(scheme="viridis", type="sqrt"),
+            legend=alt.Legend(orient="bottom", gradientLength=200),
+        ),
+        strokeWidth=alt.StrokeWidth("frame:Q", scale=None),
+    )
+    height = (34 if numbers else 20) * n + 170
+    if not numbers:
+        return cells.properties(height=height)
+    written = base.mark_text(fontSize=11).encode(
+        text=alt.Text("mean_shared:Q", format=".1f"),
+        color=alt.Color(
+            "ink:N", scale=alt.Scale(domain=["dark", "light"], range=["#222222", "#FFFFFF"]), legend=None
+        ),
+    )
+    return (
+        alt.layer(cells, written)
+        .resolve_scale(color="independent")
+        .properties(height=height, title="Neurons that two facts share, by relation")
+    )
+
+
+def neighbours_together(overlap: pd.DataFrame) -> list[str]:
+    """An order of the relations in which those that share stand together: each by its closest.
+
+    Starts at the pair of relations that share most, and goes on from the last one to its closest still left.
+    """
+    wide = overlap.pivot(index="relation_a", columns="relation_b", values="mean_shared").fillna(0.0)
+    left = wide.mask(wide.index.to_numpy()[:, None] == wide.columns.to_numpy()[None, :], 0.0)
+    order = [left.max(axis="columns").idxmax()] if len(left) else []
+    while len(order) < len(left):
+        order.append(left.loc[order[-1]].drop(order).idxmax())
+    return order
+
+
+def some_relations(overlap: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    """The rows of `overlap` among some relations, in the order given."""
+    kept = overlap[overlap["relation_a"].isin(order) & overlap["relation_b"].isin(order)]
+    place = {relation: i for i, relation in enumerate(order)}
+    return kept.sort_values(["relation_a", "relation_b"], key=lambda column: column.map(place))
+
+
+def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.LayerChart:
+    """How many hits of a search each relation has; all but the `chosen` one are faint, if one is.
+
+    `hits`: as `facts_matching(…).by_relation`.
+    """
+    rows = hits.head(MOST_BARS)
+    rows = rows.assign(
+        name=[label or relation for label, relation in zip(rows["label"], rows["relation_id"], strict=True)],
+        look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
+    )
+    base = alt.Chart(rows, title="Hits by relation").encode(
+        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, labelOverlap=False)),
+        x=alt.X(
+            "n:Q",
+            title="Facts",
+            axis=alt.Axis(tickCount=3, format="d"),
+            scale=alt.Scale(domain=[0, 1.25 * max(1, rows["n"].max())], nice=False),
+        ),
+        tooltip=[
+            alt.Tooltip("name:N", title="Relation"),
+            alt.Tooltip("relation_id:N", title="Id"),
+            alt.Tooltip("n:Q", title="Facts", format=","),
+        ],
+    )
+    bars = base.mark_bar(color=BLUE).encode(opacity=alt.Opacity("look:Q", scale=None))
+    text = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("n:Q", format=","))
+    return (bars + text).properties(height=22 * len(rows) + 80)

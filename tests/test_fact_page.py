@@ -1,0 +1,331 @@
+"""The Fact page as Streamlit runs it: thresholds, a chosen neuron, facts that share; all of it in the URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import layout, neuron_charts, thresholds
+from app.charts import CLICK, clickable, neuron_names
+from atlas import queries, store
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.neuron import Neuron
+from atlas.refinement import mode, refine
+from atlas.store import Atlas
+from tests.sample_atlas import write_sample_atlas
+from tests.test_app import page, words
+
+FACT = "P36-00001"
+SUMMARY = re.compile(r"(\d+) neurons?(?:: (.*))?$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+@pytest.fixture
+def a(sample, monkeypatch):
+    """The sample, opened; no other atlas is there to choose."""
+    monkeypatch.setattr(store, "DATA", sample / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    with Atlas(sample) as opened:
+        yield opened
+
+
+def fact_page(**parameters: str) -> AppTest:
+    app = page("fact", **{"fact": FACT, **parameters})
+    assert not app.exception
+    return app
+
+
+def table(app: AppTest) -> pd.DataFrame:
+    """The table of its neurons."""
+    (found,) = [frame.value for frame in app.dataframe if "promoted" in frame.value]
+    return found
+
+
+def links(app: AppTest, page_name: str) -> list[str]:
+    """Query strings of the links to a page."""
+    found = [link.proto for link in app.get("page_link")]
+    return [link.query_string for link in found if link.page.endswith(page_name)]
+
+
+def pairs(rows: pd.DataFrame) -> set[str]:
+    return set(neuron_names(rows))
+
+
+# Thresholds ------------------------------------------------------------------------------------------
+
+
+def test_the_sliders_begin_where_the_atlas_was_made(a):
+    app = fact_page()
+    assert (app.slider(key="slider-t").value, app.slider(key="slider-p").value) == (0.2, 0.5)
+    assert "t" not in app.query_params
+    assert "change" not in table(app)
+    assert set(table(app)["neuron"]) == pairs(queries.neurons_of_fact(a, FACT))
+
+
+@pytest.mark.parametrize(("t", "p"), [(0.1, 0.25), (0.6, 0.75), (0.2, 1.0), (1.0, 1.0)])
+def test_moving_a_slider_shows_which_neurons_come_and_go(t, p, a):
+    app = fact_page()
+    app.slider(key="slider-t").set_value(t)
+    app.slider(key="slider-p").set_value(p).run()
+    assert not app.exception
+    before = pairs(queries.neurons_of_fact(a, FACT))
+    after = pairs(queries.rethreshold(a, FACT, t, p))
+    expected = {"kept": before & after, "added": after - before, "removed": before - after}
+    told = [text for text in words(app).split("\n") if text.startswith("**") and "neuron" in text]
+    (total, parts) = SUMMARY.search(told[0].strip("*")).groups()
+    assert int(total) == len(after)
+    counts = dict(reversed(part.split()) for part in parts.split(", ")) if parts else {}
+    assert {k: int(n) for k, n in counts.items()} == {k: len(v) for k, v in expected.items() if v}
+    if before | after:
+        rows = table(app)
+        assert {change: set(rows.loc[rows["change"] == change, "neuron"]) for change in expected} == expected
+    assert app.query_params == {"fact": FACT} | ({} if t == 0.2 else {"t": f"{t:g}"}) | (
+        {} if p == 0.5 else {"p": f"{p:g}"}
+    )
+
+
+def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatch):
+    """The sample's own thresholds lose neurons when moved; these are moved the other way."""
+    folder = write_sample_atlas(tmp_path / "strict")
+    with Atlas(folder) as loose:
+        tables = [loose.query(f"FROM {table}") for table in ("attributions", "prompts", "facts")]
+    rule = mode("default", threshold=0.6, share=0.75)
+    write_table(folder, "knowledge_neurons", refine(*tables, rule).rows)
+    manifest = read_manifest(folder)
+    method = replace(manifest.method, refinement=rule.to_dict())
+    write_manifest(folder, replace(manifest, method=method, files=record_files(folder)))
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    with Atlas(folder) as strict:
+        before = pairs(queries.neurons_of_fact(strict, FACT))
+        after = pairs(queries.rethreshold(strict, FACT, 0.2, 0.5))
+    assert before < after
+    app = fact_page()
+    assert (app.slider(key="slider-t").value, app.slider(key="slider-p").value) == (0.6, 0.75)
+    app.slider(key="slider-t").set_value(0.2)
+    app.slider(key="slider-p").set_value(0.5).run()
+    rows = table(app)
+    assert set(rows.loc[rows["change"] == "added", "neuron"]) == after - before
+    assert "removed" not in set(rows["change"])
+    assert words(app).count("green-badge[added]") == min(8, len(after - before))
+
+
+def test_the_sample_s_thresholds_lose_neurons_when_moved(a):
+    """Otherwise the test above would compare a set with itself."""
+    stored = queries.neurons_of_fact(a, FACT)
+    rows = thresholds.compared(stored, queries.rethreshold(a, FACT, 0.6, 0.75))
+    assert set(rows["change"]) == {"kept", "removed"}
+
+
+def test_the_way_back_to_the_atlas_s_thresholds(a):
+    app = fact_page(t="0.6", p="0.9")
+    (back,) = [button for button in app.button if button.label.startswith("Back to the atlas")]
+    back.click().run()
+    assert app.query_params == {"fact": FACT}
+    assert app.slider(key="slider-t").value == 0.2
+    assert "change" not in table(app)
+
+
+def test_the_page_is_restored_in_a_fresh_session(a):
+    neuron = neuron_names(queries.rethreshold(a, FACT, 0.1, 0.25))[0]
+    asked = {"t": "0.1", "p": "0.25", "view": "prompts", "neuron": neuron, "sharing": "others"}
+    app = fact_page(**asked)
+    assert (app.slider(key="slider-t").value, app.slider(key="slider-p").value) == (0.1, 0.25)
+    controls = {group.label: group.value for group in app.get("button_group")}
+    assert controls["Scores"] in ("prompts", ["prompts"])
+    assert controls["Facts of"] in ("others", ["others"])
+    assert table(app)["neuron"].to_list() == [neuron]
+    assert app.query_params == {"fact": FACT, **asked}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("t", "nan"),
+        ("t", "abc"),
+        ("t", "-1"),
+        ("t", "1e400"),
+        ("p", "7"),
+        ("p", ""),
+        ("view", "<b>"),
+        ("sharing", "x"),
+    ],
+)
+def test_a_bad_parameter_is_as_good_as_none(name, value, a):
+    app = fact_page(**{name: value})
+    assert not app.error
+    assert 0.1 <= app.slider(key="slider-t").value <= 1
+    assert 0 <= app.slider(key="slider-p").value <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("nine", "'nine' names no neuron"), ("L99.N1", "has no neuron L99.N1")]
+)
+def test_a_neuron_the_model_lacks_gets_one_sentence_and_the_page_goes_on(name, sentence, a):
+    app = fact_page(neuron=name)
+    assert len(app.error) == 1
+    assert sentence in words(app)
+    assert len(table(app)) == len(queries.neurons_of_fact(a, FACT))
+
+
+def test_an_atlas_without_scores_has_no_sliders(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "bare", leave_out=("attributions", "effects", "neurons"))
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    neuron = neuron_names(queries.neurons_of_fact(Atlas(folder), FACT))[0]
+    app = fact_page(t="0.5", neuron=neuron)
+    assert not app.slider
+    assert not app.error
+    assert words(app).count(layout.NOT_MEASURED) >= 3
+    assert table(app)["neuron"].to_list() == [neuron]
+
+
+# A chosen neuron -------------------------------------------------------------------------------------
+
+
+def test_a_chosen_neuron_shows_its_score_in_each_prompt_and_only_its_row(a):
+    row = queries.neurons_of_fact(a, FACT).iloc[0]
+    neuron = Neuron(int(row["layer"]), int(row["neuron"]))
+    app = fact_page(neuron=str(neuron))
+    expected = a.query(
+        "SELECT score FROM attributions WHERE fact_id = ? AND layer = ? AND neuron = ? ORDER BY template_id",
+        [FACT, neuron.layer, neuron.neuron],
+    )
+    (scores,) = [frame.value for frame in app.dataframe if "counts" in frame.value]
+    assert scores["score"].to_list() == pytest.approx(expected["score"].to_list())
+    assert table(app)["neuron"].to_list() == [str(neuron)]
+    counted = round(row["share"] * 4)
+    assert (
+        f"It is a knowledge neuron of this fact: its score reaches 20% of the largest in {counted} of 4 "
+        "prompts; 2 are needed." in words(app)
+    )
+
+
+def test_a_neuron_of_too_few_prompts_says_how_many_it_lacks(a):
+    scores = queries.attributions_of_fact(a, FACT)
+    few = scores[(~scores["is_knowledge_neuron"]) & (scores["n_prompts"] == 1)].iloc[0]
+    app = fact_page(neuron=f"L{few['layer']}.N{few['neuron']}")
+    assert re.search(
+        r"It is no knowledge neuron of this fact: its score reaches 20% of the largest in [01] of 4 prompts",
+        words(app),
+    )
+
+
+def test_closing_the_neuron_brings_all_rows_back(a):
+    neuron = neuron_names(queries.neurons_of_fact(a, FACT))[0]
+    app = fact_page(neuron=neuron)
+    (close,) = [button for button in app.button if button.label == "Close"]
+    close.click().run()
+    assert "neuron" not in app.query_params
+    assert set(table(app)["neuron"]) == pairs(queries.neurons_of_fact(a, FACT))
+
+
+def test_the_chart_tells_the_name_of_the_mark_that_was_clicked(a):
+    scores = queries.attributions_of_fact(a, FACT)
+    name = neuron_names(scores)[0]
+    for chart in (
+        neuron_charts.score_map(scores, n_layers=4, n_neurons=256, chosen=name),
+        neuron_charts.score_grid(queries.scores_by_prompt(a, FACT), threshold=0.2, chosen=name),
+    ):
+        spec = clickable(chart, "name").to_dict()
+        (click,) = [param for param in spec["params"] if param["name"] == CLICK]
+        assert click["select"]["fields"] == ["name"]
+        # The first layer is what can be clicked, and its rows have the name.
+        assert click["views"] == [spec["layer"][0]["name"]]
+        rows = [row for data in spec["datasets"].values() for row in data]
+        assert name in {row["name"] for row in rows}
+
+
+# Prompt by prompt ------------------------------------------------------------------------------------
+
+
+def test_scores_by_prompt_are_the_stored_ones_of_the_largest_neurons(a):
+    stored = a.query("SELECT * FROM attributions WHERE fact_id = ?", [FACT])
+    largest = stored.groupby("template_id")["score"].max()
+    every = queries.scores_by_prompt(a, FACT, limit=1000)
+    assert len(every) == len(stored)
+    for row in every.itertuples():
+        assert row.relative == pytest.approx(row.score / largest[row.template_id])
+        assert (
+            row.text
+            == a.query_one(
+                "SELECT text FROM prompts WHERE fact_id = ? AND template_id = ?", [FACT, row.template_id]
+            )["text"]
+        )
+    few = queries.scores_by_prompt(a, FACT, limit=4)
+    kept = few.drop_duplicates(["layer", "neuron"])
+    assert len(kept) == 4
+    known = pairs(queries.neurons_of_fact(a, FACT))
+    assert len(pairs(kept) & known) == min(4, len(known))
+    neuron = Neuron(int(few["layer"][0]), int(few["neuron"][0]))
+    only = queries.scores_by_prompt(a, FACT, only=neuron)
+    assert pairs(only) == {str(neuron)}
+    assert len(only) == ((stored["layer"] == neuron.layer) & (stored["neuron"] == neuron.neuron)).sum()
+
+
+# Facts that share, ways on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("which", "same"), [("any", None), ("same", True), ("others", False)])
+def test_facts_that_share_can_be_those_of_one_kind(which, same, a):
+    app = fact_page(sharing=which)
+    expected = queries.facts_sharing_neurons(a, FACT, same_relation=same, limit=10)
+    assert len(expected)
+    if same is not None:
+        assert (expected["same_relation"] == same).all()
+    listed = [query for query in links(app, "fact") if "fact=" in query]
+    assert [re.search(r"fact=([^&]+)", query)[1] for query in listed] == expected["fact_id"].to_list()
+
+
+def test_it_leads_to_the_lab_the_comparison_and_the_tray(a):
+    app = fact_page()
+    assert any(f"fact={FACT}" in query for query in links(app, "lab"))
+    assert any("kind=facts" in query and f"a={FACT}" in query for query in links(app, "compare"))
+    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-fact"))).click().run()
+    (kept,) = app.session_state["trays"].values()
+    assert {str(neuron) for neuron in kept} == pairs(queries.neurons_of_fact(a, FACT))
+
+
+def test_the_tray_gets_the_neurons_of_the_thresholds_in_force(a):
+    app = fact_page(t="0.6", p="0.75")
+    wanted = pairs(queries.rethreshold(a, FACT, 0.6, 0.75))
+    assert wanted
+    assert wanted != pairs(queries.neurons_of_fact(a, FACT))
+    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-fact"))).click().run()
+    (kept,) = app.session_state["trays"].values()
+    assert {str(neuron) for neuron in kept} == wanted
+
+
+def test_every_table_of_the_page_can_be_exported(a):
+    text = words(fact_page())
+    for title in ("Prompts", "Neurons", "Effects", "Scores", "Facts that share neurons"):
+        assert re.search(rf"{title} \(\d+ rows?\)", text)
+
+
+# Sets of neurons -------------------------------------------------------------------------------------
+
+
+def test_two_sets_are_compared_neuron_by_neuron():
+    def rows(*neurons):
+        return pd.DataFrame(
+            {"layer": [n[0] for n in neurons], "neuron": [n[1] for n in neurons], "share": 1.0}
+        )
+
+    found = thresholds.compared(rows((1, 5), (2, 5)), rows((2, 5), (2, 6)))
+    assert list(zip(found["layer"], found["neuron"], found["change"], strict=True)) == [
+        (2, 5, "kept"),
+        (2, 6, "added"),
+        (1, 5, "removed"),
+    ]
+    assert thresholds.summary(found) == "2 neurons: 1 kept, 1 added, 1 removed"
+    assert thresholds.summary(thresholds.compared(rows(), rows())) == "0 neurons"
+    assert thresholds.compared(rows((1, 5)), rows())["change"].to_list() == ["removed"]

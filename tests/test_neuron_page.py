@@ -1,0 +1,215 @@
+"""The Neuron page as Streamlit runs it: its facts, how selective it is, neighbours, related neurons."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import layout, neuron_charts
+from app.charts import clickable
+from atlas import selectivity, store
+from atlas.store import Atlas
+from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.test_app import page, words
+
+N_FACTS = 150
+TABLES = sample_tables(N_FACTS)
+FACTS = {fact["fact_id"]: fact for fact in TABLES["facts"]}
+FACTS_OF = defaultdict(set)
+for row in TABLES["knowledge_neurons"]:
+    FACTS_OF[row["layer"], row["neuron"]].add(row["fact_id"])
+HUB = (0, 7)
+ALONE = next(neuron for neuron, facts in sorted(FACTS_OF.items()) if len(facts) == 1)
+FREE = next((0, n) for n in range(256) if (0, n) not in FACTS_OF)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample", n_facts=N_FACTS)
+
+
+@pytest.fixture
+def a(sample, monkeypatch):
+    monkeypatch.setattr(store, "DATA", sample / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    with Atlas(sample) as opened:
+        yield opened
+
+
+def neuron_page(neuron: tuple[int, int] = HUB, **parameters: str) -> AppTest:
+    app = page("neuron", neuron=f"L{neuron[0]}.N{neuron[1]}", **parameters)
+    assert not app.exception
+    assert not app.error
+    return app
+
+
+def links(app: AppTest, page_name: str) -> list[dict[str, str]]:
+    """Parameters of the links to a page, in order."""
+    found = [link.proto for link in app.get("page_link")]
+    asked = [parse_qs(link.query_string) for link in found if link.page.endswith(page_name)]
+    return [{name: values[0] for name, values in each.items()} for each in asked]
+
+
+def listed(app: AppTest) -> list[str]:
+    """Ids of the facts that use it, as listed: those of the prompts come after them."""
+    ids = [each["fact"] for each in links(app, "fact") if "fact" in each]
+    return ids[: len(ids) - 6] if "Most active on" in words(app) else ids
+
+
+# Its facts -------------------------------------------------------------------------------------------
+
+
+def test_every_fact_is_on_one_of_the_pages(a):
+    n_pages = -(-len(FACTS_OF[HUB]) // 20)
+    assert n_pages > 2
+    found = [fact_id for n in range(n_pages) for fact_id in listed(neuron_page(page=str(n + 1)))]
+    assert len(found) == len(set(found))
+    assert set(found) == FACTS_OF[HUB]
+
+
+def test_facts_are_sorted_as_asked(a):
+    def shown(sort):
+        return [FACTS[fact_id] for fact_id in listed(neuron_page(sort=sort))]
+
+    subjects = [store_key(fact["subject"]) for fact in shown("subject")]
+    assert subjects == sorted(subjects)
+    scores = {
+        (r["fact_id"]): r["mean_score"]
+        for r in TABLES["knowledge_neurons"]
+        if (r["layer"], r["neuron"]) == HUB
+    }
+    by_score = [scores[fact["fact_id"]] for fact in shown("score")]
+    assert by_score == sorted(by_score, reverse=True)
+
+
+def store_key(text: str) -> str:
+    """As the query folds a name: no case, no accents."""
+    bare = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+    # ł has no accent that could be taken off; DuckDB folds it to l.
+    return bare.replace("Ł", "L").replace("ł", "l").lower()
+
+
+def test_a_relation_filters_and_a_fresh_session_restores_it(a):
+    app = neuron_page()
+    app.selectbox(key="choice-relation").select("P30").run()
+    app.get("button_group")[0].set_value("object").run()
+    assert app.query_params == {"neuron": "L0.N7", "relation": "P30", "sort": "object"}
+    again = neuron_page(relation="P30", sort="object")
+    assert listed(again) == listed(app)
+    wanted = {fact_id for fact_id in FACTS_OF[HUB] if FACTS[fact_id]["relation_id"] == "P30"}
+    assert set(listed(again)) == wanted
+    assert "There are fewer pages" not in words(again)
+
+
+def test_choosing_a_relation_goes_back_to_the_first_page(a):
+    app = neuron_page(page="3")
+    app.selectbox(key="choice-relation").select("P30").run()
+    assert "page" not in app.query_params
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"relation": "P999"}, {"sort": "x"}, {"related": "' --"}, {"page": "99"}, {"page": "x"}]
+)
+def test_a_bad_parameter_is_as_good_as_none(parameters, a):
+    app = neuron_page(**parameters)
+    if parameters.get("page") == "99":
+        assert "There are fewer pages than that" in words(app)
+    else:
+        assert listed(app) == listed(neuron_page())
+
+
+# How selective ---------------------------------------------------------------------------------------
+
+
+def test_it_says_how_selective_the_neuron_is_beside_chance(a):
+    text = words(neuron_page())
+    counts = Counter(FACTS[fact_id]["relation_id"] for fact_id in FACTS_OF[HUB])
+    n = max(counts.values())
+    total = len(FACTS_OF[HUB])
+    assert re.search(
+        rf"\*\*{n} of its {total} facts \({n / total:.0%}\)\*\* belong to one relation, .+\. "
+        rf"Of as many facts drawn at random, one relation would hold \d+%",
+        text,
+    )
+    assert re.search(r"have one answer, .+\. Of as many facts drawn from the same relations", text)
+
+
+def test_of_one_fact_nothing_is_said(a):
+    text = words(neuron_page(ALONE))
+    assert "One fact uses it, so nothing can be said" in text
+    assert "drawn at random" not in text
+
+
+def test_of_few_facts_it_warns(a):
+    few = next(neuron for neuron, facts in sorted(FACTS_OF.items()) if 1 < len(facts) < 5)
+    assert "So few facts say little" in words(neuron_page(few))
+    assert "So few facts say little" not in words(neuron_page())
+
+
+# Ways on ---------------------------------------------------------------------------------------------
+
+
+def test_a_neuron_of_no_fact_has_a_page_that_says_so(a):
+    text = words(neuron_page(FREE))
+    assert "No fact has it as a knowledge neuron" in text
+    assert "No other neuron has any of its facts" in text
+    assert "belong to one relation" not in text
+    assert layout.NOT_MEASURED in text
+
+
+def test_it_leads_to_the_neurons_beside_it_and_to_the_nearest_with_facts(a):
+    for neuron in (HUB, FREE, (0, 0), (3, 255)):
+        taken = sorted(n for layer, n in FACTS_OF if layer == neuron[0])
+        before = [n for n in taken if n < neuron[1]][-1:]
+        after = [n for n in taken if n > neuron[1]][:1]
+        beside = [n for n in (neuron[1] - 1, neuron[1] + 1) if 0 <= n < 256]
+        near = [] if {*before, *after} <= {*beside} else [*before, *after]
+        found = [each["neuron"] for each in links(neuron_page(neuron), "neuron") if "neuron" in each]
+        expected = [f"L{neuron[0]}.N{n}" for n in (*beside, *near)]
+        assert found[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("order", ["jaccard", "shared"])
+def test_related_neurons_come_in_the_order_asked(order, a):
+    app = neuron_page(related=order)
+    expected = selectivity.related_neurons(a, *HUB, order=order, limit=12)
+    names = [f"L{row.layer}.N{row.neuron}" for row in expected.itertuples()]
+    found = [each["neuron"] for each in links(app, "neuron") if "neuron" in each]
+    assert found[-len(names) :] == names
+    assert [each["b"] for each in links(app, "compare") if "b" in each] == names
+
+
+def test_its_prompts_lead_to_their_facts(a):
+    prompts = a.query(
+        "SELECT fact_id FROM activating_prompts WHERE layer = 0 AND neuron = 7 ORDER BY side DESC, rank"
+    )
+    found = [each["fact"] for each in links(neuron_page(), "fact") if "fact" in each]
+    assert found[-6:] == prompts["fact_id"].to_list()
+
+
+def test_it_can_be_put_into_the_tray_compared_and_exported(a):
+    app = neuron_page()
+    assert {"kind": "neurons", "a": "L0.N7"}.items() <= next(
+        each for each in links(app, "compare") if "kind" in each
+    ).items()
+    for title in ("Facts", "Relations", "Prompts", "Related neurons"):
+        assert re.search(rf"{title} \(\d+ rows?\)", words(app))
+    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-neuron"))).click().run()
+    (kept,) = app.session_state["trays"].values()
+    assert [str(neuron) for neuron in kept] == ["L0.N7"]
+
+
+def test_the_chart_of_relations_tells_which_bar_was_clicked(a):
+    counts = selectivity.relations_of_neuron(a, *HUB)
+    spec = clickable(neuron_charts.neuron_relation_bars(counts, chosen="P30"), "relation_id").to_dict()
+    assert spec["params"][0]["select"]["fields"] == ["relation_id"]
+    (rows,) = spec["datasets"].values()
+    assert {row["relation_id"]: row["look"] for row in rows} == {
+        relation: 1.0 if relation == "P30" else 0.35 for relation in counts["relation_id"]
+    }

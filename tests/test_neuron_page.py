@@ -103,8 +103,10 @@ def test_a_relation_filters_and_a_fresh_session_restores_it(a):
     again = neuron_page(relation="P30", sort="object")
     assert listed(again) == listed(app)
     wanted = {fact_id for fact_id in FACTS_OF[HUB] if FACTS[fact_id]["relation_id"] == "P30"}
-    assert set(listed(again)) == wanted
-    assert "There are fewer pages" not in words(again)
+    assert len(listed(again)) == min(20, len(wanted))
+    assert set(listed(again)) <= wanted
+    answers = [FACTS[fact_id]["object"] for fact_id in listed(again)]
+    assert answers == sorted(answers)
 
 
 def test_choosing_a_relation_goes_back_to_the_first_page(a):

@@ -48,10 +48,17 @@ SORTS = {
     "-neurons": "n_neurons NULLS LAST",
 }
 
+_COLUMNS = (
+    *("fact_id", "relation_id", "label", "subject", "object", "known", "mean_probability"),
+    *("n_prompts", "n_neurons", "in_names"),
+)
+
 # Words beyond these are searched as typed; nobody's typo is in the ninth word.
 _WORDS_MENDED = 8
 _NEAR_KEPT = 4
 _MOST_WORDS = 40
+# Hits that are remembered between the two queries of a search.
+_FEW = 500
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,6 @@ _DOCUMENTS_SOURCE = f"""
     LEFT JOIN (SELECT fact_id, list(DISTINCT layer) AS layers FROM knowledge_neurons GROUP BY fact_id) AS k
       ON k.fact_id = f.fact_id
 """
-
-# The same columns, and no rows to look through.
-_NOTHING = f"(FROM {_DOCUMENTS} WHERE false)"
 
 # Words to mend a typo with: of all names, and of one prompt a wording (its other words are its subject's).
 # A name of several words is also there without its spaces: `newyork` means `new york`.
@@ -179,7 +183,8 @@ def _hits(
 ) -> Hits:
     """Facts that have, of every term, one of its words; the first of each is what was most likely meant.
 
-    Two plain queries: planning is most of what a search costs, and one query of both plans for longer.
+    Two plain queries: planning is most of what a search costs, and one query of both plans for longer. The
+    second looks at the rows that the first found, unless they are many: many are found quickly again.
     """
     relation, known, layer = filters["relation"], filters["known"], filters["layer"]
     values: dict[str, Any] = {}
@@ -195,7 +200,8 @@ def _hits(
         values["layer"] = layer
     counted = atlas.query(
         f"""
-        SELECT relation_id, label, count(*) AS n_matching, count(*) FILTER ({" AND ".join(kept)}) AS n
+        SELECT relation_id, label, count(*) AS n_matching, count(*) FILTER ({" AND ".join(kept)}) AS n,
+               CASE WHEN n_matching <= {_FEW} THEN list(rowid) END AS places
         FROM {_DOCUMENTS} WHERE {matching}
         GROUP BY relation_id, label ORDER BY n DESC, label, relation_id
         """,
@@ -205,22 +211,27 @@ def _hits(
     if relation is not None:
         kept.append("relation_id = $relation")
         values["relation"] = relation
-    total = int(here["n"].sum())
-    values |= {"wanted": " ".join(term[0] for term in terms), "limit": limit, "offset": offset}
-    rows = atlas.query(
-        f"""
-        SELECT fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
-               {_all_terms("names", terms)} AS in_names
-        FROM {_DOCUMENTS if total else _NOTHING} WHERE {matching} AND {" AND ".join(kept)}
-        ORDER BY {SORTS[sort]}, {_PLACE}, folded_subject, relation_id, fact_id LIMIT $limit OFFSET $offset
-        """,
-        values,
-    )
+    total, n_matching = int(here["n"].sum()), int(counted["n_matching"].sum())
+    rows = pd.DataFrame(columns=_COLUMNS)
+    if total:
+        there = matching
+        if n_matching <= _FEW:
+            there = "rowid IN (SELECT unnest($places::BIGINT[]))"
+            values["places"] = [int(place) for places in counted["places"] for place in places]
+        values |= {"wanted": " ".join(term[0] for term in terms), "limit": limit, "offset": offset}
+        rows = atlas.query(
+            f"""
+            SELECT {", ".join(_COLUMNS[:-1])}, {_all_terms("names", terms)} AS {_COLUMNS[-1]}
+            FROM {_DOCUMENTS} WHERE {there} AND {" AND ".join(kept)}
+            ORDER BY {SORTS[sort]}, {_PLACE}, folded_subject, relation_id, fact_id LIMIT $limit OFFSET $offset
+            """,
+            values,
+        )
     return Hits(
         total=total,
         rows=rows,
         by_relation=counted.loc[counted["n"] > 0, ["relation_id", "label", "n"]].reset_index(drop=True),
-        without_filters=int(counted["n_matching"].sum()),
+        without_filters=n_matching,
     )
 
 

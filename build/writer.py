@@ -88,15 +88,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], level: int) -> None:
-    # Numbers that hardly repeat shrink by a third when their bytes are stored by significance.
-    split = [column.name for column in schema if column.name in _SELDOM_REPEATED]
+    # Numbers that hardly repeat need no dictionary, and floats among them shrink by a third when their bytes
+    # are stored by significance. Integers stored so cannot be read by the DuckDB shell (1.5).
+    split = [c.name for c in schema if c.name in _SELDOM_REPEATED and pa.types.is_floating(c.type)]
     with whole_file(path) as file:
         writer = pq.ParquetWriter(
             file,
             schema,
             compression="zstd",
             compression_level=level,
-            use_dictionary=[leaf for leaf in _leaves(schema) if leaf not in split],
+            use_dictionary=[leaf for leaf in _leaves(schema) if leaf not in _SELDOM_REPEATED],
             use_byte_stream_split=split,
         )
         try:

@@ -176,6 +176,12 @@ def test_a_relation_without_usable_templates_leaves_its_facts_out(
 # --- the rows ---
 
 
+def parquet_columns(path: Path) -> list[pq.ColumnChunkMetaData]:
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return [group.column(index) for group in groups for index in range(group.num_columns)]
+
+
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2", "tiny_llama"])
 def test_a_build_passes_its_own_check_and_fits_the_schema(
     model: str, tiny: Callable[[str], Path], build_once: Callable[..., Path]
@@ -189,7 +195,11 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(
         assert difference(name, table.schema) is None
         assert table.num_rows > 0, name
         assert table.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).equals(table), name
-        assert pq.read_metadata(folder / file_name(name)).row_group(0).column(0).compression == "ZSTD"
+        columns = parquet_columns(folder / file_name(name))
+        assert {column.compression for column in columns} == {"ZSTD"}, name
+        # Shells before DuckDB 2.0 read no integers whose bytes are stored by significance.
+        split = {c.physical_type for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
+        assert split <= {"FLOAT", "DOUBLE"}, name
 
 
 def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas: Path, tiny_bert: Path):

@@ -9,7 +9,6 @@ Wrong input raises `AtlasError`; what was typed stays where it is.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -19,7 +18,7 @@ from app.lab_state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
 from atlas import queries
 from atlas.controls import control_prompts, prompts_of_fact
 from atlas.errors import AtlasError, ModelError
-from atlas.models import KNOWN_MODELS, fetch_model, locate
+from atlas.models import KNOWN_MODELS, fetch_model, locate, may_be_on_hub
 from atlas.neuron import Asked
 from atlas.store import Atlas
 
@@ -77,8 +76,8 @@ def choose_model(status: Any) -> Subject | None:
 
 def fetch(name: str, missing: ModelError) -> Subject | None:
     """A button that fetches the model, where visitors may have it fetched."""
-    if name.startswith((".", "~", "/")) or Path(name).exists():
-        raise missing  # a folder, which no hub can give
+    if not may_be_on_hub(name):
+        raise missing
     limits.current().check_download(name)
     known = KNOWN_MODELS.get(name)
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"

@@ -243,7 +243,7 @@ def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
         shown = shown.drop(columns="promoted")
     top = max(float(rows["mean_score"].max()) if "mean_score" in shown else 0.0, 1e-9)
     event = st.dataframe(
-        shown,
+        shown.assign(share=100 * shown["share"]) if "share" in shown else shown,
         key=key,
         on_select="rerun",
         selection_mode="multi-row",
@@ -254,7 +254,7 @@ def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
         column_config={
             "neuron": st.column_config.TextColumn("Neuron", width="small"),
             "share": st.column_config.NumberColumn(
-                "Share", format="percent", width=60, help="Share of the prompts in which it is strong"
+                "Share", format="%.0f%%", width=60, help="Share of the prompts in which it is strong"
             ),
             "mean_score": st.column_config.ProgressColumn(
                 "Mean score", format="%.4f", min_value=0.0, max_value=top, width=120

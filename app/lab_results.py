@@ -169,25 +169,27 @@ def answer_tables(rows: pd.DataFrame) -> None:
     rank = st.column_config.NumberColumn("#", width=35)
     before, after = st.columns(2, gap="medium")
     before.dataframe(
-        rows[["rank", "before", "p_before", "becomes"]],
+        rows[["rank", "before", "becomes", "p_before"]],
         hide_index=True,
         alt="The ten likeliest answers before the change",
         column_config={
             "rank": rank,
             "before": st.column_config.TextColumn("Before", width=95),
             "p_before": bar,
-            "becomes": st.column_config.TextColumn("Then", help="Ranks gained ▲ or lost ▼, or gone"),
+            "becomes": st.column_config.TextColumn(
+                "Then", width=95, help="Ranks gained ▲ or lost ▼, or gone"
+            ),
         },
     )
     after.dataframe(
-        rows[["rank", "after", "p_after", "moved"]],
+        rows[["rank", "after", "moved", "p_after"]],
         hide_index=True,
         alt="The ten likeliest answers after the change",
         column_config={
             "rank": rank,
             "after": st.column_config.TextColumn("After", width=95),
             "p_after": bar,
-            "moved": st.column_config.TextColumn("Moved", help="Ranks gained ▲ or lost ▼, or new"),
+            "moved": st.column_config.TextColumn("Moved", width=95, help="Ranks gained ▲ or lost ▼, or new"),
         },
     )
 

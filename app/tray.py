@@ -137,12 +137,10 @@ def show() -> None:
             help="The cross at a neuron takes it out.",
         )
         st.button("Empty the tray", icon=":material/delete:", on_click=clear, width="stretch")
-    st.page_link(
-        layout.LAB,
-        label="Use in the Lab",
-        icon=":material/science:",
-        query_params=layout.here(source="tray"),
-    )
+    # A button: a link to the page in view would look like a menu entry.
+    if st.button("Use in the Lab", icon=":material/science:", width="stretch"):
+        fact = st.query_params.get("fact")
+        st.switch_page(layout.LAB, query_params=layout.here(source="tray", fact=fact))
 
 
 def _keep_chosen() -> None:

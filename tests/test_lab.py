@@ -1,18 +1,31 @@
-"""The Lab as visitors use it, with the model that comes with the project: numbers, errors, isolation."""
+"""The Lab as visitors use it, with the model that comes with the project: numbers, links, errors, limits."""
 
+import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from atlas.neuron import Neuron, Prompt
+from atlas import documents
+from atlas.controls import prompts_of_fact
+from atlas.errors import AtlasError
+from atlas.experiment import Experiment
+from atlas.interventions import Amplify, Edit, Suppress
+from atlas.neuron import Asked, Neuron, Prompt
 from atlas.store import bundled, open_atlas
 
 pytest.importorskip("torch")
 from streamlit.testing.v1 import AppTest
 
+from app import experiments as tables
+from app import lab_results, lab_run
+
 ROOT = Path(__file__).parent.parent
 ATLAS = "starter-pocket-bert"
+# Fewer controls than a visitor starts with: every test here runs experiments.
+QUICK = {"draws": 2, "neighbours": 2, "unrelated": 3}
+RUN, AGAIN = "Run the experiment", "Run again"
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +36,9 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def subject():
-    from atlas.surgery import load_subject
+    from app import resources
 
-    return load_subject("pocket-bert")
+    return resources.subject("pocket-bert")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,14 @@ def fact(atlas):
 
 
 @pytest.fixture(scope="module")
+def other_answer(atlas, fact):
+    return atlas.query_one(
+        "SELECT object FROM facts WHERE relation_id = $r AND object <> $o ORDER BY object",
+        {"r": fact["relation_id"], "o": fact["object"]},
+    )["object"]
+
+
+@pytest.fixture(scope="module")
 def neurons(atlas, fact):
     rows = atlas.query(
         "SELECT layer, neuron FROM knowledge_neurons WHERE fact_id = $f ORDER BY ALL", {"f": fact["fact_id"]}
@@ -47,22 +68,29 @@ def neurons(atlas, fact):
 
 @pytest.fixture(scope="module")
 def prompts(atlas, fact):
-    """The fact's prompts in the order of the Lab's table."""
-    rows = atlas.query(
-        "SELECT * FROM prompts WHERE fact_id = $f ORDER BY held_out, template_id", {"f": fact["fact_id"]}
-    )
-    return [Prompt(fact["fact_id"], r.template_id, r.text, fact["object"]) for r in rows.itertuples()]
+    return [item.prompt for item in prompts_of_fact(atlas, fact["fact_id"])]
 
 
-def lab(**parameters: str) -> AppTest:
+def lab(*, quick: bool = True, session: dict | None = None, **parameters: str) -> AppTest:
     """A new visitor who opens a permalink to the Lab."""
     at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=120)
+    for name, value in (QUICK if quick else {}).items():
+        at.session_state[f"lab_{name}"] = value
+    for name, value in (session or {}).items():
+        at.session_state[name] = value
     at.query_params["atlas"] = ATLAS
     at.run()
-    at.switch_page("app_pages/lab.py")
+    return visit(at, "lab", **parameters)
+
+
+def visit(at: AppTest, page: str, **parameters: str) -> AppTest:
+    at.switch_page(f"app_pages/{page}.py")
+    at.query_params.clear()
     for name, value in {"atlas": ATLAS, **parameters}.items():
         at.query_params[name] = value
-    return at.run()
+    at.run()
+    assert not at.exception
+    return at
 
 
 def press(at: AppTest, label: str) -> AppTest:
@@ -76,209 +104,541 @@ def labels(at: AppTest) -> list[str]:
     return [button.label for button in at.button]
 
 
-def outcome(at: AppTest):
-    return at.session_state["lab_outcome"][1]
+def widget(widgets, key: str):
+    return next(each for each in widgets if each.key == key)
+
+
+def first_change(at: AppTest) -> int:
+    return at.session_state["lab_changes"][0]
+
+
+def set_kind(at: AppTest, kind: str, number: int | None = None, **settings) -> AppTest:
+    """Choose what a change does (the first one's if none is named), with its numbers."""
+    number = number or first_change(at)
+    if "new" in settings:  # AppTest cannot type what is not offered; the box comes with the kind
+        at.session_state[f"lab_new_{number}"] = settings.pop("new")
+    widget(at.selectbox, f"lab_kind_{number}").set_value(kind)
+    at.run()
+    for name, value in settings.items():
+        widget(at.number_input, f"lab_{name}_{number}").set_value(value)
+    if settings:
+        at.run()
+    assert not at.exception
+    return at
+
+
+def link(at: AppTest) -> str:
+    value = at.query_params["x"]
+    return value if isinstance(value, str) else value[0]
+
+
+def said(boxes) -> str:
+    return " ".join(box.value.replace("\\", "") for box in boxes)
+
+
+def done(at: AppTest):
+    """The run whose results are on the screen."""
+    return at.session_state["lab_run"]
 
 
 def table_with(at: AppTest, column: str):
     return next(frame.value for frame in at.dataframe if column in frame.value.columns)
 
 
-def test_controls_for_a_causal_model_end_with_their_answer(atlas):
-    from app.experiments import control_prompts
+def tick(at: AppTest, names: list[str]) -> AppTest:
+    """Leave ticks at these neurons only."""
+    listed = list(table_with(at, "neuron")["neuron"])
+    key = next(each.key for each in at.dataframe if (each.key or "").startswith("lab_ticks_"))
+    rows = [listed.index(name) for name in names]
+    at.session_state[key] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+    return at.run()
 
-    asked = control_prompts(atlas, causal=True, unrelated=50)
-    assert len(asked) == 50
-    assert all(item.prompt.ends_with_answer for item in asked)
-    assert not all(item.prompt.ends_with_answer for item in control_prompts(atlas, unrelated=50))
+
+# The numbers -----------------------------------------------------------------------------------------
 
 
-def test_a_fact_is_suppressed_with_the_librarys_numbers(subject, fact, neurons, prompts):
-    from atlas.surgery import Suppress
-
-    at = press(lab(fact=fact["fact_id"]), "Run the experiment")
+def test_a_fact_is_suppressed_in_one_click_with_the_librarys_numbers(subject, fact, neurons, prompts):
+    at = press(lab(fact=fact["fact_id"]), RUN)
     assert not at.error
     rows = table_with(at, "says_after").iloc[: len(prompts)]
     before = subject.predict(prompts)
     with subject.applied(Suppress(neurons)) as changed:
         after = changed.predict(prompts)
-    assert list(rows["before"]) == pytest.approx([each.probability for each in before], rel=1e-4)
-    assert list(rows["after"]) == pytest.approx([each.probability for each in after], rel=1e-4)
+    assert list(rows["before"]) == pytest.approx([each.probability for each in before], rel=1e-5)
+    assert list(rows["after"]) == pytest.approx([each.probability for each in after], rel=1e-5)
     assert list(rows["rank_after"]) == [each.rank for each in after]
-    assert any("Undo is exact" in box.value for box in at.success)
+    assert list(rows["says_after"]) == [each.top_token for each in after]
+    assert "Exact undo" in said(at.success)
+
+
+def test_the_controls_always_stand_beside_the_result(fact, neurons):
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    outcome = done(at).outcome
+    assert {trial.group for trial in outcome.trials} == {"asked", "paraphrases", "neighbours", "unrelated"}
+    assert len(outcome.random_neurons) == QUICK["draws"]
+    for draw in outcome.random_neurons:
+        assert [n.layer for n in draw] == [n.layer for n in neurons]
+        assert not set(draw) & set(neurons)
+    shown = table_with(at, "first")
+    summary = outcome.summary()
+    assert list(shown["after"]) == [each.after for each in summary]
+    assert list(shown["random"]) == pytest.approx([100 * each.random_change for each in summary])
+    own = next(each for each in summary if each.group == "paraphrases")
+    sentence = next(text.value for text in at.markdown if "random neurons of the same layers" in text.value)
+    assert f"**{own.before:.3f}** to **{own.after:.3f}** ({lab_results.signed(own.change)})" in sentence
+    assert f"random neurons of the same layers: {lab_results.signed(own.random_change)}" in sentence
 
 
 def test_the_ten_likeliest_answers_are_shown_for_the_chosen_prompt(subject, fact, neurons):
-    from atlas.surgery import Suppress
-
-    at = press(lab(fact=fact["fact_id"]), "Run the experiment")
-    chosen = next(box for box in at.selectbox if box.key == "lab_trial")
-    assert "held-out" in chosen.options[0]
-    trial = next(each for each in outcome(at).trials if each.group == "paraphrases")
-    after = subject.predict([trial.prompt], interventions=[Suppress(neurons)])[0]
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    prompt = widget(at.selectbox, "lab_trial")
+    assert "Held-out" in prompt.options[0]
+    at = prompt.select_index(1).run()
+    trial = [each for each in done(at).outcome.trials if each.group == "paraphrases"][1]
+    after = subject.predict([trial.prompt], interventions=[Suppress(neurons)], top_k=100)[0]
     rows = table_with(at, "moved")
-    assert [token.strip() for token, _ in after.top] == list(rows["after"])
-    assert list(rows["p_after"]) == pytest.approx([p for _, p in after.top], rel=1e-4)
+    assert list(rows["after"]) == [token.strip() or repr(token) for token, _ in after.top[:10]]
+    assert list(rows["p_after"]) == pytest.approx([p for _, p in after.top[:10]], rel=1e-5)
+    then = table_with(at, "becomes")
+    for row in then.itertuples():
+        place = next((n for n, (token, _) in enumerate(after.top, 1) if token.strip() == row.before), None)
+        assert row.becomes == tables.moved(row.rank, place, n_ranked=100)
 
 
-def test_the_controls_stand_beside_the_result(fact, neurons):
-    at = press(lab(fact=fact["fact_id"]), "Run the experiment")
-    result = outcome(at)
-    assert {trial.group for trial in result.trials} == {"asked", "paraphrases", "neighbours", "unrelated"}
-    assert len(result.random_neurons) == 5
-    for draw in result.random_neurons:
-        assert [n.layer for n in draw] == [n.layer for n in neurons]
-        assert not set(draw) & set(neurons)
-    summary = table_with(at, "random_change")
-    assert len(summary) == 4
-    assert any("as many random neurons" in text.value for text in at.markdown)
-
-
-def test_an_edit_makes_the_new_answer_rise(atlas, fact):
-    new = atlas.query_one(
-        "SELECT object FROM facts WHERE relation_id = $r AND object <> $o ORDER BY object",
-        {"r": fact["relation_id"], "o": fact["object"]},
-    )["object"]
-    at = press(lab(fact=fact["fact_id"], kind="Edit", new=new), "Run the experiment")
+def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
+    at = set_kind(lab(fact=fact["fact_id"]), "edit", new=other_answer)
+    press(at, RUN)
+    assert done(at).experiment.interventions == (
+        Edit(done(at).experiment.neurons, fact["object"], other_answer, 1.0, 8.0),
+    )
     rows = table_with(at, "new_after").dropna(subset="new_after")
     assert (rows["new_after"] > 10 * rows["new_before"]).all()
     assert (rows["new_rank_after"] < rows["new_rank_before"]).all()
-    assert any(new in text.value and "The new answer" in text.value for text in at.markdown)
+    assert any(other_answer in text.value and "The new answer" in text.value for text in at.markdown)
 
 
-def test_neurons_are_found_live_and_can_be_left_out(subject, fact, prompts, atlas):
-    from app.experiments import find_neurons
+def test_the_dose_response_curve_has_the_librarys_numbers(subject, fact):
+    from atlas.surgery.experiments import dose_response
 
-    at = press(lab(fact=fact["fact_id"], source="Find them live"), "Find neurons")
-    held_out = atlas.query(
-        "SELECT template_id FROM prompts WHERE held_out AND fact_id = $f", {"f": fact["fact_id"]}
-    )
-    discovery = [p for p in prompts if p.template_id not in set(held_out["template_id"])]
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    press(at, "Measure the curve")
+    _, doses = at.session_state["lab_doses"]
+    assert doses == dose_response(subject, done(at).experiment)
+    assert "Measure the curve" not in labels(at)
+    unchanged = {each.group: each.probability for each in doses if each.factor == 1.0}
+    for each in done(at).outcome.summary():
+        assert unchanged[each.group] == pytest.approx(each.before, rel=1e-5)
+
+
+def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    press(at, "Follow the path")
+    (attribution,) = next(iter(at.session_state["lab_paths"].values())).values()
+    layer = int(attribution.scores.max(axis=1).argmax())
+    assert widget(at.selectbox, f"lab_layer_{layer}").value == layer
+    total = attribution.scores[layer].sum()
+    assert any(f"add up to **{total:+.4f}**" in text.value for text in at.markdown)
+
+
+# Neurons ---------------------------------------------------------------------------------------------
+
+
+def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, atlas):
+    from atlas.surgery.experiments import find_neurons
+
+    at = press(lab(fact=fact["fact_id"]), "Find them live")
+    discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
     wanted = find_neurons(subject, discovery)
-    shown = table_with(at, "mean_score")
-    assert list(shown["neuron"]) == [str(item.neuron) for item in wanted.neurons]
-    first = str(wanted.neurons[0].neuron)
-    next(box for box in at.multiselect if box.key == "without").set_value([first])
-    press(at, "Run the experiment")
-    changed = outcome(at).experiment.interventions[0].neurons
-    assert len(changed) == len(wanted.neurons) - 1
-    assert Neuron.parse(first) not in changed
+    names = [str(item.neuron) for item in wanted.neurons]
+    assert list(table_with(at, "neuron")["neuron"]) == names
+    tick(at, names[1:])
+    press(at, RUN)
+    assert {str(neuron) for neuron in done(at).experiment.neurons} == set(names[1:])
+    assert any(f"{len(names) - 1} of {len(names)} ticked" in text.value for text in at.caption)
 
 
-def test_typed_prompts_are_experimented_on(subject):
-    text = "The capital of France is [MASK].\nThe capital city of France is [Y]."
-    at = press(lab(ask="My own prompts", prompts=text, answer="Paris"), "Find neurons")
-    press(at, "Run the experiment")
-    result = outcome(at)
-    assert [trial.prompt.text for trial in result.of_group("asked")] == [
-        "The capital of France is [Y].",
-        "The capital city of France is [Y].",
+def test_a_tick_stays_gone_when_the_list_grows_and_after_a_walk_to_another_page(fact, neurons):
+    at = lab(fact=fact["fact_id"])
+    tick(at, [str(neuron) for neuron in neurons[1:]])
+    visit(at, "neuron", neuron="L0.N1")
+    visit(at, "lab")
+    assert f"suppress **{len(neurons) - 1} neurons**" in said(at.markdown)
+    at.session_state["lab_given"] = {Neuron(0, 1): "typed"}
+    at.run()
+    widget(at.button_group, "lab_sources").set_value(["atlas", "given"])
+    at.run()
+    assert f"suppress **{len(neurons)} neurons**" in said(at.markdown)
+
+
+def test_neurons_come_from_the_tray(fact):
+    from app import resources
+
+    key = resources.subject("pocket-bert").weights_sha256
+    inside = {Neuron(0, 7): "France → Paris", Neuron(2, 9): ""}
+    at = lab(fact=fact["fact_id"], source="tray", session={"trays": {key: inside}})
+    rows = table_with(at, "neuron")
+    assert list(rows["neuron"]) == ["L0.N7", "L2.N9"]
+    assert list(rows["origin"]) == ["France → Paris", "the tray"]
+    press(at, RUN)
+    assert done(at).experiment.neurons == tuple(inside)
+
+
+def test_neurons_are_added_by_name_or_refused_in_a_sentence(fact, neurons):
+    at = lab(fact=fact["fact_id"])
+    widget(at.text_input, "lab_names").set_value("L0.N5, L2.N11")
+    at.run()
+    assert f"suppress **{len(set(neurons) | {Neuron(0, 5), Neuron(2, 11)})} neurons**" in said(at.markdown)
+    widget(at.text_input, "lab_names").set_value("L7.N5")
+    at.run()
+    assert "has no neuron L7.N5" in said(at.error)
+    assert widget(at.text_input, "lab_names").value == "L7.N5"
+
+
+# The list of changes ---------------------------------------------------------------------------------
+
+
+def test_changes_are_added_moved_and_removed(fact, neurons, other_answer):
+    at = lab(fact=fact["fact_id"])
+    press(at, "Add a change")
+    one, two = at.session_state["lab_changes"]
+    set_kind(at, "edit", two, new=other_answer, add=4.0)
+    set_kind(at, "amplify", one, factor=3.0)
+    own = [str(neuron) for neuron in neurons[:2]]
+    widget(at.toggle, f"lab_whose_{one}").set_value(True)
+    at.run()
+    widget(at.multiselect, f"lab_its_own_{one}").set_value(own)
+    at.run()
+    amplify = Amplify(tuple(neurons[:2]), 3.0)
+    edit = Edit(neurons, fact["object"], other_answer, 1.0, 4.0)
+    assert documents.from_link(link(at)).interventions == (amplify, edit)
+    widget(at.button, f"lab_Later_{one}").click().run()
+    press(at, RUN)
+    assert done(at).experiment.interventions == (edit, amplify)
+    widget(at.button, f"lab_remove_change_{two}").click().run()
+    assert documents.from_link(link(at)).interventions == (amplify,)
+
+
+def test_a_change_that_is_not_complete_is_waited_for(fact):
+    at = set_kind(lab(fact=fact["fact_id"]), "edit")
+    assert RUN not in labels(at)
+    assert "complete the changes" in said(at.markdown)
+    assert "x" not in at.query_params
+
+
+def test_changed_settings_wait_for_the_button(fact):
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    before = done(at)
+    set_kind(at, "erase")
+    assert done(at) == before
+    assert "The set-up has changed" in said(at.info)
+    assert "run" not in at.query_params
+    press(at, RUN)
+    assert done(at).outcome != before.outcome
+    assert "The set-up has changed" not in said(at.info)
+
+
+def test_an_earlier_run_is_brought_back_with_its_settings(fact):
+    at = press(set_kind(lab(fact=fact["fact_id"]), "amplify", factor=4.0), RUN)
+    first = done(at)
+    press(set_kind(at, "suppress"), RUN)
+    rows = table_with(at, "unrelated_change")
+    assert list(rows["changes"]) == [
+        f"suppress {len(first.experiment.neurons)}",
+        f"×4 {len(first.experiment.neurons)}",
     ]
-    assert "paris" not in {trial.prompt.answer.lower() for trial in result.of_group("unrelated")}
-    assert result.undo_is_exact
+    key = next(each.key for each in at.dataframe if (each.key or "").startswith("lab_notebook_"))
+    at.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
+    at.run()
+    press(at, "Bring back run 1")
+    assert done(at) == first
+    assert documents.from_link(link(at)) == first.experiment
+    assert widget(at.number_input, f"lab_factor_{first_change(at)}").value == 4.0
+
+
+# Links and files -------------------------------------------------------------------------------------
+
+
+def test_a_link_restores_everything_in_a_new_session_and_gives_the_same_result(fact, neurons):
+    at = lab(fact=fact["fact_id"])
+    tick(at, [str(neuron) for neuron in neurons[2:]])
+    set_kind(at, "amplify", factor=4.0)
+    press(at, RUN)
+    other = lab(quick=False, x=link(at), run="1")
+    assert not other.error
+    assert done(other).experiment == done(at).experiment
+    assert done(other).outcome == done(at).outcome
+    assert link(other) == link(at)
+    assert widget(other.selectbox, "lab_fact_box").value == fact["fact_id"]
+    assert widget(other.number_input, f"lab_factor_{first_change(other)}").value == 4.0
+    assert other.session_state["lab_off"] == {str(neuron) for neuron in neurons[:2]}
+
+
+def test_a_link_without_run_waits_for_the_button(fact):
+    at = lab(fact=fact["fact_id"])
+    other = lab(quick=False, x=link(at))
+    assert "lab_run" not in other.session_state
+    assert RUN in labels(other)
+
+
+def test_a_link_asks_its_own_prompts_even_where_the_atlas_has_others(neurons):
+    asked = (
+        Asked("asked", Prompt("", "", "The capital of France is [Y].", "Paris")),
+        Asked("paraphrases", Prompt("", "", "The capital city of France is called [Y].", "Paris")),
+        Asked("unrelated", Prompt("P30-x", "t", "Kenya belongs to the continent [Y].", "Africa")),
+    )
+    experiment = Experiment((Suppress(neurons[:3]),), asked, draws=1, model="pocket-bert")
+    at = lab(quick=False, x=documents.to_link(experiment), run="1")
+    assert tuple(trial.prompt for trial in done(at).outcome.trials) == tuple(i.prompt for i in asked)
+    assert widget(at.text_area, "lab_prompts").value == "The capital of France is [Y]."
+    # From the first change on, it is the set-up's own experiment.
+    set_kind(at, "erase")
+    press(at, RUN)
+    assert [trial.group for trial in done(at).outcome.trials].count("unrelated") == 1
+    assert done(at).outcome.trials[-1].prompt.text != asked[-1].prompt.text
+
+
+def test_the_file_holds_the_results_and_opens_in_another_session(fact):
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    text = documents.to_json(done(at).experiment, done(at).outcome.results)
+    other = lab(quick=False)
+    other.file_uploader[0].set_value(("experiment.json", text.encode(), "application/json")).run()
+    assert not other.exception
+    assert not other.error
+    press(other, RUN)
+    assert done(other).outcome == done(at).outcome
+
+
+def test_a_file_that_is_no_experiment_gets_a_sentence():
+    at = lab()
+    at.file_uploader[0].set_value(("x.json", json.dumps({"a": 1}).encode(), "application/json")).run()
+    assert "is no experiment" in said(at.error)
+    assert not at.exception
 
 
 @pytest.mark.parametrize(
-    ("prompts", "answer", "said"),
+    ("parameters", "message"),
+    [
+        ({"fact": "P36-nowhere"}, "has no fact"),
+        ({"x": "nonsense"}, "holds no experiment"),
+        ({"x": "A" * 400_000}, "characters long"),
+        ({"model": "no/such/model/../.."}, "neither a folder nor a model"),
+        ({"source": "elsewhere"}, ""),
+        ({"run": "7"}, ""),
+    ],
+)
+def test_a_bad_permalink_gets_a_sentence_or_the_default(parameters, message):
+    at = lab(**parameters)
+    assert message in said(at.error)
+    assert bool(message) == bool(at.error)
+
+
+def test_a_link_beyond_the_limits_is_refused(fact, monkeypatch, tmp_path):
+    at = lab(fact=fact["fact_id"])
+    experiment = documents.from_link(link(at))
+    for change in ({"draws": 21}, {"model": ""}, {"interventions": (Amplify(experiment.neurons, 99.0),)}):
+        few = tmp_path / "limits.toml"
+        few.write_text("demo_mode = true\nstrength = 50\n")
+        monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(few))
+        with pytest.raises(AtlasError):
+            tables.check(replace(experiment, **change))
+    tables.check(experiment)
+
+
+# Typed prompts and bad input -------------------------------------------------------------------------
+
+
+def test_typed_prompts_are_experimented_on():
+    text = "The capital of France is [MASK].\nThe capital city of France is [Y]."
+    at = press(lab(prompts=text, answer="Paris"), "Find them live")
+    press(at, RUN)
+    outcome = done(at).outcome
+    assert [trial.prompt.text for trial in outcome.of_group("asked")] == [
+        "The capital of France is [Y].",
+        "The capital city of France is [Y].",
+    ]
+    assert "paris" not in {trial.prompt.answer.lower() for trial in outcome.of_group("unrelated")}
+    assert outcome.undo_is_exact
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answer", "message"),
     [
         ("The capital of France is Paris.", "Paris", "exactly one"),
         ("[MASK] or [MASK].", "Paris", "exactly one"),
         ("The capital of France is [Y].", "☃", "outside the vocabulary"),
         ("The capital of France is [Y].", "", "no answer yet"),
         ("very " * 99 + "[Y].", "Paris", "tokens"),
+        ("The **capital** of [France](http://x) is [Y] [Y].", "Paris", "**capital** of [France]"),
     ],
 )
-def test_a_bad_prompt_gets_a_sentence_and_the_page_goes_on(prompts, answer, said):
-    at = lab(ask="My own prompts", prompts=prompts, answer=answer)
-    assert not at.exception
-    assert any(said in box.value.replace("\\", "") for box in at.error)
-    next(box for box in at.text_area if box.key == "prompts").set_value("The capital of France is [Y].")
-    next(box for box in at.text_input if box.key == "answer").set_value("Paris")
+def test_a_bad_prompt_gets_a_sentence_and_what_was_typed_stays(prompts, answer, message):
+    at = lab(prompts=prompts, answer=answer)
+    assert message in said(at.error)
+    assert "**capital**" not in " ".join(box.value for box in at.error)  # never as markdown
+    assert widget(at.text_area, "lab_prompts").value == prompts
+    assert widget(at.text_input, "lab_answer").value == answer
+    widget(at.text_area, "lab_prompts").set_value("The capital of France is [Y].")
+    widget(at.text_input, "lab_answer").set_value("Paris")
     at.run()
     assert not at.error
-    assert "Find neurons" in labels(at)
+    assert "Find them live" in labels(at)
 
 
 def test_an_edit_to_a_word_outside_the_vocabulary_gets_a_sentence(fact):
-    at = lab(fact=fact["fact_id"], kind="Edit", new="☃", run="1")
-    assert not at.exception
-    assert any("outside the vocabulary" in box.value for box in at.error)
-    assert "Run the experiment" in labels(at)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ({"fact": "P36-nowhere"}, "has no fact"),
-        ({"model": "another model", "folder": ""}, None),
-        ({"kind": "Destroy"}, None),
-        ({"factor": "many", "kind": "Amplify"}, None),
-    ],
-)
-def test_a_bad_permalink_gets_a_sentence_or_the_default(fact, parameters, said):
-    at = lab(**({"fact": fact["fact_id"]} | parameters))
-    assert not at.exception
-    if said is None:
-        assert not at.error
-    else:
-        assert any(said in box.value.replace("\\", "") for box in at.error)
+    at = set_kind(lab(fact=fact["fact_id"]), "edit", new="☃")
+    press(at, RUN)
+    assert "outside the vocabulary" in said(at.error)
+    assert RUN in labels(at)
+    assert widget(at.selectbox, f"lab_new_{first_change(at)}").value == "☃"
 
 
 def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):
     at = lab(model="another model")
-    next(box for box in at.text_input if box.key == "folder").set_value(str(tmp_path))
+    widget(at.text_input, "lab_folder").set_value(str(tmp_path))
     at.run()
     assert not at.exception
-    assert any("no config.json" in box.value.replace("\\", "") for box in at.error)
+    assert "no config.json" in said(at.error)
 
 
-def test_a_permalink_restores_the_experiment_in_a_new_session(fact):
-    at = press(lab(fact=fact["fact_id"], kind="Amplify", factor="4"), "Run the experiment")
-    again = lab(fact=fact["fact_id"], kind="Amplify", factor="4", run="1")
-    assert outcome(again) == outcome(at)
-    assert outcome(again).experiment.interventions[0].factor == 4.0
+def test_a_public_host_offers_its_models_only(monkeypatch, fact, tmp_path):
+    monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(ROOT / "app" / "limits_demo.toml"))
+    at = lab(fact=fact["fact_id"], model=str(tmp_path))
+    assert widget(at.selectbox, "lab_model").options == ["pocket-bert"]
+    assert not [each for each in at.text_input if each.key == "lab_folder"]
+    experiment = documents.from_link(link(at))
+    for model in (str(tmp_path), "smollm2-135m", "bert-base-uncased"):
+        refused = lab(x=documents.to_link(replace(experiment, model=model)), run="1")
+        assert "This host offers" in said(refused.error)
+        assert "lab_run" not in refused.session_state
 
 
-def test_two_visitors_do_not_see_each_others_changes(atlas, subject, fact):
-    new = atlas.query_one(
-        "SELECT object FROM facts WHERE relation_id = $r AND object <> $o ORDER BY object DESC",
-        {"r": fact["relation_id"], "o": fact["object"]},
-    )["object"]
-    one = press(lab(fact=fact["fact_id"], kind="Edit", new=new), "Run the experiment")
-    two = press(lab(fact=fact["fact_id"], kind="Amplify", factor="1"), "Run the experiment")
-    edited, untouched = outcome(one), outcome(two)
+# One model for all -----------------------------------------------------------------------------------
+
+
+def test_two_visitors_do_not_see_each_others_changes(subject, fact, other_answer):
+    one = press(set_kind(lab(fact=fact["fact_id"]), "edit", new=other_answer), RUN)
+    two = press(set_kind(lab(fact=fact["fact_id"]), "amplify", factor=1.0), RUN)
+    edited, untouched = done(one).outcome, done(two).outcome
     assert [t.before for t in edited.trials] == [t.before for t in untouched.trials]
     # Amplifying by 1 is no change: the second visitor's model is the one on disk.
     assert [t.after for t in untouched.trials] == [t.before for t in untouched.trials]
     assert [t.after for t in edited.trials] != [t.before for t in edited.trials]
-    alone = subject.predict([t.prompt for t in untouched.trials], top_k=100)
-    assert alone == [t.before for t in untouched.trials]
     # The first visitor's page still shows their edit after the second one's run.
     one.run()
-    assert outcome(one) == edited
+    assert done(one).outcome == edited
 
 
-def test_text_from_visitors_is_never_markdown(fact):
-    at = lab(
-        ask="My own prompts", prompts="The **capital** of [France](http://x) is [Y] [Y].", answer="Paris"
+def test_a_visitor_who_has_to_wait_sees_his_place_in_line(subject, fact, monkeypatch):
+    messages: list[str] = []
+    seen = threading.Event()
+
+    def telling(place, title):
+        with at_work(place, title) as progress:
+
+            def tell(share: float, message: str) -> None:
+                messages.append(message)
+                if message.startswith("Waiting"):
+                    seen.set()
+                progress(share, message)
+
+            yield tell
+
+    at_work = lab_run.at_work
+    at = lab(fact=fact["fact_id"])
+    monkeypatch.setattr(lab_run, "at_work", lab_run.contextmanager(telling))
+    held = threading.Event()
+
+    def hold() -> None:
+        with subject.lock:
+            held.set()
+            seen.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    press(at, RUN)
+    holder.join()
+    assert "Waiting in line behind one other" in messages
+    assert done(at).outcome.undo_is_exact
+
+
+def test_what_is_cancelled_leaves_nothing_behind(subject, fact, monkeypatch):
+    from streamlit.runtime.scriptrunner import RerunData, RerunException, get_script_run_ctx
+
+    at = lab(fact=fact["fact_id"])
+    before = subject.predict([Prompt("", "", "The capital of France is [Y].", "Paris")])
+    steps: list[str] = []
+
+    def cancelled(place, title):
+        with at_work(place, title) as progress:
+
+            def stop(share: float, message: str) -> None:
+                steps.append(message)
+                progress(share, message)
+                if len(steps) == 3:
+                    # What a click on Cancel does.
+                    page = get_script_run_ctx().page_script_hash
+                    raise RerunException(RerunData(page_script_hash=page))
+
+            yield stop
+
+    at_work = lab_run.at_work
+    monkeypatch.setattr(lab_run, "at_work", lab_run.contextmanager(cancelled))
+    for button in ("Find them live", RUN):
+        steps.clear()
+        press(at, button)
+        assert len(steps) == 3
+        assert not subject.lock.busy
+        assert "lab_found" not in at.session_state
+        assert "lab_run" not in at.session_state
+        assert RUN in labels(at)
+    assert subject.predict([Prompt("", "", "The capital of France is [Y].", "Paris")]) == before
+
+
+# Coming and going ------------------------------------------------------------------------------------
+
+
+def setup_is_open(at: AppTest) -> bool:
+    return next(each for each in at.expander if each.label.startswith("Set up")).proto.expanded
+
+
+def test_who_comes_from_a_fact_finds_everything_chosen(fact, neurons):
+    at = lab(fact=fact["fact_id"])
+    assert not setup_is_open(at)
+    assert widget(at.button, "lab_run_button").proto.type == "primary"
+    experiment = documents.from_link(link(at))
+    assert experiment.interventions == (Suppress(neurons),)
+    assert experiment.fact_id == fact["fact_id"]
+    assert experiment.atlas_id == ATLAS
+
+
+def test_who_comes_without_a_question_finds_the_set_up_open_and_can_take_a_random_fact():
+    at = lab()
+    assert setup_is_open(at)
+    press(at, "Take a random fact")
+    assert RUN in labels(at)
+
+
+def test_another_model_than_the_atlas_was_made_from_opens_the_set_up_and_finds_its_own_neurons(fact):
+    other = next(name for name in bundled() if name != ATLAS)
+    at = lab(atlas=other, fact=fact["fact_id"], model="pocket-bert")
+    assert setup_is_open(at)
+    assert "not about pocket-bert. Find the neurons live." in said(at.info)
+    press(at, "Find them live")
+    press(at, RUN)
+    assert done(at).experiment.model == "pocket-bert"
+    assert done(at).experiment.atlas_id == other
+
+
+def test_settings_survive_a_walk_to_other_pages_and_another_fact_starts_afresh(atlas, fact):
+    at = set_kind(lab(fact=fact["fact_id"]), "amplify", factor=7.0)
+    visit(at, "neuron", neuron="L0.N1")
+    visit(at, "lab")
+    assert "by **7**" in said(at.markdown)
+    other = atlas.query_one(
+        "SELECT fact_id FROM facts WHERE n_neurons > 0 AND fact_id <> $f ORDER BY fact_id",
+        {"f": fact["fact_id"]},
     )
-    assert any("\\*\\*capital\\*\\*" in box.value for box in at.error)
-
-
-def test_changed_settings_wait_for_the_button(fact):
-    at = press(lab(fact=fact["fact_id"]), "Run the experiment")
-    before = outcome(at)
-    next(box for box in at.segmented_control if box.key == "kind").set_value("Erase")
-    at.run()
-    assert outcome(at) == before
-    assert not at.success
-    assert any("settings have changed" in text.value for text in at.caption)
-    press(at, "Run the experiment")
-    assert outcome(at) != before
-
-
-def test_an_answer_can_be_asked_of_several_prompts_at_once(subject, prompts):
-    # What the Lab relies on: the order of predictions is the order of prompts.
-    shuffled = prompts[::-1]
-    assert subject.predict(shuffled) == subject.predict(prompts)[::-1]
-    assert subject.predict([replace(prompts[0], fact_id="x")]) == subject.predict(prompts[:1])
+    visit(at, "lab", fact=other["fact_id"])
+    assert documents.from_link(link(at)).fact_id == other["fact_id"]
+    assert isinstance(documents.from_link(link(at)).interventions[0], Suppress)

@@ -126,7 +126,7 @@ def bench(atlas: Atlas, setup: Setup, at_once: bool) -> None:
         if experiment is None:
             st.markdown(missing(setup))
             with st.container(horizontal=True, gap="small"):
-                if setup.question is None:
+                if setup.question is None and lab_state.get("ask") != lab_state.PROMPTS:
                     lab_choose.any_fact(atlas)
                 lab_share.open_file(atlas)
             return
@@ -153,7 +153,9 @@ def missing(setup: Setup) -> str:
     if setup.subject is None:
         return "**First** choose a model that is at hand."
     if setup.question is None:
-        return "**Next** choose a fact, or type prompts and their answer."
+        if lab_state.get("ask") == lab_state.PROMPTS:
+            return "**Next** type prompts, and the answer that should fill their gap."
+        return "**Next** choose a fact, or ask with prompts of your own."
     return "**Next** tick neurons and complete the changes; then the experiment can be run."
 
 

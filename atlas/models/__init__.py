@@ -109,6 +109,11 @@ def is_ready(name: str) -> bool:
     return True
 
 
+def may_be_on_hub(name: str) -> bool:
+    """Whether the name is no folder of this machine and could be a hub id; asks no hub."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).expanduser().exists()
+
+
 def fetch_model(name: str, progress: Progress | None = None) -> LocatedModel:
     """The model's files, fetched if need be; ``progress(fraction, message)`` as it goes."""
     return locate(name, allow_download=True, progress=progress)
@@ -131,7 +136,7 @@ def locate(name: str, *, allow_download: bool = True, progress: Progress | None 
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return _from_folder(name, folder)
-    if not _HUB_ID.fullmatch(name) or folder.exists():
+    if not may_be_on_hub(name):
         raise ModelError(
             f"'{name}' is neither a folder nor a model's name. Give a folder with config.json and "
             f"*.safetensors, {_known_names()}, or a hub id."

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from atlas.surgery.experiments import Outcome
     from atlas.surgery.subject import Subject
 
-RUNS_KEPT = 30
+RUNS_KEPT = 10
 
 
 @contextmanager

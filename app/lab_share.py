@@ -6,6 +6,7 @@ open_file(atlas)                         # a popover: a JSON file becomes the se
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -41,7 +42,7 @@ def share(experiment: Experiment, outcome: Outcome | None) -> None:
         name = file_name("experiment", experiment.model, experiment.asked[0].prompt.answer, ending="json")
         st.download_button(
             "Download as JSON",
-            documents.to_json(experiment, outcome.results if outcome else None),
+            partial(as_file, experiment, outcome),
             file_name=name,
             mime="application/json",
             icon=":material/download:",
@@ -49,6 +50,11 @@ def share(experiment: Experiment, outcome: Outcome | None) -> None:
         )
         st.markdown("The file can be run again, and compared, without the app:")
         st.code(f"python -m build experiment {name}", language="bash")
+
+
+def as_file(experiment: Experiment, outcome: Outcome | None) -> str:
+    """The document of `python -m build experiment`, made when it is downloaded."""
+    return documents.to_json(experiment, outcome.results if outcome else None)
 
 
 def open_file(atlas: Atlas) -> None:

@@ -612,6 +612,14 @@ def test_who_comes_from_a_fact_finds_everything_chosen(fact, neurons):
     assert experiment.atlas_id == ATLAS
 
 
+def test_the_first_experiment_of_home_runs_in_one_click():
+    at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=120)
+    at.query_params["atlas"] = ATLAS
+    press(at.run(), "Switch them off in the Lab")
+    assert done(at).outcome.undo_is_exact
+    assert AGAIN in labels(at)
+
+
 def test_who_comes_without_a_question_finds_the_set_up_open_and_can_take_a_random_fact():
     at = lab()
     assert setup_is_open(at)

@@ -95,7 +95,7 @@ def first_experiment(atlas: Atlas) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             allowed = ready or can_be_fetched(model)
             if allowed and st.button("Switch them off in the Lab", type="primary", icon=":material/science:"):
-                st.switch_page(layout.LAB, query_params=layout.here(fact=fact["fact_id"]))
+                st.switch_page(layout.LAB, query_params=layout.here(fact=fact["fact_id"], run=1))
             layout.fact_link(fact["fact_id"], "See the fact first")
         if not ready:
             elsewhere(atlas, model)
@@ -108,14 +108,12 @@ def told(fact: dict, model: str) -> str:
     asked = f"“{text}”: {plain(model)} says" if text else f"{plain(fact['subject'])}: {plain(model)} says"
     neurons = f"its {fact['n_neurons']} knowledge neurons" if fact["n_neurons"] > 1 else "its one neuron"
     sentences = f"{asked} **{plain(fact['object'])}**. What does it say without {neurons}?"
-    if fact["before"] is None or fact["after"] is None:
+    before, after, random = fact["before"], fact["after"], fact["random"]
+    if before is None or after is None:
         return sentences
-    measured = (
-        f" The atlas measured a probability of **{fact['before']:.2f}** that falls to **{fact['after']:.2f}**"
-    )
-    if fact["random"] is not None:
-        measured += f", and to {fact['random']:.2f} without as many random neurons"
-    return f"{sentences}{measured}. Try it on the live model."
+    measured = f"In the atlas, the answer's probability falls from **{before:.2f}** to **{after:.2f}**"
+    beside = "" if random is None else f"; without as many random neurons it is {random:.2f}"
+    return f"{sentences} {measured}{beside}. Try it on the live model."
 
 
 def can_be_fetched(model: str) -> bool:
@@ -144,7 +142,7 @@ def elsewhere(atlas: Atlas, model: str) -> None:
                 layout.LAB,
                 label=layout.plain(f"Try {name} in {other.manifest.model.name}, which is here"),
                 icon=":material/science:",
-                query_params={"atlas": atlas_id, "fact": fact["fact_id"]},
+                query_params={"atlas": atlas_id, "fact": fact["fact_id"], "run": "1"},
             )
             return
 

@@ -128,7 +128,7 @@ def _lines(replay: Replay) -> Iterator[str]:
     yield "undo        " + (
         "exact" if outcome.undo_is_exact else "NOT exact: the model answers otherwise now"
     )
-    yield "in the file " + _compared(replay)
+    yield "file        " + _compared(replay)
 
 
 def describe(item: Intervention) -> str:
@@ -173,7 +173,8 @@ def _compared(replay: Replay) -> str:
     if found is None:
         return "no results to compare with"
     if found.holds:
-        return f"the same results: {found.n_values:,} probabilities, at most {found.largest:.1g} apart"
+        apart = f"at most {found.largest:.1g} apart" if found.largest else "bit for bit"
+        return f"the same results: {found.n_values:,} probabilities, {apart}"
     asked = replay.outcome.experiment.asked[found.prompt]
     return (
         f"OTHER results: {found.n_apart:,} of {found.n_values:,} probabilities differ, by up to "

@@ -94,7 +94,7 @@ def test_a_replay_prints_before_after_and_random_by_group_and_agrees_with_the_fi
     row = next(line for line in said.splitlines() if line.startswith("The new answer"))
     assert f"{sum(new) / len(new):.4f}" in row
     assert "undo        exact" in said
-    assert "the same results: 16 probabilities" in said
+    assert "file        the same results: 16 probabilities, bit for bit" in said
 
 
 def test_an_experiment_without_results_is_done_too(file, outcome, capsys):

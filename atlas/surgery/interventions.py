@@ -82,24 +82,21 @@ def answer_embedding(subject: Subject, answer: str) -> Tensor:
     return embeddings[list(subject.answer_tokens(answer))].float().mean(0)
 
 
-def changed_value(subject: Subject, neuron: Neuron, value: Tensor, item: Erase | Edit) -> Tensor:
-    """A value vector, (d_model,), after one erasure or edit."""
+def value_changer(subject: Subject, item: Erase | Edit) -> Callable[[Tensor], Tensor]:
+    """The function from a value vector, (d_model,), to what one erasure or edit makes of it."""
     match item:
         case Erase(value="zero"):
-            return torch.zeros_like(value)
+            return torch.zeros_like
         case Erase(value="unk"):
             unknown = subject.tokenizer.unk_token_id
             if unknown is None:
                 raise ModelError(f"{subject.name} has no unknown token. Erase with zero instead.")
-            return subject.family.token_embeddings(subject.model)[unknown].float()
+            embedding = subject.family.token_embeddings(subject.model)[unknown].float()
+            return lambda value: embedding
         case Edit():
-            return edited_value(
-                value,
-                answer_embedding(subject, item.old),
-                answer_embedding(subject, item.new),
-                remove=item.remove,
-                add=item.add,
-            )
+            # Found once for all neurons: tokenizing takes longer than the arithmetic.
+            old, new = answer_embedding(subject, item.old), answer_embedding(subject, item.new)
+            return lambda value: edited_value(value, old, new, remove=item.remove, add=item.add)
     raise AtlasError(f"{type(item).__name__} changes no value vector.")
 
 
@@ -107,13 +104,14 @@ def value_changes(subject: Subject, interventions: Sequence[Intervention]) -> di
     """For each neuron that is erased or edited: its new value vector, (d_model,), in float32."""
     values: dict[Neuron, Tensor] = {}
     for item in interventions:
-        if isinstance(item, (Erase, Edit)):
+        if isinstance(item, (Erase, Edit)) and item.neurons:
+            change = value_changer(subject, item)
             for neuron in item.neurons:
                 before = values.get(neuron)
                 if before is None:
                     rows = subject.family.value_vectors(subject.model, neuron.layer)
                     before = rows[neuron.neuron].float()
-                values[neuron] = changed_value(subject, neuron, before, item)
+                values[neuron] = change(before)
     return values
 
 

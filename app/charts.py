@@ -9,6 +9,9 @@ facts grey. Every axis has a title with its unit, every mark a tooltip, and posi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -39,13 +42,41 @@ _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", column
 CLICK = "click"
 
 
-def clickable(chart: alt.Chart, *fields: str) -> alt.Chart:
+class Ready:
+    """A chart as Streamlit takes it, made quickly.
+
+    st.altair_chart(Ready(chart))
+    st.altair_chart(clickable(chart, "name"), on_select=…)
+
+    Altair spends as long on checking a chart against Vega-Lite's schema, and on copying it for a selection,
+    as all queries of a page take together. So charts are checked by the tests (`checked`), and the selection
+    is put into what the chart becomes.
+    """
+
+    checked = False
+
+    def __init__(self, chart: Any, fields: Sequence[str] = ()) -> None:
+        self._chart = chart
+        self._fields = list(fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        spec = self._chart.to_dict(validate=self.checked)
+        if self._fields:
+            view = spec
+            while "layer" in view:
+                view = view["layer"][0]
+            select = {"type": "point", "fields": self._fields, "toggle": False, "clear": False}
+            view["params"] = [*view.get("params", []), {"name": CLICK, "select": select}]
+            spec.setdefault("config", {})["mark"] = {"cursor": "pointer"}
+        return spec
+
+
+def clickable(chart: Any, *fields: str) -> Ready:
     """The chart with marks that can be clicked, one at a time; a click tells these fields of the mark's row.
 
     For `layout.draw_clickable`. In a layered chart, the first layer's marks.
     """
-    click = alt.selection_point(name=CLICK, fields=list(fields), toggle=False, clear=False)
-    return chart.add_params(click).configure_mark(cursor="pointer")
+    return Ready(chart, fields)
 
 
 def neuron_names(frame: pd.DataFrame) -> pd.Series:
@@ -93,7 +124,7 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
     rows = pd.DataFrame({"pair": ["same relation", "different relations"], "shared": [within, across]})
     base = alt.Chart(rows, title="Neurons that two facts share").encode(
         y=alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=160)),
-        x=alt.X("shared:Q", title="Neurons in common (mean)", scale=_room_for_text(rows["shared"])),
+        x=alt.X("shared:Q", title="Neurons (mean)", scale=_room_for_text(rows["shared"])),
         tooltip=[
             alt.Tooltip("pair:N", title="Two facts of"),
             alt.Tooltip("shared:Q", title="Neurons in common (mean)", format=".3f"),
@@ -104,73 +135,6 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
     )
     bars = base.mark_bar(size=34).encode(color=colour)
     return (bars + _values(base, "shared", ".2f")).properties(height=SMALL)
-
-
-# Scores ----------------------------------------------------------------------------------------------
-
-
-def score_map(scores: pd.DataFrame, *, n_layers: int | None, n_neurons: int | None) -> alt.LayerChart:
-    """Attribution scores on the model's plan: neuron index across, layers from the first at the bottom up.
-
-    `scores`: as `queries.attributions_of_fact`. A neuron stands on its layer, as high as its mean score
-    (the largest nearly reaches the next line); knowledge neurons are blue, the largest of them named.
-    """
-    n_layers = n_layers or int(scores["layer"].max()) + 1
-    n_neurons = n_neurons or int(scores["neuron"].max()) + 1
-    tallest = max(float(scores["mean_score"].max()), 1e-12)
-    kinds = ["knowledge neuron", "in too few prompts"]
-    rows = scores.assign(
-        name=neuron_names(scores),
-        kind=[kinds[0] if known else kinds[1] for known in scores["is_knowledge_neuron"]],
-        top=scores["layer"] + 0.85 * scores["mean_score"].clip(lower=0) / tallest,
-    )
-    x = alt.X(
-        "neuron:Q",
-        title="Neuron (index in its layer)",
-        scale=alt.Scale(domain=[0, n_neurons], nice=False),
-        axis=alt.Axis(format="d", tickCount=6, grid=False),
-    )
-    layers = alt.Axis(values=list(range(n_layers)), format="d", labelOverlap="greedy")
-    y = alt.Y("layer:Q", title="Layer", scale=alt.Scale(domain=[0, n_layers], nice=False), axis=layers)
-    look = {"scale": alt.Scale(domain=kinds, range=[BLUE, ORANGE]), "legend": _LEGEND}
-    base = alt.Chart(rows).encode(
-        x=x,
-        color=alt.Color("kind:N", **look),
-        tooltip=[
-            alt.Tooltip("name:N", title="Neuron"),
-            alt.Tooltip("kind:N", title="What"),
-            alt.Tooltip("mean_score:Q", title="Mean score (probability)", format=".4f"),
-            alt.Tooltip("max_score:Q", title="Largest score", format=".4f"),
-            alt.Tooltip("max_relative:Q", title="Largest, of the prompt's maximum", format=".0%"),
-            alt.Tooltip("n_prompts:Q", title="Prompts where stored"),
-        ],
-    )
-    bars = base.mark_rule(strokeWidth=2).encode(y=y, y2="top:Q")
-    tips = base.mark_point(filled=True, size=28, opacity=1).encode(
-        y=alt.Y("top:Q"),
-        shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["circle", "diamond"]), legend=_LEGEND),
-    )
-    names = (
-        alt.Chart(_spaced(rows[rows["kind"] == kinds[0]], 0.14 * n_neurons))
-        .mark_text(dy=-9, fontSize=11, color=BLUE, fontWeight="bold")
-        .encode(x=x, y=alt.Y("top:Q"), text="name:N")
-    )
-    return (bars + tips + names).properties(
-        title="Scores on the model's plan (height: mean score)", height=max(330, 18 * n_layers + 130)
-    )
-
-
-def _spaced(rows: pd.DataFrame, apart: float, *, limit: int = 5) -> pd.DataFrame:
-    """The rows with the largest scores whose names would not run into each other or out of the chart."""
-    kept: list[int] = []
-    for place, row in rows.sort_values("mean_score", ascending=False).iterrows():
-        others = rows.loc[kept]
-        near = (others["neuron"] - row["neuron"]).abs() < apart
-        if not (near & ((others["top"] - row["top"]).abs() < 0.5)).any():
-            kept.append(place)
-        if len(kept) == limit:
-            break
-    return rows.loc[kept]
 
 
 # Effects ---------------------------------------------------------------------------------------------
@@ -205,11 +169,11 @@ def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
 
     `effects`: as `queries.effects_of_fact`; means are over its prompts.
     """
-    means = effects.groupby(["intervention", "group"], as_index=False).agg(
-        before=("p_before", "mean"), after=("p_after", "mean"), n=("p_before", "size")
-    )
+    groups = effects.groupby(["intervention", "group"])
+    means = groups[["p_before", "p_after"]].mean()
+    means = means.set_axis(["before", "after"], axis="columns").assign(n=groups.size()).reset_index()
     means["change"] = means["after"] / means["before"] - 1
-    base = alt.Chart(_labelled(means)).encode(
+    base = alt.Chart().encode(
         y=_WHAT,
         color=_GROUP_COLOUR,
         tooltip=[
@@ -222,13 +186,18 @@ def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
     )
     x = {
         "scale": alt.Scale(domain=[0, 1]),
-        "title": "Probability of the answer (○ before, ● after)",
+        "title": "P(answer): ○ before, ● after",
         "axis": alt.Axis(tickCount=5),
     }
-    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="after:Q")
+    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2=alt.X2("after:Q"))
     before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
     after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("after:Q", **x))
-    return (lines + before + after).properties(title="On prompts that were held out (mean)", height=330)
+    return alt.layer(
+        *(lines, before, after),
+        data=_labelled(means),
+        title="On prompts that were held out (mean)",
+        height=330,
+    )
 
 
 # Value vectors ---------------------------------------------------------------------------------------
@@ -309,7 +278,7 @@ def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
         "title": "P(answer): ○ before, ● after",
         "axis": alt.Axis(tickCount=5),
     }
-    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="probability:Q")
+    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2=alt.X2("probability:Q"))
     before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
     after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("probability:Q", **x))
     return (lines + before + after).properties(title="Before and after", height=52 * len(summary) + 90)

@@ -231,7 +231,7 @@ def fact_name(subject: str, answer: str) -> str:
 
 def draw(chart: Any, alternative: str) -> None:
     """A chart as wide as its place; `alternative` is what screen readers say."""
-    st.altair_chart(chart, width="stretch", alt=alternative)
+    st.altair_chart(charts.Ready(chart), width="stretch", alt=alternative)
 
 
 def draw_clickable(
@@ -296,14 +296,16 @@ def known_badge(known: Any) -> None:
 def fact_rows(rows: pd.DataFrame, *, notes: Callable[[Any], str] | None = None) -> None:
     """A link to each fact and a line about it; `rows` has the columns of a search unless `notes` is given."""
     for row in rows.itertuples(index=False):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
             fact_link(row.fact_id, fact_name(row.subject, row.object))
             st.caption(plain((notes or about_fact)(row)))
 
 
-def about_fact(row: Any) -> str:
+def about_fact(row: Any, *, relation: bool = True) -> str:
     """Relation, known or not, probability and neurons of a row of a search, on one line."""
-    parts = [row.label if not is_missing(row.label) else row.relation_id]
+    parts = []
+    if relation:
+        parts.append(row.label if not is_missing(row.label) else row.relation_id)
     if not is_missing(row.known):
         parts.append("known" if row.known else "not known")
     if not is_missing(row.mean_probability):

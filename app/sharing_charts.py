@@ -25,7 +25,7 @@ def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart
         alt.Chart(rows, title="Neurons that its facts share")
         .mark_bar()
         .encode(
-            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False)),
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False, labelFlush=False)),
             x=alt.X(
                 "relation_share:Q",
                 title="Share of the relation's facts (%)",
@@ -54,7 +54,7 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     rows = _doubled(sharing, n_facts)
     base = alt.Chart(rows, title="How widely its neurons are shared").encode(
         x=alt.X(
-            "facts:N", title="Facts of the relation that have the neuron", sort=None, axis=_upright_axis()
+            "facts:N", title="Facts of the relation that have the neuron", sort=None, axis=_slanted_axis()
         ),
         y=alt.Y(
             "n_neurons:Q",
@@ -72,8 +72,8 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     return (base.mark_bar(color=BLUE) + text).properties(height=260)
 
 
-def _upright_axis() -> alt.Axis:
-    return alt.Axis(labelAngle=0, labelOverlap=True)
+def _slanted_axis() -> alt.Axis:
+    return alt.Axis(labelAngle=-45, labelOverlap=False)
 
 
 def _doubled(sharing: pd.DataFrame, n_facts: int) -> pd.DataFrame:
@@ -114,13 +114,13 @@ def overlap_matrix(
             "relation_b:N",
             title="Relation of one fact (id)",
             sort=None,
-            axis=alt.Axis(labelAngle=-90, labelFontSize=10, labelOverlap=False),
+            axis=alt.Axis(labelAngle=-90, labelFontSize=10, labelOverlap=False, labelFlush=False),
         ),
         y=alt.Y(
             "a:N",
             title="Relation of the other fact",
             sort=None,
-            axis=alt.Axis(labelLimit=140, labelOverlap=False),
+            axis=alt.Axis(labelLimit=140, labelOverlap=False, labelFlush=False),
         ),
         tooltip=[
             alt.Tooltip("a:N", title="Relation"),
@@ -134,7 +134,7 @@ def overlap_matrix(
             "mean_shared:Q",
             title="Neurons in common (mean)",
             scale=alt.Scale(scheme="viridis", type="sqrt"),
-            legend=alt.Legend(orient="bottom", gradientLength=200),
+            legend=alt.Legend(orient="bottom", gradientLength=150),
         ),
         strokeWidth=alt.StrokeWidth("frame:Q", scale=None),
     )
@@ -181,11 +181,16 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
     """
     rows = hits.head(MOST_BARS)
     rows = rows.assign(
-        name=[label or relation for label, relation in zip(rows["label"], rows["relation_id"], strict=True)],
+        name=rows["label"].fillna(rows["relation_id"]),
         look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
     )
     base = alt.Chart(rows, title="Hits by relation").encode(
-        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, labelOverlap=False)),
+        y=alt.Y(
+            "name:N",
+            title=None,
+            sort=None,
+            axis=alt.Axis(labelLimit=140, labelOverlap=False, labelFlush=False),
+        ),
         x=alt.X(
             "n:Q",
             title="Facts",
@@ -200,4 +205,4 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
     )
     bars = base.mark_bar(color=BLUE).encode(opacity=alt.Opacity("look:Q", scale=None))
     text = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("n:Q", format=","))
-    return (bars + text).properties(height=22 * len(rows) + 80)
+    return (bars + text).properties(height=22 * len(rows) + 120)

@@ -368,11 +368,13 @@ def facts_of_neuron(
 def activating_prompts_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.DataFrame:
     """The prompts on which the neuron is most and least active.
 
-    Columns: side ('top' or 'bottom'), rank, activation, fact_id, relation_id, template_id, text, object.
+    Columns: side ('top' or 'bottom'), rank, activation, fact_id, relation_id, template_id, text, subject,
+    object.
     """
     return atlas.query(
         """
-        SELECT a.side, a.rank, a.activation, a.fact_id, f.relation_id, a.template_id, p.text, f.object
+        SELECT a.side, a.rank, a.activation, a.fact_id, f.relation_id, a.template_id, p.text, f.subject,
+               f.object
         FROM activating_prompts AS a
         LEFT JOIN prompts AS p ON p.fact_id = a.fact_id AND p.template_id = a.template_id
         LEFT JOIN facts AS f ON f.fact_id = a.fact_id
@@ -417,7 +419,7 @@ def relations(atlas: Atlas) -> pd.DataFrame:
                count(*) FILTER (f.n_neurons > 0) AS n_with_neurons, avg(f.n_neurons) AS mean_neurons
         FROM relations AS r LEFT JOIN facts AS f USING (relation_id)
         GROUP BY r.relation_id, r.label, r.n_facts, r.n_templates
-        ORDER BY r.label, r.relation_id
+        ORDER BY lower(r.label), r.relation_id
         """
     )
 

@@ -41,7 +41,7 @@ SORTS = {
     BEST: _PLACE,
     "subject": "folded_subject",
     "object": "folded_object",
-    "relation": "label, relation_id",
+    "relation": "folded_label, relation_id",
     "probability": "mean_probability DESC NULLS LAST",
     "-probability": "mean_probability NULLS LAST",
     "neurons": "n_neurons DESC NULLS LAST",

@@ -4,6 +4,8 @@
 beside its own. Without a relation: all of them, and how much they share; `a` and `b` are those of a cell.
 """
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -42,7 +44,7 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
     left, right = st.columns([2, 3], gap="medium")
     with left:
         for row in relations.itertuples(index=False):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
                 layout.relation_link(row.relation_id, row.label or row.relation_id)
                 known = "" if layout.is_missing(row.known_share) else f" · {row.known_share:.0%} known"
                 st.caption(layout.plain(f"{row.relation_id} · {layout.count(row.n_facts, 'fact')}{known}"))
@@ -279,10 +281,11 @@ def facts_behind(
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 layout.fact_link(row.fact_a, layout.fact_name(row.subject_a, row.object_a))
                 layout.fact_link(row.fact_b, layout.fact_name(row.subject_b, row.object_b))
-                layout.compare_link("facts", row.fact_a, row.fact_b)
             of = f"of {row.n_neurons_a} and {row.n_neurons_b}"
             same = " · same answer" if row.same_object else ""
-            st.caption(layout.plain(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.caption(layout.plain(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
+                layout.compare_link("facts", row.fact_a, row.fact_b)
     exports.offer(f"pairs {relation_a} {relation_b}", pairs=pairs)
 
 
@@ -294,7 +297,7 @@ def its_facts(atlas: Atlas, relation_id: str) -> None:
     hits = queries.facts_matching(
         atlas, relation=relation_id, limit=PAGE_ROWS, offset=(layout.page_asked() - 1) * PAGE_ROWS
     )
-    layout.fact_rows(hits.rows)
+    layout.fact_rows(hits.rows, notes=partial(layout.about_fact, relation=False))
     layout.pages(hits.total, PAGE_ROWS)
 
 

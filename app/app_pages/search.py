@@ -52,7 +52,7 @@ def main() -> None:
         st.caption(f"0 facts · {milliseconds:.0f} ms")
         nothing_found(hits)
         return
-    rows, by_relation = st.columns([3, 2], gap="large")
+    rows, by_relation = st.columns([2, 1], gap="medium")
     with rows:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"{layout.count(hits.total, 'fact')} · {milliseconds:.0f} ms")

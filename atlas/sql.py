@@ -147,6 +147,12 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int | None:
+        """The process that answers; None while there is none."""
+        process = self._process
+        return None if process is None else process.id
+
     def close(self) -> None:
         """End the process; whatever is asked or waits is refused."""
         with self._changed:
@@ -214,23 +220,33 @@ class Sandbox:
         if asked.is_stopped:
             raise QueryError(_STOPPED)
         process = self._running_process()
+        if (reply := self._reply(asked, process)) is None and process.served:
+            # It may have died of the query before, in a part that went on after its answer.
+            process = self._running_process()
+            reply = self._reply(asked, process)
+        if reply is None:
+            raise QueryError(_BROKEN)
+        process.served += 1
+        return self._understood(*reply, by_hand=asked.is_stopped)
+
+    def _reply(self, asked: Asked, process: _Process) -> tuple[dict[str, Any], bytes] | None:
+        """What the process says, within the limits; None when it died."""
         asked.started = time.monotonic()
         process.send({"sql": asked.sql, "parameters": asked.parameters})
-        over, interrupted = asked.started + self.seconds, None
+        interrupted = None
         while True:
             now = time.monotonic()
-            if interrupted is None and (now >= over or asked.is_stopped):
+            if interrupted is None and (now >= asked.started + self.seconds or asked.is_stopped):
                 process.send({"stop": True})
                 interrupted = now
             if interrupted is not None and now >= interrupted + _GRACE_SECONDS:
                 self._start_again()
                 raise QueryError(_STOPPED if asked.is_stopped else self._late())
-            reply = process.receive(_LOOK_SECONDS)
-            if reply is not None:
-                return self._understood(*reply, by_hand=asked.is_stopped)
+            if (reply := process.receive(_LOOK_SECONDS)) is not None:
+                return reply
             if not process.alive:
                 self._start_again()
-                raise QueryError(_BROKEN)
+                return None
 
     def _understood(self, head: Mapping[str, Any], body: bytes, *, by_hand: bool) -> Answer:
         # Step 4. Answer.
@@ -258,7 +274,7 @@ class Sandbox:
                 raise QueryError(_CLOSED)
             if self._rest is not None:
                 self._rest.cancel()
-            if self._process is None:
+            if self._process is None or self._process.has_ended:
                 self._process = _Process(self._setup)
             process = self._process
         try:
@@ -367,6 +383,7 @@ class _Process:
         path = os.pathsep.join([root, *(os.path.abspath(each) for each in sys.path if each)])
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self.alive = True
+        self.served = 0
         self._ready = False
         self._replies: queue.SimpleQueue = queue.SimpleQueue()
         # Without preexec_fn, which is not safe beside threads: the process confines itself.
@@ -375,12 +392,21 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**kept, "PYTHONPATH": path},
+            # Arrow's own allocator takes a gigabyte of addresses, which would count as memory.
+            env={**kept, "PYTHONPATH": path, "ARROW_DEFAULT_MEMORY_POOL": "system"},
             # Ctrl-C in a terminal is for the program that asked.
             start_new_session=True,
         )
         threading.Thread(target=self._read, daemon=True).start()
         self.send(setup)
+
+    @property
+    def id(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError), self._process.stdout as pipe:

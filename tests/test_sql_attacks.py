@@ -1,0 +1,367 @@
+"""Hostile SQL: refused, stopped or cut within the limits; no file changes, and the next question is answered.
+
+The sandbox is the one that the app and `python -m atlas sql` use, with small limits. Its process runs in an
+empty folder, beside a copy of the atlas's files that every statement may try to reach as `{folder}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from atlas.errors import QueryError
+from atlas.sql_worker import BESIDES
+from atlas.store import Atlas
+from tests.sample_atlas import write_sample_atlas
+
+SECONDS = 0.5
+MEMORY_MB = 128
+# The limit, the grace of a second for queries that do not hear an interrupt, and a busy machine's leisure.
+SURELY_OVER = SECONDS + 1 + 8
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Only Linux tells of a process.")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("attacked") / "atlas")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> Path:
+    """The folder the process runs in: whatever it wrote would lie here."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def console(folder, elsewhere):
+    before = os.getcwd()
+    os.chdir(elsewhere)
+    try:
+        with Atlas(folder) as atlas, atlas.sandboxed(seconds=SECONDS, memory=f"{MEMORY_MB}MB") as sandbox:
+            yield sandbox
+    finally:
+        os.chdir(before)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder with the hash of its bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def unharmed(console, folder, elsewhere):
+    """Afterwards every file is what it was, and the same sandbox answers the next question."""
+    files = contents(folder)
+    assert len(files) == 9
+    yield
+    assert contents(folder) == files
+    assert list(elsewhere.iterdir()) == []
+    assert console.query("SELECT count(*), count(DISTINCT subject) FROM facts").rows == ((60, 60),)
+    assert console.query("SELECT count(*) FROM relations").rows == ((4,),)
+
+
+WRITES = [
+    "INSERT INTO facts SELECT * FROM facts",
+    "UPDATE facts SET subject = 'x'",
+    "DELETE FROM facts",
+    "TRUNCATE facts",
+    "MERGE INTO facts USING relations ON false WHEN NOT MATCHED THEN INSERT VALUES (1)",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE OR REPLACE TABLE facts AS SELECT 1",
+    "CREATE TEMP TABLE x AS SELECT 1",
+    "CREATE OR REPLACE VIEW facts AS SELECT 1",
+    "CREATE MACRO f() AS 1",
+    "CREATE TEMP MACRO count(x) AS 0",
+    "CREATE MACRO t() AS TABLE SELECT * FROM '/etc/passwd'",
+    "CREATE FUNCTION f(x) AS x",
+    "CREATE TYPE mood AS ENUM ('a')",
+    "CREATE SEQUENCE s",
+    "CREATE SCHEMA s",
+    "CREATE INDEX i ON facts (fact_id)",
+    "CREATE SECRET (TYPE s3, KEY_ID 'x', SECRET 'y')",
+    "CREATE PERSISTENT SECRET (TYPE http, BEARER_TOKEN 'x')",
+    "DROP TABLE facts",
+    "DROP VIEW hub_neurons",
+    "ALTER TABLE facts DROP COLUMN subject",
+    "COMMENT ON TABLE facts IS 'x'",
+    "WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x",
+    "WITH x AS (INSERT INTO relations VALUES ('P0', 'x', 1, 1) RETURNING *) SELECT * FROM x",
+    "WITH x AS (UPDATE facts SET subject = 'x' RETURNING *) SELECT * FROM x",
+    "WITH x AS MATERIALIZED (TRUNCATE facts) SELECT 1",
+    "SELECT * FROM query('DELETE FROM facts')",
+    "SELECT * FROM query('WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x')",
+    "FROM query('SELECT 1; DROP TABLE facts')",
+]
+STATEMENTS = [
+    "ATTACH '{folder}/new.db'",
+    "ATTACH ':memory:' AS other",
+    "ATTACH '{folder}/facts.parquet' AS f (READ_ONLY)",
+    "DETACH memory",
+    "USE memory",
+    "COPY facts TO '{folder}/facts.parquet' (FORMAT parquet)",
+    "COPY facts TO 'x.csv'",
+    "COPY (SELECT 1) TO '/dev/stdout'",
+    "COPY facts FROM '{folder}/facts.parquet'",
+    "COPY FROM DATABASE memory TO other",
+    "EXPORT DATABASE '{folder}/export'",
+    "IMPORT DATABASE '{folder}'",
+    "INSTALL httpfs",
+    "FORCE INSTALL spatial FROM community",
+    "LOAD httpfs",
+    "LOAD '{folder}/x.duckdb_extension'",
+    "UPDATE EXTENSIONS",
+    "PRAGMA database_list",
+    "PRAGMA enable_external_access",
+    "PRAGMA memory_limit='100GB'",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "SET memory_limit = '100GB'",
+    "SET SESSION threads = 64",
+    "SET VARIABLE x = 1",
+    "SET search_path = 'pg_catalog'",
+    "RESET memory_limit",
+    "RESET lock_configuration",
+    "CALL enable_logging()",
+    "CALL pragma_version()",
+    "CALL force_checkpoint()",
+    "CHECKPOINT",
+    "FORCE CHECKPOINT memory",
+    "VACUUM",
+    "ANALYZE",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "DEALLOCATE p",
+    "KILL 1",
+    "SHUTDOWN",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP TABLE facts",
+    "SELECT 1;; DELETE FROM facts;",
+    "/* SELECT 1 */ DROP TABLE facts",
+    "SELECT 1 /* ; */; -- \n DROP TABLE facts",
+    "EXPLAIN COPY facts TO '{folder}/x.csv'",
+    "EXPLAIN ANALYZE COPY facts TO '{folder}/x.csv'",
+    "EXPLAIN ANALYZE DELETE FROM facts",
+    "EXPLAIN ANALYZE WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x",
+    "EXPLAIN (ANALYZE, FORMAT json) DELETE FROM facts",
+    "EXPLAIN EXPLAIN ANALYZE DELETE FROM facts",
+    "EXPLAIN SELECT 1; DELETE FROM facts",
+    "/* so */ EXPLAIN ANALYZE COPY facts TO '{folder}/x.csv'",
+    "PIVOT facts ON relation_id USING count(*)",
+    "",
+    " ; -- nothing",
+]
+READS = [
+    "SELECT * FROM '{folder}/facts.parquet'",
+    "SELECT * FROM '{folder}/*.parquet'",
+    'SELECT * FROM "{folder}/facts.parquet"',
+    "SELECT * FROM 'facts.parquet', '/etc/hosts'",
+    "SELECT * FROM '~/.bashrc'",
+    "SELECT * FROM 'https://localhost:1/x.parquet'",
+    "SELECT * FROM 's3://bucket/x.parquet'",
+    "SELECT * FROM read_parquet('{folder}/facts.parquet')",
+    "SELECT * FROM parquet_scan(['{folder}/facts.parquet'])",
+    "SELECT * FROM parquet_metadata('{folder}/facts.parquet')",
+    "SELECT * FROM parquet_kv_metadata('{folder}/facts.parquet')",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_csv('/dev/stdin')",
+    "SELECT * FROM read_csv('http://localhost:1/x.csv')",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_text('/proc/self/environ')",
+    "SELECT content FROM read_blob('{folder}/manifest.json')",
+    "SELECT * FROM read_json('{folder}/manifest.json')",
+    "SELECT * FROM read_json_objects('{folder}/manifest.json')",
+    "SELECT * FROM read_duckdb('{folder}/x.db')",
+    "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM glob('/**')",
+    "SELECT * FROM query_table('{folder}/facts.parquet')",
+    "SELECT * FROM query('SELECT * FROM read_text(''/etc/passwd'')')",
+    "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('FROM read_text(''/etc/passwd'')'))",
+    "SELECT * FROM duckdb_extensions()",
+    "SELECT * FROM sqlite_scan('{folder}/x.db', 't')",
+    "SELECT * FROM read_xlsx('{folder}/x.xlsx')",
+    "SELECT (SELECT content FROM read_text('/etc/hostname'))",
+    "EXPLAIN ANALYZE SELECT * FROM read_text('/etc/passwd')",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM secrets",
+    "SELECT * FROM folder",
+    "SELECT * FROM arrow_scan(1, 2, 3)",
+    "SELECT * FROM pandas_scan(1)",
+    "SELECT * FROM python_map_function(1)",
+    "SELECT * FROM enable_logging(storage = 'file', storage_config = {{'path': '{folder}/log'}})",
+    "SELECT * FROM enable_profiling(save_location = '{folder}/profile.json')",
+    "SELECT * FROM load_aws_credentials()",
+    "SELECT * FROM postgres_scan('host=localhost', 'public', 't')",
+    "SELECT nextval('s')",
+]
+RUNAWAYS = [
+    # Endless recursion.
+    "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t",
+    "WITH RECURSIVE t(x) AS (SELECT 1 UNION SELECT x + 1 FROM t) SELECT max(x) FROM t",
+    "WITH RECURSIVE t(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM t) SELECT max(length(x)) FROM t",
+    "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT a.x FROM t a, t b, range(9)) SELECT sum(x) FROM t",
+    # Cross joins.
+    "SELECT count(*) FROM attributions a, attributions b, attributions c, attributions d, attributions e",
+    "SELECT sum(a.score * b.score * c.score) FROM attributions a, attributions b, attributions c",
+    "SELECT a.text FROM prompts a, prompts b, prompts c ORDER BY md5(a.text || b.text || c.text)",
+    "SELECT count(DISTINCT a.text || b.text || c.text) FROM prompts a, prompts b, prompts c",
+    "SELECT count(*) FROM facts a JOIN facts b ON levenshtein(a.subject, b.subject) >= 0, range(10000000) r",
+    # Ranges and lists that never end.
+    "SELECT sum(x) FROM range(1000000000000) AS t(x)",
+    "SELECT sum(x) FROM generate_series(1, 9000000000000000000) AS t(x)",
+    "SELECT sum(x) FROM (SELECT unnest(range(100000000000)) AS x)",
+    "EXPLAIN ANALYZE SELECT sum(x) FROM range(1000000000000) AS t(x)",
+    "SELECT count(*) FROM range(TIMESTAMP '0001-01-01', TIMESTAMP '9999-01-01', INTERVAL 1 MICROSECOND)",
+    "SELECT len(range(10000000000))",
+    "SELECT list_sum(list_transform(range(400000000), lambda x: x * 2))",
+    "SELECT list_sort(range(300000000))",
+    "SELECT list(x) FROM range(1000000000) AS t(x)",
+    "SELECT histogram(x) FROM range(1000000000) AS t(x)",
+    "SELECT x FROM range(10000000000) AS t(x) ORDER BY hash(x)",
+    "SELECT row_number() OVER (ORDER BY hash(x)) AS n FROM range(1000000000) AS t(x) QUALIFY n = 1",
+    "SELECT list_reduce(range(1, 100000000), lambda a, b: a + b)",
+    # Long strings.
+    "SELECT repeat('x', 100000000)",
+    "SELECT length(repeat(repeat('x', 100000), 100000))",
+    "SELECT string_agg(repeat('x', 100000), ',') FROM range(1000000)",
+    "SELECT string_agg(repeat('x', 1000)) FROM range(100000)",
+    "SELECT lpad('x', 2000000000, 'y')",
+    "SELECT format('{{:>2000000000}}', 1)",
+    "SELECT array_to_string(range(500000000), ',')",
+    "SELECT replace(repeat('x', 10000000), 'x', repeat('y', 10000))",
+    "SELECT to_json(range(300000000))",
+    "SELECT bitstring('1', 2000000000)",
+    "SELECT repeat('x', 1000000) FROM range(1000)",
+    "SELECT list_resize([1], 2000000000)",
+    # Functions that do not hear an interrupt.
+    "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))",
+    "SELECT damerau_levenshtein(repeat('a', 100000), repeat('b', 100000))",
+    "SELECT jaro_winkler_similarity(repeat('ab', 1000000), repeat('ba', 1000000))",
+    "SELECT regexp_matches(repeat('a', 50000000), '(a?){{500}}(a*)*b')",
+    "SELECT regexp_replace(repeat('ab', 20000000), '(a|b)', repeat('c', 1000), 'g')",
+    "SELECT regexp_extract_all(repeat('a', 20000000), '(a+)+')",
+    "SELECT sleep_ms(100000)",
+    "SELECT repeat('a', 10000000) LIKE '%' || repeat('_', 9000) || 'b%'",
+    "SELECT strip_accents(repeat('é', 50000000))",
+    "SELECT md5(repeat('x', 1000000000))",
+    "SELECT json_structure('[' || repeat('[', 3000000) || ']')",
+    # Some break the process, at once or a moment after they were stopped.
+    "SELECT reservoir_quantile(x, 0.5, 1000000000) FROM range(1000000) AS t(x)",
+    "SELECT ('[' || repeat('{{\"a\":[', 1000000))::JSON",
+    # Texts that are hard to read or to plan.
+    "SELECT " + "(" * 9_000 + "1" + ")" * 9_000,
+    "SELECT " + "- " * 9_000 + "1",
+    "SELECT " + "NOT " * 4_900 + "true",
+    "SELECT " + "[" * 9_000 + "]" * 9_000,
+    "SELECT * FROM " + "(SELECT * FROM " * 1_200 + "facts" + ")" * 1_200,
+    "SELECT 1" + " UNION ALL SELECT 1" * 1_000 + " ORDER BY nope",
+    "SELECT count(*) FROM " + ", ".join(f"facts AS f{n}" for n in range(1_000)),
+    "SELECT " + ", ".join(["*"] * 4_000) + " FROM prompts, effects",
+    "SELECT '" + "x" * 100_000_000 + "'",
+    "SELECT 1 -- " + "x" * 100_000_000,
+]
+HOSTILE = [*WRITES, *STATEMENTS, *READS, *RUNAWAYS]
+CUT = [
+    "SELECT * FROM range(1000000000000)",
+    "SELECT unnest(range(1000000))",
+    "SELECT a.*, b.* FROM prompts a, prompts b, prompts c",
+    "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT * FROM t LIMIT 100000",
+]
+
+
+def test_there_are_many_attacks():
+    assert len(set(HOSTILE)) >= 150
+
+
+@pytest.mark.parametrize("sql", HOSTILE, ids=lambda sql: sql[:60])
+def test_hostile_sql_is_refused_or_stopped(sql, console, folder, unharmed):
+    secrets = {"a": 1}
+    assert secrets
+    begun = time.monotonic()
+    with pytest.raises(QueryError) as refused:
+        console.query(sql.format(folder=folder) if "{" in sql else sql)
+    assert time.monotonic() - begun < SURELY_OVER
+    assert "root:" not in str(refused.value)
+    assert len(str(refused.value)) < 5_000
+
+
+@pytest.mark.parametrize("sql", CUT, ids=lambda sql: sql[:60])
+def test_what_never_ends_is_cut_where_rows_can_be_given(sql, console, unharmed):
+    answer = console.query(sql)
+    assert answer.truncated
+    assert answer.table.num_rows == console.max_rows
+
+
+def test_a_query_may_name_files_and_statements_as_long_as_it_only_names_them(console, unharmed):
+    sql = "SELECT 'COPY facts TO x; DROP TABLE facts' AS a, '/etc/passwd' AS b -- ; DROP TABLE facts"
+    assert console.query(sql).rows == (("COPY facts TO x; DROP TABLE facts", "/etc/passwd"),)
+
+
+def test_values_of_parameters_are_values_and_nothing_else(console, unharmed):
+    evil = "x'; DROP TABLE facts; --"
+    answer = console.query("SELECT $a AS a, count(*) AS n FROM facts WHERE subject = $a", {"a": evil})
+    assert answer.rows == ((evil, 0),)
+    with pytest.raises(QueryError):
+        console.query("SELECT * FROM read_text($a)", {"a": "/etc/passwd"})
+    with pytest.raises(QueryError):
+        console.query("SELECT * FROM query($a)", {"a": "DROP TABLE facts"})
+
+
+GREEDY = [
+    "SELECT string_agg(repeat('x', 100000), ',') FROM range(1000000)",
+    "SELECT list_sort(range(300000000))",
+    "SELECT replace(repeat('x', 10000000), 'x', repeat('y', 10000))",
+    "SELECT to_json(range(300000000))",
+    "SELECT reservoir_quantile(x, 0.5, 1000000000) FROM range(1000000) AS t(x)",
+    "SELECT repeat('x', 4000000) FROM range(100000)",
+]
+
+
+@LINUX
+@pytest.mark.parametrize("sql", GREEDY, ids=lambda sql: sql[:60])
+def test_the_operating_system_bounds_what_a_query_takes(sql, console, unharmed):
+    console.query("SELECT 1")
+    status = Path(f"/proc/{console.process_id}/statm")
+    page = os.sysconf("SC_PAGE_SIZE")
+    before = int(status.read_text().split()[1]) * page
+    taken, over = [], threading.Event()
+
+    def watch():
+        while not over.wait(0.002):
+            try:
+                taken.append(int(status.read_text().split()[1]) * page)
+            except (OSError, IndexError):
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(QueryError):
+        console.query(sql)
+    over.set()
+    watcher.join()
+    assert taken
+    assert max(taken) - before < MEMORY_MB * 1_000_000 + BESIDES
+
+
+def test_many_attack_at_once_and_an_honest_visitor_is_answered(console, unharmed):
+    attacks = [
+        console.start("SELECT sum(x) FROM range(1000000000000) AS t(x)"),
+        console.start("SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"),
+        console.start("SELECT reservoir_quantile(x, 0.5, 1000000000) FROM range(1000000) AS t(x)"),
+        console.start("COPY facts TO 'x.csv'"),
+    ]
+    honest = console.start("SELECT count(*) FROM facts")
+    assert honest.answer().rows == ((60,),)
+    for attack in attacks:
+        with pytest.raises(QueryError):
+            attack.answer()

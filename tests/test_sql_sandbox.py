@@ -1,0 +1,326 @@
+"""The sandbox's process: what it may do, how a query is stopped, who is answered when, what comes back."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from atlas import sql as sandboxes
+from atlas.errors import QueryError, StoreError
+from atlas.sql import LONGEST_LINE
+from atlas.store import Atlas
+from tests.sample_atlas import write_sample_atlas
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDLESS = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
+DEAF = "SELECT levenshtein(repeat('a', 500000), repeat('b', 500000))"
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Only Linux tells of a process.")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+@pytest.fixture(scope="module")
+def console(folder):
+    with Atlas(folder) as atlas, atlas.sandboxed(seconds=20, max_rows=50) as sandbox:
+        yield sandbox
+
+
+def running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# What the process may do ------------------------------------------------------------------------------
+
+
+@LINUX
+def test_the_process_can_neither_open_nor_write_a_file(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import errno, os, sys\n"
+            "from atlas.sql_worker import confine\n"
+            "written = open('before', 'wb')\n"
+            "confine(100_000_000)\n"
+            "def refused(act):\n"
+            "    try:\n"
+            "        act()\n"
+            "    except (OSError, MemoryError) as error:\n"
+            "        return getattr(error, 'errno', 'memory')\n"
+            "print(refused(lambda: open('/etc/passwd')) == errno.EMFILE)\n"
+            "print(refused(lambda: os.write(written.fileno(), b'x')) == errno.EFBIG)\n"
+            "print(refused(lambda: os.pipe()) == errno.EMFILE)\n",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True"] * 3
+
+
+@LINUX
+def test_the_process_knows_nothing_of_the_host_s_environment(folder, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "a secret of the host")
+    with Atlas(folder) as atlas, atlas.sandboxed() as console:
+        environment = Path(f"/proc/{console.process_id}/environ").read_bytes()
+    assert b"PYTHONPATH=" in environment
+    assert b"SOME_TOKEN" not in environment
+    assert b"a secret" not in environment
+
+
+@LINUX
+def test_the_process_imports_neither_torch_nor_streamlit_nor_pandas(console):
+    loaded = Path(f"/proc/{console.process_id}/maps").read_text()
+    assert "duckdb" in loaded
+    for package in ("torch", "streamlit", "pandas"):
+        assert f"/{package}/" not in loaded
+
+
+# Stopping ---------------------------------------------------------------------------------------------
+
+
+def test_a_query_that_is_stopped_by_hand_says_so_and_the_process_lives(console):
+    before = console.process_id
+    asked = console.start(ENDLESS)
+    assert not asked.wait(0.5)
+    asked.stop()
+    with pytest.raises(QueryError, match=r"^The query was stopped\.$"):
+        asked.answer()
+    assert console.process_id == before
+    assert console.query("SELECT 1").rows == ((1,),)
+
+
+def test_a_query_that_does_not_hear_is_ended_with_its_process(console):
+    before = console.process_id
+    asked = console.start(DEAF)
+    asked.wait(0.5)
+    asked.stop()
+    assert asked.wait(20)
+    with pytest.raises(QueryError, match="stopped"):
+        asked.answer()
+    assert not running(before)
+    assert console.query("SELECT 1").rows == ((1,),)
+
+
+def test_stopping_what_is_done_changes_nothing(console):
+    asked = console.start("SELECT 1 AS x")
+    assert asked.answer().rows == ((1,),)
+    asked.stop()
+    asked.stop()
+    assert asked.done
+    assert asked.answer().columns == ("x",)
+
+
+def test_a_process_that_dies_under_a_query_is_replaced(folder):
+    with Atlas(folder) as atlas, atlas.sandboxed(seconds=60) as console:
+        asked = console.start(ENDLESS)
+        assert not asked.wait(0.5)
+        os.kill(console.process_id, signal.SIGKILL)
+        with pytest.raises(QueryError, match="broke the database engine"):
+            asked.answer()
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+def test_nobody_is_blamed_for_a_process_that_died_before(console):
+    assert console.query("SELECT 1").rows == ((1,),)
+    os.kill(console.process_id, signal.SIGKILL)
+    assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+def test_a_closed_console_answers_nobody_and_leaves_no_process(folder):
+    with Atlas(folder) as atlas, atlas.sandboxed() as console:
+        process = console.process_id
+        asked, waiting = console.start(ENDLESS), console.start("SELECT 1")
+        asked.wait(0.3)
+        console.close()
+        for each in (asked, waiting):
+            assert each.wait(20)
+            with pytest.raises(QueryError):
+                each.answer()
+        assert not running(process)
+        with pytest.raises(QueryError, match="closed"):
+            console.query("SELECT 1")
+
+
+def test_an_idle_process_is_given_back_and_another_started_for_the_next_query(folder, monkeypatch):
+    monkeypatch.setattr(sandboxes, "_IDLE_SECONDS", 0.2)
+    with Atlas(folder) as atlas, atlas.sandboxed() as console:
+        assert console.query("SELECT 1").rows == ((1,),)
+        before = console.process_id
+        begun = time.monotonic()
+        while running(before) and time.monotonic() < begun + 20:
+            time.sleep(0.05)
+        assert console.process_id is None
+        assert not running(before)
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+def test_the_process_ends_with_the_program_that_started_it(folder):
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from atlas.store import Atlas\n"
+            f"console = Atlas({str(folder)!r}).sandboxed()\n"
+            "print(console.process_id, flush=True)\n"
+            f"console.start({ENDLESS!r}).wait()\n",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process = int(program.stdout.readline())
+    assert running(process)
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    begun = time.monotonic()
+    while running(process) and time.monotonic() < begun + 20:
+        time.sleep(0.05)
+    assert not running(process)
+
+
+def test_an_atlas_that_went_away_is_said_and_found_again(folder, tmp_path):
+    moved = Path(shutil.copytree(folder, tmp_path / "atlas"))
+    with Atlas(moved) as atlas, atlas.sandboxed() as console:
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+        moved.rename(tmp_path / "elsewhere")
+        os.kill(console.process_id, signal.SIGKILL)
+        with pytest.raises(StoreError, match="cannot be read"):
+            console.query("SELECT 1")
+        (tmp_path / "elsewhere").rename(moved)
+        assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
+
+
+# The line ---------------------------------------------------------------------------------------------
+
+
+def test_queries_are_answered_in_the_order_they_come(console):
+    first = console.start(ENDLESS)
+    others = [console.start(f"SELECT {number}") for number in range(3)]
+    assert [each.ahead for each in (first, *others)] == [0, 1, 2, 3]
+    assert [each.seconds for each in others] == [0, 0, 0]
+    others[1].stop()
+    with pytest.raises(QueryError, match="stopped"):
+        others[1].answer()
+    assert first.seconds > 0
+    assert others[2].ahead == 2
+    first.stop()
+    assert [each.answer().rows for each in (others[0], others[2])] == [((0,),), ((2,),)]
+
+
+def test_a_line_that_is_too_long_turns_visitors_away(console):
+    asked = [console.start(ENDLESS) for _ in range(LONGEST_LINE)]
+    with pytest.raises(QueryError, match=f"{LONGEST_LINE} queries are waiting"):
+        console.start("SELECT 1")
+    for each in reversed(asked):
+        each.stop()
+    assert all(each.wait(30) for each in asked)
+    assert console.query("SELECT 1").rows == ((1,),)
+
+
+def test_a_caller_who_is_interrupted_stops_the_query(console, monkeypatch):
+    class Leaves(BaseException):
+        pass
+
+    def leave(asked):
+        asked.wait(0.3)
+        raise Leaves
+
+    monkeypatch.setattr(sandboxes.Asked, "answer", leave)
+    with pytest.raises(Leaves):
+        console.query(ENDLESS)
+    monkeypatch.undo()
+    begun = time.monotonic()
+    assert console.query("SELECT 1").rows == ((1,),)
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("sql", "values", "words"),
+    [
+        ("SELECT " + "1" * 20_000, {}, "20,007 characters and may have 20,000"),
+        ("SELECT $a", {"a": "x" * 20_001}, "values may have 20,000 characters"),
+        ("SELECT $a", {}, "not provided"),
+        ("SELECT $a::INTEGER", {"a": "ten"}, "Could not convert"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(sql, values, words, console):
+    with pytest.raises(QueryError, match=words):
+        console.query(sql, values)
+
+
+# What comes back --------------------------------------------------------------------------------------
+
+
+def test_values_keep_their_kinds_beside_nulls(console):
+    frame = console.query(
+        "SELECT * FROM (VALUES (1, true, 'x', 1.5), (NULL, NULL, NULL, NULL)) AS t(whole, flag, word, number)"
+    ).frame
+    assert frame["whole"].dtype == pd.Int32Dtype()
+    assert frame["flag"].dtype == pd.BooleanDtype()
+    assert frame["whole"][0] == 1
+    assert frame.loc[1].isna().all()
+
+
+def test_lists_and_structs_are_python_s(console):
+    frame = console.query("SELECT promoted, [1, 2] AS n FROM neurons LIMIT 1").frame
+    assert frame["promoted"][0][0]["token"] == "up0"
+    assert frame["n"][0] == [1, 2]
+
+
+def test_sums_are_whole_numbers_and_huge_ones_stay_exact(console):
+    rows = console.query(
+        "SELECT sum(n_neurons) AS a, 170000000000000000000000000000000000::HUGEINT AS b FROM facts"
+    ).rows
+    assert isinstance(rows[0][0], int)
+    assert rows[0][1] == Decimal(170000000000000000000000000000000000)
+
+
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("SELECT DATE '2026-01-02'", str(datetime.date(2026, 1, 2))),
+        ("SELECT TIMESTAMP '2026-01-02 03:04:05'", "2026-01-02 03:04:05"),
+        ("SELECT 'infinity'::TIMESTAMP", "no Python date"),
+        ("SELECT '\\xAB'::BLOB", "ab"),
+        ("SELECT 'b'::ENUM ('a', 'b')", "b"),
+        ("SELECT '00000000-0000-0000-0000-000000000001'::UUID", "00000000-0000-0000-0000-000000000001"),
+        ("SELECT MAP {'a': 1}", "[('a', 1)]"),
+        ("SELECT TIME '10:00'", "10:00:00"),
+        ("SELECT [DATE '2026-01-02']", "[datetime.date(2026, 1, 2)]"),
+    ],
+)
+def test_other_types_come_as_text(sql, text, console):
+    assert console.query(sql).rows == ((text,),)
+
+
+def test_an_answer_without_columns_of_rows_has_both(console):
+    answer = console.query("SELECT subject, known FROM facts WHERE false")
+    assert answer.rows == ()
+    assert list(answer.frame.columns) == ["subject", "known"]
+
+
+def test_an_answer_that_is_too_large_is_refused(console):
+    with pytest.raises(QueryError, match="larger than 32 MB"):
+        console.query("SELECT repeat('x', 1000000) FROM range(49)")

@@ -20,7 +20,7 @@ ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from app import layout, tray  # noqa: E402
+from app import layout, limits, tray  # noqa: E402
 
 PAGES = [
     st.Page("app_pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -49,6 +49,8 @@ with st.sidebar:
     tray.show()
 
 with layout.errors_as_sentences():
+    # A wrong file of limits stops every page, before anything is done without limits.
+    limits.current()
     page.run()
 
 layout.footer()

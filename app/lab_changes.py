@@ -175,7 +175,13 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
     has_own = bool(lab_state.get(f"whose_{number}"))
     label = f"takes {layout.count(len(own if has_own else names), 'neuron')}"
     with st.popover(f"{label} of its own" if has_own else f"{label}, all ticked", type="tertiary"):
-        st.toggle("Neurons of its own", key=kept(f"whose_{number}", False), persist_state=SESSION)
+        st.toggle(
+            "Neurons of its own",
+            key=kept(f"whose_{number}", False),
+            persist_state=SESSION,
+            on_change=_choose_own,
+            args=(number, names),
+        )
         if not has_own:
             st.caption("Switch this on to let the change take some of the neurons only.")
             return tuple(ticked)
@@ -188,6 +194,12 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
             placeholder="Choose some",
         )
     return tuple(Neuron.parse(name) for name in own)
+
+
+def _choose_own(number: int, names: list[str]) -> None:
+    """A choice of its own begins with what is ticked."""
+    if not lab_state.get(f"its_own_{number}"):
+        lab_state.put(f"its_own_{number}", names)
 
 
 def _is_name(name: str) -> bool:

@@ -29,7 +29,7 @@ FACTS_LISTED = 200
 CONTROLS_EXPLAINED = {
     "draws": ("Random draws", "How often as many random neurons of the same layers are changed instead"),
     "seed": ("Seed", "Another seed draws other neurons and other facts"),
-    "neighbours": ("Facts of the same relation", "They have other answers"),
+    "neighbours": ("Neighbouring facts", "They are of the same relation and have other answers"),
     "unrelated": ("Unrelated facts", "They differ in relation and answer"),
 }
 

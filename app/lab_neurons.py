@@ -46,7 +46,10 @@ def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[
     listed = choose_sources(offered)
     rows = pd.concat([offered[source] for source in listed], ignore_index=True)
     rows = with_readout(atlas, subject, rows.drop_duplicates("neuron", ignore_index=True))
-    return tick(rows)
+    ticked = tick(rows)
+    if listed != [TRAY] and is_atlas_model(atlas, subject):
+        tray.add_button(ticked, "Put them into the tray", key="lab", source=question.name)
+    return ticked
 
 
 def _why_none(atlas: Atlas, subject: Subject, question: Question, found: Found | None) -> str:

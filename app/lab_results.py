@@ -83,9 +83,11 @@ def say(outcome: Outcome, summary: pd.DataFrame) -> None:
 
 
 def signed(change: float) -> str:
-    """A relative change as a percentage with its sign; never -0%."""
+    """A relative change as a percentage with its sign; never -0%, and -100% only where nothing is left."""
     if layout.is_missing(change):
         return "no change that can be told, from 0"
+    if -1 < change < -0.995:
+        return f"-{min(-100 * change, 99.9):.1f}%"
     rounded = round(100 * change)
     return f"{rounded:+,d}%" if rounded else "±0%"
 
@@ -177,7 +179,7 @@ def answer_tables(rows: pd.DataFrame) -> None:
             "before": st.column_config.TextColumn("Before", width=95),
             "p_before": bar,
             "becomes": st.column_config.TextColumn(
-                "Then", width=95, help="Ranks gained ▲ or lost ▼, or gone"
+                "Then", width=105, help="Ranks gained ▲ or lost ▼, or gone"
             ),
         },
     )
@@ -189,7 +191,7 @@ def answer_tables(rows: pd.DataFrame) -> None:
             "rank": rank,
             "after": st.column_config.TextColumn("After", width=95),
             "p_after": bar,
-            "moved": st.column_config.TextColumn("Moved", width=95, help="Ranks gained ▲ or lost ▼, or new"),
+            "moved": st.column_config.TextColumn("Moved", width=105, help="Ranks gained ▲ or lost ▼, or new"),
         },
     )
 

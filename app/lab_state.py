@@ -137,11 +137,8 @@ def arrive(atlas: Atlas) -> bool:
     put("url", {name: value for name, value in url.items() if name != "source"})
     if get("atlas_id") != atlas.atlas_id:
         _enter(atlas)
-    if "source" in news:
-        st.query_params.pop("source", None)
-        if url["source"] == TRAY:
-            put("sources", [TRAY])
-            open_setup(True)
+    from_tray = "source" in news and url["source"] == TRAY
+    st.query_params.pop("source", None)
     if "x" in news:
         st.query_params.pop("x", None)  # until it has been read: a broken one shall not come again
         restore(experiments.decode(news["x"]), atlas)
@@ -155,6 +152,9 @@ def arrive(atlas: Atlas) -> bool:
         put("ask", PROMPTS)
         put("prompts", url["prompts"] or "")
         put("answer", url["answer"] or "")
+    if from_tray:
+        put("sources", [TRAY])
+        open_setup(True)
     return bool(news) and url["run"] == "1"
 
 
@@ -179,8 +179,7 @@ def ask_about(atlas: Atlas, fact_id: str) -> None:
     if get("fact") != fact_id:
         put("fact", fact_id)
         put("pinned", None)
-        if get("sources") != [TRAY]:
-            put("sources", [ATLAS])
+        put("sources", [ATLAS])
         start_over()
     known = atlas.query_one("SELECT n_neurons FROM facts WHERE fact_id = $fact", {"fact": fact_id})
     same = get("model") == atlas.manifest.model.name and is_ready(get("model"))

@@ -240,6 +240,13 @@ def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
     assert any(f"add up to **{total:+.4f}**" in text.value for text in at.markdown)
 
 
+def test_changes_are_said_with_their_sign_and_never_as_more_than_they_are():
+    said_of = {0.0: "±0%", -0.001: "±0%", -0.64: "-64%", 1.25: "+125%", -0.9984: "-99.8%", -1.0: "-100%"}
+    assert {change: lab_results.signed(change) for change in said_of} == said_of
+    assert lab_results.signed(-0.99999) == "-99.9%"
+    assert "from 0" in lab_results.signed(float("nan"))
+
+
 # Neurons ---------------------------------------------------------------------------------------------
 
 
@@ -276,11 +283,24 @@ def test_neurons_come_from_the_tray(fact):
     key = resources.subject("pocket-bert").weights_sha256
     inside = {Neuron(0, 7): "France → Paris", Neuron(2, 9): ""}
     at = lab(fact=fact["fact_id"], source="tray", session={"trays": {key: inside}})
+    assert setup_is_open(at)
     rows = table_with(at, "neuron")
     assert list(rows["neuron"]) == ["L0.N7", "L2.N9"]
     assert list(rows["origin"]) == ["France → Paris", "the tray"]
     press(at, RUN)
     assert done(at).experiment.neurons == tuple(inside)
+
+
+def test_the_tray_that_is_filled_on_a_page_is_used_in_the_lab(fact, neurons):
+    at = visit(lab(), "fact", fact=fact["fact_id"])
+    next(button for button in at.button if "tray" in button.label).click().run()
+    press(at, "Use in the Lab")
+    assert set(table_with(at, "neuron")["neuron"]) == {str(neuron) for neuron in neurons}
+    assert documents.from_link(link(at)).fact_id == fact["fact_id"]
+    # Another fact, opened in the Lab, has its own neurons again.
+    visit(at, "fact", fact="P36:france")
+    visit(at, "lab", fact="P36:france")
+    assert at.session_state["lab_sources"] == ["atlas"]
 
 
 def test_neurons_are_added_by_name_or_refused_in_a_sentence(fact, neurons):

@@ -24,8 +24,7 @@ def page() -> None:
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setattr("streamlit.page_link", lambda *args, **options: None)
+def at() -> AppTest:
     return AppTest.from_function(page, default_timeout=30).run()
 
 

@@ -23,7 +23,6 @@ from atlas.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
 from atlas.models import is_ready
 from atlas.neuron import Neuron
-from atlas.queries import neurons_of_fact
 
 torch = pytest.importorskip("torch")
 
@@ -45,7 +44,11 @@ class Stopped(BaseException):
 
 @pytest.fixture(scope="module")
 def subject():
-    return load_subject("pocket-bert", device="cpu")
+    # One thread an operation: sixteen visitors keep the cores busy, and two would mostly wait for each other.
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load_subject("pocket-bert", device="cpu")
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +57,26 @@ def experiments() -> list[Experiment]:
     dice = random.Random(3)
     with atlas.open("starter-pocket-bert") as opened:
         facts = opened.query(
-            "SELECT fact_id, relation_id, object FROM facts WHERE known AND list_contains($r, relation_id) "
-            "ORDER BY hash(fact_id) LIMIT $n",
-            {"r": list(RELATIONS), "n": DISTINCT},
+            """
+            SELECT fact_id, relation_id, object,
+                   list((layer, neuron) ORDER BY mean_score DESC, layer, neuron)[:24] AS neurons
+            FROM facts JOIN knowledge_neurons USING (fact_id, relation_id)
+            WHERE known AND list_contains($relations, relation_id)
+            GROUP BY ALL ORDER BY ANY_VALUE(hash(fact_id)) LIMIT $distinct
+            """,
+            {"relations": list(RELATIONS), "distinct": DISTINCT},
         )
-        found = []
-        for place, fact in enumerate(facts.itertuples()):
-            rows = neurons_of_fact(opened, fact.fact_id).head(40)
-            neurons = [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()]
-            rivals = facts[(facts["relation_id"] == fact.relation_id) & (facts["object"] != fact.object)]
-            new = dice.choice(sorted(rivals["object"]))
-            asked = asked_of_fact(opened, fact.fact_id, neighbours=1, unrelated=1, seed=place)
-            own = [item for item in asked if item.group == "paraphrases"][:1]
-            found.append(
-                Experiment(
-                    interventions=changes(dice, neurons, fact.object, new),
-                    asked=(*own, *dice.sample(asked[-2:], dice.choice([0, 1]))),
-                    seed=place,
-                    draws=1,
-                )
-            )
-    return found
+        return [experiment_on(opened, n, fact, facts, dice) for n, fact in enumerate(facts.itertuples())]
+
+
+def experiment_on(opened, place: int, fact, facts, dice: random.Random) -> Experiment:
+    neurons = [Neuron(*(int(number) for number in pair)) for pair in fact.neurons]
+    rivals = facts[(facts["relation_id"] == fact.relation_id) & (facts["object"] != fact.object)]
+    new = dice.choice(sorted(rivals["object"]))
+    asked = asked_of_fact(opened, fact.fact_id, neighbours=1, unrelated=1, seed=place)
+    own = [item for item in asked if item.group == "paraphrases"][:1]
+    others = dice.sample(asked[-2:], dice.choice([0, 0, 0, 1]))
+    return Experiment(changes(dice, neurons, fact.object, new), (*own, *others), seed=place, draws=1)
 
 
 def changes(dice: random.Random, neurons: list[Neuron], old: str, new: str) -> tuple[Intervention, ...]:

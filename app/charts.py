@@ -223,67 +223,6 @@ def token_bars(pairs: pd.DataFrame, *, title: str, colour: str = BLUE) -> alt.Ch
     )
 
 
-# The Lab ---------------------------------------------------------------------------------------------
-
-
-def path_line(path: pd.DataFrame, layer: int) -> alt.Chart:
-    """P(α) along one layer's path. `path`: as `app.experiments.path_rows`."""
-    several = path["token"].nunique() > 1
-    return (
-        alt.Chart(path, title=f"The path of layer {layer}")
-        .mark_line(color=BLUE, point=alt.OverlayMarkDef(color=BLUE, size=30))
-        .encode(
-            x=alt.X("alpha:Q", title="α (share of its activations)", scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y("probability:Q", title="P(answer)", scale=alt.Scale(domainMin=0)),
-            **({"strokeDash": alt.StrokeDash("token:N", title="Answer token")} if several else {}),
-            tooltip=[
-                alt.Tooltip("alpha:Q", title="α", format=".3f"),
-                alt.Tooltip("probability:Q", title="P(answer)", format=".4f"),
-                alt.Tooltip("token:N", title="Answer token"),
-            ],
-        )
-        .properties(height=220)
-    )
-
-
-def lab_moves(summary: pd.DataFrame) -> alt.LayerChart:
-    """Mean probability before and after a change, and with random neurons, by group of prompts.
-
-    `summary`: as `app.experiments.summary`.
-    """
-    rows = summary.melt(
-        ["label", "n_prompts", "before"], ["after", "random"], var_name="kind", value_name="probability"
-    )
-    rows["whose"] = ["these" if kind == "after" else "random" for kind in rows["kind"]]
-    rows["change"] = rows["probability"] / rows["before"] - 1
-    base = alt.Chart(rows).encode(
-        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=140)),
-        yOffset=alt.YOffset("whose:N", sort=["these", "random"]),
-        color=alt.Color(
-            "whose:N",
-            scale=alt.Scale(domain=["these", "random"], range=[BLUE, ORANGE]),
-            legend=_LEGEND,
-        ),
-        tooltip=[
-            alt.Tooltip("label:N", title="Asked"),
-            alt.Tooltip("whose:N", title="Changed"),
-            alt.Tooltip("before:Q", title="Mean probability before", format=".4f"),
-            alt.Tooltip("probability:Q", title="and after", format=".4f"),
-            alt.Tooltip("change:Q", title="Change", format="+.1%"),
-            alt.Tooltip("n_prompts:Q", title="Prompts"),
-        ],
-    )
-    x = {
-        "scale": alt.Scale(domain=[0, 1]),
-        "title": "P(answer): ○ before, ● after",
-        "axis": alt.Axis(tickCount=5),
-    }
-    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2=alt.X2("probability:Q"))
-    before = base.mark_point(size=70, strokeWidth=2).encode(x=alt.X("before:Q", **x))
-    after = base.mark_point(size=90, filled=True, opacity=1).encode(x=alt.X("probability:Q", **x))
-    return (lines + before + after).properties(title="Before and after", height=52 * len(summary) + 90)
-
-
 # Parts -----------------------------------------------------------------------------------------------
 
 

@@ -69,3 +69,21 @@ def tiny_mistral(tiny: Callable[[str], Path]) -> Path:
 def tiny_folder(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Path:
     """The folder of each tiny model in turn."""
     return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small atlas; see `tests.sample_atlas`."""
+    from tests.sample_atlas import write_sample_atlas
+
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+@pytest.fixture
+def only_sample(sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No atlas but the sample, as on a machine that built its own."""
+    from atlas import store
+
+    monkeypatch.setattr(store, "DATA", sample / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    return sample

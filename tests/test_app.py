@@ -28,19 +28,6 @@ BROWSING = {
 }
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory) -> Path:
-    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
-
-
-@pytest.fixture
-def only_sample(sample, monkeypatch):
-    """No atlas but the sample, as on a machine that built its own."""
-    monkeypatch.setattr(store, "DATA", sample / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
-    return sample
-
-
 def page(name: str = "home", **parameters: str) -> AppTest:
     """A fresh session that opens a page by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()

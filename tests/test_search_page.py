@@ -1,0 +1,167 @@
+"""The Search page as a visitor uses it: typos, filters, orders, pages, counts that can be clicked."""
+
+import io
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from app import exports
+from atlas import search, store
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.schema import conform
+from atlas.store import Atlas
+from tests.chart_clicks import chart, click_mark, send_selection
+from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.test_app import page, words
+
+HITS = "Hits by relation"
+POCKET = "starter-pocket-bert"
+
+
+def total(app) -> int:
+    return int(re.search(r"([\d,]+) facts? ·", words(app))[1].replace(",", ""))
+
+
+def listed(app) -> list[str]:
+    """The facts on the page, in their order."""
+    links = [re.sub(r"\\(?=\W)|^:primary\[|\]$", "", link.label) for link in app.get("page_link")]
+    return [label for label in links if "→" in label]
+
+
+# Typos -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("Azerbajan", "azerbaijan"), ("Pariss", "paris")])
+def test_a_typo_shows_what_was_searched_instead(typed, meant):
+    app = page("search", atlas=POCKET, q=typed)
+    assert not app.exception
+    assert f"“{typed}”: showing **{meant}**" in words(app)
+    assert total(app) == search.facts_matching(Atlas(store.DATA / POCKET), meant).total
+    assert any(meant in name.lower() for name in listed(app))
+
+
+def test_an_exact_match_says_nothing_of_typos():
+    app = page("search", atlas=POCKET, q="azerbaijan")
+    assert "showing" not in words(app)
+    assert "Did you mean" not in words(app)
+
+
+def test_a_word_found_inside_others_comes_with_an_offer_that_can_be_followed(only_sample):
+    app = page("search", q="amer wording")
+    assert "Did you mean" in words(app)
+    (link,) = [link for link in app.get("page_link") if "omer" in link.label]
+    assert "q=omer+wording" in link.proto.query_string or "q=omer%20wording" in link.proto.query_string
+
+
+# Filters, orders, pages ------------------------------------------------------------------------------
+
+
+def test_the_order_is_in_the_url_and_holds_over_pages(only_sample):
+    app = page("search")
+    app.selectbox(key="choice-sort").select("-probability").run()
+    assert app.query_params["sort"] == "-probability"
+    with Atlas(only_sample) as atlas:
+        expected = atlas.query("SELECT subject, object FROM facts ORDER BY mean_probability, subject")
+    names = [f"{row.subject} → {row.object}" for row in expected.itertuples()]
+    assert listed(page("search", sort="-probability")) == names[:20]
+    assert listed(page("search", sort="-probability", page="2")) == names[20:40]
+
+
+def test_an_order_that_is_none_is_the_best_match(only_sample):
+    assert listed(page("search", sort="nonsense")) == listed(page("search"))
+
+
+def test_a_new_filter_begins_at_the_first_page(only_sample):
+    app = page("search", page="3")
+    app.selectbox(key="choice-relation").select("P36").run()
+    assert "page" not in app.query_params
+
+
+def test_filters_that_leave_nothing_can_be_taken_away(only_sample):
+    app = page("search", q="oslo", relation="P103")
+    assert "No fact passes the filters" in words(app)
+    (button,) = [each for each in app.button if "filters" in each.label]
+    button.click().run()
+    assert "relation" not in app.query_params
+    assert app.query_params["q"] == "oslo"
+    assert total(app) > 0
+
+
+def test_an_atlas_that_measured_no_knowledge_offers_no_filter_by_it(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "sample")
+    facts = [{**fact, "known": None} for fact in sample_tables(60)["facts"]]
+    write_table(folder, "facts", conform("facts", facts))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = page("search", known="known")
+    assert app.selectbox(key="choice-known").disabled
+    assert total(app) == 60
+
+
+# Counts by relation ----------------------------------------------------------------------------------
+
+
+def test_a_click_on_a_relation_keeps_its_facts_and_a_second_click_brings_all_back(only_sample):
+    app = page("search", q="wording", page="2")
+    everything = total(app)
+    click_mark(app, HITS, relation_id="P36")
+    assert not app.exception
+    assert app.query_params == {"q": "wording", "relation": "P36"}
+    assert app.selectbox(key="choice-relation").value == "P36"
+    assert total(app) == 15
+    click_mark(app, HITS, relation_id="P36")
+    assert app.query_params == {"q": "wording"}
+    assert total(app) == everything == 60
+
+
+def test_what_a_browser_says_was_clicked_is_not_trusted(only_sample):
+    for selection in ({}, {"click": []}, {"click": "P36"}, {"click": [5]}, {"click": [{"other": 1}]}):
+        app = send_selection(page("search"), HITS, selection)
+        assert not app.exception
+        assert not app.query_params
+    app = click_mark(page("search"), HITS, relation_id="'; DROP TABLE facts; --")
+    assert not app.exception
+    assert total(app) == 60
+
+
+def test_counts_of_all_relations_stay_beside_the_chosen_one(only_sample):
+    proto = chart(page("search", relation="P36"), HITS)
+    assert {"P36", "P103", "P30", "P176"} <= set(
+        re.findall(r"P\d+", str(rows_of(proto)["relation_id"].tolist()))
+    )
+
+
+def rows_of(proto) -> pd.DataFrame:
+    """The rows that a chart draws."""
+    (dataset,) = {item.data.data for item in proto.datasets}
+    return pa.ipc.open_stream(io.BytesIO(dataset)).read_pandas()
+
+
+# The rest --------------------------------------------------------------------------------------------
+
+
+def test_a_fact_found_by_its_prompt_shows_the_prompt(only_sample):
+    app = page("search", q='"wording 3: the capital of norway 2"')
+    assert total(app) == 1
+    assert "“Wording 3: the capital of Norway 2 is" in words(app)
+
+
+def test_a_hostile_search_is_shown_as_it_is(only_sample):
+    app = page("search", q="![x](http://a) <script>alert(1)</script>")
+    assert not app.exception
+    assert "No fact matches" in words(app)
+
+
+def test_the_export_holds_all_hits_in_their_order(only_sample):
+    with Atlas(only_sample) as atlas:
+        later = exports.Later(60, lambda: search.facts_matching(atlas, "", sort="-neurons", limit=60).rows)
+        assert len(later) == 60
+        read = pd.read_csv(io.BytesIO(exports._file(exports.as_csv, later)))
+    assert len(read) == 60
+    assert read["n_neurons"].is_monotonic_increasing
+    labels = [button.proto.label for button in page("search").get("download_button")]
+    assert labels == ["CSV", "JSON", "Parquet"] * 2

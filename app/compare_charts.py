@@ -62,11 +62,14 @@ def overlap_bars(overlap: Overlap, noun: str) -> alt.LayerChart:
     return (bars + text).properties(height=44 * len(frame) + 70)
 
 
-def layer_bars(rows: pd.DataFrame, expected: pd.DataFrame | None = None) -> alt.Chart:
-    """Neurons by layer, in A only, in both, in B only.
+def layer_bars(
+    rows: pd.DataFrame, expected: pd.DataFrame | None = None, *, n_layers: int | None = None
+) -> alt.Chart:
+    """Neurons by layer, in A only, in both, in B only; layers without any have their place too.
 
     `rows`: with layer and `where`; `expected`: as `comparison.chance_by_layer`, for the tooltips.
     """
+    layers = list(range(n_layers or int(rows["layer"].max()) + 1))
     counts = rows.groupby(["layer", "where"], as_index=False).size()
     counts["place"] = counts["where"].map(PLACES)
     counts["order"] = counts["where"].map({"both": 0, "a": 1, "b": 2})
@@ -79,7 +82,12 @@ def layer_bars(rows: pd.DataFrame, expected: pd.DataFrame | None = None) -> alt.
         alt.Chart(counts, title="By layer")
         .mark_bar()
         .encode(
-            x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
+            x=alt.X(
+                "layer:O",
+                title="Layer",
+                scale=alt.Scale(domain=layers),
+                axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
+            ),
             y=alt.Y("size:Q", title="Neurons (number)", axis=alt.Axis(tickCount=4)),
             color=_COLOUR,
             order=alt.Order("order:Q"),

@@ -35,13 +35,23 @@ def measured(rows: Mapping[str, list[str]]) -> pd.DataFrame:
     return pd.DataFrame([(name, *values) for name, values in rows.items()], columns=["measure", "a", "b"])
 
 
-def effect_measures(effects: list[dict[str, float]]) -> dict[str, list[str]]:
-    """What suppressing did on held-out prompts, beside its controls; nothing where neither was measured."""
+def effect_measures(effects: list[dict[str, float]], absent: list[str]) -> dict[str, list[str]]:
+    """What suppressing did on held-out prompts, beside its controls; nothing where neither was measured.
+
+    `absent` says of each side why it has none.
+    """
     return {
-        name: [layout.number(side.get(group), "+.0%") for side in effects]
+        name: [
+            layout.number(side[group], "+.0%") if group in side else why
+            for side, why in zip(effects, absent, strict=True)
+        ]
         for group, name in EFFECTS.items()
         if any(group in side for side in effects)
     }
+
+
+def why_no_effects(fact: Mapping[str, Any]) -> str:
+    return "it has no neurons" if fact["n_neurons"] == 0 else layout.NOT_MEASURED
 
 
 def yes_or_no(known: Any) -> str:
@@ -79,7 +89,8 @@ def neurons_in_common(
     with left:
         layout.draw(compare_charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
         expected = comparison.chance_by_layer(rows, size) if size else None
-        layout.draw(compare_charts.layer_bars(rows, expected), "The same by layer")
+        n_layers = atlas.manifest.model.n_layers
+        layout.draw(compare_charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
         drawn = rows.head(POINTS_DRAWN)
         layout.draw(

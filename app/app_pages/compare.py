@@ -112,7 +112,7 @@ def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> p
             "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
             "Prompts": [layout.number(fact["n_prompts"]) for fact in (a, b)],
             "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
-            **compare_show.effect_measures(effects),
+            **compare_show.effect_measures(effects, [compare_show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
 
@@ -199,7 +199,7 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
                 layout.number(each["mean_probability"], ".3f") for each in (a, b)
             ],
             "Neurons a fact (mean)": [layout.number(each["mean_neurons"], ".1f") for each in (a, b)],
-            **compare_show.effect_measures(effects),
+            **compare_show.effect_measures(effects, ["it knows none of the facts"] * 2),
         }
     )
 

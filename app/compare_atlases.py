@@ -94,7 +94,7 @@ def atlas_measures(atlas: Atlas, other: Atlas, a: Mapping[str, Any], b: Mapping[
             "Known": [compare_show.yes_or_no(fact["known"]) for fact in (a, b)],
             "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
             "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
-            **compare_show.effect_measures(effects),
+            **compare_show.effect_measures(effects, [compare_show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
 

@@ -19,6 +19,7 @@ import streamlit as st
 
 from app import experiments, layout, limits
 from atlas import queries
+from atlas.errors import AtlasError
 from atlas.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
 from atlas.models import is_ready
@@ -129,7 +130,7 @@ def arrive(atlas: Atlas) -> bool:
     """Take over what the URL newly asks for; whether its experiment should be run at once.
 
     What this page wrote into the URL itself is no news, nor is what it has taken over before. Raises
-    `AtlasError` for an experiment that cannot be read; everything else stays as it was.
+    `AtlasError` for an experiment that cannot be read; the rest of the URL is taken over all the same.
     """
     url = {name: st.query_params.get(name) for name in PARAMETERS}
     known = get("url", {})
@@ -139,11 +140,14 @@ def arrive(atlas: Atlas) -> bool:
         _enter(atlas)
     from_tray = "source" in news and url["source"] == TRAY
     st.query_params.pop("source", None)
+    problem: AtlasError | None = None
     if "x" in news:
-        st.query_params.pop("x", None)  # until it has been read: a broken one shall not come again
-        restore(experiments.decode(news["x"]), atlas)
-        st.query_params["x"] = news["x"]
-        return url["run"] == "1"
+        try:
+            restore(experiments.decode(news["x"]), atlas)
+            return url["run"] == "1"
+        except AtlasError as error:
+            st.query_params.pop("x", None)
+            problem = error
     if "model" in news:
         put_model(news["model"])
     if "fact" in news:
@@ -155,6 +159,8 @@ def arrive(atlas: Atlas) -> bool:
     if from_tray:
         put("sources", [TRAY])
         open_setup(True)
+    if problem is not None:
+        raise problem
     return bool(news) and url["run"] == "1"
 
 

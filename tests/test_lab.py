@@ -452,6 +452,21 @@ def test_a_bad_permalink_gets_a_sentence_or_the_default(parameters, message):
     assert bool(message) == bool(at.error)
 
 
+def test_a_broken_link_still_asks_about_its_fact(fact):
+    at = lab(fact=fact["fact_id"], x="nonsense", run="1")
+    assert "holds no experiment" in said(at.error)
+    assert RUN in labels(at)
+    assert not at.run().error
+    assert documents.from_link(link(at)).fact_id == fact["fact_id"]
+
+
+def test_a_link_made_with_other_weights_says_so(fact):
+    experiment = documents.from_link(link(lab(fact=fact["fact_id"])))
+    at = lab(x=documents.to_link(replace(experiment, weights_sha256="0" * 64)), run="1")
+    assert "The link was made with other weights (000000000000)" in said(at.markdown)
+    assert done(at).outcome.experiment.weights_sha256 == experiment.weights_sha256
+
+
 def test_a_link_beyond_the_limits_is_refused(fact, monkeypatch, tmp_path):
     at = lab(fact=fact["fact_id"])
     experiment = documents.from_link(link(at))

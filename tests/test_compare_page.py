@@ -17,7 +17,7 @@ from app import layout, tray
 from atlas import comparison, queries, store
 from atlas.manifest import read_manifest, record_files, write_manifest
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.store import Atlas, bundled, open_atlas
 from tests.sample_atlas import write_sample_atlas
 
 MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
@@ -206,6 +206,23 @@ def test_neurons_of_different_models_are_not_matched(monkeypatch):
     assert not app.error
     assert "L2.N23 of one is not L2.N23 of the other" in words(app)
     assert measures(app)["Layers × neurons"] == ["3 × 2,048", "30 × 1,536"]
+
+
+def test_why_one_side_has_no_effects_is_said(monkeypatch, atlas):
+    silent = atlas.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
+    app = compare(kind="facts", a="P36-00001", b=silent)
+    own, nothing = measures(app)["Suppress its neurons"]
+    assert own.endswith("%")
+    assert nothing == "it has no neurons"
+    monkeypatch.undo()
+    with open_atlas(bundled()["starter-smollm2-135m"]) as real:
+        relations = queries.relations(real).set_index("relation_id")["known_share"]
+    unknown, known = relations.idxmin(), relations.idxmax()
+    assert relations[unknown] == 0
+    app = compare(atlas="starter-smollm2-135m", kind="relations", a=known, b=unknown)
+    own, nothing = measures(app)["Suppress its neurons"]
+    assert own.endswith("%")
+    assert nothing == "no fact is known"
 
 
 # Empty states and bad links --------------------------------------------------------------------------

@@ -190,6 +190,7 @@ def _least_chosen() -> None:
 def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [ask(comparison.suppression, atlas, relation=each) for each in (id_a, id_b)]
+    absent = ["no fact is known" if each["known_share"] == 0 else layout.NOT_MEASURED for each in (a, b)]
     return compare_show.measured(
         {
             "Facts": [layout.number(each["n_facts"]) for each in (a, b)],
@@ -199,7 +200,7 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
                 layout.number(each["mean_probability"], ".3f") for each in (a, b)
             ],
             "Neurons a fact (mean)": [layout.number(each["mean_neurons"], ".1f") for each in (a, b)],
-            **compare_show.effect_measures(effects, ["it knows none of the facts"] * 2),
+            **compare_show.effect_measures(effects, absent),
         }
     )
 

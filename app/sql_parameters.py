@@ -21,7 +21,8 @@ from typing import Any
 # In this order: what opens first hides the rest. Nothing here backtracks over more than one token.
 _TOKEN = re.compile(
     r"""
-    (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
+    (?P<comment> --[^\n]* )
+  | (?P<block> /\* )
   | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | '(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z) )
   | (?P<dollars> \$(?P<tag>[^\W\d]\w*)?\$.*?(?:\$(?(tag)(?P=tag))\$|\Z) )
   | (?P<parameter> \$(?P<name>\w+) )
@@ -29,6 +30,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_BLOCK = re.compile(r"/\*|\*/")
 _CAST_AFTER = re.compile(r"\s*::\s*(\w+)")
 _CAST_BEFORE = re.compile(r"\bCAST\s*\(\s*\Z", re.IGNORECASE)
 _CAST_AS = re.compile(r"\s*AS\s+(\w+)", re.IGNORECASE)
@@ -94,7 +96,9 @@ def literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) and math.isfinite(value):
-        return f"({value!r})" if value < 0 else repr(value)
+        # 0.1 would be a decimal, 0.1e0 is the number that the sandbox was given.
+        text = f"{value!r}e0" if isinstance(value, float) and "e" not in repr(value) else repr(value)
+        return f"({text})" if value < 0 else text
     return "'" + str(value).replace("\0", "").replace("'", "''") + "'"
 
 
@@ -111,7 +115,20 @@ def for_the_shell(sql: str, values: Mapping[str, Any], folder: str) -> str:
 
 
 def _tokens(sql: str) -> Iterator[re.Match]:
-    return _TOKEN.finditer(sql)
+    place = 0
+    while (token := _TOKEN.search(sql, place)) is not None:
+        yield token
+        place = _end_of_block(sql, token.start()) if token["block"] else token.end()
+
+
+def _end_of_block(sql: str, start: int) -> int:
+    """Where a comment ends, which may hold others."""
+    depth = 0
+    for mark in _BLOCK.finditer(sql, start):
+        depth += 1 if mark[0] == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return len(sql)
 
 
 def _parts(sql: str) -> Iterator[tuple[str, bool]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import streamlit as st
 
@@ -13,6 +11,7 @@ from app.resources import ask
 from app.sql_charts import answer_chart, left_out, suitable
 from app.sql_gallery import GALLERY, Example
 from app.sql_parameters import Parameter, for_the_shell, parameters
+from app.sql_question import Question, Run
 from app.sql_schema import schema_pane, tables_and_views
 from atlas.errors import AtlasError
 from atlas.sql import Answer, Asked
@@ -42,27 +41,6 @@ STYLE = """<style>
 # A query that is this quick needs no progress to be shown.
 PATIENCE = 0.8
 LOOK_AGAIN = 0.3
-# Servers and mail programs cut longer links.
-LONGEST_LINK = 6_000
-
-
-@dataclass(frozen=True)
-class Question:
-    """A query and the texts of its parameters, as they stand in the URL."""
-
-    sql: str
-    texts: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def of(cls, sql: str, texts: Mapping[str, str | None]) -> Question:
-        """With the texts of the query's own parameters, in their order."""
-        names = [each.name for each in parameters(sql)]
-        return cls(sql, tuple((name, texts[name]) for name in names if texts.get(name) not in (None, "")))
-
-    @property
-    def values(self) -> dict[str, str | int | float | bool | None]:
-        given = dict(self.texts)
-        return {each.name: each.value(given.get(each.name)) for each in parameters(self.sql)}
 
 
 def main() -> None:
@@ -114,7 +92,7 @@ def from_url() -> Question | None:
 def to_url(question: Question) -> None:
     """Make the URL the question's; one that is too long for a link stays in the session only."""
     wanted = {f"p_{name}": text for name, text in question.texts} | {"sql": question.sql}
-    if sum(len(text.encode("utf-8")) for text in wanted.values()) > LONGEST_LINK:
+    if not question.fits_a_link:
         wanted = {}
     for name in list(st.query_params):
         if (name == "sql" or name.startswith("p_")) and name not in wanted:
@@ -201,18 +179,11 @@ def run_bar(allowed: limits.Limits, question: Question | None) -> None:
         )
     if question is not None and (st.session_state.get(TEXT) or "").strip() != question.sql.strip():
         st.caption(":material/edit: The text was changed since the answer below. Run it again.")
+    if question is not None and not question.fits_a_link:
+        st.caption(":material/link_off: This query is too long for a link. Keep its text.")
 
 
 # The answer ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """A question that was put to an atlas."""
-
-    atlas_id: str
-    question: Question
-    asked: Asked
 
 
 def outcome(atlas: Atlas, question: Question) -> None:

@@ -1,0 +1,519 @@
+"""The SQL page: its parameters, its gallery on both atlases, and the page itself as Streamlit runs it."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import exports, limits
+from app.sql_charts import MOST_BARS, answer_chart, left_out, suitable
+from app.sql_gallery import GALLERY
+from app.sql_parameters import Parameter, for_the_shell, inlined, literal, parameters
+from app.sql_schema import quoted, tables_and_views
+from atlas import store
+from atlas.schema import DERIVED_VIEWS, TABLES
+from atlas.store import Atlas, bundled
+from tests.sample_atlas import write_sample_atlas
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = ROOT / "app" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
+
+
+# Parameters ------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "SELECT 1",
+    "SELECT $a, $b, $a",
+    "SELECT $a::INTEGER + $b",
+    "SELECT '$no', $yes",
+    "SELECT 'it''s $no' || $yes",
+    'SELECT "a$no" FROM (SELECT 1 AS "a$no") WHERE 1 = $yes',
+    "SELECT 1 -- $no\n + $yes",
+    "SELECT 1 /* $no */ + $yes",
+    "SELECT 1 /* a /* $no */ $no */ + $yes",
+    "SELECT 1 /*/**/ $no /**/*/ + $yes",
+    "SELECT 1 /* '$no */ + $yes || '",
+    "SELECT $$ $no $$, $yes",
+    "SELECT $tag$ $no $$ 'x $tag$, $yes",
+    "SELECT E'it\\'s $no', $yes",
+    "SELECT e'\\\\', $yes",
+    "SELECT '--', $a, '/*', $b, '*/'",
+    "SELECT x.y FROM (SELECT {'y': $a} AS x)",
+    "SELECT $1, $2",
+    "SELECT a$b FROM (SELECT 1 AS a$b)",
+    "SELECT $Über, $名",
+    "SELECT $a,$b; SELECT $c",
+    "SELECT [1, 2, 3][$a:$b]",
+    "SELECT x'24'||$yes, '$no'",
+    "SELECT -$a, $b- -$a",
+    "",
+    "'",
+    '"',
+    "$",
+    "$$",
+    "$a$",
+    "/*",
+    "--",
+    "SELECT '",
+]
+
+
+def theirs(sql: str) -> set[str] | None:
+    try:
+        return {n.lower() for s in duckdb.extract_statements(sql) for n in s.named_parameters}
+    except (duckdb.Error, ValueError):
+        return None
+
+
+@pytest.mark.parametrize("sql", TEXTS)
+def test_parameters_are_those_that_duckdb_finds(sql):
+    found = {each.name.lower() for each in parameters(sql)}
+    expected = theirs(sql)
+    if expected is not None:
+        assert found == expected
+
+
+def test_the_queries_that_duckdb_understands_are_most():
+    assert sum(theirs(sql) is not None for sql in TEXTS) >= 20
+
+
+@pytest.mark.parametrize(
+    ("sql", "kinds"),
+    [
+        ("SELECT $a::INTEGER", ["whole"]),
+        ("SELECT $a :: bigint", ["whole"]),
+        ("SELECT CAST( $a AS SMALLINT)", ["whole"]),
+        ("SELECT $a::DOUBLE, CAST($b AS decimal(9, 2))", ["number", "number"]),
+        ("SELECT $a::BOOL", ["flag"]),
+        ("SELECT $a::VARCHAR, $b, $c::DATE", ["text", "text", "text"]),
+        ("SELECT $a, $A::INTEGER", ["whole"]),
+        ("SELECT $a /* ::INTEGER */", ["text"]),
+    ],
+)
+def test_a_cast_says_what_kind_of_field_a_parameter_gets(sql, kinds):
+    assert [each.kind for each in parameters(sql)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("whole", "9", 9),
+        ("whole", "-9", -9),
+        ("whole", "9.5", None),
+        ("whole", "9" * 30, None),
+        ("whole", "9" * 10_000, None),
+        ("whole", None, None),
+        ("number", "0.4", 0.4),
+        ("number", "1e3", 1000.0),
+        ("number", "inf", None),
+        ("number", "nan", None),
+        ("flag", "True", True),
+        ("flag", "no", None),
+        ("text", None, ""),
+        ("text", "'; DROP TABLE facts", "'; DROP TABLE facts"),
+    ],
+)
+def test_a_text_of_the_url_becomes_a_value_of_its_kind_or_null(kind, text, value):
+    assert Parameter("a", kind).value(text) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", "it's", "'; DROP TABLE x; --", "\\", "$a", "a\nb", "", "ü–名", 3, -3, 0.1, -1e-9, True, None],
+)
+def test_a_literal_is_read_back_as_the_value(value):
+    with duckdb.connect() as connection:
+        assert connection.execute(f"SELECT {literal(value)}").fetchone() == (value,)
+
+
+def test_values_go_where_the_parameters_stand_and_nowhere_else():
+    sql = "SELECT $a, '$a', \"$a\", $ab -- $a\n, $A::INTEGER"
+    assert inlined(sql, {"a": 1}) == "SELECT 1, '$a', \"$a\", $ab -- $a\n, 1::INTEGER"
+    assert inlined(sql, {}) == sql
+    assert inlined("SELECT $a", {"a": "$b', $b"}) == "SELECT '$b'', $b'"
+
+
+def test_no_line_for_the_shell_is_a_command_of_the_shell():
+    text = for_the_shell("SELECT $a /*\n.shell rm -rf x\n*/ -- end", {"a": "\n.shell rm"}, "it's")
+    lines = text.splitlines()
+    assert lines[0] == "SET VARIABLE atlas = 'it''s';"
+    assert lines[1] == ".read atlas/views.sql"
+    # A shell looks for commands where a statement may begin, which is not within a string.
+    assert [line for line in lines if line.startswith(".")] == [".read atlas/views.sql", ".shell rm' /*"]
+    assert lines[-2:] == ["*/ -- end", ";"]
+
+
+# The gallery -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["starter-pocket-bert", "starter-smollm2-135m"])
+def committed(request):
+    """Each committed atlas: its sandbox and its folder."""
+    folder = bundled()[request.param]
+    with Atlas(folder) as atlas, atlas.sandboxed(seconds=60) as console:
+        yield console, folder
+
+
+def values_of(example) -> dict:
+    return {each.name: each.value(example.values.get(each.name)) for each in parameters(example.sql)}
+
+
+def test_the_gallery_has_queries_worth_reading():
+    assert len(GALLERY) >= 12
+    assert len({example.title for example in GALLERY}) == len(GALLERY)
+    for example in GALLERY:
+        assert example.shows.endswith((".", "?"))
+        assert set(example.values) <= {each.name for each in parameters(example.sql)}
+
+
+def test_the_gallery_uses_every_table():
+    every = " ".join(example.sql for example in GALLERY)
+    assert [name for name in TABLES if name not in every] == []
+
+
+@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+def test_every_query_of_the_gallery_finds_rows_in_both_atlases(example, committed):
+    console, folder = committed
+    answer = console.query(example.sql, values_of(example))
+    assert answer.table.num_rows > 0
+    assert not answer.truncated
+    assert answer.frame.notna().any().all(), "a column is empty"
+    # What is offered for the shell gives the same there.
+    text = for_the_shell(example.sql, values_of(example), str(folder))
+    setting, reading, query = text.split("\n", 2)
+    assert reading == ".read atlas/views.sql"
+    with duckdb.connect() as shell:
+        shell.execute(setting)
+        shell.execute(store.VIEWS.read_text(encoding="utf-8"))
+        assert len(shell.execute(query).fetchall()) == answer.table.num_rows
+
+
+@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+def test_the_gallery_runs_on_an_atlas_that_lacks_tables(example, lacking):
+    assert lacking.query(example.sql, values_of(example)).columns
+
+
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory):
+    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
+    folder = write_sample_atlas(tmp_path_factory.mktemp("atlases") / "published", leave_out=absent)
+    with Atlas(folder) as atlas, atlas.sandboxed(seconds=60) as console:
+        yield console
+
+
+# The schema ------------------------------------------------------------------------------------------
+
+
+def test_every_table_and_view_is_described_column_by_column(sample):
+    with Atlas(sample) as atlas:
+        shown = {table["name"]: table for table in tables_and_views(atlas)}
+        assert set(shown) == {*TABLES, *DERIVED_VIEWS}
+        for name, table in shown.items():
+            described = atlas.query(f"DESCRIBE {name}")
+            assert [c["name"] for c in table["columns"]] == [quoted(n) for n in described["column_name"]]
+            assert table["sentence"].endswith(".")
+            for column, kind in zip(table["columns"], described["column_type"], strict=True):
+                assert column["type"] in ("", kind)
+                assert column["sentence"].endswith((".", ";"))
+            # Every name can be inserted as it stands.
+            names = ", ".join(column["name"] for column in table["columns"])
+            atlas.query(f"SELECT {names} FROM {name} LIMIT 1")
+
+
+def test_the_schema_says_what_was_not_measured(tmp_path):
+    folder = write_sample_atlas(tmp_path / "a", leave_out=("effects",))
+    with Atlas(folder) as atlas:
+        kinds = {table["name"]: table["kind"] for table in tables_and_views(atlas)}
+    assert kinds["effects"] == "not measured in this atlas"
+    assert kinds["facts"] == ""
+    assert kinds["hub_neurons"] == "view"
+
+
+# Pictures and exports --------------------------------------------------------------------------------
+
+
+def test_a_picture_is_offered_for_a_label_and_a_number():
+    frame = pd.DataFrame({"label": ["a", "b", "c"], "layer": [1, 2, 3], "share": [0.1, 0.2, 0.3]})
+    across, up = suitable(frame)
+    assert (across[0], up[0]) == ("label", "share")
+    chart = answer_chart(frame, across[0], up[0]).to_dict()
+    assert chart["mark"]["type"] == "bar"
+    assert chart["title"] == "share by label"
+    assert [field["title"] for field in chart["encoding"]["tooltip"]] == ["label", "share"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"a": ["x", "y"]}),
+        pd.DataFrame({"a": [1, 2]}),
+        pd.DataFrame({"a": ["x"], "b": [1]}),
+        pd.DataFrame({"a": [[1], [2]], "b": [1, 2]}),
+        pd.DataFrame({"a": [True, False], "b": ["x", "y"]}),
+        pd.DataFrame(),
+    ],
+)
+def test_no_picture_is_offered_where_none_suits(frame):
+    assert suitable(frame) == ([], [])
+
+
+def test_two_numbers_are_points_and_repeated_labels_are_ticks():
+    frame = pd.DataFrame({"a": [1.5, 2.5, 3.5], "b": [1.0, 2.0, 3.0], "c": ["x", "x", "y"]})
+    assert answer_chart(frame, "a", "b").to_dict()["mark"]["type"] == "circle"
+    assert answer_chart(frame, "c", "b").to_dict()["mark"]["type"] == "tick"
+
+
+def test_a_picture_says_how_many_rows_it_leaves_out():
+    frame = pd.DataFrame({"a": [str(n) for n in range(MOST_BARS + 5)], "b": range(MOST_BARS + 5)})
+    assert left_out(frame, "a") == 5
+    assert left_out(frame.head(3), "a") == 0
+
+
+def test_names_of_columns_are_no_expressions_of_the_chart():
+    frame = pd.DataFrame({"a.b[0]": ["x", "y"], "1 + datum.x": [1, 2]})
+    encoding = answer_chart(frame, "a.b[0]", "1 + datum.x").to_dict()["encoding"]
+    assert {encoding["x"]["field"], encoding["y"]["field"]} == {"x", "y"}
+
+
+def test_answers_can_be_exported_with_lists_and_nulls(committed):
+    frame = committed[0].query("SELECT promoted, NULL AS n, known FROM neurons, facts LIMIT 3").frame
+    for make in (exports.as_csv, exports.as_json, exports.as_parquet):
+        assert make(frame)
+    assert '"token"' in exports.as_json(frame).decode()
+
+
+# The page --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def only_sample(sample, monkeypatch):
+    """No atlas but the sample, as on a machine that built its own."""
+    monkeypatch.setattr(store, "DATA", sample / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    return sample
+
+
+def page(**parameters: str) -> AppTest:
+    """A fresh session that opens the page by its URL."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page("app_pages/sql.py")
+    app.query_params.update(parameters)
+    return settled(app.run())
+
+
+def settled(app: AppTest) -> AppTest:
+    """The page once its query is done; a browser looks again by itself."""
+    begun = time.monotonic()
+    while any(button.key == "sql-stop" for button in app.button) and time.monotonic() < begun + 60:
+        app.run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
+    return re.sub(r"\\(?=[^\w\s])", "", "\n".join(element.value for kind in kinds for element in kind))
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    return settled(next(each for each in app.button if label in each.label).click().run())
+
+
+def write(app: AppTest, sql: str) -> AppTest:
+    app.text_area(key="sql-text").input(sql)
+    return app
+
+
+def test_the_page_begins_with_a_query_that_runs(only_sample):
+    app = page()
+    assert not app.error
+    assert "Queries worth reading" in words(app)
+    assert len(app.dataframe) == 0
+    press(app, "Run")
+    assert len(app.dataframe[0].value) == 60
+    assert "60 rows · 5 columns" in words(app)
+
+
+def test_a_query_is_restored_from_its_url_in_a_fresh_session(only_sample):
+    first = press(write(page(), "SELECT subject FROM facts WHERE known ORDER BY ALL"), "Run")
+    assert first.query_params["sql"] == "SELECT subject FROM facts WHERE known ORDER BY ALL"
+    again = page(sql=first.query_params["sql"])
+    assert again.text_area(key="sql-text").value == "SELECT subject FROM facts WHERE known ORDER BY ALL"
+    assert again.dataframe[0].value.equals(first.dataframe[0].value)
+    assert len(again.dataframe[0].value) == 48
+
+
+def test_parameters_are_fields_whose_values_are_in_the_url(only_sample):
+    sql = (
+        "SELECT fact_id FROM facts "
+        "WHERE relation_id = $relation AND n_neurons >= $least::INTEGER AND known = $k::BOOL"
+    )
+    app = write(page(), sql).run()
+    app.text_input(key="sql-value-text-relation").input("P36")
+    app.number_input(key="sql-value-whole-least").set_value(3)
+    app.selectbox(key="sql-value-flag-k").select("true")
+    press(app, "Run")
+    found = set(app.dataframe[0].value["fact_id"])
+    with Atlas(only_sample) as atlas:
+        expected = atlas.query(
+            "SELECT fact_id FROM facts WHERE relation_id = 'P36' AND n_neurons >= 3 AND known"
+        )
+    assert found == set(expected["fact_id"])
+    assert found
+    assert {name: app.query_params[name] for name in ("p_relation", "p_least", "p_k")} == {
+        "p_relation": "P36",
+        "p_least": "3",
+        "p_k": "true",
+    }
+    again = page(sql=sql, p_relation="P36", p_least="3", p_k="true")
+    assert set(again.dataframe[0].value["fact_id"]) == found
+    assert again.number_input(key="sql-value-whole-least").value == 3
+    assert again.selectbox(key="sql-value-flag-k").value == "true"
+
+
+def test_parameters_of_the_query_before_leave_the_url(only_sample):
+    app = page(sql="SELECT $a AS a", p_a="x", p_b="y")
+    assert list(app.dataframe[0].value["a"]) == ["x"]
+    assert "p_b" not in app.query_params
+    press(write(app, "SELECT 1 AS one"), "Run")
+    assert "p_a" not in app.query_params
+
+
+def test_an_error_keeps_the_query_and_shows_where(only_sample):
+    sql = "SELECT subject FORM facts"
+    app = page(sql=sql)
+    assert "The query failed. Parser Error" in words(app)
+    assert any("^" in code.value for code in app.code)
+    assert app.text_area(key="sql-text").value == sql
+    assert app.query_params["sql"] == sql
+    press(write(app, "SELECT subject FROM facts"), "Run")
+    assert not app.error
+    assert len(app.dataframe[0].value) == 60
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE facts",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT 1; SELECT 2",
+        "SELECT <script>alert(1)</script> **x** [a](http://b)",
+        "SELECT reservoir_quantile(x, 0.5, 1000000000) FROM range(1000000) AS t(x)",
+    ],
+)
+def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
+    app = page(sql=sql)
+    assert len(app.error) == 1
+    assert "root:" not in words(app)
+    assert "Queries worth reading" in words(app)
+    press(write(app, "SELECT count(*) AS n FROM facts"), "Run")
+    assert list(app.dataframe[0].value["n"]) == [60]
+
+
+def test_the_cut_is_said_aloud(only_sample, monkeypatch, tmp_path):
+    small = tmp_path / "small.toml"
+    small.write_text("sql_rows = 10\n")
+    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(small))
+    app = page(sql="SELECT * FROM facts")
+    assert "Cut at 10 rows: there are more." in words(app)
+    assert len(app.dataframe[0].value) == 10
+
+
+def test_a_query_without_rows_says_so(only_sample):
+    assert "finds no rows" in words(page(sql="SELECT * FROM facts WHERE false"))
+
+
+def test_a_plan_is_shown_as_text(only_sample):
+    app = page(sql="EXPLAIN SELECT * FROM facts")
+    assert any("facts" in code.value and "─" in code.value for code in app.code)
+    assert len(app.dataframe) == 0
+
+
+def test_a_long_query_can_be_stopped(only_sample):
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page("app_pages/sql.py")
+    app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
+    app.run()
+    assert "Running for" in words(app)
+    app.button(key="sql-stop").click().run()
+    settled(app)
+    assert "The query was stopped." in words(app)
+
+
+def test_another_query_of_the_same_visitor_stops_the_one_before(only_sample):
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    app.switch_page("app_pages/sql.py")
+    app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
+    app.run()
+    begun = time.monotonic()
+    press(write(app, "SELECT 7 AS seven"), "Run")
+    assert list(app.dataframe[0].value["seven"]) == [7]
+    assert time.monotonic() - begun < limits.current().sql_seconds
+
+
+def test_a_click_on_the_gallery_writes_and_runs_its_query(only_sample):
+    example = next(each for each in GALLERY if each.title == "Other thresholds")
+    app = press(page(), re.sub(r"([?])", r"\\\1", example.title))
+    assert app.text_area(key="sql-text").value == example.sql
+    assert app.number_input(key="sql-value-number-threshold").value == 0.4
+    assert app.query_params["p_share"] == "0.7"
+    assert len(app.dataframe[0].value) == 4
+    app.number_input(key="sql-value-number-threshold").set_value(0.9)
+    before = list(app.dataframe[0].value["mean_neurons"])
+    press(app, "Run")
+    assert sum(app.dataframe[0].value["mean_neurons"]) < sum(before)
+
+
+def test_the_query_and_its_answer_are_there_when_a_visitor_comes_back(only_sample):
+    app = press(write(page(), "SELECT 5 AS five"), "Run")
+    app.switch_page("app_pages/home.py")
+    app.query_params.clear()
+    app.run()
+    app.switch_page("app_pages/sql.py")
+    app.query_params.clear()
+    settled(app.run())
+    assert app.text_area(key="sql-text").value == "SELECT 5 AS five"
+    assert list(app.dataframe[0].value["five"]) == [5]
+    assert app.query_params["sql"] == "SELECT 5 AS five"
+
+
+def test_a_query_that_is_too_long_for_a_link_runs_all_the_same(only_sample):
+    app = press(write(page(), "SELECT 1 AS one -- " + "x" * 8_000), "Run")
+    assert list(app.dataframe[0].value["one"]) == [1]
+    assert "sql" not in app.query_params
+    assert "too long for a link" in words(app)
+
+
+def test_the_text_for_the_shell_names_no_folder_of_the_host(only_sample):
+    app = page(sql="SELECT $a AS a", p_a="it's")
+    code = next(each.value for each in app.code if ".read" in each.value)
+    assert "SELECT 'it''s' AS a" in code
+    assert str(only_sample.parent) not in code
+
+
+def test_a_text_that_was_changed_since_is_pointed_out(only_sample):
+    app = page(sql="SELECT 1 AS one")
+    assert "was changed since" not in words(app)
+    write(app, "SELECT 2 AS two").run()
+    assert "was changed since" in words(app)
+    assert list(app.dataframe[0].value["one"]) == [1]
+
+
+def test_a_page_that_runs_again_asks_nothing_again(only_sample):
+    app = page(sql="SELECT uuid() AS id")
+    once = list(app.dataframe[0].value["id"])
+    app.run()
+    assert list(app.dataframe[0].value["id"]) == once
+    press(app, "Run")
+    assert list(app.dataframe[0].value["id"]) != once

@@ -87,3 +87,18 @@ def only_sample(sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(store, "DATA", sample / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
     return sample
+
+
+@pytest.fixture
+def went_to(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The pages that a click on a chart leads to, with their parameters.
+
+    Streamlit's test driver knows no pages while callbacks run, as a browser's session does.
+    """
+    import streamlit
+
+    visits: list = []
+    monkeypatch.setattr(
+        streamlit, "switch_page", lambda page, *, query_params=None: visits.append((page, query_params))
+    )
+    return visits

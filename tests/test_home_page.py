@@ -1,0 +1,137 @@
+"""The Home page as a visitor meets it: what the atlas is, three pictures, a first experiment in one click."""
+
+from pathlib import Path
+
+import pytest
+
+from app import layout, limits
+from atlas import models, queries, store
+from atlas.store import Atlas
+from tests.chart_clicks import chart, click_mark
+from tests.sample_atlas import write_sample_atlas
+from tests.test_app import page, words
+
+POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
+FIRST = "Switch them off in the Lab"
+PICTURES = ("Share of pairs by layer", "Neurons two facts share", "Effects beside their controls")
+
+
+def lab_links(app) -> list[str]:
+    """Where links into the Lab lead, without the menu's."""
+    return [
+        link.proto.query_string
+        for link in app.get("page_link")
+        if link.proto.page == "lab" and "fact=" in link.proto.query_string
+    ]
+
+
+def first_button(app):
+    return [button for button in app.button if button.label == FIRST]
+
+
+# What it is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [POCKET, SMOLLM])
+def test_home_says_what_the_atlas_is_in_its_own_numbers(name):
+    app = page(atlas=name)
+    assert not app.exception
+    assert not app.error
+    text = words(app)
+    with Atlas(store.DATA / name) as atlas:
+        summary = queries.atlas_summary(atlas)
+        assert f"{atlas.manifest.model.name} × {atlas.manifest.dataset.id}" in text
+    assert f"{summary.n_facts:,}" in text
+    assert f"{summary.n_known:,} facts: rank 1 on most prompts" in text
+    assert f"{summary.n_known / summary.n_facts:.0%}" in text
+    assert f"{summary.n_neurons:,}" in text
+    for picture in PICTURES:
+        assert chart(app, picture).spec
+
+
+def test_the_sentence_under_each_picture_is_what_it_shows():
+    with Atlas(store.DATA / POCKET) as atlas:
+        summary, layers = queries.atlas_summary(atlas), queries.layer_histogram(atlas)
+    text = words(page(atlas=POCKET))
+    top = layers.loc[layers["pair_share"].idxmax()]
+    assert top["pair_share"] > 0.5
+    assert f"**Layer {int(top['layer'])}**, of 3, holds {top['pair_share']:.0%} of them." in text
+    assert f"**{summary.within / summary.across:.1f} times**" in text
+    own = summary.effects.query("intervention == 'suppress' and group == 'own'")["ratio_of_means"].iloc[0]
+    assert own < -0.5
+    assert f"changes by **−{abs(own):.0%}**" in text
+
+
+def test_the_fewest_layers_that_hold_half_are_named():
+    with Atlas(store.DATA / SMOLLM) as atlas:
+        layers = queries.layer_histogram(atlas).sort_values("pair_share", ascending=False)
+    held, named = 0.0, []
+    while held < 0.5:
+        held += layers["pair_share"].iloc[len(named)]
+        named.append(int(layers["layer"].iloc[len(named)]))
+    assert len(named) > 1
+    names = f"{', '.join(map(str, sorted(named)[:-1]))} and {max(named)}"
+    assert f"**Layers {names}**, of 30, hold {held:.0%} of them." in words(page(atlas=SMOLLM))
+
+
+def test_a_click_on_a_layer_searches_its_facts(only_sample, went_to):
+    app = click_mark(page(), PICTURES[0], layer=2)
+    assert not app.exception
+    assert went_to == [(layout.SEARCH, {"atlas": "sample", "layer": "2"})]
+    assert page("search", layer="2").selectbox(key="choice-layer").value == "2"
+
+
+# The first experiment --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_model_here(monkeypatch, tmp_path):
+    """As on a new machine: no model but the one that comes along."""
+    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "empty"))
+
+
+def test_the_first_experiment_is_one_click_from_home(went_to):
+    app = page(atlas=POCKET)
+    with Atlas(store.DATA / POCKET) as atlas:
+        fact = queries.telling_fact(atlas)
+    text = words(app)
+    assert f"says **{fact['object']}**" in text
+    assert f"from **{fact['before']:.2f}** to **{fact['after']:.2f}**" in text
+    (button,) = first_button(app)
+    button.click().run()
+    assert went_to == [(layout.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
+
+
+def test_a_model_that_has_to_be_fetched_is_said_to_be_and_another_offered(no_model_here):
+    app = page(atlas=SMOLLM)
+    assert "smollm2-135m is not on this machine yet: the Lab fetches it first (93 MB)" in words(app)
+    assert first_button(app)
+    (link,) = lab_links(app)
+    assert f"atlas={POCKET}" in link
+    assert "fact=P" in link
+
+
+def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, monkeypatch):
+    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(Path(limits.STANDARD).parent / "limits_demo.toml"))
+    app = page(atlas=SMOLLM)
+    assert "so the Lab cannot ask it here" in words(app)
+    assert not first_button(app)
+    assert len(lab_links(app)) == 1
+
+
+def test_an_atlas_of_a_model_that_nobody_has_leads_elsewhere(only_sample):
+    app = page()
+    assert "sample-model is not on this machine, so the Lab cannot ask it here" in words(app)
+    assert not first_button(app)
+    assert not lab_links(app)
+
+
+def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(tmp_path, monkeypatch):
+    absent = ("effects", "prompts", "attributions", "neurons", "activating_prompts")
+    folder = write_sample_atlas(tmp_path / "bare", leave_out=absent)
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = page()
+    assert not app.exception
+    assert "sample-model says **" in words(app)
+    assert f"Effects of changing neurons: {layout.NOT_MEASURED}" in words(app)

@@ -66,17 +66,18 @@ def swap_link(**parameters: str) -> None:
     )
 
 
-def no_pair(atlas: Atlas, kind: str, sentence: str) -> None:
-    """Nothing is chosen yet: what to do, and pairs that are worth a look."""
+def no_pair(atlas: Atlas, kind: str, sentence: str, one: str | None = None) -> None:
+    """Two are not chosen yet: what to do, and pairs that are worth a look, with `one` if that is there."""
     layout.nothing(sentence)
-    pairs = ask(comparison.examples, atlas, kind)
+    pairs = ask(comparison.partners, atlas, kind, one) if one else ask(comparison.examples, atlas, kind)
     if not pairs:
         return
-    st.markdown("**Worth a look**")
+    st.markdown(f"**{layout.plain(name_of(atlas, kind, one))} beside …**" if one else "**Worth a look**")
     for said, a, b in pairs:
+        names = [name_of(atlas, kind, each) for each in (a, b)]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            layout.compare_link(kind, a, b, label=said)
-            st.caption(layout.plain(f"{name_of(atlas, kind, a)} beside {name_of(atlas, kind, b)}"))
+            layout.compare_link(kind, a, b, label=layout.plain(names[1]) if one else said)
+            st.caption(layout.plain(said if one else " beside ".join(names)))
 
 
 def name_of(atlas: Atlas, kind: str, identifier: str) -> str:

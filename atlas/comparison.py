@@ -20,8 +20,10 @@ from typing import Any
 
 import pandas as pd
 
+from atlas import queries
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
+from atlas.selectivity import related_neurons
 from atlas.store import Atlas
 
 KINDS = ("facts", "relations", "neurons", "atlases")
@@ -304,6 +306,31 @@ def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
         case "atlases":
             return [("One fact", row["a"], "") for row in _best_known(atlas, limit=1)]
     raise QueryError(f"'{kind}' cannot be compared. There are: {', '.join(KINDS)}.")
+
+
+def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple[str, str, str]]:
+    """What shares most with one fact, relation or neuron: how much, its id, the other's id."""
+    match kind:
+        case "facts":
+            rows = queries.facts_sharing_neurons(atlas, one, limit=limit)
+            others = [(_some(row.n_shared, "neuron"), row.fact_id) for row in rows.itertuples()]
+        case "relations":
+            rows = queries.relation_overlap(atlas)
+            rows = rows[(rows["relation_a"] == one) & ~rows["within"] & rows["mean_shared"].notna()]
+            rows = rows.sort_values(["mean_shared", "relation_b"], ascending=[False, True]).head(limit)
+            others = [(f"{row.mean_shared:.2f} neurons (mean)", row.relation_b) for row in rows.itertuples()]
+        case "neurons":
+            neuron = Neuron.parse(one)
+            rows = related_neurons(atlas, neuron.layer, neuron.neuron, limit=limit)
+            names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
+            others = [(_some(n, "fact"), name) for n, name in zip(rows["n_shared"], names, strict=True)]
+        case _:
+            others = []
+    return [(f"{said} in common", one, other) for said, other in others]
+
+
+def _some(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _best_known(atlas: Atlas, *, limit: int) -> list[dict[str, Any]]:

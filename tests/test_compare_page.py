@@ -242,6 +242,21 @@ def test_an_empty_page_has_an_example_that_works(kind):
         assert measures(shown)
 
 
+@pytest.mark.parametrize(
+    ("kind", "one"), [("facts", "P36-00001"), ("relations", "P36"), ("neurons", "L0.N7")]
+)
+def test_with_one_chosen_those_that_share_most_with_it_are_offered(kind, one):
+    for side in "ab":
+        app = compare(kind=kind, **{side: one})
+        assert not app.error
+        offered = [each for each in app.main.get("page_link") if f"a={one}" in each.proto.query_string]
+        offered = [each for each in offered if "b=" in each.proto.query_string]
+        assert offered
+        shown = compare(**dict(parse_qsl(offered[0].proto.query_string)))
+        assert not shown.error
+        assert measures(shown)
+
+
 def test_an_unknown_kind_is_two_facts():
     app = compare(kind="<b>models</b>")
     assert app.segmented_control(key="compare-kind").value == "facts"

@@ -296,6 +296,24 @@ def test_examples_are_pairs_that_can_be_compared(atlas):
     assert queries.fact(atlas, fact_id)["n_neurons"] > 0
 
 
+def test_partners_share_most_with_the_one(atlas, pairs):
+    one = "P36-00001"
+    own = neurons_of(pairs, one)
+    shared = {each: len(own & neurons_of(pairs, each)) for each in set(pairs["fact_id"]) - {one}}
+    found = comparison.partners(atlas, "facts", one, limit=3)
+    assert [(said, a, shared[b]) for said, a, b in found] == [
+        (f"{n} neuron{'' if n == 1 else 's'} in common", one, n) for n in sorted(shared.values())[:-4:-1]
+    ]
+    overlaps = queries.relation_overlap(atlas).query("not within and relation_a == 'P36'")
+    (said, _, other), *_ = comparison.partners(atlas, "relations", "P36")
+    assert other == overlaps.sort_values("mean_shared")["relation_b"].iloc[-1]
+    assert said == f"{overlaps['mean_shared'].max():.2f} neurons (mean) in common"
+    for said, _, other in comparison.partners(atlas, "neurons", "L0.N7"):
+        both = comparison.facts_of_neurons(atlas, Neuron(0, 7), Neuron.parse(other))["where"].eq("both").sum()
+        assert said.startswith(f"{both} fact")
+    assert comparison.partners(atlas, "atlases", one) == []
+
+
 def _place(name: str) -> tuple[int, int]:
     neuron = Neuron.parse(name)
     return neuron.layer, neuron.neuron

@@ -82,7 +82,8 @@ def two_facts(atlas: Atlas) -> None:
     with right:
         b = pick_fact(atlas, "b", "fact B", beside=asked_for("a"))
     if a is None or b is None:
-        no_pair(atlas, "facts", "Choose two facts to see which neurons they share.")
+        one = next((fact["fact_id"] for fact in (a, b) if fact is not None), None)
+        no_pair(atlas, "facts", "Choose two facts to see which neurons they share.", one)
         return
     must_differ(a["fact_id"], b["fact_id"])
     for place, fact in ((left, a), (right, b)):
@@ -143,7 +144,8 @@ def two_relations(atlas: Atlas) -> None:
                 chosen.append(asked)
                 layout.relation_link(asked, options[asked])
     if len(chosen) < 2:
-        no_pair(atlas, "relations", "Choose two relations to see which neurons their facts share.")
+        one = next(iter(chosen), None)
+        no_pair(atlas, "relations", "Choose two relations to see which neurons their facts share.", one)
         return
     a, b = chosen
     must_differ(a, b)
@@ -230,7 +232,8 @@ def two_neurons(atlas: Atlas) -> None:
                         layout.neuron_link(neuron.layer, neuron.neuron)
                         tray.add_button([neuron], key=f"compare-{name}")
     if len(chosen) < 2:
-        no_pair(atlas, "neurons", "Choose two neurons to see which facts use both.")
+        one = next((str(neuron) for neuron, _ in chosen), None)
+        no_pair(atlas, "neurons", "Choose two neurons to see which facts use both.", one)
         return
     (a, about_a), (b, about_b) = chosen
     must_differ(str(a), str(b))

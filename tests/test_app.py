@@ -25,6 +25,8 @@ BROWSING = {
     "fact": {"fact": "P36-00001"},
     "relation": {"relation": "P36"},
     "neuron": {"neuron": "L0.N7"},
+    "compare": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
+    "atlases": {},
 }
 
 

@@ -86,7 +86,7 @@ def layer_bars(
                 "layer:O",
                 title="Layer",
                 scale=alt.Scale(domain=layers),
-                axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
+                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
             ),
             y=alt.Y("size:Q", title="Neurons (number)", axis=alt.Axis(tickCount=4)),
             color=_COLOUR,

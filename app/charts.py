@@ -122,7 +122,7 @@ def layer_bars(
 def sharing_bars(within: float, across: float) -> alt.LayerChart:
     """Mean number of neurons two facts share, of one relation and of two."""
     rows = pd.DataFrame({"pair": ["same relation", "different relations"], "shared": [within, across]})
-    base = alt.Chart(rows, title="Neurons that two facts share").encode(
+    base = alt.Chart().encode(
         y=alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=160)),
         x=alt.X("shared:Q", title="Neurons (mean)", scale=_room_for_text(rows["shared"])),
         tooltip=[
@@ -134,7 +134,8 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
         "pair:N", scale=alt.Scale(domain=list(rows["pair"]), range=[BLUE, GREY]), legend=None, sort=None
     )
     bars = base.mark_bar(size=34).encode(color=colour)
-    return (bars + _values(base, "shared", ".2f")).properties(height=SMALL)
+    values = _values(base, "shared", ".2f")
+    return alt.layer(bars, *values, data=rows, title="Neurons that two facts share", height=SMALL)
 
 
 # Effects ---------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def sharing_bars(within: float, across: float) -> alt.LayerChart:
 def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:
     """Change of the answer's probability, by intervention. `effects`: as `queries.effect_summary`."""
     rows = _labelled(effects)
-    base = alt.Chart(rows, title=title).encode(
+    base = alt.Chart().encode(
         y=_WHAT,
         x=alt.X(
             "ratio_of_means:Q",
@@ -161,7 +162,8 @@ def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does"
         ],
     )
     bars = base.mark_bar().encode(color=_GROUP_COLOUR)
-    return (bars + _values(base, "ratio_of_means", "+.0%")).properties(height=SMALL)
+    values = _values(base, "ratio_of_means", "+.0%")
+    return alt.layer(bars, *values, data=rows, title=title, height=SMALL)
 
 
 def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
@@ -243,9 +245,9 @@ def _room_for_text(values: pd.Series) -> alt.Scale:
     return alt.Scale(domain=[low - room if low < 0 else 0.0, high + room], nice=False)
 
 
-def _values(base: alt.Chart, column: str, form: str) -> alt.LayerChart:
+def _values(base: alt.Chart, column: str, form: str) -> tuple[alt.Chart, alt.Chart]:
     """The numbers at the ends of bars: right of positive ones, left of negative ones."""
     text = alt.Text(f"{column}:Q", format=form)
     right = base.transform_filter(f"datum.{column} >= 0").mark_text(align="left", dx=4, color=GREY)
     left = base.transform_filter(f"datum.{column} < 0").mark_text(align="right", dx=-4, color=GREY)
-    return right.encode(text=text) + left.encode(text=text)
+    return right.encode(text=text), left.encode(text=text)

@@ -58,7 +58,7 @@ def overlap_bars(overlap: Overlap, noun: str) -> alt.LayerChart:
             legend=None,
         )
     )
-    text = base.mark_text(align="left", dx=4, color=GREY).encode(text="text:N")
+    text = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("text:N"))
     return (bars + text).properties(height=44 * len(frame) + 70)
 
 
@@ -202,7 +202,7 @@ def depth_bars(layers: pd.DataFrame, model: str, *, second: bool, highest: float
                 scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format=".0%", tickCount=5),
             ),
-            x2="depth_to:Q",
+            x2=alt.X2("depth_to:Q"),
             y2=alt.datum(0),
             y=alt.Y(
                 "share:Q",

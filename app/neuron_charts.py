@@ -37,6 +37,8 @@ def score_map(
         name=neuron_names(scores),
         top=scores["layer"] + 0.85 * scores["mean_score"].clip(lower=0) / tallest,
     )
+    named = _spaced(rows[rows["kind"].isin((OWN, ADDED)) | (rows["name"] == chosen)], 0.14 * n_neurons)
+    rows["label"] = rows["name"].where(rows.index.isin(named), "")
     present = [kind for kind in _COLOURS if (rows["kind"] == kind).any()]
     x = alt.X(
         "neuron:Q",
@@ -48,7 +50,7 @@ def score_map(
     y = alt.Y("layer:Q", title="Layer", scale=alt.Scale(domain=[0, n_layers], nice=False), axis=layers)
     colours = alt.Scale(domain=present, range=[_COLOURS[kind] for kind in present])
     shapes = alt.Scale(domain=present, range=[_SHAPES[kind] for kind in present])
-    base = alt.Chart(rows).encode(
+    base = alt.Chart().encode(
         x=x,
         tooltip=[
             alt.Tooltip("name:N", title="Neuron"),
@@ -62,7 +64,7 @@ def score_map(
     coloured = base.encode(color=alt.Color("kind:N", scale=colours, legend=_LEGEND))
     # The marks are small: what can be clicked is larger than what is seen.
     targets = base.mark_point(filled=True, size=260, opacity=0).encode(y=alt.Y("top:Q"))
-    bars = coloured.mark_rule(strokeWidth=2).encode(y=y, y2="top:Q")
+    bars = coloured.mark_rule(strokeWidth=2).encode(y=y, y2=alt.Y2("top:Q"))
     tips = coloured.mark_point(filled=True, size=32, opacity=1).encode(
         y=alt.Y("top:Q"), shape=alt.Shape("kind:N", scale=shapes, legend=_LEGEND)
     )
@@ -71,14 +73,20 @@ def score_map(
         .mark_point(size=240, strokeWidth=2.5, stroke=GREY, filled=False)
         .encode(y=alt.Y("top:Q"))
     )
-    named = rows[rows["kind"].isin((OWN, ADDED)) | (rows["name"] == chosen)]
     names = (
-        alt.Chart(_spaced(named, 0.14 * n_neurons))
+        coloured.transform_filter(alt.datum.label != "")
         .mark_text(dy=-11, fontSize=11, fontWeight="bold")
-        .encode(x=x, y=alt.Y("top:Q"), text="name:N", color=alt.Color("kind:N", scale=colours, legend=None))
+        .encode(y=alt.Y("top:Q"), text=alt.Text("label:N"))
     )
-    return (targets + bars + tips + ring + names).properties(
-        title="Scores on the model's plan (height: mean score)", height=max(330, 18 * n_layers + 130)
+    return alt.layer(
+        targets,
+        bars,
+        tips,
+        ring,
+        names,
+        data=rows,
+        title="Scores on the model's plan (height: mean score)",
+        height=max(330, 18 * n_layers + 130),
     )
 
 
@@ -89,17 +97,16 @@ def with_kinds(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(kind=[OWN if known else OTHER for known in scores["is_knowledge_neuron"]])
 
 
-def _spaced(rows: pd.DataFrame, apart: float, *, limit: int = 5) -> pd.DataFrame:
-    """The rows with the largest scores whose names would not run into each other or out of the chart."""
-    kept: list[int] = []
-    for place, row in rows.sort_values("mean_score", ascending=False).iterrows():
-        others = rows.loc[kept]
-        near = (others["neuron"] - row["neuron"]).abs() < apart
-        if not (near & ((others["top"] - row["top"]).abs() < 1)).any():
-            kept.append(place)
+def _spaced(rows: pd.DataFrame, apart: float, *, limit: int = 5) -> list[int]:
+    """Index of the rows with the largest scores whose names would not run into each other."""
+    kept: list[tuple[int, float, float]] = []
+    largest = rows.sort_values("mean_score", ascending=False)
+    for place, neuron, top in zip(largest.index, largest["neuron"], largest["top"], strict=True):
+        if all(abs(neuron - n) >= apart or abs(top - t) >= 1 for _, n, t in kept):
+            kept.append((place, neuron, top))
         if len(kept) == limit:
             break
-    return rows.loc[kept]
+    return [place for place, _, _ in kept]
 
 
 def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = None) -> alt.LayerChart:
@@ -116,7 +123,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
     rows["counts"] = [relative >= threshold for relative in rows["relative"]]
     rows["look"] = [1.0 if counts else FAINT for counts in rows["counts"]]
     in_order = list(dict.fromkeys(rows.sort_values(["layer", "neuron"])["name"]))
-    base = alt.Chart(rows).encode(
+    base = alt.Chart().encode(
         x=alt.X(
             "name:N",
             title="Neuron (by layer)",
@@ -150,7 +157,9 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
     frame = base.transform_filter(alt.datum.name == (chosen or "")).mark_rect(
         fill=None, stroke=ORANGE, strokeWidth=2.5
     )
-    return (cells + frame).properties(title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 190)
+    return alt.layer(
+        cells, frame, data=rows, title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 190
+    )
 
 
 def neuron_relation_bars(
@@ -165,9 +174,9 @@ def neuron_relation_bars(
         name=[label or relation for label, relation in zip(rows["label"], rows["relation_id"], strict=True)],
         look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
         kind="its facts",
-        chance="all facts with neurons",
+        chance="all facts",
     )
-    base = alt.Chart(rows, title="Its facts by relation").encode(
+    base = alt.Chart().encode(
         y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, labelOverlap=False)),
         tooltip=[
             alt.Tooltip("name:N", title="Relation"),
@@ -178,7 +187,7 @@ def neuron_relation_bars(
             alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
         ],
     )
-    kinds = alt.Scale(domain=["its facts", "all facts with neurons"], range=[BLUE, ORANGE])
+    kinds = alt.Scale(domain=["its facts", "all facts"], range=[BLUE, ORANGE])
     bars = base.mark_bar().encode(
         x=alt.X("fact_share:Q", title="Share of its facts (%)", axis=alt.Axis(format=".0%", tickCount=5)),
         color=alt.Color("kind:N", scale=kinds, legend=_LEGEND),
@@ -187,4 +196,4 @@ def neuron_relation_bars(
     expected = base.mark_tick(thickness=3, size=16).encode(
         x=alt.X("expected_share:Q"), color=alt.Color("chance:N", scale=kinds, legend=_LEGEND)
     )
-    return (bars + expected).properties(height=24 * len(rows) + 130)
+    return alt.layer(bars, expected, data=rows, title="Its facts by relation", height=24 * len(rows) + 130)

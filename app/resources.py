@@ -69,8 +69,8 @@ def opened(folder: Path) -> Atlas:
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opened(folder: str, version: int) -> Atlas:
     atlas = open_atlas(folder)
-    # Every page asks about these; the larger tables are read where they lie.
-    atlas.load("facts", "knowledge_neurons", "neurons")
+    # Most pages ask about these; scores and effects, which are larger, are read where they lie.
+    atlas.load("facts", "knowledge_neurons", "neurons", "prompts")
     return atlas
 
 

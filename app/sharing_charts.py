@@ -52,7 +52,7 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     `sharing`: as `queries.neurons_by_sharing`; `n_facts`: how many facts the relation has.
     """
     rows = _doubled(sharing, n_facts)
-    base = alt.Chart(rows, title="How widely its neurons are shared").encode(
+    base = alt.Chart().encode(
         x=alt.X(
             "facts:N", title="Facts of the relation that have the neuron", sort=None, axis=_slanted_axis()
         ),
@@ -69,7 +69,8 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
         ],
     )
     text = base.mark_text(dy=-8, color=GREY).encode(text=alt.Text("n_neurons:Q", format=","))
-    return (base.mark_bar(color=BLUE) + text).properties(height=260)
+    bars = base.mark_bar(color=BLUE)
+    return alt.layer(bars, text, data=rows, title="How widely its neurons are shared", height=260)
 
 
 def _slanted_axis() -> alt.Axis:
@@ -96,7 +97,7 @@ def _doubled(sharing: pd.DataFrame, n_facts: int) -> pd.DataFrame:
 
 def overlap_matrix(
     overlap: pd.DataFrame, *, chosen: tuple[str, str] | None = None, numbers: bool = False
-) -> alt.LayerChart | alt.Chart:
+) -> alt.LayerChart:
     """Mean number of shared neurons for every two relations; `chosen` is framed, `numbers` are written in.
 
     `overlap`: as `queries.relation_overlap`, or some of its relations in the order wanted.
@@ -109,7 +110,7 @@ def overlap_matrix(
     largest = float(rows["mean_shared"].max() or 0)
     rows["ink"] = ["dark" if value > 0.4 * largest else "light" for value in rows["mean_shared"].fillna(0)]
     n = rows["relation_a"].nunique()
-    base = alt.Chart(rows, title="Neurons that two facts share, by relation").encode(
+    base = alt.Chart().encode(
         x=alt.X(
             "relation_b:N",
             title="Relation of one fact (id)",
@@ -138,20 +139,20 @@ def overlap_matrix(
         ),
         strokeWidth=alt.StrokeWidth("frame:Q", scale=None),
     )
-    height = (34 if numbers else 20) * n + 170
+    look = {
+        "data": rows,
+        "title": "Neurons that two facts share, by relation",
+        "height": (34 if numbers else 20) * n + 170,
+    }
     if not numbers:
-        return cells.properties(height=height)
+        return alt.layer(cells, **look)
     written = base.mark_text(fontSize=11).encode(
         text=alt.Text("mean_shared:Q", format=".1f"),
         color=alt.Color(
             "ink:N", scale=alt.Scale(domain=["dark", "light"], range=["#222222", "#FFFFFF"]), legend=None
         ),
     )
-    return (
-        alt.layer(cells, written)
-        .resolve_scale(color="independent")
-        .properties(height=height, title="Neurons that two facts share, by relation")
-    )
+    return alt.layer(cells, written, resolve=alt.Resolve(scale={"color": "independent"}), **look)
 
 
 def neighbours_together(overlap: pd.DataFrame) -> list[str]:
@@ -184,7 +185,7 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
         name=rows["label"].fillna(rows["relation_id"]),
         look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
     )
-    base = alt.Chart(rows, title="Hits by relation").encode(
+    base = alt.Chart().encode(
         y=alt.Y(
             "name:N",
             title=None,
@@ -205,4 +206,4 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
     )
     bars = base.mark_bar(color=BLUE).encode(opacity=alt.Opacity("look:Q", scale=None))
     text = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("n:Q", format=","))
-    return (bars + text).properties(height=22 * len(rows) + 120)
+    return alt.layer(bars, text, data=rows, title="Hits by relation", height=22 * len(rows) + 120)

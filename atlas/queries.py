@@ -434,15 +434,18 @@ def relation_neurons(
     """
     return atlas.query(
         """
-        SELECT v.layer, v.neuron, v.n_facts, v.relation_share, v.mean_share, v.mean_score,
-               (SELECT count(DISTINCT k.relation_id) FROM knowledge_neurons AS k
-                WHERE k.layer = v.layer AND k.neuron = v.neuron) AS n_relations,
-               n.value_norm, n.promoted, n.suppressed
-        FROM (SELECT * FROM relation_neurons
-              WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
-              ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit) AS v
-        LEFT JOIN neurons AS n ON n.layer = v.layer AND n.neuron = v.neuron
-        ORDER BY v.n_facts DESC, v.mean_score DESC, v.layer, v.neuron
+        WITH top AS MATERIALIZED (
+            SELECT * FROM relation_neurons
+            WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
+            ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit
+        ), everywhere AS (
+            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations
+            FROM knowledge_neurons SEMI JOIN top USING (layer, neuron) GROUP BY layer, neuron
+        )
+        SELECT top.layer, top.neuron, top.n_facts, top.relation_share, top.mean_share, top.mean_score,
+               everywhere.n_relations, n.value_norm, n.promoted, n.suppressed
+        FROM top JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
+        ORDER BY top.n_facts DESC, top.mean_score DESC, top.layer, top.neuron
         """,
         {"relation_id": relation_id, "layer": layer, "limit": limit},
     )

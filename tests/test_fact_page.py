@@ -237,10 +237,9 @@ def test_the_chart_tells_the_name_of_the_mark_that_was_clicked(a):
         neuron_charts.score_grid(queries.scores_by_prompt(a, FACT), threshold=0.2, chosen=name),
     ):
         spec = clickable(chart, "name").to_dict()
-        (click,) = [param for param in spec["params"] if param["name"] == CLICK]
-        assert click["select"]["fields"] == ["name"]
-        # The first layer is what can be clicked, and its rows have the name.
-        assert click["views"] == [spec["layer"][0]["name"]]
+        (click,) = spec["layer"][0]["params"]
+        assert (click["name"], click["select"]["fields"]) == (CLICK, ["name"])
+        assert not any("params" in layer for layer in spec["layer"][1:])
         rows = [row for data in spec["datasets"].values() for row in data]
         assert name in {row["name"] for row in rows}
 

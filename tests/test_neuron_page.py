@@ -210,7 +210,7 @@ def test_it_can_be_put_into_the_tray_compared_and_exported(a):
 def test_the_chart_of_relations_tells_which_bar_was_clicked(a):
     counts = selectivity.relations_of_neuron(a, *HUB)
     spec = clickable(neuron_charts.neuron_relation_bars(counts, chosen="P30"), "relation_id").to_dict()
-    assert spec["params"][0]["select"]["fields"] == ["relation_id"]
+    assert spec["layer"][0]["params"][0]["select"]["fields"] == ["relation_id"]
     (rows,) = spec["datasets"].values()
     assert {row["relation_id"]: row["look"] for row in rows} == {
         relation: 1.0 if relation == "P30" else 0.35 for relation in counts["relation_id"]

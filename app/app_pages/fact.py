@@ -157,11 +157,11 @@ def what_it_says(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width=470),
+            "prompt": st.column_config.TextColumn("Prompt", width=430),
             "probability": st.column_config.ProgressColumn(
-                "Answer's probability", min_value=0, max_value=1, format="%.3f"
+                "Answer's probability", min_value=0, max_value=1, format="%.3f", width="small"
             ),
-            "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width="small"),
+            "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width=60),
             "top": st.column_config.TextColumn("First answer", help="Its most likely token, its probability"),
             "held_out": st.column_config.CheckboxColumn(
                 "Held out", width="small", help="Kept for evaluation: not used to find neurons"
@@ -335,6 +335,9 @@ def neurons(rows: pd.DataFrame, limits: Thresholds, neuron: Neuron | None) -> No
     shown = rows
     if neuron is not None:
         shown = rows[(rows["layer"] == neuron.layer) & (rows["neuron"] == neuron.neuron)]
+    if shown.empty:
+        # It was clicked in the chart and is in too few prompts: what there is to see stands above.
+        shown, neuron = rows, None
     label = f"All {len(rows)} neurons as a table" if len(rows) > 1 else "As a table"
     with st.expander(label, expanded=neuron is not None or limits.moved):
         if neuron is not None:

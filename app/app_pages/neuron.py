@@ -80,7 +80,7 @@ def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
     layout.figures(
         {
             "Facts": (layout.number(neuron["n_facts"]), "have this neuron"),
-            "Relations": (layout.number(neuron["n_relations"]), "those facts belong to"),
+            "Relations": (layout.number(neuron["n_relations"]), "of those facts"),
             "Value vector": (layout.number(neuron["value_norm"], ".2f"), "Euclidean norm"),
         }
     )
@@ -112,7 +112,7 @@ def neighbours(atlas: Atlas, which: Neuron) -> None:
             layout.neuron_link(which.layer, which.neuron + 1, icon=right)
         # Most neurons carry no fact: the way to the next that does.
         if before not in (None, which.neuron - 1) or after not in (None, which.neuron + 1):
-            st.caption("with facts:")
+            st.caption("with facts:", width="content")
             if before is not None:
                 layout.neuron_link(which.layer, before, icon=left)
             if after is not None:
@@ -248,13 +248,14 @@ def activating(atlas: Atlas, which: Neuron) -> pd.DataFrame:
             st.markdown(f"**{title}**")
             for row in rows[rows["side"] == side].itertuples(index=False):
                 with st.container(gap=None):
-                    layout.fact_link(row.fact_id, prompt_name(row))
-                    st.caption(f"activation {row.activation:.3f} · {layout.plain(row.object)}")
+                    layout.fact_link(row.fact_id, layout.fact_name(row.subject, row.object))
+                    st.caption(layout.plain(activation_note(row)))
     return rows
 
 
-def prompt_name(row) -> str:
-    return row.fact_id if layout.is_missing(row.text) else row.text.replace("[Y]", BLANK)
+def activation_note(row) -> str:
+    prompt = [] if layout.is_missing(row.text) else [row.text.replace("[Y]", BLANK)]
+    return " · ".join([f"activation {row.activation:.3f}", *prompt])
 
 
 # Neurons of the same facts ---------------------------------------------------------------------------

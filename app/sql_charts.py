@@ -1,10 +1,12 @@
-"""A picture of whatever a query gave, when two of its columns suit one.
+"""A picture of whatever a query gave, when its columns suit one.
 
-across, up = suitable(frame)                 # names of columns, the likeliest first
-answer_chart(frame, across[0], up[0])
+across, up = suitable(frame)                 # what to draw over, what to draw; the likeliest first
+answer_chart(frame, across[0], up[0])        # ('intervention', 'group'), 'mean_change'
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
@@ -12,65 +14,92 @@ from pandas.api import types
 
 from app.charts import BLUE, SMALL
 
-MOST_BARS = 60
+MOST_LABELS = 60
 MOST_POINTS = 5_000
-_BAR_STEP = 20
+_LONGEST_NAME = 3
+_STEP = 20
 
 # Numbers that name something and measure nothing.
-_NAMES = ("layer", "neuron", "rank", "fact_id", "template_id", "relation_id")
+_NAMES = ("layer", "neuron", "rank")
 
 
-def suitable(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Columns to draw over and columns to draw, the likeliest first; both empty when none suit."""
-    if len(frame) < 2:
+def suitable(frame: pd.DataFrame) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Columns to draw over, alone or together, and columns to draw; both empty where nothing suits.
+
+    First comes what names every row: one column of labels, or the first few of them together.
+    """
+    labels = [name for name in frame.columns if _names_something(frame[name])]
+    measures = [name for name in frame.columns if _is_number(frame[name]) and name not in labels]
+    # Shares and means say more than counts.
+    measures.sort(key=lambda name: not types.is_float_dtype(frame[name]))
+    across = [(name,) for name in labels] + [(name,) for name in measures[1:]]
+    if len(frame) < 2 or not measures or not across:
         return [], []
-    plain = [name for name in frame.columns if _is_number(frame[name]) or _is_label(frame[name])]
-    measures = [name for name in plain if _is_number(frame[name])]
-    measures.sort(key=lambda name: name in _NAMES)
-    labels = sorted(plain, key=lambda name: _is_number(frame[name]) and name not in _NAMES)
-    # What has another value in each row says best what the row is.
-    labels.sort(key=lambda name: not frame[name].is_unique)
-    labels.sort(key=lambda name: bool(measures) and name == measures[0])
-    return (labels, measures) if measures and len(labels) > 1 else ([], [])
+    for n in range(1, _LONGEST_NAME + 1):
+        name = tuple(labels[:n])
+        if len(name) == n and not frame.duplicated(list(name)).any():
+            across = [name, *(other for other in across if other != name)]
+            break
+    return across, measures
 
 
 def _is_number(column: pd.Series) -> bool:
     return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
 
 
-def _is_label(column: pd.Series) -> bool:
-    return types.is_bool_dtype(column) or types.is_string_dtype(column)
+def _names_something(column: pd.Series) -> bool:
+    if _is_number(column):
+        return column.name in _NAMES
+    return types.is_bool_dtype(column) or types.is_string_dtype(column.dropna())
 
 
-def answer_chart(frame: pd.DataFrame, across: str, up: str) -> alt.Chart:
-    """`up` over `across`: bars where every row has another label, else a point a row.
+def answer_chart(frame: pd.DataFrame, across: Sequence[str], up: str) -> alt.Chart:
+    """`up` over `across`: bars where every row has another label, ticks where labels repeat, else points.
 
     Names of columns are a visitor's: the chart's own fields are called x and y.
     """
-    rows = pd.DataFrame({"x": frame[across], "y": frame[up].astype("float64")})
-    labelled = not _is_number(frame[across]) or across in _NAMES
-    bars = labelled and frame[across].is_unique
-    rows = rows.head(MOST_BARS if bars else MOST_POINTS)
-    if labelled:
-        rows["x"] = rows["x"].map(str)
-    base = alt.Chart(rows, title=f"{up} by {across}")
-    tooltip = [
-        alt.Tooltip("x:N" if labelled else "x:Q", title=across),
-        alt.Tooltip("y:Q", title=up, format=",.4~g"),
-    ]
-    if not labelled:
-        mark = base.mark_circle(color=BLUE, opacity=0.6)
-        x = alt.X("x:Q", title=across, scale=alt.Scale(zero=False))
+    rows = _drawn(frame, across, up)
+    title = ", ".join(across)
+    base = alt.Chart(rows, title=f"{up} by {title}")
+    if not _is_labelled(frame, across):
+        x = alt.X("x:Q", title=title, scale=alt.Scale(zero=False))
         y = alt.Y("y:Q", title=up, scale=alt.Scale(zero=False))
-        return mark.encode(x=x, y=y, tooltip=tooltip).properties(height=SMALL)
-    y = alt.Y("x:N", title=across, sort=None, axis=alt.Axis(labelLimit=180, labelOverlap=False))
-    x = alt.X("y:Q", title=up)
-    mark = base.mark_bar(color=BLUE) if bars else base.mark_tick(color=BLUE, opacity=0.6, thickness=2)
-    return mark.encode(x=x, y=y, tooltip=tooltip).properties(height=alt.Step(_BAR_STEP))
+        tooltip = [alt.Tooltip("x:Q", title=title, format=",.4~g"), _value(up)]
+        return (
+            base.mark_circle(color=BLUE, opacity=0.6)
+            .encode(x=x, y=y, tooltip=tooltip)
+            .properties(height=SMALL)
+        )
+    y = alt.Y("x:N", title=title, sort=None, axis=alt.Axis(labelLimit=180, labelOverlap=False))
+    tooltip = [alt.Tooltip("x:N", title=title), _value(up)]
+    mark = (
+        base.mark_tick(color=BLUE, opacity=0.6, thickness=2)
+        if rows["x"].duplicated().any()
+        else base.mark_bar(color=BLUE)
+    )
+    return mark.encode(x=alt.X("y:Q", title=up), y=y, tooltip=tooltip).properties(height=alt.Step(_STEP))
 
 
-def left_out(frame: pd.DataFrame, across: str) -> int:
+def left_out(frame: pd.DataFrame, across: Sequence[str]) -> int:
     """How many rows the picture has no room for."""
-    labelled = not _is_number(frame[across]) or across in _NAMES
-    most = MOST_BARS if labelled and frame[across].is_unique else MOST_POINTS
-    return max(0, len(frame) - most)
+    return len(frame) - len(_drawn(frame, across, None))
+
+
+def _drawn(frame: pd.DataFrame, across: Sequence[str], up: str | None) -> pd.DataFrame:
+    if _is_labelled(frame, across):
+        x = frame[across[0]].map(str).astype(object)
+        for name in across[1:]:
+            x = x + ", " + frame[name].map(str).astype(object)
+        x = x[x.isin(x.drop_duplicates().head(MOST_LABELS))]
+    else:
+        x = frame[across[0]].astype("float64")
+    x = x.head(MOST_POINTS)
+    return pd.DataFrame({"x": x, "y": frame[up][x.index].astype("float64") if up else 0.0})
+
+
+def _is_labelled(frame: pd.DataFrame, across: Sequence[str]) -> bool:
+    return len(across) > 1 or _names_something(frame[across[0]])
+
+
+def _value(title: str) -> alt.Tooltip:
+    return alt.Tooltip("y:Q", title=title, format=",.4~g")

@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Answer:
     def rows(self) -> tuple[tuple[Any, ...], ...]:
         return tuple(zip(*(column.to_pylist() for column in self.table.columns), strict=True))
 
-    @property
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """The rows for pandas; lists are lists and structs dicts."""
         frame = self.table.to_pandas(types_mapper=_NULLABLE.get)

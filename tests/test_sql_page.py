@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import exports, limits
-from app.sql_charts import MOST_BARS, answer_chart, left_out, suitable
+from app.sql_charts import MOST_LABELS, answer_chart, left_out, suitable
 from app.sql_gallery import GALLERY
 from app.sql_parameters import Parameter, for_the_shell, inlined, literal, parameters
 from app.sql_schema import quoted, tables_and_views
@@ -244,13 +244,23 @@ def test_the_schema_says_what_was_not_measured(tmp_path):
 
 
 def test_a_picture_is_offered_for_a_label_and_a_number():
-    frame = pd.DataFrame({"label": ["a", "b", "c"], "layer": [1, 2, 3], "share": [0.1, 0.2, 0.3]})
+    frame = pd.DataFrame({"label": ["a", "b", "c"], "n": [1, 2, 3], "share": [0.1, 0.2, 0.3]})
     across, up = suitable(frame)
-    assert (across[0], up[0]) == ("label", "share")
+    assert (across[0], up) == (("label",), ["share", "n"])
     chart = answer_chart(frame, across[0], up[0]).to_dict()
     assert chart["mark"]["type"] == "bar"
     assert chart["title"] == "share by label"
     assert [field["title"] for field in chart["encoding"]["tooltip"]] == ["label", "share"]
+
+
+def test_labels_that_repeat_name_a_row_together():
+    frame = pd.DataFrame({"what": ["x", "x", "y"], "group": ["a", "b", "a"], "n": [1, 2, 3]})
+    across, up = suitable(frame)
+    assert across[0] == ("what", "group")
+    chart = answer_chart(frame, across[0], up[0]).to_dict()
+    assert chart["mark"]["type"] == "bar"
+    drawn = next(iter(chart["datasets"].values()))
+    assert [row["x"] for row in drawn] == ["x, a", "x, b", "y, a"]
 
 
 @pytest.mark.parametrize(
@@ -270,20 +280,29 @@ def test_no_picture_is_offered_where_none_suits(frame):
 
 def test_two_numbers_are_points_and_repeated_labels_are_ticks():
     frame = pd.DataFrame({"a": [1.5, 2.5, 3.5], "b": [1.0, 2.0, 3.0], "c": ["x", "x", "y"]})
-    assert answer_chart(frame, "a", "b").to_dict()["mark"]["type"] == "circle"
-    assert answer_chart(frame, "c", "b").to_dict()["mark"]["type"] == "tick"
+    assert answer_chart(frame, ["a"], "b").to_dict()["mark"]["type"] == "circle"
+    assert answer_chart(frame, ["c"], "b").to_dict()["mark"]["type"] == "tick"
 
 
 def test_a_picture_says_how_many_rows_it_leaves_out():
-    frame = pd.DataFrame({"a": [str(n) for n in range(MOST_BARS + 5)], "b": range(MOST_BARS + 5)})
-    assert left_out(frame, "a") == 5
-    assert left_out(frame.head(3), "a") == 0
+    frame = pd.DataFrame({"a": [str(n) for n in range(MOST_LABELS + 5)], "b": range(MOST_LABELS + 5)})
+    assert left_out(frame, ["a"]) == 5
+    assert left_out(frame.head(3), ["a"]) == 0
 
 
 def test_names_of_columns_are_no_expressions_of_the_chart():
     frame = pd.DataFrame({"a.b[0]": ["x", "y"], "1 + datum.x": [1, 2]})
-    encoding = answer_chart(frame, "a.b[0]", "1 + datum.x").to_dict()["encoding"]
+    encoding = answer_chart(frame, ["a.b[0]"], "1 + datum.x").to_dict()["encoding"]
     assert {encoding["x"]["field"], encoding["y"]["field"]} == {"x", "y"}
+
+
+@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+def test_every_picture_of_the_gallery_can_be_drawn(example, committed):
+    frame = committed[0].query(example.sql, values_of(example)).frame
+    across, up = suitable(frame)
+    for x in across:
+        for y in up:
+            assert answer_chart(frame, x, y).to_dict()["datasets"]
 
 
 def test_answers_can_be_exported_with_lists_and_nulls(committed):

@@ -321,10 +321,10 @@ def chart(frame, key: str) -> None:
     across, up = suitable(frame)
     left, right = st.columns(2)
     with left:
-        x = st.selectbox("For each", across, key=f"{key}-x")
+        x = st.selectbox("For each", across, format_func=", ".join, key=f"{key}-x")
     with right:
         y = st.selectbox("Show", up, key=f"{key}-y")
-    layout.draw(answer_chart(frame, x, y), f"{y} by {x}")
+    layout.draw(answer_chart(frame, x, y), f"{y} by {', '.join(x)}")
     if missing := left_out(frame, x):
         st.caption(f"{layout.count(missing, 'row')} more than the picture has room for.")
 

@@ -35,21 +35,27 @@ def closest_pairs(atlas: Atlas, relation_a: str, relation_b: str, *, limit: int 
     """
     return atlas.query(
         """
-        WITH a AS (SELECT fact_id, layer, neuron FROM knowledge_neurons WHERE relation_id = $a),
-        b AS (SELECT fact_id, layer, neuron FROM knowledge_neurons WHERE relation_id = $b),
-        sizes AS (
-            SELECT fact_id, count(*) AS n FROM (FROM a UNION ALL FROM b WHERE $a <> $b) GROUP BY fact_id
-        ),
-        shared AS (
-            SELECT a.fact_id AS fact_a, b.fact_id AS fact_b, count(*) AS n_shared
-            FROM a JOIN b USING (layer, neuron)
-            WHERE $a <> $b OR a.fact_id < b.fact_id
-            GROUP BY a.fact_id, b.fact_id
+        WITH a AS MATERIALIZED (
+            SELECT fact_id, dense_rank() OVER (ORDER BY fact_id) AS f, layer::BIGINT << 32 | neuron AS k
+            FROM knowledge_neurons WHERE relation_id = $a
+        ), b AS MATERIALIZED (
+            SELECT fact_id, dense_rank() OVER (ORDER BY fact_id) AS f, layer::BIGINT << 32 | neuron AS k
+            FROM knowledge_neurons WHERE relation_id = $b
+        ), shared AS MATERIALIZED (
+            -- Numbers for facts and neurons: most of the time goes into counting pairs.
+            SELECT a.f << 32 | b.f AS pair, count(*) AS n_shared
+            FROM a JOIN b ON a.k = b.k WHERE $a <> $b OR a.f < b.f GROUP BY pair
+        ), most AS (
+            SELECT pair >> 32 AS f_a, pair & 4294967295 AS f_b, n_shared FROM shared
+            WHERE n_shared >= (SELECT min(n_shared)
+                               FROM (SELECT n_shared FROM shared ORDER BY n_shared DESC LIMIT $limit))
         ), closest AS (
-            SELECT fact_a, fact_b, n_shared, size_a.n AS n_neurons_a, size_b.n AS n_neurons_b,
+            SELECT size_a.fact_id AS fact_a, size_b.fact_id AS fact_b, n_shared,
+                   size_a.n AS n_neurons_a, size_b.n AS n_neurons_b,
                    n_shared / (n_neurons_a + n_neurons_b - n_shared) AS jaccard
-            FROM shared
-            JOIN sizes AS size_a ON size_a.fact_id = fact_a JOIN sizes AS size_b ON size_b.fact_id = fact_b
+            FROM most
+            JOIN (SELECT f, fact_id, count(*) AS n FROM a GROUP BY f, fact_id) AS size_a ON size_a.f = f_a
+            JOIN (SELECT f, fact_id, count(*) AS n FROM b GROUP BY f, fact_id) AS size_b ON size_b.f = f_b
             ORDER BY n_shared DESC, jaccard DESC, fact_a, fact_b LIMIT $limit
         )
         SELECT c.fact_a, a.subject AS subject_a, a.object AS object_a, c.n_neurons_a,

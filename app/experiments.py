@@ -183,9 +183,9 @@ def moved(before: int | None, after: int | None, *, n_ranked: int) -> str:
     shown or leave them, with their rank on the other side.
     """
     if before is None or before > SHOWN_ANSWERS:
-        return f"new, was {before or f'>{n_ranked}'}"
+        return f"new ({before or f'>{n_ranked}'})"
     if after is None or after > SHOWN_ANSWERS:
-        return f"gone, now {after or f'>{n_ranked}'}"
+        return f"gone ({after or f'>{n_ranked}'})"
     if before == after:
         return "="
     return f"▲ {before - after}" if after < before else f"▼ {after - before}"

@@ -37,8 +37,16 @@ def choose_changes(
     result = []
     for place, number in enumerate(numbers):
         with st.container(border=True, gap="small"):
-            heading(place, number, len(numbers))
+            st.selectbox(
+                f"Change {place + 1}",
+                list(NAMES),
+                key=among(f"kind_{number}", list(NAMES), "suppress"),
+                persist_state=SESSION,
+                format_func=NAMES.get,
+                label_visibility="collapsed" if len(numbers) == 1 else "visible",
+            )
             item = one_change(atlas, question, number, ticked)
+            ordering(place, number, len(numbers))
         result.append(item)
     allowed = limits.current().changes
     st.button(
@@ -51,35 +59,24 @@ def choose_changes(
     return None if None in result else tuple(result)
 
 
-def heading(place: int, number: int, n_changes: int) -> None:
-    """Its kind, and buttons that move and remove it."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
-        st.selectbox(
-            f"Change {place + 1}",
-            list(NAMES),
-            key=among(f"kind_{number}", list(NAMES), "suppress"),
-            persist_state=SESSION,
-            format_func=NAMES.get,
-            label_visibility="collapsed",
-            width="stretch",
-        )
-        if n_changes == 1:
-            return
-        for icon, label, by in (("arrow_upward", "Earlier", -1), ("arrow_downward", "Later", 1)):
+def ordering(place: int, number: int, n_changes: int) -> None:
+    """Buttons that move a change and remove it, where there is more than one."""
+    if n_changes == 1:
+        return
+    with st.container(horizontal=True, gap="small"):
+        for label, by in (("Earlier", -1), ("Later", 1)):
             st.button(
-                "",
+                label,
                 key=f"lab_{label}_{number}",
-                icon=f":material/{icon}:",
-                help=label,
+                type="tertiary",
                 disabled=not 0 <= place + by < n_changes,
                 on_click=lab_state.move_change,
                 args=(number, by),
             )
         st.button(
-            "",
+            "Remove",
             key=f"lab_remove_change_{number}",
-            icon=":material/delete:",
-            help="Remove this change",
+            type="tertiary",
             on_click=lab_state.remove_change,
             args=(number,),
         )

@@ -15,8 +15,7 @@ _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", column
 _LINES = alt.Legend(
     title=None,
     orient="bottom",
-    direction="horizontal",
-    columns=2,
+    direction="vertical",
     labelLimit=180,
     symbolType="stroke",
     symbolSize=500,
@@ -60,7 +59,7 @@ def moves(summary: pd.DataFrame) -> alt.LayerChart:
         "axis": alt.Axis(tickCount=5),
     }
     shape = alt.Shape("whose:N", scale=alt.Scale(domain=kinds, range=["circle", "diamond"]), legend=_LEGEND)
-    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2="probability:Q")
+    lines = base.mark_rule(strokeWidth=3).encode(x=alt.X("before:Q", **x), x2=alt.X2("probability:Q"))
     before = base.mark_point(size=60, strokeWidth=2).encode(x=alt.X("before:Q", **x), shape=shape)
     after = base.mark_point(size=80, filled=True, opacity=1).encode(
         x=alt.X("probability:Q", **x), shape=shape
@@ -81,7 +80,7 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
     factors = sorted(doses["factor"].unique())
     x = alt.X(
         "factor:Q",
-        title="Factor on the neurons' activations (0: suppressed, 1: as they are)",
+        title="Factor (0: suppressed, 1: as they are)",
         scale=alt.Scale(domain=[factors[0], factors[-1]], nice=False),
         axis=alt.Axis(values=factors, format="g", labelOverlap="greedy", grid=False),
     )
@@ -113,8 +112,10 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
     )
     points = base.mark_point(filled=True, size=35, opacity=1)
     asked = alt.Chart(doses[doses["random"].notna()].query(f"group == '{groups[0]}'"))
-    random = asked.mark_line(color=ORANGE, strokeWidth=2).encode(x=x, y="random:Q")
-    band = asked.mark_area(color=ORANGE, opacity=0.25).encode(x=x, y="random_low:Q", y2="random_high:Q")
+    random = asked.mark_line(color=ORANGE, strokeWidth=2).encode(x=x, y=alt.Y("random:Q"))
+    band = asked.mark_area(color=ORANGE, opacity=0.25).encode(
+        x=x, y=alt.Y("random_low:Q"), y2=alt.Y2("random_high:Q")
+    )
     name = asked.transform_filter(f"datum.factor == {factors[-1]}").mark_text(
         text="random neurons", color=ORANGE, align="right", dy=-8
     )
@@ -123,7 +124,7 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
         .mark_rule(color=GREY, strokeDash=[2, 2])
         .encode(x="factor:Q")
     )
-    return (now + band + random + lines + points + name.encode(x=x, y="random:Q")).properties(
+    return (now + band + random + lines + points + name.encode(x=x, y=alt.Y("random:Q"))).properties(
         title="Dose and response", height=360
     )
 

@@ -168,7 +168,7 @@ def answer_tables(rows: pd.DataFrame) -> None:
         rows[column] = [layout.shown_token(token) for token in rows[column]]
     top = max(float(rows["p_before"].max()), float(rows["p_after"].max()), 1e-9)
     bar = st.column_config.ProgressColumn("Probability", format="%.3f", min_value=0.0, max_value=top)
-    rank = st.column_config.NumberColumn("#", width=35)
+    rank = st.column_config.NumberColumn("#", width=30)
     before, after = st.columns(2, gap="medium")
     before.dataframe(
         rows[["rank", "before", "becomes", "p_before"]],
@@ -176,10 +176,10 @@ def answer_tables(rows: pd.DataFrame) -> None:
         alt="The ten likeliest answers before the change",
         column_config={
             "rank": rank,
-            "before": st.column_config.TextColumn("Before", width=95),
+            "before": st.column_config.TextColumn("Before", width=85),
             "p_before": bar,
             "becomes": st.column_config.TextColumn(
-                "Then", width=105, help="Ranks gained ▲ or lost ▼, or gone"
+                "Then", width=85, help="Ranks gained ▲ or lost ▼; gone, and its rank then"
             ),
         },
     )
@@ -189,9 +189,11 @@ def answer_tables(rows: pd.DataFrame) -> None:
         alt="The ten likeliest answers after the change",
         column_config={
             "rank": rank,
-            "after": st.column_config.TextColumn("After", width=95),
+            "after": st.column_config.TextColumn("After", width=85),
             "p_after": bar,
-            "moved": st.column_config.TextColumn("Moved", width=105, help="Ranks gained ▲ or lost ▼, or new"),
+            "moved": st.column_config.TextColumn(
+                "Moved", width=85, help="Ranks gained ▲ or lost ▼; new, and its rank before"
+            ),
         },
     )
 

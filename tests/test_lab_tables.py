@@ -85,10 +85,24 @@ def test_answers_stand_side_by_side_with_their_change_of_rank(outcome):
             place = former.index(row.after) + 1
             gained = place - row.rank
             sign = "=" if gained == 0 else f"▲ {gained}" if gained > 0 else f"▼ {-gained}"
-            assert row.moved == (sign if place <= 10 else f"new, was {place}")
+            assert row.moved == (sign if place <= 10 else f"new ({place})")
 
 
 def test_a_token_from_beyond_the_list_says_the_least_it_moved():
-    assert tables.moved(None, 3, n_ranked=100) == "new, was >100"
-    assert tables.moved(3, None, n_ranked=100) == "gone, now >100"
+    assert tables.moved(None, 3, n_ranked=100) == "new (>100)"
+    assert tables.moved(3, None, n_ranked=100) == "gone (>100)"
     assert tables.moved(7, 7, n_ranked=100) == "="
+
+
+def test_the_curves_rows_are_the_doses_with_their_random_draws(subject):
+    experiment = Experiment((Suppress(NEURONS),), ASKED, draws=2)
+    doses = experiments.dose_response(subject, experiment, (0.0, 1.0))
+    rows = tables.dose_rows(doses)
+    assert list(rows["probability"]) == [dose.probability for dose in doses]
+    own = rows[rows["group"] != "unrelated"]
+    assert (own["random_low"] <= own["random"]).all()
+    assert (own["random"] <= own["random_high"]).all()
+    assert rows[rows["group"] == "unrelated"]["random"].isna().all()
+    before = {each.group: each.before for each in experiments.run(subject, experiment).summary()}
+    for group, values in rows.groupby("group"):
+        assert values.set_index("factor").loc[1.0, "probability"] == pytest.approx(before[group], rel=1e-5)

@@ -202,7 +202,7 @@ def more(atlas: Atlas, setup: Setup, run: Run | None) -> None:
     names += [RUNS] if runs else []
     if not names:
         return
-    for name, tab in zip(names, st.tabs(names), strict=True):
+    for name, tab in zip(names, st.tabs(names, key="lab_more"), strict=True):
         with tab, layout.errors_as_sentences():
             if name == EVERY_PROMPT:
                 lab_results.every_prompt(run)

@@ -167,7 +167,8 @@ def two_relations(atlas: Atlas) -> None:
             compare_charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
         )
     least = choose_least()
-    rows = ask(comparison.neurons_of_relations, atlas, a, b, least=float(least))
+    # Not kept: there are thousands of pairs, and some have thousands of neurons.
+    rows = comparison.neurons_of_relations(atlas, a, b, least=float(least))
     compare_show.neurons_in_common(atlas, rows, measure="share", title="Share of facts", percent=True)
     exports.offer(f"{a}-{b}", measures=measures, neurons=compare_show.with_tokens(rows))
 

@@ -102,7 +102,7 @@ def layer_bars(
         alt.Chart(rows, title=title)
         .mark_bar(color=BLUE)
         .encode(
-            x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
+            x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity")),
             y=alt.Y("pair_share:Q", title="Share of pairs (%)", axis=alt.Axis(format=".0%", tickCount=4)),
             opacity=alt.Opacity("look:Q", scale=None),
             tooltip=[

@@ -115,7 +115,7 @@ def overlap_matrix(
             "relation_b:N",
             title="Relation of one fact (id)",
             sort=None,
-            axis=alt.Axis(labelAngle=-90, labelFontSize=10, labelOverlap=False, labelFlush=False),
+            axis=alt.Axis(labelAngle=-90, labelFontSize=10, labelOverlap=not numbers, labelFlush=False),
         ),
         y=alt.Y(
             "a:N",

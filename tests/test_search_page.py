@@ -165,3 +165,16 @@ def test_the_export_holds_all_hits_in_their_order(only_sample):
     assert read["n_neurons"].is_monotonic_increasing
     labels = [button.proto.label for button in page("search").get("download_button")]
     assert labels == ["CSV", "JSON", "Parquet"] * 2
+
+
+def test_the_choice_of_relations_says_how_many_hits_each_has(only_sample):
+    options = page("search", q="oslo").selectbox(key="choice-relation").options
+    assert "capital (P36): 3" in options
+    assert "native language (P103): 0" in options
+
+
+def test_a_page_beyond_the_last_says_so(only_sample):
+    app = page("search", page="99")
+    assert not app.exception
+    assert "fewer pages" in words(app)
+    assert total(app) == 60

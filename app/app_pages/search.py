@@ -1,6 +1,7 @@
 """Search: one box over subjects, objects, relations and prompts, with filters; the URL holds all of it."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,7 +37,10 @@ def main() -> None:
         "q",
         placeholder='Azerbaijan, "New York", capital',
     )
-    relation, known, layer, sort = choices(atlas)
+    by_relation, *others = st.columns(4)
+    relations = ask(queries.relations, atlas)
+    relation = relation_asked(relations)
+    known, layer, sort = choices(atlas, relations, others)
     asked = {"relation": relation, "known": KNOWN.get(known), "layer": layer, "sort": sort}
 
     # Query
@@ -47,13 +51,15 @@ def main() -> None:
     milliseconds = 1000 * (time.perf_counter() - begun)
 
     # Draw
+    with by_relation:
+        choose_relation(relations, hits)
     understood(text, hits)
     if not hits.total:
         st.caption(f"0 facts · {milliseconds:.0f} ms")
         nothing_found(hits)
         return
-    rows, by_relation = st.columns([2, 1], gap="medium")
-    with rows:
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"{layout.count(hits.total, 'fact')} · {milliseconds:.0f} ms")
             export(atlas, text, asked, hits)
@@ -61,24 +67,35 @@ def main() -> None:
             layout.nothing("There are fewer pages than that. Choose one below.")
         found_facts(atlas, text, hits)
         layout.pages(hits.total, PAGE_ROWS)
-    with by_relation:
+    with right:
         draw_relations(hits.by_relation, relation)
 
 
 # Choose ----------------------------------------------------------------------------------------------
 
 
-def choices(atlas: Atlas) -> tuple[str | None, str | None, int | None, str]:
-    """Relation id, a key of `KNOWN`, layer (None where anything goes), and a key of `search.SORTS`."""
-    relations = ask(queries.relations, atlas)
-    ids = relations["relation_id"]
-    labels = {r: f"{label} ({r})" for r, label in zip(ids, relations["label"], strict=True)}
+def relation_asked(relations: pd.DataFrame) -> str | None:
+    """The relation that the URL names; its choice is drawn after the query, which counts hits for it."""
+    asked = st.query_params.get("relation")
+    return asked if asked in set(relations["relation_id"]) else None
+
+
+def choose_relation(relations: pd.DataFrame, hits: search.Hits) -> None:
+    """The choice of a relation, with hits counted beside each: what the chart says, for the keyboard."""
+    counts = dict(zip(hits.by_relation["relation_id"], hits.by_relation["n"], strict=True))
+    labels = {
+        row.relation_id: f"{row.label or ''} ({row.relation_id}): {counts.get(row.relation_id, 0):,}"
+        for row in relations.itertuples()
+    }
+    layout.choice("Relation", "relation", labels, placeholder="any")
+
+
+def choices(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> tuple[str | None, int | None, str]:
+    """A key of `KNOWN`, a layer (None where anything goes), and a key of `search.SORTS`."""
     layers = {str(layer): layer for layer in ask(queries.layer_histogram, atlas)["layer"]}
     measured = bool(relations["n_known"].notna().any())
-    first, second, third, fourth = st.columns(4)
+    first, second, third = columns
     with first:
-        relation = layout.choice("Relation", "relation", labels, placeholder="any")
-    with second:
         known = layout.choice(
             "Does the model know it?",
             "known",
@@ -87,11 +104,11 @@ def choices(atlas: Atlas) -> tuple[str | None, str | None, int | None, str]:
             disabled=not measured,
             help="Known: the answer has rank 1 on more than half of the fact's prompts.",
         )
-    with third:
+    with second:
         layer = layout.choice("Has a neuron in layer", "layer", layers, placeholder="any")
-    with fourth:
+    with third:
         sort = layout.choice("Sorted by", "sort", SORTED, placeholder="best match")
-    return relation, known if measured else None, None if layer is None else int(layer), sort or search.BEST
+    return known if measured else None, None if layer is None else int(layer), sort or search.BEST
 
 
 # Draw ------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ BROWSING = (
 )
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # Installed for one command or by another package; never imported by name.
-NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "ruff"}
+NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "ruff", "playwright"}
 
 
 # What imports what -----------------------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""The app in a real browser: pages lead to each other, charts filter, the Lab's numbers are the library's.
+
+Needs Playwright (requirements-dev.txt) and a Chromium: Debian's package `chromium`, which `.ci/run`
+installs where it may. Without one the tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from atlas import documents
+from atlas.surgery import load_subject
+from atlas.surgery.experiments import run
+from atlas.surgery.outcome import Outcome
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
+expect = sync_api.expect
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+ATLAS = "starter-pocket-bert"
+PAGES = (
+    *("", "search", "fact?fact=P36%3Afrance", "neuron?neuron=L2.N23", "relation?relation=P36", "lab"),
+    *("compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany", "sql", "atlases"),
+)
+PATIENCE = 60_000  # milliseconds: two cores may be busy
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="No Chromium: install Debian's package `chromium`.")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The app as `streamlit run` serves it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless", "true"]
+    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KNOWLEDGE_")}
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert server.poll() is None, "the server stopped"
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(site: str, browser):
+    """`visit("fact?fact=…")`: a page in a session of its own; nothing may end in a traceback."""
+    contexts = []
+
+    def open_page(path: str = ""):
+        context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        joint = "&" if "?" in path else "?"
+        page.goto(f"{site}/{path}{joint}atlas={ATLAS}")
+        settled(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        for page in context.pages:
+            assert page.get_by_test_id("stException").count() == 0
+        context.close()
+
+
+def settled(page) -> None:
+    """Wait until the script has run to its end."""
+    page.get_by_test_id("stMainBlockContainer").wait_for()
+    page.wait_for_function(
+        """() => {
+            const app = document.querySelector('[data-testid="stApp"]');
+            return app && app.getAttribute('data-test-script-state') === 'notRunning'
+                && !document.querySelector('[data-stale="true"]');
+        }"""
+    )
+
+
+def run_by_the_library(page) -> Outcome:
+    """The experiment of the page's link, done without the app."""
+    (link,) = parse_qs(urlsplit(page.url).query)["x"]
+    return run(load_subject("pocket-bert"), documents.from_link(link))
+
+
+def said_by(page) -> str:
+    """The result as the Lab puts it into words."""
+    page.get_by_role("heading", name="Result").wait_for()
+    settled(page)
+    return page.get_by_text("takes the probability of").inner_text()
+
+
+def test_a_search_leads_to_a_fact_to_a_neuron_and_to_a_relation(visit):
+    page = visit("search")
+    page.get_by_label("Search subjects, objects, relations and prompts").fill("azerbaijan capital")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 fact ·").wait_for()
+    page.get_by_role("link", name="Azerbaijan → Baku").click()
+    expect(page.get_by_role("heading", name="Azerbaijan → Baku")).to_be_visible()
+    settled(page)
+    neuron = page.get_by_role("link", name=re.compile(r"^L\d+\.N\d+$")).first
+    name = neuron.inner_text().strip()
+    neuron.click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile(rf"neuron={re.escape(name)}"))
+    settled(page)
+    page.get_by_role("link", name=re.compile("→")).first.click()
+    page.get_by_text("knowledge neurons").first.wait_for()
+    settled(page)
+    page.get_by_role("link", name=re.compile(r"\(P\d+\)")).first.click()
+    expect(page).to_have_url(re.compile(r"relation=P\d+"))
+    expect(page.get_by_role("heading", name=re.compile(r"\(P\d+\)")).first).to_be_visible()
+    assert f"atlas={ATLAS}" in page.url
+
+
+def test_a_click_on_a_chart_filters_the_hits(visit):
+    page = visit("search?q=paris")
+    hits = page.get_by_text(re.compile(r"^\d+ facts? ·"))
+    everything = int(hits.inner_text().split()[0])
+    page.locator("[role=graphics-document] .mark-rect path").nth(1).click()
+    expect(page).to_have_url(re.compile(r"relation=P\d+"))
+    settled(page)
+    assert 0 < int(hits.inner_text().split()[0]) < everything
+    assert "q=paris" in page.url
+
+
+def test_a_suppression_in_the_lab_shows_the_librarys_numbers(visit):
+    page = visit("fact?fact=P36%3Afrance")
+    page.get_by_role("link", name="Open in the Lab").click()
+    page.get_by_role("button", name="Run the experiment").click()
+    said = said_by(page)
+    (held_out,) = [each for each in run_by_the_library(page).summary() if each.group == "paraphrases"]
+    assert f"from {held_out.before:.3f} to {held_out.after:.3f}" in said
+    assert held_out.after < 0.1 * held_out.before
+    expect(page.get_by_text("Exact undo ✓")).to_be_visible()
+
+
+def test_an_edit_in_the_lab_shows_the_librarys_numbers_and_its_link_restores_it(visit, site):
+    page = visit("lab?fact=P36%3Afrance")
+    page.get_by_text("Set up: model, question, neurons, changes").click()
+    page.get_by_role("combobox", name="Change 1").click()
+    page.get_by_role("option", name="Edit").click()
+    new = page.get_by_role("combobox", name="New answer")
+    new.fill("Rome")
+    page.get_by_role("option", name="Rome", exact=True).click()
+    settled(page)
+    page.get_by_role("button", name="Run the experiment").click()
+    said = said_by(page)
+    outcome = run_by_the_library(page)
+    trials = outcome.of_group("paraphrases")
+    before = sum(trial.new_before.probability for trial in trials) / len(trials)
+    after = sum(trial.new_after.probability for trial in trials) / len(trials)
+    rewritten = page.get_by_text("The new answer Rome goes")
+    expect(rewritten).to_contain_text(f"Rome goes from {before:.3f} to {after:.3f}")
+    assert after > 0.5
+
+    # The link of "Share", opened by somebody else: the same experiment, run at once, the same numbers.
+    page.get_by_role("button", name="Share").click()
+    link = page.get_by_test_id("stCode").first.inner_text().strip()
+    other = visit(link.partition(f"{site}/")[2])
+    assert said_by(other) == said
+    expect(other.get_by_text("The new answer Rome goes")).to_have_text(rewritten.inner_text())
+
+
+def test_a_permalink_opens_the_same_page_in_a_new_session(visit):
+    first = visit("search?q=capital&relation=P36&known=not+known&sort=subject")
+    second = visit(first.url.partition("/")[2].partition("/")[2].partition("/")[2])
+    for page in (first, second):
+        expect(page.get_by_label("Search subjects, objects, relations and prompts")).to_have_value("capital")
+    names = [page.get_by_role("link", name=re.compile("→")).all_inner_texts() for page in (first, second)]
+    assert names[0] == names[1]
+    assert names[0]
+
+
+def test_a_query_is_run_and_downloaded(visit):
+    page = visit("sql")
+    page.get_by_label("Query").fill("SELECT subject, object FROM facts WHERE subject = $who ORDER BY ALL")
+    page.keyboard.press("Control+Enter")
+    settled(page)
+    page.get_by_label("who").fill("France")
+    page.keyboard.press("Enter")
+    settled(page)
+    page.get_by_role("button", name="Run").first.click()
+    page.get_by_text(re.compile(r"^\d+ rows?\b")).first.wait_for()
+    settled(page)
+    expect(page).to_have_url(re.compile("sql=SELECT"))
+    page.get_by_role("button", name="Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "subject,object"
+    assert "France,Paris" in lines
+    assert {line.split(",")[0] for line in lines[1:]} == {"France"}
+
+
+def test_a_phone_reads_every_page_without_scrolling_sideways(site, browser):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    for path in (
+        "",
+        "search",
+        "fact?fact=P36%3Afrance",
+        "neuron?neuron=L2.N23",
+        "relation?relation=P36",
+        *PAGES,
+    ):
+        page.goto(f"{site}/{path}{'&' if '?' in path else '?'}atlas={ATLAS}")
+        settled(page)
+        wide = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollWidth")
+        assert wide <= 391, path
+    context.close()

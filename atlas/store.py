@@ -179,15 +179,25 @@ class Atlas:
             return
         with self._lock:
             if table not in self._prepared:
-                self._connection.execute(f'CREATE TABLE "{table}" AS {sql}')
+                with self._one_thread():
+                    self._connection.execute(f'CREATE TABLE "{table}" AS {sql}')
                 self._prepared.add(table)
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """While a table is made: each further thread takes as much memory again."""
+        self._connection.execute("SET threads = 1")
+        try:
+            yield
+        finally:
+            self._connection.execute("RESET threads")
 
     def load(self, *tables: str) -> None:
         """Read tables into memory, for an app that asks about them again and again; answers stay the same.
 
         They are kept compressed, and what reading them took goes back to the system.
         """
-        with self._lock:
+        with self._lock, self._one_thread():
             try:
                 self._connection.execute("SET allocator_background_threads = true")
                 self._connection.execute("ATTACH IF NOT EXISTS ':memory:' AS loaded (COMPRESS)")
@@ -201,7 +211,7 @@ class Atlas:
                 raise StoreError(f"{self.path} cannot be read ({error}). Build it again.") from error
 
     def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 10, memory: str = "512MB") -> Sandbox:
-        """A connection for untrusted SQL that can read this atlas's tables and nothing else."""
+        """A process for untrusted SQL that can read this atlas's tables and nothing else. Close it."""
         return Sandbox(
             {table: self.source(table) for table in TABLES},
             derived_views(),

@@ -90,7 +90,7 @@ def _sandbox(folder: str, version: int, rows: int, seconds: float, memory_mb: in
 
 
 def sandbox(atlas: Atlas) -> Sandbox:
-    """The connection for SQL that visitors write; its tables are loaded once."""
+    """The process for SQL that visitors write; its tables are loaded once."""
     allowed = limits.current()
     return _sandbox(
         *(str(atlas.path), _version(atlas.path)),

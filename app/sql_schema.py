@@ -15,7 +15,12 @@ import streamlit as st
 from atlas.schema import DERIVED_VIEWS, TABLES, describe
 from atlas.store import Atlas, sql_type
 
-_HTML = '<div class="schema" role="region" aria-label="Tables and columns"></div>'
+# On a phone the whole is folded away: the answer below is what is looked for.
+_HTML = """
+<details class="all"><summary>Tables and columns</summary>
+<div class="schema" role="region" aria-label="Tables and columns"></div>
+</details>
+"""
 
 _CSS = """
 .schema {
@@ -23,8 +28,10 @@ _CSS = """
   border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius, 8px);
   color: var(--st-text-color); font: 14px/1.4 var(--st-font, sans-serif);
 }
-details { border-bottom: 1px solid var(--st-border-color); padding: 5px 0; }
-details:last-of-type { border-bottom: none; }
+.all > summary { font: 600 14px/2 var(--st-font, sans-serif); color: var(--st-text-color); }
+@media (min-width: 640px) { .all > summary { display: none; } }
+.schema details { border-bottom: 1px solid var(--st-border-color); padding: 5px 0; }
+.schema details:last-of-type { border-bottom: none; }
 summary { cursor: pointer; }
 summary .name { font-family: var(--st-code-font, monospace); font-weight: 600; }
 summary .kind, .type, p { color: color-mix(in srgb, var(--st-text-color) 72%, var(--st-background-color)); }
@@ -79,6 +86,7 @@ export default function ({ data, parentElement }) {
   const drawn = JSON.stringify(data.tables);
   if (root.drawn === drawn) return leave;
   root.drawn = drawn;
+  parentElement.querySelector(".all").open = window.innerWidth >= 640;
 
   const button = (name, label) => {
     const made = element("button", name);

@@ -232,8 +232,13 @@ def progress(asked: Asked) -> None:
             waiting = "one query" if ahead == 1 else f"{ahead} queries"
             st.caption(f":material/hourglass_empty: Waiting in line: {waiting} before this one.")
         else:
-            seconds = limits.current().sql_seconds
-            st.caption(f":material/hourglass_top: Running for {asked.seconds:.0f} of {seconds:g} seconds.")
+            most = limits.current().sql_seconds
+            text = (
+                f"Running for {asked.seconds:.0f} of {most:g} seconds."
+                if asked.seconds < most
+                else "Stopping …"
+            )
+            st.caption(f":material/hourglass_top: {text}")
 
 
 def failure(text: str) -> None:

@@ -155,3 +155,10 @@ def test_a_relation_links_to_its_comparison_and_its_search(only_sample):
     assert "kind=relations" in queries_of["Compare with another"]
     assert "a=P36" in queries_of["Compare with another"]
     assert "relation=P36" in queries_of["Search its facts"]
+
+
+def test_the_other_relation_can_be_chosen_without_a_click_on_the_chart(a):
+    app = page("relation", relation="P36")
+    app.selectbox(key="choice-other").select("P176").run()
+    assert app.query_params == {"relation": "P36", "other": "P176"}
+    shows_pairs(app, sharing.closest_pairs(a, "P36", "P176", limit=10))

@@ -243,6 +243,12 @@ def whom_it_shares_with(
             "Click a cell for the facts behind it."
         )
     with right, layout.errors_as_sentences():
+        labels = {
+            row.relation_id: f"{row.label or ''} ({row.relation_id})"
+            for row in relations.itertuples()
+            if row.relation_id != relation_id
+        }
+        layout.choice("Facts in common with", "other", labels, placeholder="its own facts")
         facts_behind(atlas, relations, overlap, relation_id, other)
 
 

@@ -484,6 +484,7 @@ def one_of(label: str, name: str, options: Mapping[str, str], **look: Any) -> st
         list(options),
         key=key,
         required=True,
+        wrap=True,
         format_func=lambda value: options.get(value, value),
         on_change=_one_to_url,
         args=(name, key, first),

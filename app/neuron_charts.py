@@ -17,7 +17,7 @@ OWN, ADDED, REMOVED, OTHER = "knowledge neuron", "added", "removed", "in too few
 _COLOURS = {OWN: BLUE, ADDED: GREEN, REMOVED: GREY, OTHER: ORANGE}
 _SHAPES = {OWN: "circle", ADDED: "triangle-up", REMOVED: "cross", OTHER: "diamond"}
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
-ROW_HEIGHT = 26
+ROW_HEIGHT = 30
 RELATIONS_SHOWN = 12
 
 
@@ -85,7 +85,7 @@ def score_map(
         ring,
         names,
         data=rows,
-        title="Scores on the model's plan (height: mean score)",
+        title="Scores (height: mean score)",
         height=max(330, 18 * n_layers + 130),
     )
 
@@ -140,7 +140,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
     cells = base.mark_rect().encode(
         color=alt.Color(
             "relative:Q",
-            title="Score (% of the prompt's largest)",
+            title="% of the prompt's largest",
             scale=alt.Scale(scheme="viridis", domain=[0, 1]),
             legend=alt.Legend(orient="bottom", gradientLength=200, format=".0%"),
         ),
@@ -158,7 +158,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
         fill=None, stroke=ORANGE, strokeWidth=2.5
     )
     return alt.layer(
-        cells, frame, data=rows, title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 190
+        cells, frame, data=rows, title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 230
     )
 
 

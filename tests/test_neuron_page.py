@@ -171,7 +171,7 @@ def test_it_leads_to_the_neurons_beside_it_and_to_the_nearest_with_facts(a):
         before = [n for n in taken if n < neuron[1]][-1:]
         after = [n for n in taken if n > neuron[1]][:1]
         beside = [n for n in (neuron[1] - 1, neuron[1] + 1) if 0 <= n < 256]
-        near = [] if {*before, *after} <= {*beside} else [*before, *after]
+        near = [n for n in (*before, *after) if n not in beside]
         found = [each["neuron"] for each in links(neuron_page(neuron), "neuron") if "neuron" in each]
         expected = [f"L{neuron[0]}.N{n}" for n in (*beside, *near)]
         assert found[: len(expected)] == expected

@@ -19,7 +19,7 @@ from atlas.store import Atlas
 
 NEURONS_SHOWN = 8
 SHARING_SHOWN = 10
-CARD_WIDTH = 220
+CARD_WIDTH = 172
 LONGEST_NAME = 20
 BLANK = "____"
 VIEWS = {"map": "On the model's plan", "prompts": "Prompt by prompt"}
@@ -145,10 +145,10 @@ def what_it_says(prompts: pd.DataFrame) -> None:
     tops = zip(prompts["top_token"], prompts["top_probability"], strict=True)
     rows = pd.DataFrame(
         {
-            "prompt": prompts["text"].str.replace("[Y]", BLANK, regex=False),
             "probability": prompts["probability"],
             "rank": prompts["rank"],
             "top": [first_answer(*pair) for pair in tops],
+            "prompt": prompts["text"].str.replace("[Y]", BLANK, regex=False),
             "held_out": prompts["held_out"],
         }
     )
@@ -157,12 +157,19 @@ def what_it_says(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width=430),
             "probability": st.column_config.ProgressColumn(
-                "Answer's probability", min_value=0, max_value=1, format="%.3f", width="small"
+                "P(answer)",
+                help="The answer's probability",
+                min_value=0,
+                max_value=1,
+                format="%.3f",
+                width=110,
             ),
             "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width=60),
-            "top": st.column_config.TextColumn("First answer", help="Its most likely token, its probability"),
+            "top": st.column_config.TextColumn(
+                "First answer", help="The model's most likely token and its probability", width=120
+            ),
+            "prompt": st.column_config.TextColumn("Prompt", width=430),
             "held_out": st.column_config.CheckboxColumn(
                 "Held out", width="small", help="Kept for evaluation: not used to find neurons"
             ),
@@ -276,6 +283,8 @@ def chosen_neuron(
 
 
 def promise(about: dict) -> str:
+    if not about["n_facts"]:
+        return "no fact of the atlas has it"
     promoted = layout.tokens(about["promoted"], 6)
     facts = f"{layout.count(about['n_facts'], 'fact')} of {layout.count(about['n_relations'], 'relation')}"
     return f"{facts} · promotes {promoted or layout.NOT_MEASURED}"
@@ -429,10 +438,10 @@ def sharing(atlas: Atlas, fact: dict) -> pd.DataFrame:
         layout.nothing("No other fact has any of its neurons." if which == "any" else "No such fact does.")
         return others
     for row in others.itertuples(index=False):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
             layout.fact_link(row.fact_id, layout.fact_name(row.subject, row.object))
-            st.caption(layout.plain(shared_note(row)))
             layout.compare_link("facts", fact["fact_id"], row.fact_id)
+            st.caption(layout.plain(shared_note(row)))
     return others
 
 

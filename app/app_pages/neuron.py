@@ -111,12 +111,14 @@ def neighbours(atlas: Atlas, which: Neuron) -> None:
         if n_neurons is None or which.neuron + 1 < n_neurons:
             layout.neuron_link(which.layer, which.neuron + 1, icon=right)
         # Most neurons carry no fact: the way to the next that does.
-        if before not in (None, which.neuron - 1) or after not in (None, which.neuron + 1):
+        before = None if before == which.neuron - 1 else before
+        after = None if after == which.neuron + 1 else after
+        if before is not None or after is not None:
             st.caption("with facts:", width="content")
-            if before is not None:
-                layout.neuron_link(which.layer, before, icon=left)
-            if after is not None:
-                layout.neuron_link(which.layer, after, icon=right)
+        if before is not None:
+            layout.neuron_link(which.layer, before, icon=left)
+        if after is not None:
+            layout.neuron_link(which.layer, after, icon=right)
 
 
 def how_selective(atlas: Atlas, which: Neuron) -> None:
@@ -269,8 +271,10 @@ def related(atlas: Atlas, which: Neuron) -> pd.DataFrame:
         layout.nothing("No other neuron has any of its facts.")
         return rows
     for row in rows.itertuples(index=False):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
             layout.neuron_link(row.layer, row.neuron)
+            other = str(Neuron(int(row.layer), int(row.neuron)))
+            layout.compare_link("neurons", str(which), other)
             promoted = layout.tokens(row.promoted, 4) or layout.NOT_MEASURED
             st.caption(
                 layout.plain(
@@ -278,8 +282,6 @@ def related(atlas: Atlas, which: Neuron) -> pd.DataFrame:
                     f"{row.jaccard:.0%} · promotes {promoted}"
                 )
             )
-            other = str(Neuron(int(row.layer), int(row.neuron)))
-            layout.compare_link("neurons", str(which), other)
     return rows
 
 

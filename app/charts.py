@@ -148,7 +148,7 @@ def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does"
         y=_WHAT,
         x=alt.X(
             "ratio_of_means:Q",
-            title="Change of probability (%)",
+            title="Change of the mean probability (%)",
             axis=alt.Axis(format="+.0%", tickCount=4),
             scale=_room_for_text(rows["ratio_of_means"]),
         ),
@@ -247,7 +247,10 @@ def _room_for_text(values: pd.Series) -> alt.Scale:
 
 def _values(base: alt.Chart, column: str, form: str) -> tuple[alt.Chart, alt.Chart]:
     """The numbers at the ends of bars: right of positive ones, left of negative ones."""
-    text = alt.Text(f"{column}:Q", format=form)
+    # What is rounded to nothing has no sign: Vega would write −0%.
+    shown = f"replace(format(datum.{column}, '{form}'), /^[+−-]0%$/, '±0%')"
+    text = alt.Text("shown:N")
+    base = base.transform_calculate(shown=shown)
     right = base.transform_filter(f"datum.{column} >= 0").mark_text(align="left", dx=4, color=GREY)
     left = base.transform_filter(f"datum.{column} < 0").mark_text(align="right", dx=-4, color=GREY)
     return right.encode(text=text), left.encode(text=text)

@@ -219,7 +219,7 @@ def what_it_does(effects: pd.DataFrame) -> str:
     """What suppression does, beside its controls, in a sentence."""
     change = effects[effects["intervention"] == "suppress"].set_index("group")["ratio_of_means"].dropna()
     parts = {
-        "own": "Without its neurons, the probability of a fact's answer changes by **{}**",
+        "own": "Without its neurons, the mean probability of a fact's answer changes by **{}**",
         "random": "without as many random ones by {}",
         "unrelated": "that of unrelated facts by {}",
     }

@@ -12,12 +12,14 @@ import altair as alt
 import pandas as pd
 
 from app.charts import BLUE, FAINT, GREEN, GREY, ORANGE, neuron_names
+from atlas.neuron import OBJECT_SLOT
 
 OWN, ADDED, REMOVED, OTHER = "knowledge neuron", "added", "removed", "in too few prompts"
 _COLOURS = {OWN: BLUE, ADDED: GREEN, REMOVED: GREY, OTHER: ORANGE}
 _SHAPES = {OWN: "circle", ADDED: "triangle-up", REMOVED: "cross", OTHER: "diamond"}
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
 ROW_HEIGHT = 30
+BLANK = "____"
 RELATIONS_SHOWN = 12
 
 
@@ -39,6 +41,8 @@ def score_map(
     )
     named = _spaced(rows[rows["kind"].isin((OWN, ADDED)) | (rows["name"] == chosen)], 0.14 * n_neurons)
     rows["label"] = rows["name"].where(rows.index.isin(named), "")
+    # Most marks are of neurons in too few prompts: fainter, they leave the others and their names readable.
+    rows["look"] = [0.55 if kind == OTHER else 1.0 for kind in rows["kind"]]
     present = [kind for kind in _COLOURS if (rows["kind"] == kind).any()]
     x = alt.X(
         "neuron:Q",
@@ -64,8 +68,9 @@ def score_map(
     coloured = base.encode(color=alt.Color("kind:N", scale=colours, legend=_LEGEND))
     # The marks are small: what can be clicked is larger than what is seen.
     targets = base.mark_point(filled=True, size=260, opacity=0).encode(y=alt.Y("top:Q"))
-    bars = coloured.mark_rule(strokeWidth=2).encode(y=y, y2=alt.Y2("top:Q"))
-    tips = coloured.mark_point(filled=True, size=32, opacity=1).encode(
+    seen = coloured.encode(opacity=alt.Opacity("look:Q", scale=None))
+    bars = seen.mark_rule(strokeWidth=2).encode(y=y, y2=alt.Y2("top:Q"))
+    tips = seen.mark_point(filled=True, size=30).encode(
         y=alt.Y("top:Q"), shape=alt.Shape("kind:N", scale=shapes, legend=_LEGEND)
     )
     ring = (
@@ -118,7 +123,9 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
     rows = with_kinds(scores).assign(name=neuron_names(scores))
     prompts = sorted(rows["template_id"].unique())
     wordings = dict(zip(rows["template_id"], rows["text"], strict=True))
-    shown = {t: f"{place}. {wordings[t] or t}" for place, t in enumerate(prompts, 1)}
+    shown = {
+        t: f"{place}. {(wordings[t] or t).replace(OBJECT_SLOT, BLANK)}" for place, t in enumerate(prompts, 1)
+    }
     rows["prompt"] = rows["template_id"].map(shown)
     rows["counts"] = [relative >= threshold for relative in rows["relative"]]
     rows["look"] = [1.0 if counts else FAINT for counts in rows["counts"]]
@@ -142,7 +149,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
             "relative:Q",
             title="% of the prompt's largest",
             scale=alt.Scale(scheme="viridis", domain=[0, 1]),
-            legend=alt.Legend(orient="bottom", gradientLength=200, format=".0%"),
+            legend=alt.Legend(orient="bottom", gradientLength=140, format=".0%"),
         ),
         opacity=alt.Opacity("look:Q", scale=None),
         tooltip=[

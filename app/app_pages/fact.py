@@ -19,7 +19,7 @@ from atlas.store import Atlas
 
 NEURONS_SHOWN = 8
 SHARING_SHOWN = 10
-CARD_WIDTH = 172
+CARD_WIDTH = 165
 LONGEST_NAME = 20
 BLANK = "____"
 VIEWS = {"map": "On the model's plan", "prompts": "Prompt by prompt"}

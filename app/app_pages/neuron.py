@@ -93,7 +93,7 @@ def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
     with layout.errors_as_sentences():
         tables["prompts"] = activating(atlas, which)
     with layout.errors_as_sentences():
-        tables["related_neurons"] = related(atlas, which)
+        tables["related_neurons"] = related(atlas, which, neuron["n_facts"])
     with actions:
         tray.add_button([which], key="neuron", source="its page")
         layout.compare_link("neurons", str(which))
@@ -263,9 +263,11 @@ def activation_note(row) -> str:
 # Neurons of the same facts ---------------------------------------------------------------------------
 
 
-def related(atlas: Atlas, which: Neuron) -> pd.DataFrame:
+def related(atlas: Atlas, which: Neuron, n_facts: int) -> pd.DataFrame:
     st.subheader("Neurons of the same facts", anchor=False)
-    order = layout.one_of("Sorted by", "related", RELATED, label_visibility="collapsed")
+    order = next(iter(RELATED))
+    if n_facts:
+        order = layout.one_of("Sorted by", "related", RELATED, label_visibility="collapsed")
     rows = selectivity.related_neurons(atlas, which.layer, which.neuron, order=order, limit=RELATED_SHOWN)
     if rows.empty:
         layout.nothing("No other neuron has any of its facts.")

@@ -53,7 +53,7 @@ def two_atlases(atlas: Atlas) -> None:
     with right:
         st.page_link(
             layout.FACT,
-            label=f":primary[{layout.plain(fact_label(twin))} in B]",
+            label=f":blue[{layout.plain(fact_label(twin))} in B]",
             query_params={"atlas": chosen, "fact": twin_id},
         )
     swap_link(kind="atlases", atlas=chosen, a=twin_id, other=here)

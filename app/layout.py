@@ -183,7 +183,7 @@ def menu(pages: Sequence[Any]) -> None:
 
 
 def _link(label: Any) -> str:
-    return f":primary[{plain(label)}]"
+    return f":blue[{plain(label)}]"
 
 
 def fact_link(fact_id: str, label: str) -> None:

@@ -352,7 +352,7 @@ def gallery() -> None:
         for number, example in enumerate(GALLERY):
             with st.container(border=True, height="stretch", gap=None):
                 st.button(
-                    f":primary[{layout.plain(example.title)}]",
+                    f":blue[{layout.plain(example.title)}]",
                     key=f"sql-example-{number}",
                     type="tertiary",
                     on_click=choose,

@@ -10,18 +10,17 @@ Pure functions of values; no streamlit here, and no torch before a model is ther
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from app import limits
 from atlas import documents
-from atlas.controls import control_prompts, prompts_of_fact
 from atlas.errors import AtlasError
 from atlas.experiment import Experiment
-from atlas.interventions import Amplify, Edit, make_intervention
-from atlas.neuron import GROUPS, Asked, Prompt
+from atlas.interventions import Amplify, Edit
+from atlas.neuron import GROUPS, Prompt
 
 if TYPE_CHECKING:
     from atlas.surgery.attribution import Attribution
@@ -29,42 +28,10 @@ if TYPE_CHECKING:
     from atlas.surgery.outcome import Outcome, Trial
     from atlas.surgery.subject import Subject
 
-__all__ = [
-    "GROUPS",
-    "Asked",
-    "Experiment",
-    "answer_rows",
-    "check",
-    "control_prompts",
-    "decode",
-    "dose_rows",
-    "encode",
-    "make_intervention",
-    "moved",
-    "path_rows",
-    "prompts_of_fact",
-    "summary",
-    "trial_rows",
-    "typed_prompts",
-]
-
 SHOWN_ANSWERS = 10
+NEW_ANSWER = ("before", "after", "random", "rank_1_before", "rank_1_after", "rank_1_random")
 # More other facts than the page lets anybody ask for.
 MOST_CONTROLS = 100
-
-_OF_THE_LIBRARY = (
-    *("Dose", "Found", "Outcome", "Trial"),
-    *("dose_response", "find_neurons", "matched_randomly", "run", "usable"),
-)
-
-
-def __getattr__(name: str) -> Any:
-    # What needs a model comes from the library, when it is asked for: importing it imports torch.
-    if name in _OF_THE_LIBRARY:
-        from atlas.surgery import experiments as library
-
-        return getattr(library, name)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def typed_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...]:
@@ -92,9 +59,11 @@ def summary(outcome: Outcome) -> pd.DataFrame:
 
     Columns: group, label, n_prompts, before, after, random (mean probabilities of the answer), change and
     random_change (mean after ÷ mean before − 1), rank_1_before, rank_1_after, rank_1_random (numbers of
-    prompts whose answer has rank 1; of the draws, the mean number).
+    prompts whose answer has rank 1; of the draws, the mean number); for an edit also new_before, new_after,
+    new_random and new_rank_1_before, new_rank_1_after, new_rank_1_random (the same of the new answer; null
+    for other facts).
     """
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "group": each.group,
             "label": GROUPS[each.group],
@@ -110,6 +79,13 @@ def summary(outcome: Outcome) -> pd.DataFrame:
         }
         for each in outcome.summary()
     )
+    new = {each.group: each for each in outcome.new_summary()}
+    if new:
+        for name in NEW_ANSWER:
+            rows[f"new_{name}"] = [
+                getattr(new[group], name) if group in new else np.nan for group in rows["group"]
+            ]
+    return rows
 
 
 def trial_rows(outcome: Outcome) -> pd.DataFrame:
@@ -117,7 +93,8 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
 
     Columns: group, text, answer, before, after, random (probabilities of the answer), rank_before,
     rank_after, rank_random (median over the draws), says_before, says_after (likeliest token); for an edit
-    also new_before, new_after, new_rank_before, new_rank_after (of the new answer; null in other groups).
+    also new_before, new_after, new_random, new_rank_before, new_rank_after, new_rank_random (of the new
+    answer; null in other groups).
     """
     rows = []
     for trial in outcome.trials:
@@ -139,8 +116,10 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
             row |= {
                 "new_before": None if new[0] is None else new[0].probability,
                 "new_after": None if new[1] is None else new[1].probability,
+                "new_random": trial.new_random_probability,
                 "new_rank_before": None if new[0] is None else new[0].rank,
                 "new_rank_after": None if new[1] is None else new[1].rank,
+                "new_rank_random": trial.new_random_rank,
             }
         rows.append(row)
     return pd.DataFrame(rows)

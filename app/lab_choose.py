@@ -166,7 +166,9 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     name = layout.fact_name(fact["subject"], fact["object"])
     if subject is None:
         return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
-    asked, reasons = experiments.usable(subject, asked)
+    from atlas.surgery.experiments import usable
+
+    asked, reasons = usable(subject, asked)
     question = Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
     if not question.discovery:
         raise AtlasError(
@@ -259,4 +261,6 @@ def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Ask
         unrelated=lab_state.get("unrelated", lab_state.CONTROLS["unrelated"]),
         seed=lab_state.get("seed", lab_state.CONTROLS["seed"]),
     )
-    return (*question.asked, *experiments.usable(subject, controls)[0])
+    from atlas.surgery.experiments import usable
+
+    return (*question.asked, *usable(subject, controls)[0])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import experiments, lab_run, lab_state, layout, limits, tray
+from app import lab_run, lab_state, layout, limits, tray
 from app.lab_choose import is_atlas_model
 from app.lab_state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
 from atlas import queries
@@ -167,8 +167,10 @@ def find(subject: Subject, question: Question) -> Found | None:
                 st.error(layout.plain(lab_state.get("names_error")))
     place = st.empty()
     if pressed:
+        from atlas.surgery.experiments import find_neurons
+
         with lab_run.at_work(place, "Finding its neurons") as progress:
-            found = experiments.find_neurons(subject, question.discovery, progress=progress)
+            found = find_neurons(subject, question.discovery, progress=progress)
         st.session_state["lab_found"] = (key, found)
         lab_state.put("sources", [FOUND])
         st.rerun()

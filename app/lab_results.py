@@ -17,7 +17,6 @@ from app import experiments, exports, lab_charts, lab_run, lab_share, lab_state,
 from app.lab_changes import in_short, in_words
 from app.lab_run import Run
 from app.lab_state import GAP, SESSION, Question
-from atlas.interventions import Edit
 from atlas.neuron import GROUPS, OBJECT_SLOT, Neuron
 from atlas.store import Atlas
 
@@ -70,15 +69,13 @@ def say(outcome: Outcome, summary: pd.DataFrame) -> None:
     if "unrelated" in rows.index:
         parts.append(f"unrelated facts under the same change: {signed(rows.loc['unrelated', 'change'])}")
     st.markdown("; ".join(parts) + ".")
-    new = [trial for trial in outcome.of_group(group) if trial.new_after is not None]
-    if new:
-        before = sum(trial.new_before.probability for trial in new) / len(new)
-        after = sum(trial.new_after.probability for trial in new) / len(new)
-        first = sum(trial.new_after.rank == 1 for trial in new)
-        name = next(i.new for i in reversed(outcome.experiment.interventions) if isinstance(i, Edit))
+    new = next((each for each in outcome.new_summary() if each.group == group), None)
+    if new is not None:
         st.markdown(
-            f"The new answer **{layout.plain(name)}** goes from **{before:.3f}** to **{after:.3f}**; the "
-            f"model says it first on {first} of {len(new)}."
+            f"The new answer **{layout.plain(outcome.experiment.new_answer)}** goes from "
+            f"**{new.before:.3f}** to **{new.after:.3f}**; the model says it first on {new.rank_1_after} of "
+            f"{new.n_prompts}; with as many random neurons of the same layers: {new.random:.3f}, first on "
+            f"{round(new.rank_1_random, 1):g} of {new.n_prompts}."
         )
 
 
@@ -157,7 +154,8 @@ def fate(trial: Trial) -> str:
     if trial.new_after is not None:
         parts.append(
             f"The new answer: rank {trial.new_before.rank} → {trial.new_after.rank}, probability "
-            f"{trial.new_before.probability:.4f} → {trial.new_after.probability:.4f}."
+            f"{trial.new_before.probability:.4f} → {trial.new_after.probability:.4f}; with random neurons "
+            f"{trial.new_random_probability:.4f}."
         )
     return " ".join(parts)
 
@@ -211,6 +209,7 @@ LABELS = {
     "says_after": "Says after",
     "new_rank_before": "New answer's rank before",
     "new_rank_after": "New answer's rank after",
+    "new_rank_random": "New answer's rank, random",
 }
 NUMBERS = {
     "before": "Before",
@@ -218,6 +217,7 @@ NUMBERS = {
     "random": "Random",
     "new_before": "New answer before",
     "new_after": "New answer after",
+    "new_random": "New answer, random",
 }
 
 
@@ -269,8 +269,10 @@ def dose_response(subject: Subject, run: Run) -> None:
     key = (subject.weights_sha256, run.experiment)
     if known != key:
         if st.button("Measure the curve", icon=":material/timeline:"):
+            from atlas.surgery import experiments as library
+
             with lab_run.at_work(place, "Measuring") as progress:
-                doses = experiments.dose_response(subject, run.experiment, progress=progress)
+                doses = library.dose_response(subject, run.experiment, progress=progress)
             lab_state.put("doses", (key, doses))
             st.rerun()
         return
@@ -306,8 +308,10 @@ def paths(subject: Subject, question: Question) -> None:
     attribution = attributions.get(prompts[at])
     if attribution is None:
         if layers.button("Follow the path", icon=":material/show_chart:", width="stretch"):
+            from atlas.surgery.experiments import find_neurons
+
             with lab_run.at_work(place, "Following the path") as progress:
-                one = experiments.find_neurons(subject, [prompts[at]], progress=progress)
+                one = find_neurons(subject, [prompts[at]], progress=progress)
             lab_state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
             st.rerun()
         return

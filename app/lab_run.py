@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import experiments, lab_state
+from app import lab_state
 from atlas.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def last_run() -> Run | None:
 
 def run(subject: Subject, experiment: Experiment, place: Any) -> Run:
     """Do the experiment now and keep its outcome. Raises `AtlasError` when the model cannot do it."""
+    from atlas.surgery import experiments
+
     with at_work(place, "Running") as progress:
         outcome = experiments.run(subject, experiment, progress=progress)
     number = lab_state.get("runs_made", 0) + 1

@@ -24,7 +24,9 @@ from atlas.neuron import Asked, Neuron, Prompt
 from atlas.reading import REMEDY, Record, one_line, parse
 
 FORMAT = "knowledge-neuron-experiment"
-VERSION = 1
+# Version 2 added what random neurons do to an edit's new answer; results of version 1 lack it.
+VERSION = 2
+READABLE = (1, VERSION)
 
 MAX_FILE_BYTES = 20_000_000
 MAX_LINK_BYTES = 200_000  # inflated
@@ -104,6 +106,8 @@ def _plain_results(results: Results) -> dict[str, Any]:
         plain |= {"random": list(item.random), "random_ranks": list(item.random_ranks)}
         if item.new_before is not None and item.new_after is not None:
             plain |= {"new_before": said(item.new_before), "new_after": said(item.new_after)}
+        if item.new_random:
+            plain |= {"new_random": list(item.new_random), "new_random_ranks": list(item.new_random_ranks)}
         return plain
 
     return {
@@ -120,10 +124,10 @@ def _document(entry: Any) -> Document:
     if record.take("format", None) != FORMAT:
         raise DocumentError(f"This JSON is no experiment: it has no format '{FORMAT}'. {REMEDY}")
     version = record.whole("version", 0, 10**9)
-    if version != VERSION:
+    if version not in READABLE:
         raise DocumentError(
-            f"The experiment has version {version}; this program reads version {VERSION}. "
-            "Use the program it was made with."
+            f"The experiment has version {version}; this program reads versions "
+            f"{' and '.join(map(str, READABLE))}. Use the program it was made with."
         )
     model = Record(record.take("model"), "The experiment's model")
     name, sha256 = model.text("name", MAX_NAME), model.text("weights_sha256", 64, "")
@@ -184,17 +188,27 @@ def _results(record: Record, experiment: Experiment) -> Results:
 
 
 def _measured(record: Record, draws: int) -> Measured:
-    random = record.numbers("random", MAX_DRAWS, 0, 2)
-    ranks = record.wholes("random_ranks", MAX_DRAWS, 1, MAX_RANK)
-    if not len(random) == len(ranks) == draws:
-        raise record.wrong(f"has {len(random)} random draws, where {draws} were asked for")
-    said = {
-        name: _said(Record(record.take(name), f"{record.what}, {name},"))
-        for name in ("before", "after", "new_before", "new_after")
-        if name in ("before", "after") or name in record
-    }
+    random, ranks = _random(record, "random", draws)
+    names = ("before", "after")
+    new_random, new_ranks = (), ()
+    if "new_before" in record:
+        names += ("new_before", "new_after")
+        if "new_random" in record:
+            new_random, new_ranks = _random(record, "new_random", draws)
+    said = {name: _said(Record(record.take(name), f"{record.what}, {name},")) for name in names}
     record.done()
-    return Measured(random=tuple(random), random_ranks=tuple(ranks), **said)
+    return Measured(
+        random=random, random_ranks=ranks, new_random=new_random, new_random_ranks=new_ranks, **said
+    )
+
+
+def _random(record: Record, name: str, draws: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Probabilities and ranks of one answer, an entry a random draw."""
+    random = record.numbers(name, MAX_DRAWS, 0, 2)
+    ranks = record.wholes(f"{name}_ranks", MAX_DRAWS, 1, MAX_RANK)
+    if not len(random) == len(ranks) == draws:
+        raise record.wrong(f"has a {name} of {len(random)} draws, where {draws} were asked for")
+    return tuple(random), tuple(ranks)
 
 
 def _said(record: Record) -> Said:

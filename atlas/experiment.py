@@ -10,10 +10,10 @@ Needs no torch. `atlas.documents` makes JSON and links of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atlas.errors import AtlasError, DocumentError, PromptError
-from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Intervention
+from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
 from atlas.neuron import Asked, Neuron
 from atlas.reading import REMEDY, has_control
 
@@ -76,6 +76,11 @@ class Experiment:
         """Every neuron that is changed, once."""
         return tuple(sorted({neuron for item in self.interventions for neuron in item.neurons}))
 
+    @property
+    def new_answer(self) -> str:
+        """The answer that the last edit writes; empty without an edit."""
+        return next((item.new for item in reversed(self.interventions) if isinstance(item, Edit)), "")
+
 
 # Results ---------------------------------------------------------------------------------------------
 
@@ -91,7 +96,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Measured:
-    """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer."""
+    """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer.
+
+    new_random is empty, too, in results of version 1, which did not measure it.
+    """
 
     before: Said
     after: Said
@@ -99,6 +107,8 @@ class Measured:
     random_ranks: tuple[int, ...]
     new_before: Said | None = None
     new_after: Said | None = None
+    new_random: tuple[float, ...] = ()
+    new_random_ranks: tuple[int, ...] = ()
 
     def probabilities(self) -> Iterator[tuple[str, float]]:
         """Every probability with its name, in a fixed order."""
@@ -108,6 +118,8 @@ class Measured:
                 yield name, said.probability
         for draw, value in enumerate(self.random, 1):
             yield f"random draw {draw}", value
+        for draw, value in enumerate(self.new_random, 1):
+            yield f"new answer, random draw {draw}", value
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,8 @@ def agreement(one: Results, two: Results, *, relative: float = 1e-3, absolute: f
             f"The results are of {len(one.prompts)} and of {len(two.prompts)} prompts. {REMEDY}"
         )
     for number, (left, right) in enumerate(zip(one.prompts, two.prompts, strict=True)):
+        if not (left.new_random and right.new_random):  # one of them may be of version 1
+            left, right = replace(left, new_random=()), replace(right, new_random=())
         ours, theirs = list(left.probabilities()), list(right.probabilities())
         if [name for name, _ in ours] != [name for name, _ in theirs]:
             raise DocumentError(f"The results of prompt {number + 1} are of different kinds. {REMEDY}")

@@ -123,7 +123,7 @@ def _lines(replay: Replay) -> Iterator[str]:
     yield f"random      {n_random:,} neurons of the same layers, {drawn}"
     yield ""
     yield from _table(outcome.summary())
-    yield from _new_answer(outcome)
+    yield from _new_answer(outcome.new_summary(), outcome.experiment.new_answer)
     yield ""
     yield "undo        " + (
         "exact" if outcome.undo_is_exact else "NOT exact: the model answers otherwise now"
@@ -149,23 +149,23 @@ def describe(item: Intervention) -> str:
 def _table(groups: Sequence[GroupSummary]) -> Iterator[str]:
     yield "mean probability       prompts   before    after  change   random  change   at rank 1"
     for each in groups:
-        ranks = f"{each.rank_1_before} → {each.rank_1_after}, random {each.rank_1_random:.1f}"
-        yield (
-            f"{GROUPS[each.group]:<22} {each.n_prompts:>7} {each.before:>8.4f} {each.after:>8.4f} "
-            f"{each.change:>+7.1%} {each.random:>8.4f} {each.random_change:>+7.1%}   {ranks}"
-        )
+        yield _row(each, f"{each.change:+.1%}", f"{each.random_change:+.1%}")
 
 
-def _new_answer(outcome: Outcome) -> Iterator[str]:
-    trials = [trial for trial in outcome.trials if trial.new_before is not None]
-    if trials:
-        before = sum(trial.new_before.probability for trial in trials) / len(trials)
-        after = sum(trial.new_after.probability for trial in trials) / len(trials)
-        first = sum(trial.new_after.rank == 1 for trial in trials)
-        yield (
-            f"{'The new answer':<22} {len(trials):>7} {before:>8.4f} {after:>8.4f}   "
-            f"at rank 1 on {first} of {len(trials)}"
-        )
+def _new_answer(groups: Sequence[GroupSummary], answer: str) -> Iterator[str]:
+    """The same rows without changes: from next to nothing, they would be percentages of many digits."""
+    if groups:
+        yield f"the new answer, {one_line(answer, 60)}"
+    for each in groups:
+        yield _row(each, "", "")
+
+
+def _row(each: GroupSummary, change: str, random_change: str) -> str:
+    ranks = f"{each.rank_1_before} → {each.rank_1_after}, random {each.rank_1_random:.1f}"
+    return (
+        f"{GROUPS[each.group]:<22} {each.n_prompts:>7} {each.before:>8.4f} {each.after:>8.4f} "
+        f"{change:>7} {each.random:>8.4f} {random_change:>7}   {ranks}"
+    )
 
 
 def _compared(replay: Replay) -> str:

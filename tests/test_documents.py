@@ -53,6 +53,8 @@ def measured(shift: float = 0.0, *, new: bool = True) -> Measured:
         random_ranks=(1, 2),
         new_before=said(1e-12, 30_000) if new else None,
         new_after=said(0.5) if new else None,
+        new_random=(1e-12, 0.25) if new else (),
+        new_random_ranks=(30_000, 3) if new else (),
     )
 
 
@@ -115,7 +117,7 @@ def test_a_link_is_what_a_url_takes_and_is_short():
 
 def test_the_json_reads_as_the_readme_says():
     assert PLAIN["format"] == "knowledge-neuron-experiment"
-    assert PLAIN["version"] == 1
+    assert PLAIN["version"] == 2
     assert PLAIN["model"] == {"name": "pocket-bert", "weights_sha256": "0123456789abcdef" * 4}
     assert PLAIN["interventions"][1] == {"kind": "amplify", "neurons": ["L0.N3"], "factor": -1.5}
     assert PLAIN["prompts"][1] == {
@@ -124,6 +126,28 @@ def test_the_json_reads_as_the_readme_says():
         "answer": "Saint-Étienne",
     }
     assert PLAIN["results"]["prompts"][0]["after"]["rank"] == 12
+    assert PLAIN["results"]["prompts"][0]["new_random"] == [1e-12, 0.25]
+    assert "new_random" not in PLAIN["results"]["prompts"][2]
+
+
+def of_version_1() -> Results:
+    """The results as version 1 kept them: without random neurons for an edit's new answer."""
+    return replace(
+        RESULTS, prompts=tuple(replace(each, new_random=(), new_random_ranks=()) for each in RESULTS.prompts)
+    )
+
+
+def test_a_document_of_version_1_is_read_and_can_be_kept_again():
+    plain = copy.deepcopy(PLAIN) | {"version": 1}
+    for each in plain["results"]["prompts"]:
+        each.pop("new_random", None)
+        each.pop("new_random_ranks", None)
+    found = document(json.dumps(plain))
+    assert found.experiment == EXPERIMENT
+    assert found.results == of_version_1()
+    assert document(to_json(EXPERIMENT, found.results)) == found
+    plain.pop("results")
+    assert from_link(link_of(json.dumps(plain).encode())) == EXPERIMENT
 
 
 def test_an_experiment_without_a_model_cannot_be_kept():
@@ -150,7 +174,8 @@ def changed(path: str, value: object) -> str:
     ("path", "value", "sentence"),
     [
         ("format", "something", "This JSON is no experiment"),
-        ("version", 2, "has version 2; this program reads version 1"),
+        ("version", 3, "has version 3; this program reads versions 1 and 2"),
+        ("version", 0, "has version 0; this program reads"),
         ("version", "1", "version that is no whole number"),
         ("version", True, "version that is no whole number"),
         ("colour", "red", "has a field that there is not: colour"),
@@ -193,7 +218,7 @@ def changed(path: str, value: object) -> str:
         ("seed", 2**63, "seed that is no whole number"),
         ("seed", 1.5, "seed that is no whole number"),
         ("draws", 0, "draws that is no whole number from 1 to 100"),
-        ("draws", 3, "2 random draws, where 3 were asked for"),
+        ("draws", 3, "a random of 2 draws, where 3 were asked for"),
         ("results", [], "is no object"),
         ("results.undo_is_exact", 1, "undo_is_exact that is neither true nor false"),
         ("results.prompts", PLAIN["results"]["prompts"][:3], "is of 3 prompts, where 4 were asked"),
@@ -201,7 +226,15 @@ def changed(path: str, value: object) -> str:
         ("results.prompts.0.before.rank", 0, "rank that is no whole number from 1"),
         ("results.prompts.0.before.top", [["a"]], "a token without its probability"),
         ("results.prompts.0.before.top", [["a", "b"]], "probability that is no number"),
-        ("results.prompts.0.random", [0.5], "1 random draws, where 2"),
+        ("results.prompts.0.random", [0.5], "a random of 1 draws, where 2"),
+        ("results.prompts.0.new_random", [0.5], "a new_random of 1 draws, where 2"),
+        ("results.prompts.0.new_random", [0.5] * 101, "101 new_random, where 100 are allowed"),
+        ("results.prompts.0.new_random", [0.5, -1], "new_random that is no number from 0 to 2"),
+        ("results.prompts.0.new_random", None, "has no new_random"),
+        ("results.prompts.0.new_random_ranks", [1, 0], "new_random_ranks that is no whole number from 1"),
+        ("results.prompts.0.new_random_ranks", [1], "a new_random of 2 draws"),
+        ("results.prompts.0.new_after", None, "has no new_after"),
+        ("results.prompts.2.new_random", [0.5, 0.5], "has a field that there is not: new_random"),
         ("results.random_neurons", [["L1"]], "'L1' names no neuron"),
     ],
 )
@@ -401,7 +434,11 @@ def test_results_agree_with_themselves_and_up_to_rounding():
     found = agreement(RESULTS, near)
     assert found.holds
     assert found.largest == pytest.approx(5e-7)
-    assert found.n_values == 2 * 6 + 2 * 4
+    assert found.n_values == 2 * 8 + 2 * 4
+    # Results of version 1 agree in what they have.
+    for one, two in ((RESULTS, of_version_1()), (of_version_1(), RESULTS)):
+        assert agreement(one, two).holds
+        assert agreement(one, two).n_values == 2 * 6 + 2 * 4
 
 
 def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
@@ -410,6 +447,9 @@ def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
     assert not found.holds
     assert (found.n_apart, found.prompt, found.what) == (2, 1, "after")
     assert found.largest == pytest.approx(0.3)
+    other = replace(RESULTS.prompts[0], new_random=(1e-12, 0.5))
+    found = agreement(RESULTS, replace(RESULTS, prompts=(other, *RESULTS.prompts[1:])))
+    assert (found.n_apart, found.prompt, found.what) == (1, 0, "new answer, random draw 2")
 
 
 def test_results_of_different_experiments_cannot_be_compared():

@@ -90,11 +90,17 @@ def test_a_replay_prints_before_after_and_random_by_group_and_agrees_with_the_fi
         assert numbers == pytest.approx([each.before, each.after, each.random], abs=6e-5)
         assert f"{each.change:+.1%}" in row
         assert f"{each.random_change:+.1%}" in row
-    new = [trial.new_after.probability for trial in outcome.trials if trial.new_after]
-    row = next(line for line in said.splitlines() if line.startswith("The new answer"))
-    assert f"{sum(new) / len(new):.4f}" in row
+    rest = said.partition("the new answer, rome\n")[2].splitlines()
+    for row, each, label in zip(
+        rest, outcome.new_summary(), ["Discovery prompts", "Held-out paraphrases"], strict=False
+    ):
+        assert row.startswith(label)
+        numbers = [float(n) for n in re.findall(r"(?<![\d.])\d\.\d{4}", row)]
+        assert numbers == pytest.approx([each.before, each.after, each.random], abs=6e-5)
+        assert f"{each.rank_1_before} → {each.rank_1_after}, random {each.rank_1_random:.1f}" in row
+    assert rest[2] == ""
     assert "undo        exact" in said
-    assert "file        the same results: 16 probabilities, bit for bit" in said
+    assert "file        the same results: 20 probabilities, bit for bit" in said
 
 
 def test_an_experiment_without_results_is_done_too(file, outcome, capsys):
@@ -110,8 +116,18 @@ def test_results_that_do_not_come_out_again_are_named_with_exit_status_1(file, o
     file.write_text(to_json(outcome.experiment, results), encoding="utf-8")
     assert main(["experiment", str(file)]) == 1
     said = capsys.readouterr().out
-    assert "OTHER results: 1 of 16 probabilities differ, by up to 0." in said
+    assert "OTHER results: 1 of 20 probabilities differ, by up to 0." in said
     assert "(after, 'the capital of france is [Y]')" in said
+
+
+def test_a_file_of_version_1_is_done_again_and_compared_in_what_it_has(file, capsys):
+    plain = json.loads(file.read_text(encoding="utf-8")) | {"version": 1}
+    for each in plain["results"]["prompts"]:
+        each.pop("new_random", None)
+        each.pop("new_random_ranks", None)
+    file.write_text(json.dumps(plain), encoding="utf-8")
+    assert main(["experiment", str(file)]) == 0
+    assert "the same results: 16 probabilities, bit for bit" in capsys.readouterr().out
 
 
 def test_the_new_results_are_written_where_they_are_asked_for(file, outcome, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -258,16 +258,58 @@ def test_an_experiment_gives_the_same_result_each_time(subject):
 
 def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
     edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
-    outcome = experiments.run(subject, Experiment(edit, ASKED, draws=1))
+    outcome = experiments.run(subject, Experiment(edit, ASKED, draws=3))
     for trial in outcome.trials:
         if trial.group == "unrelated":
-            assert trial.new_before is trial.new_after is None
+            assert trial.new_before is trial.new_after is trial.new_random_probability is None
+            assert trial.new_random == ()
             continue
         rival = replace(trial.prompt, answer="rome")
         assert trial.new_before.probability == pytest.approx(subject.predict([rival])[0].probability)
         assert trial.new_after.probability == pytest.approx(
             subject.predict([rival], interventions=[edit])[0].probability, rel=1e-4
         )
+        # The same edit of the same random neurons that the old answer was asked with.
+        alone = [
+            subject.predict([rival], interventions=[replace(edit[0], neurons=neurons)])[0]
+            for neurons in outcome.random_neurons
+        ]
+        assert [each.probability for each in trial.new_random] == pytest.approx(
+            [each.probability for each in alone], rel=1e-4
+        )
+        assert len({each.probability for each in trial.new_random}) == 3
+        assert trial.new_random_probability == pytest.approx(
+            np.mean([p.probability for p in alone]), rel=1e-4
+        )
+        assert trial.new_random_rank == np.median([each.rank for each in trial.new_random])
+
+
+def test_the_new_answer_is_summed_up_as_the_old_one_is(subject):
+    edits = (Edit(NEURONS, "paris", "london"), Edit(NEURONS[:2], "paris", "rome", add=4))
+    experiment = Experiment((*edits, *suppress(NEURONS[3:])), (*ASKED, ASKED[0]), draws=2)
+    assert experiment.new_answer == "rome"
+    outcome = experiments.run(subject, experiment)
+    summary = outcome.new_summary()
+    assert [(each.group, each.n_prompts) for each in summary] == [("asked", 2), ("paraphrases", 1)]
+    for each in summary:
+        trials = outcome.of_group(each.group)
+        assert each.before == pytest.approx(np.mean([t.new_before.probability for t in trials]))
+        assert each.after == pytest.approx(np.mean([t.new_after.probability for t in trials]))
+        assert each.random == pytest.approx(np.mean([p.probability for t in trials for p in t.new_random]))
+        assert each.rank_1_random == sum(p.rank == 1 for t in trials for p in t.new_random) / 2
+    # Asking for an edit's own old answer is asking for the answer: the same numbers, the random ones too.
+    back = experiments.run(subject, Experiment((Edit(NEURONS, "rome", "paris"),), ASKED, draws=2))
+    for new, each in zip(back.new_summary(), back.summary(), strict=False):
+        assert (new.group, new.n_prompts) == (each.group, each.n_prompts)
+        assert astuple(new)[2:] == pytest.approx(astuple(each)[2:], rel=1e-4)
+
+
+def test_without_an_edit_no_new_answer_is_asked_for(bert):
+    experiment = Experiment(suppress(), ASKED, draws=1)
+    assert experiment.new_answer == ""
+    outcome = experiments.run(bert, experiment)
+    assert outcome.new_summary() == ()
+    assert {trial.new_random for trial in outcome.trials} == {()}
 
 
 @pytest.mark.parametrize(

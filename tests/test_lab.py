@@ -12,7 +12,7 @@ from atlas.controls import prompts_of_fact
 from atlas.errors import AtlasError
 from atlas.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.store import bundled, open_atlas
 
 pytest.importorskip("torch")
@@ -214,7 +214,18 @@ def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
     rows = table_with(at, "new_after").dropna(subset="new_after")
     assert (rows["new_after"] > 10 * rows["new_before"]).all()
     assert (rows["new_rank_after"] < rows["new_rank_before"]).all()
-    assert any(other_answer in text.value and "The new answer" in text.value for text in at.markdown)
+    # Random neurons stand beside it: in the sentence, prompt by prompt, and below the chosen prompt.
+    new = next(each for each in done(at).outcome.new_summary() if each.group == "paraphrases")
+    assert len(done(at).outcome.of_group("paraphrases")[0].new_random) == QUICK["draws"]
+    assert new.random < new.after
+    sentence = next(text.value for text in at.markdown if "The new answer" in text.value)
+    assert other_answer in sentence
+    assert f"from **{new.before:.3f}** to **{new.after:.3f}**" in sentence
+    assert f"first on {new.rank_1_after} of {new.n_prompts}; with as many random neurons" in sentence
+    assert f": {new.random:.3f}, first on {round(new.rank_1_random, 1):g} of {new.n_prompts}." in sentence
+    own = rows[rows["group"] == GROUPS["paraphrases"]]
+    assert own["new_random"].mean() == pytest.approx(new.random)
+    assert f"with random neurons {own['new_random'].iloc[0]:.4f}." in said(at.caption)
 
 
 def test_the_dose_response_curve_has_the_librarys_numbers(subject, fact):

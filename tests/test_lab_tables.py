@@ -65,13 +65,32 @@ def test_the_summary_names_the_groups_and_has_the_librarys_numbers(outcome):
 
 def test_the_new_answers_columns_are_there_for_edits_and_empty_for_other_facts(bert):
     edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
-    rows = tables.trial_rows(experiments.run(bert, Experiment(edit, ASKED, draws=1)))
-    assert rows["new_after"].isna().tolist() == [False, False, True]
+    outcome = experiments.run(bert, Experiment(edit, ASKED, draws=2))
+    rows = tables.trial_rows(outcome)
+    new = [name for name in rows if name.startswith("new_")]
+    assert len(new) == 6
+    for name in new:
+        assert rows[name].isna().tolist() == [False, False, True], name
     assert list(rows["group"]) == [item.group for item in ASKED]
+    for row, trial in zip(rows[:2].itertuples(), outcome.trials, strict=False):
+        draws = [each.probability for each in trial.new_random]
+        assert min(draws) < row.new_random < max(draws)
+        assert row.new_rank_random == sum(each.rank for each in trial.new_random) / 2
+
+
+def test_the_summary_of_an_edit_has_the_new_answer_beside_the_old(bert):
+    edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
+    outcome = experiments.run(bert, Experiment(edit, ASKED, draws=2))
+    rows = tables.summary(outcome)
+    for row, each in zip(rows[:2].itertuples(), outcome.new_summary(), strict=True):
+        for name in ("before", "after", "random", "rank_1_before", "rank_1_after", "rank_1_random"):
+            assert getattr(row, f"new_{name}") == getattr(each, name), name
+    assert rows.set_index("group").loc["unrelated", "new_random":"new_rank_1_random"].isna().all()
 
 
 def test_without_an_edit_there_is_no_new_answer(outcome):
-    assert not [name for name in tables.trial_rows(outcome) if name.startswith("new_")]
+    for rows in (tables.trial_rows(outcome), tables.summary(outcome)):
+        assert not [name for name in rows if name.startswith("new_")]
 
 
 def test_answers_stand_side_by_side_with_their_change_of_rank(outcome):

@@ -9,7 +9,7 @@
 1. *Before.* Every prompt as the model is.
 2. *After.* The same prompts with the interventions in force.
 3. *Random.* The same with as many random neurons of the same layers, several draws.
-4. *New answer* (edits). Before and after for the answer that the edit writes.
+4. *New answer* (edits). Before and after for the answer that the edit writes; with random neurons in step 3.
 5. *Undo.* Every prompt once more as the model is: equal to the first time in every bit.
 
 Each step waits for its turn at the model and gives it back afterwards; ``progress(share, message)`` is called
@@ -29,7 +29,7 @@ import numpy as np
 from atlas.documents import document, from_json, from_link, to_json, to_link
 from atlas.errors import AtlasError, PromptError
 from atlas.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
-from atlas.interventions import Amplify, Edit, Intervention, make_intervention
+from atlas.interventions import Amplify, Intervention, make_intervention
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, refine_scores
 from atlas.surgery.attribution import Attribution, attribute
@@ -227,15 +227,16 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
     with steps.step("With the neurons changed"):
         after = predict(interventions)
     # Step 3: random.
+    new_answer = experiment.new_answer
+    places = [i for i, item in enumerate(asked) if item.group in OWN_GROUPS] if new_answer else []
+    rivals = [replace(prompts[i], answer=new_answer) for i in places]
     controls = _random_controls(subject, experiment, interventions)
-    random = []
+    random, new_random = [], []
     for draw, control in enumerate(controls, 1):
         with steps.step(f"With random neurons, draw {draw} of {len(controls)}"):
             random.append(predict(control, top_k=1))
+            new_random.append(subject.predict(rivals, top_k=1, interventions=[control] * len(rivals)))
     # Step 4: the new answer.
-    news = [item.new for item in interventions if isinstance(item, Edit)]
-    places = [i for i, item in enumerate(asked) if item.group in OWN_GROUPS] if news else []
-    rivals = [replace(prompts[i], answer=news[-1]) for i in places]
     with steps.step("The new answer"):
         new_before = subject.predict(rivals, top_k=FILED_ANSWERS)
         new_after = subject.predict(rivals, top_k=FILED_ANSWERS, interventions=[interventions] * len(rivals))
@@ -243,7 +244,10 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
     with steps.step("Undo"):
         undo_is_exact = predict(None) == before
     steps.report("Done")
-    new = {place: pair for place, *pair in zip(places, new_before, new_after, strict=True)}
+    new = {
+        place: (new_before[i], new_after[i], tuple(draw[i] for draw in new_random))
+        for i, place in enumerate(places)
+    }
     return Outcome(
         experiment=replace(experiment, model=subject.name, weights_sha256=subject.weights_sha256),
         trials=tuple(
@@ -253,7 +257,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
                 before[i],
                 after[i],
                 tuple(draw[i] for draw in random),
-                *new.get(i, (None, None)),
+                *new.get(i, (None, None, ())),
             )
             for i, item in enumerate(asked)
         ),

@@ -2,6 +2,7 @@
 
 outcome.of_group("paraphrases")[0].after.top_token
 outcome.summary()[0].change, outcome.summary()[0].random_change
+outcome.new_summary()[0].after, outcome.new_summary()[0].random   # of the answer that an edit writes
 outcome.results                                        # what `atlas.documents.to_json` keeps
 """
 
@@ -34,16 +35,34 @@ class Trial:
     random: tuple[Prediction, ...]
     new_before: Prediction | None = None
     new_after: Prediction | None = None
+    new_random: tuple[Prediction, ...] = ()
 
     @property
     def random_probability(self) -> float:
         """The answer's probability with random neurons, mean over the draws."""
-        return float(np.mean([each.probability for each in self.random]))
+        return _mean_probability(self.random)
 
     @property
     def random_rank(self) -> float:
         """The answer's median rank over the random draws."""
-        return float(np.median([each.rank for each in self.random]))
+        return _median_rank(self.random)
+
+    @property
+    def new_random_probability(self) -> float | None:
+        """The same of an edit's new answer; None where it was not asked for."""
+        return _mean_probability(self.new_random) if self.new_random else None
+
+    @property
+    def new_random_rank(self) -> float | None:
+        return _median_rank(self.new_random) if self.new_random else None
+
+
+def _mean_probability(draws: Sequence[Prediction]) -> float:
+    return float(np.mean([each.probability for each in draws]))
+
+
+def _median_rank(draws: Sequence[Prediction]) -> float:
+    return float(np.median([each.rank for each in draws]))
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,20 @@ class Outcome:
 
     def summary(self) -> tuple[GroupSummary, ...]:
         """One entry a group that has prompts, in the order of `GROUPS`."""
-        return tuple(_summary(group, trials) for group in GROUPS if (trials := self.of_group(group)))
+        return tuple(
+            _summary(group, [(trial.before, trial.after, trial.random) for trial in trials])
+            for group in GROUPS
+            if (trials := self.of_group(group))
+        )
+
+    def new_summary(self) -> tuple[GroupSummary, ...]:
+        """The same of the answer that an edit writes, for the groups it was asked for in; else empty."""
+        asked_for = [trial for trial in self.trials if trial.new_before is not None]
+        return tuple(
+            _summary(group, said)
+            for group in GROUPS
+            if (said := [(t.new_before, t.new_after, t.new_random) for t in asked_for if t.group == group])
+        )
 
     @property
     def results(self) -> Results:
@@ -105,16 +137,20 @@ class Outcome:
         )
 
 
-def _summary(group: str, trials: Sequence[Trial]) -> GroupSummary:
+def _summary(
+    group: str, said: Sequence[tuple[Prediction, Prediction, tuple[Prediction, ...]]]
+) -> GroupSummary:
+    """`said`: of each prompt one answer before, after, and with each random draw."""
+    before, after, random = zip(*said, strict=True)
     return GroupSummary(
         group=group,
-        n_prompts=len(trials),
-        before=float(np.mean([trial.before.probability for trial in trials])),
-        after=float(np.mean([trial.after.probability for trial in trials])),
-        random=float(np.mean([trial.random_probability for trial in trials])),
-        rank_1_before=sum(trial.before.rank == 1 for trial in trials),
-        rank_1_after=sum(trial.after.rank == 1 for trial in trials),
-        rank_1_random=float(sum(np.mean([each.rank == 1 for each in trial.random]) for trial in trials)),
+        n_prompts=len(said),
+        before=_mean_probability(before),
+        after=_mean_probability(after),
+        random=float(np.mean([_mean_probability(draws) for draws in random])),
+        rank_1_before=sum(each.rank == 1 for each in before),
+        rank_1_after=sum(each.rank == 1 for each in after),
+        rank_1_random=float(sum(np.mean([each.rank == 1 for each in draws]) for draws in random)),
     )
 
 
@@ -126,6 +162,8 @@ def _measured(trial: Trial) -> Measured:
         random_ranks=tuple(each.rank for each in trial.random),
         new_before=None if trial.new_before is None else _said(trial.new_before),
         new_after=None if trial.new_after is None else _said(trial.new_after),
+        new_random=tuple(each.probability for each in trial.new_random),
+        new_random_ranks=tuple(each.rank for each in trial.new_random),
     )
 
 

@@ -20,7 +20,7 @@ ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from app import layout, limits, tray  # noqa: E402
+from app import layout, limits, resources, tray  # noqa: E402
 
 PAGES = [
     st.Page("app_pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -54,3 +54,4 @@ with layout.errors_as_sentences():
     page.run()
 
 layout.footer()
+resources.spare_the_collector()

@@ -10,7 +10,10 @@ Everything kept here is read-only: a subject changes only inside `with subject.a
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +31,25 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 T = TypeVar("T")
+
+_n_modules = 0
+
+
+def spare_the_collector() -> None:
+    """Take the modules that are loaded by now out of Python's garbage collection.
+
+    Streamlit collects garbage after every run of a page, and visits every object of pandas, Altair and torch
+    for it: a third of the time of a page. Modules stay anyway; when a page has loaded more of them, again.
+    """
+    global _n_modules
+    if len(sys.modules) != _n_modules:
+        gc.collect()
+        gc.freeze()
+        _n_modules = len(sys.modules)
+
+
+# At the end Python takes everything apart, and complains of what it may not collect.
+atexit.register(gc.unfreeze)
 
 
 # Atlases ---------------------------------------------------------------------------------------------

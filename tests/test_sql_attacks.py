@@ -72,6 +72,13 @@ WRITES = [
     "UPDATE facts SET subject = 'x'",
     "DELETE FROM facts",
     "TRUNCATE facts",
+    # Where the tables really are.
+    "DELETE FROM loaded.facts",
+    "WITH x AS (UPDATE loaded.facts SET subject = 'x' RETURNING *) SELECT * FROM x",
+    "WITH x AS (INSERT INTO loaded.facts FROM loaded.facts RETURNING *) SELECT * FROM x",
+    "DETACH loaded",
+    "CHECKPOINT loaded",
+    "USE loaded",
     "MERGE INTO facts USING relations ON false WHEN NOT MATCHED THEN INSERT VALUES (1)",
     "CREATE TABLE x AS SELECT 1",
     "CREATE OR REPLACE TABLE facts AS SELECT 1",

@@ -137,7 +137,8 @@ BAD = {
     "SELECT 1; SELECT 2": "Only a single SELECT",
     "COPY facts TO 'facts.csv'": "Only a single SELECT",
     "SELECT * FROM read_csv('/etc/passwd')": "disabled",
-    "WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x": "read-only",
+    "WITH x AS (DELETE FROM facts RETURNING *) SELECT * FROM x": "Can only delete from base table",
+    "WITH x AS (DELETE FROM loaded.facts RETURNING *) SELECT * FROM x": "read-only",
 }
 
 

@@ -215,6 +215,9 @@ def itinerary(a: atlas.Atlas, n: int) -> dict[str, list[Visit]]:
             for one, other in zip(some, hubs, strict=True)
         ],
         "SQL, opened": [("sql", {})] * 3,
+        "SQL, a query": [
+            ("sql", {"sql": f"SELECT count(*) FROM attributions WHERE layer = {k % 12}"}) for k in range(n)
+        ],
         "Atlases": [("atlases", {})] * 3,
     }
 

@@ -93,6 +93,19 @@ def make_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check manifests, hashes, schema, certificates")
     check.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
 
+    published = commands.add_parser(
+        "import-published",
+        help="make an atlas of the neurons that the replication published",
+        description="Make an atlas of bert-base-uncased over PARAREL from the neurons that EleutherAI's "
+        "replication published. What no folder is given for is fetched once and checked.",
+    )
+    published.add_argument(
+        "--source", type=Path, metavar="DIR", help="folder with the replication's eight JSON files"
+    )
+    published.add_argument("--pararel", type=Path, metavar="DIR", help="PARAREL's data folder")
+    published.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
+    published.add_argument("--fresh", action="store_true", help="replace the atlas in --out")
+
     train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
     train.add_argument(
         "--out",
@@ -189,6 +202,16 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if all(report.passed for report in reports) else EXIT_BAD_INPUT
 
 
+def _import_published(arguments: argparse.Namespace) -> int:
+    for option, folder in (("--source", arguments.source), ("--pararel", arguments.pararel)):
+        if folder is not None and not folder.expanduser().is_dir():
+            raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
+    from build.published import import_published
+
+    print(import_published(arguments.source, arguments.pararel, out=arguments.out, fresh=arguments.fresh))
+    return 0
+
+
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.epochs is not None:
         planning.at_least_one("--epochs", arguments.epochs)
@@ -273,6 +296,7 @@ _COMMANDS = {
     "plan": _plan,
     "run": _run,
     "check": _check,
+    "import-published": _import_published,
     "train-pocket-bert": _train,
     "fetch-model": _fetch,
     "geonames": _geonames,

@@ -446,7 +446,7 @@ class _Build:
                 },
             ),
             files=record_files(self.output.folder),
-            code_version=_code_version(),
+            code_version=code_version(),
             device=" and ".join(devices),
             seconds=round(total, 1),
             prompts_per_second=round(len(prompts) / total, 2) if total else None,
@@ -513,7 +513,7 @@ def _slug(name: str) -> str:
     return Path(name).name.lower()
 
 
-def _code_version() -> str:
+def code_version() -> str:
     """The package's version, and the commit where the code lies in a checkout."""
     root = Path(atlas.__file__).parents[1]
     if not (root / ".git").exists():

@@ -25,7 +25,10 @@ def describe(folder: Path) -> str:
         for name in manifest.tables:
             path = quoted_path(folder / file_name(name))
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")
-        lines = [f"{manifest.atlas_id} is finished: {folder}", *_lines(connection)]
+        lines = [
+            f"{manifest.atlas_id} is finished: {folder}",
+            *_lines(connection, measured_effects="effects" in manifest.tables),
+        ]
     finally:
         connection.close()
     left_out = manifest.method.options.get("prompts_left_out", 0)
@@ -42,17 +45,22 @@ def describe(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _lines(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    facts, known, mean, none = connection.execute(
-        "SELECT count(*), count(*) FILTER (known), avg(n_neurons), count(*) FILTER (n_neurons = 0) FROM facts"
-    ).fetchall()[0]
+def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> list[str]:
+    facts, asked, known, mean, none = connection.execute("""
+        SELECT count(*), count(known), count(*) FILTER (known), avg(n_neurons),
+               count(*) FILTER (n_neurons = 0)
+        FROM facts
+    """).fetchall()[0]
+    knows = f"of which the model knows {known:,} ({known / facts:.0%})"
     lines = [
-        f"facts       {facts:,}, of which the model knows {known:,} ({known / facts:.0%})",
+        f"facts       {facts:,}, {knows if asked else 'not measured which of them the model knows'}",
         f"neurons     {mean:.1f} a fact; {none:,} facts have none",
     ]
     share = converged_share(connection)
     if share is not None:
         lines.append(f"converged   {share:.2%} of the (answer token, layer) paths")
+    if not measured_effects:
+        return [*lines, "effects     not measured"]
     effects = connection.execute("""
         SELECT intervention, "group", avg(p_after / p_before - 1), median(p_after / p_before - 1), count(*)
         FROM effects AS e

@@ -135,9 +135,7 @@ class Output:
         Raises `BuildError`, and changes nothing, when it holds another build, another atlas or
         files that no build wrote.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise BuildError(f"{self.folder} is a file. Give --out a folder.")
-        state = self._state(parameters, fresh=fresh)
+        state = self.state(parameters, fresh=fresh)
         if state == "finished":
             return state
         with writing(self.work):
@@ -154,7 +152,10 @@ class Output:
             state = "new"
         return state
 
-    def _state(self, parameters: dict[str, Any], *, fresh: bool) -> str:
+    def state(self, parameters: dict[str, Any], *, fresh: bool = False) -> str:
+        """What `claim` would say: 'new', 'resumed' (with `fresh`: replaced) or 'finished'; writes nothing."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BuildError(f"{self.folder} is a file. Give --out a folder.")
         if not self.folder.exists():
             return "new"
         names = {path.name for path in self.folder.iterdir()}

@@ -13,20 +13,13 @@ A malformed line is reported before a wrong hash, because it says more.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from atlas.datasets import Dataset
+from atlas.datasets.fetching import Published, fetched, sha256
 from atlas.errors import DatasetError, PromptError
-from atlas.models import cache_folder
 from atlas.neuron import Fact, Relation, Template
 
 REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
@@ -36,8 +29,6 @@ FACT_SOURCE = "PARAREL (LAMA T-REx)"
 
 TEMPLATES = "pattern_data/graphs_json"
 FACTS = "trex_lms_vocab"
-TIMEOUT_SECONDS = 4.0
-_DOWNLOADS_AT_ONCE = 8
 
 # P31 and P527 have facts but no templates, so they are no relation here.
 LABELS = {
@@ -89,15 +80,27 @@ def published_hashes() -> dict[str, str]:
     return {path: digest for digest, path in (line.split() for line in lines)}
 
 
-def load_pararel(source: Path | None = None, *, hashes: Mapping[str, str] | None = None) -> Dataset:
+def load_pararel(
+    source: Path | None = None,
+    *,
+    hashes: Mapping[str, str] | None = None,
+    option: str = "--source",
+    say: Callable[[str], None] | None = None,
+) -> Dataset:
     """PARAREL's relations with templates, from a folder or, without one, from its public repository.
 
     `hashes` says which files to read and what they must be; by default those of the published commit.
+    `option` is the command line's name for `source`; `say` is told of a download before it begins.
     Raises `DatasetError` when a file cannot be had, is malformed, or is not the published one.
     """
     hashes = published_hashes() if hashes is None else hashes
-    folder = _fetched(hashes) if source is None else _data_folder(source.expanduser())
-    contents = {path: _read(folder / path) for path in hashes}
+    if source is None:
+        copy = "a copy of its data folder"
+        published = Published("pararel", "PARAREL", copy, BASE_URL, REVISION, hashes)
+        folder = fetched(published, option=option, say=say)
+    else:
+        folder = _data_folder(source.expanduser(), option)
+    contents = {path: _read(folder / path, option) for path in hashes}
     relation_ids = sorted({Path(path).stem for path in hashes}, key=lambda name: int(name[1:]))
 
     templates: list[Template] = []
@@ -123,7 +126,7 @@ def load_pararel(source: Path | None = None, *, hashes: Mapping[str, str] | None
                 Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], FACT_SOURCE)
             )
     for path, digest in hashes.items():
-        if _sha256(contents[path]) != digest:
+        if sha256(contents[path]) != digest:
             raise DatasetError(
                 f"{folder / path} is not the file published at commit {REVISION[:12]}: its sha256 differs. "
                 "Copy it from there again."
@@ -141,23 +144,23 @@ def load_pararel(source: Path | None = None, *, hashes: Mapping[str, str] | None
 # Reading --------------------------------------------------------------------------------------------
 
 
-def _data_folder(source: Path) -> Path:
+def _data_folder(source: Path, option: str) -> Path:
     """The `data` folder: `source` itself, or the one in it when `source` is a copy of the repository."""
     for folder in (source, source / "data"):
         if (folder / TEMPLATES).is_dir() and (folder / FACTS).is_dir():
             return folder
     raise DatasetError(
         f"{source} does not hold the folders {TEMPLATES} and {FACTS}. "
-        "Point --source at PARAREL's data folder."
+        f"Point {option} at PARAREL's data folder."
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, option: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"{path} cannot be read ({error.strerror}). Point --source at a complete copy of PARAREL's data."
+            f"{path} cannot be read ({error.strerror}). Point {option} at a complete copy of PARAREL's data."
         ) from error
 
 
@@ -178,57 +181,3 @@ def _entries(path: Path, content: bytes, keys: tuple[str, ...]) -> Iterator[tupl
                     "Copy the file from its publisher again."
                 )
         yield number, entry
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-# Fetching -------------------------------------------------------------------------------------------
-
-
-def _fetched(hashes: Mapping[str, str]) -> Path:
-    """The cache folder, after downloading what it lacks (or holds in another form)."""
-    folder = cache_folder() / "pararel" / REVISION[:12]
-    wanted = [path for path, digest in hashes.items() if not _is_there(folder / path, digest)]
-    if not wanted:
-        return folder
-    # One file alone first: out of reach, it says so after one timeout and not after many.
-    _download(folder, wanted[0], hashes[wanted[0]])
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _download(folder, path, hashes[path]), wanted[1:]))
-    return folder
-
-
-def _is_there(path: Path, digest: str) -> bool:
-    return path.is_file() and _sha256(_read(path)) == digest
-
-
-def _download(folder: Path, path: str, digest: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{BASE_URL}/{path}", timeout=TIMEOUT_SECONDS) as response:
-            content = response.read()
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise DatasetError(
-            f"PARAREL's {path} cannot be fetched from its public repository ({reason}). "
-            "Pass a copy of its data folder with --source DIR."
-        ) from error
-    if _sha256(content) != digest:
-        raise DatasetError(
-            f"What was fetched as PARAREL's {path} has another sha256 than the published file. "
-            "Try again, or pass a copy of its data folder with --source DIR."
-        )
-    target = folder / path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete: two runs may fetch at once, and either may be killed.
-        handle, name = tempfile.mkstemp(dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, target)
-    except OSError as error:
-        raise DatasetError(
-            f"PARAREL cannot be kept in {folder} ({error.strerror}). "
-            "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a folder that can be written."
-        ) from error

@@ -1,0 +1,112 @@
+"""Files of a publisher, fetched once, checked against their sha256 and kept in the cache.
+
+    folder = fetched(published, option="--source")      # after downloading what the cache lacks
+
+A file is renamed into the cache when it is complete and right, so whatever lies there can be used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from atlas.errors import DatasetError
+from atlas.models import cache_folder
+
+TIMEOUT_SECONDS = 4.0
+_DOWNLOADS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where files are published: `hashes` maps their paths below `base_url` to their sha256.
+
+    `key` names their folder in the cache; `copy` is what a person can pass instead, in words such as
+    "a copy of its data folder".
+    """
+
+    key: str
+    name: str
+    copy: str
+    base_url: str
+    revision: str
+    hashes: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Where they are kept."""
+        return cache_folder() / self.key / self.revision[:12]
+
+
+def fetched(
+    published: Published, *, option: str = "--source", say: Callable[[str], None] | None = None
+) -> Path:
+    """The cache folder, after downloading what it lacks (or holds in another form).
+
+    `say` is told what is fetched from where. Raises `DatasetError`, which names `option`, when a file
+    cannot be had or is not the published one.
+    """
+    folder = published.folder
+    wanted = [path for path, digest in published.hashes.items() if not _is_there(folder / path, digest)]
+    if not wanted:
+        return folder
+    if say is not None:
+        say(
+            f"Fetching {len(wanted)} files of {published.name} from {published.base_url}; "
+            f"they are checked against their sha256 and kept in {folder}."
+        )
+    instead = f"pass {published.copy} with {option} DIR"
+    # One file alone first: out of reach, it says so after one timeout and not after many.
+    _download(published, wanted[0], instead)
+    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+        list(pool.map(lambda path: _download(published, path, instead), wanted[1:]))
+    return folder
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_there(path: Path, digest: str) -> bool:
+    try:
+        return sha256(path.read_bytes()) == digest
+    except OSError:
+        return False
+
+
+def _download(published: Published, path: str, instead: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{published.base_url}/{path}", timeout=TIMEOUT_SECONDS) as response:
+            content = response.read()
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DatasetError(
+            f"{path} of {published.name} cannot be fetched from its public repository ({reason}). "
+            f"{instead[0].upper()}{instead[1:]}."
+        ) from error
+    if sha256(content) != published.hashes[path]:
+        raise DatasetError(
+            f"What was fetched as {path} of {published.name} has another sha256 than the published file. "
+            f"Try again, or {instead}."
+        )
+    target = published.folder / path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when complete: two runs may fetch at once, and either may be killed.
+        handle, name = tempfile.mkstemp(dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(name, target)
+    except OSError as error:
+        raise DatasetError(
+            f"Files of {published.name} cannot be kept in {published.folder} ({error.strerror}). "
+            "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a folder that can be written."
+        ) from error

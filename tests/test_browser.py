@@ -247,3 +247,24 @@ def test_a_phone_reads_every_page_without_scrolling_sideways(site, browser):
         wide = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollWidth")
         assert wide <= 391, path
     context.close()
+
+
+def test_the_keyboard_alone_leads_to_an_experiment(visit):
+    page = visit("fact?fact=P36%3Afrance")
+    focused = "() => document.activeElement.closest('a, button')?.innerText ?? ''"
+
+    def tab_to(name: str) -> None:
+        """Press Tab until what has the focus is called that."""
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if name in page.evaluate(focused):
+                return
+        raise AssertionError(f"Tab never reaches '{name}'")
+
+    tab_to("Open in the Lab")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Run the experiment").wait_for()
+    settled(page)
+    tab_to("Run the experiment")
+    page.keyboard.press("Enter")
+    assert "takes the probability of" in said_by(page)

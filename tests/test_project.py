@@ -269,6 +269,31 @@ def test_streamlit_does_not_ask_newcomers_for_an_email():
     assert config["server"]["showEmailPrompt"] is False
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, two: str) -> float:
+    dark, light = sorted((luminance(one), luminance(two)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_links_and_buttons_stand_out_from_the_ground(theme: str):
+    whole = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["theme"]
+    colours = {**whole, **whole[theme]}
+    for ground in (colours["backgroundColor"], colours["secondaryBackgroundColor"]):
+        assert contrast(colours["textColor"], ground) >= 7
+        assert contrast(colours["linkColor"], ground) >= 4.5
+        assert contrast(colours["blueTextColor"], ground) >= 4.5
+    assert contrast(colours["primaryColor"], colours["backgroundColor"]) >= 4.5
+    # Buttons write white on it, in a size and weight for which WCAG asks 3.
+    assert contrast("#FFFFFF", colours["primaryColor"]) >= 3
+
+
 def test_ci_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +75,18 @@ def import_published(
     *,
     out: Path,
     fresh: bool = False,
-    hashes: Mapping[str, str] = HASHES,
-    pararel_hashes: Mapping[str, str] | None = None,
 ) -> str:
     """Write the atlas to `out`; returns a summary for a person.
 
-    `source` and `pararel` are folders with the files, downloaded where None; `hashes` and
-    `pararel_hashes` say which files they are. Raises an `AtlasError`, with nothing written, for whatever
-    is not as published.
+    `source` and `pararel` are folders with the files, which are downloaded where None. Raises an
+    `AtlasError`, with nothing written, for whatever is not as published.
     """
     output = Output(out)
-    parameters = _parameters(hashes)
+    parameters = _parameters()
     if output.state(parameters, fresh=fresh) == "finished":
         return f"{summary.describe(out)}\nNothing was left to do; --fresh imports it again."
-    dataset = load_pararel(pararel, hashes=pararel_hashes, option="--pararel", say=_say)
-    neurons = read_neurons(source, dataset, hashes=hashes)
+    dataset = load_pararel(pararel, option="--pararel", say=_say)
+    neurons = read_neurons(source, dataset)
     output.claim(parameters, fresh=fresh)
     try:
         _write(output, dataset, neurons, parameters)
@@ -99,13 +95,13 @@ def import_published(
     return summary.describe(out)
 
 
-def _parameters(hashes: Mapping[str, str]) -> dict[str, Any]:
+def _parameters() -> dict[str, Any]:
     return {
         "model": MODEL,
         "dataset": "pararel",
         "method": "published neurons",
         "neurons_revision": REVISION,
-        "neurons_hash": sha256(json.dumps(dict(hashes)).encode()),
+        "neurons_hash": sha256(json.dumps(HASHES).encode()),
         "dataset_revision": pararel_files.REVISION,
     }
 
@@ -117,14 +113,14 @@ def _say(text: str) -> None:
 # 1. Files, 2. Read, 3. Join -----------------------------------------------------------------------------
 
 
-def read_neurons(source: Path | None, dataset: Dataset, *, hashes: Mapping[str, str] = HASHES) -> Neurons:
+def read_neurons(source: Path | None, dataset: Dataset) -> Neurons:
     """The published neurons of every fact of the data set.
 
     Raises `DatasetError` naming the file, and the entry, that is malformed, foreign or missing.
     """
     if source is None:
         copy = "a folder with the replication's JSON files"
-        published = Published("published-neurons", "the published neurons", copy, BASE_URL, REVISION, hashes)
+        published = Published("published-neurons", "the published neurons", copy, BASE_URL, REVISION, HASHES)
         folder = fetched(published, say=_say)
     else:
         folder = source.expanduser()
@@ -132,7 +128,7 @@ def read_neurons(source: Path | None, dataset: Dataset, *, hashes: Mapping[str, 
     found: Neurons = {}
     file_of: dict[str, str] = {}
     changed: list[Path] = []
-    for name, digest in hashes.items():
+    for name, digest in HASHES.items():
         path = folder / name
         content = _read(path)
         for uuid, neurons in _entries(path, content):

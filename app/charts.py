@@ -74,7 +74,7 @@ class Ready:
 def clickable(chart: Any, *fields: str) -> Ready:
     """The chart with marks that can be clicked, one at a time; a click tells these fields of the mark's row.
 
-    For `layout.draw_clickable`. In a layered chart, the first layer's marks.
+    For `address.draw_clickable`. In a layered chart, the first layer's marks.
     """
     return Ready(chart, fields)
 

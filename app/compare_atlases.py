@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import compare_charts, compare_show, exports, layout, resources
+from app import address, compare_charts, compare_show, exports, layout, resources
 from app.compare_choose import asked_for, fact_label, name_of, pick_fact, swap_link
 from app.resources import ask
 from atlas import comparison, queries
@@ -32,7 +32,7 @@ def two_atlases(atlas: Atlas) -> None:
     with left:
         fact = pick_fact(atlas, "a", "the fact")
     with right:
-        chosen = layout.choice("Atlas B", "other", others, placeholder="Choose the other atlas")
+        chosen = address.choice("Atlas B", "other", others, placeholder="Choose the other atlas")
         st.caption(f"A is {layout.plain(here or atlas.atlas_id)}, the one that the sidebar names.")
     asked = asked_for("other")
     if asked and asked not in others:

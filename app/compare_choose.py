@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import layout, limits
+from app import address, layout, limits
 from app.resources import ask
 from atlas import comparison, queries
 from atlas.errors import QueryError
@@ -47,7 +47,7 @@ def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str
         options |= {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
         if text.strip() and found.empty:
             st.caption("No fact matches. Try fewer words.")
-    layout.choice(title[0].upper() + title[1:], name, options, placeholder="Choose a fact")
+    address.choice(title[0].upper() + title[1:], name, options, placeholder="Choose a fact")
     return fact
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from app import layout
+from app import address, layout
 from app.neuron_charts import ADDED, OTHER, OWN, REMOVED
 from atlas.manifest import Manifest
 from atlas.refinement import MODES, STORED_FRACTION
@@ -59,7 +59,7 @@ def choose(manifest: Manifest) -> Thresholds:
     lowest = manifest.method.stored_fraction or STORED_FRACTION
     left, right = st.columns(2, gap="medium")
     with left:
-        t = layout.slider(
+        t = address.slider(
             "A score counts from … × the prompt's largest (t)",
             "t",
             low=lowest,
@@ -69,7 +69,7 @@ def choose(manifest: Manifest) -> Thresholds:
             help="The coarse threshold. Smaller scores are not stored.",
         )
     with right:
-        p = layout.slider(
+        p = address.slider(
             "… in at least this share of its prompts (p)",
             "p",
             low=0.0,

@@ -118,7 +118,7 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
 
 
 def test_a_developer_can_ask_for_all_of_it(sample, monkeypatch):
-    monkeypatch.setattr("app.layout.search_box", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("app.address.search_box", lambda *_, **__: 1 / 0)
     with error_details("full"):
         (shown,) = page("search").exception
     assert "division by zero" in shown.message

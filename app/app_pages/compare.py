@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import compare_charts, compare_show, exports, layout, tray
+from app import address, compare_charts, compare_show, exports, layout, tray
 from app.compare_atlases import two_atlases
 from app.compare_choose import asked_for, must_differ, no_pair, pick_fact, swap_link
 from app.resources import ask
@@ -136,7 +136,7 @@ def two_relations(atlas: Atlas) -> None:
     chosen: list[str] = []
     for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
         with place:
-            layout.choice(f"Relation {name.upper()}", name, options, placeholder="Choose a relation")
+            address.choice(f"Relation {name.upper()}", name, options, placeholder="Choose a relation")
             asked = asked_for(name)
             if asked and asked not in options:
                 st.error(layout.plain(f"The atlas {atlas.atlas_id} has no relation '{asked}'. Choose one."))
@@ -218,7 +218,7 @@ def two_neurons(atlas: Atlas) -> None:
     for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
         asked = asked_for(name)[:20]
         with place:
-            layout.choice(
+            address.choice(
                 f"Neuron {name.upper()}",
                 name,
                 {each: each for each in dict.fromkeys([*([asked] if asked else []), *offered])},

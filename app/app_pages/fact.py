@@ -11,7 +11,7 @@ the chart shows, `sharing` which facts are listed.
 import pandas as pd
 import streamlit as st
 
-from app import charts, exports, layout, neuron_charts, thresholds, tray
+from app import address, charts, exports, fact_tables, layout, neuron_charts, thresholds, tray
 from app.thresholds import ADDED, REMOVED, Thresholds
 from atlas import queries
 from atlas.neuron import Neuron
@@ -21,7 +21,6 @@ NEURONS_SHOWN = 8
 SHARING_SHOWN = 10
 CARD_WIDTH = 165
 LONGEST_NAME = 20
-BLANK = "____"
 VIEWS = {"map": "On the model's plan", "prompts": "Prompt by prompt"}
 SHARING = {"any": "Any", "same": "The same relation", "others": "Other relations"}
 SAME_RELATION = {"any": None, "same": True, "others": False}
@@ -44,7 +43,8 @@ def main() -> None:
     with layout.errors_as_sentences():
         neuron = chosen(atlas)
     with layout.errors_as_sentences():
-        what_it_says(prompts)
+        st.subheader("What the model says", anchor=False)
+        fact_tables.what_it_says(prompts)
     st.subheader("Its neurons", anchor=False)
     with layout.errors_as_sentences():
         limits, rows = choose_thresholds(atlas, fact, stored)
@@ -86,7 +86,7 @@ def choose_thresholds(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[T
         st.markdown(f"**{layout.plain(thresholds.summary(rows))}**")
         st.button(
             f"Back to the atlas's {limits.own_t:g} and {limits.own_p:g}",
-            on_click=layout.set_in_url,
+            on_click=address.set_in_url,
             kwargs={"t": None, "p": None},
             icon=":material/undo:",
         )
@@ -104,7 +104,7 @@ def chosen(atlas: Atlas) -> Neuron | None:
 
 
 def choose(name: str) -> None:
-    layout.set_in_url(neuron=name)
+    address.set_in_url(neuron=name)
 
 
 # Heading ---------------------------------------------------------------------------------------------
@@ -134,73 +134,6 @@ def offers(fact: dict, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> N
     exports.offer(fact["fact_id"], **tables)
 
 
-# What the model says ---------------------------------------------------------------------------------
-
-
-def what_it_says(prompts: pd.DataFrame) -> None:
-    st.subheader("What the model says", anchor=False)
-    if prompts.empty:
-        layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
-        return
-    tops = zip(prompts["top_token"], prompts["top_probability"], strict=True)
-    rows = pd.DataFrame(
-        {
-            "probability": prompts["probability"],
-            "rank": prompts["rank"],
-            "top": [first_answer(*pair) for pair in tops],
-            "prompt": prompts["text"].str.replace("[Y]", BLANK, regex=False),
-            "held_out": prompts["held_out"],
-        }
-    )
-    st.dataframe(
-        rows,
-        hide_index=True,
-        alt="Prompts with the probability and rank of the answer",
-        column_config={
-            "probability": st.column_config.ProgressColumn(
-                "P(answer)",
-                help="The answer's probability",
-                min_value=0,
-                max_value=1,
-                format="%.3f",
-                width=110,
-            ),
-            "rank": st.column_config.NumberColumn("Rank", help="1: the model's first answer", width=60),
-            "top": st.column_config.TextColumn(
-                "First answer", help="The model's most likely token and its probability", width=120
-            ),
-            "prompt": st.column_config.TextColumn("Prompt", width=430),
-            "held_out": st.column_config.CheckboxColumn(
-                "Held out", width="small", help="Kept for evaluation: not used to find neurons"
-            ),
-        },
-    )
-    st.caption(certificate(prompts))
-
-
-def first_answer(token: object, probability: object) -> str | None:
-    """The model's most likely token and its probability, on one line."""
-    if layout.is_missing(token):
-        return None
-    return layout.shown_token(token) + ("" if layout.is_missing(probability) else f"  {probability:.3f}")
-
-
-def certificate(prompts: pd.DataFrame) -> str:
-    """How exact the scores are, in a sentence."""
-    attributed = prompts[prompts["max_gap"].notna()]
-    if attributed.empty:
-        return f"Certificate of the scores: {layout.NOT_MEASURED}."
-    open_paths, paths = (
-        attributed["n_unconverged"].sum(),
-        (attributed["n_layers"] * attributed["n_answer_tokens"]).sum(),
-    )
-    return (
-        f"Neurons were found on {layout.count(len(attributed), 'prompt')}: {int(paths - open_paths):,} of "
-        f"{int(paths):,} integrals within tolerance, largest completeness gap "
-        f"{attributed['max_gap'].max():.2%} of the largest score."
-    )
-
-
 # Where its neurons lie -------------------------------------------------------------------------------
 
 
@@ -213,7 +146,7 @@ def where(
     neuron: Neuron | None,
 ) -> pd.DataFrame:
     """The chart of the scores, over the model or by prompt; gives what it draws."""
-    view = layout.one_of("Scores", "view", VIEWS, label_visibility="collapsed")
+    view = address.one_of("Scores", "view", VIEWS, label_visibility="collapsed")
     if view == "prompts":
         scores = queries.scores_by_prompt(atlas, fact["fact_id"])
     else:
@@ -237,7 +170,7 @@ def where(
         )
         alternative = "Attribution scores by layer and neuron"
     key = f"scores-{fact['fact_id']}-{view}-{name}"
-    layout.draw_clickable(chart, alternative, key=key, fields=["name"], act=choose)
+    address.draw_clickable(chart, alternative, key=key, fields=["name"], act=choose)
     st.caption("Click a neuron for its scores.")
     return scores
 
@@ -247,9 +180,9 @@ def choose_template(prompts: pd.DataFrame) -> str | None:
     attributed = prompts[prompts["max_score"].notna()]
     if attributed.empty:
         return None
-    texts = attributed["text"].str.replace("[Y]", BLANK, regex=False)
+    texts = attributed["text"].str.replace("[Y]", fact_tables.BLANK, regex=False)
     options = dict(zip(attributed["template_id"], texts, strict=True))
-    return layout.choice(
+    return address.choice(
         "Scores of", "template", options, placeholder="all prompts (mean)", label_visibility="collapsed"
     )
 
@@ -273,13 +206,13 @@ def chosen_neuron(
             st.button(
                 "Close",
                 icon=":material/close:",
-                on_click=layout.set_in_url,
+                on_click=address.set_in_url,
                 kwargs={"neuron": None},
             )
         mine = rows[(rows["layer"] == neuron.layer) & (rows["neuron"] == neuron.neuron)]
         st.markdown(layout.plain(standing(prompts, limits, mine, scores)))
         if not scores.empty:
-            prompt_scores(scores, limits)
+            fact_tables.prompt_scores(scores, limits.t)
 
 
 def promise(about: dict) -> str:
@@ -301,29 +234,6 @@ def standing(prompts: pd.DataFrame, limits: Thresholds, mine: pd.DataFrame, scor
     return (
         f"{verdict}: its score reaches {limits.t:.0%} of the largest in {counts} of {n_prompts} prompts; "
         f"{limits.needed(n_prompts)} are needed."
-    )
-
-
-def prompt_scores(scores: pd.DataFrame, limits: Thresholds) -> None:
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "relative": scores["relative"],
-                "score": scores["score"],
-                "counts": scores["relative"] >= limits.t,
-                "prompt": scores["text"].str.replace("[Y]", BLANK, regex=False),
-            }
-        ),
-        hide_index=True,
-        alt="The neuron's score in each prompt where it is stored",
-        column_config={
-            "relative": st.column_config.ProgressColumn(
-                "Of the prompt's largest", min_value=0, max_value=1, format="percent"
-            ),
-            "score": st.column_config.NumberColumn("Score", format="%.4f", width="small"),
-            "counts": st.column_config.CheckboxColumn("Counts", width="small"),
-            "prompt": st.column_config.TextColumn("Prompt", width="large"),
-        },
     )
 
 
@@ -352,7 +262,7 @@ def neurons(rows: pd.DataFrame, limits: Thresholds, neuron: Neuron | None) -> No
         if neuron is not None:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.caption(f"Only {layout.plain(neuron)}, of {len(rows)}.")
-                st.button("Show all", on_click=layout.set_in_url, kwargs={"neuron": None})
+                st.button("Show all", on_click=address.set_in_url, kwargs={"neuron": None})
         layout.neuron_table(shown, key=f"neurons-{st.query_params['fact']}-{neuron}", act=choose)
         if neuron is None:
             st.caption("Choose a row for the neuron's scores.")
@@ -398,31 +308,7 @@ def what_they_do(fact: dict, effects: pd.DataFrame) -> None:
         "layers, and its own while unrelated facts are asked."
     )
     with st.expander("Prompt by prompt"):
-        effects_table(rows)
-
-
-def effects_table(rows: pd.DataFrame) -> None:
-    kinds = zip(rows["intervention"], rows["group"], strict=True)
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "what": [f"{charts.INTERVENTIONS.get(i, i)}, {charts.GROUPS.get(g, g)}" for i, g in kinds],
-                "before": rows["p_before"],
-                "after": rows["p_after"],
-                "rank": [f"{a} → {b}" for a, b in zip(rows["rank_before"], rows["rank_after"], strict=True)],
-                "prompt": rows["text"].str.replace("[Y]", BLANK, regex=False),
-            }
-        ),
-        hide_index=True,
-        alt="Probability and rank of the answer before and after each change",
-        column_config={
-            "what": st.column_config.TextColumn("Changed"),
-            "before": st.column_config.NumberColumn("Before", format="%.3f", width="small"),
-            "after": st.column_config.NumberColumn("After", format="%.3f", width="small"),
-            "rank": st.column_config.TextColumn("Rank", width="small"),
-            "prompt": st.column_config.TextColumn("Prompt", width="large"),
-        },
-    )
+        fact_tables.effects(rows)
 
 
 # Facts that share them -------------------------------------------------------------------------------
@@ -430,7 +316,7 @@ def effects_table(rows: pd.DataFrame) -> None:
 
 def sharing(atlas: Atlas, fact: dict) -> pd.DataFrame:
     st.subheader("Facts that share its neurons", anchor=False)
-    which = layout.one_of("Facts of", "sharing", SHARING, label_visibility="collapsed")
+    which = address.one_of("Facts of", "sharing", SHARING, label_visibility="collapsed")
     others = queries.facts_sharing_neurons(
         atlas, fact["fact_id"], same_relation=SAME_RELATION[which], limit=SHARING_SHOWN
     )

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from app import charts, exports, layout, limits, resources
+from app import address, charts, exports, layout, limits, resources
 from app.resources import ask
 from atlas import queries
 from atlas.errors import AtlasError
@@ -154,7 +154,7 @@ def pictures(atlas: Atlas, summary: queries.Summary) -> None:
     by_layer = ask(queries.layer_histogram, atlas)
     layers, sharing, effects = st.columns(3, gap="medium")
     with layers:
-        layout.draw_clickable(
+        address.draw_clickable(
             charts.layer_bars(by_layer),
             "Share of pairs by layer",
             key="layers",

@@ -8,7 +8,7 @@ relations.
 import pandas as pd
 import streamlit as st
 
-from app import charts, exports, layout, neuron_charts, tray
+from app import address, charts, exports, layout, neuron_charts, tray
 from app.resources import ask
 from atlas import queries, selectivity
 from atlas.neuron import Neuron
@@ -176,15 +176,15 @@ def facts(atlas: Atlas, which: Neuron, neuron: dict) -> tuple[pd.DataFrame, pd.D
     left, right = st.columns([2, 3], gap="medium")
     with right:
         relation = choose_relation(counts)
-        order = layout.one_of("Sorted by", "sort", SORTS, label_visibility="collapsed")
+        order = address.one_of("Sorted by", "sort", SORTS, label_visibility="collapsed")
         rows = list_facts(atlas, which, neuron["n_facts"], counts, relation, order)
     with left:
-        layout.draw_clickable(
+        address.draw_clickable(
             neuron_charts.neuron_relation_bars(counts, chosen=relation),
             "Its facts by relation",
             key=f"relations-{which}-{relation}",
             fields=["relation_id"],
-            act=lambda relation_id: layout.switch_in_url("relation", relation_id),
+            act=lambda relation_id: address.switch_in_url("relation", relation_id),
         )
         if len(counts) > neuron_charts.RELATIONS_SHOWN:
             st.caption(f"The {neuron_charts.RELATIONS_SHOWN} with most of its facts, of {len(counts)}.")
@@ -198,7 +198,7 @@ def choose_relation(counts: pd.DataFrame) -> str | None:
         row.relation_id: f"{row.label or row.relation_id} ({layout.count(row.n_facts, 'fact')})"
         for row in counts.itertuples(index=False)
     }
-    return layout.choice(
+    return address.choice(
         "Relation", "relation", options, placeholder="all relations", label_visibility="collapsed"
     )
 
@@ -221,12 +221,12 @@ def list_facts(
         relation=relation,
         order=order,
         limit=FACTS_SHOWN,
-        offset=(layout.page_asked() - 1) * FACTS_SHOWN,
+        offset=(address.page_asked() - 1) * FACTS_SHOWN,
     )
     if rows.empty:
         layout.nothing("There are fewer pages than that. Choose one below.")
     layout.fact_rows(rows, notes=fact_note)
-    layout.pages(total, FACTS_SHOWN)
+    address.pages(total, FACTS_SHOWN)
     return rows
 
 
@@ -267,7 +267,7 @@ def related(atlas: Atlas, which: Neuron, n_facts: int) -> pd.DataFrame:
     st.subheader("Neurons of the same facts", anchor=False)
     order = next(iter(RELATED))
     if n_facts:
-        order = layout.one_of("Sorted by", "related", RELATED, label_visibility="collapsed")
+        order = address.one_of("Sorted by", "related", RELATED, label_visibility="collapsed")
     rows = selectivity.related_neurons(atlas, which.layer, which.neuron, order=order, limit=RELATED_SHOWN)
     if rows.empty:
         layout.nothing("No other neuron has any of its facts.")

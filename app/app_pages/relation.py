@@ -9,7 +9,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import charts, exports, layout, sharing_charts, tray
+from app import address, charts, exports, layout, sharing_charts, tray
 from app.resources import ask
 from atlas import queries, sharing
 from atlas.errors import QueryError
@@ -50,7 +50,7 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
                 st.caption(layout.plain(f"{row.relation_id} · {layout.count(row.n_facts, 'fact')}{known}"))
     with right, layout.errors_as_sentences():
         chosen = pair_asked(relations)
-        layout.draw_clickable(
+        address.draw_clickable(
             sharing_charts.overlap_matrix(
                 sharing_charts.some_relations(overlap, sharing_charts.neighbours_together(overlap)),
                 chosen=chosen,
@@ -73,7 +73,7 @@ def pair_asked(relations: pd.DataFrame) -> tuple[str, str] | None:
 
 
 def choose_pair(relation_a: str, relation_b: str) -> None:
-    layout.set_in_url(a=relation_a, b=relation_b)
+    address.set_in_url(a=relation_a, b=relation_b)
 
 
 # One relation ----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
         if neurons.empty:
             layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
         else:
-            layout.draw_clickable(
+            address.draw_clickable(
                 sharing_charts.relation_neuron_bars(neurons),
                 "Neurons most of its facts share",
                 key=f"neurons-{relation_id}-{layer}",
@@ -137,7 +137,7 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
             )
             st.caption("Click a neuron for its page.")
     with right, layout.errors_as_sentences():
-        layout.draw_clickable(
+        address.draw_clickable(
             charts.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
             "Its neurons by layer",
             key=f"layers-{relation_id}-{layer}",
@@ -174,11 +174,11 @@ def to_neuron(name: str) -> None:
 
 
 def only_layer(layer: str) -> None:
-    layout.switch_in_url("layer", layer)
+    address.switch_in_url("layer", layer)
 
 
 def all_layers() -> None:
-    layout.set_in_url(layer=None)
+    address.set_in_url(layer=None)
 
 
 # What changing its neurons does ----------------------------------------------------------------------
@@ -229,7 +229,7 @@ def whom_it_shares_with(
         order = [relation_id, *near]
         if other not in order:
             order[-1] = other
-        layout.draw_clickable(
+        address.draw_clickable(
             sharing_charts.overlap_matrix(
                 sharing_charts.some_relations(overlap, order), chosen=(relation_id, other), numbers=True
             ),
@@ -248,7 +248,7 @@ def whom_it_shares_with(
             for row in relations.itertuples()
             if row.relation_id != relation_id
         }
-        layout.choice("Facts in common with", "other", labels, placeholder="its own facts")
+        address.choice("Facts in common with", "other", labels, placeholder="its own facts")
         facts_behind(atlas, relations, overlap, relation_id, other)
 
 
@@ -258,9 +258,9 @@ def choose_other(relation_a: str, relation_b: str) -> None:
     if relation_b == here:
         relation_a, relation_b = relation_b, relation_a
     if relation_a == here:
-        layout.set_in_url(other=relation_b)
+        address.set_in_url(other=relation_b)
     else:
-        layout.set_in_url(relation=relation_a, other=relation_b, layer=None)
+        address.set_in_url(relation=relation_a, other=relation_b, layer=None)
 
 
 def facts_behind(
@@ -301,10 +301,10 @@ def facts_behind(
 def its_facts(atlas: Atlas, relation_id: str) -> None:
     st.subheader("Its facts", anchor=False)
     hits = queries.facts_matching(
-        atlas, relation=relation_id, limit=PAGE_ROWS, offset=(layout.page_asked() - 1) * PAGE_ROWS
+        atlas, relation=relation_id, limit=PAGE_ROWS, offset=(address.page_asked() - 1) * PAGE_ROWS
     )
     layout.fact_rows(hits.rows, notes=partial(layout.about_fact, relation=False))
-    layout.pages(hits.total, PAGE_ROWS)
+    address.pages(hits.total, PAGE_ROWS)
 
 
 main()

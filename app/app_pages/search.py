@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import exports, layout, sharing_charts
+from app import address, exports, layout, sharing_charts
 from app.resources import ask
 from atlas import queries, search
 from atlas.neuron import OBJECT_SLOT
@@ -32,7 +32,7 @@ def main() -> None:
     atlas = layout.current_atlas()
 
     # Choose
-    text = layout.search_box(
+    text = address.search_box(
         "Search subjects, objects, relations and prompts",
         "q",
         placeholder='Azerbaijan, "New York", capital',
@@ -46,7 +46,7 @@ def main() -> None:
     # Query
     begun = time.perf_counter()
     hits = search.facts_matching(
-        atlas, text, **asked, limit=PAGE_ROWS, offset=(layout.page_asked() - 1) * PAGE_ROWS
+        atlas, text, **asked, limit=PAGE_ROWS, offset=(address.page_asked() - 1) * PAGE_ROWS
     )
     milliseconds = 1000 * (time.perf_counter() - begun)
 
@@ -66,7 +66,7 @@ def main() -> None:
         if hits.rows.empty:
             layout.nothing("There are fewer pages than that. Choose one below.")
         found_facts(atlas, text, hits)
-        layout.pages(hits.total, PAGE_ROWS)
+        address.pages(hits.total, PAGE_ROWS)
     with right:
         draw_relations(hits.by_relation, relation)
 
@@ -87,7 +87,7 @@ def choose_relation(relations: pd.DataFrame, hits: search.Hits) -> None:
         row.relation_id: f"{row.label or ''} ({row.relation_id}): {counts.get(row.relation_id, 0):,}"
         for row in relations.itertuples()
     }
-    layout.choice("Relation", "relation", labels, placeholder="any")
+    address.choice("Relation", "relation", labels, placeholder="any")
 
 
 def choices(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> tuple[str | None, int | None, str]:
@@ -96,7 +96,7 @@ def choices(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> tuple[s
     measured = bool(relations["n_known"].notna().any())
     first, second, third = columns
     with first:
-        known = layout.choice(
+        known = address.choice(
             "Does the model know it?",
             "known",
             dict(zip(KNOWN, KNOWN, strict=True)),
@@ -105,9 +105,9 @@ def choices(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> tuple[s
             help="Known: the answer has rank 1 on more than half of the fact's prompts.",
         )
     with second:
-        layer = layout.choice("Has a neuron in layer", "layer", layers, placeholder="any")
+        layer = address.choice("Has a neuron in layer", "layer", layers, placeholder="any")
     with third:
-        sort = layout.choice("Sorted by", "sort", SORTED, placeholder="best match")
+        sort = address.choice("Sorted by", "sort", SORTED, placeholder="best match")
     return known if measured else None, None if layer is None else int(layer), sort or search.BEST
 
 
@@ -141,7 +141,7 @@ def nothing_found(hits: search.Hits) -> None:
 
 
 def without_filters() -> None:
-    layout.set_in_url(relation=None, known=None, layer=None)
+    address.set_in_url(relation=None, known=None, layer=None)
 
 
 def found_facts(atlas: Atlas, text: str, hits: search.Hits) -> None:
@@ -158,7 +158,7 @@ def found_facts(atlas: Atlas, text: str, hits: search.Hits) -> None:
 
 
 def draw_relations(by_relation: pd.DataFrame, relation: str | None) -> None:
-    layout.draw_clickable(
+    address.draw_clickable(
         sharing_charts.hits_by_relation(by_relation, relation),
         "Hits by relation",
         key=f"hits-{relation}",
@@ -174,7 +174,7 @@ def draw_relations(by_relation: pd.DataFrame, relation: str | None) -> None:
 
 
 def only_relation(relation_id: str) -> None:
-    layout.switch_in_url("relation", relation_id)
+    address.switch_in_url("relation", relation_id)
 
 
 def export(atlas: Atlas, text: str, asked: dict, hits: search.Hits) -> None:

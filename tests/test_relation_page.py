@@ -151,7 +151,7 @@ def test_its_most_shared_neurons_go_into_the_tray(a):
 
 def test_a_relation_links_to_its_comparison_and_its_search(only_sample):
     links = page("relation", relation="P36").get("page_link")
-    queries_of = {re.sub(r":primary\[|\]", "", link.label): link.proto.query_string for link in links}
+    queries_of = {re.sub(r":blue\[|\]", "", link.label): link.proto.query_string for link in links}
     assert "kind=relations" in queries_of["Compare with another"]
     assert "a=P36" in queries_of["Compare with another"]
     assert "relation=P36" in queries_of["Search its facts"]

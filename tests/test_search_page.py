@@ -27,7 +27,7 @@ def total(app) -> int:
 
 def listed(app) -> list[str]:
     """The facts on the page, in their order."""
-    links = [re.sub(r"\\(?=\W)|^:primary\[|\]$", "", link.label) for link in app.get("page_link")]
+    links = [re.sub(r"\\(?=\W)|^:blue\[|\]$", "", link.label) for link in app.get("page_link")]
     return [label for label in links if "→" in label]
 
 

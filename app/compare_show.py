@@ -92,13 +92,10 @@ def neurons_in_common(
         n_layers = atlas.manifest.model.n_layers
         layout.draw(compare_charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
-        drawn = rows.head(POINTS_DRAWN)
-        layout.draw(
-            compare_charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
-            f"{title} of each neuron in A and in B",
-        )
-        if len(drawn) < len(rows):
-            st.caption(f"The first {len(drawn):,} of {len(rows):,} neurons are drawn.")
+        if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
+            layout.nothing(f"{title}: {layout.NOT_MEASURED}.")
+        else:
+            draw_points(rows, measure=measure, title=title, percent=percent)
     both = rows[rows["where"] == "both"]
     if len(both):
         tray.add_button(
@@ -124,6 +121,16 @@ def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str 
             f"(Jaccard {layout.percent(shared.chance_jaccard, 1)})."
         )
     st.markdown(says + beside)
+
+
+def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
+    drawn = rows.head(POINTS_DRAWN)
+    layout.draw(
+        compare_charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
+        f"{title} of each neuron in A and in B",
+    )
+    if len(drawn) < len(rows):
+        st.caption(f"The first {len(drawn):,} of {len(rows):,} neurons are drawn.")
 
 
 def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:

@@ -28,8 +28,10 @@ def what_it_says(prompts: pd.DataFrame) -> None:
             "held_out": prompts["held_out"],
         }
     )
+    names = {"probability": "Probability of the answer", "rank": "its rank", "top": "first answer"}
+    absent = [name for name in names if rows[name].isna().all()]
     st.dataframe(
-        rows,
+        rows.drop(columns=absent),
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
@@ -51,6 +53,8 @@ def what_it_says(prompts: pd.DataFrame) -> None:
             ),
         },
     )
+    if absent:
+        st.caption(f"{', '.join(names[name] for name in absent)}: {layout.NOT_MEASURED}.")
     st.caption(certificate(prompts))
 
 

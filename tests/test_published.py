@@ -169,9 +169,21 @@ def test_info_and_sql_read_it(imported: tuple[Path, float, float], capsys: pytes
 
 
 PAGES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
-    "home": ("home", {}, ("The model knows", f"Effects of changing neurons: {layout.NOT_MEASURED}")),
+    "home": (
+        "home",
+        {},
+        ("The model knows", "the answer is", f"Effects of changing neurons: {layout.NOT_MEASURED}"),
+    ),
     "search": ("search", {"q": "capital", "layer": "10", "sort": "probability"}, ()),
-    "fact": ("fact", {"fact": "FACT"}, (f"known: {layout.NOT_MEASURED}", "Effects of changing its neurons")),
+    "fact": (
+        "fact",
+        {"fact": "FACT"},
+        (
+            f"known: {layout.NOT_MEASURED}",
+            f"Probability of the answer, its rank, first answer: {layout.NOT_MEASURED}",
+            f"Effects of changing its neurons: {layout.NOT_MEASURED}",
+        ),
+    ),
     "fact, thresholds": ("fact", {"fact": "FACT", "t": "0.4", "p": "0.6", "view": "prompts"}, ()),
     "fact, neuron": (
         "fact",
@@ -191,7 +203,11 @@ PAGES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         (f"Promotes: {layout.NOT_MEASURED}", f"Activations: {layout.NOT_MEASURED}"),
     ),
     "a neuron that no fact has": ("neuron", {"neuron": "L0.N0"}, ("No fact has it",)),
-    "compare facts": ("compare", {"kind": "facts", "a": "FACT", "b": "OTHER"}, (layout.NOT_MEASURED,)),
+    "compare facts": (
+        "compare",
+        {"kind": "facts", "a": "FACT", "b": "OTHER"},
+        (f"Mean score: {layout.NOT_MEASURED}",),
+    ),
     "compare relations": ("compare", {"kind": "relations", "a": "P36", "b": "P17"}, ()),
     "compare neurons": ("compare", {"kind": "neurons", "a": "L10.N2484", "b": "L9.N2141"}, ()),
     "compare atlases": ("compare", {"kind": "atlases", "a": "FACT"}, ()),

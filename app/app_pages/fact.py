@@ -276,14 +276,18 @@ def neuron_cards(rows: pd.DataFrame) -> None:
                     layout.neuron_link(row.layer, row.neuron)
                     if getattr(row, "change", None) == ADDED:
                         st.badge("added", color="green")
-                st.caption(
-                    f"score {layout.number(row.mean_score, '.3f')}, {layout.percent(row.share)} of prompts"
-                )
+                st.caption(scored(row))
                 st.caption(in_how_many(row))
                 promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
                 st.caption(layout.plain(f"promotes {promoted}"))
     if len(rows) > NEURONS_SHOWN:
         st.caption(f"and {len(rows) - NEURONS_SHOWN} more in the table below")
+
+
+def scored(row) -> str:
+    if layout.is_missing(row.mean_score):
+        return f"score {layout.NOT_MEASURED}"
+    return f"score {row.mean_score:.3f}, {layout.percent(row.share)} of prompts"
 
 
 def in_how_many(row) -> str:

@@ -105,9 +105,12 @@ def told(fact: dict, model: str) -> str:
     """The experiment in two sentences: what the model says, and what the atlas measured."""
     plain = layout.plain
     text = plain(fact["text"].replace(OBJECT_SLOT, GAP)) if fact["text"] else ""
-    asked = f"“{text}”: {plain(model)} says" if text else f"{plain(fact['subject'])}: {plain(model)} says"
+    # Only of a known fact can it be claimed that the model says the answer.
+    says = f"{plain(model)} says" if fact["known"] else "the answer is"
+    asked = f"“{text}”: {says}" if text else f"{plain(fact['subject'])}: {says}"
     neurons = f"its {fact['n_neurons']} knowledge neurons" if fact["n_neurons"] > 1 else "its one neuron"
-    sentences = f"{asked} **{plain(fact['object'])}**. What does it say without {neurons}?"
+    subject = "it" if fact["known"] else plain(model)
+    sentences = f"{asked} **{plain(fact['object'])}**. What does {subject} say without {neurons}?"
     before, after, random = fact["before"], fact["after"], fact["random"]
     if before is None or after is None:
         return sentences

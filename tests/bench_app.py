@@ -215,8 +215,10 @@ def itinerary(a: atlas.Atlas, n: int) -> dict[str, list[Visit]]:
             for one, other in zip(some, hubs, strict=True)
         ],
         "SQL, opened": [("sql", {})] * 3,
+        # Its process starts, and reads all tables.
+        "SQL, the first query": [("sql", {"sql": "SELECT count(*) FROM attributions"})],
         "SQL, a query": [
-            ("sql", {"sql": f"SELECT count(*) FROM attributions WHERE layer = {k % 12}"}) for k in range(n)
+            ("sql", {"sql": f"SELECT * FROM attributions WHERE layer = {k % 12}"}) for k in range(n)
         ],
         "Atlases": [("atlases", {})] * 3,
     }

@@ -103,25 +103,9 @@ def fact(atlas: Atlas, fact_id: str) -> dict[str, Any]:
 
 
 def prompts_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """The fact's prompts, discovery ones first.
-
-    Columns: all of the table `prompts`, and n_coarse (stored scores ≥ 0.2 × the prompt's maximum).
-    """
+    """The fact's prompts, discovery ones first. Columns: all of the table `prompts`."""
     return atlas.query(
-        """
-        SELECT p.*, coalesce(c.n_coarse, 0) AS n_coarse
-        FROM prompts AS p
-        LEFT JOIN (
-            SELECT template_id, count(*) FILTER (score >= 0.2::DOUBLE * largest) AS n_coarse
-            FROM (SELECT template_id, score::DOUBLE AS score,
-                         max(score::DOUBLE) OVER (PARTITION BY template_id) AS largest
-                  FROM attributions WHERE fact_id = $fact_id)
-            GROUP BY template_id
-        ) AS c ON c.template_id = p.template_id
-        WHERE p.fact_id = $fact_id
-        ORDER BY p.held_out, p.template_id
-        """,
-        {"fact_id": fact_id},
+        "SELECT * FROM prompts WHERE fact_id = $fact_id ORDER BY held_out, template_id", {"fact_id": fact_id}
     )
 
 

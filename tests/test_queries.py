@@ -64,18 +64,14 @@ def test_a_fact_comes_with_its_relation_s_label(a):
         queries.fact(a, "nobody")
 
 
-def test_prompts_of_a_fact_count_their_coarse_neurons(a):
+def test_prompts_of_a_fact_come_with_discovery_first(a):
     fact_id = TABLES["facts"][1]["fact_id"]
     found = queries.prompts_of_fact(a, fact_id)
+    expected = [row for row in TABLES["prompts"] if row["fact_id"] == fact_id]
+    expected.sort(key=lambda row: (row["held_out"], row["template_id"]))
     assert len(found) == N_TEMPLATES
-    assert found["held_out"].is_monotonic_increasing
-    for row in found.itertuples():
-        scores = [
-            r["score"]
-            for r in TABLES["attributions"]
-            if r["fact_id"] == fact_id and r["template_id"] == row.template_id
-        ]
-        assert row.n_coarse == sum(s >= 0.2 * max(scores) for s in scores)
+    assert found["text"].to_list() == [row["text"] for row in expected]
+    assert found["probability"].to_list() == pytest.approx([row["probability"] for row in expected])
 
 
 def test_neurons_of_a_fact_say_how_many_other_facts_have_them(a):

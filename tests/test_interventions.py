@@ -385,3 +385,23 @@ def test_baking_refuses_a_neuron_the_model_does_not_have(bert, tmp_path):
     with pytest.raises(AtlasError, match="has no neuron"):
         bert.bake(Erase((Neuron(9, 9),)), tmp_path / "baked")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama", "tiny_qwen3"])
+def test_many_changes_behind_one_prefix_equal_whole_passes_one_by_one(tiny, name):
+    subject = load_subject(str(tiny(name)), device="cpu")
+    changes = [
+        Suppress(NEURONS),
+        Amplify(NEURONS[:2], 3.0),
+        None,
+        [Suppress(NEURONS[2:]), Amplify(NEURONS[:1])],
+    ]
+    asked = [(prompt, change) for prompt in PROMPTS for change in changes]
+    together = subject.predict([p for p, _ in asked], interventions=[c for _, c in asked])
+    # An erasure of nothing takes every row through whole sentences.
+    nothing = Amplify((), 1.0), Erase(())
+    for (prompt, change), said in zip(asked, together, strict=True):
+        several = change if isinstance(change, list) else [change] if change else []
+        alone = subject.predict([prompt], interventions=[[*several, *nothing]])[0]
+        assert said.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
+        assert said.rank == alone.rank

@@ -30,6 +30,7 @@ from atlas.surgery.families import Family, family_of
 from atlas.surgery.hooks import recording
 from atlas.surgery.interventions import Intervention, changing, checked
 from atlas.surgery.lock import FairLock
+from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "tf32": torch.float32}
 MAX_ANSWER_TOKENS = 16
@@ -277,10 +278,12 @@ class Subject:
         encoded = [self.encode(prompt) for prompt in prompts]
         changes = self._changes_for(interventions, len(encoded))
         results: list[Prediction | None] = [None] * len(encoded)
-        for batch in batches(encoded, batch_tokens):
+        by_prefix = at_answers_only(self, changes)
+        for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
             rows = [encoded[index] for index in batch]
             chosen = [changes[index] for index in batch]
-            for index, prediction in zip(batch, self._predict_batch(rows, chosen, top_k), strict=True):
+            said = self._predict_batch(rows, chosen, top_k, by_prefix=by_prefix)
+            for index, prediction in zip(batch, said, strict=True):
                 results[index] = prediction
         return results
 
@@ -296,13 +299,19 @@ class Subject:
         return [checked(self, item) for item in several]
 
     @torch.no_grad()
-    def _predict_batch(self, rows: list[Encoded], changes: list[tuple], top_k: int) -> list[Prediction]:
+    def _predict_batch(
+        self, rows: list[Encoded], changes: list[tuple], top_k: int, *, by_prefix: bool
+    ) -> list[Prediction]:
         input_ids, positions, targets, valid = self.tensors(rows)
-        with self.lock, changing(self, changes, positions, valid):
-            hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
-        index = torch.arange(len(rows), device=self.device)[:, None]
+        with self.lock:
+            if by_prefix:
+                answers = hidden_at_answers(self, rows, changes)
+            else:
+                with changing(self, changes, positions, valid):
+                    hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
+                answers = hidden[torch.arange(len(rows), device=self.device)[:, None], positions]
         # base_model has applied the final norm already, so only the head is left to do.
-        logits = self.model.get_submodule(self.family.head)(hidden[index, positions]).float()
+        logits = self.model.get_submodule(self.family.head)(answers).float()
         said = token_predictions(self, logits[valid], targets[valid], top_k=top_k)
         per_row = iter(said)
         return [whole_answer([next(per_row) for _ in encoded.targets]) for encoded in rows]
@@ -354,16 +363,20 @@ class Changed:
         return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
 
 
-def batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts of equal length, at most `batch_tokens` tokens a batch, in a fixed order."""
-    by_length: dict[int, list[int]] = defaultdict(list)
+def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = False) -> Iterator[list[int]]:
+    """Indices of prompts of equal length, at most `batch_tokens` tokens a batch, in a fixed order.
+
+    by_prefix: prompts whose answers begin at the same place, too; only tokens from there on count.
+    """
+    by_length: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, item in enumerate(encoded):
-        by_length[len(item.input_ids)].append(index)
-    for length in sorted(by_length):
-        indices = by_length[length]
-        size = max(1, batch_tokens // length)
-        for start in range(0, len(indices), size):
-            yield indices[start : start + size]
+        by_length[len(item.input_ids), item.positions[0] if by_prefix else 0].append(index)
+    for length, start in sorted(by_length):
+        indices = by_length[length, start]
+        # Each row's answer is read off over the whole vocabulary, which short rows would make many of.
+        size = max(1, batch_tokens // max(length - start, 8))
+        for begin in range(0, len(indices), size):
+            yield indices[begin : begin + size]
 
 
 def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:

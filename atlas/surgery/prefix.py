@@ -1,0 +1,62 @@
+"""Many changes of the same prompts in a causal model: what lies before the answer is computed once.
+
+    if at_answers_only(subject, changes):
+        hidden = hidden_at_answers(subject, rows, changes)      # (n_rows, n_positions, d_model)
+
+Suppressing and amplifying act at the answer position (`atlas.surgery.interventions`), and a causal model
+never looks ahead, so keys and values before the first answer position are those of the model as it is. It
+is the prefix reuse of `atlas.surgery.staircase`, forward only:
+
+1. *Prefix.* One pass over each different beginning, up to the first answer position.
+2. *Answers.* One row a change, from the first answer position on, behind its prompt's keys and values.
+
+Erasing and editing change a value vector for every token; for them nothing can be reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from atlas.surgery.interventions import Amplify, Intervention, Suppress, changing
+
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Encoded, Subject
+
+
+def at_answers_only(subject: Subject, changes: Sequence[Sequence[Intervention]]) -> bool:
+    """Whether the changes leave everything before the answers as it is, and there is one at all."""
+    return (
+        subject.family.kind == "causal"
+        and any(changes)
+        and all(isinstance(item, (Suppress, Amplify)) for items in changes for item in items)
+    )
+
+
+def hidden_at_answers(
+    subject: Subject, rows: Sequence[Encoded], changes: Sequence[Sequence[Intervention]]
+) -> Tensor:
+    """The model's final state at the rows' answer positions, (n_rows, n_positions, d_model).
+
+    Rows have one length and one first answer position.
+    """
+    from transformers import DynamicCache
+
+    model, device = subject.model, subject.device
+    start = rows[0].positions[0]
+    beginnings = {ids: n for n, ids in enumerate(dict.fromkeys(row.input_ids[:start] for row in rows))}
+    input_ids, positions, _, valid = subject.tensors(rows)
+    # Step 1: prefix.
+    cache = DynamicCache()
+    if start:
+        model.base_model(torch.tensor(list(beginnings), device=device), past_key_values=cache, use_cache=True)
+        of_row = [beginnings[row.input_ids[:start]] for row in rows]
+        cache.batch_select_indices(torch.tensor(of_row, device=device))
+    # Step 2: answers.
+    with changing(subject, changes, positions - start, valid):
+        after = model.base_model(input_ids[:, start:], past_key_values=cache, use_cache=True)
+    index = torch.arange(len(rows), device=device)[:, None]
+    return after.last_hidden_state[index, positions - start]

@@ -397,11 +397,17 @@ def test_many_changes_behind_one_prefix_equal_whole_passes_one_by_one(tiny, name
         [Suppress(NEURONS[2:]), Amplify(NEURONS[:1])],
     ]
     asked = [(prompt, change) for prompt in PROMPTS for change in changes]
-    together = subject.predict([p for p, _ in asked], interventions=[c for _, c in asked])
-    # An erasure of nothing takes every row through whole sentences.
-    nothing = Amplify((), 1.0), Erase(())
+    together = subject.predict(
+        [p for p, _ in asked], interventions=[c for _, c in asked], share_prefixes=True
+    )
     for (prompt, change), said in zip(asked, together, strict=True):
-        several = change if isinstance(change, list) else [change] if change else []
-        alone = subject.predict([prompt], interventions=[[*several, *nothing]])[0]
+        alone = subject.predict([prompt], interventions=[change])[0]
         assert said.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
         assert said.rank == alone.rank
+
+
+def test_changes_of_value_vectors_share_no_prefix(tiny_gpt2):
+    subject = load_subject(str(tiny_gpt2), device="cpu")
+    changes = [Erase(NEURONS), Suppress(NEURONS), None]
+    shared = subject.predict(list(PROMPTS), interventions=changes, share_prefixes=True)
+    assert shared == subject.predict(list(PROMPTS), interventions=changes)

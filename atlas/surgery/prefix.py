@@ -1,7 +1,6 @@
 """Many changes of the same prompts in a causal model: what lies before the answer is computed once.
 
-    if at_answers_only(subject, changes):
-        hidden = hidden_at_answers(subject, rows, changes)      # (n_rows, n_positions, d_model)
+    subject.predict(prompts, interventions=changes, share_prefixes=True)
 
 Suppressing and amplifying act at the answer position (`atlas.surgery.interventions`), and a causal model
 never looks ahead, so keys and values before the first answer position are those of the model as it is. It
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 
 
 def at_answers_only(subject: Subject, changes: Sequence[Sequence[Intervention]]) -> bool:
-    """Whether the changes leave everything before the answers as it is, and there is one at all."""
-    return (
-        subject.family.kind == "causal"
-        and any(changes)
-        and all(isinstance(item, (Suppress, Amplify)) for items in changes for item in items)
+    """Whether the changes leave everything before the answers as it is, in a causal model."""
+    return subject.family.kind == "causal" and all(
+        isinstance(item, (Suppress, Amplify)) for items in changes for item in items
     )
 
 

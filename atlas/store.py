@@ -21,6 +21,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
 from atlas.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
@@ -232,13 +233,10 @@ def quoted_path(path: Path) -> str:
     return "'" + literal.replace("'", "''") + "'"
 
 
-def sql_type(kind) -> str:
+def sql_type(kind: pa.DataType) -> str:
     """The DuckDB type of a column's pyarrow type."""
-    names = {
-        "string": "VARCHAR",
-        "bool": "BOOLEAN",
-        "int16": "SMALLINT",
-        "int32": "INTEGER",
-        "float": "FLOAT",
-    }
-    return names.get(str(kind), "STRUCT(token VARCHAR, logit FLOAT)[]")
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"STRUCT({', '.join(f'{each.name} {sql_type(each.type)}' for each in kind)})"
+    return _SQL_TYPES[str(kind)]

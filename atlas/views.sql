@@ -58,10 +58,64 @@ SET VARIABLE activating_prompts = optional_table('activating_prompts', '
 CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_prompts'));
 
 SET VARIABLE effects = optional_table('effects', '
-    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id,
-    NULL::VARCHAR AS intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons,
-    NULL::FLOAT AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS rank_after');
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
+    intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons, NULL::FLOAT
+    AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS rank_after,
+    NULL::BOOLEAN AS top_changed');
 CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
+
+SET VARIABLE effect_summaries = optional_table('effect_summaries', '
+    NULL::VARCHAR AS relation_id, NULL::VARCHAR AS intervention, NULL::VARCHAR AS "group", NULL::VARCHAR AS
+    templates, NULL::VARCHAR AS facts, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS
+    n_prompts, NULL::FLOAT AS mean_before, NULL::FLOAT AS mean_after, NULL::FLOAT AS paper_change, NULL::FLOAT
+    AS paper_low, NULL::FLOAT AS paper_high, NULL::FLOAT AS replication_change, NULL::FLOAT AS replication_low,
+    NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed');
+CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summaries'));
+
+SET VARIABLE edits = optional_table('edits', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS new_object, NULL::FLOAT AS remove, NULL::FLOAT AS add,
+    NULL::VARCHAR AS "group", NULL::VARCHAR AS kind, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS
+    template_id, NULL::INTEGER AS n_neurons, NULL::FLOAT AS p_old_before, NULL::FLOAT AS p_old_after,
+    NULL::INTEGER AS rank_old_before, NULL::INTEGER AS rank_old_after, NULL::FLOAT AS p_new_before, NULL::FLOAT
+    AS p_new_after, NULL::INTEGER AS rank_new_before, NULL::INTEGER AS rank_new_after, NULL::BOOLEAN AS
+    top_changed');
+CREATE OR REPLACE VIEW edits AS FROM query(getvariable('edits'));
+
+SET VARIABLE erasures = optional_table('erasures', '
+    NULL::VARCHAR AS relation_id, NULL::VARCHAR AS "group", NULL::INTEGER AS n_neurons, NULL::VARCHAR AS
+    asked_relation_id, NULL::INTEGER AS n_prompts, NULL::FLOAT AS accuracy_before, NULL::FLOAT AS
+    accuracy_after, NULL::FLOAT AS perplexity_before, NULL::FLOAT AS perplexity_after, NULL::FLOAT AS
+    mean_before, NULL::FLOAT AS mean_after');
+CREATE OR REPLACE VIEW erasures AS FROM query(getvariable('erasures'));
+
+SET VARIABLE contexts = optional_table('contexts', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS context, NULL::VARCHAR AS "group", NULL::INTEGER AS n_neurons,
+    NULL::INTEGER AS n_prompts, NULL::FLOAT AS activation, NULL::FLOAT AS magnitude, NULL::FLOAT AS relative');
+CREATE OR REPLACE VIEW contexts AS FROM query(getvariable('contexts'));
+
+SET VARIABLE statistics = optional_table('statistics', '
+    NULL::VARCHAR AS mode, NULL::FLOAT AS threshold, NULL::FLOAT AS share, NULL::INTEGER AS n_facts,
+    NULL::INTEGER AS n_empty, NULL::FLOAT AS mean_neurons, NULL::FLOAT AS median_neurons, NULL::INTEGER AS
+    most_neurons, NULL::FLOAT AS within, NULL::FLOAT AS across, NULL::FLOAT AS same_object, NULL::FLOAT AS
+    other_object, NULL::FLOAT AS identical, NULL::FLOAT AS commonest, NULL::FLOAT AS hubs, NULL::FLOAT[] AS
+    layer_shares');
+CREATE OR REPLACE VIEW statistics AS FROM query(getvariable('statistics'));
+
+SET VARIABLE stability = optional_table('stability', '
+    NULL::VARCHAR AS fact_id, NULL::INTEGER AS n_discovery, NULL::INTEGER AS n_held_out, NULL::INTEGER AS
+    shared, NULL::FLOAT AS jaccard, NULL::FLOAT AS jaccard_relation, NULL::FLOAT AS jaccard_random, NULL::FLOAT
+    AS p_before, NULL::FLOAT AS p_discovery, NULL::FLOAT AS p_held_out');
+CREATE OR REPLACE VIEW stability AS FROM query(getvariable('stability'));
+
+SET VARIABLE subsets = optional_table('subsets', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS "order", NULL::INTEGER AS k, NULL::INTEGER AS n_neurons,
+    NULL::FLOAT AS p_before, NULL::FLOAT AS p_after');
+CREATE OR REPLACE VIEW subsets AS FROM query(getvariable('subsets'));
+
+SET VARIABLE methods = optional_table('methods', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS method, NULL::VARCHAR AS mode, NULL::INTEGER AS n_neurons,
+    NULL::INTEGER AS shared, NULL::FLOAT AS p_before, NULL::FLOAT AS p_suppressed, NULL::FLOAT AS p_amplified');
+CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ def test_every_table_and_column_has_a_sentence():
 
 
 def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     assert set(REQUIRED_TABLES) < set(TABLES)
     assert set(TABLES) == {
         "relations",
@@ -37,6 +37,14 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "neurons",
         "activating_prompts",
         "effects",
+        "effect_summaries",
+        "edits",
+        "erasures",
+        "contexts",
+        "statistics",
+        "stability",
+        "subsets",
+        "methods",
     }
     for table, keys in SORT_KEYS.items():
         assert set(keys) <= set(TABLES[table].names)

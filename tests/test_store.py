@@ -115,7 +115,7 @@ def _break_manifest_half(folder):
 
 def _break_manifest_version(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
 
 
 def _break_manifest_foreign(folder):
@@ -123,7 +123,7 @@ def _break_manifest_foreign(folder):
 
 
 def _break_manifest_incomplete(folder):
-    (folder / "manifest.json").write_text('{"schema_version": 1, "atlas_id": "x"}')
+    (folder / "manifest.json").write_text('{"schema_version": 2, "atlas_id": "x"}')
 
 
 def _break_manifest_list(folder):

@@ -1,0 +1,447 @@
+"""The tables and views of an atlas as data: sentences, sort keys, columns with their types and sentences.
+
+`atlas.schema` makes pyarrow schemas of them. In the order of a build: what is asked, what is found, and
+what experiments measured.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_TEXT = pa.string()
+_LAYER = pa.int16()
+_NEURON = pa.int32()
+_COUNT = pa.int32()
+_SCORE = pa.float32()
+_FLAG = pa.bool_()
+_SHARES = pa.list_(pa.float32())
+_TOKENS = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logit", pa.float32())]))
+
+_RELATION_ID = ("relation_id", _TEXT, "Wikidata property id of the relation, such as P36.")
+_FACT_ID = ("fact_id", _TEXT, "Identifier of the fact, unique within the data set.")
+_TEMPLATE_ID = ("template_id", _TEXT, "Identifier of the template the prompt was made from.")
+_LAYER_COLUMN = ("layer", _LAYER, "Layer of the neuron, counted from 0.")
+_NEURON_COLUMN = ("neuron", _NEURON, "Index of the neuron among the inputs of its layer's down-projection.")
+
+# Table → (sentence, sort keys, columns as (name, type, sentence)).
+DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType, str], ...]]] = {
+    "relations": (
+        "One row a relation that has facts in this atlas.",
+        ("relation_id",),
+        (
+            _RELATION_ID,
+            ("label", _TEXT, "The relation in words, such as 'capital'."),
+            ("n_facts", _COUNT, "Number of the relation's facts in this atlas."),
+            ("n_templates", _COUNT, "Number of templates this model can be asked with."),
+        ),
+    ),
+    "facts": (
+        "One row a fact, with how well the model knows it.",
+        ("fact_id",),
+        (
+            _FACT_ID,
+            _RELATION_ID,
+            ("subject", _TEXT, "Whom or what the fact is about."),
+            ("object", _TEXT, "The answer the prompts ask for."),
+            ("n_prompts", _COUNT, "Number of the fact's prompts, held-out ones included."),
+            ("n_neurons", _COUNT, "Number of its knowledge neurons after refinement."),
+            ("known", _FLAG, "Whether the answer has rank 1 on more than half of the fact's prompts."),
+            ("mean_probability", _SCORE, "Mean probability of the answer over the fact's prompts."),
+        ),
+    ),
+    "prompts": (
+        "One row a prompt: what the model answered, and the certificate of its attribution.",
+        ("fact_id", "template_id"),
+        (
+            _FACT_ID,
+            _TEMPLATE_ID,
+            ("text", _TEXT, "The sentence with its subject filled in and [Y] where the answer goes."),
+            ("held_out", _FLAG, "Whether the prompt is kept for evaluation and finds no neurons."),
+            ("probability", _SCORE, "Probability of the answer: the product over its tokens."),
+            ("rank", _COUNT, "Rank of the answer's worst token; 1 when greedy decoding says the answer."),
+            ("top_token", _TEXT, "The model's most likely token at the first answer position."),
+            ("top_probability", _SCORE, "Probability of that token."),
+            (
+                "max_gap",
+                _SCORE,
+                "Largest completeness gap |Σ score − (P(1) − P(0))| over answer tokens and layers, relative "
+                "to its token's largest |score|; null where the prompt was not attributed.",
+            ),
+            (
+                "n_points",
+                _COUNT,
+                "Path evaluations spent, summed over answer tokens and layers; null where not attributed.",
+            ),
+            (
+                "converged",
+                _FLAG,
+                "Whether every path met the tolerance (n_unconverged is 0); null where not attributed.",
+            ),
+            ("n_answer_tokens", _LAYER, "Number of tokens of the answer."),
+            (
+                "max_score",
+                _SCORE,
+                "Largest attribution score of the prompt, the unit of every threshold; a prompt whose "
+                "largest score is not positive has no coarse neurons; null where not attributed.",
+            ),
+            ("n_layers", _LAYER, "Number of layers attributed; null where not attributed."),
+            (
+                "n_unconverged",
+                _COUNT,
+                "Number of (answer token, layer) paths outside the tolerance; null where not attributed.",
+            ),
+        ),
+    ),
+    "attributions": (
+        "One row a (prompt, neuron) whose score is at least a tenth of the prompt's largest.",
+        ("fact_id", "template_id", "layer", "neuron"),
+        (
+            _FACT_ID,
+            _TEMPLATE_ID,
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
+            ("score", _SCORE, "Attribution score: the neuron's share of P(1) − P(0), mean over tokens."),
+        ),
+    ),
+    "knowledge_neurons": (
+        "One row a (fact, neuron) that survived refinement.",
+        ("fact_id", "layer", "neuron"),
+        (
+            _FACT_ID,
+            _RELATION_ID,
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
+            ("share", _SCORE, "Share of the fact's discovery prompts in which the neuron is coarse."),
+            ("mean_score", _SCORE, "Mean score over the discovery prompts where the score was stored."),
+            ("max_score", _SCORE, "Largest stored score over the discovery prompts."),
+        ),
+    ),
+    "neurons": (
+        "One row a neuron that is a knowledge neuron of at least one fact.",
+        ("layer", "neuron"),
+        (
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
+            ("n_facts", _COUNT, "Number of facts it is a knowledge neuron of."),
+            ("n_relations", _COUNT, "Number of relations those facts belong to."),
+            ("value_norm", _SCORE, "Euclidean norm of its value vector, its row of the down-projection."),
+            ("promoted", _TOKENS, "Tokens its value vector raises most, with their logits."),
+            ("suppressed", _TOKENS, "Tokens its value vector lowers most, with their logits."),
+        ),
+    ),
+    "activating_prompts": (
+        "One row a prompt on which a neuron is most (top) or least (bottom) active.",
+        ("layer", "neuron", "side", "rank"),
+        (
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
+            ("side", _TEXT, "'top' for the largest activations, 'bottom' for the smallest."),
+            ("rank", _LAYER, "Place on that side, from 1."),
+            _FACT_ID,
+            _TEMPLATE_ID,
+            ("activation", _SCORE, "The neuron's activation at the first answer position."),
+        ),
+    ),
+    "effects": (
+        "One row a (fact, prompt, intervention, group): the answer's probability before and after.",
+        ("fact_id", "prompt_fact_id", "template_id", "intervention", "group"),
+        (
+            ("fact_id", _TEXT, "The fact whose knowledge neurons (or their stand-ins) were changed."),
+            (
+                "prompt_fact_id",
+                _TEXT,
+                "The fact the prompt asks for: fact_id itself, except in the group 'unrelated'.",
+            ),
+            ("template_id", _TEXT, "Template of the prompt."),
+            ("intervention", _TEXT, "'suppress' (activation × 0) or 'amplify' (activation × 2)."),
+            (
+                "group",
+                _TEXT,
+                "'own': the fact's neurons; 'random': as many of the same layers; 'matched': as many of the "
+                "same layers that are as active on the fact's discovery prompts; 'baseline': as many that "
+                "are most active there; 'unrelated': its neurons, on a prompt of a fact that differs in "
+                "relation and object.",
+            ),
+            ("held_out", _FLAG, "Whether the prompt's template was held out of discovery."),
+            ("n_neurons", _COUNT, "Number of neurons that were changed."),
+            ("p_before", _SCORE, "Probability of the prompt's answer without the intervention."),
+            ("p_after", _SCORE, "Probability of the prompt's answer with it."),
+            ("rank_before", _COUNT, "Rank of the answer without it."),
+            ("rank_after", _COUNT, "Rank of the answer with it."),
+            ("top_changed", _FLAG, "Whether the model's most likely token became another."),
+        ),
+    ),
+    "effect_summaries": (
+        "One row a (relation, intervention, group, templates, facts): the effects in the two ratios.",
+        ("relation_id", "intervention", "group", "templates", "facts"),
+        (
+            (
+                "relation_id",
+                _TEXT,
+                "Relation of the facts whose neurons were changed; 'all' for the mean over relations, each "
+                "counting alike.",
+            ),
+            ("intervention", _TEXT, "'suppress' or 'amplify'."),
+            ("group", _TEXT, "Which neurons were changed, or whose prompts asked: as in effects."),
+            ("templates", _TEXT, "'discovery' or 'held-out': which of the fact's prompts were asked."),
+            ("facts", _TEXT, "'known', 'unknown' or 'all': whether the model knows the asked fact."),
+            ("n_relations", _COUNT, "Number of relations that count."),
+            ("n_facts", _COUNT, "Number of facts whose neurons were changed."),
+            ("n_prompts", _COUNT, "Number of prompts asked."),
+            ("mean_before", _SCORE, "Mean probability of the answers without the intervention."),
+            ("mean_after", _SCORE, "Mean probability with it."),
+            (
+                "paper_change",
+                _SCORE,
+                "The paper's ratio: mean change of probability over mean probability, of a relation.",
+            ),
+            ("paper_low", _SCORE, "Its bootstrap interval, lower end (2.5 %); facts are drawn again."),
+            ("paper_high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
+            (
+                "replication_change",
+                _SCORE,
+                "The replication's ratio: mean of (change ÷ probability) over the prompts of a relation.",
+            ),
+            ("replication_low", _SCORE, "Its bootstrap interval, lower end (2.5 %)."),
+            ("replication_high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
+            ("top_changed", _SCORE, "Share of prompts whose most likely token became another."),
+        ),
+    ),
+    "edits": (
+        "One row a prompt asked about an edit: what it did to the old answer and to the new one.",
+        ("fact_id", "new_object", "remove", "add", "group", "kind", "prompt_fact_id", "template_id"),
+        (
+            ("fact_id", _TEXT, "The fact that was edited."),
+            (
+                "new_object",
+                _TEXT,
+                "The answer the edit wrote: the object of another fact of the relation.",
+            ),
+            ("remove", _SCORE, "Strength λ₁ against the old answer."),
+            ("add", _SCORE, "Strength λ₂ for the new answer."),
+            ("group", _TEXT, "'own': the fact's neurons; 'random': as many of the same layers."),
+            (
+                "kind",
+                _TEXT,
+                "'edited': the prompt the edit is judged by; 'paraphrase': the fact's other held-out ones; "
+                "'same_relation' and 'other_relation': prompts of facts that should stay as they are; "
+                "'symmetry': a prompt of the inverse relation whose answer the edit should change.",
+            ),
+            ("prompt_fact_id", _TEXT, "The fact that the prompt asks for."),
+            _TEMPLATE_ID,
+            ("n_neurons", _COUNT, "Number of neurons whose value vectors were edited."),
+            ("p_old_before", _SCORE, "Probability of the prompt's own answer without the edit."),
+            ("p_old_after", _SCORE, "Probability of the prompt's own answer with it."),
+            ("rank_old_before", _COUNT, "Rank of the prompt's own answer without the edit."),
+            ("rank_old_after", _COUNT, "Rank of the prompt's own answer with it."),
+            ("p_new_before", _SCORE, "Probability of the answer the edit wants here, without it."),
+            ("p_new_after", _SCORE, "Probability of the answer the edit wants here, with it."),
+            ("rank_new_before", _COUNT, "Rank of the answer the edit wants here, without it."),
+            ("rank_new_after", _COUNT, "Rank of the answer the edit wants here, with it."),
+            ("top_changed", _FLAG, "Whether the model's most likely token became another."),
+        ),
+    ),
+    "erasures": (
+        "One row a (relation erased, dose, relation asked): accuracy and perplexity of its prompts.",
+        ("relation_id", "group", "n_neurons", "asked_relation_id"),
+        (
+            ("relation_id", _TEXT, "The relation whose most frequent neurons' value vectors became zero."),
+            (
+                "group",
+                _TEXT,
+                "'own': its most frequent neurons; 'random': as many of the same layers.",
+            ),
+            ("n_neurons", _COUNT, "Number of value vectors that became zero: the dose."),
+            ("asked_relation_id", _TEXT, "The relation whose prompts were asked."),
+            ("n_prompts", _COUNT, "Number of prompts asked."),
+            ("accuracy_before", _SCORE, "Share of prompts whose answer has rank 1 before."),
+            ("accuracy_after", _SCORE, "Share of prompts whose answer has rank 1 after."),
+            (
+                "perplexity_before",
+                _SCORE,
+                "exp of the mean of −log P(answer's token) over the prompts' answer tokens, before.",
+            ),
+            ("perplexity_after", _SCORE, "The same after."),
+            ("mean_before", _SCORE, "Mean probability of the answers before."),
+            ("mean_after", _SCORE, "Mean probability of the answers after."),
+        ),
+    ),
+    "contexts": (
+        "One row a (fact, context, group): how active a fact's neurons are where it is stated, or not.",
+        ("fact_id", "context", "group"),
+        (
+            _FACT_ID,
+            (
+                "context",
+                _TEXT,
+                "'fact': the fact's held-out prompts; 'subject': sentences that mention its subject only; "
+                "'relation': prompts of its relation about other subjects; 'random': prompts that share "
+                "neither relation, nor subject, nor object.",
+            ),
+            ("group", _TEXT, "'own': the fact's neurons; 'random': as many of the same layers."),
+            ("n_neurons", _COUNT, "Number of neurons."),
+            ("n_prompts", _COUNT, "Number of sentences."),
+            ("activation", _SCORE, "Mean activation at the answer position over neurons and sentences."),
+            ("magnitude", _SCORE, "Mean |activation| over neurons and sentences."),
+            (
+                "relative",
+                _SCORE,
+                "Mean over neurons of activation ÷ the neuron's root mean square over the fact's discovery "
+                "prompts, with the sign it has there: 1 is as active as on the prompts that found it.",
+            ),
+        ),
+    ),
+    "statistics": (
+        "One row a refinement: what the stored scores give under other thresholds (t, p) and modes.",
+        ("mode", "threshold", "share"),
+        (
+            (
+                "mode",
+                _TEXT,
+                "'default', 'paper' or 'replication' as they are; 'grid' for the default with other (t, p); "
+                "'stored' for the atlas's own neurons.",
+            ),
+            (
+                "threshold",
+                _SCORE,
+                "t: a coarse neuron has at least this share of its prompt's maximum.",
+            ),
+            (
+                "share",
+                _SCORE,
+                "p: a knowledge neuron is coarse in at least this share of a fact's prompts; null where the "
+                "mode fits it to each relation.",
+            ),
+            ("n_facts", _COUNT, "Number of facts."),
+            ("n_empty", _COUNT, "Number of facts without a neuron."),
+            ("mean_neurons", _SCORE, "Mean number of neurons a fact."),
+            ("median_neurons", _SCORE, "Median number of neurons a fact."),
+            ("most_neurons", _COUNT, "Largest number of neurons a fact."),
+            ("within", _SCORE, "Mean number of neurons two facts of a relation share, relations alike."),
+            ("across", _SCORE, "Mean number two facts of different relations share, relations alike."),
+            ("same_object", _SCORE, "Mean number two facts of a relation with the same object share."),
+            ("other_object", _SCORE, "Mean number two facts of a relation with different objects share."),
+            ("identical", _SCORE, "Share of facts with neurons whose set another fact has, too."),
+            ("commonest", _SCORE, "Share of facts that have the commonest neuron."),
+            ("hubs", _SCORE, "Share of facts that have one of the 20 commonest neurons."),
+            ("layer_shares", _SHARES, "Share of all (fact, neuron) pairs in each layer, from layer 0."),
+        ),
+    ),
+    "stability": (
+        "One row a fact: its neurons found on one half of its templates and on the other.",
+        ("fact_id",),
+        (
+            _FACT_ID,
+            ("n_discovery", _COUNT, "Number of neurons found on the discovery templates."),
+            ("n_held_out", _COUNT, "Number of neurons found on the held-out templates."),
+            ("shared", _COUNT, "Number found on both."),
+            ("jaccard", _SCORE, "shared ÷ number found on either; null where neither half has any."),
+            (
+                "jaccard_relation",
+                _SCORE,
+                "The same with another fact of the relation in the place of the held-out half.",
+            ),
+            ("jaccard_random", _SCORE, "The same with a fact that differs in relation and object."),
+            ("p_before", _SCORE, "Mean probability of the answer on the discovery prompts."),
+            ("p_discovery", _SCORE, "The same with the neurons of the discovery half suppressed."),
+            ("p_held_out", _SCORE, "The same with those of the held-out half: found on other templates."),
+        ),
+    ),
+    "subsets": (
+        "One row a (fact, order, k): the answer's probability with the first k neurons suppressed.",
+        ("fact_id", "order", "k"),
+        (
+            _FACT_ID,
+            ("order", _TEXT, "'score': largest mean score first; 'random': in a random order."),
+            ("k", _COUNT, "Number of neurons suppressed."),
+            ("n_neurons", _COUNT, "Number of the fact's neurons."),
+            ("p_before", _SCORE, "Mean probability of the answer on held-out prompts."),
+            ("p_after", _SCORE, "The same with the first k neurons suppressed."),
+        ),
+    ),
+    "methods": (
+        "One row a (fact, method, mode): other ways to choose neurons, by overlap and by effect.",
+        ("fact_id", "method", "mode"),
+        (
+            _FACT_ID,
+            (
+                "method",
+                _TEXT,
+                "'integrated_gradients', 'activation', 'gradient_x_activation' or 'log_prob_increase'.",
+            ),
+            (
+                "mode",
+                _TEXT,
+                "Refinement: 'default', 'paper' or 'replication'; 'count' for as many neurons as the default "
+                "has, those of the largest mean score relative to each prompt's.",
+            ),
+            ("n_neurons", _COUNT, "Number of neurons chosen."),
+            ("shared", _COUNT, "Number that integrated gradients with the same mode chose, too."),
+            ("p_before", _SCORE, "Mean probability of the answer on held-out prompts."),
+            ("p_suppressed", _SCORE, "The same with the neurons suppressed."),
+            ("p_amplified", _SCORE, "The same with their activations doubled."),
+        ),
+    ),
+}
+
+# View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
+DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "neuron_facts": (
+        "One row a (fact, neuron): knowledge_neurons with the fact in words.",
+        (
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("fact_id", _FACT_ID[2]),
+            ("relation_id", _RELATION_ID[2]),
+            ("label", "The relation in words, such as 'capital'."),
+            ("subject", "Whom or what the fact is about."),
+            ("object", "The answer the prompts ask for."),
+            ("known", "Whether the answer has rank 1 on more than half of the fact's prompts."),
+            ("share", "Share of the fact's discovery prompts in which the neuron is coarse."),
+            ("mean_score", "Mean score over the discovery prompts where the score was stored."),
+            ("max_score", "Largest stored score over the discovery prompts."),
+        ),
+    ),
+    "relation_neurons": (
+        "One row a (relation, neuron) of at least one of its facts, most shared first.",
+        (
+            ("relation_id", _RELATION_ID[2]),
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("n_facts", "Number of the relation's facts that have the neuron."),
+            ("relation_share", "n_facts over all facts of the relation."),
+            ("mean_share", "Mean of share over those facts."),
+            ("mean_score", "Mean of mean_score over those facts."),
+        ),
+    ),
+    "relation_overlap": (
+        "One row a pair of relations, in both orders and with itself.",
+        (
+            ("relation_a", "Id of the one relation."),
+            ("relation_b", "Id of the other relation, or the same."),
+            ("within", "Whether both are the same relation."),
+            ("n_pairs", "Number of pairs of two different facts, one of each."),
+            ("mean_shared", "Mean number of neurons that two facts of a pair have in common."),
+        ),
+    ),
+    "hub_neurons": (
+        "One row a neuron of facts in more than one relation, those of most relations first.",
+        (
+            ("layer", _LAYER_COLUMN[2]),
+            ("neuron", _NEURON_COLUMN[2]),
+            ("n_facts", "Number of facts that have the neuron."),
+            ("n_relations", "Number of relations those facts belong to."),
+            ("fact_share", "n_facts over all facts that have neurons."),
+        ),
+    ),
+    "layer_histogram": (
+        "One row a layer that has knowledge neurons.",
+        (
+            ("layer", "Layer, counted from 0."),
+            ("n_pairs", "Number of (fact, neuron) pairs in the layer."),
+            ("n_neurons", "Number of different neurons."),
+            ("n_facts", "Number of different facts."),
+            ("pair_share", "n_pairs over the pairs of all layers."),
+        ),
+    ),
+}

@@ -173,14 +173,18 @@ def write_table(folder: Path, table: str, rows: pa.Table) -> Path:
     return path
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as its file holds it."""
+    return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `manifest.json` so that a reader sees the old one or the new one, never half of it."""
     path = Path(folder) / MANIFEST_NAME
     partial = path.with_name(f".{MANIFEST_NAME}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
-            json.dump(manifest.to_dict(), file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(manifest_text(manifest))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

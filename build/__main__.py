@@ -15,6 +15,7 @@ import atlas.datasets
 import atlas.models
 from atlas.errors import AtlasError, BuildError
 from build import plan as planning
+from build.evidence import ALIASES, STUDIES
 from build.plan import BuildOptions
 from build.writer import writing
 
@@ -128,6 +129,32 @@ def make_parser() -> argparse.ArgumentParser:
         default=FACTS,
         help="folder of the CSV files (default: the project's own)",
     )
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="run the paper's experiments on a finished atlas, and their controls",
+        description="Run experiments on a finished atlas; each adds a table to it. Interrupted, the same "
+        "command goes on.",
+        epilog="experiments: " + "; ".join(f"{study.name}: {study.sentence}" for study in STUDIES.values()),
+    )
+    evaluate.add_argument("folder", type=Path, metavar="DIR", help="folder of the atlas")
+    evaluate.add_argument(
+        "--experiments",
+        default="all",
+        metavar="A,B",
+        help=f"some of {', '.join((*STUDIES, *ALIASES))} (default: all)",
+    )
+    evaluate.add_argument("--model", help="a folder or a name (default: the one the atlas names)")
+    evaluate.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="facts an experiment takes (update, erase: a relation); 0: all (default: by experiment)",
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="for all that is random (default: 0)")
+    evaluate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    evaluate.add_argument("--fresh", action="store_true", help="measure again what was measured")
 
     edits = commands.add_parser("evaluate-edits", help="how often an edit succeeds, and what else it changes")
     edits.add_argument("--model", required=True, help="the model that the atlas was made with")
@@ -246,6 +273,21 @@ def _geonames(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from build.evaluate import EvaluateOptions, evaluate
+
+    options = EvaluateOptions(
+        experiments=arguments.experiments,
+        model=arguments.model,
+        sample=arguments.sample,
+        seed=arguments.seed,
+        device=arguments.device,
+        threads=arguments.threads,
+    )
+    print(evaluate(arguments.folder, options, fresh=arguments.fresh))
+    return 0
+
+
 def _evaluate_edits(arguments: argparse.Namespace) -> int:
     from build.evaluate_edits import evaluate_edits
 
@@ -300,6 +342,7 @@ _COMMANDS = {
     "train-pocket-bert": _train,
     "fetch-model": _fetch,
     "geonames": _geonames,
+    "evaluate": _evaluate,
     "evaluate-edits": _evaluate_edits,
     "experiment": _experiment,
 }
@@ -319,7 +362,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        resumable = argv[:1] == ["run"]
+        resumable = argv[:1] in (["run"], ["evaluate"])
         print(
             "\nInterrupted. Give the same command again to go on; complete shards are kept."
             if resumable

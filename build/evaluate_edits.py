@@ -136,7 +136,7 @@ def known_facts(atlas: Atlas) -> list[KnownFact]:
 
 def draw_trials(subject: Subject, facts: Sequence[KnownFact], *, sample: int, seed: int) -> list[EditTrial]:
     """At most `sample` facts with a new answer that the model has a word for, drawn by the seed."""
-    from build.stages import seeded
+    from build.trials import seeded
 
     order = np.random.default_rng(seed).permutation(len(facts))
     trials: list[EditTrial] = []
@@ -191,7 +191,7 @@ def measure(
 ) -> list[Rate]:
     """What the edits did, as rates of prompts."""
     from atlas.surgery.interventions import Edit
-    from build.stages import random_match, seeded
+    from build.trials import random_match, seeded
 
     counts: dict[str, list[bool]] = {
         "efficacy": [],

@@ -46,7 +46,8 @@ from build.writer import Output
 if TYPE_CHECKING:
     from atlas.models import LocatedModel
     from atlas.surgery.subject import Subject
-    from build.stages import Batches, Trial
+    from build.stages import Batches
+    from build.trials import Trial
 
 READOUT_SHARD = 2048
 SECONDS_BETWEEN_STATES = 20.0
@@ -231,14 +232,14 @@ class _Build:
 
     def key(self, found: pa.Table) -> str:
         """A name for what the later stages depend on: the neurons found, and these constants."""
-        from build import stages
+        from build import stages, trials
 
         constants = [
             self.plan.options.seed,
             stages.READOUT_TOKENS,
             stages.ACTIVATING_PROMPTS,
             stages.AMPLIFY_FACTOR,
-            list(stages.INTERVENTIONS),
+            list(trials.INTERVENTIONS),
             stages.EVALUATION_VERSION,
         ]
         digest = hashlib.sha256(json.dumps(constants).encode())
@@ -334,7 +335,7 @@ class _Build:
 
     def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
         """The table `effects`."""
-        from build.stages import INTERVENTIONS, evaluate_shard
+        from build.trials import INTERVENTIONS, evaluate_shard
 
         stage = f"evaluate-{key}"
         trials = _Trials(self, prompts, tables.neurons_by_fact(found))
@@ -460,7 +461,7 @@ class _Trials:
     def __init__(
         self, build: _Build, prompts: tables.Prompts, neurons: dict[str, tuple[Neuron, ...]]
     ) -> None:
-        from build.stages import Partners
+        from build.trials import Partners
 
         self.build, self.prompts, self.neurons = build, prompts, neurons
         self.facts = [build.fact_by_id[fact_id] for fact_id in prompts.fact_ids]
@@ -479,7 +480,7 @@ class _Trials:
 
     def of(self, fact: Fact) -> Iterator[Trial]:
         """The fact's trials; what is drawn depends on the seed and the fact alone."""
-        from build.stages import random_match, seeded
+        from build.trials import random_match, seeded
 
         seed = self.build.plan.options.seed
         own = self.neurons[fact.fact_id]
@@ -496,7 +497,7 @@ class _Trials:
             yield self.trial(fact, row, "unrelated", own)
 
     def trial(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Trial:
-        from build.stages import Trial
+        from build.trials import Trial
 
         return Trial(
             fact_id=fact.fact_id,
@@ -505,6 +506,7 @@ class _Trials:
             neurons=neurons,
             p_before=float(self.prompts.probability[row]),
             rank_before=int(self.prompts.rank[row]),
+            top_before=self.prompts.top_token[row],
         )
 
 

@@ -1,8 +1,8 @@
 """The work of a build, one shard at a time; each function is given a loaded subject and returns a table.
 
 1. `attribute_shard`: discovery prompts get scores with their certificate, held-out ones a prediction.
-2. `evaluate_shard`: what suppressing and amplifying does to held-out prompts, beside its controls.
-3. `ActivatingPrompts`: the prompts on which each knowledge neuron is most and least active.
+2. `readout_shard` and `ActivatingPrompts`: what each knowledge neuron writes, and the prompts on which it is
+   most and least active.
 
 A shard's rows depend on the plan and the shard alone. Where memory runs out, `Batches` halves what goes
 through the model at once and the shard is made again.
@@ -10,7 +10,6 @@ through the model at once and the shard is made again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from atlas.errors import BuildError, PromptError
 from atlas.neuron import Fact, Neuron, Prompt
 from atlas.schema import TABLES
 from atlas.surgery import attribution
-from atlas.surgery.interventions import Amplify, Suppress
 from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, Plan
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ PREDICT_TOKENS = 2048
 READOUT_TOKENS = 10
 ACTIVATING_PROMPTS = 5
 AMPLIFY_FACTOR = 2.0
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 """Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
 METADATA = b"build"
 
@@ -327,123 +325,3 @@ class ActivatingPrompts:
                 )
             )
         return pa.concat_tables(parts)
-
-
-# --- stage 4: evaluate ---
-
-INTERVENTIONS: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
-    "suppress": Suppress,
-    "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
-}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One question of the evaluation: these neurons changed, this prompt asked."""
-
-    fact_id: str
-    prompt: Prompt
-    group: str
-    neurons: tuple[Neuron, ...]
-    p_before: float
-    rank_before: int
-
-
-def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
-    """Random numbers that depend on the seed, the purpose and the fact alone."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{fact_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
-
-
-def random_match(
-    neurons: Sequence[Neuron], n_neurons: int, generator: np.random.Generator
-) -> tuple[Neuron, ...]:
-    """As many other neurons of the same layers (fewer where a layer has not enough)."""
-    result: list[Neuron] = []
-    for layer in sorted({neuron.layer for neuron in neurons}):
-        own = [neuron.neuron for neuron in neurons if neuron.layer == layer]
-        others = np.setdiff1d(np.arange(n_neurons), own)
-        drawn = generator.choice(others, size=min(len(own), len(others)), replace=False)
-        result.extend(Neuron(layer, int(index)) for index in drawn)
-    return tuple(sorted(result))
-
-
-@dataclass(frozen=True)
-class Partners:
-    """Facts whose held-out prompts show what a fact's neurons do to unrelated facts.
-
-    All (n_candidates,): index of the fact in the plan, codes of its relation and its object, and whether
-    the model knows it.
-    """
-
-    facts: np.ndarray
-    relations: np.ndarray
-    objects: np.ndarray
-    known: np.ndarray
-
-    @classmethod
-    def among(cls, facts: Sequence[Fact], has_held_out: Sequence[bool], known: Sequence[bool]) -> Partners:
-        chosen = np.flatnonzero(np.asarray(has_held_out, bool))
-
-        def codes(values: list[str]) -> np.ndarray:
-            return np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)[1]
-
-        return cls(
-            chosen,
-            codes([fact.relation_id for fact in facts])[chosen] if len(facts) else chosen,
-            codes([fact.object.casefold().strip() for fact in facts])[chosen] if len(facts) else chosen,
-            np.asarray(known, bool)[chosen],
-        )
-
-    def n_candidates(self, fact: int) -> int:
-        """How many facts `draw` can draw from."""
-        return int(self._candidates(fact).sum())
-
-    def _candidates(self, fact: int) -> np.ndarray:
-        """Which of the facts differ from this one in relation and object, (n_candidates,) bool."""
-        here = np.searchsorted(self.facts, fact)
-        if here >= len(self.facts) or self.facts[here] != fact:
-            return np.zeros(len(self.facts), bool)
-        return (self.relations != self.relations[here]) & (self.objects != self.objects[here])
-
-    def draw(self, fact: int, count: int, generator: np.random.Generator) -> list[int]:
-        """At most `count` different facts that differ from this one in relation and object.
-
-        Those that the model knows come first: what is not known cannot be lost.
-        """
-        candidates = self._candidates(fact)
-        drawn: list[int] = []
-        for pool in (self.facts[candidates & self.known], self.facts[candidates & ~self.known]):
-            chosen = generator.choice(pool, size=min(count - len(drawn), len(pool)), replace=False)
-            drawn += [int(index) for index in chosen]
-        return drawn
-
-
-def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batches) -> pa.Table:
-    """Rows of `effects`: every trial with every intervention."""
-    asked = [(trial, name) for trial in trials for name in INTERVENTIONS]
-    predictions = batches.run(
-        lambda: subject.predict(
-            [trial.prompt for trial, _ in asked],
-            top_k=1,
-            interventions=[INTERVENTIONS[name](trial.neurons) for trial, name in asked],
-            batch_tokens=batches.tokens,
-        )
-    )
-    rows = [
-        {
-            "fact_id": trial.fact_id,
-            "prompt_fact_id": trial.prompt.fact_id,
-            "template_id": trial.prompt.template_id,
-            "intervention": name,
-            "group": trial.group,
-            "held_out": True,
-            "n_neurons": len(trial.neurons),
-            "p_before": trial.p_before,
-            "p_after": prediction.probability,
-            "rank_before": trial.rank_before,
-            "rank_after": prediction.rank,
-        }
-        for (trial, name), prediction in zip(asked, predictions, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=TABLES["effects"].remove_metadata())

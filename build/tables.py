@@ -67,6 +67,10 @@ class Prompts:
         return self.table["template_id"].to_pylist()
 
     @cached_property
+    def top_token(self) -> list[str]:
+        return self.table["top_token"].to_pylist()
+
+    @cached_property
     def probability(self) -> np.ndarray:
         return self.table["probability"].to_numpy()
 

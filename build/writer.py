@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +26,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.errors import BuildError, StoreError
-from atlas.manifest import MANIFEST_NAME, Manifest, file_name, read_manifest, write_manifest
+from atlas.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    file_name,
+    manifest_text,
+    read_manifest,
+    record_file,
+    write_manifest,
+)
 from atlas.schema import TABLES, conform
 from build.plan import first_difference
 
@@ -34,6 +43,7 @@ PLAN_NAME = "plan.json"
 LOCK_NAME = "lock"
 ROW_GROUP_ROWS = 131_072
 _SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)?")
+_NEXT = ".next"
 _SELDOM_REPEATED = frozenset(
     ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
 )
@@ -160,6 +170,7 @@ class Output:
             return "new"
         names = {path.name for path in self.folder.iterdir()}
         own = {MANIFEST_NAME, WORK, *map(file_name, TABLES)}
+        own |= {f"{name}{_NEXT}" for name in own}
         own |= {f".{name}.partial" for name in own}
         foreign = sorted(names - own)
         if MANIFEST_NAME in names:
@@ -234,6 +245,12 @@ class Output:
             self._lock.close()
             self._lock = None
 
+    def reopen(self) -> None:
+        """Make a finished atlas's work folder again, for tables that are added later."""
+        with writing(self.work):
+            self.work.mkdir(exist_ok=True)
+        self._take_lock()
+
     # --- shards ---
 
     def shard_path(self, stage: str, index: int) -> Path:
@@ -301,6 +318,29 @@ class Output:
             _sync_folder(self.folder)
         self.tidy()
 
+    def add_tables(self, tables: dict[str, pa.Table], manifest: Manifest) -> None:
+        """Add tables to a finished atlas, or replace them; `manifest` comes without their records.
+
+        Whole files stand ready under other names, the manifest's last, before the first takes its own; where
+        that is interrupted, `settle` finishes it.
+        """
+        for name, table in tables.items():
+            path = self.folder / f"{file_name(name)}{_NEXT}"
+            _write_parquet(path, TABLES[name], [conform(name, table)], level=9)
+        files = dict(manifest.files)
+        for name in tables:
+            files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")
+        ordered = {name: files[name] for name in map(file_name, TABLES) if name in files}
+        with whole_file(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
+            file.write(manifest_text(replace(manifest, files=ordered)).encode())
+        settle(self.folder)
+
+    def drop_stage(self, stage: str) -> None:
+        """Remove a stage's shards, whose rows are in a table now."""
+        for path in self._work_files():
+            if path.name.startswith(f"{stage}-") and _SHARD.fullmatch(path.name):
+                path.unlink()
+
     def tidy(self) -> None:
         """Remove the work folder of a finished atlas, unless somebody else keeps files there."""
         self.close()
@@ -311,6 +351,22 @@ class Output:
             (self.work / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.work.rmdir()
+
+
+def settle(folder: Path) -> None:
+    """Finish what `add_tables` began: all of its files take their names, or none does."""
+    waiting = folder / f"{MANIFEST_NAME}{_NEXT}"
+    ready = waiting.exists()
+    with writing(folder):
+        for name in map(file_name, TABLES):
+            path = folder / f"{name}{_NEXT}"
+            if path.exists() and ready:
+                os.replace(path, folder / name)
+            path.unlink(missing_ok=True)
+        _sync_folder(folder)
+        if ready:
+            os.replace(waiting, folder / MANIFEST_NAME)
+            _sync_folder(folder)
 
 
 def parameters_of(manifest: Manifest) -> dict[str, Any]:

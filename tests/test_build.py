@@ -298,7 +298,7 @@ def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: P
 
 
 def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
-    from build.stages import random_match, seeded
+    from build.trials import random_match, seeded
 
     own = (Neuron(0, 3), Neuron(0, 5), Neuron(2, 1))
     drawn = random_match(own, 72, seeded(0, "random", "a fact"))
@@ -309,7 +309,7 @@ def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
 
 
 def test_partners_differ_in_relation_and_object():
-    from build.stages import Partners, seeded
+    from build.trials import Partners, seeded
 
     facts = [
         Fact("a", "P1", "x", "Rome"),
@@ -325,7 +325,7 @@ def test_partners_differ_in_relation_and_object():
 
 
 def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
-    from build.stages import Partners, seeded
+    from build.trials import Partners, seeded
 
     facts = [Fact("own", "P1", "x", "Rome")] + [Fact(str(n), "P2", str(n), f"City {n}") for n in range(20)]
     known = [True] + [n in (3, 11, 17) for n in range(20)]

@@ -1,0 +1,221 @@
+"""Experiments on a finished atlas, each of which adds a table to it.
+
+    python -m build evaluate DIR --experiments suppress,update
+
+1. *Open.* The atlas and its model must belong together; what an interrupted run left is settled first.
+2. *Measure.* Each study's work in shards, which a killed run finds again (studies: `build.evidence`).
+3. *Add.* A study's tables take their places together with a new manifest; then its shards go.
+
+A study that was measured with the same rows, model, sample and seed is not measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from atlas.errors import BuildError
+from atlas.manifest import Manifest, file_name
+from atlas.models import locate
+from atlas.schema import TABLES, conform
+from atlas.store import Atlas
+from build.evidence import Study, studies
+from build.evidence.ground import Ground
+from build.plan import at_least_one
+from build.progress import Progress
+from build.run import code_version
+from build.writer import Output, settle
+
+RECORD = "experiments"
+"""Where the manifest says how each study was measured: in `method.options`."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is measured and on what; `sample` None leaves each study its own, 0 takes every fact."""
+
+    experiments: str = "all"
+    model: str | None = None
+    sample: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        studies(self.experiments)
+        if self.sample is not None and self.sample < 0:
+            raise BuildError(f"A sample of {self.sample} facts is absurd. Give 1 or more, or 0 for all.")
+        if self.seed < 0:
+            raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
+        if self.threads is not None:
+            at_least_one("--threads", self.threads)
+
+    def sample_of(self, study: Study) -> int | None:
+        return study.sample if self.sample is None else self.sample or None
+
+
+def evaluate(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> str:
+    """Measure the chosen studies and add their tables to the atlas; returns what came out, for a person.
+
+    Raises an `AtlasError` for whatever cannot be done; complete shards are kept.
+    """
+    # Step 1: open.
+    if not folder.is_dir():
+        raise BuildError(f"There is no folder {folder}. Give the folder of an atlas.")
+    settle(folder)
+    chosen = studies(options.experiments)
+    atlas = Atlas(folder)
+    model = _model_of(atlas, chosen, options.model)
+    output = Output(folder)
+    output.reopen()
+    try:
+        lines = []
+        for study in chosen:
+            lines += [f"{study.name}: {study.sentence}"]
+            done = _Evaluation(study, output, model, options).run(fresh=fresh)
+            atlas = Atlas(folder)
+            lines += [f"  {line}" for line in (*study.load().summary(atlas), done)] + [""]
+        return "\n".join(lines).rstrip()
+    finally:
+        output.close()
+
+
+def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
+    """The model's name, after the atlas was found fit for the studies."""
+    for study in chosen:
+        for table in study.needs:
+            if not atlas.measured(table):
+                raise BuildError(
+                    f"{atlas.atlas_id} has no {table}, which the experiment '{study.name}' needs. "
+                    "Choose other experiments, or build the atlas with `python -m build run`."
+                )
+    made_with = atlas.manifest.model
+    name = name or made_with.name
+    if any(study.needs_model for study in chosen):
+        if made_with.weights_sha256 is None:
+            raise BuildError(
+                f"{atlas.atlas_id} does not say which weights it was made with, so nothing can be measured. "
+                "Build an atlas with `python -m build run`."
+            )
+        if locate(name).weights_sha256 != made_with.weights_sha256:
+            raise BuildError(
+                f"The atlas {atlas.atlas_id} was made with other weights ({made_with.name}). "
+                "Give --model the model it was made with."
+            )
+    return name
+
+
+@dataclass
+class _Evaluation:
+    """One study on one atlas."""
+
+    study: Study
+    output: Output
+    model: str
+    options: EvaluateOptions
+
+    def run(self, *, fresh: bool) -> str:
+        """Steps 2 and 3; returns a line on how it went."""
+        study, output = self.study, self.output
+        atlas = Atlas(output.folder)
+        key = self.key(atlas.manifest)
+        record = atlas.manifest.method.options.get(RECORD, {}).get(study.name, {})
+        there = all(file_name(table) in atlas.manifest.files for table in study.tables)
+        if there and record.get("key") == key and not fresh:
+            return "already measured; --fresh measures again"
+        if self.options.threads is not None or study.needs_model:
+            _use_threads(self.options.threads)
+        stage = f"{study.name}-{key}"
+        if fresh:
+            output.drop_stage(stage)
+        ground = Ground(
+            atlas,
+            self.model,
+            seed=self.options.seed,
+            sample=self.options.sample_of(study),
+            device=self.options.device,
+        )
+        # Step 2: measure.
+        seconds = self.measure(ground, stage)
+        # Step 3: add.
+        module = study.load()
+        count = len(module.units(ground))
+        parts = [output.read_shard(stage, index).replace_schema_metadata(None) for index in range(count)]
+        rows = conform(study.table, pa.concat_tables(parts) if parts else TABLES[study.table].empty_table())
+        found = {study.table: rows}
+        if study.derived:
+            found |= module.derived(ground, rows)
+        record = {
+            "key": key,
+            "version": study.version,
+            "sample": ground.sample,
+            "seed": ground.seed,
+            "seconds": round(seconds, 1),
+            "code_version": code_version(),
+        }
+        output.add_tables(found, _with_record(atlas.manifest, study.name, record))
+        output.drop_stage(stage)
+        return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
+
+    def key(self, manifest: Manifest) -> str:
+        """A name for everything that the rows depend on."""
+        study = self.study
+        inputs = {
+            name: manifest.files[file_name(name)].sha256
+            for name in ("facts", "prompts", "attributions", "knowledge_neurons")
+            if file_name(name) in manifest.files
+        }
+        depends = [
+            asdict(study),
+            [self.options.sample_of(study), self.options.seed],
+            manifest.model.weights_sha256,
+            inputs,
+        ]
+        return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:8]
+
+    def measure(self, ground: Ground, stage: str) -> float:
+        """Every shard that is not there yet; returns the seconds that all of them took."""
+        from build.stages import metadata_of, with_metadata
+
+        output, module = self.output, self.study.load()
+        units = module.units(ground)
+        missing = [index for index in range(len(units)) if not output.has_shard(stage, index)]
+        if missing:
+            done = len(units) - len(missing)
+            with Progress(self.study.name, total=len(units), done=done, unit="parts") as progress:
+                ground.note = progress.note
+                for index in missing:
+                    started = time.monotonic()
+                    rows = module.measure(ground, units[index])
+                    table = _as_table(self.study.table, rows)
+                    table = with_metadata(table, seconds=time.monotonic() - started)
+                    output.write_shard(stage, index, table)
+                    progress.advance(1)
+        notes = (metadata_of(output.shard_schema(stage, index)) for index in range(len(units)))
+        return sum(note.get("seconds", 0.0) for note in notes)
+
+
+def _as_table(table: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:
+    return conform(table, rows).replace_schema_metadata(None)
+
+
+def _with_record(manifest: Manifest, name: str, record: dict[str, Any]) -> Manifest:
+    options = dict(manifest.method.options)
+    options[RECORD] = {**options.get(RECORD, {}), name: record}
+    return replace(manifest, method=replace(manifest.method, options=options))
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)

@@ -1,0 +1,243 @@
+"""Suppress and amplify: what a fact's neurons do to its answer, beside four controls.
+
+Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neurons:
+
+1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that are
+   about as active on the fact's discovery prompts (*matched*); as many that are the most active there, the
+   paper's *baseline*; and its own on prompts of *unrelated* facts.
+2. *Effects.* Every group with its activations at the answer position × 0 and × 2, on the fact's discovery
+   prompts and on those held out; unrelated prompts are held-out ones.
+3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
+   intervals: facts are drawn again within their relation, relations stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from atlas.neuron import Neuron
+from atlas.schema import conform
+from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
+
+if TYPE_CHECKING:
+    from atlas.store import Atlas
+    from build.trials import Trial
+
+FACTS_A_SHARD = 24
+NEAREST = 20
+BOOTSTRAP_DRAWS = 1000
+
+
+def units(ground: Ground) -> list[tuple[str, ...]]:
+    return chunks([fact.fact_id for fact in ground.sampled("effects")], FACTS_A_SHARD)
+
+
+def measure(ground: Ground, unit: Sequence[str]) -> pa.Table:
+    from build.trials import evaluate_shard
+
+    facts = [ground.by_id[fact_id] for fact_id in unit]
+    activations = _discovery_activations(ground, facts)
+    trials = [trial for fact in facts for trial in _trials(ground, fact, activations[fact.fact_id])]
+    ground.batches.note = ground.note
+    return evaluate_shard(ground.subject, trials, batches=ground.batches)
+
+
+def _discovery_activations(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, np.ndarray]:
+    """Fact id → activations on its discovery prompts, (n_prompts, n_layers, n_neurons)."""
+    counts = [len(fact.discovery) for fact in facts]
+    found = ground.activations([each.prompt for fact in facts for each in fact.discovery])
+    parts = np.split(found, np.cumsum(counts)[:-1])
+    return {fact.fact_id: part for fact, part in zip(facts, parts, strict=True)}
+
+
+# Step 1: groups --------------------------------------------------------------------------------------
+
+
+def as_active(
+    neurons: Sequence[Neuron], activations: np.ndarray, generator: np.random.Generator
+) -> tuple[Neuron, ...]:
+    """For each neuron another one of its layer, drawn of the `NEAREST` in mean activation, each once.
+
+    activations: (n_prompts, n_layers, n_neurons). None of `neurons` is taken; where a layer has not enough
+    others, some are left out.
+    """
+    mean = activations.mean(axis=0)
+    taken = set(neurons)
+    chosen: list[Neuron] = []
+    for neuron in neurons:
+        apart = np.abs(mean[neuron.layer] - mean[neuron.layer, neuron.neuron])
+        apart[[each.neuron for each in taken if each.layer == neuron.layer]] = np.inf
+        near = np.argsort(apart, kind="stable")[:NEAREST]
+        near = near[np.isfinite(apart[near])]
+        if len(near):
+            drawn = Neuron(neuron.layer, int(generator.choice(near)))
+            chosen.append(drawn)
+            taken.add(drawn)
+    return tuple(sorted(chosen))
+
+
+def most_active(count: int, activations: np.ndarray) -> tuple[Neuron, ...]:
+    """The `count` neurons of the largest mean activation, each prompt's as a share of its largest.
+
+    The paper's baseline: the activation itself as the score, here with as many neurons as the fact has.
+    """
+    largest = np.maximum(activations.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    mean = (activations / largest).mean(axis=0)
+    order = np.argsort(-mean, axis=None, kind="stable")[:count]
+    return tuple(sorted(Neuron(int(i // mean.shape[1]), int(i % mean.shape[1])) for i in order))
+
+
+def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[Trial]:
+    groups = {
+        "own": tuple(sorted(fact.neurons)),
+        "random": ground.stand_ins(fact.neurons, "random", fact.fact_id),
+        "matched": as_active(fact.neurons, activations, ground.generator("matched", fact.fact_id)),
+        "baseline": most_active(len(fact.neurons), activations),
+    }
+    trials = [
+        _trial(fact, group, neurons, each)
+        for each in fact.prompts
+        for group, neurons in groups.items()
+        if neurons
+    ]
+    generator = ground.generator("unrelated", fact.fact_id)
+    for partner in ground.partners.draw(ground.place[fact.fact_id], len(fact.held_out), generator):
+        asked = ground.facts[partner].held_out
+        trials.append(_trial(fact, "unrelated", groups["own"], asked[int(generator.integers(len(asked)))]))
+    return trials
+
+
+def _trial(fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: StoredPrompt) -> Trial:
+    from build.trials import Trial
+
+    return Trial(
+        fact_id=fact.fact_id,
+        prompt=asked.prompt,
+        group=group,
+        neurons=neurons,
+        p_before=asked.probability,
+        rank_before=asked.rank,
+        top_before=asked.top_token,
+        held_out=asked.held_out,
+    )
+
+
+# Step 3: summaries -----------------------------------------------------------------------------------
+
+_KEYS = ["relation_id", "intervention", "group", "templates", "facts"]
+
+
+def derived(ground: Ground, table: pa.Table) -> dict[str, pa.Table]:
+    relation = {fact.fact_id: fact.relation_id for fact in ground.facts}
+    known = {fact.fact_id: fact.known for fact in ground.facts}
+    rows = table.to_pandas()
+    rows["relation_id"] = rows["fact_id"].map(relation)
+    rows["known"] = rows["prompt_fact_id"].map(known)
+    return {"effect_summaries": conform("effect_summaries", summarize(rows, seed=ground.seed))}
+
+
+def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> list[dict]:
+    """Rows of `effect_summaries` from rows of `effects` with relation_id and known.
+
+    Of each fact only sums are needed; drawing facts again is drawing weights for these sums.
+    """
+    rows = rows[rows["p_before"] > 0].astype({"p_before": float, "p_after": float})
+    rows = rows.assign(
+        change=rows["p_after"] - rows["p_before"],
+        ratio=(rows["p_after"] - rows["p_before"]) / rows["p_before"],
+        templates=np.where(rows["held_out"], "held-out", "discovery"),
+        top_changed=rows["top_changed"].astype(float),
+    )
+    result = []
+    for facts, chosen in (("all", rows), ("known", rows[rows["known"]]), ("unknown", rows[~rows["known"]])):
+        for (intervention, group, templates), part in chosen.groupby(["intervention", "group", "templates"]):
+            about = {
+                "intervention": intervention,
+                "group": group,
+                "templates": templates,
+                "facts": facts,
+            }
+            result += [row | about for row in _by_relation(part, seed=seed, draws=draws)]
+    return result
+
+
+def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
+    """One row a relation, and the row 'all': the mean over relations of each number."""
+    rows, papers, replications = [], [], []
+    for relation_id, of_relation in part.groupby("relation_id"):
+        # One row a fact whose neurons were changed.
+        sums = of_relation.groupby("fact_id").agg(
+            n=("change", "size"),
+            before=("p_before", "sum"),
+            after=("p_after", "sum"),
+            change=("change", "sum"),
+            ratio=("ratio", "sum"),
+            top=("top_changed", "sum"),
+        )
+        weights = np.random.default_rng([seed, len(sums)]).multinomial(
+            len(sums), np.full(len(sums), 1 / len(sums)), size=draws
+        )  # (draws, n_facts): how often each fact is drawn
+        values = sums.to_numpy()
+        drawn = weights @ values
+        paper, replication = drawn[:, 3] / drawn[:, 1], drawn[:, 4] / drawn[:, 0]
+        n, before, after, change, ratio, top = values.sum(axis=0)
+        papers.append(paper)
+        replications.append(replication)
+        rows.append(
+            {
+                "relation_id": relation_id,
+                "n_relations": 1,
+                "n_facts": len(sums),
+                "n_prompts": int(n),
+                "mean_before": before / n,
+                "mean_after": after / n,
+                "paper_change": change / before,
+                "replication_change": ratio / n,
+                "top_changed": top / n,
+                **_interval("paper", paper),
+                **_interval("replication", replication),
+            }
+        )
+    every = pd.DataFrame(rows)
+    means = ["mean_before", "mean_after", "paper_change", "replication_change", "top_changed"]
+    rows.append(
+        {
+            "relation_id": "all",
+            "n_relations": len(every),
+            "n_facts": int(every["n_facts"].sum()),
+            "n_prompts": int(every["n_prompts"].sum()),
+            **every[means].mean().to_dict(),
+            **_interval("paper", np.mean(papers, axis=0)),
+            **_interval("replication", np.mean(replications, axis=0)),
+        }
+    )
+    return rows
+
+
+def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def summary(atlas: Atlas) -> list[str]:
+    rows = atlas.query("""
+        SELECT * FROM effect_summaries
+        WHERE relation_id = 'all' AND templates = 'held-out' AND facts <> 'unknown'
+        ORDER BY facts DESC, intervention DESC, list_position(
+            ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
+    """)
+    lines = [
+        "held-out prompts, mean over relations      paper's ratio [95 %]          replication's  top changed"
+    ]
+    for row in rows.itertuples():
+        what = f"{row.intervention}, {row.group}, {row.facts} facts"
+        lines.append(
+            f"  {what:<38} {row.paper_change:+8.1%} [{row.paper_low:+.1%}, {row.paper_high:+.1%}]"
+            f"  {row.replication_change:+10.1%}  {row.top_changed:8.1%}"
+        )
+    return lines

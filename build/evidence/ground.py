@@ -1,0 +1,231 @@
+"""What the experiments stand on: an atlas's facts with their prompts and neurons, and its model.
+
+    ground = Ground(open_atlas(folder), model="pocket-bert", seed=0, sample=200)
+    for fact in ground.sampled("subsets", known=True): fact.held_out, fact.neurons
+    ground.predict(prompts, changes)                 # in batches that memory allows
+
+Facts come in the order of their ids. The model is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlas.neuron import Fact, Neuron, Prompt
+
+if TYPE_CHECKING:
+    from atlas.store import Atlas
+    from atlas.surgery.interventions import Intervention
+    from atlas.surgery.subject import Prediction, Subject
+    from build.stages import Batches
+    from build.trials import Partners
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """A prompt as the atlas has it: what the model said of it when the atlas was built."""
+
+    prompt: Prompt
+    held_out: bool
+    probability: float
+    rank: int
+    top_token: str
+
+
+@dataclass(frozen=True)
+class GroundFact:
+    """A fact with its prompts, by template id, and its neurons, those of the largest mean score first."""
+
+    fact: Fact
+    known: bool
+    neurons: tuple[Neuron, ...]
+    prompts: tuple[StoredPrompt, ...]
+
+    @property
+    def fact_id(self) -> str:
+        return self.fact.fact_id
+
+    @property
+    def relation_id(self) -> str:
+        return self.fact.relation_id
+
+    @property
+    def answer(self) -> str:
+        """The object, as it is compared: case and blanks at its ends do not count."""
+        return self.fact.object.casefold().strip()
+
+    @property
+    def discovery(self) -> tuple[StoredPrompt, ...]:
+        return tuple(each for each in self.prompts if not each.held_out)
+
+    @property
+    def held_out(self) -> tuple[StoredPrompt, ...]:
+        return tuple(each for each in self.prompts if each.held_out)
+
+
+@dataclass
+class Ground:
+    """An atlas and its model, for experiments.
+
+    sample: how many facts an experiment takes, None for all; seed: what everything random depends on.
+    """
+
+    atlas: Atlas
+    model: str
+    seed: int = 0
+    sample: int | None = None
+    device: str = "auto"
+    note: Callable[[str], None] = field(default=lambda text: None, repr=False)
+
+    # --- the model ---
+
+    @cached_property
+    def subject(self) -> Subject:
+        from atlas.surgery.subject import load_subject
+
+        return load_subject(
+            self.model, device=self.device, dtype=self.atlas.manifest.model.dtype or "float32"
+        )
+
+    @cached_property
+    def batches(self) -> Batches:
+        from build.stages import Batches
+
+        return Batches.for_subject(self.subject, None)
+
+    def predict(
+        self,
+        prompts: Sequence[Prompt],
+        changes: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
+    ) -> list[Prediction]:
+        """What the model says of each prompt, each with its own change."""
+        self.batches.note = self.note
+        return self.batches.run(
+            lambda: self.subject.predict(
+                prompts,
+                top_k=1,
+                interventions=changes,
+                batch_tokens=self.batches.tokens,
+                share_prefixes=True,
+            )
+        )
+
+    def activations(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Every neuron's activation at the first answer position: (n_prompts, n_layers, n_neurons)."""
+        self.batches.note = self.note
+        return self.batches.run(
+            lambda: self.subject.activations(prompts, batch_tokens=self.batches.tokens).numpy()
+        )
+
+    # --- the atlas ---
+
+    @cached_property
+    def facts(self) -> tuple[GroundFact, ...]:
+        """Every fact, by id."""
+        neurons: dict[str, list[Neuron]] = defaultdict(list)
+        for fact_id, layer, neuron in self._rows("""
+            SELECT fact_id, layer, neuron FROM knowledge_neurons
+            ORDER BY fact_id, mean_score DESC NULLS LAST, layer, neuron
+        """):
+            neurons[fact_id].append(Neuron(layer, neuron))
+        prompts: dict[str, list[StoredPrompt]] = defaultdict(list)
+        for fact_id, template_id, text, answer, *said in self._rows("""
+            SELECT p.fact_id, p.template_id, p.text, f.object, p.held_out, p.probability, p.rank, p.top_token
+            FROM prompts AS p JOIN facts AS f USING (fact_id) ORDER BY p.fact_id, p.template_id
+        """):
+            prompts[fact_id].append(StoredPrompt(Prompt(fact_id, template_id, text, answer), *said))
+        return tuple(
+            GroundFact(
+                Fact(fact_id, relation_id, subject, answer),
+                bool(known),
+                tuple(neurons[fact_id]),
+                tuple(prompts[fact_id]),
+            )
+            for fact_id, relation_id, subject, answer, known in self._rows(
+                "SELECT fact_id, relation_id, subject, object, known FROM facts ORDER BY fact_id"
+            )
+        )
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        frame = self.atlas.query(sql)
+        return list(zip(*(frame[name].tolist() for name in frame.columns), strict=True))
+
+    @cached_property
+    def by_id(self) -> dict[str, GroundFact]:
+        return {fact.fact_id: fact for fact in self.facts}
+
+    @cached_property
+    def by_relation(self) -> dict[str, tuple[GroundFact, ...]]:
+        """Relation id → its facts, both by id."""
+        relations: dict[str, list[GroundFact]] = defaultdict(list)
+        for fact in self.facts:
+            relations[fact.relation_id].append(fact)
+        return {relation_id: tuple(relations[relation_id]) for relation_id in sorted(relations)}
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Place of each fact in `facts`."""
+        return {fact.fact_id: place for place, fact in enumerate(self.facts)}
+
+    @cached_property
+    def partners(self) -> Partners:
+        """For each fact, by its place, facts with held-out prompts that differ in relation and object."""
+        from build.trials import Partners
+
+        return Partners.among(
+            [fact.fact for fact in self.facts],
+            [bool(fact.held_out) for fact in self.facts],
+            [fact.known for fact in self.facts],
+        )
+
+    def sampled(self, purpose: str, *, known_first: bool = True) -> list[GroundFact]:
+        """At most `sample` facts that have neurons, in the order of their ids, drawn by seed and purpose.
+
+        Relations take turns, so that each is there. With `known_first`, all facts that the model knows come
+        before any that it does not.
+        """
+        candidates = [fact for fact in self.facts if fact.neurons]
+        if self.sample is None or self.sample >= len(candidates):
+            return candidates
+        generator = self.generator(purpose)
+        turns: list[tuple[tuple[bool, int, float], GroundFact]] = []
+        place: dict[tuple[str, bool], int] = defaultdict(int)
+        for index in generator.permutation(len(candidates)):
+            fact = candidates[index]
+            pool = (fact.relation_id, fact.known or not known_first)
+            turns.append(((not pool[1], place[pool], float(generator.random())), fact))
+            place[pool] += 1
+        drawn = sorted(turns, key=lambda turn: turn[0])[: self.sample]
+        return sorted((fact for _, fact in drawn), key=lambda fact: fact.fact_id)
+
+    def generator(self, purpose: str, name: str = "") -> np.random.Generator:
+        """Random numbers that depend on the seed, the purpose and the name alone."""
+        from build.trials import seeded
+
+        return seeded(self.seed, purpose, name)
+
+    def stand_ins(self, neurons: Sequence[Neuron], purpose: str, name: str) -> tuple[Neuron, ...]:
+        """As many random other neurons of the same layers."""
+        from build.trials import random_match
+
+        return random_match(neurons, self.n_neurons, self.generator(purpose, name))
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons a layer."""
+        return self.atlas.manifest.model.n_neurons or self.subject.n_neurons
+
+    @property
+    def n_layers(self) -> int:
+        return self.atlas.manifest.model.n_layers or self.subject.n_layers
+
+
+def chunks(items: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+    """The items in pieces of at most `size`."""
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]

@@ -84,7 +84,7 @@ def evaluate(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> 
             lines += [f"  {line}" for line in (*study.load().summary(atlas), done)] + [""]
         return "\n".join(lines).rstrip()
     finally:
-        output.close()
+        output.leave()
 
 
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:

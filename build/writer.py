@@ -341,6 +341,13 @@ class Output:
             if path.name.startswith(f"{stage}-") and _SHARD.fullmatch(path.name):
                 path.unlink()
 
+    def leave(self) -> None:
+        """Let go of a finished atlas; its work folder stays only if it still holds shards."""
+        self.close()
+        (self.work / LOCK_NAME).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.work.rmdir()
+
     def tidy(self) -> None:
         """Remove the work folder of a finished atlas, unless somebody else keeps files there."""
         self.close()

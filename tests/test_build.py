@@ -31,6 +31,18 @@ from build.plan import BuildOptions, make_plan
 from build.run import Machine, run_build
 from build.writer import Output, whole_file
 
+BUILT = (
+    "relations",
+    "facts",
+    "prompts",
+    "attributions",
+    "knowledge_neurons",
+    "neurons",
+    "activating_prompts",
+    "effects",
+)
+"""The tables of a build; `python -m build evaluate` adds the others."""
+
 ROOT = Path(__file__).resolve().parent.parent
 PARAREL = ROOT.parent / "shared" / "pararel" / "data"
 
@@ -107,7 +119,7 @@ def copy(bert_atlas: Path, tmp_path: Path) -> Path:
 
 
 def tables_of(folder: Path) -> dict[str, pa.Table]:
-    return {name: pq.read_table(folder / file_name(name)) for name in TABLES}
+    return {name: pq.read_table(folder / file_name(name)) for name in BUILT}
 
 
 def assert_same_rows(one: Path, other: Path) -> None:
@@ -190,7 +202,7 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(
     report = check_atlas(folder)
     assert report.passed, str(report)
     assert report.converged > 0.99
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, TABLES)}
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
     for name, table in tables_of(folder).items():
         assert difference(name, table.schema) is None
         assert table.num_rows > 0, name
@@ -496,7 +508,7 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
     assert all(status == "0" for _, _, status in lines), result.stderr
     for line in lines:
         folder = tmp_path / line[0]
-        assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, TABLES)}
+        assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
         assert_same_rows(whole, folder)
         assert read_manifest(folder).files == read_manifest(whole).files
 
@@ -550,13 +562,14 @@ def test_a_shard_that_is_no_parquet_file_is_made_again(
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """Ctrl-C when the build first comes to a function of `build.stages`."""
-    from build import stages
+    """Ctrl-C when the build first comes to a function of `build.stages` or `build.trials`."""
+    from build import stages, trials
 
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, function, interrupt)
+    module = trials if hasattr(trials, function) else stages
+    monkeypatch.setattr(module, function, interrupt)
 
 
 def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -571,7 +584,7 @@ def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypat
     run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert names[0] == "plan.json"
     assert names[-1] == "manifest.json"
-    assert set(names[-9:-1]) == set(map(file_name, TABLES))
+    assert set(names[-9:-1]) == set(map(file_name, BUILT))
     assert not (tmp_path / "out" / "work").exists()
 
 
@@ -660,7 +673,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas: Path, tiny_be
         "from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = ["run", "--model", str(tiny_bert), "--dataset", "tiny", "--out", str(out), "--shard-size", "3"]
-    largest = max((bert_atlas / file_name(name)).stat().st_size for name in TABLES)
+    largest = max((bert_atlas / file_name(name)).stat().st_size for name in BUILT)
     result = subprocess.run(
         [sys.executable, "-c", script, *command],
         cwd=ROOT,

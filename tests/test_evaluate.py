@@ -1,0 +1,394 @@
+"""Experiments on a finished atlas: tables are added whole or not at all, and a killed run loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from atlas.errors import BuildError
+from atlas.manifest import file_name, read_manifest, verify
+from atlas.neuron import Neuron
+from atlas.schema import TABLES
+from atlas.store import DATA, Atlas
+from build.__main__ import main
+from build.check import check_atlas
+from build.evaluate import EvaluateOptions, evaluate
+from build.evidence import STUDIES, studies
+from build.evidence.effects import as_active, most_active, summarize
+from build.evidence.ground import Ground
+from build.writer import Output, settle
+from tests.sample_atlas import write_sample_atlas
+
+FEW = EvaluateOptions(experiments="effects", sample=30)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of pocket-bert's atlas with what a build writes, and nothing that was measured later."""
+    folder = tmp_path / "atlas"
+    folder.mkdir()
+    return without_experiments(DATA / "starter-pocket-bert", folder)
+
+
+def without_experiments(source: Path, folder: Path) -> Path:
+    later = {table for study in STUDIES.values() for table in study.tables} - {"effects"}
+    plain = json.loads((source / "manifest.json").read_text())
+    for table in later:
+        plain["files"].pop(file_name(table), None)
+    plain["method"]["options"].pop("experiments", None)
+    (folder / "manifest.json").write_text(json.dumps(plain))
+    for name in plain["files"]:
+        shutil.copyfile(source / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pocket-bert's atlas with the effects of 30 facts."""
+    folder = without_experiments(DATA / "starter-pocket-bert", tmp_path_factory.mktemp("measured"))
+    evaluate(folder, FEW)
+    return folder
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+# --- the driver ---
+
+
+def test_experiments_are_named_by_study_or_by_what_the_paper_calls_them():
+    assert [study.name for study in studies("suppress, erase")] == ["effects", "erase"]
+    assert [study.name for study in studies("all")] == list(STUDIES)
+    with pytest.raises(BuildError, match=r"no experiment 'supress'\. Give some of: statistics, effects"):
+        studies("supress")
+
+
+def test_every_study_fills_tables_of_the_schema_and_no_two_the_same():
+    tables = [table for study in STUDIES.values() for table in study.tables]
+    assert len(tables) == len(set(tables))
+    assert set(tables) < set(TABLES)
+    for study in STUDIES.values():
+        assert {"units", "measure", "summary"} <= set(dir(study.load()))
+
+
+def test_an_atlas_with_more_tables_passes_the_check_and_says_how_they_were_measured(measured: Path):
+    assert check_atlas(measured).passed, str(check_atlas(measured))
+    record = read_manifest(measured).method.options["experiments"]["effects"]
+    assert (record["sample"], record["seed"]) == (30, 0)
+    assert not (measured / "work").exists()
+
+
+def test_what_was_measured_is_not_measured_again_unless_asked(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(measured, tmp_path / "again")
+    before = tables_of(folder)
+    assert "already measured" in evaluate(folder, FEW)
+    assert "already measured" not in evaluate(folder, FEW, fresh=True)
+    assert tables_of(folder) == before
+
+
+def test_another_sample_is_measured_and_replaces_the_table(measured: Path, tmp_path: Path):
+    folder = shutil.copytree(measured, tmp_path / "other")
+    evaluate(folder, EvaluateOptions(experiments="effects", sample=5))
+    with Atlas(folder) as atlas:
+        assert atlas.query_one("SELECT count(DISTINCT fact_id) AS n FROM effects")["n"] == 5
+    verify(folder)
+
+
+def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(
+    measured: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original, written = Output.write_shard, []
+
+    def dying(self: Output, stage: str, index: int, table: object) -> None:
+        if len(written) % 2:  # every second shard's writer is killed first
+            written.append("killed")
+            raise KeyboardInterrupt
+        original(self, stage, index, table)
+        written.append(index)
+
+    monkeypatch.setattr(Output, "write_shard", dying)
+    for _ in range(5):
+        try:
+            evaluate(copy, FEW)
+            break
+        except KeyboardInterrupt:
+            assert (copy / "work").is_dir()
+            verify(copy)  # the atlas is what it was all the time
+    assert "killed" in written
+    assert tables_of(copy) == tables_of(measured)
+
+
+@pytest.mark.parametrize("rename", range(4))
+def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(
+    measured: Path, copy: Path, rename: int, monkeypatch: pytest.MonkeyPatch
+):
+    manifest = read_manifest(measured)
+    new = {name: pq.read_table(measured / file_name(name)) for name in ("effects", "effect_summaries")}
+    old = tables_of(copy)
+    original, count = os.replace, iter(range(1000))
+
+    def dying(source: object, target: object) -> None:
+        if Path(target).parent == copy and next(count) == rename:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    output = Output(copy)
+    output.reopen()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            output.add_tables(new, manifest)
+    output.leave()
+    settle(copy)
+    verify(copy)
+    complete = rename >= 3  # three whole files first: two tables and the manifest
+    assert (tables_of(copy) == tables_of(measured)) is complete
+    assert (tables_of(copy) == old) is not complete
+    assert not list(copy.glob("*.next"))
+    assert not list(copy.glob(".*"))
+
+
+def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
+    pytest.importorskip("fcntl")
+    output = Output(copy)
+    output.reopen()
+    with pytest.raises(BuildError, match="Another build is running"):
+        evaluate(copy, FEW)
+    output.leave()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--experiments", "nothing"], "There is no experiment 'nothing'"),
+        (["--experiments", ","], "--experiments names none"),
+        (["--sample", "-1"], "A sample of -1 facts is absurd"),
+        (["--seed", "-1"], "A seed of -1 is negative"),
+        (["--threads", "0"], "--threads"),
+    ],
+)
+def test_bad_options_are_one_sentence_and_status_2(
+    copy: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+):
+    before = tables_of(copy)
+    assert main(["evaluate", str(copy), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert tables_of(copy) == before
+
+
+def test_another_model_is_refused(copy: Path, tiny_bert: Path):
+    with pytest.raises(BuildError, match="other weights"):
+        evaluate(copy, EvaluateOptions(experiments="effects", model=str(tiny_bert)))
+
+
+def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path: Path):
+    folder = write_sample_atlas(tmp_path / "sample", leave_out=("attributions",))
+    with pytest.raises(BuildError, match="has no attributions, which the experiment 'statistics' needs"):
+        evaluate(folder, EvaluateOptions(experiments="statistics"))
+
+
+# --- suppress and amplify ---
+
+
+@pytest.fixture(scope="module")
+def ground(measured: Path) -> Ground:
+    return Ground(Atlas(measured), "pocket-bert", sample=30)
+
+
+@pytest.fixture(scope="module")
+def effects(measured: Path) -> pd.DataFrame:
+    return pq.read_table(measured / "effects.parquet").to_pandas()
+
+
+def test_the_sample_takes_known_facts_of_every_relation_in_turn(ground: Ground):
+    drawn = ground.sampled("effects")
+    assert len(drawn) == 30
+    assert all(fact.known for fact in drawn)
+    counts = pd.Series([fact.relation_id for fact in drawn]).value_counts()
+    assert counts.max() == 1
+    assert [fact.fact_id for fact in drawn] == sorted(fact.fact_id for fact in drawn)
+
+
+def test_every_prompt_is_asked_with_every_group_and_both_interventions(ground: Ground, effects: pd.DataFrame):
+    for fact in ground.sampled("effects"):
+        rows = effects[effects["fact_id"] == fact.fact_id]
+        own = rows[rows["group"] != "unrelated"]
+        asked = {each.prompt.template_id for each in fact.prompts}
+        assert len(own) == len(asked) * 4 * 2
+        for _, part in own.groupby(["group", "intervention"]):
+            assert set(part["template_id"]) == asked
+        strangers = rows[rows["group"] == "unrelated"]
+        assert len(strangers) == 2 * len(fact.held_out)
+        for other in map(ground.by_id.get, strangers["prompt_fact_id"]):
+            assert other.relation_id != fact.relation_id
+            assert other.answer != fact.answer
+
+
+@pytest.mark.parametrize("group", ["own", "random", "matched", "baseline", "unrelated"])
+def test_an_effect_is_what_scaling_the_activations_by_hand_gives(
+    ground: Ground, effects: pd.DataFrame, group: str
+):
+    import torch
+
+    subject = ground.subject
+    rows = effects[effects["group"] == group].sample(12, random_state=0)
+    for row in rows.itertuples():
+        fact = ground.by_id[row.fact_id]
+        activations = ground.activations([each.prompt for each in fact.discovery])
+        neurons = {
+            "own": fact.neurons,
+            "unrelated": fact.neurons,
+            "random": ground.stand_ins(fact.neurons, "random", fact.fact_id),
+            "matched": as_active(fact.neurons, activations, ground.generator("matched", fact.fact_id)),
+            "baseline": most_active(len(fact.neurons), activations),
+        }[group]
+        prompts = ground.by_id[row.prompt_fact_id].prompts
+        prompt = next(each.prompt for each in prompts if each.prompt.template_id == row.template_id)
+        encoded = subject.encode(prompt)
+        factor = {"suppress": 0.0, "amplify": 2.0}[row.intervention]
+
+        def scale(layer: int, neurons=neurons, encoded=encoded, factor=factor):
+            here = [each.neuron for each in neurons if each.layer == layer]
+
+            def hook(module, args):
+                changed = args[0].clone()
+                for position in encoded.positions:
+                    changed[0, position, here] *= factor
+                return (changed,)
+
+            return hook
+
+        handles = [
+            subject.family.down(subject.model, layer).register_forward_pre_hook(scale(layer))
+            for layer in range(subject.n_layers)
+        ]
+        with torch.no_grad():
+            logits = subject.model(torch.tensor([encoded.input_ids])).logits[0].float()
+        for handle in handles:
+            handle.remove()
+        p = logits.softmax(-1)
+        chances = [float(p[i, token]) for i, token in zip(encoded.positions, encoded.targets, strict=True)]
+        assert row.p_after == pytest.approx(np.prod(chances), rel=1e-3, abs=1e-7)
+        top = subject.token_text(int(logits[encoded.positions[0]].argmax()))
+        before = subject.predict([prompt], top_k=1)[0]
+        assert row.p_before == pytest.approx(before.probability, rel=1e-4, abs=1e-7)
+        assert row.top_changed == (top != before.top_token)
+        assert row.n_neurons == len(neurons) == len(fact.neurons)
+
+
+def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():
+    generator = np.random.default_rng(0)
+    activations = generator.normal(size=(3, 2, 200)).astype(np.float32)
+    own = tuple(Neuron(layer, index) for layer in (0, 1) for index in (3, 50, 120))
+    matched = as_active(own, activations, generator)
+    assert len(set(matched)) == len(own)
+    assert not set(matched) & set(own)
+    assert [each.layer for each in matched] == [each.layer for each in own]
+    mean = activations.mean(axis=0)
+    for layer in (0, 1):
+        wanted = sorted(mean[layer, [3, 50, 120]])
+        found = sorted(mean[layer, [each.neuron for each in matched if each.layer == layer]])
+        # The twenty nearest of two hundred lie within a tenth of all values, and a little more at the ends.
+        ranks = np.searchsorted(np.sort(mean[layer]), [wanted, found])
+        assert np.abs(ranks[0] - ranks[1]).max() <= 30
+
+
+def test_where_a_layer_has_too_few_others_some_matches_are_left_out():
+    activations = np.ones((1, 1, 5), np.float32)
+    own = tuple(Neuron(0, index) for index in range(3))
+    assert as_active(own, activations, np.random.default_rng(0)) == (Neuron(0, 3), Neuron(0, 4))
+
+
+def test_the_baseline_counts_each_prompt_alike():
+    activations = np.zeros((2, 1, 3), np.float32)
+    activations[0, 0] = [100, 90, 0]  # a prompt with large numbers
+    activations[1, 0] = [0, 0.9, 1]
+    # Means of shares: 0.5, 0.9, 0.5; of plain numbers the first would lead.
+    assert most_active(1, activations) == (Neuron(0, 1),)
+
+
+def test_the_two_ratios_are_the_paper_s_and_the_replication_s():
+    rows = pd.DataFrame(
+        [
+            # relation, fact, before, after
+            ("P1", "a", 0.8, 0.4),
+            ("P1", "a", 0.4, 0.4),
+            ("P1", "b", 0.1, 0.0),
+            ("P2", "c", 0.5, 1.0),
+        ],
+        columns=["relation_id", "fact_id", "p_before", "p_after"],
+    ).assign(
+        intervention="suppress",
+        group="own",
+        held_out=True,
+        known=True,
+        top_changed=[True, False, True, False],
+    )
+    found = {row["relation_id"]: row for row in summarize(rows) if row["facts"] == "known"}
+    assert found["P1"]["paper_change"] == pytest.approx(-0.5 / 1.3)
+    assert found["P1"]["replication_change"] == pytest.approx((-0.5 + 0 - 1) / 3)
+    assert found["P1"]["top_changed"] == pytest.approx(2 / 3)
+    assert found["all"]["paper_change"] == pytest.approx((-0.5 / 1.3 + 1) / 2)
+    assert (found["all"]["n_relations"], found["all"]["n_facts"], found["all"]["n_prompts"]) == (2, 3, 4)
+    # P1's two facts are drawn as (a, a), (a, b), (b, b): ratios −1/3, −0.385, −1.
+    assert found["P1"]["paper_low"] == pytest.approx(-1)
+    assert found["P1"]["paper_high"] == pytest.approx(-0.4 / 1.2)
+    assert found["P2"]["paper_low"] == found["P2"]["paper_high"] == pytest.approx(1)
+
+
+def test_a_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for trial in range(100):
+        before = np.full(40, 0.5)
+        after = generator.normal(0.3, 0.1, 40)
+        rows = pd.DataFrame(
+            {"p_before": before, "p_after": after, "fact_id": [f"f{i}" for i in range(40)]}
+        ).assign(
+            relation_id="P1",
+            intervention="suppress",
+            group="own",
+            held_out=True,
+            known=True,
+            top_changed=False,
+        )
+        every = next(row for row in summarize(rows, seed=trial, draws=300) if row["relation_id"] == "all")
+        covered += every["paper_low"] <= -0.4 <= every["paper_high"]
+    assert 86 <= covered <= 99
+
+
+def test_the_committed_summaries_follow_from_the_committed_effects():
+    for folder in sorted(DATA.iterdir()):
+        with Atlas(folder) as atlas:
+            if not atlas.measured("effect_summaries"):
+                pytest.fail(f"{folder.name} has no summaries")
+            plain = atlas.query("""
+                WITH rows AS (
+                    SELECT f.relation_id, intervention, "group",
+                           sum(p_after - p_before) / sum(p_before) AS ratio
+                    FROM effects AS e JOIN facts AS f USING (fact_id) JOIN facts AS asked
+                      ON asked.fact_id = e.prompt_fact_id
+                    WHERE e.held_out AND asked.known AND p_before > 0 GROUP BY ALL
+                )
+                SELECT intervention, "group", avg(ratio) AS ratio FROM rows GROUP BY ALL ORDER BY ALL
+            """)
+            stored = atlas.query("""
+                SELECT intervention, "group", paper_change, paper_low, paper_high FROM effect_summaries
+                WHERE relation_id = 'all' AND templates = 'held-out' AND facts = 'known' ORDER BY 1, 2
+            """)
+        assert stored["group"].tolist() == plain["group"].tolist()
+        assert len(stored) == 10
+        assert stored["paper_change"].to_numpy() == pytest.approx(plain["ratio"].to_numpy(), rel=1e-4)
+        assert (stored["paper_low"] <= stored["paper_high"]).all()

@@ -332,19 +332,30 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
         ("fact_id",),
         (
             _FACT_ID,
-            ("n_discovery", _COUNT, "Number of neurons found on the discovery templates."),
+            ("n_discovery", _COUNT, "Number of neurons found on the discovery templates: the stored ones."),
             ("n_held_out", _COUNT, "Number of neurons found on the held-out templates."),
             ("shared", _COUNT, "Number found on both."),
             ("jaccard", _SCORE, "shared ÷ number found on either; null where neither half has any."),
             (
                 "jaccard_relation",
                 _SCORE,
-                "The same with another fact of the relation in the place of the held-out half.",
+                "The same of the held-out half's neurons and the stored neurons of another fact of the "
+                "relation with another object; null where there is none.",
             ),
-            ("jaccard_random", _SCORE, "The same with a fact that differs in relation and object."),
+            (
+                "jaccard_random",
+                _SCORE,
+                "The same of the held-out half's neurons and the stored neurons of a fact that differs in "
+                "relation and object; null where there is none.",
+            ),
             ("p_before", _SCORE, "Mean probability of the answer on the discovery prompts."),
             ("p_discovery", _SCORE, "The same with the neurons of the discovery half suppressed."),
-            ("p_held_out", _SCORE, "The same with those of the held-out half: found on other templates."),
+            (
+                "p_held_out",
+                _SCORE,
+                "The same with those of the held-out half, found on other templates; p_before where it finds "
+                "none.",
+            ),
         ),
     ),
     "subsets": (

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from atlas import refinement
-from atlas.errors import AtlasError, StoreError
+from atlas.errors import AtlasError, BuildError, StoreError
 from atlas.manifest import Manifest, file_name, verify
 from atlas.schema import SORT_KEYS
 from atlas.store import quoted_path
@@ -283,7 +283,12 @@ def _refinement_problems(
 
 
 def rule_of(manifest: Manifest) -> refinement.Refinement:
-    """The refinement that a manifest records."""
+    """The refinement that a manifest records. Raises `BuildError` when it records none."""
+    if not manifest.method.refinement:
+        raise BuildError(
+            f"The manifest of {manifest.atlas_id} does not say how its neurons were refined. "
+            "Build the atlas with `python -m build run`."
+        )
     known = refinement.Refinement.__dataclass_fields__
     plain = {name: value for name, value in manifest.method.refinement.items() if name in known}
     if plain.get("target") is not None:

@@ -1,0 +1,221 @@
+"""Stability: are a fact's neurons the same when the other half of its templates finds them?
+
+The thesis says that a fact's neurons carry the fact, whatever its wording (Dai et al., ACL 2022, section
+3.2, refine over prompts of different wording for that reason). The atlas found them on the discovery
+templates; here the held-out ones, which share no wording with them, find them again.
+
+1. *Attribute* the fact's held-out prompts, as the atlas attributed the discovery prompts.
+2. *Refine* with the atlas's own rule; where its share adapts to the relation, with the share it ended at.
+3. *Compare* the halves by their Jaccard index; beside it, the same held-out half with the discovery half
+   of another fact of the relation, and of a fact that differs in relation and object. Neurons that
+   everybody has make these large, too.
+4. *Suppress* each half's neurons on the discovery prompts. The held-out half's were found on other words.
+
+Facts with fewer held-out prompts than the rule asks for are left out: their half could find nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlas.neuron import Neuron
+from atlas.refinement import Refinement, refine_scores
+from build.check import rule_of
+from build.evidence.ground import Ground, GroundFact, chunks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from atlas.manifest import Manifest
+    from atlas.store import Atlas
+
+FACTS_A_SHARD = 8
+BOOTSTRAP_DRAWS = 2000
+
+
+def units(ground: Ground) -> list[tuple[str, ...]]:
+    manifest = ground.atlas.manifest
+    facts = [
+        fact.fact_id
+        for fact in ground.sampled("stability")
+        if len(fact.held_out) >= rule_for(manifest, fact.relation_id).at_least
+    ]
+    return chunks(facts, FACTS_A_SHARD)
+
+
+def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
+    from atlas.surgery.interventions import Suppress
+
+    facts = [ground.by_id[fact_id] for fact_id in unit]
+    found = held_out_neurons(ground, facts)
+    asked = [
+        (fact, neurons, each.prompt)
+        for fact in facts
+        for neurons in (fact.neurons, found[fact.fact_id])
+        if neurons
+        for each in fact.discovery
+    ]
+    said = ground.predict(
+        [prompt for _, _, prompt in asked], [Suppress(tuple(sorted(neurons))) for _, neurons, _ in asked]
+    )
+    changed = iter(prediction.probability for prediction in said)
+    rows = []
+    for fact in facts:
+        own, other = fact.neurons, found[fact.fact_id]
+        before = float(np.mean([each.probability for each in fact.discovery]))
+        after = [
+            float(np.mean([next(changed) for _ in fact.discovery])) if neurons else before
+            for neurons in (own, other)
+        ]
+        rows.append(
+            {
+                "fact_id": fact.fact_id,
+                "n_discovery": len(own),
+                "n_held_out": len(other),
+                "shared": len(set(own) & set(other)),
+                "jaccard": jaccard(own, other),
+                "jaccard_relation": _jaccard_with(ground, fact, other, same_relation=True),
+                "jaccard_random": _jaccard_with(ground, fact, other, same_relation=False),
+                "p_before": before,
+                "p_discovery": after[0],
+                "p_held_out": after[1],
+            }
+        )
+    return rows
+
+
+# Steps 1 and 2: attribute, refine ----------------------------------------------------------------------
+
+
+def rule_for(manifest: Manifest, relation_id: str) -> Refinement:
+    """The atlas's rule as it stood for a relation in the end."""
+    rule = rule_of(manifest)
+    share = manifest.method.refinement.get("shares", {}).get(relation_id, rule.share)
+    return replace(rule, share=share, target=None)
+
+
+def held_out_neurons(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, tuple[Neuron, ...]]:
+    """Fact id → the neurons that its held-out prompts find, by share, then mean score."""
+    from atlas.surgery.attribution import attribute
+
+    manifest = ground.atlas.manifest
+    options = attribution_options(manifest)
+    ground.batches.note = ground.note
+    prompts = [each.prompt for fact in facts for each in fact.held_out]
+    attributed = ground.batches.run(
+        lambda: attribute(ground.subject, prompts, batch_rows=ground.batches.rows, **options)
+    )
+    scores = iter(result.scores for result in attributed)
+    return {
+        fact.fact_id: tuple(
+            each.neuron
+            for each in refine_scores(
+                [next(scores) for _ in fact.held_out], rule_for(manifest, fact.relation_id)
+            )
+        )
+        for fact in facts
+    }
+
+
+def attribution_options(manifest: Manifest) -> dict[str, Any]:
+    """What `attribute` was told when the atlas was built."""
+    method = manifest.method
+    if method.rule in (None, "certified"):
+        # Fields that a manifest leaves open stay at what a build takes.
+        given = {"tolerance": method.tolerance, "max_points": method.max_points}
+        return {"rule": "certified"} | {name: value for name, value in given.items() if value is not None}
+    return {"rule": method.rule} | ({"steps": method.max_points} if method.max_points else {})
+
+
+# Step 3: compare ---------------------------------------------------------------------------------------
+
+
+def jaccard(one: Collection[Neuron], other: Collection[Neuron]) -> float | None:
+    """Shared ÷ in either; None for two empty sets."""
+    either = len(set(one) | set(other))
+    return len(set(one) & set(other)) / either if either else None
+
+
+def _jaccard_with(
+    ground: Ground, fact: GroundFact, neurons: Sequence[Neuron], *, same_relation: bool
+) -> float | None:
+    """Of the held-out half's neurons with the stored ones of a fact drawn by seed; None if there is none."""
+    other = stranger(ground, fact, same_relation=same_relation)
+    return None if other is None else jaccard(other.neurons, neurons)
+
+
+def stranger(ground: Ground, fact: GroundFact, *, same_relation: bool) -> GroundFact | None:
+    """A fact with another object, of the same relation or of another one, that has neurons.
+
+    It is known if this one is, where there is such a fact: those that the model knows may be alike.
+    """
+    facts = ground.by_relation[fact.relation_id] if same_relation else ground.facts
+    others = [
+        each
+        for each in facts
+        if each.neurons
+        and each.answer != fact.answer
+        and (each.relation_id == fact.relation_id) == same_relation
+    ]
+    pool = [each for each in others if each.known == fact.known] or others
+    if not pool:
+        return None
+    purpose = "stability of the relation" if same_relation else "stability at random"
+    return pool[int(ground.generator(purpose, fact.fact_id).integers(len(pool)))]
+
+
+# Summary -----------------------------------------------------------------------------------------------
+
+
+def summary(atlas: Atlas) -> list[str]:
+    rows = atlas.query("SELECT s.*, f.known FROM stability AS s JOIN facts AS f USING (fact_id)")
+    lines = []
+    for name, part in (("all facts", rows), ("known facts", rows[rows["known"]])):
+        if len(part) == 0:
+            lines.append(f"{name}: none")
+            continue
+        lines += [
+            f"{name} ({len(part):,})",
+            f"  neurons found on discovery templates {part['n_discovery'].mean():.1f}, on held-out ones "
+            f"{part['n_held_out'].mean():.1f}, on both {part['shared'].mean():.1f}",
+            f"  Jaccard index {_mean(part['jaccard'])}",
+            f"    with another fact of the relation {_mean(part['jaccard_relation'])}, "
+            f"with a fact of another {_mean(part['jaccard_random'])}",
+            f"  discovery prompts {_change(part, 'p_discovery')} with the neurons they found, "
+            f"{_change(part, 'p_held_out')} with those of the other templates",
+            f"  the other templates' neurons keep {_kept(part)} of the effect",
+        ]
+    return lines
+
+
+def _draws(n: int) -> np.ndarray:
+    """How often each of n facts is drawn, draw by draw: (draws, n)."""
+    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
+
+
+def _mean(values: pd.Series) -> str:
+    found = values.dropna().to_numpy(dtype=float)
+    if not len(found):
+        return "not measured"
+    low, high = np.quantile(_draws(len(found)) @ found / len(found), [0.025, 0.975])
+    return f"{found.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _change(rows: pd.DataFrame, after: str) -> str:
+    """The paper's ratio: change of the mean probability over its value before."""
+    return f"{rows[after].mean() / rows['p_before'].mean() - 1:+.1%}"
+
+
+def _kept(rows: pd.DataFrame) -> str:
+    """The fall that the held-out half's neurons cause over the fall that the discovery half's cause."""
+    falls = np.stack([rows["p_before"] - rows[name] for name in ("p_held_out", "p_discovery")])
+    drawn = _draws(len(rows)) @ falls.T  # (draws, 2)
+    other, own = falls.sum(axis=1)
+    if own <= 0 or (drawn[:, 1] <= 0).any():
+        return "no known share (the neurons lower nothing)"
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    return f"{other / own:.0%} [{low:.0%}, {high:.0%}]"

@@ -1,0 +1,187 @@
+"""Stability across template halves: rows against plain sets and hand-set activations on pocket-bert."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from atlas.manifest import read_manifest, write_manifest
+from atlas.neuron import Neuron
+from atlas.store import Atlas, bundled
+from build.evaluate import EvaluateOptions, evaluate
+from build.evidence.ground import Ground
+from build.evidence.stability import (
+    attribution_options,
+    held_out_neurons,
+    jaccard,
+    measure,
+    rule_for,
+    stranger,
+    units,
+)
+from tests.sample_atlas import write_sample_atlas
+
+POCKET = bundled().get("starter-pocket-bert")
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return Ground(Atlas(POCKET), "pocket-bert", sample=5)
+
+
+@pytest.fixture(scope="module")
+def rows(ground):
+    return [row for unit in units(ground) for row in measure(ground, unit)]
+
+
+def plain_neurons(subject, prompts):
+    """Neurons that reach a fifth of the largest score in half of the prompts, and in two: one by one."""
+    from atlas.surgery.attribution import attribute
+
+    hits = {}
+    for prompt in prompts:
+        scores = attribute(subject, [prompt], tolerance=0.01, max_points=513)[0].scores.astype(float)
+        for layer, neuron in zip(*(scores >= 0.2 * scores.max()).nonzero(), strict=True):
+            hits[int(layer), int(neuron)] = hits.get((int(layer), int(neuron)), 0) + 1
+    return {Neuron(*at) for at, n in hits.items() if n >= 2 and n >= 0.5 * len(prompts)}
+
+
+def probability_without(subject, prompt, neurons):
+    """The answer's probability after the inputs of the down-projections were zeroed by hand."""
+    encoded = subject.encode(prompt)
+    (position,), (target,) = encoded.positions, encoded.targets
+
+    def zeroing(layer):
+        def hook(module, inputs):
+            values = inputs[0].clone()
+            values[0, position, [n.neuron for n in neurons if n.layer == layer]] = 0
+            return (values,)
+
+        return hook
+
+    handles = [
+        block.output.dense.register_forward_pre_hook(zeroing(index))
+        for index, block in enumerate(subject.model.bert.encoder.layer)
+    ]
+    try:
+        with torch.no_grad():
+            logits = subject.model(torch.tensor([encoded.input_ids])).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return float(logits[0, position].softmax(-1)[target])
+
+
+def test_a_row_is_what_both_halves_find_and_do(ground, rows):
+    assert [row["fact_id"] for row in rows] == [fact.fact_id for fact in ground.sampled("stability")]
+    for row in rows:
+        fact = ground.by_id[row["fact_id"]]
+        mine = set(fact.neurons)
+        other = plain_neurons(ground.subject, [each.prompt for each in fact.held_out])
+        assert len(fact.held_out) == len(fact.discovery) == 4
+        assert (row["n_discovery"], row["n_held_out"]) == (len(mine), len(other))
+        assert row["shared"] == len(mine & other) > 0
+        assert row["jaccard"] == pytest.approx(len(mine & other) / len(mine | other))
+        for name, neurons in (("p_before", set()), ("p_discovery", mine), ("p_held_out", other)):
+            found = [probability_without(ground.subject, each.prompt, neurons) for each in fact.discovery]
+            assert row[name] == pytest.approx(sum(found) / 4, rel=1e-4)
+    assert sum(row["p_held_out"] < row["p_before"] for row in rows) >= 4
+
+
+def test_the_stored_neurons_are_what_the_same_steps_find_on_the_discovery_half(ground):
+    fact = ground.sampled("stability")[0]
+    swapped = replace(fact, prompts=tuple(replace(each, held_out=not each.held_out) for each in fact.prompts))
+    assert set(held_out_neurons(ground, [swapped])[fact.fact_id]) == set(fact.neurons)
+
+
+def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(ground, rows):
+    for row in rows:
+        fact = ground.by_id[row["fact_id"]]
+        held_out = plain_neurons(ground.subject, [each.prompt for each in fact.held_out])
+        for name, same in (("jaccard_relation", True), ("jaccard_random", False)):
+            other = stranger(ground, fact, same_relation=same)
+            theirs = set(other.neurons)
+            assert row[name] == pytest.approx(len(held_out & theirs) / len(held_out | theirs))
+            assert stranger(Ground(ground.atlas, "pocket-bert"), fact, same_relation=same) == other
+    for fact in ground.facts[::60]:
+        relation = stranger(ground, fact, same_relation=True)
+        random = stranger(ground, fact, same_relation=False)
+        assert relation.relation_id == fact.relation_id != random.relation_id
+        assert fact.fact.object.lower() not in (relation.fact.object.lower(), random.fact.object.lower())
+        assert min(len(relation.neurons), len(random.neurons)) > 0
+        assert random.known == fact.known
+
+
+def test_a_relation_of_one_fact_has_no_other_to_compare_with(tmp_path):
+    with Atlas(write_sample_atlas(tmp_path / "one", n_facts=1)) as atlas:
+        ground = Ground(atlas, "none")
+        assert stranger(ground, ground.facts[0], same_relation=True) is None
+        assert stranger(ground, ground.facts[0], same_relation=False) is None
+    assert jaccard([], []) is None
+    assert jaccard([Neuron(0, 1)], []) == 0
+
+
+@pytest.fixture
+def strict(tmp_path):
+    """An atlas whose rule asks for the largest score of every prompt: hardly any half finds a neuron."""
+    folder = shutil.copytree(POCKET, tmp_path / "strict")
+    manifest = read_manifest(folder)
+    rule = {**manifest.method.refinement, "threshold": 1.0, "share": 1.0}
+    write_manifest(folder, replace(manifest, method=replace(manifest.method, refinement=rule)))
+    return folder
+
+
+def test_a_half_that_finds_nothing_changes_nothing(strict):
+    with Atlas(strict) as atlas:
+        ground = Ground(atlas, "pocket-bert", sample=12)
+        rows = [row for unit in units(ground) for row in measure(ground, unit)]
+    empty = [row for row in rows if row["n_held_out"] == 0]
+    assert empty
+    for row in empty:
+        assert row["p_held_out"] == row["p_before"] != row["p_discovery"]
+        assert (row["jaccard"], row["jaccard_relation"], row["jaccard_random"], row["shared"]) == (0, 0, 0, 0)
+    # Whatever half finds something finds one neuron: the largest of all its prompts.
+    assert {row["n_held_out"] for row in rows} == {0, 1}
+
+
+def test_facts_with_fewer_held_out_prompts_than_the_rule_asks_for_are_left_out(strict):
+    manifest = read_manifest(strict)
+    for at_least, some in ((4, True), (5, False)):
+        rule = {**manifest.method.refinement, "at_least": at_least}
+        write_manifest(strict, replace(manifest, method=replace(manifest.method, refinement=rule)))
+        with Atlas(strict) as atlas:
+            assert bool(units(Ground(atlas, "pocket-bert", sample=3))) == some
+
+
+def test_a_share_that_adapted_is_the_one_its_relation_ended_with():
+    manifest = read_manifest(POCKET)
+    paper = {"mode": "paper", "threshold": 0.2, "share": 0.7, "at_least": 3, "target": [2, 5]}
+    method = replace(manifest.method, refinement={**paper, "shares": {"P36": 0.45}})
+    manifest = replace(manifest, method=method)
+    assert rule_for(manifest, "P36").share == 0.45
+    assert rule_for(manifest, "P37").share == 0.7
+    assert rule_for(manifest, "P36").target is None
+
+
+def test_the_held_out_half_is_attributed_as_the_atlas_was():
+    manifest = read_manifest(POCKET)
+    assert attribution_options(manifest) == {"rule": "certified", "tolerance": 0.01, "max_points": 513}
+    left = replace(manifest, method=replace(manifest.method, rule="left", tolerance=None, max_points=20))
+    assert attribution_options(left) == {"rule": "left", "steps": 20}
+
+
+def test_the_command_adds_the_table_and_says_what_the_other_half_keeps(tmp_path):
+    folder = shutil.copytree(POCKET, tmp_path / "pocket")
+    said = evaluate(folder, EvaluateOptions(experiments="stability", sample=6))
+    with Atlas(folder) as atlas:
+        rows = atlas.query("SELECT * FROM stability")
+    assert len(rows) == 6
+    assert json.loads((folder / "manifest.json").read_text())["files"]["stability.parquet"]["rows"] == 6
+    falls = [(rows["p_before"] - rows[name]).sum() for name in ("p_held_out", "p_discovery")]
+    assert f"the other templates' neurons keep {falls[0] / falls[1]:.0%} [" in said
+    assert f"Jaccard index {rows['jaccard'].mean():.3f} [" in said
+    # The interval that is stated holds nearly all means of facts drawn again.
+    low, high = (float(x) for x in said.partition("Jaccard index ")[2].split("[")[1].split("]")[0].split(","))
+    assert rows["jaccard"].min() <= low < rows["jaccard"].mean() < high <= rows["jaccard"].max()

@@ -14,6 +14,8 @@ held out. `python -m build check` passes: the knowledge neurons follow from the 
 3. *Scores* whose refinement is exactly those pairs: a fact's own neurons are coarse in enough of its
    prompts, any other neuron is stored for one of its prompts only.
 4. *What follows*: everything that is counted from these.
+5. *Experiments*: effects of all facts; the others' rows from tests/sample_evidence.py, of as many facts as an
+   evaluation takes.
 
 Chance comes from hashes of row numbers: the rows are the same each time, whatever the number of threads.
 """
@@ -21,6 +23,8 @@ Chance comes from hashes of row numbers: the rows are the same each time, whatev
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import duckdb
@@ -33,10 +37,12 @@ from atlas.manifest import (
     file_name,
     record_files,
     write_manifest,
+    write_table,
 )
 from atlas.refinement import MODES
-from atlas.schema import SORT_KEYS, TABLES
+from atlas.schema import SORT_KEYS, TABLES, conform
 from atlas.store import quoted_path
+from tests import sample_evidence
 
 N_LAYERS = 12
 N_NEURONS = 3_072
@@ -203,24 +209,59 @@ _STEPS = (
         SELECT (r + {relations} - 1) % {relations} AS r, j, fact_id, template_id, object, probability, rank
         FROM prompt WHERE held_out AND f IN (SELECT min(f) FROM fact GROUP BY r)
     ), asked AS (
-        SELECT f, j, fact_id, fact_id AS prompt_fact_id, template_id, probability, rank,
-               unnest(['own', 'random']) AS kind
-        FROM prompt WHERE held_out
+        SELECT f, j, fact_id, fact_id AS prompt_fact_id, template_id, held_out, probability, rank,
+               unnest(['own', 'random', 'matched', 'baseline']) AS kind
+        FROM prompt
         UNION ALL
-        SELECT p.f, p.j, p.fact_id, o.fact_id, o.template_id, o.probability, o.rank, 'unrelated'
+        SELECT p.f, p.j, p.fact_id, o.fact_id, o.template_id, true, o.probability, o.rank, 'unrelated'
         FROM prompt AS p JOIN others AS o ON o.r = p.r AND o.j = p.j
         WHERE p.held_out AND o.object <> p.object
     )
-    SELECT fact_id, prompt_fact_id, template_id, intervention, kind AS "group", true AS held_out, n_neurons,
+    SELECT fact_id, prompt_fact_id, template_id, intervention, kind AS "group", held_out, n_neurons,
            probability AS p_before, rank AS rank_before,
-           least(1, CASE WHEN n_neurons = 0 THEN probability
-                         ELSE probability * factor * (0.9 + 0.2 * chance(f, j, intervention || kind))
-                    END)::FLOAT AS p_after,
-           rank + CASE WHEN factor < 0.5 THEN draw(40, f, j, 'fall') ELSE 0 END AS rank_after
+           least(1, probability * factor * (0.9 + 0.2 * chance(f, j, intervention || kind)))::FLOAT
+               AS p_after,
+           rank + CASE WHEN factor < 0.5 THEN draw(40, f, j, 'fall') ELSE 0 END AS rank_after,
+           (rank = 1) <> (rank_after = 1) AS top_changed
     FROM asked JOIN facts USING (fact_id)
-    JOIN (VALUES ('suppress', 'own', 0.35), ('suppress', 'random', 1.0), ('suppress', 'unrelated', 0.95),
-                 ('amplify', 'own', 1.4), ('amplify', 'random', 1.0), ('amplify', 'unrelated', 1.02))
+    JOIN (VALUES ('suppress', 'own', 0.35), ('suppress', 'random', 1.0), ('suppress', 'matched', 0.95),
+                 ('suppress', 'baseline', 0.85), ('suppress', 'unrelated', 0.95),
+                 ('amplify', 'own', 1.4), ('amplify', 'random', 1.0), ('amplify', 'matched', 1.05),
+                 ('amplify', 'baseline', 1.1), ('amplify', 'unrelated', 1.02))
          AS trial(intervention, kind, factor) USING (kind)
+    WHERE n_neurons > 0
+    """,
+    """
+    CREATE TABLE effect_summaries AS
+    WITH rows AS (
+        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
+               CASE WHEN held_out THEN 'held-out' ELSE 'discovery' END AS templates,
+               unnest(['all', CASE WHEN asked.known THEN 'known' ELSE 'unknown' END]) AS facts
+        FROM effects AS e JOIN facts AS f USING (fact_id)
+        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
+    ), by_relation AS (
+        SELECT relation_id, intervention, "group", templates, facts, 1 AS n_relations,
+               count(DISTINCT fact_id) AS n_facts, count(*) AS n_prompts, avg(p_before) AS mean_before,
+               avg(p_after) AS mean_after, avg(p_after - p_before) / avg(p_before) AS paper_change,
+               avg((p_after - p_before) / p_before) FILTER (p_before > 0) AS replication_change,
+               avg(top_changed::INTEGER) AS top_changed
+        FROM rows GROUP BY relation_id, intervention, "group", templates, facts
+    ), every AS (
+        FROM by_relation
+        UNION ALL BY NAME
+        SELECT 'all' AS relation_id, intervention, "group", templates, facts, count(*) AS n_relations,
+               sum(n_facts) AS n_facts, sum(n_prompts) AS n_prompts, avg(mean_before) AS mean_before,
+               avg(mean_after) AS mean_after, avg(paper_change) AS paper_change,
+               avg(replication_change) AS replication_change, avg(top_changed) AS top_changed
+        FROM by_relation GROUP BY intervention, "group", templates, facts
+    )
+    SELECT relation_id, intervention, "group", templates, facts, n_relations::INTEGER AS n_relations,
+           n_facts::INTEGER AS n_facts, n_prompts::INTEGER AS n_prompts,
+           COLUMNS('mean_|top_')::FLOAT, COLUMNS('_change')::FLOAT,
+           (paper_change - wide)::FLOAT AS paper_low, (paper_change + wide)::FLOAT AS paper_high,
+           (replication_change - wide)::FLOAT AS replication_low,
+           (replication_change + wide)::FLOAT AS replication_high
+    FROM (SELECT *, 0.1 / sqrt(n_facts) AS wide FROM every)
     """,
 )
 
@@ -232,7 +273,7 @@ def write_big_atlas(
     n_pairs: int | None = None,
     n_prompts: int | None = None,
     atlas_id: str = "big",
-    leave_out: tuple[str, ...] = (),
+    leave_out: Collection[str] = (),
 ) -> Path:
     """Write an atlas into `folder` (made if absent) and return it.
 
@@ -246,8 +287,13 @@ def write_big_atlas(
     connection = duckdb.connect(":memory:")
     try:
         _fill(connection, _sizes(n_facts, n_prompts), n_pairs)
+        evidence = _evidence(connection)
         for table in TABLES:
-            if table not in leave_out:
+            if table in leave_out:
+                continue
+            if table in evidence:
+                write_table(folder, table, conform(table, evidence[table]))
+            else:
                 _write(connection, folder, table)
     finally:
         connection.close()
@@ -288,6 +334,22 @@ def _fill(connection: duckdb.DuckDBPyConnection, sizes: list[tuple], n_pairs: in
             .replace("{facts}", str(n_facts))
             .replace("{relations}", str(len(sizes)))
         )
+
+
+def _evidence(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
+    """Step 5, but for the effects."""
+    facts = connection.sql("FROM facts ORDER BY fact_id").to_arrow_table().to_pylist()
+    asked = connection.sql(
+        "FROM prompts WHERE fact_id IN (SELECT unnest(?)) ORDER BY fact_id, template_id",
+        params=[[fact["fact_id"] for fact in sample_evidence.sampled(facts)]],
+    )
+    prompts = defaultdict(list)
+    for row in asked.to_arrow_table().to_pylist():
+        prompts[row["fact_id"]].append(row)
+    pairs = connection.execute(
+        "SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
+    ).fetchall()
+    return sample_evidence.evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
 
 
 def _write(connection: duckdb.DuckDBPyConnection, folder: Path, table: str) -> None:

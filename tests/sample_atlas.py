@@ -6,12 +6,15 @@
 Made up, but with the shapes of a real one: facts of a relation share neurons, a few hubs are everybody's,
 some facts are not known, some prompts have no positive score, names carry accents, held-out templates
 have no attributions, suppressing a fact's own neurons lowers its probability and random ones hardly do.
-`share`, `mean_score` and the counts are computed from the attributions row by row, in plain Python.
+`share`, `mean_score` and the counts are computed from the attributions row by row, in plain Python; what the
+experiments measure is made up in tests/sample_evidence.py.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,8 @@ from atlas.manifest import (
     write_manifest,
     write_table,
 )
-from atlas.schema import conform
+from atlas.schema import REQUIRED_TABLES, TABLES, conform
+from tests import sample_evidence
 
 N_LAYERS = 4
 N_NEURONS = 256
@@ -39,6 +43,8 @@ RELATIONS = {
     "P176": ("manufacturer", ["Phone", "Car", "Camera"], ["Apple", "Škoda", "Nikon"]),
 }
 N_TEMPLATES = 8
+OPTIONAL_TABLES = tuple(table for table in TABLES if table not in REQUIRED_TABLES)
+MOST_MEASURED = 2_000  # facts whose effects are measured, as with --sample
 
 
 def write_sample_atlas(
@@ -47,7 +53,7 @@ def write_sample_atlas(
     n_facts: int = 60,
     atlas_id: str = "sample",
     seed: int = 0,
-    leave_out: tuple[str, ...] = (),
+    leave_out: Collection[str] = (),
 ) -> Path:
     """Write an atlas of `n_facts` facts into `folder` (made if absent) and return it.
 
@@ -105,7 +111,7 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
     }
     hubs = [(0, 7), (N_LAYERS - 1, 11)]
 
-    facts, prompts, attributions, knowledge, effects = [], [], [], [], []
+    facts, prompts, attributions, knowledge = [], [], [], []
     for index in range(n_facts):
         relation = relation_ids[index % len(relation_ids)]
         label, subjects, objects = RELATIONS[relation]
@@ -199,32 +205,9 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
                 "mean_probability": sum(probabilities) / len(probabilities),
             }
         )
-        other = f"{relation_ids[(index + 1) % len(relation_ids)]}-00000"
-        for place in range(1, N_TEMPLATES, 2):
-            for intervention, factors in (
-                ("suppress", {"own": 0.3, "random": 0.99, "unrelated": 0.95}),
-                ("amplify", {"own": 1.4, "random": 1.01, "unrelated": 1.02}),
-            ):
-                for group, factor in factors.items():
-                    asked = other if group == "unrelated" else fact_id
-                    before = 0.5 if group == "unrelated" else probabilities[place]
-                    after = min(1.0, before * factor)
-                    effects.append(
-                        {
-                            "fact_id": fact_id,
-                            "prompt_fact_id": asked,
-                            "template_id": f"{asked.split('-')[0]}.{place}",
-                            "intervention": intervention,
-                            "group": group,
-                            "held_out": True,
-                            "n_neurons": len(kept),
-                            "p_before": before,
-                            "p_after": after if kept else before,
-                            "rank_before": 1 if group == "unrelated" else ranks[place],
-                            "rank_after": 1 if after > 0.3 else 3,
-                        }
-                    )
 
+    prompts_of = {fact_id: list(rows) for fact_id, rows in groupby(prompts, lambda row: row["fact_id"])}
+    measured = sample_evidence.sampled(facts, MOST_MEASURED)
     return {
         "relations": [
             {
@@ -240,7 +223,14 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
         "prompts": prompts,
         "attributions": attributions,
         "knowledge_neurons": knowledge,
-        "effects": effects,
+        **sample_evidence.effect_tables(measured, prompts_of, seed=seed),
+        **sample_evidence.evidence_tables(
+            facts,
+            prompts_of,
+            [(k["fact_id"], k["relation_id"], k["layer"], k["neuron"]) for k in knowledge],
+            n_layers=N_LAYERS,
+            seed=seed,
+        ),
         **_neuron_tables(knowledge, prompts, random),
     }
 

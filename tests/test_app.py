@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from app import charts, layout
 from atlas import queries, store
 from atlas.store import Atlas
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -229,8 +229,7 @@ def test_a_variable_that_names_no_atlas_gets_a_sentence(tmp_path, monkeypatch):
 
 
 def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
-    absent = ("effects", "attributions", "neurons", "activating_prompts", "prompts")
-    folder = write_sample_atlas(tmp_path / "bare", leave_out=absent)
+    folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
     monkeypatch.setattr(store, "DATA", tmp_path / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     for name, parameters in BROWSING.items():

@@ -4,6 +4,7 @@ import atlas
 from build.check import check_atlas
 from tests import big_atlas
 from tests.big_atlas import write_big_atlas
+from tests.sample_atlas import OPTIONAL_TABLES
 
 
 def test_it_passes_the_check_and_its_neurons_follow_from_its_scores(tmp_path):
@@ -38,8 +39,7 @@ def test_its_relations_add_up_to_the_published_numbers():
 
 
 def test_tables_can_be_left_out(tmp_path):
-    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
-    folder = write_big_atlas(tmp_path / "bare", n_facts=500, leave_out=absent)
+    folder = write_big_atlas(tmp_path / "bare", n_facts=500, leave_out=OPTIONAL_TABLES)
     assert check_atlas(folder).passed
     with atlas.open(folder) as opened:
         assert opened.tables == ("relations", "facts", "knowledge_neurons")

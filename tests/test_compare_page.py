@@ -18,7 +18,7 @@ from atlas import comparison, queries, store
 from atlas.manifest import read_manifest, record_files, write_manifest
 from atlas.neuron import Neuron
 from atlas.store import Atlas, bundled, open_atlas
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
 PERMALINKS = {
@@ -301,9 +301,8 @@ def test_with_one_atlas_there_is_nothing_to_compare_it_with(two, monkeypatch, tm
 
 
 def test_an_atlas_that_measured_little_compares_what_it_has(tmp_path, monkeypatch):
-    absent = ("effects", "attributions", "neurons", "activating_prompts", "prompts")
-    write_sample_atlas(tmp_path / "sample", leave_out=absent)
-    write_sample_atlas(tmp_path / "second", leave_out=absent, atlas_id="second")
+    write_sample_atlas(tmp_path / "sample", leave_out=OPTIONAL_TABLES)
+    write_sample_atlas(tmp_path / "second", leave_out=OPTIONAL_TABLES, atlas_id="second")
     monkeypatch.setattr(store, "DATA", tmp_path)
     for parameters in PERMALINKS.values():
         app = compare(**parameters)

@@ -8,7 +8,7 @@ from app import layout, limits
 from atlas import models, queries, store
 from atlas.store import Atlas
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 from tests.test_app import page, words
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
@@ -127,8 +127,7 @@ def test_an_atlas_of_a_model_that_nobody_has_leads_elsewhere(only_sample):
 
 
 def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(tmp_path, monkeypatch):
-    absent = ("effects", "prompts", "attributions", "neurons", "activating_prompts")
-    folder = write_sample_atlas(tmp_path / "bare", leave_out=absent)
+    folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
     monkeypatch.setattr(store, "DATA", tmp_path / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     app = page()

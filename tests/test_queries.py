@@ -12,10 +12,9 @@ from atlas.errors import QueryError
 from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.refinement import MODES, mode, refine
 from atlas.schema import conform
-from tests.sample_atlas import N_LAYERS, N_TEMPLATES, sample_tables, write_sample_atlas
+from tests.sample_atlas import N_LAYERS, N_TEMPLATES, OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)
-ABSENT = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def a(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    folder = write_sample_atlas(tmp_path_factory.mktemp("atlases") / "published", leave_out=ABSENT)
+    folder = write_sample_atlas(tmp_path_factory.mktemp("atlases") / "published", leave_out=OPTIONAL_TABLES)
     with atlas.open(folder) as opened:
         yield opened
 
@@ -331,7 +330,7 @@ def test_an_atlas_without_scores_still_answers(published):
 
 
 def test_what_was_not_measured_is_null_and_not_zero(tmp_path):
-    folder = write_sample_atlas(tmp_path / "imported", leave_out=ABSENT)
+    folder = write_sample_atlas(tmp_path / "imported", leave_out=OPTIONAL_TABLES)
     facts = [{**f, "known": None, "mean_probability": None} for f in TABLES["facts"]]
     write_table(folder, "facts", conform("facts", facts))
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))

@@ -19,7 +19,7 @@ from app.sql_schema import quoted, tables_and_views
 from atlas import store
 from atlas.schema import DERIVED_VIEWS, TABLES
 from atlas.store import Atlas, bundled
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -206,8 +206,7 @@ def test_the_gallery_runs_on_an_atlas_that_lacks_tables(example, lacking):
 
 @pytest.fixture(scope="module")
 def lacking(tmp_path_factory):
-    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
-    folder = write_sample_atlas(tmp_path_factory.mktemp("atlases") / "published", leave_out=absent)
+    folder = write_sample_atlas(tmp_path_factory.mktemp("atlases") / "published", leave_out=OPTIONAL_TABLES)
     with Atlas(folder) as atlas, atlas.sandboxed(seconds=60) as console:
         yield console
 

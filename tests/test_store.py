@@ -23,7 +23,7 @@ from atlas.errors import QueryError, StoreError
 from atlas.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
 from atlas.schema import TABLES, conform, empty_table
 from atlas.store import Atlas, bundled, resolve
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
 ROOT = Path(__file__).parents[1]
 DERIVED = ("relation_neurons", "relation_overlap", "hub_neurons", "layer_histogram", "neuron_facts")
@@ -320,10 +320,9 @@ def test_threads_may_share_an_atlas(opened):
 
 
 def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
-    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
-    folder = write_sample_atlas(tmp_path / "published", leave_out=absent)
+    folder = write_sample_atlas(tmp_path / "published", leave_out=OPTIONAL_TABLES)
     with atlas.open(folder) as a, a.sandboxed() as console:
-        for table in absent:
+        for table in OPTIONAL_TABLES:
             assert not a.measured(table)
             found = a.query(f"SELECT * FROM {table}")
             assert found.empty
@@ -399,11 +398,10 @@ def test_the_shell_sees_the_same_tables_and_views(sample, opened):
 
 
 def test_the_shell_has_absent_tables_with_the_schema_s_columns(tmp_path):
-    absent = ("prompts", "attributions", "neurons", "activating_prompts", "effects")
-    folder = write_sample_atlas(tmp_path / "it's", leave_out=absent)
+    folder = write_sample_atlas(tmp_path / "it's", leave_out=OPTIONAL_TABLES)
     shell = _shell(folder)
     with atlas.open(folder) as a:
-        for table in absent:
+        for table in OPTIONAL_TABLES:
             described = duckdb.connect().execute(f"DESCRIBE {a.source(table)}").fetchall()
             *columns, rows = shell[table]
             assert rows == 0

@@ -20,6 +20,8 @@ import numpy as np
 from atlas.neuron import Fact, Neuron, Prompt
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from atlas.store import Atlas
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
@@ -82,6 +84,7 @@ class Ground:
     sample: int | None = None
     device: str = "auto"
     note: Callable[[str], None] = field(default=lambda text: None, repr=False)
+    _before: dict[tuple[Prompt, ...], list[Prediction]] = field(default_factory=dict, repr=False)
 
     # --- the model ---
 
@@ -115,6 +118,13 @@ class Ground:
                 share_prefixes=True,
             )
         )
+
+    def before(self, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """What the model says of the prompts as it is; asked once for each list of prompts."""
+        key = tuple(prompts)
+        if key not in self._before:
+            self._before[key] = self.predict(key)
+        return self._before[key]
 
     def activations(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Every neuron's activation at the first answer position: (n_prompts, n_layers, n_neurons)."""
@@ -182,6 +192,23 @@ class Ground:
             [fact.fact for fact in self.facts],
             [bool(fact.held_out) for fact in self.facts],
             [fact.known for fact in self.facts],
+        )
+
+    @cached_property
+    def scores(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """What `atlas.refinement.refine` takes: the stored scores, and its columns of prompts and facts."""
+        import pyarrow.parquet as pq
+
+        from atlas.manifest import file_name
+
+        columns = {
+            "attributions": ["fact_id", "template_id", "layer", "neuron", "score"],
+            "prompts": ["fact_id", "template_id", "held_out", "max_score"],
+            "facts": ["fact_id", "relation_id", "object"],
+        }
+        return tuple(
+            pq.read_table(self.atlas.path / file_name(name), columns=chosen)
+            for name, chosen in columns.items()
         )
 
     def sampled(self, purpose: str, *, known_first: bool = True) -> list[GroundFact]:

@@ -219,7 +219,13 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
             ("remove", _SCORE, "Strength λ₁ against the old answer."),
             ("add", _SCORE, "Strength λ₂ for the new answer."),
-            ("group", _TEXT, "'own': the fact's neurons; 'random': as many of the same layers."),
+            (
+                "group",
+                _TEXT,
+                "'own': the fact's neurons without those that more than 10 % of its relation's facts have; "
+                "'all': all of them; 'random', 'random_all': as many others of the same layers ('random_all' "
+                "on the prompt 'edited' only).",
+            ),
             (
                 "kind",
                 _TEXT,
@@ -227,17 +233,27 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "'same_relation' and 'other_relation': prompts of facts that should stay as they are; "
                 "'symmetry': a prompt of the inverse relation whose answer the edit should change.",
             ),
-            ("prompt_fact_id", _TEXT, "The fact that the prompt asks for."),
+            (
+                "prompt_fact_id",
+                _TEXT,
+                "The fact that the prompt asks for. Where a 'symmetry' prompt is none of the atlas: the fact "
+                "that the new answer was taken from, asked the other way round.",
+            ),
             _TEMPLATE_ID,
             ("n_neurons", _COUNT, "Number of neurons whose value vectors were edited."),
             ("p_old_before", _SCORE, "Probability of the prompt's own answer without the edit."),
             ("p_old_after", _SCORE, "Probability of the prompt's own answer with it."),
             ("rank_old_before", _COUNT, "Rank of the prompt's own answer without the edit."),
             ("rank_old_after", _COUNT, "Rank of the prompt's own answer with it."),
-            ("p_new_before", _SCORE, "Probability of the answer the edit wants here, without it."),
-            ("p_new_after", _SCORE, "Probability of the answer the edit wants here, with it."),
-            ("rank_new_before", _COUNT, "Rank of the answer the edit wants here, without it."),
-            ("rank_new_after", _COUNT, "Rank of the answer the edit wants here, with it."),
+            (
+                "p_new_before",
+                _SCORE,
+                "Probability of the new answer without the edit; with 'symmetry' of the edited fact's subject, "
+                "the answer that would then be right; null with 'other_relation', where it is not asked.",
+            ),
+            ("p_new_after", _SCORE, "The same with it."),
+            ("rank_new_before", _COUNT, "Rank of that answer without the edit."),
+            ("rank_new_after", _COUNT, "Rank of that answer with it."),
             ("top_changed", _FLAG, "Whether the model's most likely token became another."),
         ),
     ),

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ class _Evaluation:
             if file_name(name) in manifest.files
         }
         depends = [
-            asdict(study),
+            [study.name, study.version],
             [self.options.sample_of(study), self.options.seed],
             manifest.model.weights_sha256,
             inputs,

@@ -314,8 +314,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "mode",
                 _TEXT,
-                "'default', 'paper' or 'replication' as they are; 'grid' for the default with other (t, p); "
-                "'stored' for the atlas's own neurons.",
+                "'default', 'paper' or 'replication' as they are; 'grid' for the default with other (t, p), "
+                "where below the default's p one prompt is enough; 'stored' for the atlas's own neurons.",
             ),
             (
                 "threshold",
@@ -335,8 +335,13 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("most_neurons", _COUNT, "Largest number of neurons a fact."),
             ("within", _SCORE, "Mean number of neurons two facts of a relation share, relations alike."),
             ("across", _SCORE, "Mean number two facts of different relations share, relations alike."),
-            ("same_object", _SCORE, "Mean number two facts of a relation with the same object share."),
-            ("other_object", _SCORE, "Mean number two facts of a relation with different objects share."),
+            (
+                "same_object",
+                _SCORE,
+                "Mean number two facts of a relation with the same object share; relations that have pairs "
+                "with the same object and with different ones, alike.",
+            ),
+            ("other_object", _SCORE, "The same of two facts with different objects, in the same relations."),
             ("identical", _SCORE, "Share of facts with neurons whose set another fact has, too."),
             ("commonest", _SCORE, "Share of facts that have the commonest neuron."),
             ("hubs", _SCORE, "Share of facts that have one of the 20 commonest neurons."),

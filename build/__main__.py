@@ -156,6 +156,15 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     evaluate.add_argument("--fresh", action="store_true", help="measure again what was measured")
 
+    figures = commands.add_parser(
+        "figures",
+        help="draw charts and write a report of atlases, beside what was published",
+        description="Write report.html, report.md and charts (SVG, PNG, interactive HTML) of what was "
+        "measured, beside the paper's and the replication's numbers. Several atlases become columns of one report.",
+    )
+    figures.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
+    figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
+
     edits = commands.add_parser("evaluate-edits", help="how often an edit succeeds, and what else it changes")
     edits.add_argument("--model", required=True, help="the model that the atlas was made with")
     edits.add_argument("--atlas", type=Path, required=True, metavar="DIR", help="folder of the atlas")
@@ -288,6 +297,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _figures(arguments: argparse.Namespace) -> int:
+    from build.report import make_report
+
+    print(make_report(arguments.folders, arguments.out))
+    return 0
+
+
 def _evaluate_edits(arguments: argparse.Namespace) -> int:
     from build.evaluate_edits import evaluate_edits
 
@@ -343,6 +359,7 @@ _COMMANDS = {
     "fetch-model": _fetch,
     "geonames": _geonames,
     "evaluate": _evaluate,
+    "figures": _figures,
     "evaluate-edits": _evaluate_edits,
     "experiment": _experiment,
 }

@@ -1,0 +1,99 @@
+"""What atlases show beside what was published: charts, and one report of them.
+
+    print(make_report([Path("atlas/data/starter-pocket-bert")], Path("out/report")))
+
+1. *Gather* the numbers of every atlas (`findings`, `studies`).
+2. *Judge* them by fixed rules, beside the published ones (`claims`, `paper_values`).
+3. *Draw and write* (`charts`, `sections`, `page`): `report.html`, which needs no other file, `report.md`, and
+   each chart as SVG, PNG and interactive HTML in `figures/`.
+
+No model is needed. The same atlases give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from atlas.errors import BuildError
+from atlas.store import Atlas
+from build.writer import whole_file, writing
+
+INDEX = "report.json"
+"""Names the files of a report, so that a folder is known to hold nothing else."""
+
+
+def make_report(folders: Sequence[Path], out: Path) -> str:
+    """Write the report of the atlases to `out`; returns what came of it, for a person.
+
+    Raises an `AtlasError`, with nothing written, for a folder that is no atlas, or an `out` with other files.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise BuildError(f"There is no folder {folder}. Give the folders of atlases.")
+    stale = _own_files(out)
+    from build.report import figures, page, sections
+    from build.report.findings import gather
+
+    figures.converter()
+    opened = [Atlas(folder) for folder in folders]
+    try:
+        names = [each.atlas_id for each in opened]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BuildError(f"{twice[0]} was given twice. Give each atlas once.")
+        blocks = sections.report([gather(each) for each in opened])
+    finally:
+        for each in opened:
+            each.close()
+    files = {"report.md": page.markdown(blocks), "report.html": page.html(blocks, title=sections.title(()))}
+    drawn = [figure for block in blocks if isinstance(block, page.Pictures) for figure in block.figures]
+    for figure in drawn:
+        files[f"{page.FOLDER}/{figure.name}.svg"] = figure.svg
+        files[f"{page.FOLDER}/{figure.name}.png"] = figure.png
+        files[f"{page.FOLDER}/{figure.name}.html"] = figure.html
+    if drawn:
+        files[f"{page.FOLDER}/{figures.SCRIPT}"] = figures.script()
+    _write(out, files, stale)
+    return f"{out / 'report.html'}: {len(names)} atlas{'es' if len(names) > 1 else ''}, {len(drawn)} charts"
+
+
+def _own_files(out: Path) -> list[str]:
+    """The files of an earlier report in `out`. Raises `BuildError` where there are others."""
+    if out.exists() and not out.is_dir():
+        raise BuildError(f"{out} is a file. Give --out a folder.")
+    there = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    own: list[str] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        own = json.loads((out / INDEX).read_text(encoding="utf-8"))["files"]
+    foreign = [name for name in there if name not in own and name != INDEX]
+    if foreign:
+        raise BuildError(
+            f"{out} holds files that are no report's ({', '.join(foreign[:3])}"
+            f"{', …' if len(foreign) > 3 else ''}). Choose an empty or new folder."
+        )
+    return there
+
+
+def _write(out: Path, files: dict[str, str | bytes], stale: list[str]) -> None:
+    """The files, in place of an earlier report's; killed at any moment, it leaves a folder known as ours."""
+    names = sorted(files)
+    _write_file(out / INDEX, _index(sorted({*names, *stale} - {INDEX})))
+    for name in names:
+        _write_file(out / name, files[name])
+    for name in set(stale) - {*names, INDEX}:
+        (out / name).unlink(missing_ok=True)
+    _write_file(out / INDEX, _index(names))
+
+
+def _index(names: list[str]) -> str:
+    return json.dumps({"made_by": "python -m build figures", "files": names}, indent=1) + "\n"
+
+
+def _write_file(path: Path, content: str | bytes) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

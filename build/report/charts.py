@@ -1,0 +1,413 @@
+"""The report's pictures: each function takes numbers of `findings` and gives an `alt.Chart`.
+
+    figures.draw(effect_bars(found.effects, "suppress"))
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, and the same thing has the same colour
+everywhere: a fact's own neurons blue, random ones orange, equally active ones green, the most active ones
+purple, unrelated facts grey. Shape or position says what colour says. Every chart is as wide as a phone, so
+two stand side by side on a desk. Text and axes are drawn in `INK`, which the page exchanges for the colour
+of its own text.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from build.report.findings import ALL, GROUPS, Findings, Statistics
+from build.report.paper_values import PAPER, PAPER_MODEL
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#2E86C1", "#E69F00", "#009E73", "#CC79A7", "#8A8F98"
+VERMILION = "#D55E00"
+INK, PAPER_WHITE = "#1D232B", "#FFFFFF"
+WIDTH = 440
+ROW = 19
+
+GROUP_NAMES = {
+    "own": "its own neurons",
+    "random": "random neurons",
+    "matched": "equally active ones",
+    "baseline": "the most active ones",
+    "unrelated": "own, unrelated facts",
+}
+_COLOURS = {"own": BLUE, "random": ORANGE, "matched": GREEN, "baseline": PURPLE, "unrelated": GREY}
+_SHAPES = {
+    "own": "circle",
+    "random": "circle",
+    "matched": "triangle-up",
+    "baseline": "square",
+    "unrelated": "diamond",
+}
+VERBS = {"suppress": "Suppressing (× 0)", "amplify": "Amplifying (× 2)"}
+# Where changes reach farther than this (× 4), the axis is squeezed.
+_FAR = 3.0
+
+_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=190)
+
+
+def finished(
+    chart: alt.Chart | alt.LayerChart, *, title: str, lines: list[str], height: int
+) -> alt.LayerChart:
+    """The chart with its title, what it shows in smaller lines below, its size and the report's look."""
+    return (
+        chart.properties(
+            title=alt.TitleParams(
+                title, subtitle=lines, anchor="start", fontSize=14, subtitleFontSize=11, offset=10
+            ),
+            width=WIDTH,
+            height=height,
+            autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        )
+        .configure(background=PAPER_WHITE, font="Arial, Helvetica, sans-serif", padding=6)
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=INK,
+            titleColor=INK,
+            domainColor=INK,
+            tickColor=INK,
+            gridColor=INK,
+            gridOpacity=0.13,
+            labelFontSize=11,
+            titleFontSize=11,
+            titleFontWeight="normal",
+            labelLimit=200,
+        )
+        .configure_title(color=INK, subtitleColor=INK)
+        .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=11, titleFontSize=11)
+        .configure_text(color=INK, fontSize=11)
+    )
+
+
+# 1. Suppress and amplify -----------------------------------------------------------------------------
+
+
+def effect_bars(found: Findings, intervention: str) -> alt.LayerChart:
+    """The mean change of every group: held-out prompts as bars, discovery prompts as rings."""
+    effects, facts = found.effects, found.effects.facts
+    rows = []
+    for group in GROUPS:
+        for templates in ("held-out", "discovery"):
+            row = effects.row(intervention, group, templates, facts)
+            if row is not None:
+                rows.append(
+                    {
+                        "group": group,
+                        "name": GROUP_NAMES[group],
+                        "templates": templates,
+                        "change": row.paper_change,
+                        "low": row.paper_low,
+                        "high": row.paper_high,
+                        "replication": row.replication_change,
+                        "n_facts": row.n_facts,
+                        "n_prompts": row.n_prompts,
+                        "shown": f"{row.paper_change:+.1%}".replace("-", "−"),
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    held_out = frame[frame["templates"] == "held-out"]
+    discovery = frame[frame["templates"] == "discovery"]
+    published = pd.DataFrame(
+        {
+            "name": [GROUP_NAMES["own"], GROUP_NAMES["baseline"]],
+            "change": [PAPER[intervention].value, PAPER[intervention].control],
+        }
+    )
+    scale = _scale([*frame["low"], *frame["high"], *published["change"]], room=0.2)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=_percent(), scale=scale)
+    y = alt.Y(
+        "name:N",
+        title=None,
+        sort=[GROUP_NAMES[group] for group in GROUPS if group in set(frame["group"])],
+        axis=alt.Axis(labelLimit=150),
+    )
+    tips = [
+        alt.Tooltip("name:N", title="Changed"),
+        alt.Tooltip("templates:N", title="Prompts"),
+        alt.Tooltip("change:Q", title="Change (paper's ratio)", format="+.2%"),
+        alt.Tooltip("low:Q", title="95 % interval from", format="+.2%"),
+        alt.Tooltip("high:Q", title="to", format="+.2%"),
+        alt.Tooltip("replication:Q", title="Change (replication's ratio)", format="+.2%"),
+        alt.Tooltip("n_facts:Q", title="Facts", format=","),
+        alt.Tooltip("n_prompts:Q", title="Prompts asked", format=","),
+    ]
+    bars = alt.Chart(held_out).mark_bar(height=16).encode(x=x, y=y, color=_group_colour(None), tooltip=tips)
+    intervals = (
+        alt.Chart(held_out)
+        .mark_rule(color=INK, strokeWidth=1.5)
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, tooltip=tips)
+    )
+    rings = (
+        alt.Chart(discovery)
+        .mark_point(color=INK, size=45, strokeWidth=1.5, filled=False, opacity=1)
+        .encode(x=x, y=y, tooltip=tips)
+    )
+    crosses = (
+        alt.Chart(published)
+        .mark_point(shape="cross", color=VERMILION, size=60, filled=True, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            tooltip=[alt.Tooltip("change:Q", title=f"The paper's value ({PAPER_MODEL})", format="+.2%")],
+        )
+    )
+    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=INK).encode(x=alt.X("zero:Q", scale=scale))
+    return finished(
+        alt.layer(bars, zero, intervals, rings, crosses, *_bar_values(held_out, scale, y)),
+        title=f"{VERBS[intervention]}: {found.atlas_id}",
+        lines=[
+            f"Bar: held-out prompts, {_facts(facts)}, with 95 % interval. Ring: discovery prompts.",
+            "Cross: the paper's value, for another model.",
+        ],
+        height=90 + 30 * held_out["group"].nunique(),
+    )
+
+
+def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
+    """Figures 3 and 4 of the paper: the change in every relation, its controls as points."""
+    effects = found.effects
+    facts = effects.facts
+    rows = effects.by_relation(intervention, "held-out", facts)
+    rows = rows.assign(
+        label=[found.label(each) for each in rows["relation_id"]],
+        name=rows["group"].map(GROUP_NAMES),
+    ).rename(columns={"paper_change": "change", "paper_low": "low", "paper_high": "high"})
+    own = rows[rows["group"] == "own"]
+    order = own.sort_values(["change", "label"], ascending=[intervention == "suppress", True])[
+        "label"
+    ].tolist()
+    scale = _scale([*rows["change"], *own["low"], *own["high"]], room=0.03)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=_percent(), scale=scale)
+    y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=175, labelOverlap=False))
+    tips = [
+        alt.Tooltip("label:N", title="Relation"),
+        alt.Tooltip("name:N", title="Changed"),
+        alt.Tooltip("change:Q", title="Change (paper's ratio)", format="+.1%"),
+        alt.Tooltip("low:Q", title="95 % interval from", format="+.1%"),
+        alt.Tooltip("high:Q", title="to", format="+.1%"),
+        alt.Tooltip("replication_change:Q", title="Change (replication's ratio)", format="+.1%"),
+        alt.Tooltip("top_changed:Q", title="Likeliest token changed", format=".1%"),
+        alt.Tooltip("n_facts:Q", title="Facts", format=","),
+        alt.Tooltip("n_prompts:Q", title="Prompts", format=","),
+    ]
+    bars = alt.Chart(own).mark_bar(height=11, color=BLUE).encode(x=x, y=y, tooltip=tips)
+    intervals = (
+        alt.Chart(own)
+        .mark_rule(color=INK)
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, tooltip=tips)
+    )
+    controls = (
+        alt.Chart(rows)
+        .transform_filter("datum.group != 'own'")
+        .mark_point(filled=True, size=40, opacity=1, stroke=PAPER_WHITE, strokeWidth=0.7)
+        .encode(
+            x=x,
+            y=y,
+            color=_group_colour(_LEGEND, rows),
+            shape=_group_shape(rows),
+            tooltip=tips,
+        )
+    )
+    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=INK).encode(x=alt.X("zero:Q", scale=scale))
+    figure = {"suppress": "3", "amplify": "4"}[intervention]
+    return finished(
+        alt.layer(bars, zero, intervals, controls),
+        title=f"{VERBS[intervention]}, by relation: {found.atlas_id}",
+        lines=[
+            f"As figure {figure} of the paper. Held-out prompts, {_facts(facts)}.",
+            "Bar: its own neurons, with 95 % interval. Points: controls.",
+        ],
+        height=150 + ROW * len(order),
+    )
+
+
+def _facts(facts: str) -> str:
+    return "all facts" if facts == ALL else f"{facts} facts"
+
+
+def _group_colour(legend: alt.Legend | None, rows: pd.DataFrame | None = None) -> alt.Color:
+    groups = [g for g in GROUPS if rows is None or g in set(rows["group"])]
+    names = [GROUP_NAMES[group] for group in groups]
+    return alt.Color(
+        "name:N", scale=alt.Scale(domain=names, range=[_COLOURS[group] for group in groups]), legend=legend
+    )
+
+
+def _group_shape(rows: pd.DataFrame) -> alt.Shape:
+    groups = [g for g in GROUPS if g in set(rows["group"])]
+    names = [GROUP_NAMES[group] for group in groups]
+    return alt.Shape(
+        "name:N", scale=alt.Scale(domain=names, range=[_SHAPES[group] for group in groups]), legend=_LEGEND
+    )
+
+
+# 5. Statistics ---------------------------------------------------------------------------------------
+
+
+def layer_bars(found: Findings) -> alt.LayerChart:
+    """Share of the (fact, neuron) pairs in each layer; the upper ones, as many as in the paper, dark."""
+    statistics = found.statistics
+    layers = statistics.layers
+    first = len(layers) - statistics.n_upper
+    rows = layers.assign(part=np.where(layers["layer"] >= first, "upper", "lower"))
+    bars = (
+        alt.Chart(rows)
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "layer:O",
+                title="Layer (0 is next to the input)",
+                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
+            ),
+            y=alt.Y("pair_share:Q", title="Share of (fact, neuron) pairs (%)", axis=_percent(sign="")),
+            color=alt.Color(
+                "part:N", scale=alt.Scale(domain=["upper", "lower"], range=[BLUE, GREY]), legend=None
+            ),
+            tooltip=[
+                alt.Tooltip("layer:O", title="Layer"),
+                alt.Tooltip("pair_share:Q", title="Share of pairs", format=".1%"),
+                alt.Tooltip("n_pairs:Q", title="Pairs", format=","),
+                alt.Tooltip("n_neurons:Q", title="Different neurons", format=","),
+                alt.Tooltip("n_facts:Q", title="Facts", format=","),
+            ],
+        )
+    )
+    upper = "" if statistics.upper is None else f": {statistics.upper.number()} of {_pairs(layers)}"
+    return finished(
+        bars,
+        title=f"Where the neurons lie: {found.atlas_id}",
+        lines=[f"Blue, the upper {_upper_layers(statistics)}{upper}."],
+        height=270,
+    )
+
+
+def _upper_layers(statistics: Statistics) -> str:
+    n = len(statistics.layers)
+    return f"{statistics.n_upper} of {n} layers"
+
+
+def _pairs(layers: pd.DataFrame) -> str:
+    return f"{int(layers['n_pairs'].sum()):,} pairs"
+
+
+def neuron_counts(found: Findings) -> alt.LayerChart:
+    """How many facts have how many neurons."""
+    sizes = found.statistics.sizes
+    median = pd.DataFrame({"median": [found.statistics.median]})
+    most = int(sizes["n_neurons"].max())
+    width = max(1, int(np.ceil((most + 1) / 30)))
+    binned = (
+        sizes.assign(start=sizes["n_neurons"] // width * width)
+        .groupby("start", as_index=False)["n"]
+        .sum()
+        .assign(end=lambda rows: rows["start"] + width)
+    )
+    binned["neurons"] = [
+        f"{start}" if width == 1 else f"{start} to {start + width - 1}" for start in binned["start"]
+    ]
+    bars = (
+        alt.Chart(binned)
+        .mark_bar(color=BLUE, binSpacing=1)
+        .encode(
+            x=alt.X("start:Q", bin="binned", title="Neurons of a fact (count)", axis=alt.Axis(tickCount=6)),
+            x2="end:Q",
+            y=alt.Y("n:Q", title="Facts (count)", axis=alt.Axis(tickCount=5)),
+            tooltip=[
+                alt.Tooltip("neurons:N", title="Neurons"),
+                alt.Tooltip("n:Q", title="Facts", format=","),
+            ],
+        )
+    )
+    rule = (
+        alt.Chart(median)
+        .mark_rule(color=INK, strokeDash=[4, 3])
+        .encode(x="median:Q", tooltip=[alt.Tooltip("median:Q", title="Median")])
+    )
+    return finished(
+        alt.layer(bars, rule),
+        title=f"Neurons a fact: {found.atlas_id}",
+        lines=[f"{found.n_facts:,} facts. Dashed: the median, {found.statistics.median:g}."],
+        height=240,
+    )
+
+
+def sharing_matrix(found: Findings) -> alt.LayerChart:
+    """Mean number of neurons that two facts share, for every pair of relations."""
+    overlaps = found.statistics.overlaps
+    rows = overlaps.assign(
+        a=[found.label(each) for each in overlaps["relation_a"]],
+        b=[found.label(each) for each in overlaps["relation_b"]],
+    )
+    ids = sorted(set(rows["relation_a"]), key=lambda each: found.label(each).casefold())
+    order = [found.label(each) for each in ids]
+    cells = (
+        alt.Chart(rows)
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "relation_b:N",
+                title="A fact of the relation (id)",
+                sort=ids,
+                axis=alt.Axis(labelAngle=-90, labelOverlap=False, labelFontSize=9),
+            ),
+            y=alt.Y(
+                "a:N",
+                title=None,
+                sort=order,
+                axis=alt.Axis(labelLimit=150, labelOverlap=False, labelFontSize=9),
+            ),
+            color=alt.Color(
+                "mean_shared:Q",
+                title="Neurons shared (mean)",
+                scale=alt.Scale(scheme="viridis", type="sqrt"),
+                legend=alt.Legend(orient="bottom", direction="horizontal", gradientLength=200, tickCount=4),
+            ),
+            tooltip=[
+                alt.Tooltip("a:N", title="A fact of"),
+                alt.Tooltip("b:N", title="and one of"),
+                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".2f"),
+                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
+            ],
+        )
+    )
+    return finished(
+        cells,
+        title=f"Neurons that two facts share: {found.atlas_id}",
+        lines=["Every pair of relations; the diagonal is within a relation."],
+        height=170 + 11 * len(order),
+    )
+
+
+# Parts -----------------------------------------------------------------------------------------------
+
+
+def _percent(sign: str = "+") -> alt.Axis:
+    # Vega would write +0%.
+    return alt.Axis(labelExpr=f"datum.value === 0 ? '0%' : format(datum.value, '{sign}.0%')", tickCount=5)
+
+
+def _scale(values: list[float], *, room: float) -> alt.Scale:
+    """A domain for changes with room on either side; squeezed where some reach very far."""
+    found = [float(each) for each in values if each is not None and np.isfinite(each)]
+    low, high = min(0.0, *found), max(0.0, *found)
+    if high > _FAR:
+        return alt.Scale(type="symlog", constant=0.5, domain=[low * 1.1, high * 1.3], nice=False)
+    span = (high - low) or 1.0
+    return alt.Scale(domain=[low - room * span if low < 0 else 0, high + room * span], nice=False)
+
+
+def _bar_values(rows: pd.DataFrame, scale: alt.Scale, y: alt.Y) -> list[alt.Chart]:
+    """The numbers beyond the ends of bars and intervals."""
+    layers = []
+    for side, align, dx, end in (
+        (rows["change"] >= 0, "left", 5, "high"),
+        (rows["change"] < 0, "right", -5, "low"),
+    ):
+        part = rows[side].assign(end=rows.loc[side, end])
+        if len(part):
+            layers.append(
+                alt.Chart(part)
+                .mark_text(align=align, dx=dx)
+                .encode(x=alt.X("end:Q", scale=scale), y=y, text="shown:N")
+            )
+    return layers

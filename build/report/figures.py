@@ -1,0 +1,118 @@
+"""Charts as files: SVG and PNG for documents, HTML for exploring, and the SVG that a page takes in.
+
+    drawn = Figure("layers--sample", "Layers", chart)
+    drawn.svg, drawn.png, drawn.html, drawn.inlined()
+
+`vl-convert-python` draws them, with no browser and no network. An interactive chart is a small page beside
+`vega.js`, which holds Vega once for all of them.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from atlas.errors import BuildError
+
+if TYPE_CHECKING:
+    import altair as alt
+
+SCRIPT = "vega.js"
+PNG_SCALE = 2
+ENDINGS = (".svg", ".png", ".html")
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 1rem auto; max-width: 60rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
+        color: #1D232B; background: #FFFFFF; }}
+#chart {{ max-width: 100%; overflow-x: auto; }}
+a {{ color: #1F5F8B; }}
+</style>
+</head>
+<body>
+<p><a href="../report.html">Back to the report</a></p>
+<div id="chart" role="img" aria-label="{alt}"></div>
+<script src="{script}"></script>
+<script>
+const actions = {{export: true, source: false, compiled: false, editor: false}};
+vegaEmbed("#chart", {spec}, {{renderer: "svg", actions}});
+</script>
+</body>
+</html>
+"""
+
+
+def converter() -> ModuleType:
+    """The package that draws. Raises `BuildError` when it is not installed."""
+    try:
+        import vl_convert
+    except ImportError:
+        raise BuildError(
+            "Charts are drawn with vl-convert-python, which is not installed. "
+            "Install what requirements-dev.txt lists."
+        ) from None
+    return vl_convert
+
+
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script for all interactive charts."""
+    return converter().javascript_bundle(vl_version=_version())
+
+
+def _version() -> str:
+    import altair
+
+    # 'v6.4.1' → '6.4'
+    return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart: the name of its files, a sentence for those who cannot see it, the chart."""
+
+    name: str
+    alt: str
+    chart: alt.Chart
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        return self.chart.to_dict()
+
+    @cached_property
+    def svg(self) -> str:
+        return converter().vegalite_to_svg(self.spec, vl_version=_version())
+
+    @cached_property
+    def png(self) -> bytes:
+        return converter().vegalite_to_png(self.spec, vl_version=_version(), scale=PNG_SCALE)
+
+    @cached_property
+    def html(self) -> str:
+        # "</script>" in a label must not end the page's script.
+        spec = json.dumps(self.spec, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
+        return _PAGE.format(
+            title=html.escape(self.name), alt=html.escape(self.alt, quote=True), script=SCRIPT, spec=spec
+        )
+
+    def inlined(self) -> str:
+        """The SVG for a page: in the colour of the page's text, no ground, its ids its own."""
+        from build.report.charts import INK, PAPER_WHITE
+
+        text = re.sub(r"^.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
+        text = text.replace(f'fill="{PAPER_WHITE}"', 'fill="none"').replace(INK, "currentColor")
+        for name in sorted(set(re.findall(r'\bid="([^"]+)"', text)), key=len, reverse=True):
+            text = text.replace(f'id="{name}"', f'id="{self.name}-{name}"')
+            text = text.replace(f"url(#{name})", f"url(#{self.name}-{name})")
+            text = text.replace(f'href="#{name}"', f'href="#{self.name}-{name}"')
+        label = html.escape(self.alt, quote=True)
+        return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

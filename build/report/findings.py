@@ -1,0 +1,349 @@
+"""The numbers of one atlas, from its tables: what it holds, what changing neurons does, what its neurons are.
+
+    found = gather(open_atlas(folder))
+    found.effects.of("suppress", "own", "held-out", "known").text()       # "−84.5 % [−85.2, −83.7]"
+    found.statistics.within                                              # None: not measured
+
+1. *Effects* come from `effect_summaries`, or are summed up from `effects` where an atlas has no more.
+2. *Statistics* come from the stored neurons: every atlas has those, also one without scores.
+3. The other experiments: `build.report.studies`.
+
+A part that is None was not measured in this atlas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from atlas.manifest import Manifest
+from atlas.neuron import Neuron
+from atlas.store import Atlas
+from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
+from build.report.paper_values import UPPER_LAYERS
+from build.report.studies import Contexts, Edits, Erasures, Methods, Stability, Subsets
+
+GROUPS = ("own", "random", "matched", "baseline", "unrelated")
+INTERVENTIONS = ("suppress", "amplify")
+ALL = "all"
+N_HUBS = 20
+# With fewer known facts than this, what is said in one sentence is said of all facts.
+FEWEST_KNOWN = 10
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the report says of one atlas."""
+
+    atlas_id: str
+    manifest: Manifest
+    n_facts: int
+    n_known: int | None
+    labels: dict[str, str]
+    statistics: Statistics
+    effects: Effects | None = None
+    edits: Edits | None = None
+    erasures: Erasures | None = None
+    contexts: Contexts | None = None
+    stability: Stability | None = None
+    subsets: Subsets | None = None
+    methods: Methods | None = None
+    activating: pd.DataFrame | None = None
+
+    def label(self, relation_id: str) -> str:
+        """The relation as the report names it: `capital (P36)`."""
+        label = self.labels.get(relation_id)
+        return f"{label} ({relation_id})" if label else relation_id
+
+
+def gather(atlas: Atlas) -> Findings:
+    """Every number of an atlas that the report shows."""
+    counted = atlas.query_one("""
+        SELECT count(*) AS n, CASE WHEN count(known) > 0 THEN count_if(known) END AS known FROM facts
+    """)
+    labels = atlas.query("SELECT relation_id, label FROM relations ORDER BY relation_id")
+    return Findings(
+        atlas_id=atlas.atlas_id,
+        manifest=atlas.manifest,
+        n_facts=counted["n"],
+        n_known=counted["known"],
+        labels=dict(zip(labels["relation_id"], labels["label"], strict=True)),
+        statistics=statistics_of(atlas),
+        effects=effects_of(atlas),
+        edits=Edits.of(atlas),
+        erasures=Erasures.of(atlas),
+        contexts=Contexts.of(atlas),
+        stability=Stability.of(atlas),
+        subsets=Subsets.of(atlas),
+        methods=Methods.of(atlas),
+    )
+
+
+# 1. Effects ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What suppressing and amplifying did. rows: as the table `effect_summaries`."""
+
+    rows: pd.DataFrame
+
+    def row(self, intervention: str, group: str, templates: str, facts: str, relation: str = ALL):
+        """The one row of these keys as a named tuple; None without it."""
+        return self._rows.get((relation, intervention, group, templates, facts))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, ...], tuple]:
+        keys = ["relation_id", "intervention", "group", "templates", "facts"]
+        named = self.rows.itertuples(index=False)
+        return {tuple(getattr(row, key) for key in keys): row for row in named}
+
+    def of(
+        self,
+        intervention: str,
+        group: str,
+        templates: str,
+        facts: str,
+        *,
+        relation: str = ALL,
+        ratio: str = "paper",
+    ) -> Estimate | None:
+        """The mean change of the answer's probability; ratio: 'paper' or 'replication'."""
+        row = self.row(intervention, group, templates, facts, relation)
+        if row is None:
+            return None
+        value, low, high = (getattr(row, f"{ratio}_{end}") for end in ("change", "low", "high"))
+        return Estimate(float(value), float(low), float(high), int(row.n_facts), "facts", "change")
+
+    def top_changed(self, intervention: str, group: str, templates: str, facts: str) -> Estimate | None:
+        """How often the model's likeliest token became another."""
+        row = self.row(intervention, group, templates, facts)
+        if row is None or pd.isna(row.top_changed):
+            return None
+        return Estimate(float(row.top_changed), n=int(row.n_prompts), of="prompts", unit="share")
+
+    @cached_property
+    def facts(self) -> str:
+        """Whom a sentence speaks of: 'known' facts, or 'all' where hardly any is known."""
+        row = self.row("suppress", "own", "held-out", "known")
+        return "known" if row is not None and row.n_facts >= FEWEST_KNOWN else ALL
+
+    def by_relation(self, intervention: str, templates: str, facts: str) -> pd.DataFrame:
+        """One row a (relation, group) of an intervention."""
+        rows = self.rows
+        chosen = rows[
+            (rows["relation_id"] != ALL)
+            & (rows["intervention"] == intervention)
+            & (rows["templates"] == templates)
+            & (rows["facts"] == facts)
+        ]
+        return chosen.reset_index(drop=True)
+
+
+def effects_of(atlas: Atlas) -> Effects | None:
+    """The effects of an atlas; summed up here where it has only the single ones."""
+    if atlas.measured("effect_summaries"):
+        return Effects(
+            atlas.query("""
+                SELECT * FROM effect_summaries
+                ORDER BY relation_id, intervention, "group", templates, facts
+            """)
+        )
+    if not atlas.measured("effects"):
+        return None
+    from build.evidence.effects import summarize
+
+    rows = atlas.query("""
+        SELECT e.*, changed.relation_id, coalesce(asked.known, false) AS known
+        FROM effects AS e JOIN facts AS changed ON changed.fact_id = e.fact_id
+        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
+        ORDER BY e.fact_id, e.prompt_fact_id, e.template_id, e.intervention, e."group"
+    """)
+    return Effects(pd.DataFrame(summarize(rows)))
+
+
+# 2. Statistics ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the stored neurons are like.
+
+    layers: share of the (fact, neuron) pairs, layer by layer. modes and grid: rows of the table
+    `statistics`, None where it was not measured; sizes: neurons a fact → facts.
+    """
+
+    neurons: Estimate | None
+    median: float
+    most: int
+    n_empty: int
+    within: Estimate | None
+    across: Estimate | None
+    same_object: Estimate | None
+    other_object: Estimate | None
+    identical: Estimate | None
+    commonest: Estimate | None
+    commonest_neuron: str
+    hubs: Estimate | None
+    upper: Estimate | None
+    n_upper: int
+    layers: pd.DataFrame
+    overlaps: pd.DataFrame
+    sizes: pd.DataFrame
+    modes: pd.DataFrame | None = None
+    grid: pd.DataFrame | None = None
+
+
+def statistics_of(atlas: Atlas) -> Statistics:
+    """The statistics of the stored neurons, by SQL over the tables that every atlas has."""
+    facts = atlas.query("""
+        SELECT f.fact_id, count(k.fact_id) AS n
+        FROM facts AS f LEFT JOIN knowledge_neurons AS k ON k.fact_id = f.fact_id
+        GROUP BY f.fact_id ORDER BY f.fact_id
+    """)
+    counts = facts["n"].to_numpy()
+    overlaps = atlas.query("SELECT * FROM relation_overlap ORDER BY relation_a, relation_b")
+    within, across = _overlaps(overlaps)
+    layers, n_layers = _layers(atlas)
+    n_upper = int(n_layers * UPPER_LAYERS + 0.5)
+    upper = atlas.query(
+        """
+        SELECT fact_id, count(*) AS n, count_if(layer >= $first) AS upper FROM knowledge_neurons
+        GROUP BY fact_id ORDER BY fact_id
+        """,
+        {"first": n_layers - n_upper},
+    )
+    objects = _same_objects(atlas)
+    neuron, commonest, hubs = _hubs(atlas, len(counts))
+    modes, grid = _refinements(atlas)
+    return Statistics(
+        neurons=mean_of(counts, unit="count"),
+        median=float(np.median(counts)) if len(counts) else 0.0,
+        most=int(counts.max(initial=0)),
+        n_empty=int((counts == 0).sum()),
+        within=within,
+        across=across,
+        same_object=ratio_of(objects["shared_same"], objects["pairs_same"], unit="count", of="relations"),
+        other_object=ratio_of(
+            objects["shared"] - objects["shared_same"],
+            objects["pairs"] - objects["pairs_same"],
+            unit="count",
+            of="relations",
+        ),
+        identical=_identical(atlas),
+        commonest=commonest,
+        commonest_neuron=neuron,
+        hubs=hubs,
+        upper=ratio_of(upper["upper"], upper["n"], unit="share"),
+        n_upper=n_upper,
+        layers=layers,
+        overlaps=overlaps,
+        sizes=pd.Series(counts).value_counts().sort_index().rename_axis("n_neurons").reset_index(name="n"),
+        modes=modes,
+        grid=grid,
+    )
+
+
+def _overlaps(overlaps: pd.DataFrame) -> tuple[Estimate | None, Estimate | None]:
+    """Mean neurons two facts share, within a relation and across; relations are drawn again."""
+    shared = overlaps.pivot(index="relation_a", columns="relation_b", values="mean_shared").to_numpy()
+    n = len(shared)
+    within = mean_of(np.diagonal(shared), unit="count", of="relations") if n else None
+    if n < 2:
+        return within, None
+    apart = ~np.eye(n, dtype=bool)
+    means = np.where(apart, np.nan_to_num(shared), 0.0)
+    weights = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    pairs = ((weights @ apart) * weights).sum(axis=1)
+    drawn = ((weights @ means) * weights).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return within, Estimate(
+        float(means.sum() / apart.sum()), float(low), float(high), n, "relations", "count"
+    )
+
+
+def _layers(atlas: Atlas) -> tuple[pd.DataFrame, int]:
+    """Every layer with its share of the pairs, and the number of layers."""
+    found = atlas.query("SELECT layer, n_pairs, n_neurons, n_facts, pair_share FROM layer_histogram")
+    n_layers = atlas.manifest.model.n_layers or int(found["layer"].max() + 1 if len(found) else 0)
+    every = pd.DataFrame({"layer": range(n_layers)}).merge(found, on="layer", how="left").fillna(0)
+    return every.astype({"n_pairs": int, "n_neurons": int, "n_facts": int}), n_layers
+
+
+def _same_objects(atlas: Atlas) -> pd.DataFrame:
+    """By relation: pairs of two different facts and the neurons they share; those with one object apart."""
+    return atlas.query("""
+        WITH named AS (
+            SELECT fact_id, relation_id, lower(trim(object)) AS object FROM facts
+        ), sizes AS (
+            SELECT relation_id, object, count(*) AS n FROM named GROUP BY ALL
+        ), pairs AS (
+            SELECT relation_id, sum(n) * (sum(n) - 1) / 2 AS pairs, sum(n * (n - 1)) / 2 AS pairs_same
+            FROM sizes GROUP BY relation_id
+        ), counted AS (
+            SELECT named.relation_id, object, layer, neuron, count(*) AS n
+            FROM knowledge_neurons AS k JOIN named ON named.fact_id = k.fact_id GROUP BY ALL
+        ), by_neuron AS (
+            SELECT relation_id, sum(n) AS n, sum(n * (n - 1)) / 2 AS same FROM counted
+            GROUP BY relation_id, layer, neuron
+        ), shared AS (
+            SELECT relation_id, sum(n * (n - 1)) / 2 AS shared, sum(same) AS shared_same
+            FROM by_neuron GROUP BY relation_id
+        )
+        SELECT relation_id, pairs, pairs_same, coalesce(shared, 0) AS shared,
+               coalesce(shared_same, 0) AS shared_same
+        FROM pairs LEFT JOIN shared USING (relation_id) ORDER BY relation_id
+    """)
+
+
+def _identical(atlas: Atlas) -> Estimate | None:
+    """Share of the facts with neurons whose set another fact has, too."""
+    row = atlas.query_one("""
+        WITH sets AS (
+            SELECT fact_id, list((layer, neuron) ORDER BY layer, neuron) AS neurons
+            FROM knowledge_neurons GROUP BY fact_id
+        ), sizes AS (SELECT count(*) AS n FROM sets GROUP BY neurons)
+        SELECT sum(n)::BIGINT AS facts, coalesce(sum(n) FILTER (n > 1), 0)::BIGINT AS shared FROM sizes
+    """)
+    if not row["facts"]:
+        return None
+    return Estimate(row["shared"] / row["facts"], n=row["facts"], unit="share")
+
+
+def _hubs(atlas: Atlas, n_facts: int) -> tuple[str, Estimate | None, Estimate | None]:
+    """The commonest neuron, the share of facts that have it, and that have one of the commonest."""
+    hubs = atlas.query(
+        """
+        WITH counted AS (
+            SELECT layer, neuron, count(*) AS n FROM knowledge_neurons GROUP BY layer, neuron
+            ORDER BY n DESC, layer, neuron LIMIT $limit
+        )
+        SELECT *, (SELECT count(DISTINCT fact_id) FROM knowledge_neurons SEMI JOIN counted
+                   USING (layer, neuron)) AS reached
+        FROM counted ORDER BY n DESC, layer, neuron
+        """,
+        {"limit": N_HUBS},
+    )
+    if not len(hubs):
+        return "", None, None
+    first = hubs.iloc[0]
+    return (
+        str(Neuron(int(first["layer"]), int(first["neuron"]))),
+        Estimate(int(first["n"]) / n_facts, n=n_facts, unit="share"),
+        Estimate(int(first["reached"]) / n_facts, n=n_facts, unit="share"),
+    )
+
+
+def _refinements(atlas: Atlas) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """The rows of `statistics`: modes as they are, and other thresholds."""
+    if not atlas.measured("statistics"):
+        return None, None
+    rows = atlas.query("SELECT * FROM statistics ORDER BY mode, threshold, share")
+    modes, grid = rows[rows["mode"] != "grid"], rows[rows["mode"] == "grid"]
+    return (
+        modes.reset_index(drop=True) if len(modes) else None,
+        grid.reset_index(drop=True) if len(grid) else None,
+    )

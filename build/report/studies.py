@@ -1,0 +1,390 @@
+"""The numbers of the experiments on a sample of facts: edits, erasures, what activates neurons, checks.
+
+    edits = Edits.of(atlas)                      # None where the atlas has no table `edits`
+    edits.of_group("own").success.text()         # "87.0 % [84.1, 89.6]"
+
+Each class reads one table. Facts (edits, relations) count alike, and intervals draw them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from atlas import subsets
+from atlas.store import Atlas
+from build.report.numbers import Estimate, mean_of, ratio_of
+
+OWN_AND_RANDOM = ("own", "random")
+PAPER_STRENGTHS = (1.0, 8.0)
+PAPER_DOSE = 20
+CONTEXTS = ("fact", "relation", "subject", "random")
+METHOD_NAMES = {
+    "integrated_gradients": "integrated gradients",
+    "gradient_x_activation": "gradient × activation",
+    "log_prob_increase": "log-probability increase",
+    "activation": "activation",
+}
+METHODS = tuple(METHOD_NAMES)
+
+
+# Edits -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scorecard of one group of edits; a part that no prompt asks for is None.
+
+    change, success, top_five: of the prompt the edit is judged by, whether its old answer is no longer first,
+    the new one is, or among the first five. paraphrase: the new answer is first on the fact's other held-out
+    prompts. same_kept, other_kept: answers of other facts that were first and stay first. symmetry: the
+    inverse relation answers as the edit demands. same_perplexity, other_perplexity: change of perplexity.
+    """
+
+    change: Estimate | None
+    success: Estimate | None
+    top_five: Estimate | None
+    paraphrase: Estimate | None
+    same_kept: Estimate | None
+    other_kept: Estimate | None
+    symmetry: Estimate | None
+    same_perplexity: Estimate | None
+    other_perplexity: Estimate | None
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What edits did. scores: (strengths, group) → scorecard; strengths: (remove, add), the paper's first."""
+
+    scores: dict[tuple[tuple[float, float], str], Scores]
+    strengths: tuple[tuple[float, float], ...]
+    n_edits: int
+    n_relations: int
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Edits | None:
+        if not atlas.measured("edits"):
+            return None
+        rows = atlas.query("""
+            SELECT e.*, f.relation_id FROM edits AS e JOIN facts AS f USING (fact_id)
+            ORDER BY ALL
+        """)
+        rows["edit"] = rows.groupby(["fact_id", "new_object"]).ngroup()
+        settings = sorted(
+            {(float(a), float(b)) for a, b in zip(rows["remove"], rows["add"], strict=True)},
+            key=lambda pair: (pair != PAPER_STRENGTHS, pair),
+        )
+        scores = {}
+        for strengths in settings:
+            chosen = rows[(rows["remove"] == strengths[0]) & (rows["add"] == strengths[1])]
+            for group in OWN_AND_RANDOM:
+                part = chosen[chosen["group"] == group]
+                if len(part):
+                    scores[strengths, group] = _scores(part)
+        first = rows[(rows["remove"] == settings[0][0]) & (rows["add"] == settings[0][1])]
+        return cls(scores, tuple(settings), first["edit"].nunique(), first["relation_id"].nunique())
+
+    def of_group(self, group: str, strengths: tuple[float, float] | None = None) -> Scores | None:
+        """The scorecard of a group, at the paper's strengths if they were tried."""
+        return self.scores.get((strengths or self.strengths[0], group))
+
+
+def _scores(rows: pd.DataFrame) -> Scores:
+    edited = rows[rows["kind"] == "edited"]
+    answered = edited[edited["rank_old_before"] == 1]
+    return Scores(
+        change=_share(answered, answered["rank_old_after"] > 1),
+        success=_share(edited, edited["rank_new_after"] == 1),
+        top_five=_share(edited, edited["rank_new_after"] <= 5),
+        paraphrase=_first(rows, "paraphrase"),
+        same_kept=_kept(rows, "same_relation"),
+        other_kept=_kept(rows, "other_relation"),
+        symmetry=_first(rows, "symmetry"),
+        same_perplexity=_perplexity(rows, "same_relation"),
+        other_perplexity=_perplexity(rows, "other_relation"),
+    )
+
+
+def _share(rows: pd.DataFrame, true: pd.Series) -> Estimate | None:
+    """The share of rows for which it is true; edits are drawn again."""
+    by_edit = true.astype(float).groupby(rows["edit"]).agg(["sum", "size"])
+    return ratio_of(by_edit["sum"], by_edit["size"], unit="share", of="edits")
+
+
+def _first(rows: pd.DataFrame, kind: str) -> Estimate | None:
+    asked = rows[rows["kind"] == kind]
+    return _share(asked, asked["rank_new_after"] == 1)
+
+
+def _kept(rows: pd.DataFrame, kind: str) -> Estimate | None:
+    asked = rows[(rows["kind"] == kind) & (rows["rank_old_before"] == 1)]
+    return _share(asked, asked["rank_old_after"] == 1)
+
+
+def _perplexity(rows: pd.DataFrame, kind: str) -> Estimate | None:
+    """How much the perplexity of the answers rises, over all prompts of the kind."""
+    asked = rows[rows["kind"] == kind]
+    if not len(asked):
+        return None
+    tiny = float(np.finfo(np.float32).tiny)
+    loss = pd.DataFrame(
+        {when: -np.log(asked[f"p_old_{when}"].astype(float).clip(lower=tiny)) for when in ("before", "after")}
+    )
+    by_edit = loss.assign(n=1.0).groupby(asked["edit"]).sum().to_numpy()
+    weights = np.random.default_rng(0).multinomial(
+        len(by_edit), np.full(len(by_edit), 1 / len(by_edit)), size=1000
+    )
+    drawn = _rise(weights @ by_edit)
+    value = float(_rise(by_edit.sum(axis=0, keepdims=True))[0])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), len(by_edit), "edits", "difference")
+
+
+def _rise(sums: np.ndarray) -> np.ndarray:
+    """exp(mean loss after) − exp(mean loss before). sums: (n, 3), of before, after, count."""
+    return np.exp(sums[:, 1] / sums[:, 2]) - np.exp(sums[:, 0] / sums[:, 2])
+
+
+# Erasures --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Erasures:
+    """What erasing a relation's most frequent neurons did, each relation counting alike.
+
+    lost: (group, 'own' or 'others') → the share of right answers lost at the paper's dose; worse: how much
+    perplexity grows there (geometric mean over relations). relations: one row a relation erased at that dose.
+    doses: one row a (group, dose) asked of the relation itself: lost, low, high, worse, n.
+    """
+
+    lost: dict[tuple[str, str], Estimate | None]
+    worse: dict[tuple[str, str], Estimate | None]
+    relations: pd.DataFrame
+    doses: pd.DataFrame
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Erasures | None:
+        if not atlas.measured("erasures"):
+            return None
+        rows = atlas.query("SELECT * FROM erasures ORDER BY ALL")
+        rows = rows.astype({name: float for name in rows.columns if name.endswith(("before", "after"))})
+        rows["asked"] = np.where(rows["relation_id"] == rows["asked_relation_id"], "own", "others")
+        rows["growth"] = np.log(rows["perplexity_after"] / rows["perplexity_before"])
+        # A relation with fewer neurons than the dose is erased with all it has.
+        small = rows[rows["n_neurons"] <= PAPER_DOSE]
+        paper = small[small["n_neurons"] == small.groupby("relation_id")["n_neurons"].transform("max")]
+        means = (
+            paper.groupby(["relation_id", "group", "asked"])[
+                ["accuracy_before", "accuracy_after", "perplexity_before", "perplexity_after", "growth"]
+            ]
+            .mean()
+            .reset_index()
+        )
+        lost, worse = {}, {}
+        for group in OWN_AND_RANDOM:
+            for asked in ("own", "others"):
+                part = means[(means["group"] == group) & (means["asked"] == asked)]
+                lost[group, asked] = _lost(part)
+                worse[group, asked] = _grown(part)
+        counted = paper.groupby("relation_id").agg(n_neurons=("n_neurons", "first"))
+        own = paper[(paper["group"] == "own") & (paper["asked"] == "own")]
+        counted["n_prompts"] = own.groupby("relation_id")["n_prompts"].first()
+        wide = means.pivot(index="relation_id", columns=["group", "asked"])
+        wide.columns = ["_".join(names) for names in wide.columns]
+        doses = [
+            {
+                "group": group,
+                "dose": int(dose),
+                "n": len(part),
+                **_ends("lost", _lost(part)),
+                **_ends("worse", _grown(part)),
+            }
+            for (group, dose), part in rows[rows["asked"] == "own"].groupby(["group", "n_neurons"])
+        ]
+        return cls(lost, worse, counted.join(wide).reset_index(), pd.DataFrame(doses))
+
+
+def _lost(rows: pd.DataFrame) -> Estimate | None:
+    """Share of the right answers that are lost; relations count by their accuracy before."""
+    if not len(rows):
+        return None
+    return ratio_of(
+        rows["accuracy_before"] - rows["accuracy_after"],
+        rows["accuracy_before"],
+        unit="share",
+        of="relations",
+    )
+
+
+def _grown(rows: pd.DataFrame) -> Estimate | None:
+    """Growth of perplexity: the geometric mean over relations, less one."""
+    mean = mean_of(rows["growth"], unit="change", of="relations")
+    if mean is None:
+        return None
+    ends = [None if each is None else float(np.expm1(each)) for each in (mean.value, mean.low, mean.high)]
+    return Estimate(*ends, mean.n, "relations", "change")
+
+
+def _ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+# What activates them ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """How active a fact's neurons are, by (context, group).
+
+    relative: as a share of what they are on the prompts that found them; activation: as it is.
+    """
+
+    relative: dict[tuple[str, str], Estimate | None]
+    activation: dict[tuple[str, str], Estimate | None]
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Contexts | None:
+        if not atlas.measured("contexts"):
+            return None
+        rows = atlas.query("SELECT * FROM contexts ORDER BY ALL")
+        relative, activation = {}, {}
+        for key, part in rows.groupby(["context", "group"]):
+            relative[key] = mean_of(part["relative"], unit="count")
+            activation[key] = mean_of(part["activation"], unit="overlap")
+        return cls(relative, activation)
+
+
+# Thesis checks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stability:
+    """A fact's neurons from one half of its templates and from the other: Jaccard index, and effect.
+
+    same, relation, random: the held-out half's neurons beside the fact's own, another fact's of the relation,
+    an unrelated fact's. fall, fall_held_out: how far the answer falls on the discovery prompts with the
+    neurons of either half suppressed. rows: as the table.
+    """
+
+    same: Estimate | None
+    relation: Estimate | None
+    random: Estimate | None
+    fall: Estimate | None
+    fall_held_out: Estimate | None
+    n_empty: int
+    rows: pd.DataFrame
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Stability | None:
+        if not atlas.measured("stability"):
+            return None
+        rows = atlas.query("SELECT * FROM stability ORDER BY fact_id")
+        return cls(
+            same=mean_of(rows["jaccard"], unit="overlap"),
+            relation=mean_of(rows["jaccard_relation"], unit="overlap"),
+            random=mean_of(rows["jaccard_random"], unit="overlap"),
+            fall=ratio_of(rows["p_discovery"], rows["p_before"], unit="change", less=1),
+            fall_held_out=ratio_of(rows["p_held_out"], rows["p_before"], unit="change", less=1),
+            n_empty=int((rows["n_held_out"] == 0).sum()),
+            rows=rows,
+        )
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """How few of a fact's neurons give half of the effect of all, by order of choice.
+
+    k_half: how many; share: as a share of the fact's neurons; single: of how many facts one suffices. curve:
+    one row a (order, part of the fact's neurons): mean share of the probability that is left. n_without:
+    facts whose neurons have no effect that could be halved.
+    """
+
+    k_half: dict[str, Estimate | None]
+    share: dict[str, Estimate | None]
+    single: dict[str, Estimate | None]
+    curve: pd.DataFrame
+    n_without: int
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Subsets | None:
+        if not atlas.measured("subsets"):
+            return None
+        halves = subsets.half_effect(atlas)
+        k_half, share, single = {}, {}, {}
+        for order in subsets.ORDERS:
+            part = halves[(halves["order"] == order) & halves["k_half"].notna()]
+            k_half[order] = mean_of(part["k_half"], unit="count")
+            share[order] = mean_of(part["k_half"] / part["n_neurons"], unit="share")
+            single[order] = mean_of(part["k_half"] == 1, unit="share")
+        without = halves[(halves["order"] == "score") & halves["k_half"].isna()]
+        return cls(k_half, share, single, _curve(atlas), len(without))
+
+
+# Where the curves of facts with other numbers of neurons are read off, as parts of their neurons.
+_PARTS = np.linspace(0, 1, 21)
+
+
+def _curve(atlas: Atlas) -> pd.DataFrame:
+    """Mean over facts of p_after ÷ p_before along the order. Columns: order, part, left, n."""
+    rows = atlas.query("""
+        SELECT fact_id, "order", k, n_neurons, p_after::DOUBLE / p_before AS left_over FROM subsets
+        WHERE p_before > 0 ORDER BY "order", fact_id, k
+    """)
+    points = []
+    for order, of_order in rows.groupby("order"):
+        lines = [
+            np.interp(_PARTS, [0, *(part["k"] / part["n_neurons"])], [1, *part["left_over"]])
+            for _, part in of_order.groupby("fact_id")
+        ]
+        means = np.mean(lines, axis=0)
+        points += [
+            {"order": order, "part": float(part), "left": float(left), "n": len(lines)}
+            for part, left in zip(_PARTS, means, strict=True)
+        ]
+    return pd.DataFrame(points, columns=["order", "part", "left", "n"])
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Other ways to choose neurons. rows: (method, mode) → its numbers.
+
+    neurons: how many a fact; overlap: Jaccard index with integrated gradients' choice of the same mode;
+    suppressed, amplified: change of the answer's probability on held-out prompts.
+    """
+
+    rows: dict[tuple[str, str], MethodNumbers]
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Methods | None:
+        if not atlas.measured("methods"):
+            return None
+        rows = atlas.query("""
+            SELECT m.*, i.n_neurons AS n_gradients
+            FROM methods AS m LEFT JOIN methods AS i
+              ON i.fact_id = m.fact_id AND i.mode = m.mode AND i.method = 'integrated_gradients'
+            ORDER BY m.fact_id, m.method, m.mode
+        """)
+        numbers = {}
+        for key, part in rows.groupby(["method", "mode"]):
+            either = (part["n_neurons"] + part["n_gradients"] - part["shared"]).astype(float)
+            numbers[key] = MethodNumbers(
+                neurons=mean_of(part["n_neurons"], unit="count"),
+                overlap=mean_of(part["shared"] / either.where(either > 0), unit="overlap"),
+                suppressed=ratio_of(part["p_suppressed"], part["p_before"], unit="change", less=1),
+                amplified=ratio_of(part["p_amplified"], part["p_before"], unit="change", less=1),
+            )
+        return cls(numbers)
+
+
+@dataclass(frozen=True)
+class MethodNumbers:
+    """One method in one mode; see `Methods`."""
+
+    neurons: Estimate | None
+    overlap: Estimate | None
+    suppressed: Estimate | None
+    amplified: Estimate | None

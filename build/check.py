@@ -158,6 +158,42 @@ _ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
            WHERE e."group" = 'unrelated'
            AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
     ),
+    (
+        ("contexts", "facts"),
+        "{n} contexts lack an activation, or their numbers of neurons or sentences are wrong",
+        f"""SELECT count(*) FROM contexts AS c LEFT JOIN facts AS f USING (fact_id)
+            WHERE activation IS NULL OR magnitude IS NULL OR NOT isfinite(magnitude)
+            OR abs(activation) > magnitude * (1 + {_ROUNDING})
+            OR NOT isfinite(coalesce(relative, 0))
+            OR c.n_neurons IS NULL OR NOT (c.n_neurons BETWEEN 1 AND f.n_neurons)
+            OR f.n_neurons IS NULL OR (c."group" = 'own' AND c.n_neurons <> f.n_neurons)
+            OR c.n_prompts IS NULL OR c.n_prompts < 1""",
+    ),
+    (
+        ("subsets",),
+        "{n} subsets have a probability outside 0 to 1",
+        f"""SELECT count(*) FROM subsets WHERE p_before IS NULL OR p_after IS NULL
+            OR NOT (p_before BETWEEN 0 AND 1 + {_ROUNDING}) OR NOT (p_after BETWEEN 0 AND 1 + {_ROUNDING})""",
+    ),
+    (
+        ("subsets", "facts"),
+        "{n} orders of a fact's neurons do not go from 1 to all of them",
+        """SELECT count(*) FROM (
+               SELECT fact_id, min(k) AS first, max(k) AS last,
+                      min(n_neurons) AS least, max(n_neurons) AS most
+               FROM subsets GROUP BY fact_id, "order"
+           ) LEFT JOIN facts USING (fact_id)
+           WHERE first IS DISTINCT FROM 1 OR last IS DISTINCT FROM n_neurons
+           OR least IS DISTINCT FROM n_neurons OR most IS DISTINCT FROM n_neurons""",
+    ),
+    (
+        ("subsets", "prompts"),
+        "{n} subsets do not start from the mean probability of their fact's held-out prompts",
+        """SELECT count(*) FROM subsets LEFT JOIN
+               (SELECT fact_id, avg(probability) AS mean FROM prompts WHERE held_out GROUP BY fact_id)
+               USING (fact_id)
+           WHERE mean IS NULL OR abs(mean - p_before) > 1e-5""",
+    ),
 )
 
 

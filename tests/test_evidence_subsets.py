@@ -15,6 +15,7 @@ from atlas.neuron import Neuron
 from atlas.schema import conform
 from atlas.store import DATA, Atlas
 from atlas.subsets import half_effect
+from build.check import check_rows
 from build.evidence.ground import Ground
 from build.evidence.subsets import doses, measure, summary, units
 from tests.sample_atlas import sample_tables, write_sample_atlas
@@ -249,4 +250,31 @@ def test_facts_without_an_effect_are_counted_and_nothing_is_said_of_them(tmp_pat
     folder = write_sample_atlas(tmp_path / "sample")
     row = {"fact_id": "P36-00000", "order": "score", "k": 1, "n_neurons": 1, "p_before": 0.5, "p_after": 0.5}
     with Atlas(replace_table(folder, "subsets", [row, row | {"order": "random"}])) as atlas:
-        assert summary(atlas)[2:4] == ["all, 0 of 1 facts, score", "all, 0 of 1 facts, random"]
+        # Its only fact is known, so nothing is said twice.
+        assert summary(atlas)[2:] == ["known, 0 of 1 facts, score", "known, 0 of 1 facts, random"]
+
+
+# --- the check of an atlas ---
+
+
+def test_a_synthetic_atlas_passes_and_subsets_that_contradict_its_other_tables_do_not(tmp_path: Path):
+    folder = write_sample_atlas(tmp_path / "sample")
+    with Atlas(folder) as atlas:
+        rows = atlas.query("SELECT * FROM subsets").to_dict("records")
+    n_orders = len({(row["fact_id"], row["order"]) for row in rows})
+
+    def problems(change: dict, which=lambda row: True) -> list[str]:
+        broken = [row | change if which(row) else row for row in rows]
+        replace_table(folder, "subsets", broken)
+        return [each for each in check_rows(folder, read_manifest(folder)).problems if "key" not in each]
+
+    assert problems({}) == []
+    assert problems({"p_after": 1.5}) == [f"{len(rows)} subsets have a probability outside 0 to 1"]
+    assert problems({"p_after": float("nan")}) == [f"{len(rows)} subsets have a probability outside 0 to 1"]
+    mean = "subsets do not start from the mean probability of their fact's held-out prompts"
+    assert problems({"p_before": 0.123}) == [f"{len(rows)} {mean}"]
+    order = "orders of a fact's neurons do not go from 1 to all of them"
+    assert problems({"n_neurons": 99}) == [f"{n_orders} {order}"]
+    assert problems({"k": 0}, lambda row: row["k"] == 1) == [f"{n_orders} {order}"]
+    last = sum(row["k"] == row["n_neurons"] for row in rows)
+    assert problems({"k": 100}, lambda row: row["k"] == row["n_neurons"]) == [f"{last} {order}"]

@@ -84,12 +84,14 @@ def doses(n: int) -> list[int]:
 
 def summary(atlas: Atlas) -> list[str]:
     rows = half_effect(atlas)
+    known = rows[rows["known"]]
+    parts = [("all", rows)] * (len(known) < len(rows)) + [("known", known)] * (len(known) > 0)
     lines = [
         f"suppressing all n neurons lowers the answer by {LEAST_FALL:.0%} or more, and half of that takes",
         f"{'':<28} {'k neurons (quartiles)':>24} {'k ÷ n':>14} {'k = 1':>7}"
         f" {'k+1 hurts less':>15} {'fewer than n hurt most':>23}",
     ]
-    for name, part in (("all", rows), ("known", rows[rows["known"]])):
+    for name, part in parts:
         for order in ORDERS:
             of_order = part[part["order"] == order]
             falls = of_order[of_order["k_half"].notna()]

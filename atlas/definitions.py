@@ -302,8 +302,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "relative",
                 _SCORE,
-                "Mean over neurons of activation ÷ the neuron's root mean square over the fact's discovery "
-                "prompts, with the sign it has there: 1 is as active as on the prompts that found it.",
+                "Median over neurons of mean activation ÷ the neuron's root mean square over the fact's "
+                "discovery prompts, with the sign it has there: 1 is as active as on those.",
             ),
         ),
     ),

@@ -248,8 +248,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "p_new_before",
                 _SCORE,
-                "Probability of the new answer without the edit; with 'symmetry' of the edited fact's subject, "
-                "the answer that would then be right; null with 'other_relation', where it is not asked.",
+                "Probability of the new answer without the edit; with 'symmetry' of the edited fact's "
+                "subject, which would then be right; null with 'other_relation', where it is not asked.",
             ),
             ("p_new_after", _SCORE, "The same with it."),
             ("rank_new_before", _COUNT, "Rank of that answer without the edit."),

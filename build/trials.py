@@ -52,13 +52,18 @@ def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
 
 
 def random_match(
-    neurons: Sequence[Neuron], n_neurons: int, generator: np.random.Generator
+    neurons: Sequence[Neuron],
+    n_neurons: int,
+    generator: np.random.Generator,
+    *,
+    avoid: Sequence[Neuron] = (),
 ) -> tuple[Neuron, ...]:
-    """As many other neurons of the same layers (fewer where a layer has not enough)."""
+    """As many other neurons of the same layers, none to avoid (fewer where a layer has not enough)."""
     result: list[Neuron] = []
     for layer in sorted({neuron.layer for neuron in neurons}):
         own = [neuron.neuron for neuron in neurons if neuron.layer == layer]
-        others = np.setdiff1d(np.arange(n_neurons), own)
+        taken = own + [neuron.neuron for neuron in avoid if neuron.layer == layer]
+        others = np.setdiff1d(np.arange(n_neurons), taken)
         drawn = generator.choice(others, size=min(len(own), len(others)), replace=False)
         result.extend(Neuron(layer, int(index)) for index in drawn)
     return tuple(sorted(result))

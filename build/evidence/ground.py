@@ -237,11 +237,13 @@ class Ground:
 
         return seeded(self.seed, purpose, name)
 
-    def stand_ins(self, neurons: Sequence[Neuron], purpose: str, name: str) -> tuple[Neuron, ...]:
-        """As many random other neurons of the same layers."""
+    def stand_ins(
+        self, neurons: Sequence[Neuron], purpose: str, name: str, *, avoid: Sequence[Neuron] = ()
+    ) -> tuple[Neuron, ...]:
+        """As many random other neurons of the same layers, none of those to avoid."""
         from build.trials import random_match
 
-        return random_match(neurons, self.n_neurons, self.generator(purpose, name))
+        return random_match(neurons, self.n_neurons, self.generator(purpose, name), avoid=avoid)
 
     @property
     def n_neurons(self) -> int:

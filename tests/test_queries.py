@@ -11,7 +11,7 @@ from atlas import queries
 from atlas.errors import QueryError
 from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.refinement import MODES, mode, refine
-from atlas.schema import conform
+from atlas.schema import SORT_KEYS, conform
 from tests.sample_atlas import N_LAYERS, N_TEMPLATES, OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)
@@ -125,9 +125,12 @@ def test_effects_of_a_fact_show_every_group(a):
     fact_id = TABLES["facts"][0]["fact_id"]
     found = queries.effects_of_fact(a, fact_id)
     assert len(found) == sum(r["fact_id"] == fact_id for r in TABLES["effects"])
-    assert set(found["group"]) == {"own", "random", "unrelated"}
-    own = found[(found["group"] == "own") & (found["intervention"] == "suppress")]
-    assert own["relative_change"].to_list() == pytest.approx([-0.7] * len(own), abs=1e-6)
+    assert list(found["group"].unique()) == ["own", "random", "matched", "baseline", "unrelated"]
+    stored = {tuple(r[key] for key in SORT_KEYS["effects"]): r for r in TABLES["effects"]}
+    for row in found.to_dict("records"):
+        r = stored[tuple(({"fact_id": fact_id} | row)[key] for key in SORT_KEYS["effects"])]
+        change = (r["p_after"] - r["p_before"]) / r["p_before"]
+        assert row["relative_change"] == pytest.approx(change, abs=1e-5)
     unrelated = found[found["group"] == "unrelated"]
     assert set(unrelated["prompt_fact_id"]) != {fact_id}
     assert unrelated["text"].notna().all()
@@ -301,8 +304,9 @@ def test_the_effect_summary_is_the_mean_over_prompts(known, held_out, a):
         ratio = sum(r["p_after"] for r in rows) / sum(r["p_before"] for r in rows) - 1
         assert row.ratio_of_means == pytest.approx(ratio, rel=1e-5)
         assert row.rank_1_after == pytest.approx(statistics.mean(r["rank_after"] == 1 for r in rows))
-    if len(found):
-        assert found["group"].to_list() == ["own", "random", "unrelated"] * 2
+    groups = ["own", "random", "matched", "baseline", "unrelated"]
+    # Unrelated facts are asked with held-out prompts only.
+    assert found["group"].to_list() == (groups[:-1] if held_out is False else groups) * 2
 
 
 def test_an_atlas_without_scores_still_answers(published):

@@ -92,7 +92,7 @@ def test_effects_of_a_relation_are_those_of_its_facts(a):
         for row in TABLES["effects"]
         if row["fact_id"] in facts_of("P36")
         and (row["intervention"], row["group"]) == ("suppress", "own")
-        and row["n_neurons"] > 0
+        and row["held_out"]
     ]
     found = queries.effect_summary(a, held_out=True, relation="P36")
     own = found[(found["intervention"] == "suppress") & (found["group"] == "own")].iloc[0]

@@ -190,7 +190,7 @@ BROKEN = {
     _break_nothing_there: "There is no folder",
     _break_no_manifest: "holds no manifest.json",
     _break_manifest_half: "cannot be read",
-    _break_manifest_version: "has schema version 99; this program reads version 1",
+    _break_manifest_version: "has schema version 99; this program reads version 2",
     _break_manifest_foreign: "has no schema version",
     _break_manifest_incomplete: "is incomplete",
     _break_manifest_list: "has no schema version",

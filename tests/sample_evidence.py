@@ -24,13 +24,14 @@ FACTORS = {
 # The sample has no relation and its inverse; this one stands in for the symmetry of edits.
 INVERSE = {"P36": "P30"}
 DOSES = (1, 2, 5, 10, 20, 50, 100, 200)
+OTHERS_DOSE = 20
 METHODS = {
     "integrated_gradients": 0.3,
     "activation": 0.85,
     "gradient_x_activation": 0.5,
     "log_prob_increase": 0.7,
 }
-GRID = [(t, p) for t in (0.1, 0.2, 0.3, 0.5) for p in (0.3, 0.5, 0.7)]
+GRID = [(t, p) for t in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5) for p in (0.25, 0.5, 0.75, 1.0)]
 
 Rows = list[dict]
 Pair = tuple[str, str, int, int]
@@ -204,49 +205,47 @@ def evidence_tables(
 
 
 def edits(facts: Sequence[dict], prompts: Mapping[str, Rows], random: np.random.Generator) -> Rows:
-    """Up to ten edits a relation, of facts the model knows."""
+    """Up to ten edits a relation of facts the model knows, each with two strengths and four groups."""
     by_relation = defaultdict(list)
     for fact in facts:
         by_relation[fact["relation_id"]].append(fact)
     rows = []
     for relation, members in by_relation.items():
-        outside = [fact for fact in facts if fact["relation_id"] != relation]
         for fact in [each for each in members if each["known"]][:10]:
             objects = sorted({each["object"] for each in members} - {fact["object"]})
-            held_out = [prompt for prompt in prompts[fact["fact_id"]] if prompt["held_out"]]
+            held_out = sorted(_held_out(prompts, fact), key=lambda prompt: prompt["rank"])
             if not objects or not held_out:
                 continue
-            held_out.sort(key=lambda prompt: prompt["rank"])
-            neighbours = [each for each in members if each is not fact]
-            inverse = [each for each in outside if each["relation_id"] == INVERSE.get(relation)]
+            new = objects[int(random.integers(len(objects)))]
+            apart = [each for each in facts if each["object"] not in (fact["object"], new)]
             asked = [("edited", held_out[0]), *(("paraphrase", prompt) for prompt in held_out[1:])]
             for kind, others, count in (
-                ("same_relation", neighbours, 5),
-                ("other_relation", outside, 5),
-                ("symmetry", inverse, 1),
+                ("same_relation", [each for each in apart if each["relation_id"] == relation], 5),
+                ("other_relation", [each for each in apart if each["relation_id"] != relation], 5),
+                ("symmetry", by_relation.get(INVERSE.get(relation), []), 1),
             ):
                 drawn = random.choice(len(others), min(count, len(others)), replace=False) if others else []
                 asked += [(kind, _held_out(prompts, others[int(place)])[0]) for place in drawn]
-            about = {
-                "fact_id": fact["fact_id"],
-                "new_object": objects[int(random.integers(len(objects)))],
-                "remove": 1.0,
-                "add": 8.0,
-            }
-            for group in ("own", "random"):
-                taken = random.random() < (0.75 if group == "own" else 0.02)
-                rows += [
-                    about
-                    | {
-                        "group": group,
-                        "kind": kind,
-                        "prompt_fact_id": prompt["fact_id"],
-                        "template_id": prompt["template_id"],
-                        "n_neurons": fact["n_neurons"],
-                    }
-                    | _edited(prompt, group, kind, taken, random)
-                    for kind, prompt in asked
-                ]
+            few = max(1, fact["n_neurons"] - 1)  # without what many facts of the relation have
+            for add, strength in ((8.0, 0.9), (2.0, 0.5)):
+                for group in ("own", "all", "random", "random_all"):
+                    taken = random.random() < (0.02 if group.startswith("random") else strength)
+                    rows += [
+                        {
+                            "fact_id": fact["fact_id"],
+                            "new_object": new,
+                            "remove": 1.0,
+                            "add": add,
+                            "group": group,
+                            "kind": kind,
+                            "prompt_fact_id": prompt["fact_id"],
+                            "template_id": prompt["template_id"],
+                            "n_neurons": fact["n_neurons"] if group.endswith("all") else few,
+                            **_edited(prompt, group, kind, taken, random),
+                        }
+                        for kind, prompt in asked
+                        if group != "random_all" or kind == "edited"
+                    ]
     return rows
 
 
@@ -260,27 +259,29 @@ def _edited(prompt: dict, group: str, kind: str, taken: bool, random: np.random.
         "other_relation": 0.03,
     }
     changes = taken and random.random() < likely[kind]
-    shift = 0.2 if changes else (0.8 if group == "own" else 0.98)
+    own = group in ("own", "all")
+    shift = 0.2 if changes else (0.8 if own else 0.98)
     before, rank = prompt["probability"], prompt["rank"]
     new_before = float(random.uniform(0.001, 0.02))
     old_after = before * shift
-    new_after = float(random.uniform(0.4, 0.7)) if changes else new_before * (2 if group == "own" else 1)
+    new_after = float(random.uniform(0.4, 0.7)) if changes else new_before * (2 if own else 1)
     rank_new = int(random.integers(5, 60))
+    new_is_asked = kind != "other_relation"
     return {
         "p_old_before": before,
         "p_old_after": old_after,
         "rank_old_before": rank,
         "rank_old_after": max(rank, 2) if changes else rank_of(old_after, before, rank),
-        "p_new_before": new_before,
-        "p_new_after": new_after,
-        "rank_new_before": rank_new,
-        "rank_new_after": 1 if changes else rank_new,
+        "p_new_before": new_before if new_is_asked else None,
+        "p_new_after": new_after if new_is_asked else None,
+        "rank_new_before": rank_new if new_is_asked else None,
+        "rank_new_after": (1 if changes else rank_new) if new_is_asked else None,
         "top_changed": bool(changes),
     }
 
 
 def erasures(facts: Sequence[dict], pairs: Sequence[Pair], random: np.random.Generator) -> Rows:
-    """Every relation erased at every dose that it has neurons for, every relation asked."""
+    """Every relation erased at every dose; the other relations are asked at one dose only."""
     available: dict[str, set] = defaultdict(set)
     for _, relation, layer, neuron in pairs:
         available[relation].add((layer, neuron))
@@ -292,9 +293,12 @@ def erasures(facts: Sequence[dict], pairs: Sequence[Pair], random: np.random.Gen
         relations[relation] = (4 * len(members), known, math.exp(3 - 2 * mean), mean)
     rows = []
     for relation, neurons in available.items():
+        doses = sorted({min(dose, len(neurons)) for dose in DOSES})
         for group in ("own", "random"):
-            for dose in (dose for dose in DOSES if dose <= len(neurons)):
+            for dose in doses:
                 for asked, (n_prompts, known, perplexity, mean) in relations.items():
+                    if asked != relation and dose != min(OTHERS_DOSE, len(neurons)):
+                        continue
                     harm = (1.0 if asked == relation else 0.12) * (1.0 if group == "own" else 0.08)
                     left = 1 - 0.7 * harm * dose / (dose + 12) * float(random.uniform(0.9, 1.1))
                     rows.append(
@@ -461,10 +465,15 @@ def _counted(facts: Sequence[dict], pairs: Iterable[Pair], n_layers: int) -> dic
     def choose(counts: Iterable[int]) -> float:
         return sum(n * (n - 1) / 2 for n in counts)
 
-    in_relation = choose(size.values())
-    same = choose(answer_size.values())
-    shared = sum(choose(counts.values()) for counts in carried.values())
-    shared_same = sum(choose(counts.values()) for counts in answers.values())
+    same_object, other_object = [], []
+    for relation, n in size.items():
+        of_relation = [key for key in answer_size if key[0] == relation]
+        same = choose(answer_size[key] for key in of_relation)
+        if 0 < same < choose([n]):
+            shared = choose(carried[relation].values())
+            shared_same = sum(choose(answers[key].values()) for key in of_relation)
+            same_object.append(shared_same / same)
+            other_object.append((shared - shared_same) / (choose([n]) - same))
     counts = sorted(len(sets.get(fact["fact_id"], ())) for fact in facts)
     sets_seen = Counter(frozenset(found) for found in sets.values())
     top = {neuron for neuron, _ in common.most_common(20)}
@@ -479,8 +488,8 @@ def _counted(facts: Sequence[dict], pairs: Iterable[Pair], n_layers: int) -> dic
             sum(n * carried[b][neuron] for neuron, n in carried[a].items()) / (size[a] * size[b])
             for a, b in combinations(sorted(size), 2)
         ),
-        "same_object": shared_same / same if same else None,
-        "other_object": (shared - shared_same) / (in_relation - same) if in_relation > same else None,
+        "same_object": _average(same_object),
+        "other_object": _average(other_object),
         "identical": sum(n for n in sets_seen.values() if n > 1) / max(1, len(sets)),
         "commonest": max(common.values(), default=0) / len(counts),
         "hubs": sum(not top.isdisjoint(found) for found in sets.values()) / len(counts),

@@ -161,4 +161,4 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
 
 def quoted(name: str) -> str:
     """A column's name as a query has to write it."""
-    return f'"{name}"' if name == "group" else name
+    return f'"{name}"' if name in ("group", "order") else name

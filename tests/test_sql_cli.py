@@ -226,11 +226,20 @@ def test_info_says_what_the_atlas_is(ask, sample):
         "48 known to the model (80.0%: rank 1 on most prompts)",
         "neurons within a relation",
         "100.00% of the integrals met their tolerance",
-        "suppress  own          -70.0%",
-        "suppress  random        -1.0%",
     ):
         assert words in out
-    for table, rows in sample_tables(60).items():
+    tables = sample_tables(60)
+    known = {row["fact_id"] for row in tables["facts"] if row["known"]}
+    for intervention, group in (("suppress", "own"), ("suppress", "matched"), ("amplify", "unrelated")):
+        changes = [
+            row["p_after"] / row["p_before"] - 1
+            for row in tables["effects"]
+            if (row["intervention"], row["group"], row["held_out"]) == (intervention, group, True)
+            and {row["fact_id"], row["prompt_fact_id"]} <= known
+        ]
+        mean = sum(changes) / len(changes)
+        assert f"  {intervention:<9} {group:<10} {mean:>+8.1%}   ({len(changes):,} prompts)" in out
+    for table, rows in tables.items():
         assert f"{len(rows):,}" in next(line for line in out.splitlines() if line.startswith(table))
 
 

@@ -106,7 +106,7 @@ def sentences_of(ground: Ground, fact: GroundFact) -> dict[str, list[Prompt]]:
         drawn: list[Prompt] = []
         for index in generator.permutation(len(candidates)):
             other = candidates[index]
-            if other.held_out and other.answer != fact.answer and fits(other):
+            if fits(other) and other.answer != fact.answer and other.held_out:
                 drawn.append(_one(other.held_out, generator))
             if len(drawn) == most:
                 break

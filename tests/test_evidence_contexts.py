@@ -1,0 +1,359 @@
+"""What activates a fact's neurons: which sentences are asked, and rows from activations read by hand."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.neuron import Prompt
+from atlas.schema import conform
+from atlas.store import DATA, Atlas
+from build.check import check_rows
+from build.evidence import STUDIES
+from build.evidence.contexts import (
+    CONTEXTS,
+    NEUTRAL,
+    SENTENCES,
+    levels,
+    mean_levels,
+    measure,
+    sentences_of,
+    stated_most,
+    summary,
+    units,
+)
+from build.evidence.ground import Ground, GroundFact
+from tests.sample_atlas import write_sample_atlas
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    return Ground(Atlas(DATA / "starter-pocket-bert"), "pocket-bert", sample=60)
+
+
+@pytest.fixture(scope="module")
+def facts(ground: Ground) -> list[GroundFact]:
+    """Facts of the sample, and two that the atlas knows more of."""
+    several = ground.atlas.query("""
+        SELECT min(fact_id) AS fact_id FROM facts WHERE n_neurons > 0 GROUP BY subject
+        HAVING count(DISTINCT relation_id) >= 3 AND count(DISTINCT object) >= 3 ORDER BY 1 LIMIT 2
+    """)
+    assert len(several) == 2
+    return [*ground.sampled("contexts"), *(ground.by_id[fact_id] for fact_id in several["fact_id"])]
+
+
+# --- sentences ---
+
+
+def test_every_context_has_four_sentences_and_only_what_it_may_share(ground: Ground, facts: list[GroundFact]):
+    stored = (
+        ground.atlas.query(
+            "SELECT fact_id, template_id, text, held_out, relation_id, subject, object "
+            "FROM prompts JOIN facts USING (fact_id)"
+        )
+        .set_index(["fact_id", "template_id"])
+        .to_dict("index")
+    )
+    other_relations = 0
+    for fact in facts:
+        sentences = sentences_of(ground, fact)
+        assert tuple(sentences) == CONTEXTS
+        relation, subject, answer = fact.relation_id, fact.fact.subject.lower(), fact.fact.object.lower()
+        for context, prompts in sentences.items():
+            assert len({prompt.text for prompt in prompts}) == SENTENCES, (fact.fact_id, context)
+            about = []
+            for prompt in prompts:
+                if prompt.template_id.startswith("neutral"):
+                    assert context == "subject"
+                    assert prompt.text in {pattern.replace("[X]", fact.fact.subject) for pattern in NEUTRAL}
+                    assert prompt.answer == fact.fact.object  # as many masks as it needs
+                    continue
+                row = stored[prompt.fact_id, prompt.template_id]
+                assert (row["text"], row["object"]) == (prompt.text, prompt.answer)
+                assert row["held_out"]
+                about.append(
+                    (
+                        row["relation_id"] == relation,
+                        row["subject"].lower() == subject,
+                        row["object"].lower() == answer,
+                    )
+                )
+            if context == "fact":
+                assert {prompt.fact_id for prompt in prompts} == {fact.fact_id}
+                continue
+            shared = {
+                "subject": (False, True, False),
+                "relation": (True, False, False),
+                "random": (False,) * 3,
+            }
+            assert set(about) <= {shared[context]}
+            if context == "subject":
+                other_relations += len(about)
+                assert len(about) <= SENTENCES // 2
+            else:
+                assert len({prompt.fact_id for prompt in prompts}) == SENTENCES
+    assert other_relations > 0
+
+
+def test_a_subject_of_other_relations_is_asked_for_two_of_them_where_the_atlas_has_them(
+    ground: Ground, facts: list[GroundFact]
+):
+    for fact in facts[-2:]:
+        about = [each for each in sentences_of(ground, fact)["subject"] if each.fact_id != fact.fact_id]
+        assert len({prompt.fact_id for prompt in about}) == 2
+
+
+def test_sentences_depend_on_the_seed_and_the_fact_alone(ground: Ground, facts: list[GroundFact]):
+    alone = Ground(ground.atlas, "pocket-bert", sample=3)
+    other = Ground(ground.atlas, "pocket-bert", seed=1)
+    alone.subject = other.subject = ground.subject
+    for fact in facts[:5]:
+        assert sentences_of(alone, fact) == sentences_of(ground, fact)
+        assert sentences_of(other, fact)["random"] != sentences_of(ground, fact)["random"]
+
+
+def test_neutral_sentences_end_with_the_answer_so_that_causal_models_can_be_asked(
+    tiny_gpt2: Path, sample: Path
+):
+    with Atlas(sample) as atlas:
+        ground = Ground(atlas, str(tiny_gpt2))
+        fact = ground.facts[0]
+        asked = sentences_of(ground, fact)["subject"]
+        assert len(asked) == SENTENCES
+        assert all(prompt.ends_with_answer and fact.fact.subject in prompt.text for prompt in asked)
+        # 64 tokens are what this model reads.
+        long = replace(fact, fact=replace(fact.fact, subject="very " * 70 + "long"))
+        assert sentences_of(ground, long)["subject"] == []
+
+
+# --- the rows, from the model by hand ---
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """A function: prompt → activation of any neuron at its first mask, by transformers alone."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from atlas.models import locate
+
+    folder = locate("pocket-bert").folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+
+    def read(prompt: Prompt) -> list[list[float]]:
+        seen: list[list[float]] = []
+        ids = tokenizer(prompt.text.replace("[Y]", "[MASK]"), return_tensors="pt")["input_ids"]
+        place = int((ids[0] == tokenizer.mask_token_id).nonzero())
+        handles = [
+            layer.output.dense.register_forward_pre_hook(
+                lambda module, args: seen.append(args[0][0, place].tolist())
+            )
+            for layer in model.bert.encoder.layer
+        ]
+        with torch.no_grad():
+            model(ids)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    return read
+
+
+def test_a_row_is_what_the_activations_read_by_hand_give(ground: Ground, facts: list[GroundFact], by_hand):
+    chosen = [facts[0], facts[7], facts[-1]]
+    rows = pd.DataFrame(measure(ground, [fact.fact_id for fact in chosen]))
+    assert len(rows) == len(chosen) * len(CONTEXTS) * 2
+    for fact in chosen:
+        groups = {"own": fact.neurons, "random": ground.stand_ins(fact.neurons, "random", fact.fact_id)}
+        assert not set(groups["own"]) & set(groups["random"])
+        discovery = [by_hand(each.prompt) for each in fact.prompts if not each.held_out]
+        assert len(discovery) == 4
+        for context, prompts in sentences_of(ground, fact).items():
+            heard = [by_hand(prompt) for prompt in prompts]
+            for group, neurons in groups.items():
+                plain, relative = [], []
+                for neuron in neurons:
+                    values = [each[neuron.layer][neuron.neuron] for each in heard]
+                    found = [each[neuron.layer][neuron.neuron] for each in discovery]
+                    unit = statistics.fmean(value**2 for value in found) ** 0.5
+                    sign = -1 if sum(found) < 0 else 1
+                    plain += values
+                    relative.append(sign * statistics.fmean(values) / unit)
+                [row] = rows[
+                    (rows["fact_id"] == fact.fact_id)
+                    & (rows["context"] == context)
+                    & (rows["group"] == group)
+                ].itertuples()
+                assert (row.n_neurons, row.n_prompts) == (len(fact.neurons), SENTENCES)
+                assert row.activation == pytest.approx(statistics.fmean(plain), rel=1e-4, abs=1e-6)
+                assert row.magnitude == pytest.approx(statistics.fmean(map(abs, plain)), rel=1e-4)
+                assert row.relative == pytest.approx(statistics.median(relative), rel=1e-3, abs=1e-5)
+
+
+def test_rows_do_not_depend_on_what_else_is_in_their_unit(ground: Ground, facts: list[GroundFact]):
+    [unit, *_] = units(ground)
+    together = pd.DataFrame(measure(ground, unit))
+    alone = pd.DataFrame(row for fact_id in unit for row in measure(ground, [fact_id]))
+    assert len(unit) == 12
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_each_different_sentence_of_a_unit_goes_through_the_model_once(ground: Ground):
+    class Counting(Ground):
+        def activations(self, prompts):
+            self.asked = [(prompt.text, prompt.answer) for prompt in prompts]
+            return super().activations(prompts)
+
+    counting = Counting(ground.atlas, "pocket-bert")
+    counting.subject = ground.subject
+    unit = [fact.fact_id for fact in ground.by_relation["P37"][:12]]  # they ask for each other
+    measure(counting, unit)
+    wanted = [
+        (prompt.text, prompt.answer)
+        for fact in map(ground.by_id.get, unit)
+        for prompt in (
+            *(each.prompt for each in fact.discovery),
+            *(prompt for prompts in sentences_of(ground, fact).values() for prompt in prompts),
+        )
+    ]
+    assert len(counting.asked) == len(set(counting.asked))
+    assert set(counting.asked) == set(wanted)
+    assert len(wanted) > len(counting.asked)
+
+
+def test_a_context_without_sentences_has_no_row(ground: Ground, facts: list[GroundFact]):
+    lonely = Ground(ground.atlas, "pocket-bert")
+    lonely.subject = ground.subject
+    lonely.facts = (facts[0],)
+    found = {(row["context"], row["group"]) for row in measure(lonely, [facts[0].fact_id])}
+    assert found == {(context, group) for context in ("fact", "subject") for group in ("own", "random")}
+
+
+def test_a_neuron_s_unit_and_sign_are_those_of_the_discovery_prompts():
+    # Three neurons: one that is negative there, one that is silent there, one loud.
+    discovery = np.array([[-1.0, 0.0, 3.0], [-1.0, 0.0, -4.0]])
+    found = levels(np.array([[-2.0, 9.0, 1.0], [-1.0, 9.0, 0.0]]), discovery)
+    unit = (25 / 2) ** 0.5
+    assert found["activation"] == pytest.approx((-2 + 9 + 1 - 1 + 9 + 0) / 6)
+    assert found["magnitude"] == pytest.approx(22 / 6)
+    assert found["relative"] == pytest.approx((1.5 + -0.5 / unit) / 2)  # of the first and the last
+    assert levels(np.ones((2, 1)), np.zeros((3, 1)))["relative"] is None
+
+
+# --- for a person ---
+
+
+def rows_of(values: dict[tuple[str, str], list[float | None]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"fact_id": f"f{place}", "context": context, "group": group, "relative": value}
+            for (group, context), several in values.items()
+            for place, value in enumerate(several)
+        ]
+    )
+
+
+def test_means_are_over_facts_and_their_intervals_are_about_two_standard_errors():
+    values = np.random.default_rng(3).normal(0.6, 0.2, 200)
+    rows = rows_of({("own", "fact"): [*values, None], ("own", "random"): [0.25] * 7})
+    means = mean_levels(rows).set_index("context")
+    assert means.loc["fact", "n_facts"] == 200
+    assert means.loc["fact", "mean"] == pytest.approx(values.mean())
+    error = 1.96 * values.std() / 200**0.5
+    assert means.loc["fact", "low"] == pytest.approx(values.mean() - error, abs=error / 5)
+    assert means.loc["fact", "high"] == pytest.approx(values.mean() + error, abs=error / 5)
+    assert means.loc["random", ["mean", "low", "high"]].tolist() == pytest.approx([0.25] * 3)
+
+
+def test_facts_are_counted_whose_neurons_have_more_where_the_fact_is_stated():
+    rows = rows_of(
+        {
+            ("own", "fact"): [1.0, 0.9, 0.3, 0.5],
+            ("own", "subject"): [0.2, 0.9, 0.4, None],  # equal is not more; one was not asked
+            ("own", "random"): [0.0, 0.1, 0.2, 0.6],
+            ("random", "fact"): [0.1, 0.1],
+            ("random", "random"): [0.2, 0.3],
+        }
+    )
+    found = stated_most(rows).set_index(["group", "context"])
+    assert found.loc["own", "subject"].tolist() == [3, pytest.approx(1 / 3)]
+    assert found.loc["own", "random"].tolist() == [4, 0.75]
+    assert found.loc["own", "relation"]["n_facts"] == 0
+    assert found.loc["random", "random"].tolist() == [2, 0.0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    others = tuple(table for study in STUDIES.values() for table in study.tables if table != "contexts")
+    return write_sample_atlas(tmp_path / "sample", leave_out=others)
+
+
+def put(folder: Path, rows: list[dict]) -> None:
+    write_table(folder, "contexts", conform("contexts", rows))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+
+
+def contexts_of(folder: Path, value: dict[str, float]) -> Iterator[dict]:
+    """Every fact alike, its random neurons half as active; those it does not know twice as active."""
+    with Atlas(folder) as atlas:
+        facts = atlas.query("SELECT fact_id, n_neurons, known FROM facts WHERE n_neurons > 0")
+    for fact in facts.itertuples():
+        for group, scale in (("own", 1.0), ("random", 0.5)):
+            for context, level in value.items():
+                level *= scale * (1 if fact.known else 2)
+                yield {
+                    "fact_id": fact.fact_id,
+                    "context": context,
+                    "group": group,
+                    "n_neurons": fact.n_neurons,
+                    "n_prompts": 4,
+                    "activation": -level,
+                    "magnitude": 10 * level,
+                    "relative": level,
+                }
+
+
+def test_the_summary_tells_known_facts_and_random_neurons_apart(folder: Path):
+    put(folder, list(contexts_of(folder, {"fact": 0.8, "subject": 0.1, "random": 1.0})))
+    with Atlas(folder) as atlas:
+        lines = {line.split("  ")[0]: line for line in summary(atlas)}
+        share = atlas.query_one("SELECT avg((NOT known)::INT) AS u FROM facts WHERE n_neurons > 0")["u"]
+    known = lines["known, relative, random neurons"]
+    assert known.split("neurons")[1].split()[:3] == ["0.40", "[0.40,", "0.40]"]
+    assert "0.05 [0.05, 0.05] 100%" in known
+    assert "not asked" in known
+    assert "0.50 [0.50, 0.50] 0%" in known
+    assert "8.00 [8.00, 8.00]" in lines["known, magnitude, own neurons"]
+    assert f"{0.8 * (1 + share):.2f} [" in lines["all, relative, own neurons"]
+
+
+def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder: Path):
+    rows = list(contexts_of(folder, dict.fromkeys(CONTEXTS, 0.5)))
+    sentence = "contexts lack an activation, or their numbers of neurons or sentences are wrong"
+
+    def problems(change: dict) -> list[str]:
+        put(folder, [rows[0] | change, *rows[1:]])
+        return check_rows(folder, read_manifest(folder)).problems
+
+    assert rows[0]["group"] == "own"
+    assert problems({}) == problems({"relative": None}) == []
+    for change in (
+        {"activation": 100.0},  # more than its size
+        {"magnitude": float("inf")},
+        {"activation": None},
+        {"relative": float("nan")},
+        {"n_neurons": rows[0]["n_neurons"] + 1},
+        {"n_prompts": 0},
+        {"fact_id": "nobody"},
+    ):
+        assert problems(change) == [f"1 {sentence}"], change

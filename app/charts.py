@@ -3,8 +3,9 @@
     st.altair_chart(layer_bars(queries.layer_histogram(a)))
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, in shades that hold on light and on
-dark ground; the same thing has the same colour everywhere: own neurons blue, random ones orange, unrelated
-facts grey. Every axis has a title with its unit, every mark a tooltip, and position says what colour says.
+dark ground; the same thing has the same colour everywhere: own neurons blue, random ones orange, equally
+active ones pink, the most active ones green, unrelated facts grey. Every axis has a title with its unit,
+every mark a tooltip, and position says what colour says.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ import pandas as pd
 
 from atlas.neuron import Neuron
 
-BLUE, ORANGE, GREY, GREEN = "#2E86C1", "#E69F00", "#8A8F98", "#009E73"
+BLUE, ORANGE, GREY, GREEN, PINK = "#2E86C1", "#E69F00", "#8A8F98", "#009E73", "#CC79A7"
 
-GROUPS = {"own": "its own", "random": "random", "unrelated": "unrelated facts"}
+# Whose neurons were changed, or (unrelated facts) who was asked while its own were; in the table's order.
+GROUPS = {
+    "own": "its own",
+    "random": "random",
+    "matched": "equally active",
+    "baseline": "most active",
+    "unrelated": "unrelated facts",
+}
+GROUP_COLOURS = {"own": BLUE, "random": ORANGE, "matched": PINK, "baseline": GREEN, "unrelated": GREY}
 INTERVENTIONS = {"suppress": "×0", "amplify": "×2"}
 SMALL = 300
 # Marks that are there for comparison with a chosen one.
@@ -33,7 +42,9 @@ _WHAT = alt.Y(
     axis=alt.Axis(labelLimit=140, labelOverlap=False),
 )
 _GROUP_COLOUR = alt.Color(
-    "group:N", scale=alt.Scale(domain=list(GROUPS), range=[BLUE, ORANGE, GREY]), legend=None
+    "group:N",
+    scale=alt.Scale(domain=list(GROUPS), range=[GROUP_COLOURS[group] for group in GROUPS]),
+    legend=None,
 )
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
 
@@ -166,7 +177,7 @@ def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does"
     return alt.layer(bars, *values, data=rows, title=title, height=SMALL)
 
 
-def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
+def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
     """The answer's mean probability before and after, own neurons beside the controls.
 
     `effects`: as `queries.effects_of_fact`; means are over its prompts.
@@ -197,8 +208,8 @@ def effect_moves(effects: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(
         *(lines, before, after),
         data=_labelled(means),
-        title="On prompts that were held out (mean)",
-        height=330,
+        title=title,
+        height=110 + 26 * len(means),
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import streamlit as st
 
 from app import limits
+from atlas import evidence
 from atlas.errors import AtlasError
 from atlas.manifest import MANIFEST_NAME
 from atlas.models import fetch_model, locate
@@ -92,7 +93,8 @@ def opened(folder: Path) -> Atlas:
 def _opened(folder: str, version: int) -> Atlas:
     atlas = open_atlas(folder)
     # Most pages ask about these; scores and effects, which are larger, are read where they lie.
-    atlas.load("facts", "knowledge_neurons", "neurons", "prompts")
+    small = [table for table in evidence.LOADED if table in atlas.tables]
+    atlas.load("facts", "knowledge_neurons", "neurons", "prompts", *small)
     return atlas
 
 

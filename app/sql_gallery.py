@@ -36,8 +36,8 @@ ORDER BY known_share DESC, mean_probability DESC""",
     ),
     Example(
         "Do the neurons matter?",
-        "The claim and its controls: switching off a fact's own neurons, random ones of the same layers, "
-        "and its own while unrelated facts are asked; known facts, held-out prompts.",
+        "The claim and its controls: switching off a fact's own neurons, others in their place, and its own "
+        "while unrelated facts are asked; known facts, held-out prompts.",
         """\
 SELECT intervention, "group", count(*) AS prompts,
        avg((p_after - p_before) / p_before) AS mean_change,

@@ -273,7 +273,7 @@ def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None =
     """What suppressing neurons did to the answer on held-out prompts: group → change of its mean probability.
 
     Of one fact, or of a relation's known facts on prompts of known facts. Groups that were not measured are
-    absent; the groups are own, random and unrelated.
+    absent; the groups are those of the table `effects`.
     """
     rows = atlas.query(
         """

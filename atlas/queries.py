@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from atlas.errors import QueryError
+from atlas.evidence import GROUPS
 from atlas.neuron import Neuron
 from atlas.refinement import STORED_FRACTION
 from atlas.search import Hits as Hits
@@ -224,7 +225,7 @@ def facts_sharing_neurons(
 
 
 def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """What changing the fact's neurons did, prompt by prompt.
+    """What changing the fact's neurons, or their stand-ins, did: prompts held out first, own neurons first.
 
     Columns: intervention, group, prompt_fact_id, template_id, text, held_out, n_neurons, p_before, p_after,
     relative_change ((p_after − p_before) / p_before), rank_before, rank_after.
@@ -238,9 +239,10 @@ def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
         FROM effects AS e
         LEFT JOIN prompts AS p ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
         WHERE e.fact_id = $fact_id
-        ORDER BY e.intervention DESC, e."group", e.prompt_fact_id, e.template_id
+        ORDER BY e.held_out DESC, e.intervention DESC, list_position($groups, e."group"), e.prompt_fact_id,
+                 e.template_id
         """,
-        {"fact_id": fact_id},
+        {"fact_id": fact_id, "groups": list(GROUPS)},
     )
 
 
@@ -552,7 +554,7 @@ def effect_summary(
           AND ($held_out IS NULL OR e.held_out = $held_out)
           AND ($relation IS NULL OR changed.relation_id = $relation)
         GROUP BY e.intervention, e."group"
-        ORDER BY e.intervention DESC, list_position(['own', 'random', 'unrelated'], e."group")
+        ORDER BY e.intervention DESC, list_position($groups, e."group")
         """,
-        {"known": known, "held_out": held_out, "relation": relation},
+        {"known": known, "held_out": held_out, "relation": relation, "groups": list(GROUPS)},
     )

@@ -66,9 +66,10 @@ def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> 
         FROM effects AS e
         JOIN facts AS own ON own.fact_id = e.fact_id
         JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-        WHERE own.known AND asked.known AND p_before > 0
+        WHERE own.known AND asked.known AND e.held_out AND p_before > 0
         GROUP BY intervention, "group"
-        ORDER BY intervention DESC, "group"
+        ORDER BY intervention DESC, list_position(
+            ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
     """).fetchall()
     if not effects:
         lines.append("effects     not measured on known facts")

@@ -1,11 +1,16 @@
 """The Relation page as a visitor uses it: cells and bars that can be clicked, facts behind them, effects."""
 
+import json
 import re
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
-from app import charts, layout
-from atlas import queries, sharing, store
+from app import charts, evidence_show, layout, relation_evidence
+from atlas import evidence, queries, sharing, store
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.schema import conform
 from atlas.store import Atlas
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import write_sample_atlas
@@ -120,24 +125,165 @@ def test_a_click_beside_its_own_row_goes_to_the_other_relation(only_sample, a):
     assert "native language" in app.title[0].value
 
 
-def test_a_relation_s_effects_stand_beside_their_controls(a):
+# What experiments found ------------------------------------------------------------------------------
+
+EFFECTS = "Effects of changing each fact's neurons, beside controls"
+DOSES = "What erasing its most frequent neurons does to its own prompts, by their number"
+ELSEWHERE = "What erasing them does to every relation's prompts"
+EDITS = "How often edits did what they should, beside random neurons"
+EVIDENCE = ("effect_summaries", "erasures", "edits")
+
+
+def only(monkeypatch, folder) -> None:
+    monkeypatch.setattr(store, "DATA", folder / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+
+
+def drawn(app, alternative: str) -> str:
+    """The rows of a chart, as they go to the browser."""
+    return str(chart(app, alternative).spec) + str(chart(app, alternative).datasets)
+
+
+def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
     app = page("relation", relation="P36")
-    assert chart(app, "Effects of changing each fact's neurons, beside controls").spec
-    known = queries.effect_summary(a, known=True, held_out=True, relation="P36")
+    assert not app.exception
+    rows = evidence.effects(a, relation="P36")
+    own = rows.set_index(["intervention", "group", "templates"]).loc[("suppress", "own", "held-out")]
+    text = words(app)
+    assert f"by **{layout.signed(own['paper_change'])}** (95 % interval " in text
+    assert f"{layout.signed(own['paper_low'])} to {layout.signed(own['paper_high'])})" in text
+    (n,) = set(rows[rows["group"] == "own"]["n_facts"])
+    assert f"{n} known facts" in text
+    spec = json.loads(chart(app, EFFECTS).spec)
+    assert {layer["encoding"]["x2"]["field"] for layer in spec["layer"] if "x2" in layer["encoding"]} == {
+        "paper_high"
+    }
+
+
+def test_the_replication_s_ratio_is_a_choice_in_the_url(a):
+    app = page("relation", relation="P36", ratio="replication")
+    assert not app.exception
+    own = evidence.effects(a, relation="P36", templates="held-out").query(
+        "intervention == 'suppress' and group == 'own'"
+    )
+    assert f"by **{layout.signed(own['replication_change'].iloc[0])}** (95 % interval" in words(app)
+    assert "replication_high" in chart(app, EFFECTS).spec
+    assert "paper_high" not in chart(app, EFFECTS).spec
+    assert "paper_high" in chart(page("relation", relation="P36", ratio="<b>"), EFFECTS).spec
+
+
+def test_erasing_shows_its_own_prompts_by_dose_and_other_relations(a):
+    app = page("relation", relation="P36")
+    doses, elsewhere = evidence.erasure_doses(a, "P36"), evidence.erasure_elsewhere(a, "P36")
+    own = doses[(doses["group"] == "own") & (doses["n_neurons"] == 20)].iloc[0]
+    random = doses[(doses["group"] == "random") & (doses["n_neurons"] == 20)].iloc[0]
+    others = elsewhere[(elsewhere["group"] == "own") & (elsewhere["asked_relation_id"] != "P36")]
+    text = words(app)
+    assert f"Without its 20 most frequent neurons, **{own['accuracy_after']:.0%}** of its prompts" in text
+    assert f"(before {own['accuracy_before']:.0%}; without as many random ones " in text
+    assert f"{random['accuracy_after']:.0%})" in text
+    assert f"Of other relations' prompts **{others['accuracy_after'].mean():.0%}**" in text
+    assert f"{own['n_prompts']} prompts of its own" in text
+    assert "accuracy_after" in chart(app, DOSES).spec
+    assert chart(app, ELSEWHERE).spec
+    perplexity = page("relation", relation="P36", erased="perplexity")
+    assert '"field": "perplexity_after", ' in chart(perplexity, DOSES).spec
+
+
+def test_edits_are_counted_beside_random_neurons(a):
+    app = page("relation", relation="P36")
+    rates = evidence.edit_rates(a, relation="P36").set_index(["measure", "group"])
+    share, n = rates["share"], rates["n_edits"]["success", "own"]
+    assert f"Of {n} edits, **{share['success', 'own']:.0%}** make the model say the new answer" in words(app)
+    assert f"(of random neurons {share['success', 'random']:.0%})" in words(app)
+    assert f"new answer first ({rates['n_prompts']['success', 'own']})" in drawn(app, EDITS)
+
+
+def test_a_control_that_does_as_much_is_said_to():
+    rows = pd.DataFrame(
+        {
+            "intervention": ["suppress"] * 2 + ["amplify"] * 2,
+            "group": ["own", "matched"] * 2,
+            "paper_change": [-0.4, -0.38, -0.05, -0.26],
+            "paper_low": [-0.5, -0.5, -0.06, -0.3],
+            "paper_high": [-0.3, -0.3, -0.04, -0.2],
+        }
+    )
+    said = evidence_show.verdict(rows, "suppress")
+    assert "**A control does about as much:** as many equally active neurons of the same layers, −38%" in said
+    said = evidence_show.verdict(rows, "amplify")
+    assert said.startswith("**Amplifying them does not raise it:** **−5%**")
+    assert "A control moves it farther" in said
+    weak = rows.assign(paper_change=[-0.4, -0.02, 0.3, 0.02], paper_low=[-0.5, -0.1, 0.2, -0.1])
+    weak["paper_high"] = [-0.3, 0.1, 0.4, 0.1]
+    assert "No control comes near" in evidence_show.verdict(weak, "suppress")
+    assert "**A control" not in evidence_show.verdict(weak, "amplify")
+    assert "does not raise" not in evidence_show.verdict(weak, "amplify")
+
+
+def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():
+    doses = pd.DataFrame(
+        {
+            "group": ["own", "own", "random"],
+            "n_neurons": [20, 200, 20],
+            "accuracy_before": 1.0,
+            "accuracy_after": [0.98, 0.4, 1.0],
+        }
+    )
+    elsewhere = pd.DataFrame(
+        {
+            "group": ["own"] * 2,
+            "n_neurons": 20,
+            "itself": [True, False],
+            "accuracy_before": [1.0, 0.9],
+            "accuracy_after": [0.98, 0.3],
+        }
+    )
+    said = relation_evidence.what_erasing_does(doses, elsewhere)
+    assert "**That is next to no loss**; without 200 it is 40%." in said
+    doses["accuracy_after"] = [0.5, 0.4, 1.0]
+    said = relation_evidence.what_erasing_does(doses, elsewhere)
+    assert "no loss" not in said
+    assert "**They lose much, too:** 67% of what was right, it 50%." in said
+
+
+def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "built", leave_out=EVIDENCE)
+    only(monkeypatch, folder)
+    app = page("relation", relation="P36")
+    assert not app.exception
+    assert chart(app, EFFECTS).spec
+    with Atlas(folder) as built:
+        known = queries.effect_summary(built, known=True, held_out=True, relation="P36")
     assert f"its {known['n_facts'].max()} known facts" in words(app)
     assert f"Erasing the neurons that all its facts share: {layout.NOT_MEASURED}" in words(app)
+    assert f"Giving its facts other answers: {layout.NOT_MEASURED}" in words(app)
+
+
+def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "sampled")
+    with Atlas(folder) as whole:
+        for table in ("erasures", "edits"):
+            column = "relation_id" if table == "erasures" else "split_part(fact_id, '-', 1)"
+            write_table(folder, table, conform(table, whole.query(f"FROM {table} WHERE {column} <> 'P36'")))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    only(monkeypatch, folder)
+    text = words(page("relation", relation="P36"))
+    assert "Erasing the neurons that all its facts share: not in the sample that was measured" in text
+    assert "Giving its facts other answers: not in the sample that was measured" in text
+    assert chart(page("relation", relation="P103"), DOSES).spec
 
 
 def test_effects_that_were_not_measured_are_said_to_be(tmp_path, monkeypatch):
-    folder = write_sample_atlas(
-        tmp_path / "bare", leave_out=("effects", "neurons", "prompts", "attributions")
-    )
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    absent = ("effects", *EVIDENCE, "neurons", "prompts", "attributions")
+    only(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
     app = page("relation", relation="P36")
     assert not app.exception
     assert not app.error
     assert f"Suppressing and amplifying: {layout.NOT_MEASURED}" in words(app)
+
+
+# Ways on ---------------------------------------------------------------------------------------------
 
 
 def test_its_most_shared_neurons_go_into_the_tray(a):

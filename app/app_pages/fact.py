@@ -1,17 +1,29 @@
 """Fact: what the model says, where its neurons lie, what they do, and the facts that share them.
 
 `?fact=` names it; `t` and `p` are other thresholds, `neuron` one of its neurons, `view` and `template` what
-the chart shows, `sharing` which facts are listed.
+the chart shows, `asked` which prompts its effects are of, `sharing` which facts are listed, `evidence` which
+experiment.
 
 1. *Choose.* The fact; the thresholds; a neuron, by a click in the chart or in the table.
 2. *Query.* Everything is in the atlas: other thresholds are a query over stored scores.
-3. *Draw.* Prompts, chart, neurons, effects, facts that share neurons.
+3. *Draw.* Prompts, chart, neurons, effects, facts that share neurons, what experiments found.
 """
 
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, exports, fact_tables, layout, neuron_charts, thresholds, tray
+from app import (
+    address,
+    charts,
+    evidence_show,
+    exports,
+    fact_evidence,
+    fact_tables,
+    layout,
+    neuron_charts,
+    thresholds,
+    tray,
+)
 from app.thresholds import ADDED, REMOVED, Thresholds
 from atlas import queries
 from atlas.neuron import Neuron
@@ -21,6 +33,14 @@ NEURONS_SHOWN = 8
 SHARING_SHOWN = 10
 CARD_WIDTH = 165
 LONGEST_NAME = 20
+ASKED = {
+    "held-out": "On prompts that were held out (mean)",
+    "discovery": "On prompts that found its neurons (mean)",
+}
+FEW_GROUPS_SAID = (
+    "×0 suppresses, ×2 amplifies: the neurons that the atlas found, as many random ones of the same "
+    "layers, and its own while unrelated facts are asked."
+)
 VIEWS = {"map": "On the model's plan", "prompts": "Prompt by prompt"}
 SHARING = {"any": "Any", "same": "The same relation", "others": "Other relations"}
 SAME_RELATION = {"any": None, "same": True, "others": False}
@@ -61,6 +81,8 @@ def main() -> None:
     if not stored.empty:
         with layout.errors_as_sentences():
             tables["facts_that_share_neurons"] = sharing(atlas, fact)
+    with layout.errors_as_sentences():
+        tables |= fact_evidence.show(atlas, fact)
     with actions:
         in_force = rows if "change" not in rows else rows[rows["change"] != REMOVED]
         offers(fact, in_force, tables)
@@ -306,13 +328,24 @@ def what_they_do(fact: dict, effects: pd.DataFrame) -> None:
         why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else layout.NOT_MEASURED
         layout.nothing(f"Effects of changing its neurons: {why}.")
         return
-    layout.draw(charts.effect_moves(rows), "Probability of the answer before and after, beside the controls")
-    st.caption(
-        "×0 suppresses, ×2 amplifies: the neurons that the atlas found, as many random ones of the same "
-        "layers, and its own while unrelated facts are asked."
+    which = choose_asked(rows)
+    rows = rows[rows["held_out"] == (which == "held-out")]
+    layout.draw(
+        charts.effect_moves(rows, title=ASKED[which]),
+        "Probability of the answer before and after, beside the controls",
     )
+    controls = evidence_show.GROUPS_SAID if "matched" in set(effects["group"]) else FEW_GROUPS_SAID
+    st.caption(controls)
     with st.expander("Prompt by prompt"):
         fact_tables.effects(rows)
+
+
+def choose_asked(effects: pd.DataFrame) -> str:
+    """Prompts that were held out, or those that found the neurons, where both were asked."""
+    if effects["held_out"].all():
+        return "held-out"
+    asked = {"held-out": "Held-out prompts", "discovery": "Discovery prompts"}
+    return address.one_of("Prompts", "asked", asked, label_visibility="collapsed")
 
 
 # Facts that share them -------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
-"""Home: what the chosen atlas is, a first experiment, three pictures of it, and ways in."""
+"""Home: what the chosen atlas is, a first experiment, what changing neurons does, pictures, and ways in.
+
+`?ratio=` is the ratio that effects are told in: the paper's, or the replication's.
+"""
 
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, exports, layout, limits, resources
+from app import address, charts, evidence_charts, evidence_show, exports, layout, limits, resources
 from app.resources import ask
 from atlas import queries
 from atlas.errors import AtlasError
@@ -25,7 +28,11 @@ def main() -> None:
     ways_in(atlas)
     what_it_is(atlas, summary)
     first_experiment(atlas)
-    pictures(atlas, summary)
+    effects, facts = evidence_show.effects_of(atlas, templates="held-out")
+    if not effects.empty:
+        with layout.errors_as_sentences():
+            headline(effects, facts)
+    pictures(atlas, summary, effects)
 
 
 # Ways in ---------------------------------------------------------------------------------------------
@@ -153,9 +160,28 @@ def elsewhere(atlas: Atlas, model: str) -> None:
 # Pictures --------------------------------------------------------------------------------------------
 
 
-def pictures(atlas: Atlas, summary: queries.Summary) -> None:
+def headline(effects: pd.DataFrame, facts: str) -> None:
+    """The claim beside four controls, with intervals, and what a sceptic reads off them."""
+    st.subheader("What changing a fact's neurons does", anchor=False)
+    left, right = st.columns([3, 2], gap="medium")
+    with right:
+        ratio = evidence_show.choose_ratio()
+        for intervention in charts.INTERVENTIONS:
+            st.markdown(evidence_show.verdict(effects, intervention, ratio=ratio))
+    with left:
+        layout.draw(evidence_charts.effect_intervals(effects, ratio=ratio), "Effects beside their controls")
+    relations = layout.count(effects["n_relations"].max(), "relation")
+    evidence_show.note(
+        f"Mean over {relations}, with 95 % intervals: {evidence_show.counted(effects, facts)}, in wordings "
+        f"that were kept out of the search for neurons. {evidence_show.RATIO_SAID[ratio]} "
+        f"{evidence_show.GROUPS_SAID}"
+    )
+
+
+def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> None:
+    """Layers, sharing and, where `headline` has not drawn them, effects."""
     by_layer = ask(queries.layer_histogram, atlas)
-    layers, sharing, effects = st.columns(3, gap="medium")
+    layers, sharing, *effects = st.columns(3 if measured.empty else 2, gap="medium")
     with layers:
         address.draw_clickable(
             charts.layer_bars(by_layer),
@@ -178,19 +204,28 @@ def pictures(atlas: Atlas, summary: queries.Summary) -> None:
             icon=":material/category:",
             query_params=layout.here(),
         )
-    with effects:
-        if summary.effects.empty:
-            layout.nothing(f"Effects of changing neurons: {layout.NOT_MEASURED}.")
-        else:
-            layout.draw(charts.effect_bars(summary.effects), "Effects beside their controls")
-            st.markdown(what_it_does(summary.effects))
-            st.caption(
-                "×0 suppresses neurons, ×2 amplifies them: the fact's own, as many random ones of the same "
-                "layers, and its own while unrelated facts are asked. Known facts, on prompts whose wording "
-                "was kept out of the search for neurons."
-            )
+    for place in effects:
+        with place:
+            effects_of_a_build(summary.effects)
     exports.offer(
-        atlas.atlas_id, layers=by_layer, effects=summary.effects, relations=ask(queries.relations, atlas)
+        atlas.atlas_id,
+        layers=by_layer,
+        effects=summary.effects if measured.empty else measured,
+        relations=ask(queries.relations, atlas),
+    )
+
+
+def effects_of_a_build(effects: pd.DataFrame) -> None:
+    """What an atlas has before `python -m build evaluate`: two controls, no intervals; or nothing."""
+    if effects.empty:
+        layout.nothing(f"Effects of changing neurons: {layout.NOT_MEASURED}.")
+        return
+    layout.draw(charts.effect_bars(effects), "Effects beside their controls")
+    st.markdown(what_it_does(effects))
+    st.caption(
+        "×0 suppresses neurons, ×2 amplifies them: the fact's own, as many random ones of the same layers, "
+        "and its own while unrelated facts are asked. Known facts, on prompts whose wording was kept out of "
+        "the search for neurons."
     )
 
 

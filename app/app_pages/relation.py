@@ -1,7 +1,8 @@
 """Relation: the neurons its facts share, where they lie, with whom it shares them, and its facts.
 
 `?relation=` names it, `layer` keeps its neurons of one layer, `other` is the relation whose facts stand
-beside its own. Without a relation: all of them, and how much they share; `a` and `b` are those of a cell.
+beside its own; `ratio`, `erased` and `strength` say how what experiments found is drawn. Without a
+relation: all of them, and how much they share; `a` and `b` are those of a cell.
 """
 
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, exports, layout, sharing_charts, tray
+from app import address, charts, exports, layout, relation_evidence, sharing_charts, tray
 from app.resources import ask
 from atlas import queries, sharing
 from atlas.errors import QueryError
@@ -186,30 +187,15 @@ def all_layers() -> None:
 
 def what_changing_does(atlas: Atlas, relation_id: str) -> None:
     st.subheader("What changing its neurons does", anchor=False)
+    tables: dict[str, pd.DataFrame] = {}
     left, right = st.columns(2, gap="medium")
     with left, layout.errors_as_sentences():
-        effects = ask(queries.effect_summary, atlas, known=True, held_out=True, relation=relation_id)
-        asked = "known facts"
-        if effects.empty:
-            effects = ask(queries.effect_summary, atlas, held_out=True, relation=relation_id)
-            asked = "facts, none of which the model knows"
-        if effects.empty:
-            layout.nothing(f"Suppressing and amplifying: {layout.NOT_MEASURED}.")
-        else:
-            layout.draw(
-                charts.effect_bars(effects, title="Each fact's own neurons"),
-                "Effects of changing each fact's neurons, beside controls",
-            )
-            n = int(effects["n_facts"].max())
-            st.caption(
-                f"Each fact's own neurons ×0 and ×2, mean over its {n:,} {asked}, on held-out wordings. "
-                "Beside it: as many random neurons of the same layers, and unrelated facts under the change."
-            )
-    with right:
-        layout.nothing(
-            f"Erasing the neurons that all its facts share: {layout.NOT_MEASURED}. "
-            "Put the most shared ones into the tray and erase them in the Lab."
-        )
+        tables |= relation_evidence.effects(atlas, relation_id)
+    with right, layout.errors_as_sentences():
+        tables |= relation_evidence.erasing(atlas, relation_id)
+    with layout.errors_as_sentences():
+        tables |= relation_evidence.edits(atlas, relation_id)
+    exports.offer(f"experiments {relation_id}", **tables)
 
 
 # With whom it shares ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def ground() -> Ground:
-    return Ground(Atlas(DATA / "starter-pocket-bert"), "pocket-bert", sample=60)
+    return Ground(Atlas(DATA / "starter-pocket-bert"), "pocket-bert", sample=30)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,23 @@ def test_a_subject_of_other_relations_is_asked_for_two_of_them_where_the_atlas_h
     for fact in facts[-2:]:
         about = [each for each in sentences_of(ground, fact)["subject"] if each.fact_id != fact.fact_id]
         assert len({prompt.fact_id for prompt in about}) == 2
+
+
+def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(
+    ground: Ground, facts: list[GroundFact]
+):
+    subject = facts[-1].fact.subject
+    narrow = Ground(ground.atlas, "pocket-bert")
+    narrow.subject = ground.subject
+    narrow.facts = tuple(fact for fact in ground.facts if fact.fact.subject == subject)
+    assert len({fact.relation_id for fact in narrow.facts}) >= 3
+    sentences = sentences_of(narrow, facts[-1])
+    assert {context: len(prompts) for context, prompts in sentences.items()} == {
+        "fact": SENTENCES,
+        "subject": SENTENCES,
+        "relation": 0,
+        "random": 0,
+    }
 
 
 def test_sentences_depend_on_the_seed_and_the_fact_alone(ground: Ground, facts: list[GroundFact]):

@@ -106,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     published.add_argument("--pararel", type=Path, metavar="DIR", help="PARAREL's data folder")
     published.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
     published.add_argument("--fresh", action="store_true", help="replace the atlas in --out")
+    published.add_argument("--progress", action="store_true", help="say on stderr how far it is, line by line")
 
     train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
     train.add_argument(
@@ -160,20 +161,11 @@ def make_parser() -> argparse.ArgumentParser:
         "figures",
         help="draw charts and write a report of atlases, beside what was published",
         description="Write report.html, report.md and charts (SVG, PNG, interactive HTML) of what was "
-        "measured, beside the paper's and the replication's numbers. Several atlases become columns of one report.",
+        "measured, beside the paper's and the replication's numbers. Several atlases become columns of "
+        "one report.",
     )
     figures.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
     figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
-
-    edits = commands.add_parser("evaluate-edits", help="how often an edit succeeds, and what else it changes")
-    edits.add_argument("--model", required=True, help="the model that the atlas was made with")
-    edits.add_argument("--atlas", type=Path, required=True, metavar="DIR", help="folder of the atlas")
-    edits.add_argument("--sample", type=int, default=200, metavar="N", help="facts to edit (default: 200)")
-    edits.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    edits.add_argument(
-        "--remove", type=float, default=1.0, help="strength against the old answer (default: 1)"
-    )
-    edits.add_argument("--add", type=float, default=8.0, help="strength for the new answer (default: 8)")
 
     again = commands.add_parser(
         "experiment",
@@ -244,7 +236,14 @@ def _import_published(arguments: argparse.Namespace) -> int:
             raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
     from build.published import import_published
 
-    print(import_published(arguments.source, arguments.pararel, out=arguments.out, fresh=arguments.fresh))
+    summary = import_published(
+        arguments.source,
+        arguments.pararel,
+        out=arguments.out,
+        fresh=arguments.fresh,
+        progress=_print_progress() if arguments.progress else None,
+    )
+    print(summary)
     return 0
 
 
@@ -304,23 +303,6 @@ def _figures(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_edits(arguments: argparse.Namespace) -> int:
-    from build.evaluate_edits import evaluate_edits
-
-    said = _print_progress()
-    table = evaluate_edits(
-        arguments.model,
-        arguments.atlas,
-        sample=arguments.sample,
-        seed=arguments.seed,
-        remove=arguments.remove,
-        add=arguments.add,
-        report=lambda done, total: said(done / total, f"{done} of {total} edits"),
-    )
-    print(table)
-    return 0
-
-
 def _experiment(arguments: argparse.Namespace) -> int:
     from build.experiment import replay
 
@@ -360,7 +342,6 @@ _COMMANDS = {
     "geonames": _geonames,
     "evaluate": _evaluate,
     "figures": _figures,
-    "evaluate-edits": _evaluate_edits,
     "experiment": _experiment,
 }
 

@@ -48,12 +48,12 @@ def make_report(folders: Sequence[Path], out: Path) -> str:
     finally:
         for each in opened:
             each.close()
-    files = {"report.md": page.markdown(blocks), "report.html": page.html(blocks, title=sections.title(()))}
+    files = {"report.md": page.markdown(blocks), "report.html": page.html(blocks, title=sections.TITLE)}
     drawn = [figure for block in blocks if isinstance(block, page.Pictures) for figure in block.figures]
     for figure in drawn:
-        files[f"{page.FOLDER}/{figure.name}.svg"] = figure.svg
-        files[f"{page.FOLDER}/{figure.name}.png"] = figure.png
-        files[f"{page.FOLDER}/{figure.name}.html"] = figure.html
+        files[f"{page.FOLDER}/{figure.file}.svg"] = figure.svg
+        files[f"{page.FOLDER}/{figure.file}.png"] = figure.png
+        files[f"{page.FOLDER}/{figure.file}.html"] = figure.html
     if drawn:
         files[f"{page.FOLDER}/{figures.SCRIPT}"] = figures.script()
     _write(out, files, stale)

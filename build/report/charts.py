@@ -1,6 +1,6 @@
 """The report's pictures: each function takes numbers of `findings` and gives an `alt.Chart`.
 
-    figures.draw(effect_bars(found.effects, "suppress"))
+    Figure("suppress--sample", "…", effect_bars(found, "suppress")).svg
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and the same thing has the same colour
 everywhere: a fact's own neurons blue, random ones orange, equally active ones green, the most active ones
@@ -15,7 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from build.report.findings import ALL, GROUPS, Findings, Statistics
+from build.report.findings import ALL, GROUPS, Findings
 from build.report.paper_values import PAPER, PAPER_MODEL
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#2E86C1", "#E69F00", "#009E73", "#CC79A7", "#8A8F98"
@@ -59,7 +59,8 @@ def finished(
             height=height,
             autosize=alt.AutoSizeParams(type="fit", contains="padding"),
         )
-        .configure(background=PAPER_WHITE, font="Arial, Helvetica, sans-serif", padding=6)
+        # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
+        .configure(aria=False, background=PAPER_WHITE, font="Arial, Helvetica, sans-serif", padding=6)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=INK,
@@ -113,8 +114,8 @@ def effect_bars(found: Findings, intervention: str) -> alt.LayerChart:
             "change": [PAPER[intervention].value, PAPER[intervention].control],
         }
     )
-    scale = _scale([*frame["low"], *frame["high"], *published["change"]], room=0.2)
-    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=_percent(), scale=scale)
+    scale = change_scale([*frame["low"], *frame["high"], *published["change"]], room=0.2)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=percent(), scale=scale)
     y = alt.Y(
         "name:N",
         title=None,
@@ -168,16 +169,19 @@ def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
     effects = found.effects
     facts = effects.facts
     rows = effects.by_relation(intervention, "held-out", facts)
+    counts = dict(rows.loc[rows["group"] == "own", ["relation_id", "n_facts"]].itertuples(index=False))
     rows = rows.assign(
-        label=[found.label(each) for each in rows["relation_id"]],
+        label=[f"{found.label(each)} · {counts.get(each, 0):,}" for each in rows["relation_id"]],
         name=rows["group"].map(GROUP_NAMES),
     ).rename(columns={"paper_change": "change", "paper_low": "low", "paper_high": "high"})
     own = rows[rows["group"] == "own"]
+    # Unrelated facts may be known where the relation's own are not.
+    rows = rows[rows["relation_id"].isin(set(own["relation_id"]))]
     order = own.sort_values(["change", "label"], ascending=[intervention == "suppress", True])[
         "label"
     ].tolist()
-    scale = _scale([*rows["change"], *own["low"], *own["high"]], room=0.03)
-    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=_percent(), scale=scale)
+    scale = change_scale([*rows["change"], *own["low"], *own["high"]], room=0.03)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=percent(), scale=scale)
     y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=175, labelOverlap=False))
     tips = [
         alt.Tooltip("label:N", title="Relation"),
@@ -215,7 +219,7 @@ def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
         title=f"{VERBS[intervention]}, by relation: {found.atlas_id}",
         lines=[
             f"As figure {figure} of the paper. Held-out prompts, {_facts(facts)}.",
-            "Bar: its own neurons, with 95 % interval. Points: controls.",
+            "Bar: its own neurons, with 95 % interval. Points: controls. Behind a name: facts.",
         ],
         height=150 + ROW * len(order),
     )
@@ -241,152 +245,15 @@ def _group_shape(rows: pd.DataFrame) -> alt.Shape:
     )
 
 
-# 5. Statistics ---------------------------------------------------------------------------------------
-
-
-def layer_bars(found: Findings) -> alt.LayerChart:
-    """Share of the (fact, neuron) pairs in each layer; the upper ones, as many as in the paper, dark."""
-    statistics = found.statistics
-    layers = statistics.layers
-    first = len(layers) - statistics.n_upper
-    rows = layers.assign(part=np.where(layers["layer"] >= first, "upper", "lower"))
-    bars = (
-        alt.Chart(rows)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "layer:O",
-                title="Layer (0 is next to the input)",
-                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
-            ),
-            y=alt.Y("pair_share:Q", title="Share of (fact, neuron) pairs (%)", axis=_percent(sign="")),
-            color=alt.Color(
-                "part:N", scale=alt.Scale(domain=["upper", "lower"], range=[BLUE, GREY]), legend=None
-            ),
-            tooltip=[
-                alt.Tooltip("layer:O", title="Layer"),
-                alt.Tooltip("pair_share:Q", title="Share of pairs", format=".1%"),
-                alt.Tooltip("n_pairs:Q", title="Pairs", format=","),
-                alt.Tooltip("n_neurons:Q", title="Different neurons", format=","),
-                alt.Tooltip("n_facts:Q", title="Facts", format=","),
-            ],
-        )
-    )
-    upper = "" if statistics.upper is None else f": {statistics.upper.number()} of {_pairs(layers)}"
-    return finished(
-        bars,
-        title=f"Where the neurons lie: {found.atlas_id}",
-        lines=[f"Blue, the upper {_upper_layers(statistics)}{upper}."],
-        height=270,
-    )
-
-
-def _upper_layers(statistics: Statistics) -> str:
-    n = len(statistics.layers)
-    return f"{statistics.n_upper} of {n} layers"
-
-
-def _pairs(layers: pd.DataFrame) -> str:
-    return f"{int(layers['n_pairs'].sum()):,} pairs"
-
-
-def neuron_counts(found: Findings) -> alt.LayerChart:
-    """How many facts have how many neurons."""
-    sizes = found.statistics.sizes
-    median = pd.DataFrame({"median": [found.statistics.median]})
-    most = int(sizes["n_neurons"].max())
-    width = max(1, int(np.ceil((most + 1) / 30)))
-    binned = (
-        sizes.assign(start=sizes["n_neurons"] // width * width)
-        .groupby("start", as_index=False)["n"]
-        .sum()
-        .assign(end=lambda rows: rows["start"] + width)
-    )
-    binned["neurons"] = [
-        f"{start}" if width == 1 else f"{start} to {start + width - 1}" for start in binned["start"]
-    ]
-    bars = (
-        alt.Chart(binned)
-        .mark_bar(color=BLUE, binSpacing=1)
-        .encode(
-            x=alt.X("start:Q", bin="binned", title="Neurons of a fact (count)", axis=alt.Axis(tickCount=6)),
-            x2="end:Q",
-            y=alt.Y("n:Q", title="Facts (count)", axis=alt.Axis(tickCount=5)),
-            tooltip=[
-                alt.Tooltip("neurons:N", title="Neurons"),
-                alt.Tooltip("n:Q", title="Facts", format=","),
-            ],
-        )
-    )
-    rule = (
-        alt.Chart(median)
-        .mark_rule(color=INK, strokeDash=[4, 3])
-        .encode(x="median:Q", tooltip=[alt.Tooltip("median:Q", title="Median")])
-    )
-    return finished(
-        alt.layer(bars, rule),
-        title=f"Neurons a fact: {found.atlas_id}",
-        lines=[f"{found.n_facts:,} facts. Dashed: the median, {found.statistics.median:g}."],
-        height=240,
-    )
-
-
-def sharing_matrix(found: Findings) -> alt.LayerChart:
-    """Mean number of neurons that two facts share, for every pair of relations."""
-    overlaps = found.statistics.overlaps
-    rows = overlaps.assign(
-        a=[found.label(each) for each in overlaps["relation_a"]],
-        b=[found.label(each) for each in overlaps["relation_b"]],
-    )
-    ids = sorted(set(rows["relation_a"]), key=lambda each: found.label(each).casefold())
-    order = [found.label(each) for each in ids]
-    cells = (
-        alt.Chart(rows)
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "relation_b:N",
-                title="A fact of the relation (id)",
-                sort=ids,
-                axis=alt.Axis(labelAngle=-90, labelOverlap=False, labelFontSize=9),
-            ),
-            y=alt.Y(
-                "a:N",
-                title=None,
-                sort=order,
-                axis=alt.Axis(labelLimit=150, labelOverlap=False, labelFontSize=9),
-            ),
-            color=alt.Color(
-                "mean_shared:Q",
-                title="Neurons shared (mean)",
-                scale=alt.Scale(scheme="viridis", type="sqrt"),
-                legend=alt.Legend(orient="bottom", direction="horizontal", gradientLength=200, tickCount=4),
-            ),
-            tooltip=[
-                alt.Tooltip("a:N", title="A fact of"),
-                alt.Tooltip("b:N", title="and one of"),
-                alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".2f"),
-                alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
-            ],
-        )
-    )
-    return finished(
-        cells,
-        title=f"Neurons that two facts share: {found.atlas_id}",
-        lines=["Every pair of relations; the diagonal is within a relation."],
-        height=170 + 11 * len(order),
-    )
-
-
 # Parts -----------------------------------------------------------------------------------------------
 
 
-def _percent(sign: str = "+") -> alt.Axis:
+def percent(sign: str = "+") -> alt.Axis:
     # Vega would write +0%.
     return alt.Axis(labelExpr=f"datum.value === 0 ? '0%' : format(datum.value, '{sign}.0%')", tickCount=5)
 
 
-def _scale(values: list[float], *, room: float) -> alt.Scale:
+def change_scale(values: list[float], *, room: float) -> alt.Scale:
     """A domain for changes with room on either side; squeezed where some reach very far."""
     found = [float(each) for each in values if each is not None and np.isfinite(each)]
     low, high = min(0.0, *found), max(0.0, *found)

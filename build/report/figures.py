@@ -85,6 +85,11 @@ class Figure:
     chart: alt.Chart
 
     @cached_property
+    def file(self) -> str:
+        """The name as files can have it."""
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
+
+    @cached_property
     def spec(self) -> dict[str, Any]:
         return self.chart.to_dict()
 
@@ -111,8 +116,8 @@ class Figure:
         text = re.sub(r"^.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
         text = text.replace(f'fill="{PAPER_WHITE}"', 'fill="none"').replace(INK, "currentColor")
         for name in sorted(set(re.findall(r'\bid="([^"]+)"', text)), key=len, reverse=True):
-            text = text.replace(f'id="{name}"', f'id="{self.name}-{name}"')
-            text = text.replace(f"url(#{name})", f"url(#{self.name}-{name})")
-            text = text.replace(f'href="#{name}"', f'href="#{self.name}-{name}"')
+            text = text.replace(f'id="{name}"', f'id="{self.file}-{name}"')
+            text = text.replace(f"url(#{name})", f"url(#{self.file}-{name})")
+            text = text.replace(f'href="#{name}"', f'href="#{self.file}-{name}"')
         label = html.escape(self.alt, quote=True)
         return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

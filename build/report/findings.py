@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from atlas.manifest import Manifest
 from atlas.neuron import Neuron
 from atlas.store import Atlas
+from build.evidence.statistics import count
 from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS
-from build.report.studies import Contexts, Edits, Erasures, Methods, Stability, Subsets
+from build.report.studies import Activating, Contexts, Edits, Erasures, Methods, Stability, Subsets
 
 GROUPS = ("own", "random", "matched", "baseline", "unrelated")
 INTERVENTIONS = ("suppress", "amplify")
 ALL = "all"
-N_HUBS = 20
 # With fewer known facts than this, what is said in one sentence is said of all facts.
 FEWEST_KNOWN = 10
 
@@ -51,7 +53,7 @@ class Findings:
     stability: Stability | None = None
     subsets: Subsets | None = None
     methods: Methods | None = None
-    activating: pd.DataFrame | None = None
+    activating: Activating | None = None
 
     def label(self, relation_id: str) -> str:
         """The relation as the report names it: `capital (P36)`."""
@@ -79,6 +81,7 @@ def gather(atlas: Atlas) -> Findings:
         stability=Stability.of(atlas),
         subsets=Subsets.of(atlas),
         methods=Methods.of(atlas),
+        activating=Activating.of(atlas),
     )
 
 
@@ -217,7 +220,8 @@ def statistics_of(atlas: Atlas) -> Statistics:
         {"first": n_layers - n_upper},
     )
     objects = _same_objects(atlas)
-    neuron, commonest, hubs = _hubs(atlas, len(counts))
+    both = objects[(objects["pairs_same"] > 0) & (objects["pairs_same"] < objects["pairs"])]
+    counted, commonest = _counted(atlas, n_layers)
     modes, grid = _refinements(atlas)
     return Statistics(
         neurons=mean_of(counts, unit="count"),
@@ -226,17 +230,16 @@ def statistics_of(atlas: Atlas) -> Statistics:
         n_empty=int((counts == 0).sum()),
         within=within,
         across=across,
-        same_object=ratio_of(objects["shared_same"], objects["pairs_same"], unit="count", of="relations"),
-        other_object=ratio_of(
-            objects["shared"] - objects["shared_same"],
-            objects["pairs"] - objects["pairs_same"],
+        same_object=mean_of(both["shared_same"] / both["pairs_same"], unit="count", of="relations"),
+        other_object=mean_of(
+            (both["shared"] - both["shared_same"]) / (both["pairs"] - both["pairs_same"]),
             unit="count",
             of="relations",
         ),
-        identical=_identical(atlas),
-        commonest=commonest,
-        commonest_neuron=neuron,
-        hubs=hubs,
+        identical=_share(counted["identical"], int((counts > 0).sum())),
+        commonest=_share(counted["commonest"], len(counts)),
+        commonest_neuron=commonest,
+        hubs=_share(counted["hubs"], len(counts)),
         upper=ratio_of(upper["upper"], upper["n"], unit="share"),
         n_upper=n_upper,
         layers=layers,
@@ -299,42 +302,23 @@ def _same_objects(atlas: Atlas) -> pd.DataFrame:
     """)
 
 
-def _identical(atlas: Atlas) -> Estimate | None:
-    """Share of the facts with neurons whose set another fact has, too."""
-    row = atlas.query_one("""
-        WITH sets AS (
-            SELECT fact_id, list((layer, neuron) ORDER BY layer, neuron) AS neurons
-            FROM knowledge_neurons GROUP BY fact_id
-        ), sizes AS (SELECT count(*) AS n FROM sets GROUP BY neurons)
-        SELECT sum(n)::BIGINT AS facts, coalesce(sum(n) FILTER (n > 1), 0)::BIGINT AS shared FROM sizes
+def _counted(atlas: Atlas, n_layers: int) -> tuple[dict[str, Any], str]:
+    """What the study `statistics` counts, of the stored neurons, and the name of the commonest one."""
+    found = pa.Table.from_pandas(
+        atlas.query("SELECT fact_id, layer, neuron FROM knowledge_neurons"), preserve_index=False
+    )
+    facts = atlas.query("SELECT fact_id, relation_id, object FROM facts ORDER BY fact_id")
+    first = atlas.query_one("""
+        SELECT layer, neuron FROM knowledge_neurons GROUP BY layer, neuron
+        ORDER BY count(*) DESC, layer, neuron LIMIT 1
     """)
-    if not row["facts"]:
-        return None
-    return Estimate(row["shared"] / row["facts"], n=row["facts"], unit="share")
+    return count(found, facts, n_layers=n_layers), "" if first is None else str(
+        Neuron(first["layer"], first["neuron"])
+    )
 
 
-def _hubs(atlas: Atlas, n_facts: int) -> tuple[str, Estimate | None, Estimate | None]:
-    """The commonest neuron, the share of facts that have it, and that have one of the commonest."""
-    hubs = atlas.query(
-        """
-        WITH counted AS (
-            SELECT layer, neuron, count(*) AS n FROM knowledge_neurons GROUP BY layer, neuron
-            ORDER BY n DESC, layer, neuron LIMIT $limit
-        )
-        SELECT *, (SELECT count(DISTINCT fact_id) FROM knowledge_neurons SEMI JOIN counted
-                   USING (layer, neuron)) AS reached
-        FROM counted ORDER BY n DESC, layer, neuron
-        """,
-        {"limit": N_HUBS},
-    )
-    if not len(hubs):
-        return "", None, None
-    first = hubs.iloc[0]
-    return (
-        str(Neuron(int(first["layer"]), int(first["neuron"]))),
-        Estimate(int(first["n"]) / n_facts, n=n_facts, unit="share"),
-        Estimate(int(first["reached"]) / n_facts, n=n_facts, unit="share"),
-    )
+def _share(value: float | None, n: int) -> Estimate | None:
+    return None if value is None else Estimate(value, n=n, unit="share")
 
 
 def _refinements(atlas: Atlas) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

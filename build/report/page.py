@@ -49,12 +49,17 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `columns[0]` heads the rows' names; `wide` ones scroll on a phone, others become cards."""
+    """A table. `columns[0]` heads the rows' names.
+
+    `wide` ones are folded away and scroll; of the others each row becomes a card on a phone. widths: of the
+    first columns, in per cent.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     wide: bool = False
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def _markdown(block: Block) -> str:
             return "\n".join([*([f"*{caption}*", ""] if caption else []), *lines])
         case Pictures(figures, caption):
             lines = [
-                f"[![{escape(each.alt)}]({FOLDER}/{each.name}.svg)]({FOLDER}/{each.name}.html)"
+                f"[![{escape(each.alt)}]({FOLDER}/{each.file}.svg)]({FOLDER}/{each.file}.html)"
                 for each in figures
             ]
             return "\n\n".join([*lines, *([f"*{caption}*"] if caption else [])])
@@ -150,9 +155,9 @@ def _html(block: Block | _Contents) -> str:
             return _table(block)
         case Pictures(figures, caption):
             drawn = "\n".join(
-                f'<div class="chart">{each.inlined()}\n<p class="files"><a href="{FOLDER}/{each.name}.html">'
-                f'interactive</a> <a href="{FOLDER}/{each.name}.svg">SVG</a> '
-                f'<a href="{FOLDER}/{each.name}.png">PNG</a></p></div>'
+                f'<div class="chart">{each.inlined()}\n<p class="files"><a href="{FOLDER}/{each.file}.html">'
+                f'interactive</a> <a href="{FOLDER}/{each.file}.svg">SVG</a> '
+                f'<a href="{FOLDER}/{each.file}.png">PNG</a></p></div>'
                 for each in figures
             )
             below = f"\n<figcaption>{inline(caption)}</figcaption>" if caption else ""
@@ -165,12 +170,14 @@ def _html(block: Block | _Contents) -> str:
 def _table(block: Table) -> str:
     head = "".join(f'<th scope="col">{inline(cell)}</th>' for cell in block.columns)
     body = "\n".join(_table_row(row, block.columns) for row in block.rows)
+    widths = "".join(f'<col style="width: {width}%">' for width in block.widths)
+    inside = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    if block.wide:
+        table = f'<div class="table"><table class="wide">{inside}'
+        return f"<details><summary>{inline(block.caption)}</summary>\n{table}\n</details>"
     caption = f"<caption>{inline(block.caption)}</caption>" if block.caption else ""
-    kind = "wide" if block.wide else "cards"
-    return (
-        f'<div class="table"><table class="{kind}">{caption}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    kind = ' class="cards fixed"' if widths else ' class="cards"'
+    return f'<div class="table"><table{kind}>{caption}<colgroup>{widths}</colgroup>{inside}'
 
 
 def _table_row(row: Sequence[str], columns: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from atlas.store import Atlas
 from build.report.numbers import Estimate, mean_of, ratio_of
 
 OWN_AND_RANDOM = ("own", "random")
+EDITED = ("own", "all", "random", "random_all")
 PAPER_STRENGTHS = (1.0, 8.0)
 PAPER_DOSE = 20
 CONTEXTS = ("fact", "relation", "subject", "random")
@@ -56,7 +57,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Edits:
-    """What edits did. scores: (strengths, group) → scorecard; strengths: (remove, add), the paper's first."""
+    """What edits did. scores: (strengths, group) → scorecard; strengths: (remove, add), the paper's first.
+
+    Groups: 'own', the fact's neurons without those that many facts of its relation have; 'all' of them; and
+    as many random ones, 'random' and 'random_all'.
+    """
 
     scores: dict[tuple[tuple[float, float], str], Scores]
     strengths: tuple[tuple[float, float], ...]
@@ -79,7 +84,7 @@ class Edits:
         scores = {}
         for strengths in settings:
             chosen = rows[(rows["remove"] == strengths[0]) & (rows["add"] == strengths[1])]
-            for group in OWN_AND_RANDOM:
+            for group in EDITED:
                 part = chosen[chosen["group"] == group]
                 if len(part):
                     scores[strengths, group] = _scores(part)
@@ -256,6 +261,37 @@ class Contexts:
             relative[key] = mean_of(part["relative"], unit="count")
             activation[key] = mean_of(part["activation"], unit="overlap")
         return cls(relative, activation)
+
+
+@dataclass(frozen=True)
+class Activating:
+    """Of the prompts on which a neuron is most and least active: how many ask for a fact that has the neuron.
+
+    top, bottom: the shares, mean over neurons; chance: the share of all facts that have the neuron.
+    """
+
+    top: Estimate | None
+    bottom: Estimate | None
+    chance: Estimate | None
+
+    @classmethod
+    def of(cls, atlas: Atlas) -> Activating | None:
+        if not atlas.measured("activating_prompts"):
+            return None
+        rows = atlas.query("""
+            WITH sizes AS (
+                SELECT layer, neuron, count(*) / (SELECT count(*) FROM facts) AS chance
+                FROM knowledge_neurons GROUP BY layer, neuron
+            )
+            SELECT a.layer, a.neuron, any_value(chance) AS chance,
+                   avg((k.fact_id IS NOT NULL)::INT) FILTER (side = 'top') AS top,
+                   avg((k.fact_id IS NOT NULL)::INT) FILTER (side = 'bottom') AS bottom
+            FROM activating_prompts AS a JOIN sizes USING (layer, neuron)
+            LEFT JOIN knowledge_neurons AS k
+              ON k.layer = a.layer AND k.neuron = a.neuron AND k.fact_id = a.fact_id
+            GROUP BY a.layer, a.neuron ORDER BY a.layer, a.neuron
+        """)
+        return cls(*(mean_of(rows[name], unit="share", of="neurons") for name in ("top", "bottom", "chance")))
 
 
 # Thesis checks ---------------------------------------------------------------------------------------

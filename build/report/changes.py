@@ -1,0 +1,295 @@
+"""Sections 2 and 3 of the report: facts that are updated and relations that are erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from build.report import charts_studies as charts
+from build.report.figures import Figure
+from build.report.findings import Findings
+from build.report.lines import Line, Number, absent, comparison
+from build.report.numbers import Estimate, in_unit
+from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.paper_values import CLAIMED_LOSS, PAPER_ERASE_OTHERS
+
+# Measure of `studies.Scores` → its words, published name, claim, and whether a control can cast doubt on it.
+_SCORECARD: dict[str, tuple[str, str, str, bool]] = {
+    "change": ("Change rate: the old answer is no longer first", "edit_change", "", True),
+    "success": ("Success rate (efficacy): the new answer is first", "edit_success", "", True),
+    "top_five": ("The new answer is among the first five", "", "", True),
+    "paraphrase": ("Paraphrase: the new answer is first on other wordings", "", "edit-paraphrase", True),
+    "same_kept": ("Specificity: right answers of the same relation that stay", "", "edit-same", False),
+    "other_kept": ("Specificity: right answers of other relations that stay", "", "edit-other", False),
+    "symmetry": ("Symmetry: the inverse relation answers as the edit demands", "", "", True),
+    "same_perplexity": ("Perplexity of the same relation: change", "perplexity_within", "", False),
+    "other_perplexity": ("Perplexity of other relations: change", "perplexity_across", "", False),
+}
+_EDITED = {
+    "own": "its own, without those that more than 10 % of the relation's facts have",
+    "all": "all of its own",
+    "random": "random neurons",
+    "random_all": "random neurons, as many as all",
+}
+
+
+# 2. Update -------------------------------------------------------------------------------------------
+
+
+def update_section(findings: Sequence[Findings]) -> list[Block]:
+    measured = [found for found in findings if found.edits is not None]
+    return [
+        Heading(2, "2 Update"),
+        Text(
+            "A fact that the model answers rightly is given another answer: the value vectors of its "
+            "neurons lose the old answer's embedding and gain the new one's, with the paper's strengths "
+            "λ = (1, 8) where they were tried. The new answer is the object of another fact of the "
+            "relation. Neurons that more than 10 % of the relation's facts have are left alone. Random "
+            "neurons of the same layers stand beside it."
+        ),
+        comparison(_update_lines(), findings),
+        *absent([found for found in findings if found.edits is None], "update"),
+        *(
+            [
+                Pictures(
+                    tuple(
+                        Figure(
+                            f"update--{found.atlas_id}",
+                            f"Scorecard of {found.edits.n_edits} edits in {found.atlas_id}: own and random "
+                            "neurons.",
+                            charts.scorecard(found),
+                        )
+                        for found in measured
+                    )
+                )
+            ]
+            if measured
+            else []
+        ),
+        *(_strengths(found) for found in measured),
+    ]
+
+
+def _score(measure: str, group: str) -> Number:
+    def number(found: Findings) -> Estimate | None:
+        scores = None if found.edits is None else found.edits.of_group(group)
+        return None if scores is None else getattr(scores, measure)
+
+    return number
+
+
+def _update_lines() -> list[Line]:
+    return [
+        Line(
+            words,
+            _score(measure, "own"),
+            published,
+            controls=(("random neurons", _score(measure, "random")),),
+            claim=claim,
+            doubts=doubts,
+        )
+        for measure, (words, published, claim, doubts) in _SCORECARD.items()
+    ]
+
+
+def _strengths(found: Findings) -> Table:
+    """The whole scorecard: every group at every strength."""
+    columns, cards = [], []
+    for strengths in found.edits.strengths:
+        for group, words in _EDITED.items():
+            scores = found.edits.of_group(group, strengths)
+            if scores is not None:
+                columns.append(f"λ = ({strengths[0]:g}, {strengths[1]:g})\n{words}")
+                cards.append(scores)
+    rows = []
+    for measure, (words, *_) in _SCORECARD.items():
+        numbers = [getattr(scores, measure) for scores in cards]
+        rows.append(
+            (
+                words,
+                *("not asked" if each is None else f"{each.text()}\n{each.counted()}" for each in numbers),
+            )
+        )
+    return Table(
+        ("", *columns),
+        tuple(rows),
+        f"{escape(found.atlas_id)}: {found.edits.n_edits} edits in {found.edits.n_relations} relations",
+        wide=True,
+    )
+
+
+# 3. Erase --------------------------------------------------------------------------------------------
+
+
+def erase_section(findings: Sequence[Findings]) -> list[Block]:
+    measured = [found for found in findings if found.erasures is not None]
+    low, high = (in_unit(each, "share").split(".")[0] for each in CLAIMED_LOSS)
+    blocks: list[Block] = [
+        Heading(2, "3 Erase"),
+        Text(
+            "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, "
+            "and the relation's own prompts and all others' are asked. The claim in question: the model "
+            f"loses {low} to {high} % of that relation, and little of others. Relations count alike."
+        ),
+        comparison(_erase_lines(), findings),
+        *absent([found for found in findings if found.erasures is None], "erase"),
+    ]
+    if measured:
+        blocks += [
+            Pictures(
+                tuple(
+                    Figure(
+                        f"erase-doses--{found.atlas_id}",
+                        f"Share of right answers lost by the number of neurons erased in {found.atlas_id}.",
+                        charts.erase_doses(found),
+                    )
+                    for found in measured
+                )
+            ),
+            Pictures(
+                tuple(
+                    Figure(
+                        f"erase-by-relation--{found.atlas_id}",
+                        f"Growth of perplexity of each relation of {found.atlas_id}, and of others.",
+                        charts.erase_by_relation(found),
+                    )
+                    for found in measured
+                )
+            ),
+            *(_relations(found) for found in measured),
+        ]
+    return blocks
+
+
+def _erased(which: str, group: str, asked: str) -> Number:
+    return lambda found: None if found.erasures is None else getattr(found.erasures, which)[group, asked]
+
+
+def _growth(relation_id: str, group: str, asked: str) -> Number:
+    def number(found: Findings) -> Estimate | None:
+        row = _relation(found, relation_id)
+        growth = None if row is None else row.get(f"growth_{group}_{asked}")
+        if growth is None or pd.isna(growth):
+            return None
+        return Estimate(float(_less_one(growth)), n=int(row["n_prompts"]), of="prompts", unit="change")
+
+    return number
+
+
+def _relation(found: Findings, relation_id: str) -> pd.Series | None:
+    if found.erasures is None:
+        return None
+    rows = found.erasures.relations
+    rows = rows[rows["relation_id"] == relation_id]
+    return rows.iloc[0] if len(rows) else None
+
+
+def _less_one(growth: float) -> float:
+    import math
+
+    return math.expm1(growth)
+
+
+def _perplexities(relation_id: str) -> Callable[[Findings], str]:
+    def words(found: Findings) -> str:
+        row = _relation(found, relation_id)
+        before, after = row["perplexity_before_own_own"], row["perplexity_after_own_own"]
+        return f"perplexity {in_unit(before, 'count')} → {in_unit(after, 'count')}"
+
+    return words
+
+
+def _erase_lines() -> list[Line]:
+    low, high = (f"{each * 100:+.1f}" for each in PAPER_ERASE_OTHERS)
+    claimed = f"{CLAIMED_LOSS[0] * 100:.0f} to {CLAIMED_LOSS[1] * 100:.0f} %\n*the claim in question*"
+    return [
+        *(
+            Line(
+                f"Erasing {relation_id} ({words}): perplexity of its own prompts",
+                _growth(relation_id, "own", "own"),
+                f"erase_{relation_id}",
+                controls=(
+                    ("random neurons", _growth(relation_id, "random", "own")),
+                    ("other relations", _growth(relation_id, "own", "others")),
+                ),
+                note=_perplexities(relation_id),
+            )
+            for relation_id, words in (("P19", "place of birth"), ("P106", "occupation"))
+        ),
+        Line(
+            "Perplexity of the erased relation's prompts, all relations",
+            _erased("worse", "own", "own"),
+            controls=(("random neurons", _erased("worse", "random", "own")),),
+        ),
+        Line(
+            "Perplexity of other relations' prompts",
+            _erased("worse", "own", "others"),
+            controls=(("random neurons", _erased("worse", "random", "others")),),
+            paper=f"{low} to {high} %\n*section 5.2, table of erased relations*",
+        ),
+        Line(
+            "Right answers that the erased relation loses",
+            _erased("lost", "own", "own"),
+            controls=(("random neurons", _erased("lost", "random", "own")),),
+            claim="erase",
+            paper=claimed,
+        ),
+        Line(
+            "Right answers that other relations lose",
+            _erased("lost", "own", "others"),
+            controls=(("random neurons", _erased("lost", "random", "others")),),
+            claim="erase-others",
+            paper="little\n*the claim in question*",
+        ),
+    ]
+
+
+def _relations(found: Findings) -> Table:
+    """Every erased relation: accuracy and perplexity before and after, others' and random neurons' beside."""
+    rows = []
+    for row in found.erasures.relations.to_dict("records"):
+        rows.append(
+            (
+                escape(found.label(row["relation_id"])),
+                f"{int(row['n_neurons'])}",
+                f"{int(row['n_prompts']):,}",
+                _moved(row, "accuracy", "own", "own", "share"),
+                _moved(row, "accuracy", "random", "own", "share"),
+                _moved(row, "accuracy", "own", "others", "share"),
+                _moved(row, "perplexity", "own", "own", "count"),
+                *(
+                    _grown(row, group, asked)
+                    for group, asked in (("own", "own"), ("random", "own"), ("own", "others"))
+                ),
+            )
+        )
+    return Table(
+        (
+            "relation erased",
+            "neurons",
+            "n prompts",
+            "right answers",
+            "with random neurons",
+            "other relations",
+            "perplexity",
+            "its growth",
+            "with random neurons",
+            "other relations",
+        ),
+        tuple(rows),
+        f"{escape(found.atlas_id)}: every relation erased",
+        wide=True,
+    )
+
+
+def _moved(row: dict, measure: str, group: str, asked: str, unit: str) -> str:
+    before, after = (row.get(f"{measure}_{when}_{group}_{asked}") for when in ("before", "after"))
+    if before is None or pd.isna(before):
+        return "not measured"
+    return f"{in_unit(before, unit)} → {in_unit(after, unit)}"
+
+
+def _grown(row: dict, group: str, asked: str) -> str:
+    growth = row.get(f"growth_{group}_{asked}")
+    return "not measured" if growth is None or pd.isna(growth) else in_unit(_less_one(growth), "change")

@@ -1,0 +1,223 @@
+"""Sections 4 and 6 of the report: what activates the neurons, and checks of the thesis itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from build.report import charts_studies as charts
+from build.report.figures import Figure
+from build.report.findings import Findings
+from build.report.lines import Line, Number, absent, comparison
+from build.report.numbers import Estimate
+from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.studies import METHOD_NAMES
+
+_CONTEXTS = {
+    "fact": "Prompts that ask for the fact (held out)",
+    "relation": "Prompts that ask the same of other subjects",
+    "subject": "Sentences that mention its subject only",
+    "random": "Prompts that share neither",
+}
+_CLAIMS = {"relation": "active-relation", "subject": "active-subject", "random": "active-random"}
+_PAPER_CONTEXTS = "prompts that state the fact activate them most\n*section 4.3, no number here*"
+
+
+# 4. What activates them ------------------------------------------------------------------------------
+
+
+def contexts_section(findings: Sequence[Findings]) -> list[Block]:
+    measured = [found for found in findings if found.contexts is not None]
+    return [
+        Heading(2, "4 What activates them"),
+        Text(
+            "How active a fact's neurons are on sentences that ask for it, or do not. 1 is as active, "
+            "and in the same direction, as on the prompts that found them; 0 is not at all. As many "
+            "random neurons of the same layers stand beside them: they show how much any neuron is "
+            "active there."
+        ),
+        comparison(_context_lines(), findings),
+        *absent([found for found in findings if found.contexts is None], "contexts"),
+        *_pictures(measured, "contexts", "Activation by what a sentence says", charts.context_bars),
+    ]
+
+
+def _relative(context: str, group: str) -> Number:
+    def number(found: Findings) -> Estimate | None:
+        return None if found.contexts is None else found.contexts.relative.get((context, group))
+
+    return number
+
+
+def _activating(which: str) -> Number:
+    return lambda found: None if found.activating is None else getattr(found.activating, which)
+
+
+def _context_lines() -> list[Line]:
+    return [
+        *(
+            Line(
+                words,
+                _relative(context, "own"),
+                controls=(("random neurons", _relative(context, "random")),),
+                claim=_CLAIMS.get(context, ""),
+                paper=_PAPER_CONTEXTS if context == "fact" else "less",
+            )
+            for context, words in _CONTEXTS.items()
+        ),
+        Line(
+            "Of the prompts on which a neuron is most active, those that ask for a fact that has it",
+            _activating("top"),
+            controls=(
+                ("where it is least active", _activating("bottom")),
+                ("by chance", _activating("chance")),
+            ),
+        ),
+    ]
+
+
+# 6. Thesis checks ------------------------------------------------------------------------------------
+
+
+def checks_section(findings: Sequence[Findings]) -> list[Block]:
+    return [
+        Heading(2, "6 Thesis checks"),
+        *_stability(findings),
+        *_subsets(findings),
+        *_methods(findings),
+    ]
+
+
+def _stability(findings: Sequence[Findings]) -> list[Block]:
+    def of(name: str) -> Number:
+        return lambda found: None if found.stability is None else getattr(found.stability, name)
+
+    lines = [
+        Line(
+            "Jaccard index of a fact's neurons from the two halves of its templates",
+            of("same"),
+            controls=(
+                ("with another fact of the relation", of("relation")),
+                ("with an unrelated fact", of("random")),
+            ),
+            note=lambda found: f"the other half finds none for {found.stability.n_empty:,} facts",
+            claim="stable",
+        ),
+        Line(
+            "Change of the answer's probability when neurons of the other half are suppressed",
+            of("fall_held_out"),
+            controls=(("neurons of the same half", of("fall")),),
+            claim="stable-effect",
+        ),
+    ]
+    measured = [found for found in findings if found.stability is not None]
+    return [
+        Heading(3, "Do other wordings find the same neurons?"),
+        Text(
+            "If a fact's neurons carry the fact, the held-out half of its templates should find them "
+            "again. The Jaccard index is the number found by both halves over the number found by "
+            "either: 1 is all, 0 none."
+        ),
+        comparison(lines, findings),
+        *absent([found for found in findings if found.stability is None], "stability"),
+        *_pictures(measured, "stability", "Overlap of the halves beside other facts", charts.stability_bars),
+    ]
+
+
+def _subsets(findings: Sequence[Findings]) -> list[Block]:
+    def of(which: str, order: str) -> Number:
+        return lambda found: None if found.subsets is None else getattr(found.subsets, which).get(order)
+
+    lines = [
+        Line(
+            "Neurons that give half of the effect of all, those of the largest score first",
+            of("k_half", "score"),
+            controls=(("in a random order", of("k_half", "random")),),
+            note=lambda found: f"{found.subsets.n_without:,} facts fall too little to say",
+        ),
+        Line(
+            "The same as a share of the fact's neurons",
+            of("share", "score"),
+            controls=(("in a random order", of("share", "random")),),
+        ),
+        Line(
+            "Facts for which a single neuron gives half of the effect",
+            of("single", "score"),
+            controls=(("a random one of them", of("single", "random")),),
+        ),
+    ]
+    measured = [found for found in findings if found.subsets is not None]
+    return [
+        Heading(3, "How few neurons are enough?"),
+        Text("A fact's neurons are suppressed one after the other, and the answer is read off each time."),
+        comparison(lines, findings),
+        *absent([found for found in findings if found.subsets is None], "subsets"),
+        *_pictures(measured, "subsets", "What is left of the answer, neuron by neuron", charts.subset_curve),
+    ]
+
+
+def _methods(findings: Sequence[Findings]) -> list[Block]:
+    measured = [found for found in findings if found.methods is not None]
+    return [
+        Heading(3, "Do other methods find the same neurons?"),
+        Text(
+            "Neurons chosen by other scores: their activation (the paper's baseline), gradient × "
+            "activation, and log-probability increase (Yu and Ananiadou, 2024). In the mode `count` "
+            "every method chooses as many as the default of integrated gradients has."
+        ),
+        *absent([found for found in findings if found.methods is None], "methods"),
+        *_pictures(measured, "methods", "What each method's neurons do", charts.method_bars),
+        *(_method_table(found) for found in measured),
+    ]
+
+
+def _method_table(found: Findings) -> Table:
+    rows = []
+    modes = sorted({mode for _, mode in found.methods.rows}, key=lambda mode: (mode != "count", mode))
+    for mode in modes:
+        for method, words in METHOD_NAMES.items():
+            numbers = found.methods.rows.get((method, mode))
+            if numbers is None:
+                continue
+            rows.append(
+                (
+                    words,
+                    mode,
+                    *(
+                        "none" if each is None else each.text()
+                        for each in (
+                            numbers.neurons,
+                            numbers.overlap,
+                            numbers.suppressed,
+                            numbers.amplified,
+                        )
+                    ),
+                    "" if numbers.neurons is None else f"{numbers.neurons.n:,}",
+                )
+            )
+    return Table(
+        (
+            "method",
+            "mode",
+            "neurons a fact",
+            "Jaccard index with integrated gradients",
+            "suppressed",
+            "amplified",
+            "n facts",
+        ),
+        tuple(rows),
+        f"{escape(found.atlas_id)}: change of the answer's probability on held-out prompts, by method",
+        wide=True,
+    )
+
+
+def _pictures(measured: Sequence[Findings], name: str, words: str, chart) -> list[Block]:
+    if not measured:
+        return []
+    return [
+        Pictures(
+            tuple(
+                Figure(f"{name}--{found.atlas_id}", f"{words} in {found.atlas_id}.", chart(found))
+                for found in measured
+            )
+        )
+    ]

@@ -1,0 +1,144 @@
+"""Section 1 of the report: suppress and amplify, as figures 3 and 4 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from build.report import charts
+from build.report.figures import Figure
+from build.report.findings import ALL, GROUPS, INTERVENTIONS, Findings
+from build.report.lines import Line, absent, comparison
+from build.report.numbers import Estimate
+from build.report.page import Block, Heading, Pictures, Table, Text, escape
+
+_CONTROLS = {
+    "baseline": "most active",
+    "random": "random",
+    "matched": "equally active",
+    "unrelated": "unrelated facts",
+}
+
+
+def section(findings: Sequence[Findings]) -> list[Block]:
+    measured = [found for found in findings if found.effects is not None]
+    blocks: list[Block] = [
+        Heading(2, "1 Suppress and amplify"),
+        Text(
+            "A fact's knowledge neurons are switched off (× 0) or doubled (× 2) where the answer goes, "
+            "and the answer's probability is read off. Discovery prompts found the neurons; held-out "
+            "prompts did not. The paper holds no prompts out."
+        ),
+        Text(
+            "The paper's ratio is a relation's mean change of probability over its mean probability. The "
+            "replication's is the mean of every prompt's own ratio. Both are averaged over relations, each "
+            "counting alike. Controls: as many random neurons of the same layers, as many that are about as "
+            "active, as many that are the most active (the paper's baseline), and the fact's own neurons on "
+            "prompts of facts that differ in relation and answer."
+        ),
+        comparison(_lines(), findings),
+        *absent([found for found in findings if found.effects is None], "effects"),
+    ]
+    for intervention in INTERVENTIONS if measured else ():
+        blocks += [
+            Heading(3, charts.VERBS[intervention]),
+            Pictures(tuple(_overall(found, intervention) for found in measured)),
+            Pictures(tuple(_by_relation(found, intervention) for found in measured)),
+            *(_every_group(found, intervention) for found in measured),
+        ]
+    return blocks
+
+
+def _lines() -> list[Line]:
+    return [
+        Line(
+            f"{verb}: change of the answer's probability\n{words}",
+            _effect(intervention, "own", templates, facts),
+            published=intervention,
+            controls=tuple(
+                # Unrelated facts are asked on held-out prompts alone.
+                (name, _effect(intervention, group, "held-out" if group == "unrelated" else templates, facts))
+                for group, name in _CONTROLS.items()
+            ),
+        )
+        for intervention, verb in (("suppress", "Suppressing"), ("amplify", "Amplifying"))
+        for templates, facts, words in (
+            ("discovery", ALL, "as in the paper: all facts, prompts that found the neurons"),
+            ("held-out", "known", "known facts, held-out prompts"),
+        )
+    ]
+
+
+def _effect(
+    intervention: str, group: str, templates: str, facts: str
+) -> Callable[[Findings], Estimate | None]:
+    def number(found: Findings) -> Estimate | None:
+        return None if found.effects is None else found.effects.of(intervention, group, templates, facts)
+
+    return number
+
+
+def _overall(found: Findings, intervention: str) -> Figure:
+    effects = found.effects
+    said = [
+        f"{charts.GROUP_NAMES[group]} {number.number()}"
+        for group in GROUPS
+        if (number := effects.of(intervention, group, "held-out", effects.facts)) is not None
+    ]
+    return Figure(
+        f"{intervention}--{found.atlas_id}",
+        f"{charts.VERBS[intervention]} in {found.atlas_id}, change of the answer's probability: "
+        f"{'; '.join(said)}.",
+        charts.effect_bars(found, intervention),
+    )
+
+
+def _by_relation(found: Findings, intervention: str) -> Figure:
+    rows = found.effects.by_relation(intervention, "held-out", found.effects.facts)
+    own = rows[rows["group"] == "own"]["paper_change"]
+    spread = f"{Estimate(own.min()).number()} to {Estimate(own.max()).number()}" if len(own) else "none"
+    return Figure(
+        f"{intervention}-by-relation--{found.atlas_id}",
+        f"{charts.VERBS[intervention]} in {found.atlas_id}, by relation ({len(own)} of them): {spread}.",
+        charts.effects_by_relation(found, intervention),
+    )
+
+
+def _every_group(found: Findings, intervention: str) -> Table:
+    rows = []
+    for group in GROUPS:
+        for templates in ("held-out", "discovery"):
+            for facts in ("known", "unknown", ALL):
+                row = found.effects.row(intervention, group, templates, facts)
+                if row is None:
+                    continue
+                ratios = [
+                    found.effects.of(intervention, group, templates, facts, ratio=ratio).text()
+                    for ratio in ("paper", "replication")
+                ]
+                changed = found.effects.top_changed(intervention, group, templates, facts)
+                rows.append(
+                    (
+                        charts.GROUP_NAMES[group],
+                        templates,
+                        facts,
+                        *ratios,
+                        "not measured" if changed is None else changed.number(),
+                        f"{row.mean_before:.3f} → {row.mean_after:.3f}",
+                        f"{row.n_relations:,} · {row.n_facts:,} · {row.n_prompts:,}",
+                    )
+                )
+    return Table(
+        (
+            "changed",
+            "prompts",
+            "facts",
+            "paper's ratio",
+            "replication's ratio",
+            "likeliest token changes",
+            "probability",
+            "n: relations · facts · prompts",
+        ),
+        tuple(rows),
+        f"{charts.VERBS[intervention]} in {escape(found.atlas_id)}, every group",
+        wide=True,
+    )

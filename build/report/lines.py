@@ -1,0 +1,86 @@
+"""A line of comparison: a published number, and ours with its n, its interval, its controls and a verdict.
+
+Line("Neurons a fact", lambda found: found.statistics.neurons, "neurons").row(findings)
+comparison(lines, findings)                     # a table; atlases are columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from build.report.claims import judge
+from build.report.findings import Findings
+from build.report.numbers import NOT_MEASURED, Estimate
+from build.report.page import Block, Table, Text, escape
+from build.report.paper_values import PAPER, REPLICATION, paper, replication
+from build.report.verdicts import compare
+
+Number = Callable[[Findings], Estimate | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a comparison.
+
+    published: its name in `paper_values`; controls: (name, number); note: a further line of the cell; claim:
+    the claim whose outcome is the verdict where nothing was published; doubts: whether a control that does
+    as much speaks against the number (it does not where the number is a harm). paper: in place of a number.
+    """
+
+    what: str
+    ours: Number
+    published: str = ""
+    controls: tuple[tuple[str, Number], ...] = ()
+    note: Callable[[Findings], str] | None = None
+    claim: str = ""
+    doubts: bool = True
+    paper: str = ""
+
+    def row(self, findings: Sequence[Findings]) -> tuple[str, ...]:
+        return (
+            self.what,
+            self.paper or paper(self.published),
+            replication(self.published),
+            *(self.cell(found) for found in findings),
+        )
+
+    def cell(self, found: Findings) -> str:
+        ours = self.ours(found)
+        if ours is None:
+            return NOT_MEASURED
+        controls = [(name, number(found)) for name, number in self.controls]
+        controls = [(name, number) for name, number in controls if number is not None]
+        lines = [
+            f"**{ours.number()}** {ours.interval()}".strip(),
+            ours.counted(),
+            "" if self.note is None else self.note(found),
+            *(f"{name}: {number.text()}" for name, number in controls),
+            self.verdict(found, ours, controls),
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def verdict(self, found: Findings, ours: Estimate, controls: list[tuple[str, Estimate]]) -> str:
+        published = PAPER.get(self.published) or REPLICATION.get(self.published)
+        if published is not None:
+            return f"*{compare(ours, published, controls if self.doubts else ())}*"
+        outcomes = [each.outcome for each in judge(found) if each.claim.name == self.claim]
+        return f"*{outcomes[0]}*" if outcomes else ""
+
+
+def comparison(lines: Sequence[Line], findings: Sequence[Findings], caption: str = "") -> Table:
+    """The lines as a table: the paper, the replication, then every atlas."""
+    columns = ("what", "paper", "replication", *(escape(found.atlas_id) for found in findings))
+    return Table(columns, tuple(line.row(findings) for line in lines), caption, widths=(20, 15, 12))
+
+
+def absent(without: Sequence[Findings], experiment: str) -> list[Block]:
+    """A sentence on each atlas that was not measured, and what would do it."""
+    blocks: list[Block] = []
+    for found in without:
+        if found.manifest.model.weights_sha256 is None:
+            how = "It holds neurons that others published, and no model to measure them with."
+        else:
+            how = f"`python -m build evaluate DIR --experiments {experiment}` measures it."
+        blocks.append(Text(f"{escape(found.atlas_id)}: {NOT_MEASURED}. {how}"))
+    return blocks

@@ -1,0 +1,153 @@
+"""Section 7 of the report: what each atlas was made from and how each experiment was run, to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from atlas.manifest import Manifest, file_name
+from build.evaluate import RECORD
+from build.evidence import STUDIES
+from build.plan import duration
+from build.report.findings import Findings
+from build.report.page import Block, Heading, Table, Text, escape
+
+UNKNOWN = "not recorded"
+# Parameters of a build that are given on the command line, and their defaults.
+_OPTIONS = {
+    "relations": None,
+    "limit": None,
+    "attribute": "discovery",
+    "mode": "default",
+    "rule": "certified",
+    "tolerance": 0.01,
+    "dtype": "float32",
+    "seed": 0,
+}
+
+
+def section(findings: Sequence[Findings]) -> list[Block]:
+    return [
+        Heading(2, "7 How it was measured"),
+        Text(
+            "`python -m build check DIR` checks an atlas; the commands below make one again and measure "
+            "it again. DIR is its folder."
+        ),
+        Table(
+            ("", *(escape(found.atlas_id) for found in findings)),
+            tuple(
+                (words, *(of(found.manifest) for found in findings)) for words, of in _MANIFEST_ROWS.items()
+            ),
+        ),
+        *(block for found in findings for block in _experiments(found)),
+        Text(
+            "This report: `python -m build figures "
+            f"{' '.join('DIR' for _ in findings)} --out OUT`. It needs no model and no network, and the same "
+            "atlases give the same files."
+        ),
+    ]
+
+
+def _or_unknown(value: object) -> str:
+    return UNKNOWN if value is None or value == "" else escape(str(value))
+
+
+def _weights(manifest: Manifest) -> str:
+    digest = manifest.model.weights_sha256
+    return "no weights: the neurons were published" if digest is None else f"`{digest[:16]}…`"
+
+
+def _refinement(manifest: Manifest) -> str:
+    rule = manifest.method.refinement
+    if not rule:
+        return UNKNOWN
+    shown = {"mode": "mode", "threshold": "t", "share": "p", "at_least": "at least"}
+    parts = [f"{words} {rule[name]:g}" if isinstance(rule[name], int | float) else f"{words} {rule[name]}"
+             for name, words in shown.items() if rule.get(name) is not None]  # fmt: skip
+    return escape(", ".join(parts))
+
+
+def _rule(manifest: Manifest) -> str:
+    method = manifest.method
+    if method.rule is None:
+        return escape(method.name.replace("_", " "))
+    tolerance = "" if method.tolerance is None else f", tolerance {method.tolerance:g}"
+    return escape(f"{method.name.replace('_', ' ')}, rule {method.rule}{tolerance}")
+
+
+def _command(manifest: Manifest) -> str:
+    """What makes the atlas again."""
+    parameters = manifest.method.options.get("parameters", {})
+    if "dataset" not in parameters:
+        return UNKNOWN
+    if parameters.get("method") == "published neurons":
+        return "`python -m build import-published --out DIR`"
+    words = [f"--model {parameters['model']}", f"--dataset {parameters['dataset']}"]
+    for name, default in _OPTIONS.items():
+        value = parameters.get(name, default)
+        if value != default:
+            value = ",".join(value) if isinstance(value, list | tuple) else value
+            words.append(f"--{name} {value}")
+    if parameters.get("steps") is not None and parameters.get("rule") != "certified":
+        words.append(f"--steps {parameters['steps']}")
+    return f"`python -m build run {' '.join(words)} --out DIR`"
+
+
+_MANIFEST_ROWS = {
+    "model": lambda manifest: (
+        f"`{manifest.model.name}` ({_or_unknown(manifest.model.family)}, "
+        f"{_or_unknown(manifest.model.n_layers)} layers of {_or_unknown(manifest.model.n_neurons)} neurons)"
+    ),
+    "weights, sha256": _weights,
+    "data set": lambda manifest: (
+        f"{escape(manifest.dataset.id)}, revision {_or_unknown(manifest.dataset.revision)}"
+    ),
+    "data set's hash": lambda manifest: f"`{_or_unknown(manifest.dataset.hash)[:16]}…`",
+    "scores": _rule,
+    "refinement": _refinement,
+    "held out": lambda manifest: _or_unknown(manifest.method.held_out),
+    "seed": lambda manifest: _or_unknown(manifest.method.seed),
+    "device": lambda manifest: _or_unknown(manifest.device),
+    "time": lambda manifest: UNKNOWN if manifest.seconds is None else duration(manifest.seconds),
+    "made": lambda manifest: _or_unknown(manifest.created),
+    "code": lambda manifest: _or_unknown(manifest.code_version),
+    "command": _command,
+}
+
+
+def _experiments(found: Findings) -> list[Block]:
+    """Each experiment as it was run, with the command that runs it again."""
+    records = found.manifest.method.options.get(RECORD, {})
+    rows = []
+    for name, record in records.items():
+        study = STUDIES.get(name)
+        if study is None:
+            continue
+        sample = record.get("sample")
+        command = f"python -m build evaluate DIR --experiments {name}"
+        if sample != study.sample:
+            command += f" --sample {sample or 0}"
+        if record.get("seed"):
+            command += f" --seed {record['seed']}"
+        files = found.manifest.files
+        counted = [f"{files[file_name(each)].rows:,}" for each in study.tables if file_name(each) in files]
+        rows.append(
+            (
+                name,
+                "all facts" if sample is None else f"{sample:,}",
+                _or_unknown(record.get("seed")),
+                ", ".join(counted),
+                duration(record["seconds"]) if record.get("seconds") is not None else UNKNOWN,
+                _or_unknown(record.get("code_version")),
+                f"`{command}`",
+            )
+        )
+    if not rows:
+        return []
+    return [
+        Table(
+            ("experiment", "sample", "seed", "rows", "time", "code", "command"),
+            tuple(rows),
+            f"{escape(found.atlas_id)}: experiments",
+            wide=True,
+        )
+    ]

@@ -1,0 +1,186 @@
+"""Section 5 of the report: what the neurons are like in every mode, and how much thresholds decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import altair as alt
+import pandas as pd
+
+from build.report import charts_statistics as charts
+from build.report.figures import Figure
+from build.report.findings import Findings
+from build.report.lines import Line, absent, comparison
+from build.report.numbers import Estimate, in_unit
+from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.paper_values import PAPER, REPLICATION
+
+_MODES = ("stored", "default", "paper", "replication")
+# Column of `statistics` → its words, unit and name among the published values.
+_ROWS: dict[str, tuple[str, str, str]] = {
+    "mean_neurons": ("neurons a fact, mean", "count", "neurons"),
+    "median_neurons": ("neurons a fact, median", "count", ""),
+    "most_neurons": ("neurons a fact, most", "whole", ""),
+    "n_empty": ("facts without a neuron", "whole", ""),
+    "within": ("shared within a relation", "count", "within"),
+    "across": ("shared across relations", "count", "across"),
+    "same_object": ("shared within a relation, same answer", "count", ""),
+    "other_object": ("shared within a relation, other answers", "count", ""),
+    "identical": ("facts with another fact's set", "share", ""),
+    "commonest": ("facts with the commonest neuron", "share", "commonest"),
+    "hubs": ("facts with one of the 20 commonest", "share", "hubs"),
+}
+
+
+def section(findings: Sequence[Findings]) -> list[Block]:
+    return [
+        Heading(2, "5 Statistics"),
+        Text(
+            "What the stored knowledge neurons are like. What two facts share is a mean over pairs of facts, "
+            "relations (or pairs of relations) counting alike."
+        ),
+        comparison(_lines(), findings),
+        Pictures(_each(findings, "layers", "Share of the neurons by layer", charts.layer_bars)),
+        Pictures(_each(findings, "neurons", "Facts by their number of neurons", charts.neuron_counts)),
+        Pictures(_each(findings, "sharing", "Neurons that relations share", charts.sharing_matrix)),
+        Heading(3, "Modes and thresholds"),
+        Text(
+            "The same stored scores, refined in three ways: by the paper's rule, by the replication's, "
+            "and by this project's default. A coarse neuron has at least t of its prompt's largest "
+            "score; a knowledge neuron is coarse in at least p of a fact's prompts."
+        ),
+        *(_modes(found) for found in findings if found.statistics.modes is not None),
+        *_absent_modes(findings),
+        *_sensitivity([found for found in findings if found.statistics.grid is not None]),
+    ]
+
+
+def _each(
+    findings: Sequence[Findings], name: str, words: str, chart: Callable[[Findings], alt.LayerChart]
+) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(f"{name}--{found.atlas_id}", f"{words} in {found.atlas_id}.", chart(found))
+        for found in findings
+        if found.statistics.neurons is not None
+    )
+
+
+def _of(name: str) -> Callable[[Findings], Estimate | None]:
+    return lambda found: getattr(found.statistics, name)
+
+
+def _lines() -> list[Line]:
+    return [
+        Line(
+            "Neurons a fact",
+            _of("neurons"),
+            "neurons",
+            note=lambda found: (
+                f"median {found.statistics.median:g}, most {found.statistics.most:,}; "
+                f"{found.statistics.n_empty:,} facts have none"
+            ),
+        ),
+        Line("Shared by two facts of a relation", _of("within"), "within"),
+        Line("Shared by two facts of different relations", _of("across"), "across"),
+        Line(
+            "Shared by two facts of a relation with the same answer",
+            _of("same_object"),
+            controls=(("with different answers", _of("other_object")),),
+            claim="answer-shared",
+        ),
+        Line(
+            "Share of the (fact, neuron) pairs in the upper layers (five of twelve)",
+            _of("upper"),
+            "upper_layers",
+            note=lambda found: (
+                f"{found.statistics.n_upper} of {len(found.statistics.layers)} layers; spread evenly they "
+                f"would hold {in_unit(found.statistics.n_upper / len(found.statistics.layers), 'share')}"
+            ),
+            paper="most in the topmost layers\n*section 4.1, no number*",
+        ),
+        Line(
+            "Facts that have the commonest neuron",
+            _of("commonest"),
+            "commonest",
+            note=lambda found: f"`{found.statistics.commonest_neuron}`",
+        ),
+        Line("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
+        Line("Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"),
+    ]
+
+
+# Modes and thresholds --------------------------------------------------------------------------------
+
+
+def _modes(found: Findings) -> Table:
+    """Every mode of one atlas beside the published numbers."""
+    modes = {row["mode"]: row for row in found.statistics.modes.to_dict("records")}
+    names = [mode for mode in _MODES if mode in modes]
+    if _same(modes.get("stored"), modes.get("default")):
+        names.remove("stored")
+    rows = [
+        (
+            words,
+            PAPER[published].number if published in PAPER else "",
+            REPLICATION[published].number if published in REPLICATION else "",
+            *(_shown(modes[mode][column], unit) for mode in names),
+        )
+        for column, (words, unit, published) in _ROWS.items()
+    ]
+    thresholds = [f"{modes[mode]['threshold']:.2g}" for mode in names]
+    shares = [_shown(modes[mode]["share"], "count", "fitted to each relation") for mode in names]
+    upper = found.statistics.n_upper
+    layers = [modes[mode]["layer_shares"] for mode in names]
+    facts = [f"{int(modes[mode]['n_facts']):,}" for mode in names]
+    rows += [
+        (
+            "pairs in the upper layers",
+            "",
+            REPLICATION["upper_layers"].number,
+            *("" if each is None else in_unit(float(sum(each[-upper:])), "share") for each in layers),
+        ),
+        ("t", "0.2", "0.3", *thresholds),
+        ("p", "fitted to each relation", "0.3", *shares),
+        ("n facts", "", "27,610", *facts),
+    ]
+    return Table(
+        ("", "paper, published", "replication, published", *(f"mode {name}" for name in names)),
+        tuple(rows),
+        f"{escape(found.atlas_id)}: modes side by side",
+        wide=True,
+    )
+
+
+def _same(one: dict | None, other: dict | None) -> bool:
+    """Whether two modes give the same numbers."""
+    if one is None or other is None:
+        return False
+    return all(one[column] == other[column] for column in _ROWS)
+
+
+def _shown(value: float | None, unit: str, missing: str = "") -> str:
+    if value is None or pd.isna(value):
+        return missing
+    return f"{int(value):,}" if unit == "whole" else in_unit(float(value), unit)
+
+
+def _absent_modes(findings: Sequence[Findings]) -> list[Block]:
+    return absent([found for found in findings if found.statistics.modes is None], "statistics")
+
+
+def _sensitivity(findings: Sequence[Findings]) -> list[Block]:
+    if not findings:
+        return []
+    figures = [
+        Figure(
+            f"thresholds-{name}--{found.atlas_id}",
+            f"{words} under other thresholds in {found.atlas_id}.",
+            charts.sensitivity(found, column, words, form),
+        )
+        for column, name, words, form in (
+            ("mean_neurons", "neurons", "Neurons a fact (mean)", ",.1f"),
+            ("commonest", "commonest", "Facts with the commonest neuron (%)", ".0%"),
+        )
+        for found in findings
+    ]
+    return [Pictures(tuple(figures), "How much the thresholds decide. The default is outlined.")]

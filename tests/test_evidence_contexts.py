@@ -222,7 +222,12 @@ def test_rows_do_not_depend_on_what_else_is_in_their_unit(ground: Ground, facts:
     together = pd.DataFrame(measure(ground, unit))
     alone = pd.DataFrame(row for fact_id in unit for row in measure(ground, [fact_id]))
     assert len(unit) == 12
-    pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-5)
+    own = together["group"] == "own"
+    pd.testing.assert_frame_equal(together[own], alone[own], rtol=1e-3, atol=1e-5)
+    # A random neuron that hardly speaks on the discovery prompts can have another sign by rounding alone.
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=0.02)
+    plain = ["activation", "magnitude"]
+    pd.testing.assert_frame_equal(together[plain], alone[plain], rtol=1e-3, atol=1e-5)
 
 
 def test_each_different_sentence_of_a_unit_goes_through_the_model_once(ground: Ground):

@@ -8,6 +8,7 @@ text but not its place. All text goes in as text, never as HTML.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import streamlit as st
@@ -157,6 +158,11 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
         for name, (sentence, columns) in DERIVED_VIEWS.items()
     ]
     return tables + views
+
+
+def not_measured(atlas: Atlas, sql: str) -> list[str]:
+    """The tables that a query names and the atlas lacks."""
+    return [name for name in TABLES if not atlas.measured(name) and re.search(rf"\b{name}\b", sql, re.I)]
 
 
 def quoted(name: str) -> str:

@@ -13,9 +13,10 @@ from streamlit.testing.v1 import AppTest
 
 from app import exports, limits
 from app.sql_charts import MOST_LABELS, answer_chart, left_out, suitable
+from app.sql_experiments import EXPERIMENTS
 from app.sql_gallery import GALLERY
 from app.sql_parameters import Parameter, for_the_shell, inlined, literal, parameters
-from app.sql_schema import quoted, tables_and_views
+from app.sql_schema import not_measured, quoted, tables_and_views
 from atlas import store
 from atlas.schema import DERIVED_VIEWS, TABLES
 from atlas.store import Atlas, bundled
@@ -23,6 +24,7 @@ from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
+EXAMPLES = (*GALLERY, *EXPERIMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -171,21 +173,25 @@ def values_of(example) -> dict:
 
 def test_the_gallery_has_queries_worth_reading():
     assert len(GALLERY) >= 12
-    assert len({example.title for example in GALLERY}) == len(GALLERY)
-    for example in GALLERY:
+    assert len({example.title for example in EXAMPLES}) == len(EXAMPLES)
+    for example in EXAMPLES:
         assert example.shows.endswith((".", "?"))
         assert set(example.values) <= {each.name for each in parameters(example.sql)}
 
 
 def test_the_gallery_uses_every_table():
-    every = " ".join(example.sql for example in GALLERY)
+    every = " ".join(example.sql for example in EXAMPLES)
     assert [name for name in TABLES if name not in every] == []
 
 
-@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
 def test_every_query_of_the_gallery_finds_rows_in_both_atlases(example, committed):
     console, folder = committed
     answer = console.query(example.sql, values_of(example))
+    with Atlas(folder) as atlas:
+        if not_measured(atlas, example.sql):
+            assert answer.table.num_rows == 0
+            return
     assert answer.table.num_rows > 0
     assert not answer.truncated
     assert answer.frame.notna().any().all(), "a column is empty"
@@ -199,9 +205,18 @@ def test_every_query_of_the_gallery_finds_rows_in_both_atlases(example, committe
         assert len(shell.execute(query).fetchall()) == answer.table.num_rows
 
 
-@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
 def test_the_gallery_runs_on_an_atlas_that_lacks_tables(example, lacking):
     assert lacking.query(example.sql, values_of(example)).columns
+
+
+@pytest.mark.parametrize("example", EXPERIMENTS, ids=lambda example: example.title)
+def test_every_query_on_experiments_finds_rows_where_all_were_made(example, sample):
+    with Atlas(sample) as atlas, atlas.sandboxed(seconds=60) as console:
+        assert not_measured(atlas, example.sql) == []
+        answer = console.query(example.sql, values_of(example))
+    assert answer.table.num_rows > 0
+    assert answer.frame.notna().any().all(), "a column is empty"
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +310,7 @@ def test_names_of_columns_are_no_expressions_of_the_chart():
     assert {encoding["x"]["field"], encoding["y"]["field"]} == {"x", "y"}
 
 
-@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.title)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
 def test_every_picture_of_the_gallery_can_be_drawn(example, committed):
     frame = committed[0].query(example.sql, values_of(example)).frame
     across, up = suitable(frame)
@@ -449,7 +464,15 @@ def test_the_cut_is_said_aloud(only_sample, monkeypatch, tmp_path):
 
 
 def test_a_query_without_rows_says_so(only_sample):
-    assert "finds no rows" in words(page(sql="SELECT * FROM facts WHERE false"))
+    assert "finds no rows. Loosen" in words(page(sql="SELECT * FROM facts WHERE false"))
+
+
+def test_a_query_about_what_was_not_measured_names_the_table(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "built", leave_out=("edits", "erasures"))
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = press(page(), "The scorecard of editing")
+    assert "finds no rows. edits: not measured in this atlas." in words(app)
 
 
 def test_a_plan_is_shown_as_text(only_sample):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import streamlit as st
 
 from app import exports, layout, limits, resources
 from app.resources import ask
 from app.sql_charts import answer_chart, left_out, suitable
+from app.sql_experiments import EXPERIMENTS
 from app.sql_gallery import GALLERY, Example
 from app.sql_parameters import Parameter, for_the_shell, parameters
 from app.sql_question import Question, Run
-from app.sql_schema import schema_pane, tables_and_views
+from app.sql_schema import not_measured, schema_pane, tables_and_views
 from atlas.errors import AtlasError
 from atlas.sql import Answer, Asked
 from atlas.store import Atlas, bundled
@@ -31,12 +33,12 @@ EDITOR_HEIGHT = 330
 # Code in the typeface of code; cards that share a row's width; titles that look like the links they are.
 STYLE = """<style>
 .st-key-sql-text textarea { font: 14px/1.5 "Source Code Pro", monospace; }
-.st-key-sql-gallery {
+[class*="st-key-sql-gallery"] {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr));
 }
-.st-key-sql-gallery > div { width: 100%; }
-.st-key-sql-gallery button { justify-content: start; text-align: start; }
-.st-key-sql-gallery button p { font-weight: 600; }
+[class*="st-key-sql-gallery"] > div { width: 100%; }
+[class*="st-key-sql-gallery"] button { justify-content: start; text-align: start; }
+[class*="st-key-sql-gallery"] button p { font-weight: 600; }
 </style>"""
 # A query that is this quick needs no progress to be shown.
 PATIENCE = 0.8
@@ -264,7 +266,9 @@ def result(atlas: Atlas, question: Question, answer: Answer) -> None:
         st.code("\n".join(text for _, text in answer.rows), language=None)
         return
     if n_rows == 0:
-        layout.nothing("The query is right and finds no rows. Loosen its conditions.")
+        absent = not_measured(atlas, question.sql)
+        why = f"{', '.join(absent)}: {layout.NOT_MEASURED}." if absent else "Loosen its conditions."
+        layout.nothing(f"The query is right and finds no rows. {why}")
         return
     frame = answer.frame
     key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, question)).encode()):08x}"
@@ -348,12 +352,18 @@ def shell(atlas: Atlas, question: Question) -> None:
 
 def gallery() -> None:
     st.subheader("Queries worth reading", anchor=False)
-    with st.container(horizontal=True, gap="small", key="sql-gallery"):
-        for number, example in enumerate(GALLERY):
+    cards("sql-gallery", GALLERY)
+    st.subheader("… on the experiments", anchor=False)
+    cards("sql-gallery-experiments", EXPERIMENTS)
+
+
+def cards(key: str, examples: Sequence[Example]) -> None:
+    with st.container(horizontal=True, gap="small", key=key):
+        for number, example in enumerate(examples):
             with st.container(border=True, height="stretch", gap=None):
                 st.button(
                     f":blue[{layout.plain(example.title)}]",
-                    key=f"sql-example-{number}",
+                    key=f"{key}-{number}",
                     type="tertiary",
                     on_click=choose,
                     args=(example,),

@@ -159,6 +159,45 @@ _ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
            AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
     ),
     (
+        ("edits",),
+        "{n} edits have a probability outside 0 to 1 or a rank below 1",
+        f"""SELECT count(*) FROM edits
+            WHERE NOT (least(p_old_before, p_old_after, p_new_before, p_new_after) >= 0)
+            OR NOT (greatest(p_old_before, p_old_after, p_new_before, p_new_after) <= 1 + {_ROUNDING})
+            OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",
+    ),
+    (
+        ("edits",),
+        "{n} edits are of no known kind or group",
+        """SELECT count(*) FROM edits
+           WHERE kind NOT IN ('edited', 'paraphrase', 'same_relation', 'other_relation', 'symmetry')
+           OR "group" NOT IN ('own', 'all', 'random', 'random_all')""",
+    ),
+    (
+        ("edits", "facts"),
+        "{n} edits ask other facts of the wrong relation, or with the old or the new answer",
+        """SELECT count(*) FROM edits AS e JOIN facts AS a ON a.fact_id = e.fact_id
+               JOIN facts AS b ON b.fact_id = e.prompt_fact_id
+           WHERE kind IN ('same_relation', 'other_relation')
+           AND (lower(b.object) IN (lower(a.object), lower(e.new_object))
+                OR (a.relation_id = b.relation_id) <> (kind = 'same_relation'))""",
+    ),
+    (
+        ("erasures",),
+        "{n} erasures have an accuracy or a probability outside 0 to 1, or a perplexity below 1",
+        f"""SELECT count(*) FROM erasures
+            WHERE NOT (least(accuracy_before, accuracy_after, mean_before, mean_after) >= 0)
+            OR NOT (greatest(accuracy_before, accuracy_after, mean_before, mean_after) <= 1 + {_ROUNDING})
+            OR NOT (least(perplexity_before, perplexity_after) >= 1 - {_ROUNDING})
+            OR NOT (isfinite(perplexity_before) AND isfinite(perplexity_after))""",
+    ),
+    (
+        ("erasures",),
+        "{n} erasures have no dose, no prompts or no known group",
+        """SELECT count(*) FROM erasures
+           WHERE NOT (n_neurons >= 1 AND n_prompts >= 1) OR "group" NOT IN ('own', 'random')""",
+    ),
+    (
         ("contexts", "facts"),
         "{n} contexts lack an activation, or their numbers of neurons or sentences are wrong",
         f"""SELECT count(*) FROM contexts AS c LEFT JOIN facts AS f USING (fact_id)

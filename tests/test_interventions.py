@@ -411,3 +411,23 @@ def test_changes_of_value_vectors_share_no_prefix(tiny_gpt2):
     changes = [Erase(NEURONS), Suppress(NEURONS), None]
     shared = subject.predict(list(PROMPTS), interventions=changes, share_prefixes=True)
     assert shared == subject.predict(list(PROMPTS), interventions=changes)
+
+
+def test_prompts_that_the_model_reads_alike_go_through_it_once_and_each_gets_its_own_answer(subject):
+    prompt = PROMPTS[0]
+    answers = ["paris", "rome", "new york", "paris"]
+    change = Edit(NEURONS, old="paris", new="rome")
+    asked = [Prompt("f", "t", prompt.text, answer) for answer in answers for _ in range(2)]
+    changes = [change, None] * len(answers)
+    rows = []
+    forward = subject.model.base_model.register_forward_pre_hook(
+        lambda module, args: rows.append(args[0].shape[0])
+    )
+    together = subject.predict(asked, interventions=changes)
+    forward.remove()
+    # Two answers of one token make one sentence; "new york" makes another; each with and without the edit.
+    assert sum(rows) == 4
+    for one, item, said in zip(asked, changes, together, strict=True):
+        alone = subject.predict([one], interventions=[item])[0]
+        assert said.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
+        assert said.rank == alone.rank

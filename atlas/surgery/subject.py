@@ -304,16 +304,27 @@ class Subject:
     def _predict_batch(
         self, rows: list[Encoded], changes: list[tuple], top_k: int, *, by_prefix: bool
     ) -> list[Prediction]:
-        input_ids, positions, targets, valid = self.tensors(rows)
+        # Prompts that differ in the last token of their answer alone, as the old one and the new one of an
+        # edit, are the same sentence to the model, and go through it once.
+        keys = [(row.input_ids, row.positions, change) for row, change in zip(rows, changes, strict=True)]
+        first: dict[tuple, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        place = {key: number for number, key in enumerate(first)}
+        read, made = [rows[index] for index in first.values()], [changes[index] for index in first.values()]
+        input_ids, positions, _, where = self.tensors(read)
         with self.lock:
             if by_prefix:
-                answers = hidden_at_answers(self, rows, changes)
+                answers = hidden_at_answers(self, read, made)
             else:
-                with changing(self, changes, positions, valid):
+                with changing(self, made, positions, where):
                     hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
-                answers = hidden[torch.arange(len(rows), device=self.device)[:, None], positions]
+                answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
         # base_model has applied the final norm already, so only the head is left to do.
         logits = self.model.get_submodule(self.family.head)(answers).float()
+        _, _, targets, valid = self.tensors(rows)
+        if len(read) < len(rows):
+            logits = logits[[place[key] for key in keys]]
         said = token_predictions(self, logits[valid], targets[valid], top_k=top_k)
         per_row = iter(said)
         return [whole_answer([next(per_row) for _ in encoded.targets]) for encoded in rows]

@@ -19,7 +19,7 @@ from transformers import (
 
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Prompt
-from atlas.surgery.attribution import METHODS, attribute
+from atlas.surgery.attribution import METHODS, LinearReadout, attribute
 from atlas.surgery.subject import load_subject
 from build.plain_loop import (
     PlainRule,
@@ -382,6 +382,15 @@ def test_log_probability_increase_reads_each_neuron_alone_through_the_head(subje
     for neuron in (0, 7, N_NEURONS - 1):
         increase = log_probability(activation[neuron] * values[neuron]) - before
         assert result.scores[last, neuron] == pytest.approx(increase, rel=1e-3, abs=1e-5)
+
+
+def test_a_readout_that_is_linear_but_for_a_scale_gives_what_reading_each_neuron_gives(subject, monkeypatch):
+    prompts = [ONE_TOKEN, SEVERAL_TOKENS]
+    assert (LinearReadout.of(subject) is None) == (subject.family.kind == "masked")
+    fast = attribute(subject, prompts, method="log_prob_increase")
+    monkeypatch.setattr(LinearReadout, "of", lambda subject: None)
+    for found, expected in zip(fast, attribute(subject, prompts, method="log_prob_increase"), strict=True):
+        assert difference(found.scores, expected.scores) < EXACT
 
 
 @pytest.mark.parametrize("method", METHODS)

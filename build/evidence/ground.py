@@ -211,6 +211,13 @@ class Ground:
             for name, chosen in columns.items()
         )
 
+    @cached_property
+    def refined(self) -> dict[str, pa.Table]:
+        """Mode → the neurons, as `knowledge_neurons` has them, that it finds in the stored scores."""
+        from atlas.refinement import MODES, refine
+
+        return {name: refine(*self.scores, rule).rows for name, rule in MODES.items()}
+
     def sampled(self, purpose: str, *, known_first: bool = True) -> list[GroundFact]:
         """At most `sample` facts that have neurons, in the order of their ids, drawn by seed and purpose.
 

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import torch
 
 from atlas.manifest import read_manifest, write_manifest
 from atlas.neuron import Neuron
@@ -21,6 +20,7 @@ from build.evidence.stability import (
     stranger,
     units,
 )
+from tests.by_hand import probability_scaled
 from tests.sample_atlas import write_sample_atlas
 
 POCKET = bundled().get("starter-pocket-bert")
@@ -48,32 +48,6 @@ def plain_neurons(subject, prompts):
     return {Neuron(*at) for at, n in hits.items() if n >= 2 and n >= 0.5 * len(prompts)}
 
 
-def probability_without(subject, prompt, neurons):
-    """The answer's probability after the inputs of the down-projections were zeroed by hand."""
-    encoded = subject.encode(prompt)
-    (position,), (target,) = encoded.positions, encoded.targets
-
-    def zeroing(layer):
-        def hook(module, inputs):
-            values = inputs[0].clone()
-            values[0, position, [n.neuron for n in neurons if n.layer == layer]] = 0
-            return (values,)
-
-        return hook
-
-    handles = [
-        block.output.dense.register_forward_pre_hook(zeroing(index))
-        for index, block in enumerate(subject.model.bert.encoder.layer)
-    ]
-    try:
-        with torch.no_grad():
-            logits = subject.model(torch.tensor([encoded.input_ids])).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    return float(logits[0, position].softmax(-1)[target])
-
-
 def test_a_row_is_what_both_halves_find_and_do(ground, rows):
     assert [row["fact_id"] for row in rows] == [fact.fact_id for fact in ground.sampled("stability")]
     for row in rows:
@@ -85,7 +59,7 @@ def test_a_row_is_what_both_halves_find_and_do(ground, rows):
         assert row["shared"] == len(mine & other) > 0
         assert row["jaccard"] == pytest.approx(len(mine & other) / len(mine | other))
         for name, neurons in (("p_before", set()), ("p_discovery", mine), ("p_held_out", other)):
-            found = [probability_without(ground.subject, each.prompt, neurons) for each in fact.discovery]
+            found = [probability_scaled(ground.subject, each.prompt, neurons, 0) for each in fact.discovery]
             assert row[name] == pytest.approx(sum(found) / 4, rel=1e-4)
     assert sum(row["p_held_out"] < row["p_before"] for row in rows) >= 4
 
@@ -97,6 +71,7 @@ def test_the_stored_neurons_are_what_the_same_steps_find_on_the_discovery_half(g
 
 
 def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(ground, rows):
+    every = Ground(ground.atlas, "pocket-bert")
     for row in rows:
         fact = ground.by_id[row["fact_id"]]
         held_out = plain_neurons(ground.subject, [each.prompt for each in fact.held_out])
@@ -104,7 +79,7 @@ def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(g
             other = stranger(ground, fact, same_relation=same)
             theirs = set(other.neurons)
             assert row[name] == pytest.approx(len(held_out & theirs) / len(held_out | theirs))
-            assert stranger(Ground(ground.atlas, "pocket-bert"), fact, same_relation=same) == other
+            assert stranger(every, fact, same_relation=same) == other
     for fact in ground.facts[::60]:
         relation = stranger(ground, fact, same_relation=True)
         random = stranger(ground, fact, same_relation=False)

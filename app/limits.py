@@ -26,7 +26,7 @@ STANDARD = Path(__file__).parent / "limits.toml"
 
 
 class LimitsError(AtlasError):
-    """The file of limits is missing or says something that cannot be."""
+    """What the limits do not allow; or their file is missing or says something that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,18 @@ class Limits:
             raise ModelError(
                 f"This host does not fetch {name} for visitors. "
                 "Choose another model, or run the app on your own computer."
+            )
+
+    @property
+    def may_import(self) -> bool:
+        """Whether visitors may have the published neurons fetched and written to this machine."""
+        return not self.demo_mode
+
+    def check_import(self) -> None:
+        """Raise `LimitsError` where they may not."""
+        if not self.may_import:
+            raise LimitsError(
+                "This host imports no atlases for visitors. Run the app on your own computer for that."
             )
 
 

@@ -25,7 +25,7 @@ from atlas import evidence
 from atlas.errors import AtlasError
 from atlas.manifest import MANIFEST_NAME
 from atlas.models import fetch_model, locate
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas, bundled, open_atlas, resolve
+from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
 
 if TYPE_CHECKING:
     from atlas.sql import Sandbox
@@ -59,10 +59,11 @@ atexit.register(gc.unfreeze)
 def atlases() -> dict[str, Path]:
     """Ids and folders of the atlases that can be chosen, the default first.
 
-    The one that KNOWLEDGE_NEURON_ATLAS names, then the bundled ones. What a visitor types never becomes a
-    path: only these ids are accepted. See `configured_error` for a variable that names none.
+    The one that KNOWLEDGE_NEURON_ATLAS names, the bundled ones, those that were imported. What a visitor
+    types never becomes a path: only these ids are accepted. See `configured_error` for a variable that names
+    none.
     """
-    found = bundled()
+    found = at_hand()
     if not os.environ.get(ENVIRONMENT_VARIABLE):
         return found
     try:

@@ -24,7 +24,7 @@ from atlas.manifest import file_name
 from atlas.queries import atlas_summary
 from atlas.schema import TABLES, describe
 from atlas.sql import Answer
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas, bundled, open_atlas
+from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
 
 _WIDEST = 60
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     listing = commands.add_parser(
-        "list", help="the atlases that come with the project", description="List the bundled atlases."
+        "list", help="the atlases that are here", description="List the bundled and the imported atlases."
     )
     listing.set_defaults(run=_list)
     return parser
@@ -306,7 +306,7 @@ def _numbers(atlas: Atlas) -> list[str]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    known = bundled()
+    known = at_hand()
     if not known:
         print("No atlas comes with this installation. Build one with `python -m build run`.")
     for place, (atlas_id, folder) in enumerate(known.items()):

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
 from atlas.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.models import cache_folder
 from atlas.schema import TABLES
 from atlas.sql import Sandbox
 
@@ -55,8 +56,25 @@ def bundled() -> dict[str, Path]:
     return {folder.name: folder for folder in found}
 
 
+def imported_folder() -> Path:
+    """Where the app keeps the atlases that it imports: in the cache."""
+    return cache_folder() / "atlases"
+
+
+def imported() -> dict[str, Path]:
+    """Ids and folders of the atlases that were imported on this machine."""
+    found = sorted(path.parent for path in imported_folder().glob(f"*/{MANIFEST_NAME}"))
+    return {folder.name: folder for folder in found}
+
+
+def at_hand() -> dict[str, Path]:
+    """Ids and folders of the atlases that need no path: the bundled ones, then the imported ones."""
+    known = bundled()
+    return known | {atlas_id: folder for atlas_id, folder in imported().items() if atlas_id not in known}
+
+
 def resolve(path_or_id: str | Path | None = None) -> Path:
-    """The folder of an atlas: a bundled id, a folder, or the default when None.
+    """The folder of an atlas: the id of a bundled or imported one, a folder, or the default when None.
 
     The default is what the environment variable KNOWLEDGE_NEURON_ATLAS names (an id or a folder), else
     the first bundled atlas. Raises `StoreError` when there is none.
@@ -71,6 +89,7 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
                 "Build one with `python -m build run` and give its folder."
             )
         return next(iter(known.values()))
+    known = at_hand()
     folder = known.get(str(path_or_id))
     if folder is not None:
         return folder
@@ -78,8 +97,8 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
     if folder.is_dir():
         return folder
     raise StoreError(
-        f"'{path_or_id}' is neither a folder nor a bundled atlas. "
-        f"Give the folder of an atlas, or one of: {', '.join(known) or '(none is bundled)'}."
+        f"'{path_or_id}' is neither a folder nor the id of an atlas. "
+        f"Give the folder of an atlas, or one of: {', '.join(known) or '(there is none)'}."
     )
 
 

@@ -106,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     published.add_argument("--pararel", type=Path, metavar="DIR", help="PARAREL's data folder")
     published.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
     published.add_argument("--fresh", action="store_true", help="replace the atlas in --out")
-    published.add_argument("--progress", action="store_true", help="say on stderr how far it is, line by line")
+    published.add_argument("--progress", action="store_true", help="say on stderr how far it is, in lines")
 
     train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
     train.add_argument(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ HASHES = {
 
 Neurons = dict[str, list[tuple[int, int]]]
 """Uuid of a fact → its neurons as (layer, index)."""
+Report = Callable[[float, str], None]
 
 
 def import_published(
@@ -75,24 +77,36 @@ def import_published(
     *,
     out: Path,
     fresh: bool = False,
+    progress: Report | None = None,
 ) -> str:
     """Write the atlas to `out`; returns a summary for a person.
 
-    `source` and `pararel` are folders with the files, which are downloaded where None. Raises an
-    `AtlasError`, with nothing written, for whatever is not as published.
+    `source` and `pararel` are folders with the files, which are downloaded where None. `progress` is told how
+    much is done, from 0 to 1, and what is done next. Raises an `AtlasError`, with nothing written, for
+    whatever is not as published.
     """
+    report = progress or (lambda share, text: None)
     output = Output(out)
     parameters = _parameters()
     if output.state(parameters, fresh=fresh) == "finished":
         return f"{summary.describe(out)}\nNothing was left to do; --fresh imports it again."
-    dataset = load_pararel(pararel, option="--pararel", say=_say)
-    neurons = read_neurons(source, dataset)
+    report(0.0, "read: PARAREL")
+    dataset = load_pararel(
+        pararel, option="--pararel", say=_say, count=_counted(report, "fetch", "files of PARAREL", 0.0, 0.15)
+    )
+    neurons = read_neurons(source, dataset, report)
     output.claim(parameters, fresh=fresh)
     try:
-        _write(output, dataset, neurons, parameters)
+        _write(output, dataset, neurons, parameters, report)
     finally:
         output.close()
+    report(1.0, "done")
     return summary.describe(out)
+
+
+def _counted(report: Report, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
+    """Tells `report` of things that are counted and take it from `start` to `end`."""
+    return lambda done, total: report(start + (end - start) * done / total, f"{step}: {done} of {total} {of}")
 
 
 def _parameters() -> dict[str, Any]:
@@ -113,7 +127,7 @@ def _say(text: str) -> None:
 # 1. Files, 2. Read, 3. Join -----------------------------------------------------------------------------
 
 
-def read_neurons(source: Path | None, dataset: Dataset) -> Neurons:
+def read_neurons(source: Path | None, dataset: Dataset, report: Report) -> Neurons:
     """The published neurons of every fact of the data set.
 
     Raises `DatasetError` naming the file, and the entry, that is malformed, foreign or missing.
@@ -121,14 +135,17 @@ def read_neurons(source: Path | None, dataset: Dataset) -> Neurons:
     if source is None:
         copy = "a folder with the replication's JSON files"
         published = Published("published-neurons", "the published neurons", copy, BASE_URL, REVISION, HASHES)
-        folder = fetched(published, say=_say)
+        of = "files of neurons"
+        folder = fetched(published, say=_say, count=_counted(report, "fetch", of, 0.15, 0.35))
     else:
         folder = source.expanduser()
     uuids = {fact.fact_id for fact in dataset.facts}
     found: Neurons = {}
     file_of: dict[str, str] = {}
     changed: list[Path] = []
-    for name, digest in HASHES.items():
+    read = _counted(report, "read", "files of neurons", 0.35, 0.6)
+    for place, (name, digest) in enumerate(HASHES.items()):
+        read(place, len(HASHES))
         path = folder / name
         content = _read(path)
         for uuid, neurons in _entries(path, content):
@@ -221,13 +238,19 @@ def _shown(value: Any) -> str:
 # 4. Write -----------------------------------------------------------------------------------------------
 
 
-def _write(output: Output, dataset: Dataset, neurons: Neurons, parameters: dict[str, Any]) -> None:
+def _write(
+    output: Output, dataset: Dataset, neurons: Neurons, parameters: dict[str, Any], report: Report
+) -> None:
+    report(0.6, "join: facts, prompts and neurons")
     knowledge = _knowledge_neurons(dataset, neurons)
     output.write_table("relations", _relations(dataset))
     output.write_table("facts", _facts(dataset, neurons))
+    report(0.75, "write: prompts")
     output.write_table("prompts", _prompts(dataset))
+    report(0.9, "write: neurons")
     output.write_table("knowledge_neurons", knowledge)
     output.write_table("neurons", distinct_neurons(knowledge))
+    report(0.95, "check: what was written")
     manifest = _manifest(output, dataset, parameters)
     problems = check_rows(output.folder, manifest).problems
     if problems:

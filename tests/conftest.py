@@ -79,6 +79,20 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
 
 
+@pytest.fixture(autouse=True)
+def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No atlas that somebody imported on this machine, unless a test names a cache of its own."""
+    from atlas import store
+    from atlas.models import CACHE_VARIABLE
+
+    real, usual = store.imported_folder, os.environ.get(CACHE_VARIABLE)
+    monkeypatch.setattr(
+        store,
+        "imported_folder",
+        lambda: real() if os.environ.get(CACHE_VARIABLE) != usual else Path("nothing imported"),
+    )
+
+
 @pytest.fixture
 def only_sample(sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No atlas but the sample, as on a machine that built its own."""

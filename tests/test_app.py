@@ -225,7 +225,7 @@ def test_a_variable_that_names_no_atlas_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(tmp_path / "nowhere"))
     app = page()
     assert not app.exception
-    assert "neither a folder nor a bundled atlas" in words(app)
+    assert "neither a folder nor the id of an atlas" in words(app)
 
 
 def test_what_was_not_measured_is_said(tmp_path, monkeypatch):

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import layout, limits
+import build.published
+from app import layout, limits, published_import, resources
+from app.published_import import ATLAS_ID, Import
 from atlas import store
 from atlas.errors import ModelError
+from atlas.manifest import read_manifest
 from atlas.models import CACHE_VARIABLE, KNOWN_MODELS
 from tests.sample_atlas import write_sample_atlas
+from tests.test_published import PARAREL, SOURCE, needs_published
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -138,6 +146,153 @@ def test_a_manifest_that_says_little_is_shown_as_it_is(two):
     assert not app.error
     assert "not recorded" in words(app)
     assert "somebody's model" in words(app)
+
+
+# Published -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network(monkeypatch) -> Callable[[int], None]:
+    """A function: what a port of this machine answers is the network."""
+
+    def through(port: int) -> None:
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+
+    return through
+
+
+@pytest.fixture
+def slow_network(network) -> Iterator[None]:
+    """A network that answers a line a second, and never to the end."""
+    over = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        with listening.accept()[0] as line, suppress(OSError):
+            line.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(1):
+                line.sendall(b"X-Wait: more\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        network(listening.getsockname()[1])
+        yield
+        over.set()
+
+
+def running_import(app: AppTest) -> Import:
+    return app.session_state["published-import"]
+
+
+def ended(app: AppTest) -> AppTest:
+    """The page once its import has ended; a browser looks again by itself."""
+    assert running_import(app).wait(120)
+    app.run()
+    assert not app.exception
+    return app
+
+
+def bars(app: AppTest) -> list[tuple[int, str]]:
+    """Per cent and text of every progress bar."""
+    return [(each.proto.value, each.proto.text.replace("\\", "")) for each in app.get("progress")]
+
+
+def labels(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
+@needs_published
+def test_the_published_neurons_are_imported_with_progress_and_opened(two, went_to):
+    app = atlases(atlas="sample")
+    app.text_input(key="import-source").input(str(SOURCE))
+    app.text_input(key="import-pararel").input(str(PARAREL))
+    app = press(app, "Import them")
+    seen = set()
+    while not running_import(app).wait(0.3):
+        app.run()
+        seen |= set(bars(app))
+    app = ended(app)
+    assert len({share for share, _ in seen}) > 3
+    assert all(0 <= share <= 100 for share, _ in seen)
+    assert any(text.startswith("read: ") for _, text in seen)
+    assert not bars(app)
+    assert "Imported in" in words(app)
+    folder = two / "no cache" / "atlases" / ATLAS_ID
+    assert read_manifest(folder).files["facts.parquet"].rows == 27_610
+    assert f"**{ATLAS_ID}**" in words(app)
+    press(app, "Open it")
+    assert went_to == [(layout.HOME, {"atlas": ATLAS_ID})]
+    assert "Import them again" in labels(app)
+    # Another visitor finds it, too.
+    assert f"What {ATLAS_ID} was made from" in words(atlases(atlas=ATLAS_ID))
+
+
+def test_an_import_without_a_network_is_one_sentence_and_can_be_tried_again(two, network):
+    network(9)
+    app = ended(press(atlases(atlas="sample"), "Import them"))
+    (error,) = app.error
+    assert "cannot be fetched from its public repository" in error.value.replace("\\", "")
+    assert "--pararel DIR" in error.value.replace("\\", "")
+    assert not bars(app)
+    assert not (two / "no cache" / "atlases").exists()
+    app.text_input(key="import-pararel").input(str(two / "nowhere"))
+    app = ended(press(app, "Import them"))
+    (error,) = app.error
+    assert f"There is no folder {two / 'nowhere'}." in error.value.replace("\\", "")
+    assert app.text_input(key="import-pararel").value == str(two / "nowhere")
+
+
+def test_an_import_goes_on_while_its_visitor_reads_and_can_be_cancelled(two, slow_network):
+    app = press(atlases(atlas="sample"), "Import them")
+    mine = running_import(app)
+    while not mine.wait(0.05) and not mine.text.startswith("fetch"):
+        pass
+    ((share, text),) = bars(app.run())
+    assert (share, text) == (0, "fetch: 0 of 78 files of PARAREL …")
+    assert "Import them" not in labels(app)
+    app.switch_page("app_pages/search.py").run()
+    app.switch_page("app_pages/atlases.py").run()
+    assert running_import(app) is mine
+    app = ended(press(app, "Cancel"))
+    assert mine.process.poll() not in (None, 0)
+    assert "was cancelled" in words(app)
+    assert not app.error
+    assert ATLAS_ID not in resources.atlases()
+    assert "Import them" in labels(app)
+
+
+def test_names_that_no_folder_can_have_are_a_sentence(two):
+    app = atlases(atlas="sample")
+    app.text_input(key="import-source").input("a\0b")
+    app = press(app, "Import them")
+    assert "cannot begin" in words(app)
+    app.text_input(key="import-source").input("--out=elsewhere")
+    app = ended(press(app, "Import them"))
+    assert "There is no folder --out=elsewhere. Give --source" in words(app)
+    assert not (ROOT / "elsewhere").exists()
+
+
+def test_a_demo_imports_nothing(two, monkeypatch):
+    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
+    app = atlases(atlas="sample")
+    assert "published neurons" not in words(app)
+    assert not [each for each in app.text_input if each.key.startswith("import")]
+    with pytest.raises(limits.LimitsError, match="imports no atlases for visitors"):
+        Import.start()
+
+
+def test_where_the_builder_is_not_there_the_command_is_said(two, monkeypatch, tmp_path):
+    monkeypatch.setattr(published_import, "__file__", str(tmp_path / "app" / "published_import.py"))
+    app = atlases(atlas="sample")
+    assert "`python -m build import-published --out DIR`" in words(app)
+    assert "Import them" not in labels(app)
+
+
+def test_the_app_and_the_builder_agree_on_the_atlas():
+    assert build.published.ATLAS_ID == ATLAS_ID
+    assert published_import.builder() == ROOT
 
 
 # Models ----------------------------------------------------------------------------------------------

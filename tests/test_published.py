@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from atlas.datasets import pararel
 from atlas.datasets.pararel import FACTS, TEMPLATES
 from atlas.manifest import read_manifest
 from atlas.refinement import mode
+from atlas.schema import TABLES
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas
 from build import published
 from build.__main__ import main
@@ -162,7 +164,7 @@ def test_info_and_sql_read_it(imported: tuple[Path, float, float], capsys: pytes
     info = capsys.readouterr().out
     assert "bert-base-uncased · bert · 12 layers × 3,072 neurons" in info
     assert "a fact has 11.04 on average, 8 in the middle" in info
-    assert info.count("not measured in this atlas") == 3
+    assert info.count("not measured in this atlas") == len(TABLES) - 5
     assert "known to the model" not in info
     assert ask(["sql", "SELECT count(*) AS n FROM neuron_facts", "--atlas", out, "--format", "csv"]) == 0
     assert capsys.readouterr().out == "n\n304711\n"
@@ -442,6 +444,21 @@ def test_without_folders_it_says_what_it_fetches_and_then_needs_no_network(
     assert main(["import-published", "--out", str(again)]) == 0
     assert capsys.readouterr().err == ""
     assert rows(again) == rows(files.out)
+
+
+def test_progress_is_told_in_lines_that_only_rise(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(published, "BASE_URL", files.source.as_uri())
+    monkeypatch.setattr(pararel, "BASE_URL", files.pararel.as_uri())
+    assert main(["import-published", "--out", str(files.out), "--progress"]) == 0
+    told = [re.fullmatch(r"(\w+): .* \((\d+)%\)", line) for line in capsys.readouterr().err.splitlines()]
+    steps = [step.groups() for step in told if step]
+    assert list(dict(steps)) == ["read", "fetch", "join", "write", "check"]
+    shares = [int(share) for _, share in steps]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] < 100
 
 
 def test_the_pinned_commits_are_asked_for():

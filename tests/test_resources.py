@@ -25,7 +25,10 @@ def test_an_atlas_is_opened_once_and_again_when_it_is_rebuilt(sample):
     first = resources.opened(sample)
     assert resources.opened(sample) is first
     loaded = first.query("SELECT table_name FROM duckdb_tables() WHERE database_name = 'loaded'")
-    assert set(loaded["table_name"]) == {"facts", "knowledge_neurons", "neurons", "prompts"}
+    assert set(loaded["table_name"]) == {
+        *("facts", "knowledge_neurons", "neurons", "prompts"),
+        *("effect_summaries", "edits", "erasures", "contexts", "stability", "subsets"),
+    }
     manifest = sample / "manifest.json"
     os.utime(manifest, ns=(1, 1))
     assert resources.opened(sample) is not first

@@ -22,7 +22,7 @@ import atlas
 from atlas.errors import QueryError, StoreError
 from atlas.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
 from atlas.schema import TABLES, conform, empty_table
-from atlas.store import Atlas, bundled, resolve
+from atlas.store import Atlas, at_hand, bundled, resolve
 from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
 ROOT = Path(__file__).parents[1]
@@ -240,6 +240,17 @@ def test_a_damaged_page_is_one_sentence_when_it_is_read(copy):
 # Which atlas -----------------------------------------------------------------------------------------
 
 
+def test_an_imported_atlas_has_an_id_and_comes_after_the_bundled_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS_CACHE", str(tmp_path))
+    assert at_hand() == bundled()
+    folder = write_sample_atlas(tmp_path / "atlases" / "mine")
+    write_sample_atlas(tmp_path / "atlases" / "starter-pocket-bert")
+    (tmp_path / "atlases" / "unfinished").mkdir()
+    assert list(at_hand()) == [*bundled(), "mine"]
+    assert resolve("mine") == folder
+    assert resolve("starter-pocket-bert") == bundled()["starter-pocket-bert"]
+
+
 def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monkeypatch):
     monkeypatch.delenv("KNOWLEDGE_NEURON_ATLAS", raising=False)
     monkeypatch.setattr("atlas.store.DATA", tmp_path)
@@ -258,7 +269,7 @@ def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monk
     assert resolve() == tmp_path / "another"
     monkeypatch.setenv("KNOWLEDGE_NEURON_ATLAS", str(sample))
     assert resolve() == sample
-    with pytest.raises(StoreError, match="'nowhere' is neither a folder nor a bundled atlas"):
+    with pytest.raises(StoreError, match="'nowhere' is neither a folder nor the id of an atlas"):
         resolve("nowhere")
 
 

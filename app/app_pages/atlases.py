@@ -1,8 +1,9 @@
 """Atlases: those at hand and what each was made from; switch between them; models for the Lab.
 
 1. *At hand.* A card an atlas: model × data set, sizes, and a link that brings it into view.
-2. *Manifest.* What the atlas in view was made from, its files, and a check of their hashes.
-3. *Models.* Those that the Lab offers here; what is not on this machine can be fetched where that is allowed.
+2. *Published.* The neurons that the replication published become one more, where that is allowed.
+3. *Manifest.* What the atlas in view was made from, its files, and a check of their hashes.
+4. *Models.* Those that the Lab offers here; what is not on this machine can be fetched where that is allowed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 import streamlit as st
 
 from app import exports, layout, limits, resources
+from app.published_import import ATLAS_ID, Import, builder
 from app.resources import ask
 from atlas import queries
 from atlas.errors import ModelError
@@ -26,6 +28,8 @@ from atlas.store import ENVIRONMENT_VARIABLE, Atlas
 
 CARD_WIDTH = 340
 MEGABYTE = 1_000_000
+IMPORT = "published-import"
+LOOK_AGAIN = 0.5
 
 
 def main() -> None:
@@ -35,6 +39,8 @@ def main() -> None:
     with layout.errors_as_sentences():
         in_view = layout.current_atlas()
     at_hand()
+    if limits.current().may_import:
+        published()
     if in_view is not None:
         with layout.errors_as_sentences():
             manifest(in_view)
@@ -83,6 +89,83 @@ def card(atlas_id: str, atlas: Atlas) -> None:
 
 def megabytes(m: Manifest) -> str:
     return f"{sum(record.bytes for record in m.files.values()) / MEGABYTE:.1f} MB"
+
+
+# Published -------------------------------------------------------------------------------------------
+
+
+def published() -> None:
+    """The import: offered, on its way, or done."""
+    st.subheader("The published neurons", anchor=False)
+    running: Import | None = st.session_state.get(IMPORT)
+    with st.container(border=True):
+        st.caption(
+            "The replication's authors published the neurons of all 27,610 facts of PARAREL in "
+            "bert-base-uncased. The import makes an atlas of them: about 20 MB are fetched once and checked, "
+            "then half a minute of work. Scores and effects were not published."
+        )
+        if running is not None and running.state == "running":
+            watch(running)
+            return
+        if running is not None and running.state == "failed":
+            st.error(layout.plain(layout.sentence(running.error)), icon=":material/error:")
+        if running is not None and running.state == "cancelled":
+            layout.nothing("The import was cancelled. Nothing of it is left to be seen.")
+        if running is not None and running.state == "done":
+            st.success(f"Imported in {running.seconds:.0f} s.", icon=":material/check:")
+        is_here = ATLAS_ID in resources.atlases()
+        if is_here and st.button("Open it", key="open-import", type="primary", icon=":material/home:"):
+            st.switch_page(layout.HOME, query_params={"atlas": ATLAS_ID})
+        if builder() is None:
+            st.caption(
+                "Only the library is installed here. In a copy of the project, "
+                "`python -m build import-published --out DIR` makes it."
+            )
+            return
+        offer_to_import(running, again=is_here)
+
+
+@st.fragment(run_every=LOOK_AGAIN)
+def watch(running: Import) -> None:
+    """How far the import is; the page as a whole runs again when it has ended."""
+    if running.state != "running":
+        st.rerun()
+    st.progress(running.share, text=layout.plain(f"{running.text} …"))
+    st.button("Cancel", key="cancel-import", icon=":material/stop_circle:", on_click=running.cancel)
+
+
+def offer_to_import(last: Import | None, *, again: bool) -> None:
+    failed = last is not None and last.state == "failed"
+    with st.expander("Use files of this machine", icon=":material/folder_open:", expanded=failed):
+        st.text_input(
+            "--source: folder with the replication's eight JSON files",
+            value="" if last is None else last.source,
+            key="import-source",
+            placeholder="fetched when empty",
+        )
+        st.text_input(
+            "--pararel: folder with a copy of PARAREL's repository, or its data folder",
+            value="" if last is None else last.pararel,
+            key="import-pararel",
+            placeholder="fetched when empty",
+        )
+    st.button(
+        "Import them again" if again else "Import them",
+        key="begin-import",
+        icon=":material/download:",
+        on_click=begin_import,
+    )
+
+
+def begin_import() -> None:
+    """Start the command, unless this visitor's last one still runs."""
+    running: Import | None = st.session_state.get(IMPORT)
+    if running is None or running.state != "running":
+        with layout.errors_as_sentences():
+            st.session_state[IMPORT] = Import.start(
+                source=st.session_state.get("import-source", ""),
+                pararel=st.session_state.get("import-pararel", ""),
+            )
 
 
 # Manifest --------------------------------------------------------------------------------------------

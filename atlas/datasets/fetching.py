@@ -47,12 +47,16 @@ class Published:
 
 
 def fetched(
-    published: Published, *, option: str = "--source", say: Callable[[str], None] | None = None
+    published: Published,
+    *,
+    option: str = "--source",
+    say: Callable[[str], None] | None = None,
+    count: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The cache folder, after downloading what it lacks (or holds in another form).
 
-    `say` is told what is fetched from where. Raises `DatasetError`, which names `option`, when a file
-    cannot be had or is not the published one.
+    `say` is told what is fetched from where, `count` how many of how many files are there. Raises
+    `DatasetError`, which names `option`, when a file cannot be had or is not the published one.
     """
     folder = published.folder
     wanted = [path for path, digest in published.hashes.items() if not _is_there(folder / path, digest)]
@@ -64,10 +68,15 @@ def fetched(
             f"they are checked against their sha256 and kept in {folder}."
         )
     instead = f"pass {published.copy} with {option} DIR"
+    count = count or (lambda done, total: None)
+    count(0, len(wanted))
     # One file alone first: out of reach, it says so after one timeout and not after many.
     _download(published, wanted[0], instead)
+    count(1, len(wanted))
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _download(published, path, instead), wanted[1:]))
+        files = pool.map(lambda path: _download(published, path, instead), wanted[1:])
+        for done, _ in enumerate(files, start=2):
+            count(done, len(wanted))
     return folder
 
 

@@ -86,18 +86,20 @@ def load_pararel(
     hashes: Mapping[str, str] | None = None,
     option: str = "--source",
     say: Callable[[str], None] | None = None,
+    count: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """PARAREL's relations with templates, from a folder or, without one, from its public repository.
 
     `hashes` says which files to read and what they must be; by default those of the published commit.
-    `option` is the command line's name for `source`; `say` is told of a download before it begins.
+    `option` is the command line's name for `source`; `say` is told of a download before it begins, and
+    `count` how many of how many files are there.
     Raises `DatasetError` when a file cannot be had, is malformed, or is not the published one.
     """
     hashes = published_hashes() if hashes is None else hashes
     if source is None:
         copy = "a copy of its data folder"
         published = Published("pararel", "PARAREL", copy, BASE_URL, REVISION, hashes)
-        folder = fetched(published, option=option, say=say)
+        folder = fetched(published, option=option, say=say, count=count)
     else:
         folder = _data_folder(source.expanduser(), option)
     contents = {path: _read(folder / path, option) for path in hashes}

@@ -21,8 +21,8 @@ ORDERS = {"score": "largest score first", "random": "in a random order"}
 CONTEXTS = {
     "fact": "the fact is asked for",
     "subject": "its subject is mentioned",
-    "relation": "its relation, others' facts",
-    "random": "unrelated facts",
+    "relation": "others of its relation are",
+    "random": "unrelated facts are",
 }
 EDITORS = {"own": "its own, not common ones", "all": "all its own", "random": "random ones"}
 EDITED = {
@@ -40,9 +40,14 @@ FAINT = 0.45
 TALL = 320
 
 
-def _legend(symbol: str = "square") -> alt.Legend:
+def _legend(symbol: str = "square", columns: int = 2) -> alt.Legend:
     return alt.Legend(
-        title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=180, symbolType=symbol
+        title=None,
+        orient="bottom",
+        direction="horizontal",
+        columns=columns,
+        labelLimit=180,
+        symbolType=symbol,
     )
 
 
@@ -201,7 +206,9 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Lay
             "points:Q",
             title="Change of right answers (percentage points)",
             axis=alt.Axis(format="+d", tickCount=5),
-            scale=alt.Scale(domain=[min(-10.0, float(rows["points"].min())), max(5.0, rows["points"].max())]),
+            scale=alt.Scale(
+                domain=[min(-10.0, rows["points"].min()) - 4, max(5.0, rows["points"].max()) + 4]
+            ),
         )
     else:
         x = alt.X(
@@ -277,7 +284,7 @@ def edit_bars(rates: pd.DataFrame, *, title: str = "Prompts that say what they s
             alt.Tooltip("n_edits:Q", title="Edits", format=","),
         ],
     )
-    bars = base.mark_bar().encode(color=alt.Color("whose:N", scale=colours, legend=_legend()))
+    bars = base.mark_bar().encode(color=alt.Color("whose:N", scale=colours, legend=_legend(columns=3)))
     numbers = base.mark_text(align="left", dx=4, color=GREY, fontSize=10).encode(text=alt.Text("shown:N"))
     height = 130 + 14 * len(names) * len(what)
     return alt.layer(bars, numbers, data=rows, title=title, height=height)
@@ -337,7 +344,7 @@ def stability_bars(found: Mapping[str, Any]) -> alt.LayerChart:
             "jaccard:Q",
             title="Neurons in both ÷ in either (Jaccard)",
             scale=alt.Scale(domain=[0, 1.12], nice=False),
-            axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="~g"),
+            axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
         ),
         tooltip=[
             alt.Tooltip("what:N", title="With the neurons of"),

@@ -83,7 +83,7 @@ def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> s
 
 def _beside(found: Judged) -> str:
     """How much of the expected effect the strongest control has."""
-    if found.control is None:
+    if found.control is None or layout.signed(found.beside) == layout.signed(0):
         return "No control moves it that way."
     by = f"{CONTROLS[found.control]}, {layout.signed(found.beside)}"
     if found.share >= FARTHER:

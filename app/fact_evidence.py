@@ -149,16 +149,26 @@ def activating(atlas: Atlas, fact_id: str) -> None:
 
 
 def what_activates(rows: pd.DataFrame) -> str:
-    """Where its own neurons are as active as on its prompts, in a sentence."""
-    own = rows[rows["group"] == "own"].set_index("context")["relative"].dropna()
-    if "fact" not in own:
+    """How active its own neurons are where, and random ones where the fact is asked for."""
+    level = rows.dropna(subset=["relative"]).set_index(["group", "context"])["relative"]
+    if ("own", "fact") not in level.index:
         return ""
-    parts = [
-        f"{evidence_charts.CONTEXTS[context]} **{own[context]:.2f}**".replace("-", "−")
-        for context in evidence_charts.CONTEXTS
-        if context in own
+    said = [
+        f"**{_level(level['own', context])}** where {name}"
+        for context, name in evidence_charts.CONTEXTS.items()
+        if ("own", context) in level.index
     ]
-    return f"Its neurons, where {', '.join(parts)}."
+    sentences = [f"Its neurons are at {', '.join(said)}."]
+    elsewhere = level["own"].drop("fact")
+    if len(elsewhere) and elsewhere.max() >= level["own", "fact"]:
+        sentences.append("**They are no more active where the fact is asked for.**")
+    if ("random", "fact") in level.index:
+        sentences.append(f"As many random ones are at {_level(level['random', 'fact'])} where it is.")
+    return " ".join(sentences)
+
+
+def _level(relative: float) -> str:
+    return f"{relative:.2f}".replace("-", "−")
 
 
 # Edits of it -----------------------------------------------------------------------------------------
@@ -166,24 +176,26 @@ def what_activates(rows: pd.DataFrame) -> str:
 
 def edited(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.edits_of_fact(atlas, fact_id)
-    for (answer, remove, add), part in rows.groupby(["new_object", "remove", "add"], sort=False):
-        st.markdown(f"{what_it_did(str(answer), part)} λ₁ = {remove:g}, λ₂ = {add:g}.")
+    said = [
+        f"- {what_it_did(str(answer), part)}"
+        for (answer, _, _), part in rows.groupby(["new_object", "remove", "add"], sort=False)
+    ]
+    st.markdown("\n".join(said))
     edit_table(rows)
 
 
 def what_it_did(answer: str, part: pd.DataFrame) -> str:
     """Whether one edit took, beside random neurons. `part`: its rows of `evidence.edits_of_fact`."""
-    said = f"Rewritten to **{layout.plain(answer)}**: "
-    words = []
-    for group, name in (("own", "the edited prompt"), ("random", "with random neurons instead")):
-        mine = part[(part["group"] == group) & (part["kind"] == "edited")]
-        if len(mine):
-            row = mine.iloc[0]
-            words.append(
-                f"{name} gives it {row['p_new_before']:.2f} → **{row['p_new_after']:.2f}** "
-                f"(rank {layout.number(row['rank_new_before'])} → {layout.number(row['rank_new_after'])})"
-            )
-    return said + "; ".join(words) + "."
+    first = part.iloc[0]
+    said = f"Rewritten to **{layout.plain(answer)}** (λ₁ = {first['remove']:g}, λ₂ = {first['add']:g})"
+    judged = part[part["kind"] == "edited"].set_index("group")
+    moves = [
+        f"{name} {judged.loc[group, 'p_new_before']:.2f} → **{judged.loc[group, 'p_new_after']:.2f}**, "
+        f"rank {layout.number(judged.loc[group, 'rank_new_after'])}"
+        for group, name in (("own", "its probability goes"), ("random", "with random neurons"))
+        if group in judged.index
+    ]
+    return ": ".join(filter(None, [said, "; ".join(moves)])) + "."
 
 
 def edit_table(rows: pd.DataFrame) -> None:
@@ -211,12 +223,12 @@ def edit_table(rows: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts asked about the edits, with the probabilities before and after",
         column_config={
-            "asked": st.column_config.TextColumn("Asked", width=130),
-            "neurons": st.column_config.TextColumn("Neurons edited", width=150),
+            "asked": st.column_config.TextColumn("Asked", width=125),
+            "neurons": st.column_config.TextColumn("Neurons edited", width=175),
             "strength": st.column_config.TextColumn("λ₁, λ₂", width=60),
             "old": st.column_config.TextColumn("P(own answer)", width=115),
             "new": st.column_config.TextColumn("P(new answer)", width=115),
-            "changed": st.column_config.CheckboxColumn("Other answer first", width=110),
+            "changed": st.column_config.CheckboxColumn("First answer changed", width=140),
             "prompt": st.column_config.TextColumn("Prompt", width="large"),
         },
     )

@@ -16,7 +16,7 @@ from atlas import evidence, queries
 from atlas.store import Atlas
 
 MEASURES = {"accuracy": "Right answers", "perplexity": "Perplexity"}
-# A loss of right answers below this share is next to none; others that lose this share of it lose much, too.
+# A smaller loss of right answers is next to none; half of what is claimed is much for a control, or to lose.
 LITTLE, MUCH = 0.1, 0.5
 
 Tables = dict[str, pd.DataFrame]
@@ -175,10 +175,15 @@ def what_edits_do(rates: pd.DataFrame) -> str:
     said = f"Of {layout.count(n, 'edit')}, **{success:.0%}** make the model say the new answer first"
     if ("success", "random") in share.index:
         said += f" (of random neurons {share['success', 'random']:.0%})"
-    follow = {
-        "paraphrase": "{:.0%} of the fact's other wordings follow",
-        "same_relation": "{:.0%} of the right answers about other facts of the relation stay",
-        "other_relation": "{:.0%} of those of other relations",
-    }
-    rest = [text.format(share[name, "own"]) for name, text in follow.items() if (name, "own") in share.index]
-    return "; ".join([said, *rest]) + "."
+        if success > 0 and share["success", "random"] >= MUCH * success:
+            said += ": **random ones do much of that**"
+    said += "."
+    if ("paraphrase", "own") in share.index:
+        said += f" Of the fact's other wordings {share['paraphrase', 'own']:.0%} follow."
+    kept = {"same_relation": "of the relation", "other_relation": "of other relations"}
+    stay = {where: share[name, "own"] for name, where in kept.items() if (name, "own") in share.index}
+    if stay:
+        parts = " and ".join(f"{part:.0%} of the prompts {where}" for where, part in stay.items())
+        lost = ": **other facts are lost, too**" if min(stay.values()) < MUCH else ""
+        said += f" Right answers about other facts stay on {parts}{lost}."
+    return said

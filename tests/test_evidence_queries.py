@@ -152,12 +152,11 @@ def test_other_relations_are_those_asked_at_the_paper_s_dose(a):
 def test_the_dose_is_the_one_at_which_most_relations_were_asked(tmp_path):
     """As the study does where a relation has fewer neurons than the paper erases."""
     folder = write_sample_atlas(tmp_path / "few")
-    kept = [
-        row
+    rows = [
+        row if row["asked_relation_id"] == row["relation_id"] else row | {"n_neurons": 5}
         for row in TABLES["erasures"]
-        if row["n_neurons"] == 5 or row["asked_relation_id"] == row["relation_id"]
     ]
-    write_table(folder, "erasures", conform("erasures", kept))
+    write_table(folder, "erasures", conform("erasures", rows))
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     with Atlas(folder) as few:
         found = evidence.erasure_elsewhere(few, "P36")
@@ -188,28 +187,39 @@ def test_edit_rates_count_prompts(relation, a):
         for measure, (kind, counts) in COUNTED.items():
             kept = row["rank_old_before"] == 1 or not measure.endswith("_relation")
             if row["kind"] == kind and kept:
-                expected[measure, row["group"]].append(counts(row))
-                edits[measure, row["group"]].add((row["fact_id"], row["new_object"]))
+                key = measure, row["add"], row["group"]
+                expected[key].append(counts(row))
+                edits[key].add((row["fact_id"], row["new_object"]))
     found = evidence.edit_rates(a, relation=relation)
-    assert {(row.measure, row.group) for row in found.itertuples()} == set(expected)
+    assert {(row.measure, row.add, row.group) for row in found.itertuples()} == set(expected)
     for row in found.itertuples():
-        assert row.share == pytest.approx(mean(expected[row.measure, row.group]))
-        assert row.n_prompts == len(expected[row.measure, row.group])
-        assert row.n_edits == len(edits[row.measure, row.group])
-    assert list(dict.fromkeys(found["measure"])) == [name for name in COUNTED if (name, "own") in expected]
+        key = row.measure, row.add, row.group
+        assert row.share == pytest.approx(mean(expected[key]))
+        assert row.n_prompts == len(expected[key])
+        assert row.n_edits == len(edits[key])
+    assert {share for share in found["share"] if 0 < share < 1}
+    # The paper's strength first, then the measures and the groups in their order.
+    assert list(dict.fromkeys(found["add"])) == [8.0, 2.0]
+    assert list(dict.fromkeys(found["measure"])) == [
+        name for name in COUNTED if any(key[0] == name for key in expected)
+    ]
+    assert list(dict.fromkeys(found["group"])) == ["own", "all", "random", "random_all"]
 
 
 def test_edits_of_a_fact_begin_with_the_edited_prompt(a):
     fact_id = TABLES["edits"][0]["fact_id"]
     found = evidence.edits_of_fact(a, fact_id)
-    expected = rows_of("edits", fact_id=fact_id)
+    keys = ("add", "group", "kind", "prompt_fact_id", "template_id")
+    expected = {tuple(row[key] for key in keys): row for row in rows_of("edits", fact_id=fact_id)}
     assert len(found) == len(expected)
     assert found["kind"].iloc[0] == "edited"
+    assert found["group"].head(4).tolist() == ["own", "all", "random", "random_all"]
     texts = {(row["fact_id"], row["template_id"]): row["text"] for row in TABLES["prompts"]}
-    by_key = {(row["group"], row["kind"], row["prompt_fact_id"], row["template_id"]): row for row in expected}
     for row in found.itertuples():
-        measured = by_key[row.group, row.kind, row.prompt_fact_id, row.template_id]
-        assert row.p_new_after == pytest.approx(measured["p_new_after"])
+        measured = expected[tuple(getattr(row, key) for key in keys)]
+        assert row.p_new_after == pytest.approx(measured["p_new_after"], nan_ok=True) or (
+            pd.isna(row.p_new_after) and measured["p_new_after"] is None
+        )
         assert row.text == texts[row.prompt_fact_id, row.template_id]
         assert row.subject == FACTS[row.prompt_fact_id]["subject"]
 

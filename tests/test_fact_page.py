@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import layout, neuron_charts, thresholds
+from app import charts, fact_evidence, layout, neuron_charts, thresholds
 from app.charts import CLICK, clickable, neuron_names
-from atlas import queries, store
+from atlas import evidence, queries, store
 from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.neuron import Neuron
 from atlas.refinement import mode, refine
+from atlas.schema import conform
 from atlas.store import Atlas
+from atlas.subsets import half_effect
+from tests.chart_clicks import chart
 from tests.sample_atlas import write_sample_atlas
 from tests.test_app import page, words
 
@@ -232,11 +236,11 @@ def test_closing_the_neuron_brings_all_rows_back(a):
 def test_the_chart_tells_the_name_of_the_mark_that_was_clicked(a):
     scores = queries.attributions_of_fact(a, FACT)
     name = neuron_names(scores)[0]
-    for chart in (
+    for drawn in (
         neuron_charts.score_map(scores, n_layers=4, n_neurons=256, chosen=name),
         neuron_charts.score_grid(queries.scores_by_prompt(a, FACT), threshold=0.2, chosen=name),
     ):
-        spec = clickable(chart, "name").to_dict()
+        spec = clickable(drawn, "name").to_dict()
         (click,) = spec["layer"][0]["params"]
         assert (click["name"], click["select"]["fields"]) == (CLICK, ["name"])
         assert not any("params" in layer for layer in spec["layer"][1:])
@@ -306,8 +310,133 @@ def test_the_tray_gets_the_neurons_of_the_thresholds_in_force(a):
 
 def test_every_table_of_the_page_can_be_exported(a):
     text = words(fact_page())
-    for title in ("Prompts", "Neurons", "Effects", "Scores", "Facts that share neurons"):
+    titles = ("Prompts", "Neurons", "Effects", "Scores", "Facts that share neurons")
+    for title in (*titles, "Subsets", "Stability", "Contexts", "Edits"):
         assert re.search(rf"{title} \(\d+ rows?\)", text)
+
+
+# What experiments found ------------------------------------------------------------------------------
+
+EFFECTS = "Probability of the answer before and after, beside the controls"
+FEWER = "Probability of the answer with some of its neurons suppressed"
+WORDINGS = "Neurons in common with those that other wordings find"
+ACTIVE = "How active its neurons are where it is asked for, and elsewhere"
+EDITED = "Prompts asked about the edits, with the probabilities before and after"
+
+
+@pytest.mark.parametrize(("which", "held_out"), [(None, True), ("held-out", True), ("discovery", False)])
+def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(which, held_out, a):
+    app = fact_page(**({} if which is None else {"asked": which}))
+    effects = queries.effects_of_fact(a, FACT)
+    rows = effects[effects["held_out"] == held_out]
+    groups = {"own", "random", "matched", "baseline"} | ({"unrelated"} if held_out else set())
+    assert set(rows["group"]) == groups
+    shown = next(frame.value for frame in app.dataframe if "what" in frame.value)
+    assert len(shown) == len(rows)
+    assert shown["before"].to_list() == pytest.approx(rows["p_before"].to_list())
+    title = "held out" if held_out else "found its neurons"
+    assert title in json.loads(chart(app, EFFECTS).spec)["title"]
+    means = charts.effect_moves(rows, title="").to_dict()
+    drawn = {row["what"]: row for data in means["datasets"].values() for row in data}
+    own = rows[(rows["intervention"] == "suppress") & (rows["group"] == "own")]
+    assert drawn["×0, its own"]["after"] == pytest.approx(own["p_after"].mean())
+    assert drawn["×0, its own"]["n"] == len(own) == 4
+
+
+def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
+    rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
+    write_table(folder, "effects", conform("effects", rows))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = fact_page(asked="discovery")
+    assert chart(app, EFFECTS).spec
+    text = words(app)
+    assert "as many random ones of the same layers" in text
+    assert "equally active" not in text
+    assert "What experiments found" not in text
+    assert "Discovery prompts" not in str(app.get("button_group"))
+
+
+def test_the_first_experiment_in_view_is_fewer_neurons(a):
+    app = fact_page()
+    assert "What experiments found" in words(app)
+    assert chart(app, FEWER).spec
+    halves = half_effect(a)
+    mine = halves[halves["fact_id"] == FACT].set_index("order")
+    n, k = int(mine["n_neurons"].iloc[0]), int(mine.loc["score", "k_half"])
+    fall = layout.signed(-mine["fall_all"].iloc[0])
+    text = words(app)
+    assert f"Suppressing all {n} neurons changes the answer's probability by **{fall}**" in text
+    assert f"Half of that takes **{k}** with the largest score first" in text
+
+
+def test_other_wordings_find_some_of_the_neurons_again(a):
+    app = fact_page(evidence="stability")
+    found = evidence.stability_of_fact(a, FACT)
+    text = words(app)
+    assert f"find **{found['shared']} of {found['n_discovery']} neurons** again" in text
+    assert (
+        f"to **{found['p_discovery']:.2f}**, those of the other wordings to **{found['p_held_out']:.2f}**"
+        in text
+    )
+    assert chart(app, WORDINGS).spec
+    with pytest.raises(AssertionError):
+        chart(app, FEWER)
+
+
+def test_a_stability_that_another_fact_has_too_is_said_to_be():
+    found = {
+        **{"n_discovery": 4, "n_held_out": 5, "shared": 2, "jaccard": 2 / 7, "jaccard_random": 0.1},
+        **{"jaccard_relation": 0.2, "p_before": 0.8, "p_discovery": 0.1, "p_held_out": 0.4},
+    }
+    assert "Another fact of the relation" not in fact_evidence.how_stable(found)
+    assert "and 3 others." in fact_evidence.how_stable(found)
+    alike = fact_evidence.how_stable(found | {"jaccard_relation": 0.3})
+    assert "**Another fact of the relation has as many of them.**" in alike
+    assert "does not lower its answer: 0.80, then 0.85" in fact_evidence.how_stable(
+        found | {"p_discovery": 0.85}
+    )
+
+
+def test_what_activates_its_neurons_stands_beside_random_ones(a):
+    app = fact_page(evidence="contexts")
+    rows = evidence.contexts_of_fact(a, FACT).set_index(["group", "context"])["relative"]
+    text = words(app)
+    assert f"Its neurons are at **{rows['own', 'fact']:.2f}** where the fact is asked for" in text
+    assert f"As many random ones are at {rows['random', 'fact']:.2f} where it is." in text
+    assert chart(app, ACTIVE).spec
+    elsewhere = evidence.contexts_of_fact(a, FACT)
+    elsewhere.loc[elsewhere["context"] == "relation", "relative"] = 2.0
+    assert "**They are no more active" in fact_evidence.what_activates(elsewhere)
+    assert "no more active" not in text
+
+
+def test_edits_of_it_are_listed_prompt_by_prompt(a):
+    app = fact_page(evidence="edits")
+    rows = evidence.edits_of_fact(a, FACT)
+    (listed,) = [frame for frame in app.dataframe if "strength" in frame.value]
+    assert len(listed.value) == len(rows)
+    assert list(listed.value["strength"].unique()) == ["1, 8", "1, 2"]
+    own = rows[(rows["kind"] == "edited") & (rows["group"] == "own") & (rows["add"] == 8)].iloc[0]
+    said = f"its probability goes {own['p_new_before']:.2f} → **{own['p_new_after']:.2f}**, rank "
+    assert f"Rewritten to **{layout.plain(own['new_object'])}** (λ₁ = 1, λ₂ = 8): {said}" in words(app)
+
+
+@pytest.mark.parametrize("asked", ["<b>", "methods", ""])
+def test_an_experiment_that_is_none_means_the_first(asked, a):
+    assert chart(fact_page(evidence=asked), FEWER).spec
+
+
+def test_a_fact_that_no_experiment_took_has_no_such_section(sample, a, tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "sampled")
+    for table in evidence.FACT_TABLES:
+        rows = a.query(f"FROM {table} WHERE fact_id <> ?", [FACT])
+        write_table(folder, table, conform(table, rows))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    assert "What experiments found" not in words(fact_page())
+    assert "What experiments found" in words(fact_page(fact="P36-00002"))
 
 
 # Sets of neurons -------------------------------------------------------------------------------------

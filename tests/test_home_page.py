@@ -1,11 +1,15 @@
-"""The Home page as a visitor meets it: what the atlas is, three pictures, a first experiment in one click."""
+"""The Home page as a visitor meets it: what the atlas is, what changing neurons does, a first experiment."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app import layout, limits
-from atlas import models, queries, store
+from atlas import evidence, models, queries, store
+from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.schema import conform
 from atlas.store import Atlas
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
@@ -57,9 +61,6 @@ def test_the_sentence_under_each_picture_is_what_it_shows():
     assert top["pair_share"] > 0.5
     assert f"**Layer {int(top['layer'])}**, of 3, holds {top['pair_share']:.0%} of them." in text
     assert f"**{summary.within / summary.across:.1f} times**" in text
-    own = summary.effects.query("intervention == 'suppress' and group == 'own'")["ratio_of_means"].iloc[0]
-    assert own < -0.5
-    assert f"changes by **−{abs(own):.0%}**" in text
 
 
 def test_the_fewest_layers_that_hold_half_are_named():
@@ -79,6 +80,83 @@ def test_a_click_on_a_layer_searches_its_facts(only_sample, went_to):
     assert not app.exception
     assert went_to == [(layout.SEARCH, {"atlas": "sample", "layer": "2"})]
     assert page("search", layer="2").selectbox(key="choice-layer").value == "2"
+
+
+# What changing neurons does --------------------------------------------------------------------------
+
+SUPPRESSED = "Suppressing a fact's neurons changes the probability of its answer by **{}** (95 % interval "
+
+
+def own_of(rows, intervention: str):
+    return rows[(rows["intervention"] == intervention) & (rows["group"] == "own")].iloc[0]
+
+
+@pytest.mark.parametrize("ratio", ["paper", "replication"])
+def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, ratio):
+    with Atlas(only_sample) as atlas:
+        rows = evidence.effects(atlas, templates="held-out")
+    app = page(**({} if ratio == "paper" else {"ratio": ratio}))
+    assert not app.exception
+    own = own_of(rows, "suppress")
+    text = words(app)
+    assert SUPPRESSED.format(layout.signed(own[f"{ratio}_change"])) in text
+    assert f"{layout.signed(own[f'{ratio}_low'])} to {layout.signed(own[f'{ratio}_high'])})" in text
+    assert (
+        f"Amplifying them changes it by **{layout.signed(own_of(rows, 'amplify')[f'{ratio}_change'])}**"
+        in text
+    )
+    assert f"{own['n_relations']} relations" in text
+    assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text
+    spec = json.loads(chart(app, "Effects beside their controls").spec)
+    names = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    groups = ["its own", "random", "equally active", "most active", "unrelated facts"]
+    assert names == [*(f"×0, {group}" for group in groups), " ", *(f"×2, {group}" for group in groups)]
+    assert spec["layer"][0]["encoding"]["x"]["field"] == f"{ratio}_change"
+    ends = {
+        (part["encoding"]["x"]["field"], part["encoding"].get("x2", {}).get("field"))
+        for part in spec["layer"]
+    }
+    assert (f"{ratio}_low", f"{ratio}_high") in ends
+
+
+def test_pocket_bert_s_amplification_is_not_called_a_rise():
+    """The bundled atlas says no to a part of the thesis, and Home says so."""
+    with Atlas(store.DATA / POCKET) as atlas:
+        own = own_of(evidence.effects(atlas, templates="held-out"), "amplify")
+    assert own["paper_high"] < 0
+    said = f"**Amplifying them does not raise it:** **{layout.signed(own['paper_change'])}**"
+    assert said in words(page(atlas=POCKET))
+
+
+def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "ignorant")
+    with Atlas(folder) as whole:
+        rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
+    write_table(folder, "effect_summaries", conform("effect_summaries", rows))
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    text = words(page())
+    own = own_of(
+        rows[(rows["facts"] == "all") & (rows["relation_id"] == "all") & (rows["templates"] == "held-out")],
+        "suppress",
+    )
+    assert SUPPRESSED.format(layout.signed(own["paper_change"])) in text
+    assert "facts, none of which the model knows" in text
+
+
+def test_a_build_without_evaluation_shows_its_effects_without_intervals(tmp_path, monkeypatch):
+    folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
+    monkeypatch.setattr(store, "DATA", tmp_path / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    app = page()
+    assert not app.exception
+    with Atlas(folder) as atlas:
+        own = own_of(queries.atlas_summary(atlas).effects, "suppress")["ratio_of_means"]
+    assert own < -0.5
+    assert f"changes by **−{abs(own):.0%}**" in words(app)
+    assert "95 % interval" not in words(app)
+    assert "ratio_of_means" in chart(app, "Effects beside their controls").spec
 
 
 # The first experiment --------------------------------------------------------------------------------

@@ -192,11 +192,16 @@ def test_erasing_shows_its_own_prompts_by_dose_and_other_relations(a):
 
 def test_edits_are_counted_beside_random_neurons(a):
     app = page("relation", relation="P36")
-    rates = evidence.edit_rates(a, relation="P36").set_index(["measure", "group"])
+    rates = evidence.edit_rates(a, relation="P36")
+    weak = rates[rates["add"] == 2].set_index(["measure", "group"])["share"]["success", "own"]
+    rates = rates[rates["add"] == 8].set_index(["measure", "group"])
     share, n = rates["share"], rates["n_edits"]["success", "own"]
     assert f"Of {n} edits, **{share['success', 'own']:.0%}** make the model say the new answer" in words(app)
     assert f"(of random neurons {share['success', 'random']:.0%})" in words(app)
     assert f"new answer first ({rates['n_prompts']['success', 'own']})" in drawn(app, EDITS)
+    assert share["success", "own"] != weak
+    weaker = page("relation", relation="P36", strength="2")
+    assert f"Of {n} edits, **{weak:.0%}** make the model say the new answer" in words(weaker)
 
 
 def test_a_control_that_does_as_much_is_said_to():
@@ -219,6 +224,24 @@ def test_a_control_that_does_as_much_is_said_to():
     assert "No control comes near" in evidence_show.verdict(weak, "suppress")
     assert "**A control" not in evidence_show.verdict(weak, "amplify")
     assert "does not raise" not in evidence_show.verdict(weak, "amplify")
+
+
+def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_to_be():
+    rates = pd.DataFrame(
+        {
+            "measure": ["success", "success", "paraphrase", "same_relation", "other_relation"],
+            "group": ["own", "random", "own", "own", "own"],
+            "share": [0.8, 0.1, 0.7, 0.9, 0.95],
+            "n_edits": 10,
+        }
+    )
+    said = relation_evidence.what_edits_do(rates)
+    assert "**80%** make the model say the new answer first (of random neurons 10%)." in said
+    assert "70% follow" in said
+    assert "stay on 90% of the prompts of the relation and 95% of the prompts of other relations." in said
+    said = relation_evidence.what_edits_do(rates.assign(share=[0.8, 0.5, 0.7, 0.3, 0.95]))
+    assert "(of random neurons 50%): **random ones do much of that**." in said
+    assert "95% of the prompts of other relations: **other facts are lost, too**." in said
 
 
 def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():

@@ -170,7 +170,8 @@ def headline(effects: pd.DataFrame, facts: str) -> None:
             st.markdown(evidence_show.verdict(effects, intervention, ratio=ratio))
     with left:
         layout.draw(evidence_charts.effect_intervals(effects, ratio=ratio), "Effects beside their controls")
-    relations = layout.count(effects["n_relations"].max(), "relation")
+    own = effects[effects["group"] == "own"]
+    relations = layout.count(own["n_relations"].max(), "relation")
     evidence_show.note(
         f"Mean over {relations}, with 95 % intervals: {evidence_show.counted(effects, facts)}, in wordings "
         f"that were kept out of the search for neurons. {evidence_show.RATIO_SAID[ratio]} "

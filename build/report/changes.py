@@ -12,7 +12,7 @@ from build.report.findings import Findings
 from build.report.lines import Line, Number, absent, comparison
 from build.report.numbers import Estimate, in_unit
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
-from build.report.paper_values import CLAIMED_LOSS, PAPER_ERASE_OTHERS
+from build.report.paper_values import CLAIMED_LOSS
 
 # Measure of `studies.Scores` → its words, published name, claim, and whether a control can cast doubt on it.
 _SCORECARD: dict[str, tuple[str, str, str, bool]] = {
@@ -116,6 +116,7 @@ def _strengths(found: Findings) -> Table:
         tuple(rows),
         f"{escape(found.atlas_id)}: {found.edits.n_edits} edits in {found.edits.n_relations} relations",
         wide=True,
+        folded=True,
     )
 
 
@@ -124,13 +125,12 @@ def _strengths(found: Findings) -> Table:
 
 def erase_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.erasures is not None]
-    low, high = (in_unit(each, "share").split(".")[0] for each in CLAIMED_LOSS)
     blocks: list[Block] = [
         Heading(2, "3 Erase"),
         Text(
-            "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, "
-            "and the relation's own prompts and all others' are asked. The claim in question: the model "
-            f"loses {low} to {high} % of that relation, and little of others. Relations count alike."
+            "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, and "
+            "the relation's own prompts and all others' are asked. The claim in question: the model loses "
+            f"{CLAIMED_LOSS.number} of that relation, and little of others. Relations count alike."
         ),
         comparison(_erase_lines(), findings),
         *absent([found for found in findings if found.erasures is None], "erase"),
@@ -201,8 +201,6 @@ def _perplexities(relation_id: str) -> Callable[[Findings], str]:
 
 
 def _erase_lines() -> list[Line]:
-    low, high = (f"{each * 100:+.1f}" for each in PAPER_ERASE_OTHERS)
-    claimed = f"{CLAIMED_LOSS[0] * 100:.0f} to {CLAIMED_LOSS[1] * 100:.0f} %\n*the claim in question*"
     return [
         *(
             Line(
@@ -225,15 +223,15 @@ def _erase_lines() -> list[Line]:
         Line(
             "Perplexity of other relations' prompts",
             _erased("worse", "own", "others"),
+            "erase_others",
             controls=(("random neurons", _erased("worse", "random", "others")),),
-            paper=f"{low} to {high} %\n*section 5.2, table of erased relations*",
+            doubts=False,
         ),
         Line(
             "Right answers that the erased relation loses",
             _erased("lost", "own", "own"),
+            "erase_lost",
             controls=(("random neurons", _erased("lost", "random", "own")),),
-            claim="erase",
-            paper=claimed,
         ),
         Line(
             "Right answers that other relations lose",
@@ -280,6 +278,7 @@ def _relations(found: Findings) -> Table:
         tuple(rows),
         f"{escape(found.atlas_id)}: every relation erased",
         wide=True,
+        folded=True,
     )
 
 

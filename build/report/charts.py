@@ -11,6 +11,9 @@ of its own text.
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable, Sequence
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -21,8 +24,12 @@ from build.report.paper_values import PAPER, PAPER_MODEL
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#2E86C1", "#E69F00", "#009E73", "#CC79A7", "#8A8F98"
 VERMILION = "#D55E00"
 INK, PAPER_WHITE = "#1D232B", "#FFFFFF"
-WIDTH = 440
+WIDTH = 400
+# Characters of a line below a title.
+_LINE = 64
 ROW = 19
+# Relations as rows: long names are cut, so that the bars keep their room.
+LABELS = alt.Axis(labelLimit=165, labelFontSize=11, labelOverlap=False)
 
 GROUP_NAMES = {
     "own": "its own neurons",
@@ -42,21 +49,33 @@ _SHAPES = {
 VERBS = {"suppress": "Suppressing (× 0)", "amplify": "Amplifying (× 2)"}
 # Where changes reach farther than this (× 4), the axis is squeezed.
 _FAR = 3.0
+_FAR_TICKS = (-1, 0, 1, 5, 20, 100, 500, 2500)
 
-_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=190)
+_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=1, labelLimit=190)
 
 
 def finished(
-    chart: alt.Chart | alt.LayerChart, *, title: str, lines: list[str], height: int
+    chart: alt.Chart | alt.LayerChart, *, title: str, atlas_id: str, text: str, height: int
 ) -> alt.LayerChart:
-    """The chart with its title, what it shows in smaller lines below, its size and the report's look."""
+    """The chart with its title, its atlas, what it shows in smaller lines, its size and the report's look.
+
+    height: without the lines.
+    """
+    lines = [atlas_id, *textwrap.wrap(text, _LINE)]
     return (
         chart.properties(
             title=alt.TitleParams(
-                title, subtitle=lines, anchor="start", fontSize=14, subtitleFontSize=11, offset=10
+                title,
+                subtitle=lines,
+                anchor="start",
+                limit=WIDTH,
+                fontSize=15,
+                subtitleFontSize=12,
+                subtitleLineHeight=15,
+                offset=10,
             ),
             width=WIDTH,
-            height=height,
+            height=height + 15 * len(lines),
             autosize=alt.AutoSizeParams(type="fit", contains="padding"),
         )
         # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
@@ -69,14 +88,14 @@ def finished(
             tickColor=INK,
             gridColor=INK,
             gridOpacity=0.13,
-            labelFontSize=11,
-            titleFontSize=11,
+            labelFontSize=12,
+            titleFontSize=12,
             titleFontWeight="normal",
             labelLimit=200,
         )
         .configure_title(color=INK, subtitleColor=INK)
-        .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=11, titleFontSize=11)
-        .configure_text(color=INK, fontSize=11)
+        .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=12)
+        .configure_text(color=INK, fontSize=12)
     )
 
 
@@ -108,14 +127,15 @@ def effect_bars(found: Findings, intervention: str) -> alt.LayerChart:
     frame = pd.DataFrame(rows)
     held_out = frame[frame["templates"] == "held-out"]
     discovery = frame[frame["templates"] == "discovery"]
+    held_out = held_out.assign(ring=held_out["name"].map(discovery.set_index("name")["change"]))
     published = pd.DataFrame(
         {
             "name": [GROUP_NAMES["own"], GROUP_NAMES["baseline"]],
             "change": [PAPER[intervention].value, PAPER[intervention].control],
         }
     )
-    scale = change_scale([*frame["low"], *frame["high"], *published["change"]], room=0.2)
-    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=percent(), scale=scale)
+    scale, axis = change_scale([*frame["low"], *frame["high"], *published["change"]], room=0.28)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=axis, scale=scale)
     y = alt.Y(
         "name:N",
         title=None,
@@ -155,11 +175,12 @@ def effect_bars(found: Findings, intervention: str) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=INK).encode(x=alt.X("zero:Q", scale=scale))
     return finished(
         alt.layer(bars, zero, intervals, rings, crosses, *_bar_values(held_out, scale, y)),
-        title=f"{VERBS[intervention]}: {found.atlas_id}",
-        lines=[
-            f"Bar: held-out prompts, {_facts(facts)}, with 95 % interval. Ring: discovery prompts.",
-            "Cross: the paper's value, for another model.",
-        ],
+        title=VERBS[intervention],
+        atlas_id=found.atlas_id,
+        text=(
+            f"Bar: held-out prompts, {_facts(facts)}, with 95 % interval. Ring: discovery prompts. "
+            "Cross: the paper's value, for another model."
+        ),
         height=90 + 30 * held_out["group"].nunique(),
     )
 
@@ -171,7 +192,7 @@ def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
     rows = effects.by_relation(intervention, "held-out", facts)
     counts = dict(rows.loc[rows["group"] == "own", ["relation_id", "n_facts"]].itertuples(index=False))
     rows = rows.assign(
-        label=[f"{found.label(each)} · {counts.get(each, 0):,}" for each in rows["relation_id"]],
+        label=[f"{counts.get(each, 0):,} · {found.label(each)}" for each in rows["relation_id"]],
         name=rows["group"].map(GROUP_NAMES),
     ).rename(columns={"paper_change": "change", "paper_low": "low", "paper_high": "high"})
     own = rows[rows["group"] == "own"]
@@ -180,9 +201,9 @@ def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
     order = own.sort_values(["change", "label"], ascending=[intervention == "suppress", True])[
         "label"
     ].tolist()
-    scale = change_scale([*rows["change"], *own["low"], *own["high"]], room=0.03)
-    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=percent(), scale=scale)
-    y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=175, labelOverlap=False))
+    scale, axis = change_scale([*rows["change"], *own["low"], *own["high"]], room=0.03)
+    x = alt.X("change:Q", title="Change of the answer's probability (%)", axis=axis, scale=scale)
+    y = alt.Y("label:N", title=None, sort=order, axis=LABELS)
     tips = [
         alt.Tooltip("label:N", title="Relation"),
         alt.Tooltip("name:N", title="Changed"),
@@ -216,12 +237,13 @@ def effects_by_relation(found: Findings, intervention: str) -> alt.LayerChart:
     figure = {"suppress": "3", "amplify": "4"}[intervention]
     return finished(
         alt.layer(bars, zero, intervals, controls),
-        title=f"{VERBS[intervention]}, by relation: {found.atlas_id}",
-        lines=[
-            f"As figure {figure} of the paper. Held-out prompts, {_facts(facts)}.",
-            "Bar: its own neurons, with 95 % interval. Points: controls. Behind a name: facts.",
-        ],
-        height=150 + ROW * len(order),
+        title=f"{VERBS[intervention]}, by relation",
+        atlas_id=found.atlas_id,
+        text=(
+            f"As figure {figure} of the paper. Held-out prompts, {_facts(facts)}. Bar: its own "
+            "neurons, with 95 % interval. Points: controls. Before a name: facts."
+        ),
+        height=190 + ROW * len(order),
     )
 
 
@@ -248,24 +270,30 @@ def _group_shape(rows: pd.DataFrame) -> alt.Shape:
 # Parts -----------------------------------------------------------------------------------------------
 
 
-def percent(sign: str = "+") -> alt.Axis:
+def percent(sign: str = "+", values: Sequence[float] | None = None) -> alt.Axis:
     # Vega would write +0%.
-    return alt.Axis(labelExpr=f"datum.value === 0 ? '0%' : format(datum.value, '{sign}.0%')", tickCount=5)
+    label = f"datum.value === 0 ? '0%' : format(datum.value, '{sign},.0%')"
+    return (
+        alt.Axis(labelExpr=label, tickCount=5) if values is None else alt.Axis(labelExpr=label, values=values)
+    )
 
 
-def change_scale(values: list[float], *, room: float) -> alt.Scale:
-    """A domain for changes with room on either side; squeezed where some reach very far."""
+def change_scale(values: Iterable[float], *, room: float) -> tuple[alt.Scale, alt.Axis]:
+    """A scale for changes, with room on either side, and its axis; squeezed where some reach very far."""
     found = [float(each) for each in values if each is not None and np.isfinite(each)]
     low, high = min(0.0, *found), max(0.0, *found)
     if high > _FAR:
-        return alt.Scale(type="symlog", constant=0.5, domain=[low * 1.1, high * 1.3], nice=False)
+        scale = alt.Scale(type="symlog", constant=0.5, domain=[low * 1.1, high * 1.5], nice=False)
+        return scale, percent(values=[each for each in _FAR_TICKS if low * 1.1 <= each <= high * 1.5])
     span = (high - low) or 1.0
-    return alt.Scale(domain=[low - room * span if low < 0 else 0, high + room * span], nice=False)
+    scale = alt.Scale(domain=[low - room * span if low < 0 else 0, high + room * span], nice=False)
+    return scale, percent()
 
 
 def _bar_values(rows: pd.DataFrame, scale: alt.Scale, y: alt.Y) -> list[alt.Chart]:
-    """The numbers beyond the ends of bars and intervals."""
+    """The numbers beyond the ends of bars, intervals and rings."""
     layers = []
+    rows = rows.assign(high=rows[["high", "ring"]].max(axis=1), low=rows[["low", "ring"]].min(axis=1))
     for side, align, dx, end in (
         (rows["change"] >= 0, "left", 5, "high"),
         (rows["change"] < 0, "right", -5, "low"),

@@ -49,8 +49,9 @@ def layer_bars(found: Findings) -> alt.LayerChart:
     upper = "" if statistics.upper is None else f": {statistics.upper.number()} of {_pairs(layers)}"
     return finished(
         bars,
-        title=f"Where the neurons lie: {found.atlas_id}",
-        lines=[f"Blue, the upper {_upper_layers(statistics)}{upper}."],
+        title="Where the neurons lie",
+        atlas_id=found.atlas_id,
+        text=f"Blue, the upper {_upper_layers(statistics)}{upper}.",
         height=270,
     )
 
@@ -99,8 +100,9 @@ def neuron_counts(found: Findings) -> alt.LayerChart:
     )
     return finished(
         alt.layer(bars, rule),
-        title=f"Neurons a fact: {found.atlas_id}",
-        lines=[f"{found.n_facts:,} facts. Dashed: the median, {found.statistics.median:g}."],
+        title="Neurons a fact",
+        atlas_id=found.atlas_id,
+        text=f"{found.n_facts:,} facts. Dashed: the median, {found.statistics.median:g}.",
         height=240,
     )
 
@@ -146,8 +148,9 @@ def sharing_matrix(found: Findings) -> alt.LayerChart:
     )
     return finished(
         cells,
-        title=f"Neurons that two facts share: {found.atlas_id}",
-        lines=["Every pair of relations; the diagonal is within a relation."],
+        title="Neurons that two facts share",
+        atlas_id=found.atlas_id,
+        text="Every pair of relations; the diagonal is within a relation.",
         height=170 + 11 * len(order),
     )
 
@@ -201,8 +204,9 @@ def sensitivity(found: Findings, column: str, words: str, form: str) -> alt.Laye
     )
     return finished(
         alt.layer(cells, *texts, outline),
-        title=f"{words}: {found.atlas_id}",
-        lines=[f"Stored scores refined with other thresholds; {int(rows['n_facts'].max()):,} facts."],
+        title=words,
+        atlas_id=found.atlas_id,
+        text=f"Stored scores refined with other thresholds; {int(rows['n_facts'].max()):,} facts.",
         height=300,
     )
 

@@ -18,12 +18,12 @@ from build.report.charts import (
     GREEN,
     GREY,
     INK,
+    LABELS,
     ORANGE,
     PAPER_WHITE,
     PURPLE,
     ROW,
     VERMILION,
-    change_scale,
     finished,
     percent,
 )
@@ -32,7 +32,11 @@ from build.report.numbers import Estimate
 from build.report.paper_values import CLAIMED_LOSS, PAPER, PAPER_MODEL
 from build.report.studies import CONTEXTS, METHOD_NAMES, PAPER_DOSE
 
-_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=190)
+_LEGEND = alt.Legend(
+    title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=190, symbolOpacity=1
+)
+# Beside long labels there is room for one entry in a row only.
+_BELOW = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=190)
 OWN, RANDOM = "its own neurons", "random neurons"
 
 
@@ -145,12 +149,12 @@ def scorecard(found: Findings) -> alt.LayerChart:
             form=".1%",
             extra=[crosses],
         ),
-        title=f"Updating facts: {found.atlas_id}",
-        lines=[
+        title="Updating facts",
+        atlas_id=found.atlas_id,
+        text=(
             f"{edits.n_edits:,} edits in {edits.n_relations} relations, λ = ({strengths[0]:g}, "
-            f"{strengths[1]:g}).",
-            "Lines: 95 % intervals. Cross: the paper's value, for another model.",
-        ],
+            f"{strengths[1]:g}). Lines: 95 % intervals. Cross: the paper's value, for another model."
+        ),
         height=120 + 38 * len({row["what"] for row in rows}),
     )
 
@@ -169,7 +173,7 @@ def erase_doses(found: Findings) -> alt.LayerChart:
     x = alt.X(
         "dose:Q",
         title="Neurons erased (count, logarithmic)",
-        scale=alt.Scale(type="log"),
+        scale=alt.Scale(type="log", nice=False),
         axis=alt.Axis(values=sorted(set(rows["dose"])), grid=False),
     )
     tips = [
@@ -203,7 +207,9 @@ def erase_doses(found: Findings) -> alt.LayerChart:
         tooltip=tips,
     )
     claimed = (
-        alt.Chart(pd.DataFrame({"dose": [PAPER_DOSE], "low": [CLAIMED_LOSS[0]], "high": [CLAIMED_LOSS[1]]}))
+        alt.Chart(
+            pd.DataFrame({"dose": [PAPER_DOSE], "low": [CLAIMED_LOSS.low], "high": [CLAIMED_LOSS.high]})
+        )
         .mark_rule(color=VERMILION, strokeWidth=4)
         .encode(
             x="dose:Q",
@@ -217,11 +223,12 @@ def erase_doses(found: Findings) -> alt.LayerChart:
     )
     return finished(
         alt.layer(bands, lines, claimed, points),
-        title=f"Erasing a relation, by dose: {found.atlas_id}",
-        lines=[
-            f"Asked of the relation itself; mean of up to {most} relations, with 95 % intervals.",
-            f"Thick line: the claim in question, {PAPER_DOSE} neurons take 40 to 60 %.",
-        ],
+        title="Erasing a relation, by dose",
+        atlas_id=found.atlas_id,
+        text=(
+            f"Asked of the relation itself; mean of up to {most} relations, with 95 % intervals. "
+            f"Thick line: the claim in question, {PAPER_DOSE} neurons take {CLAIMED_LOSS.number}."
+        ),
         height=310,
     )
 
@@ -239,50 +246,52 @@ def erase_by_relation(found: Findings) -> alt.LayerChart:
             {
                 "label": [found.label(each) for each in relations["relation_id"]],
                 "name": name,
-                "growth": np.expm1(relations[f"growth_{group}_{asked}"]),
+                "factor": np.exp(relations[f"growth_{group}_{asked}"]),
+                "one": 1.0,
                 "before": relations[f"perplexity_before_{group}_{asked}"],
                 "after": relations[f"perplexity_after_{group}_{asked}"],
                 "n_neurons": relations["n_neurons"],
                 "n": relations["n_prompts"],
             }
-        ).dropna(subset=["growth"])
+        ).dropna(subset=["factor"])
         for (group, asked), name in names.items()
         if f"growth_{group}_{asked}" in relations
     ]
     rows = pd.concat(parts, ignore_index=True)
     own = rows[rows["name"] == names["own", "own"]]
     beside = rows[(rows["name"] != names["own", "own"]) & rows["label"].isin(set(own["label"]))]
-    order = own.sort_values(["growth", "label"], ascending=[False, True])["label"].tolist()
+    order = own.sort_values(["factor", "label"], ascending=[False, True])["label"].tolist()
     published = pd.DataFrame(
         {
             "label": [found.label(each) for each in ("P19", "P106")],
-            "growth": [PAPER["erase_P19"].value, PAPER["erase_P106"].value],
+            "factor": [1 + PAPER["erase_P19"].value, 1 + PAPER["erase_P106"].value],
         }
     )
     published = published[published["label"].isin(order)]
-    scale = change_scale([*rows["growth"], *published["growth"]], room=0.04)
-    x = alt.X("growth:Q", title="Growth of perplexity (%)", axis=percent(), scale=scale)
-    y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=175, labelOverlap=False))
+    scale = alt.Scale(type="log", nice=False, domain=_around([*rows["factor"], *published["factor"]]))
+    axis = alt.Axis(format="~g", tickCount=4, grid=False)
+    x = alt.X("factor:Q", title="Perplexity, × (logarithmic)", axis=axis, scale=scale)
+    y = alt.Y("label:N", title=None, sort=order, axis=LABELS)
     tips = [
         alt.Tooltip("label:N", title="Erased"),
         alt.Tooltip("name:N", title="Asked"),
-        alt.Tooltip("growth:Q", title="Perplexity grows by", format="+.1%"),
+        alt.Tooltip("factor:Q", title="Perplexity after ÷ before", format=",.3f"),
         alt.Tooltip("before:Q", title="Perplexity before", format=",.2f"),
         alt.Tooltip("after:Q", title="and after", format=",.2f"),
         alt.Tooltip("n_neurons:Q", title="Neurons erased"),
         alt.Tooltip("n:Q", title="Prompts of the relation"),
     ]
     shown = list(names.values())[1:]
-    bars = alt.Chart(own).mark_bar(height=11, color=BLUE).encode(x=x, y=y, tooltip=tips)
+    bars = alt.Chart(own).mark_bar(height=11, color=BLUE).encode(x=x, x2="one:Q", y=y, tooltip=tips)
     points = (
         alt.Chart(beside)
         .mark_point(filled=True, size=45, opacity=1, stroke=PAPER_WHITE, strokeWidth=0.7)
         .encode(
             x=x,
             y=y,
-            color=alt.Color("name:N", scale=alt.Scale(domain=shown, range=[GREY, ORANGE]), legend=_LEGEND),
+            color=alt.Color("name:N", scale=alt.Scale(domain=shown, range=[GREY, ORANGE]), legend=_BELOW),
             shape=alt.Shape(
-                "name:N", scale=alt.Scale(domain=shown, range=["diamond", "circle"]), legend=_LEGEND
+                "name:N", scale=alt.Scale(domain=shown, range=["diamond", "circle"]), legend=_BELOW
             ),
             tooltip=tips,
         )
@@ -290,20 +299,26 @@ def erase_by_relation(found: Findings) -> alt.LayerChart:
     crosses = (
         alt.Chart(published)
         .mark_point(shape="cross", color=VERMILION, size=60, filled=True, opacity=1)
-        .encode(
-            x=x, y=y, tooltip=[alt.Tooltip("growth:Q", title=f"The paper ({PAPER_MODEL})", format="+.1%")]
-        )
+        .encode(x=x, y=y, tooltip=[alt.Tooltip("factor:Q", title=f"The paper ({PAPER_MODEL})", format=".2f")])
     )
-    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=INK).encode(x=alt.X("zero:Q", scale=scale))
+    same = alt.Chart(pd.DataFrame({"one": [1.0]})).mark_rule(color=INK).encode(x=alt.X("one:Q", scale=scale))
     return finished(
-        alt.layer(bars, zero, points, crosses),
-        title=f"Erasing each relation: {found.atlas_id}",
-        lines=[
-            f"Its {PAPER_DOSE} most frequent neurons. Bar: its own prompts. Points: beside it.",
-            "Cross: the paper's value, for another model.",
-        ],
-        height=140 + ROW * len(order),
+        alt.layer(bars, same, points, crosses),
+        title="Erasing each relation",
+        atlas_id=found.atlas_id,
+        text=(
+            f"Its {PAPER_DOSE} most frequent neurons. Bar: its own prompts. Points: beside it. Cross: "
+            "the paper's value, for another model."
+        ),
+        height=155 + ROW * len(order),
     )
+
+
+def _around(factors: Sequence[float]) -> list[float]:
+    """The smallest and the largest of factors, and one, with room on a logarithmic axis."""
+    found = [*(each for each in factors if np.isfinite(each) and each > 0), 1.0]
+    room = (max(found) / min(found)) ** 0.04 * 1.01
+    return [min(found) / room, max(found) * room]
 
 
 # 4. What activates them ------------------------------------------------------------------------------
@@ -327,12 +342,13 @@ def context_bars(found: Findings) -> alt.LayerChart:
             pd.DataFrame(rows),
             colours={OWN: BLUE, RANDOM: ORANGE},
             order=list(_CONTEXT_NAMES.values()),
-            x_title="Activation (1: as on the prompts that found them)",
+            x_title="Activation (1: as where they were found)",
             axis=alt.Axis(tickCount=5),
             form=".3f",
         ),
-        title=f"What activates them: {found.atlas_id}",
-        lines=[f"{max(row['n'] for row in rows):,} facts, held-out wordings. Lines: 95 % intervals."],
+        title="What activates them",
+        atlas_id=found.atlas_id,
+        text=f"{max(row['n'] for row in rows):,} facts, held-out wordings. Lines: 95 % intervals.",
         height=270,
     )
 
@@ -355,15 +371,16 @@ def stability_bars(found: Findings) -> alt.LayerChart:
         pd.DataFrame(rows),
         colours=dict(zip(names.values(), (BLUE, ORANGE, GREY), strict=True)),
         order=list(names.values()),
-        x_title="Jaccard index with the held-out half's neurons (1: the same)",
+        x_title="Jaccard index (1: the same neurons)",
         axis=alt.Axis(tickCount=5),
         form=".3f",
     )
     # Names stand on the axis: no legend to look up, no place to share.
     return finished(
         _without_legend(chart),
-        title=f"Found again by other wordings? {found.atlas_id}",
-        lines=[f"{len(stability.rows):,} facts. Lines: 95 % intervals."],
+        title="Found again by other wordings?",
+        atlas_id=found.atlas_id,
+        text=f"{len(stability.rows):,} facts. Lines: 95 % intervals.",
         height=190,
     )
 
@@ -412,8 +429,9 @@ def subset_curve(found: Findings) -> alt.LayerChart:
     )
     return finished(
         alt.layer(lines, points),
-        title=f"How few are enough? {found.atlas_id}",
-        lines=[f"Mean over {int(curve['n'].max()):,} facts, held-out prompts."],
+        title="How few are enough?",
+        atlas_id=found.atlas_id,
+        text=f"Mean over {int(curve['n'].max()):,} facts, held-out prompts.",
         height=300,
     )
 
@@ -429,16 +447,17 @@ def method_bars(found: Findings) -> alt.LayerChart:
         pd.DataFrame(rows, columns=["what", "name", "value", "low", "high", "n", "of"]),
         colours={METHOD_NAMES[method]: colour for method, colour in colours.items()},
         order=list(METHOD_NAMES.values()),
-        x_title="Change of the answer's probability when suppressed (%)",
+        x_title="Change of the answer's probability (%)",
         axis=percent(),
         form="+.1%",
     )
     return finished(
         _without_legend(chart),
-        title=f"Other methods' neurons: {found.atlas_id}",
-        lines=[
-            f"As many neurons each; {max((row['n'] for row in rows), default=0):,} facts, held-out prompts.",
-            "Lines: 95 % intervals.",
-        ],
+        title="Other methods' neurons",
+        atlas_id=found.atlas_id,
+        text=(
+            f"As many neurons each; {max((row['n'] for row in rows), default=0):,} facts, held-out "
+            "prompts. Lines: 95 % intervals."
+        ),
         height=230,
     )

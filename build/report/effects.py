@@ -141,4 +141,5 @@ def _every_group(found: Findings, intervention: str) -> Table:
         tuple(rows),
         f"{charts.VERBS[intervention]} in {escape(found.atlas_id)}, every group",
         wide=True,
+        folded=True,
     )

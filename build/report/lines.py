@@ -13,7 +13,7 @@ from build.report.claims import judge
 from build.report.findings import Findings
 from build.report.numbers import NOT_MEASURED, Estimate
 from build.report.page import Block, Table, Text, escape
-from build.report.paper_values import PAPER, REPLICATION, paper, replication
+from build.report.paper_values import PAPER, RANGES, REPLICATED, REPLICATION, paper, replication
 from build.report.verdicts import compare
 
 Number = Callable[[Findings], Estimate | None]
@@ -61,11 +61,17 @@ class Line:
         return "\n".join(line for line in lines if line)
 
     def verdict(self, found: Findings, ours: Estimate, controls: list[tuple[str, Estimate]]) -> str:
-        published = PAPER.get(self.published) or REPLICATION.get(self.published)
+        controls = controls if self.doubts else []
+        theirs = REPLICATION.get(self.published)
+        if theirs is not None and found.manifest.model.name == REPLICATED:
+            return f"*beside the replication: {compare(ours, theirs, controls)}*"
+        published = PAPER.get(self.published) or RANGES.get(self.published) or theirs
         if published is not None:
-            return f"*{compare(ours, published, controls if self.doubts else ())}*"
+            return f"*{compare(ours, published, controls)}*"
+        if not self.claim:
+            return ""
         outcomes = [each.outcome for each in judge(found) if each.claim.name == self.claim]
-        return f"*{outcomes[0]}*" if outcomes else ""
+        return f"*{outcomes[0] if outcomes else 'does not apply'}*"
 
 
 def comparison(lines: Sequence[Line], findings: Sequence[Findings], caption: str = "") -> Table:

@@ -51,14 +51,15 @@ class Bullets:
 class Table:
     """A table. `columns[0]` heads the rows' names.
 
-    `wide` ones are folded away and scroll; of the others each row becomes a card on a phone. widths: of the
-    first columns, in per cent.
+    `wide` ones scroll where there is no room, of the others each row becomes a card on a phone; `folded` ones
+    show their caption until they are opened. widths: of the first columns, in per cent.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     wide: bool = False
+    folded: bool = False
     widths: tuple[int, ...] = ()
 
 
@@ -172,12 +173,12 @@ def _table(block: Table) -> str:
     body = "\n".join(_table_row(row, block.columns) for row in block.rows)
     widths = "".join(f'<col style="width: {width}%">' for width in block.widths)
     inside = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    if block.wide:
-        table = f'<div class="table"><table class="wide">{inside}'
-        return f"<details><summary>{inline(block.caption)}</summary>\n{table}\n</details>"
-    caption = f"<caption>{inline(block.caption)}</caption>" if block.caption else ""
-    kind = ' class="cards fixed"' if widths else ' class="cards"'
-    return f'<div class="table"><table{kind}>{caption}<colgroup>{widths}</colgroup>{inside}'
+    kind = "wide" if block.wide else "cards fixed" if widths else "cards"
+    caption = f"<caption>{inline(block.caption)}</caption>" if block.caption and not block.folded else ""
+    table = f'<div class="table"><table class="{kind}">{caption}<colgroup>{widths}</colgroup>{inside}'
+    if not block.folded:
+        return table
+    return f"<details><summary>{inline(block.caption)}</summary>\n{table}\n</details>"
 
 
 def _table_row(row: Sequence[str], columns: Sequence[str]) -> str:

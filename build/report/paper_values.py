@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from build.report.numbers import in_unit
 
 PAPER_MODEL = "BERT-base-cased over PARAREL"
-REPLICATION_MODEL = "bert-base-uncased over PARAREL"
+REPLICATED = "bert-base-uncased"
+REPLICATION_MODEL = f"{REPLICATED} over PARAREL"
 PAPER_LINK = "https://arxiv.org/abs/2104.08696"
 REPLICATION_LINK = "https://github.com/EleutherAI/knowledge-neurons"
 
@@ -50,6 +51,24 @@ class Published:
         return "\n".join([*lines, f"*{self.source}*"])
 
 
+@dataclass(frozen=True)
+class Range:
+    """What was published of several relations at once: the smallest and the largest value."""
+
+    low: float
+    high: float
+    unit: str
+    source: str
+    digits: int | None = None
+
+    @property
+    def number(self) -> str:
+        return " to ".join(in_unit(each, self.unit, self.digits) for each in (self.low, self.high))
+
+    def text(self) -> str:
+        return f"**{self.number}**\n*{self.source}*"
+
+
 _NEURONS = "its published neurons"
 
 PAPER: dict[str, Published] = {
@@ -72,10 +91,13 @@ PAPER: dict[str, Published] = {
     ),
 }
 
-# Perplexity of the other relations' prompts when one is erased: from, to.
-PAPER_ERASE_OTHERS = (0.011, 0.101)
-# The claim about erasing that is to be tested: the share of its answers that a relation loses.
-CLAIMED_LOSS = (0.4, 0.6)
+# What a relation loses, in right answers, when its neurons are erased: the claim that is to be tested.
+CLAIMED_LOSS = Range(0.4, 0.6, "share", "the claim in question", digits=0)
+
+RANGES: dict[str, Range] = {
+    "erase_others": Range(0.011, 0.101, "change", "section 5.2, table of erased relations"),
+    "erase_lost": CLAIMED_LOSS,
+}
 
 REPLICATION: dict[str, Published] = {
     "neurons": Published(11.04, "count", _NEURONS, detail="median 8, most 98"),
@@ -89,7 +111,8 @@ REPLICATION: dict[str, Published] = {
 
 def paper(name: str) -> str:
     """The paper's value as the report prints it."""
-    return PAPER[name].text() if name in PAPER else "no number"
+    found = PAPER.get(name) or RANGES.get(name)
+    return found.text() if found else "no number"
 
 
 def replication(name: str) -> str:

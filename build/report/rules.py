@@ -126,7 +126,7 @@ def erase_loses(found: Findings) -> Said:
     lost = None if found.erasures is None else found.erasures.lost["own", "own"]
     if lost is None:
         return None
-    least = CLAIMED_LOSS[0]
+    least = CLAIMED_LOSS.low
     return (1 - lost.value / least, f"it loses {lost.full()} of its right answers")
 
 

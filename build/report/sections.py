@@ -70,8 +70,8 @@ def _opening(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _summary(findings: Sequence[Findings]) -> list[Block]:
-    blocks: list[Block] = [Heading(2, "0 Summary"), Text(RULE)]
     judged = {found.atlas_id: judge(found) for found in findings}
+    blocks: list[Block] = [Heading(2, "0 Summary"), Text(RULE), *_everywhere(judged)]
     for found in findings:
         verdicts = judged[found.atlas_id]
         holds, in_part, not_at_all = (n for _, n in outcomes(verdicts))
@@ -116,6 +116,25 @@ def _summary(findings: Sequence[Findings]) -> list[Block]:
             widths=(28,),
         ),
     ]
+
+
+def _everywhere(judged: dict[str, list[Judgement]]) -> list[Block]:
+    """What holds, and what does not, in every atlas that measured it, where there are several."""
+    if len(judged) < 2:
+        return []
+    blocks: list[Block] = []
+    for outcome, words in (("holds", "Holds"), ("does not hold", "Does not hold")):
+        claims = []
+        for claim in CLAIMS:
+            said = [each for verdicts in judged.values() for each in verdicts if each.claim is claim]
+            if len(said) > 1 and all(each.outcome == outcome for each in said):
+                claims.append(claim.says)
+        where = "every atlas that measured it, at least two"
+        blocks += [
+            Text(f"{words} in {where}:" if claims else f"{words} in {where}: nothing."),
+            *([Bullets(tuple(claims))] if claims else []),
+        ]
+    return blocks
 
 
 def _finding(found: Judgement | None) -> str:

@@ -128,7 +128,7 @@ def _modes(found: Findings) -> Table:
         for column, (words, unit, published) in _ROWS.items()
     ]
     thresholds = [f"{modes[mode]['threshold']:.2g}" for mode in names]
-    shares = [_shown(modes[mode]["share"], "count", "fitted to each relation") for mode in names]
+    shares = [_shown(modes[mode]["share"], "count", "fitted") for mode in names]
     upper = found.statistics.n_upper
     layers = [modes[mode]["layer_shares"] for mode in names]
     facts = [f"{int(modes[mode]['n_facts']):,}" for mode in names]
@@ -140,7 +140,7 @@ def _modes(found: Findings) -> Table:
             *("" if each is None else in_unit(float(sum(each[-upper:])), "share") for each in layers),
         ),
         ("t", "0.2", "0.3", *thresholds),
-        ("p", "fitted to each relation", "0.3", *shares),
+        ("p", "fitted", "0.3", *shares),
         ("n facts", "", "27,610", *facts),
     ]
     return Table(

@@ -213,6 +213,7 @@ class Erasures:
 
 def _lost(rows: pd.DataFrame) -> Estimate | None:
     """Share of the right answers that are lost; relations count by their accuracy before."""
+    rows = rows[rows["accuracy_before"] > 0]
     if not len(rows):
         return None
     return ratio_of(

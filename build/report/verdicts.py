@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from build.report.numbers import NOT_MEASURED, Estimate, in_unit
-from build.report.paper_values import Published
+from build.report.paper_values import Published, Range
 
 # Numbers are about the same within this factor, and of one order of magnitude within that one.
 _ALIKE, _ORDER = 1.5, 10**0.5
@@ -17,11 +17,16 @@ _MUCH = 0.5
 
 
 def compare(
-    ours: Estimate | None, published: Published, controls: Sequence[tuple[str, Estimate]] = ()
+    ours: Estimate | None, published: Published | Range, controls: Sequence[tuple[str, Estimate]] = ()
 ) -> str:
     """A plain verdict on our number beside a published one, and beside its own controls, by name."""
     if ours is None:
         return NOT_MEASURED
+    if isinstance(published, Range):
+        place = (
+            "below" if ours.value < published.low else "above" if ours.value > published.high else "within"
+        )
+        return f"{place} the published range" + _doubt(ours, controls)
     signed = published.unit in ("change", "difference")
     verdict = _compare_signed(ours, published) if signed else _compare_sizes(ours, published)
     return verdict if verdict.startswith("not") else verdict + _doubt(ours, controls)

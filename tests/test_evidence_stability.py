@@ -128,6 +128,8 @@ def test_facts_with_fewer_held_out_prompts_than_the_rule_asks_for_are_left_out(s
         write_manifest(strict, replace(manifest, method=replace(manifest.method, refinement=rule)))
         with Atlas(strict) as atlas:
             assert bool(units(Ground(atlas, "pocket-bert", sample=3))) == some
+    said = evaluate(strict, EvaluateOptions(experiments="stability"), fresh=True)
+    assert "no fact has neurons, and as many held-out prompts as the rule asks for\n  0 rows" in said
 
 
 def test_a_share_that_adapted_is_the_one_its_relation_ended_with():

@@ -192,6 +192,8 @@ def _rows(
 
 def summary(atlas: Atlas) -> list[str]:
     rows = atlas.query("SELECT * FROM methods")
+    if rows.empty:
+        return ["no fact has neurons and held-out prompts"]
     # The slow method has fewer facts, so all methods are compared on those, too.
     slow = rows[rows["fact_id"].isin(rows.loc[rows["method"] == SLOW, "fact_id"])]
     lines = _table("held-out prompts, integrated gradients", rows[rows["method"] == STORED])

@@ -173,11 +173,13 @@ def stranger(ground: Ground, fact: GroundFact, *, same_relation: bool) -> Ground
 
 def summary(atlas: Atlas) -> list[str]:
     rows = atlas.query("SELECT s.*, f.known FROM stability AS s JOIN facts AS f USING (fact_id)")
+    if rows.empty:
+        return ["no fact has neurons, and as many held-out prompts as the rule asks for"]
+    parts = {"all facts": rows, "known facts": rows[rows["known"]]}
+    if len(parts["known facts"]) in (0, len(rows)):
+        parts = {f"facts, {'all' if rows['known'].any() else 'none'} of them known": rows}
     lines = []
-    for name, part in (("all facts", rows), ("known facts", rows[rows["known"]])):
-        if len(part) == 0:
-            lines.append(f"{name}: none")
-            continue
+    for name, part in parts.items():
         lines += [
             f"{name} ({len(part):,})",
             f"  neurons found on discovery templates {part['n_discovery'].mean():.1f}, on held-out ones "

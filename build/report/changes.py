@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from build.report import charts_studies as charts
+from build.report import charts_changes as charts
 from build.report.figures import Figure
 from build.report.findings import Findings
 from build.report.lines import Line, Number, absent, comparison

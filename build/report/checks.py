@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from build.report import charts_studies as charts
+from build.report import charts_checks as charts
 from build.report.figures import Figure
 from build.report.findings import Findings
 from build.report.lines import Line, Number, absent, comparison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from build.report import charts
+from build.report import charts_effects as charts
 from build.report.figures import Figure
 from build.report.findings import ALL, GROUPS, INTERVENTIONS, Findings
 from build.report.lines import Line, absent, comparison

@@ -95,7 +95,10 @@ class Figure:
 
     @cached_property
     def svg(self) -> str:
-        return converter().vegalite_to_svg(self.spec, vl_version=_version())
+        # Vega numbers gradients and the like through everything that a process draws.
+        drawn = converter().vegalite_to_svg(self.spec, vl_version=_version())
+        names = dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn))
+        return _renamed(drawn, {name: f"part{place}" for place, name in enumerate(names)})
 
     @cached_property
     def png(self) -> bytes:
@@ -115,9 +118,16 @@ class Figure:
 
         text = re.sub(r"^.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
         text = text.replace(f'fill="{PAPER_WHITE}"', 'fill="none"').replace(INK, "currentColor")
-        for name in sorted(set(re.findall(r'\bid="([^"]+)"', text)), key=len, reverse=True):
-            text = text.replace(f'id="{name}"', f'id="{self.file}-{name}"')
-            text = text.replace(f"url(#{name})", f"url(#{self.file}-{name})")
-            text = text.replace(f'href="#{name}"', f'href="#{self.file}-{name}"')
+        names = re.findall(r'\bid="([^"]+)"', text)
+        text = _renamed(text, {name: f"{self.file}-{name}" for name in names})
         label = html.escape(self.alt, quote=True)
         return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _renamed(svg: str, names: dict[str, str]) -> str:
+    """An SVG with other ids, and what refers to them."""
+
+    def other(match: re.Match) -> str:
+        return f"{match[1]}{names.get(match[2], match[2])}{match[3]}"
+
+    return re.sub(r'(\bid="|url\(#|href="#)([^")]+)(["\)])', other, svg)

@@ -26,7 +26,7 @@ ORDER BY c.intervention DESC, c.templates DESC, share_of_own DESC""",
     Example(
         "Where does the claim fail?",
         "By relation: suppressing a fact's own neurons beside the control that lowers its answer most. Where "
-        "the two intervals overlap, a control does as much.",
+        "the two intervals overlap, a control may do as much.",
         """\
 WITH held_out AS (
     SELECT * FROM effect_summaries

@@ -135,7 +135,7 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
     tables = [
         {
             "name": name,
-            "kind": "" if atlas.measured(name) else "not measured in this atlas",
+            "kind": _kind(name) if atlas.measured(name) else "not measured in this atlas",
             "sentence": describe(name),
             "columns": [
                 {
@@ -158,6 +158,12 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
         for name, (sentence, columns) in DERIVED_VIEWS.items()
     ]
     return tables + views
+
+
+def _kind(table: str) -> str:
+    """'experiment' for tables that experiments fill: the effects, and in the schema's order what follows."""
+    order = list(TABLES)
+    return "experiment" if order.index(table) >= order.index("effects") else ""
 
 
 def not_measured(atlas: Atlas, sql: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
 EXIT_OTHERWISE = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+HELP_COLUMN = 21
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     published = commands.add_parser(
         "import-published",
-        help="make an atlas of the neurons that the replication published",
+        help="make an atlas of the replication's published neurons",
         description="Make an atlas of bert-base-uncased over PARAREL from the neurons that EleutherAI's "
         "replication published. What no folder is given for is fetched once and checked.",
     )
@@ -107,6 +109,57 @@ def make_parser() -> argparse.ArgumentParser:
     published.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
     published.add_argument("--fresh", action="store_true", help="replace the atlas in --out")
     published.add_argument("--progress", action="store_true", help="say on stderr how far it is, in lines")
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="run the paper's experiments, and controls, on an atlas",
+        description="Run experiments on a finished atlas; each adds a table to it. Interrupted, the\n"
+        "same command goes on.",
+        epilog=_experiments(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument("folder", type=Path, metavar="DIR", help="folder of the atlas")
+    evaluate.add_argument(
+        "--experiments",
+        default="all",
+        metavar="A,B",
+        help="some of those below, with commas between (default: all)",
+    )
+    evaluate.add_argument("--model", help="a folder or a name (default: the one the atlas names)")
+    evaluate.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="facts that an experiment takes, update and erase of each relation; 0 for all (default: by "
+        "experiment)",
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="for all that is random (default: 0)")
+    evaluate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    evaluate.add_argument("--fresh", action="store_true", help="measure again what was measured")
+
+    figures = commands.add_parser(
+        "figures",
+        help="draw charts and a report, beside what was published",
+        description="Write report.html, report.md and charts (SVG, PNG, interactive HTML) of what was "
+        "measured, beside the paper's and the replication's numbers. Several atlases become columns of "
+        "one report.",
+    )
+    figures.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
+    figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
+
+    again = commands.add_parser(
+        "experiment",
+        help="do an experiment of the Lab again, from its JSON",
+        description="Do an experiment again. Exit status 1 where its results do not come out again.",
+    )
+    again.add_argument("file", type=Path, metavar="FILE", help="an experiment's JSON, as the Lab gives it")
+    again.add_argument("--model", help="a folder or a name (default: the one that the file names)")
+    again.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    again.add_argument("--json", type=Path, metavar="OUT", help="write the experiment with its new results")
+    again.add_argument(
+        "--any-weights", action="store_true", help="go on with other weights than it was made with"
+    )
 
     train = commands.add_parser("train-pocket-bert", help="train the small BERT that comes with the project")
     train.add_argument(
@@ -131,57 +184,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the CSV files (default: the project's own)",
     )
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="run the paper's experiments on a finished atlas, and their controls",
-        description="Run experiments on a finished atlas; each adds a table to it. Interrupted, the same "
-        "command goes on.",
-        epilog="experiments: " + "; ".join(f"{study.name}: {study.sentence}" for study in STUDIES.values()),
-    )
-    evaluate.add_argument("folder", type=Path, metavar="DIR", help="folder of the atlas")
-    evaluate.add_argument(
-        "--experiments",
-        default="all",
-        metavar="A,B",
-        help=f"some of {', '.join((*STUDIES, *ALIASES))} (default: all)",
-    )
-    evaluate.add_argument("--model", help="a folder or a name (default: the one the atlas names)")
-    evaluate.add_argument(
-        "--sample",
-        type=int,
-        metavar="N",
-        help="facts an experiment takes (update, erase: a relation); 0: all (default: by experiment)",
-    )
-    evaluate.add_argument("--seed", type=int, default=0, help="for all that is random (default: 0)")
-    evaluate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
-    evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    evaluate.add_argument("--fresh", action="store_true", help="measure again what was measured")
-
-    figures = commands.add_parser(
-        "figures",
-        help="draw charts and write a report of atlases, beside what was published",
-        description="Write report.html, report.md and charts (SVG, PNG, interactive HTML) of what was "
-        "measured, beside the paper's and the replication's numbers. Several atlases become columns of "
-        "one report.",
-    )
-    figures.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of atlases")
-    figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
-
-    again = commands.add_parser(
-        "experiment",
-        help="do an experiment of the Lab again, from its JSON",
-        description="Do an experiment again. Exit status 1 where its results do not come out again.",
-    )
-    again.add_argument("file", type=Path, metavar="FILE", help="an experiment's JSON, as the Lab gives it")
-    again.add_argument("--model", help="a folder or a name (default: the one that the file names)")
-    again.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
-    again.add_argument("--json", type=Path, metavar="OUT", help="write the experiment with its new results")
-    again.add_argument(
-        "--any-weights", action="store_true", help="go on with other weights than it was made with"
-    )
-
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
     return parser
+
+
+def _experiments() -> str:
+    """Every experiment with what it measures, and the other names, as the end of a help text."""
+    rows = {study.name: study.sentence for study in STUDIES.values()}
+    rows |= {name: f"the same as {', '.join(names)}" for name, names in ALIASES.items() if name != "all"}
+    lines = ["experiments:"]
+    for name, sentence in rows.items():
+        first, *more = textwrap.wrap(sentence, 79 - HELP_COLUMN)
+        lines += [f"  {name:<{HELP_COLUMN - 2}}{first}", *(" " * HELP_COLUMN + line for line in more)]
+    return "\n".join(lines)
 
 
 def _options(arguments: argparse.Namespace) -> BuildOptions:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from atlas.models import is_ready
-from build.__main__ import main
+from build.__main__ import _COMMANDS, main
+from build.evidence import ALIASES, STUDIES
 from build.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,12 +233,27 @@ def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixtu
 # --- the other commands ---
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "check", "train-pocket-bert", "fetch-model", "geonames"])
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str):
+@pytest.mark.parametrize("command", ["", *_COMMANDS])
+def test_every_command_has_help_that_fits_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
-        main([command, "--help"])
+        main([*filter(None, [command]), "--help"])
     assert exit.value.code == 0
-    assert "usage: python -m build" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: python -m build {command}".strip())
+    assert max(map(len, lines)) < 80
+
+
+def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for study in STUDIES.values():
+        assert f" {study.name} {study.sentence}" in text
+    for name in set(ALIASES) - {"all"}:
+        assert f" {name} the same as {', '.join(ALIASES[name])}" in text
 
 
 def test_training_refuses_absurd_options(refused: Callable[..., str], tmp_path: Path):

@@ -250,7 +250,8 @@ def test_the_schema_says_what_was_not_measured(tmp_path):
     with Atlas(folder) as atlas:
         kinds = {table["name"]: table["kind"] for table in tables_and_views(atlas)}
     assert kinds["effects"] == "not measured in this atlas"
-    assert kinds["facts"] == ""
+    assert kinds["facts"] == kinds["activating_prompts"] == ""
+    assert kinds["effect_summaries"] == kinds["methods"] == "experiment"
     assert kinds["hub_neurons"] == "view"
 
 

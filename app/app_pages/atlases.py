@@ -101,8 +101,8 @@ def published() -> None:
     with st.container(border=True):
         st.caption(
             "The replication's authors published the neurons of all 27,610 facts of PARAREL in "
-            "bert-base-uncased. The import makes an atlas of them: about 20 MB are fetched once and checked, "
-            "then half a minute of work. Scores and effects were not published."
+            "bert-base-uncased. The import makes an atlas of them: about 20 MB are fetched once and checked; "
+            "the rest takes seconds. Scores and effects were not published."
         )
         if running is not None and running.state == "running":
             watch(running)

@@ -363,7 +363,7 @@ def cards(key: str, examples: Sequence[Example]) -> None:
             with st.container(border=True, height="stretch", gap=None):
                 st.button(
                     f":blue[{layout.plain(example.title)}]",
-                    key=f"{key}-{number}",
+                    key=f"example-{key}-{number}",
                     type="tertiary",
                     on_click=choose,
                     args=(example,),

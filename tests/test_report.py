@@ -254,6 +254,15 @@ def test_numbers_that_do_not_differ_have_no_width():
     assert (estimate.low, estimate.value, estimate.high) == (0.5, 0.5, 0.5)
 
 
+def test_none_of_ten_is_not_known_to_be_none_at_all():
+    none = ratio_of([0] * 10, [1] * 10, unit="share")
+    assert (none.low, none.value) == (0, 0)
+    assert (1 - none.high) ** 10 == pytest.approx(0.025)
+    every = mean_of([True] * 10, unit="share")
+    assert (every.value, every.high) == (1, 1)
+    assert every.low**10 == pytest.approx(0.025)
+
+
 def test_nothing_has_no_mean():
     assert mean_of([], unit="share") is None
     assert mean_of([None, float("nan")], unit="share") is None
@@ -429,6 +438,13 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings
     )
     judged = said(stability=stability)
     assert (judged["stable"], judged["stable-relation"], judged["stable-random"]) == (0.5, 0.9, 0.02)
+
+
+def test_what_counts_few_is_not_the_strongest_finding(ideal: Findings):
+    few = replace(ideal.statistics, commonest=Estimate(0.9, n=10, unit="share"))
+    assert strongest(judge(replace(ideal, statistics=few))).claim.name == "hub"  # there is no other
+    both = replace(few, identical=Estimate(0.6, n=80, unit="share"))
+    assert strongest(judge(replace(ideal, statistics=both))).claim.name == "identical"
 
 
 def test_a_control_is_not_asked_where_there_is_no_effect(ideal: Findings):

@@ -17,24 +17,26 @@ from dataclasses import dataclass
 
 from build.report import rules
 from build.report.findings import Findings
-from build.report.rules import Rule
+from build.report.rules import Rule, Told
 
 HOLDS, IN_PART = 0.1, 0.5
+FEWEST = 20
 RULE = (
     "Each claim is turned into one number from 0 to 1 by a fixed rule: how much of the effect a control has, "
     "too, or how much of what is claimed is missing. Below 0.1 the claim **holds**, below 0.5 it holds "
     "**in part**, from 0.5 on it **does not hold**. The strongest finding against the thesis is the claim "
-    "with the largest number."
+    f"with the largest number, of those that count at least {FEWEST} facts, edits or relations."
 )
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the numbers say to a claim. against: see the module; detail: the numbers, with n."""
+    """What the numbers say to a claim. against: see above; detail: the numbers; n: the least of theirs."""
 
     claim: Claim
     against: float
     detail: str
+    n: int
 
     @property
     def outcome(self) -> str:
@@ -57,15 +59,19 @@ def judge(found: Findings) -> list[Judgement]:
     result = []
     for claim in CLAIMS:
         said = claim.rule(found)
-        if isinstance(said, tuple):
-            against, detail = said
-            result.append(Judgement(claim, round(min(1.0, max(0.0, against)), 2), detail))
+        if isinstance(said, Told):
+            against = round(min(1.0, max(0.0, said.against)), 2)
+            result.append(Judgement(claim, against, said.words, said.n))
     return result
 
 
 def strongest(judged: list[Judgement]) -> Judgement | None:
-    """The claim that speaks most against the thesis; of equals, the earlier one. None where all hold."""
+    """The claim that speaks most against the thesis; of equals, the earlier one. None where all hold.
+
+    Claims that count fewer than `FEWEST` are passed over, unless there are no others.
+    """
     failing = [each for each in judged if each.outcome != "holds"]
+    failing = [each for each in failing if each.n >= FEWEST] or failing
     return max(failing, key=lambda each: each.against, default=None)
 
 

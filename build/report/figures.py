@@ -12,6 +12,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -102,7 +104,7 @@ class Figure:
 
     @cached_property
     def png(self) -> bytes:
-        return converter().vegalite_to_png(self.spec, vl_version=_version(), scale=PNG_SCALE)
+        return _squeezed(converter().vegalite_to_png(self.spec, vl_version=_version(), scale=PNG_SCALE))
 
     @cached_property
     def html(self) -> str:
@@ -122,6 +124,25 @@ class Figure:
         text = _renamed(text, {name: f"{self.file}-{name}" for name in names})
         label = html.escape(self.alt, quote=True)
         return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _squeezed(png: bytes) -> bytes:
+    """The same picture in a third of the bytes: what draws it packs for speed."""
+    head, place, packed, rest = png[:8], 8, b"", []
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        kind, content = png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
+        if kind == b"IDAT":
+            packed += content
+        else:
+            rest.append((kind, content))
+        place += 12 + length
+    rest.insert(-1, (b"IDAT", zlib.compress(zlib.decompress(packed), 9)))
+    chunks = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in rest
+    )
+    return head + b"".join(chunks)
 
 
 def _renamed(svg: str, names: dict[str, str]) -> str:

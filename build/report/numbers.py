@@ -3,7 +3,8 @@
     Estimate(-0.845, -0.852, -0.837, n=1903, of="facts").text()        # "−84.5 % [−85.2, −83.7]"
     mean_of([0.2, 0.4, 0.1], unit="share")                             # a mean with its bootstrap interval
 
-Intervals hold 95 %: what was measured is drawn again, 1,000 times, always with the same random numbers.
+Intervals hold 95 %: what was measured is drawn again, 1,000 times, always with the same random numbers. Where
+none of n has something, or all have it, the interval ends where one would still see that in 2.5 % of cases.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def mean_of(values: Sequence[float] | np.ndarray, *, unit: str, of: str = "facts
     if not len(values):
         return None
     low, high = _interval(values[:, None], lambda sums: sums[:, 0] / len(values))
+    if unit == "share":
+        low, high = _bounds(values, low, high)
     return Estimate(float(values.mean()), low, high, len(values), of, unit)
 
 
@@ -127,7 +130,17 @@ def ratio_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = _interval(pairs, lambda sums: sums[:, 0] / sums[:, 1] - less)
     value = pairs[:, 0].sum() / pairs[:, 1].sum() - less
+    if unit == "share":
+        low, high = _bounds(pairs[:, 0] / np.where(pairs[:, 1] == 0, 1, pairs[:, 1]), low, high)
     return Estimate(float(value), low, high, len(pairs), of, unit)
+
+
+def _bounds(shares: np.ndarray, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """The interval of a mean of shares; where all are 0, or all 1, drawing again would show nothing."""
+    alone = 0.025 ** (1 / len(shares))
+    if (shares == 0).all():
+        return 0.0, 1 - alone
+    return (alone, 1.0) if (shares == 1).all() else (low, high)
 
 
 def _interval(rows: np.ndarray, statistic) -> tuple[float | None, float | None]:

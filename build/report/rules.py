@@ -1,21 +1,35 @@
 """How much an atlas's numbers speak against each claim: one rule a claim, the same for every atlas.
 
-    against, words = suppress_lowers(found)
+    suppress_lowers(found).against               # 0 is all as claimed, 1 is nothing left of it
 
-A rule gives (against, the numbers in words): 0 is all as claimed, 1 is nothing left of it. It gives a
-sentence where the claim does not apply to an atlas, and None where the atlas does not have the numbers.
+A rule gives a sentence where the claim does not apply to an atlas, and None where it has no numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from build.report.findings import Findings
 from build.report.numbers import Estimate, in_unit
 from build.report.paper_values import CLAIMED_LOSS
 from build.report.studies import METHOD_NAMES, METHODS
 
-Said = tuple[float, str] | str | None
+
+@dataclass(frozen=True)
+class Told:
+    """How much speaks against a claim, the numbers in words, and the n that the least of them counts."""
+
+    against: float
+    words: str
+    n: int
+
+
+def told(against: float, words: str, *numbers: Estimate) -> Told:
+    return Told(against, words, min(number.n or 0 for number in numbers))
+
+
+Said = Told | str | None
 Rule = Callable[[Findings], Said]
 
 # A method whose neurons have at least this share of the effect has a like effect.
@@ -35,14 +49,14 @@ def suppress_lowers(found: Findings) -> Said:
     own = _held_out(found, "suppress", "own")
     if own is None:
         return None
-    return (0.0 if own.below_zero else 1.0), f"{own.full()} on held-out prompts"
+    return told(0.0 if own.below_zero else 1.0, f"{own.full()} on held-out prompts", own)
 
 
 def amplify_raises(found: Findings) -> Said:
     own = _held_out(found, "amplify", "own")
     if own is None:
         return None
-    return (0.0 if own.above_zero else 1.0), f"{own.full()} on held-out prompts"
+    return told(0.0 if own.above_zero else 1.0, f"{own.full()} on held-out prompts", own)
 
 
 def control(intervention: str, group: str) -> Rule:
@@ -55,7 +69,8 @@ def control(intervention: str, group: str) -> Rule:
             return "its own neurons do not do it, so there is nothing to compare a control with"
         # Unrelated facts are to stay as they are: there either direction is harm.
         moved = abs(control.value) if group == "unrelated" else control.value * sign
-        return moved / abs(own.value), f"{control.full()}; its own neurons {own.number()}"
+        words = f"{control.full()}; its own neurons {own.number()}"
+        return told(moved / abs(own.value), words, own, control)
 
     return rule
 
@@ -66,22 +81,27 @@ def answer_changes(found: Findings) -> Said:
     changed = found.effects.top_changed("suppress", "own", "held-out", found.effects.facts)
     if changed is None:
         return None
-    return 1 - changed.value, f"the likeliest token changes on {changed.full()}, held-out ones"
+    return told(1 - changed.value, f"the likeliest token changes on {changed.full()}, held-out ones", changed)
 
 
 # 2. Update -------------------------------------------------------------------------------------------
 
 
-def _edits(rule: Rule):
-    return lambda found: None if found.edits is None else rule(found)
+def _edits(rule: Rule) -> Rule:
+    """The rule where an atlas has edits of facts' own neurons."""
+
+    def checked(found: Findings) -> Said:
+        return None if found.edits is None or found.edits.of_group("own") is None else rule(found)
+
+    return checked
 
 
 @_edits
 def edit_succeeds(found: Findings) -> Said:
     success = found.edits.of_group("own").success
-    return (
-        None if success is None else (1 - success.value, f"the new answer comes first for {success.full()}")
-    )
+    if success is None:
+        return None
+    return told(1 - success.value, f"the new answer comes first for {success.full()}", success)
 
 
 @_edits
@@ -89,8 +109,12 @@ def edit_random(found: Findings) -> Said:
     own, random = found.edits.of_group("own"), found.edits.of_group("random")
     if random is None or own.success is None or random.success is None or own.success.value == 0:
         return None
-    ratio = random.success.value / own.success.value
-    return ratio, f"random neurons succeed for {random.success.full()}, its own for {own.success.number()}"
+    return told(
+        random.success.value / own.success.value,
+        f"random neurons succeed for {random.success.full()}, its own for {own.success.number()}",
+        own.success,
+        random.success,
+    )
 
 
 @_edits
@@ -98,23 +122,24 @@ def edit_paraphrase(found: Findings) -> Said:
     scores = found.edits.of_group("own")
     if scores.success is None or scores.paraphrase is None or scores.success.value == 0:
         return None
-    return (
+    return told(
         1 - scores.paraphrase.value / scores.success.value,
         f"on other wordings {scores.paraphrase.full()}, on the one it is judged by {scores.success.number()}",
+        scores.paraphrase,
     )
 
 
 @_edits
 def edit_symmetric(found: Findings) -> Said:
     turned = found.edits.of_group("own").symmetry
-    return None if turned is None else (1 - turned.value, f"it does for {turned.full()}")
+    return None if turned is None else told(1 - turned.value, f"it does for {turned.full()}", turned)
 
 
 def edit_keeps(kind: str) -> Rule:
     @_edits
     def rule(found: Findings) -> Said:
         kept = getattr(found.edits.of_group("own"), f"{kind}_kept")
-        return None if kept is None else (1 - kept.value, f"{kept.full()} of right answers stay")
+        return None if kept is None else told(1 - kept.value, f"{kept.full()} of right answers stay", kept)
 
     return rule
 
@@ -126,8 +151,7 @@ def erase_loses(found: Findings) -> Said:
     lost = None if found.erasures is None else found.erasures.lost["own", "own"]
     if lost is None:
         return None
-    least = CLAIMED_LOSS.low
-    return (1 - lost.value / least, f"it loses {lost.full()} of its right answers")
+    return told(1 - lost.value / CLAIMED_LOSS.low, f"it loses {lost.full()} of its right answers", lost)
 
 
 def erase_spares(group: str, asked: str) -> Rule:
@@ -140,7 +164,7 @@ def erase_spares(group: str, asked: str) -> Rule:
         if not own.above_zero:
             return f"the relation itself loses nothing that could be told from none: {own.full()}"
         who = "other relations lose" if asked == "others" else "with random neurons it loses"
-        return other.value / own.value, f"{who} {other.full()}, with its own {own.number()}"
+        return told(other.value / own.value, f"{who} {other.full()}, with its own {own.number()}", own, other)
 
     return rule
 
@@ -156,7 +180,8 @@ def context(context: str) -> Rule:
         other = found.contexts.relative.get((context, "own"))
         if stated is None or other is None or stated.value <= 0:
             return None
-        return other.value / stated.value, f"{other.full()}, where the fact is asked for {stated.number()}"
+        words = f"{other.full()}, where the fact is asked for {stated.number()}"
+        return told(other.value / stated.value, words, stated, other)
 
     return rule
 
@@ -174,8 +199,12 @@ def falls_silent(found: Findings) -> Said:
     own, random = falls
     if own <= 0:
         return "its own neurons do not fall silent there, so there is nothing to compare a control with"
-    detail = f"where only its subject is mentioned, random neurons lose {in_unit(random, 'share')} of their "
-    return random / own, f"{detail}activation, its own {in_unit(own, 'share')} ({stated.counted()})"
+    return told(
+        random / own,
+        f"where only its subject is mentioned, random neurons lose {in_unit(random, 'share')} of their "
+        f"activation, its own {in_unit(own, 'share')} ({stated.counted()})",
+        stated,
+    )
 
 
 # 5. Statistics ---------------------------------------------------------------------------------------
@@ -186,9 +215,10 @@ def upper_layers(found: Findings) -> Said:
     if statistics.upper is None:
         return None
     n = len(statistics.layers)
-    return (
+    return told(
         1 - statistics.upper.value,
         f"the upper {statistics.n_upper} of {n} layers hold {statistics.upper.full()}",
+        statistics.upper,
     )
 
 
@@ -196,9 +226,10 @@ def exclusive(found: Findings) -> Said:
     within, across = found.statistics.within, found.statistics.across
     if within is None or across is None or within.value == 0:
         return None
-    return (
+    return told(
         across.value / within.value,
         f"two facts of different relations share {across.full()} neurons, of one relation {within.number()}",
+        across,
     )
 
 
@@ -206,12 +237,13 @@ def no_hub(found: Findings) -> Said:
     commonest = found.statistics.commonest
     if commonest is None:
         return None
-    return commonest.value, f"`{found.statistics.commonest_neuron}` is in the set of {commonest.full()}"
+    words = f"`{found.statistics.commonest_neuron}` is in the set of {commonest.full()}"
+    return told(commonest.value, words, commonest)
 
 
 def identical(found: Findings) -> Said:
     same = found.statistics.identical
-    return None if same is None else (same.value, f"{same.full()} have the very set of another fact")
+    return None if same is None else told(same.value, f"{same.full()} have another fact's very set", same)
 
 
 def same_answer(found: Findings) -> Said:
@@ -219,9 +251,10 @@ def same_answer(found: Findings) -> Said:
     if same is None or other is None or same.value == 0 or found.statistics.neurons is None:
         return None
     neurons = found.statistics.neurons
-    return (
+    return told(
         same.value / neurons.value,
         f"two facts of a relation with one answer share {same.full()}; a fact has {neurons.number()}",
+        same,
     )
 
 
@@ -230,7 +263,9 @@ def same_answer(found: Findings) -> Said:
 
 def stable(found: Findings) -> Said:
     same = None if found.stability is None else found.stability.same
-    return None if same is None else (1 - same.value, f"the Jaccard index of the halves is {same.full()}")
+    if same is None:
+        return None
+    return told(1 - same.value, f"the Jaccard index of the halves is {same.full()}", same)
 
 
 def stable_specific(group: str) -> Rule:
@@ -240,10 +275,8 @@ def stable_specific(group: str) -> Rule:
         same, other = found.stability.same, getattr(found.stability, group)
         if same is None or other is None or same.value == 0:
             return None
-        return (
-            other.value / same.value,
-            f"Jaccard index {other.full()}, the fact's own halves {same.number()}",
-        )
+        words = f"Jaccard index {other.full()}, the fact's own halves {same.number()}"
+        return told(other.value / same.value, words, same, other)
 
     return rule
 
@@ -254,7 +287,8 @@ def stable_effect(found: Findings) -> Said:
     fall, other = found.stability.fall, found.stability.fall_held_out
     if fall is None or other is None or fall.value >= 0:
         return None
-    return 1 - other.value / fall.value, f"{other.full()}, those of the same half {fall.number()}"
+    words = f"{other.full()}, those of the same half {fall.number()}"
+    return told(1 - other.value / fall.value, words, fall, other)
 
 
 def methods_agree(found: Findings) -> Said:
@@ -274,7 +308,10 @@ def methods_agree(found: Findings) -> Said:
     if not apart:
         return None
     overlap, method, theirs = min(apart, key=lambda each: each[:2])
-    return 1 - overlap, (
-        f"{METHOD_NAMES[method]} lowers the answer by {theirs.suppressed.number()}, integrated gradients by "
-        f"{ours.suppressed.number()}; the Jaccard index of their neurons is {theirs.overlap.full()}"
+    return told(
+        1 - overlap,
+        f"suppressed, those of {METHOD_NAMES[method]} change the answer by {theirs.suppressed.number()}, "
+        f"those of integrated gradients by {ours.suppressed.number()}; their Jaccard index is "
+        f"{theirs.overlap.full()}",
+        theirs.overlap,
     )

@@ -123,13 +123,13 @@ def _everywhere(judged: dict[str, list[Judgement]]) -> list[Block]:
     if len(judged) < 2:
         return []
     blocks: list[Block] = []
-    for outcome, words in (("holds", "Holds"), ("does not hold", "Does not hold")):
+    for outcome, words in (("holds", "Holds in all"), ("does not hold", "Holds in none")):
         claims = []
         for claim in CLAIMS:
             said = [each for verdicts in judged.values() for each in verdicts if each.claim is claim]
             if len(said) > 1 and all(each.outcome == outcome for each in said):
                 claims.append(claim.says)
-        where = "every atlas that measured it, at least two"
+        where = "of the atlases that measured it, two or more"
         blocks += [
             Text(f"{words} in {where}:" if claims else f"{words} in {where}: nothing."),
             *([Bullets(tuple(claims))] if claims else []),

@@ -15,8 +15,12 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.utils import schemapi
 
 from atlas.neuron import Neuron
+
+# Parts of charts need no check as they are made: the tests check whole ones, see `Ready`.
+schemapi.disable_debug_mode()
 
 BLUE, ORANGE, GREY, GREEN, PINK = "#2E86C1", "#E69F00", "#8A8F98", "#009E73", "#CC79A7"
 

@@ -8,6 +8,7 @@ colours they have there, and line styles or places say what colours say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,18 +38,20 @@ EDITED = {
 _EDITORS = {"own": BLUE, "all": GREEN, "random": ORANGE}
 FAINT = 0.45
 # A chart's height holds its title, axis and legend, too.
-TALL = 320
+TALL = 340
 
 
-def _legend(symbol: str = "square", columns: int = 2) -> alt.Legend:
-    return alt.Legend(
-        title=None,
-        orient="bottom",
-        direction="horizontal",
-        columns=columns,
-        labelLimit=180,
-        symbolType=symbol,
-    )
+def _legend(symbol: str = "square") -> alt.Legend:
+    """One below the other: side by side, a phone would cut them off."""
+    return alt.Legend(title=None, orient="bottom", direction="vertical", labelLimit=220, symbolType=symbol)
+
+
+def _powers(values: pd.Series) -> alt.Axis:
+    """An axis for a log scale: powers of ten around the values; of a narrow range, what is between, too."""
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return alt.Axis(values=ticks, format="~g", labelOverlap=True)
 
 
 def _two(column: str, names: Mapping[str, str], *, lines: bool = False) -> dict[str, Any]:
@@ -96,8 +99,17 @@ def effect_intervals(
     places = {"y": alt.Y("what:N", title=None, scale=alt.Scale(domain=what), axis=axis)}
     if both:
         places["yOffset"] = alt.YOffset("templates:N", sort=["held-out", "discovery"])
-    base = alt.Chart().encode(
-        **places,
+    base = alt.Chart().encode(**places)
+    x = {
+        "title": "Change of the answer's probability (%)",
+        "axis": alt.Axis(format="+.0%", tickCount=5),
+        "scale": _room(float(rows[low].min()), float(rows[high].max())),
+    }
+    colours = alt.Scale(domain=list(GROUPS), range=[GROUP_COLOURS[group] for group in GROUPS])
+    bars = base.mark_bar().encode(
+        x=alt.X(f"{change}:Q", **x),
+        color=alt.Color("group:N", scale=colours, legend=None),
+        opacity=alt.Opacity("look:Q", scale=None),
         tooltip=[
             alt.Tooltip("what:N", title="Change"),
             alt.Tooltip("templates:N", title="Prompts"),
@@ -111,28 +123,17 @@ def effect_intervals(
             alt.Tooltip("n_prompts:Q", title="Prompts", format=","),
         ],
     )
-    x = {
-        "title": "Change of the answer's probability (%)",
-        "axis": alt.Axis(format="+.0%", tickCount=5),
-        "scale": _room(float(rows[low].min()), float(rows[high].max())),
-    }
-    colours = alt.Scale(domain=list(GROUPS), range=[GROUP_COLOURS[group] for group in GROUPS])
-    bars = base.mark_bar().encode(
-        x=alt.X(f"{change}:Q", **x),
-        color=alt.Color("group:N", scale=colours, legend=None),
-        opacity=alt.Opacity("look:Q", scale=None),
-    )
     # Dark on white: to be seen on a bar and beside it, on light and on dark ground.
     spans = [
         base.mark_rule(color=shade, strokeWidth=width, strokeCap="round").encode(
-            x=alt.X(f"{low}:Q", **x), x2=alt.X2(f"{high}:Q")
+            x=alt.X(f"{low}:Q"), x2=alt.X2(f"{high}:Q")
         )
         for shade, width in (("white", 4), ("#20252C", 1.6))
     ]
     numbers = [
         base.transform_filter(f"datum.{change} {side} 0")
         .mark_text(align=align, dx=dx, color=GREY, fontSize=10 if both else 11)
-        .encode(x=alt.X("end:Q", **x), text=alt.Text("shown:N"))
+        .encode(x=alt.X("end:Q"), text=alt.Text("shown:N"))
         for side, align, dx in ((">=", "left", 6), ("<", "right", -6))
     ]
     height = 80 + len(what) * (32 if both else 28)
@@ -163,9 +164,9 @@ def dose_lines(doses: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerCh
         }
     else:
         y = {
-            "title": "Perplexity of the answers (log scale)",
+            "title": "Perplexity (log scale)",
             "scale": alt.Scale(type="log"),
-            "axis": alt.Axis(format="~s", tickCount=5),
+            "axis": _powers(pd.concat([rows["perplexity_before"], rows["perplexity_after"]])),
         }
     steps = sorted({int(n) for n in rows["n_neurons"]})
     base = alt.Chart().encode(
@@ -175,21 +176,21 @@ def dose_lines(doses: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerCh
             scale=alt.Scale(type="log", domain=[steps[0], max(steps[-1], steps[0] + 1)], nice=False),
             axis=alt.Axis(values=steps, format="d", grid=False, labelOverlap="greedy"),
         ),
-        **_two("whose", WHOSE, lines=True),
+    )
+    after, before = (alt.Y(f"{measure}_{when}:Q", **y) for when in ("after", "before"))
+    level = base.mark_line(strokeWidth=1.5, color=GREY, strokeDash=[2, 3]).encode(y=before)
+    lines = base.mark_line(strokeWidth=2.5).encode(y=after, **_two("whose", WHOSE, lines=True))
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=alt.Y(f"{measure}_after:Q"),
+        color=alt.Color("whose:N"),
         tooltip=_erased_tooltip(
             alt.Tooltip("whose:N", title="Erased"), alt.Tooltip("n_neurons:Q", title="Neurons")
         ),
     )
-    after, before = (alt.Y(f"{measure}_{when}:Q", **y) for when in ("after", "before"))
-    level = base.mark_line(strokeWidth=1.5).encode(
-        y=before, color=alt.value(GREY), strokeDash=alt.value([2, 3])
-    )
-    lines = base.mark_line(strokeWidth=2.5).encode(y=after)
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=after, strokeDash=alt.value([1, 0]))
     return alt.layer(level, lines, points, data=rows, title="Its own prompts, by dose", height=TALL)
 
 
-def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerChart:
+def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Chart:
     """What erasing one relation's neurons does to each relation: a mark each, the erased one a diamond.
 
     `rows`: as `evidence.erasure_elsewhere`; `measure`: accuracy or perplexity.
@@ -204,7 +205,7 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Lay
     if measure == "accuracy":
         x = alt.X(
             "points:Q",
-            title="Change of right answers (percentage points)",
+            title="Right answers (percentage points)",
             axis=alt.Axis(format="+d", tickCount=5),
             scale=alt.Scale(
                 domain=[min(-10.0, rows["points"].min()) - 4, max(5.0, rows["points"].max()) + 4]
@@ -213,28 +214,31 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Lay
     else:
         x = alt.X(
             "times:Q",
-            title="Perplexity after ÷ before (log scale)",
-            axis=alt.Axis(format="~s", tickCount=5),
+            title="Perplexity ÷ before (log scale)",
+            axis=_powers(rows["times"]),
             scale=alt.Scale(type="log"),
         )
     names = ["itself", "other relations"]
-    base = alt.Chart().encode(
-        x=x,
-        y=alt.Y("whose:N", title=None, sort=list(WHOSE.values()), axis=alt.Axis(labelLimit=140)),
-        yOffset=alt.YOffset("what:N", sort=["itself", "other relations"]),
-        tooltip=_erased_tooltip(
-            alt.Tooltip("label:N", title="Relation asked"), alt.Tooltip("whose:N", title="Erased")
-        ),
+    legend = _legend()
+    return (
+        alt.Chart(rows, title=f"Every relation, {n} {'neuron' if n == 1 else 'neurons'} erased")
+        .mark_point(filled=True)
+        .encode(
+            x=x,
+            y=alt.Y("whose:N", title=None, sort=list(WHOSE.values()), axis=alt.Axis(labelLimit=140)),
+            yOffset=alt.YOffset("what:N", sort=names),
+            opacity=alt.condition(alt.datum.itself, alt.value(1), alt.value(0.6)),
+            color=alt.Color("what:N", scale=alt.Scale(domain=names, range=[BLUE, GREY]), legend=legend),
+            shape=alt.Shape(
+                "what:N", scale=alt.Scale(domain=names, range=["diamond", "circle"]), legend=legend
+            ),
+            size=alt.Size("what:N", scale=alt.Scale(domain=names, range=[190, 70]), legend=legend),
+            tooltip=_erased_tooltip(
+                alt.Tooltip("label:N", title="Relation asked"), alt.Tooltip("whose:N", title="Erased")
+            ),
+        )
+        .properties(height=260)
     )
-    marks = base.mark_point(filled=True, opacity=0.6).encode(
-        color=alt.Color("what:N", scale=alt.Scale(domain=names, range=[BLUE, GREY]), legend=_legend()),
-        shape=alt.Shape(
-            "what:N", scale=alt.Scale(domain=names, range=["diamond", "circle"]), legend=_legend()
-        ),
-        size=alt.Size("what:N", scale=alt.Scale(domain=names, range=[190, 70]), legend=_legend()),
-    )
-    title = f"Every relation, {n} {'neuron' if n == 1 else 'neurons'} erased"
-    return alt.layer(marks, data=rows, title=title, height=240)
 
 
 def _erased_tooltip(*first: alt.Tooltip) -> list[alt.Tooltip]:
@@ -276,6 +280,9 @@ def edit_bars(rates: pd.DataFrame, *, title: str = "Prompts that say what they s
             scale=alt.Scale(domain=[0, 1.12], nice=False),
             axis=alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1]),
         ),
+    )
+    bars = base.mark_bar().encode(
+        color=alt.Color("whose:N", scale=colours, legend=_legend()),
         tooltip=[
             alt.Tooltip("what:N", title="Counted"),
             alt.Tooltip("whose:N", title="Neurons edited"),
@@ -284,9 +291,8 @@ def edit_bars(rates: pd.DataFrame, *, title: str = "Prompts that say what they s
             alt.Tooltip("n_edits:Q", title="Edits", format=","),
         ],
     )
-    bars = base.mark_bar().encode(color=alt.Color("whose:N", scale=colours, legend=_legend(columns=3)))
     numbers = base.mark_text(align="left", dx=4, color=GREY, fontSize=10).encode(text=alt.Text("shown:N"))
-    height = 130 + 14 * len(names) * len(what)
+    height = 160 + 14 * len(names) * len(what)
     return alt.layer(bars, numbers, data=rows, title=title, height=height)
 
 
@@ -311,7 +317,10 @@ def subset_lines(curve: pd.DataFrame) -> alt.LayerChart:
             axis=alt.Axis(format="d", tickMinStep=1, tickCount=8, grid=False),
         ),
         y=alt.Y("p_after:Q", title="P(answer), mean", scale=alt.Scale(domain=[0, 1])),
-        **_two("which", ORDERS, lines=True),
+    )
+    lines = base.mark_line(strokeWidth=2.5).encode(**_two("which", ORDERS, lines=True))
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(
+        color=alt.Color("which:N"),
         tooltip=[
             alt.Tooltip("which:N", title="Suppressed"),
             alt.Tooltip("k:Q", title="Neurons"),
@@ -319,8 +328,6 @@ def subset_lines(curve: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("change:Q", title="Change", format="+.1%"),
         ],
     )
-    lines = base.mark_line(strokeWidth=2.5)
-    points = base.mark_point(filled=True, size=45, opacity=1).encode(strokeDash=alt.value([1, 0]))
     title = "With the first k of its neurons suppressed"
     return alt.layer(lines, points, data=rows, title=title, height=TALL)
 
@@ -346,13 +353,15 @@ def stability_bars(found: Mapping[str, Any]) -> alt.LayerChart:
             scale=alt.Scale(domain=[0, 1.12], nice=False),
             axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
         ),
+    )
+    colours = alt.Scale(domain=list(measured), range=[colour for _, colour in measured.values()])
+    bars = base.mark_bar(size=26).encode(
+        color=alt.Color("what:N", scale=colours, legend=None),
         tooltip=[
             alt.Tooltip("what:N", title="With the neurons of"),
             alt.Tooltip("jaccard:Q", title="Jaccard index", format=".3f"),
         ],
     )
-    colours = alt.Scale(domain=list(measured), range=[colour for _, colour in measured.values()])
-    bars = base.mark_bar(size=26).encode(color=alt.Color("what:N", scale=colours, legend=None))
     numbers = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("shown:N"))
     title = "Neurons found on held-out wordings, beside those of"
     return alt.layer(bars, numbers, data=rows, title=title, height=90 + 46 * len(rows))
@@ -375,10 +384,13 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
         yOffset=alt.YOffset("whose:N", sort=list(WHOSE.values())),
         x=alt.X(
             "relative:Q",
-            title="Activation ÷ that on the discovery prompts",
+            title="Activation (1: where found)",
             scale=_room(float(rows["relative"].min()), float(rows["relative"].max())),
             axis=alt.Axis(tickCount=5, format="~g"),
         ),
+    )
+    bars = base.mark_bar().encode(
+        **_two("whose", WHOSE),
         tooltip=[
             alt.Tooltip("what:N", title="Where"),
             alt.Tooltip("whose:N", title="Neurons"),
@@ -389,7 +401,6 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("n_prompts:Q", title="Sentences"),
         ],
     )
-    bars = base.mark_bar().encode(**_two("whose", WHOSE))
     numbers = [
         base.transform_filter(f"datum.relative {side} 0")
         .mark_text(align=align, dx=dx, color=GREY, fontSize=10)
@@ -397,5 +408,5 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
         for side, align, dx in ((">=", "left", 4), ("<", "right", -4))
     ]
     return alt.layer(
-        bars, *numbers, data=rows, title="How active they are where", height=130 + 42 * len(what)
+        bars, *numbers, data=rows, title="How active they are where", height=150 + 42 * len(what)
     )

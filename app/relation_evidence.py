@@ -174,9 +174,12 @@ def what_edits_do(rates: pd.DataFrame) -> str:
     success = share["success", "own"]
     said = f"Of {layout.count(n, 'edit')}, **{success:.0%}** make the model say the new answer first"
     if ("success", "random") in share.index:
-        said += f" (of random neurons {share['success', 'random']:.0%})"
-        if success > 0 and share["success", "random"] >= MUCH * success:
-            said += ": **random ones do much of that**"
+        random = share["success", "random"]
+        said += f" (of random neurons {random:.0%})"
+        if random > 0 and random >= MUCH * success:
+            said += (
+                ": **random ones do as much**" if random >= success else ": **random ones do much of that**"
+            )
     said += "."
     if ("paraphrase", "own") in share.index:
         said += f" Of the fact's other wordings {share['paraphrase', 'own']:.0%} follow."

@@ -172,21 +172,21 @@ def edit_rates(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
     among five), 'paraphrase' and 'symmetry' (what should be first there is), 'same_relation' and
     'other_relation' (answers about other facts that were right and still are).
     """
-    parts = [
-        f"""
-        SELECT {place} AS place, '{name}' AS measure, remove, add, "group", avg(({counts})::INTEGER) AS share,
-               count(*) AS n_prompts, count(DISTINCT (fact_id, new_object)) AS n_edits
-        FROM asked WHERE {prompts} AND ({counts}) IS NOT NULL GROUP BY remove, add, "group"
-        """
+    each = ", ".join(
+        f"{{place: {place}, measure: '{name}', counts: CASE WHEN {prompts} THEN ({counts})::INTEGER END}}"
         for place, (name, (prompts, counts)) in enumerate(_EDITED.items())
-    ]
+    )
     return atlas.query(
         f"""
         WITH asked AS (
-            SELECT edits.* FROM edits LEFT JOIN facts USING (fact_id)
-            WHERE $relation IS NULL OR relation_id = $relation
+            SELECT remove, add, "group", fact_id, new_object, unnest([{each}], recursive := true)
+            FROM edits
+            WHERE $relation IS NULL
+               OR fact_id IN (SELECT fact_id FROM facts WHERE relation_id = $relation)
         )
-        SELECT * EXCLUDE place FROM ({" UNION ALL ".join(parts)})
+        SELECT measure, remove, add, "group", avg(counts) AS share, count(*) AS n_prompts,
+               count(DISTINCT (fact_id, new_object)) AS n_edits
+        FROM asked WHERE counts IS NOT NULL GROUP BY place, measure, remove, add, "group"
         ORDER BY remove, add DESC, place, list_position($groups, "group")
         """,
         {"relation": relation, "groups": list(EDIT_GROUPS)},

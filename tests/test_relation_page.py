@@ -242,6 +242,12 @@ def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_
     said = relation_evidence.what_edits_do(rates.assign(share=[0.8, 0.5, 0.7, 0.3, 0.95]))
     assert "(of random neurons 50%): **random ones do much of that**." in said
     assert "95% of the prompts of other relations: **other facts are lost, too**." in said
+    said = relation_evidence.what_edits_do(rates.assign(share=[0.0, 0.1, 0.0, 0.9, 0.95]))
+    assert (
+        "**0%** make the model say the new answer first (of random neurons 10%): **random ones do as" in said
+    )
+    nothing = relation_evidence.what_edits_do(rates.assign(share=[0.0, 0.0, 0.0, 0.9, 0.95]))
+    assert "random ones" not in nothing
 
 
 def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():

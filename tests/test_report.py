@@ -276,6 +276,7 @@ def test_nothing_has_no_mean():
         (Estimate(0.0001, unit="change"), "0.0\u00a0%"),
         (Estimate(18.569, unit="change"), "+1,857\u00a0%"),
         (Estimate(4.126, unit="count"), "4.13"),
+        (Estimate(851_072_965.0, 3e7, unit="difference"), "+8.5 × 10⁸"),
         (Estimate(float("inf"), unit="difference"), "∞"),
     ],
 )

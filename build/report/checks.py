@@ -162,7 +162,7 @@ def _methods(findings: Sequence[Findings]) -> list[Block]:
         Text(
             "Neurons chosen by other scores: their activation (the paper's baseline), gradient × "
             "activation, and log-probability increase (Yu and Ananiadou, 2024). In the mode `count` "
-            "every method chooses as many as the default of integrated gradients has."
+            "every method chooses at most as many as the default of integrated gradients has."
         ),
         *absent([found for found in findings if found.methods is None], "methods"),
         *_pictures(measured, "methods", "What each method's neurons do", charts.method_bars),
@@ -199,7 +199,7 @@ def _method_table(found: Findings) -> Table:
             "method",
             "mode",
             "neurons a fact",
-            "Jaccard index with integrated gradients",
+            "Jaccard index with\nintegrated gradients",
             "suppressed",
             "amplified",
             "n facts",

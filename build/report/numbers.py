@@ -18,6 +18,7 @@ DRAWS = 1000
 SEED = 0
 NOT_MEASURED = "not measured in this atlas"
 _FEWEST_FOR_INTERVAL = 2
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # Unit → (factor, format, what stands behind the number).
 _UNITS: dict[str, tuple[float, str, str]] = {
@@ -91,6 +92,9 @@ def counted(n: int, of: str) -> str:
 def _number(value: float, form: str) -> str:
     if not np.isfinite(value):
         return "∞" if value > 0 else "−∞"
+    if abs(value) >= 1e6:
+        mantissa, exponent = format(value, form[:-2] + "1e").split("e")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
     if abs(value) >= 1000:
         form = form.partition(".")[0] + ",.0f"
     text = format(value, form)
@@ -121,8 +125,12 @@ def ratio_of(
     unit: str,
     less: float = 0.0,
     of: str = "facts",
+    single: bool = True,
 ) -> Estimate | None:
-    """Σ above ÷ Σ below, less `less`, with a bootstrap interval; None where the sum below is zero."""
+    """Σ above ÷ Σ below, less `less`, with a bootstrap interval; None where the sum below is zero.
+
+    single: whether a row is one thing that has something or has not, rather than a share of many.
+    """
     pairs = np.column_stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)])
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     if not len(pairs) or pairs[:, 1].sum() == 0:
@@ -130,7 +138,7 @@ def ratio_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = _interval(pairs, lambda sums: sums[:, 0] / sums[:, 1] - less)
     value = pairs[:, 0].sum() / pairs[:, 1].sum() - less
-    if unit == "share":
+    if unit == "share" and single:
         low, high = _bounds(pairs[:, 0] / np.where(pairs[:, 1] == 0, 1, pairs[:, 1]), low, high)
     return Estimate(float(value), low, high, len(pairs), of, unit)
 

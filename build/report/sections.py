@@ -129,9 +129,9 @@ def _everywhere(judged: dict[str, list[Judgement]]) -> list[Block]:
             said = [each for verdicts in judged.values() for each in verdicts if each.claim is claim]
             if len(said) > 1 and all(each.outcome == outcome for each in said):
                 claims.append(claim.says)
-        where = "of the atlases that measured it, two or more"
+        where = "of the atlases that measured it (two or more)"
         blocks += [
-            Text(f"{words} in {where}:" if claims else f"{words} in {where}: nothing."),
+            Text(f"{words} {where}:" if claims else f"{words} {where}: nothing."),
             *([Bullets(tuple(claims))] if claims else []),
         ]
     return blocks

@@ -221,6 +221,7 @@ def _lost(rows: pd.DataFrame) -> Estimate | None:
         rows["accuracy_before"],
         unit="share",
         of="relations",
+        single=False,
     )
 
 

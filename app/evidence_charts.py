@@ -220,8 +220,9 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Cha
         )
     names = ["itself", "other relations"]
     legend = _legend()
+    title = f"Every relation, {n} {'neuron' if n == 1 else 'neurons'} erased"
     return (
-        alt.Chart(rows, title=f"Every relation, {n} {'neuron' if n == 1 else 'neurons'} erased")
+        alt.Chart(rows, title=title, height=260)
         .mark_point(filled=True)
         .encode(
             x=x,
@@ -237,7 +238,6 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Cha
                 alt.Tooltip("label:N", title="Relation asked"), alt.Tooltip("whose:N", title="Erased")
             ),
         )
-        .properties(height=260)
     )
 
 

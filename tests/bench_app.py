@@ -186,6 +186,14 @@ def itinerary(a: atlas.Atlas, n: int) -> dict[str, list[Visit]]:
         )
     )
     moved = {"t": "0.3", "p": "0.7"}
+    # Experiments take a sample of the facts: few of those above have what they found.
+    taken = a.query(
+        "SELECT fact_id FROM edits SEMI JOIN subsets USING (fact_id) GROUP BY fact_id ORDER BY hash(fact_id)"
+    )["fact_id"].to_list()
+    found = {
+        "Fact, taken by experiments": [("fact", {"fact": fact}) for fact in taken[:n]],
+        "Fact, an edit of it": [("fact", {"fact": fact, "evidence": "edits"}) for fact in taken[n : 2 * n]],
+    }
     return {
         # These two pay for all that follow: modules and tables are read, words are gathered for the search.
         "Home, first of all": [("", {})],
@@ -197,6 +205,7 @@ def itinerary(a: atlas.Atlas, n: int) -> dict[str, list[Visit]]:
         "Fact": [("fact", {"fact": fact}) for fact in ids[:n]],
         "Fact, other thresholds": [("fact", {"fact": fact, **moved}) for fact in ids[:n]],
         "Fact, prompt by prompt": [("fact", {"fact": fact, "view": "prompts"}) for fact in ids[n:]],
+        **{page: visits for page, visits in found.items() if visits},
         "Relation, all": [("relation", {})] * 3,
         "Relation": [("relation", {"relation": relation}) for relation in relations[:n]],
         "Neuron, none chosen": [("neuron", {})] * 3,

@@ -37,7 +37,8 @@ _PAGE = """<!DOCTYPE html>
 <style>
 body {{ margin: 1rem auto; max-width: 60rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
         color: #1D232B; background: #FFFFFF; }}
-#chart {{ max-width: 100%; overflow-x: auto; }}
+#chart {{ max-width: 100%; }}
+#chart svg {{ max-width: 100%; height: auto; }}
 a {{ color: #1F5F8B; }}
 </style>
 </head>

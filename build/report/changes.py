@@ -10,19 +10,25 @@ from build.report import charts_changes as charts
 from build.report.figures import Figure
 from build.report.findings import Findings
 from build.report.lines import Line, Number, absent, comparison
-from build.report.numbers import Estimate, in_unit
+from build.report.numbers import NOT_MEASURED, Estimate, in_unit
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
 from build.report.paper_values import CLAIMED_LOSS
 
 # Measure of `studies.Scores` → its words, published name, claim, and whether a control can cast doubt on it.
 _SCORECARD: dict[str, tuple[str, str, str, bool]] = {
     "change": ("Change rate: the old answer is no longer first", "edit_change", "", True),
-    "success": ("Success rate (efficacy): the new answer is first", "edit_success", "", True),
+    "success": ("Success rate: the new answer is first", "edit_success", "", True),
+    "efficacy": ("Efficacy: the new answer is likelier than the old", "", "", True),
     "top_five": ("The new answer is among the first five", "", "", True),
     "paraphrase": ("Paraphrase: the new answer is first on other wordings", "", "edit-paraphrase", True),
     "same_kept": ("Specificity: right answers of the same relation that stay", "", "edit-same", False),
     "other_kept": ("Specificity: right answers of other relations that stay", "", "edit-other", False),
-    "symmetry": ("Symmetry: the inverse relation answers as the edit demands", "", "", True),
+    "symmetry": (
+        "Symmetry: the inverse relation answers as the edit demands, where it answered before",
+        "",
+        "edit-symmetry",
+        True,
+    ),
     "same_perplexity": ("Perplexity of the same relation: change", "perplexity_within", "", False),
     "other_perplexity": ("Perplexity of other relations: change", "perplexity_across", "", False),
 }
@@ -88,9 +94,20 @@ def _update_lines() -> list[Line]:
             controls=(("random neurons", _score(measure, "random")),),
             claim=claim,
             doubts=doubts,
+            note=_answered_before if measure == "symmetry" else None,
+            missing=_answered_before if measure == "symmetry" else None,
         )
         for measure, (words, published, claim, doubts) in _SCORECARD.items()
     ]
+
+
+def _answered_before(found: Findings) -> str:
+    """How many of the inverse relation's prompts were answered before the edit; none: nothing to turn."""
+    scores = None if found.edits is None else found.edits.of_group("own")
+    if scores is None or scores.symmetry_before is None:
+        return NOT_MEASURED
+    before = f"answered before the edit: {scores.symmetry_before.full()}"
+    return before if scores.symmetry is not None else f"does not apply\n{before}"
 
 
 def _strengths(found: Findings) -> Table:
@@ -130,7 +147,9 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
         Text(
             "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, and "
             "the relation's own prompts and all others' are asked. The claim in question: the model loses "
-            f"{CLAIMED_LOSS.number} of that relation, and little of others. Relations count alike."
+            f"{CLAIMED_LOSS.number} of that relation, and little of others. Perplexity is a mean in which "
+            "relations count alike; right answers lost are a share of all right answers, so that relations "
+            "count by how many they had."
         ),
         comparison(_erase_lines(), findings),
         *absent([found for found in findings if found.erasures is None], "erase"),

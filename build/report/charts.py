@@ -3,7 +3,7 @@
     Figure("suppress--sample", "…", finished(chart, title="…", atlas_id="…", text="…", height=200)).svg
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and the same thing has the same colour
-everywhere: a fact's own neurons blue, random ones orange, equally active ones green, the most active ones
+everywhere: a fact's own neurons blue, random ones orange, nearest in activity green, the most active ones
 purple, unrelated facts grey. Shape or position says what colour says. Every chart is as wide as a phone, so
 two stand side by side on a desk. Text and axes are drawn in `INK`, which the page exchanges for the colour
 of its own text.

@@ -38,6 +38,7 @@ from build.report.studies import PAPER_DOSE
 _MEASURES = {
     "change": "old answer gone",
     "success": "new answer first",
+    "efficacy": "new likelier than old",
     "top_five": "new answer in first five",
     "paraphrase": "… on other wordings",
     "same_kept": "kept, same relation",

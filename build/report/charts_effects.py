@@ -33,7 +33,7 @@ from build.report.paper_values import PAPER, PAPER_MODEL
 GROUP_NAMES = {
     "own": OWN,
     "random": RANDOM,
-    "matched": "equally active ones",
+    "matched": "nearest in activity",
     "baseline": "the most active ones",
     "unrelated": "own, unrelated facts",
 }

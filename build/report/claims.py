@@ -24,8 +24,9 @@ FEWEST = 20
 RULE = (
     "Each claim is turned into one number from 0 to 1 by a fixed rule: how much of the effect a control has, "
     "too, or how much of what is claimed is missing. Below 0.1 the claim **holds**, below 0.5 it holds "
-    "**in part**, from 0.5 on it **does not hold**. The strongest finding against the thesis is the claim "
-    f"with the largest number, of those that count at least {FEWEST} facts, edits or relations."
+    "**in part**, from 0.5 on it **does not hold**. A change of the answer's probability counts in full from "
+    f"{rules.LEAST:.0%} on, a smaller one in proportion. The strongest finding against the thesis is the "
+    f"claim with the largest number, of those that count at least {FEWEST} facts, edits or relations."
 )
 
 
@@ -130,6 +131,11 @@ CLAIMS: tuple[Claim, ...] = (
                 "matched",
                 "Amplifying as many neurons that are about as active raises nothing.",
                 "Amplifying as many neurons that are about as active raises it, too.",
+            ),
+            (
+                "baseline",
+                "Amplifying the most active neurons, the paper's baseline, raises nothing.",
+                "Amplifying the most active neurons, the paper's baseline, raises it, too.",
             ),
             (
                 "unrelated",
@@ -244,8 +250,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "identical",
-        "No two facts have the same neurons.",
-        "Different facts have the same neurons.",
+        "Hardly any two facts have the same neurons.",
+        "Many facts have another fact's very neurons.",
         rules.identical,
     ),
     Claim(

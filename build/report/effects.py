@@ -14,7 +14,7 @@ from build.report.page import Block, Heading, Pictures, Table, Text, escape
 _CONTROLS = {
     "baseline": "most active",
     "random": "random",
-    "matched": "equally active",
+    "matched": "nearest in activity",
     "unrelated": "unrelated facts",
 }
 
@@ -31,9 +31,10 @@ def section(findings: Sequence[Findings]) -> list[Block]:
         Text(
             "The paper's ratio is a relation's mean change of probability over its mean probability. The "
             "replication's is the mean of every prompt's own ratio. Both are averaged over relations, each "
-            "counting alike. Controls: as many random neurons of the same layers, as many that are about as "
-            "active, as many that are the most active (the paper's baseline), and the fact's own neurons on "
-            "prompts of facts that differ in relation and answer."
+            "counting alike. Controls: as many random neurons of the same layers, as many that come nearest "
+            "in activity, as many that are the most active (the paper's baseline), and the fact's own neurons "
+            "on prompts of facts that differ in relation and answer. How active a control's "
+            "neurons are where the fact's were found stands beside it, as a multiple of the fact's own."
         ),
         comparison(_lines(), findings),
         *absent([found for found in findings if found.effects is None], "effects"),
@@ -59,6 +60,7 @@ def _lines() -> list[Line]:
                 (name, _effect(intervention, group, "held-out" if group == "unrelated" else templates, facts))
                 for group, name in _CONTROLS.items()
             ),
+            beside=_active(intervention, templates, facts),
         )
         for intervention, verb in (("suppress", "Suppressing"), ("amplify", "Amplifying"))
         for templates, facts, words in (
@@ -75,6 +77,17 @@ def _effect(
         return None if found.effects is None else found.effects.of(intervention, group, templates, facts)
 
     return number
+
+
+def _active(intervention: str, templates: str, facts: str) -> Callable[[Findings, str], str]:
+    """`, 0.41 × as active as its own`, behind a control; nothing in atlases that do not say."""
+
+    def words(found: Findings, name: str) -> str:
+        group = next(each for each, words in _CONTROLS.items() if words == name)
+        active = found.effects.activity(intervention, group, templates, facts)
+        return "" if active is None or group == "unrelated" else f", {active:.2f} × as active as its own"
+
+    return words
 
 
 def _overall(found: Findings, intervention: str) -> Figure:
@@ -116,6 +129,7 @@ def _every_group(found: Findings, intervention: str) -> Table:
                     for ratio in ("paper", "replication")
                 ]
                 changed = found.effects.top_changed(intervention, group, templates, facts)
+                active = found.effects.activity(intervention, group, templates, facts)
                 rows.append(
                     (
                         charts.GROUP_NAMES[group],
@@ -123,6 +137,7 @@ def _every_group(found: Findings, intervention: str) -> Table:
                         facts,
                         *ratios,
                         "not measured" if changed is None else changed.number(),
+                        "not measured" if active is None else f"{active:.2f} ×",
                         f"{row.mean_before:.3f} → {row.mean_after:.3f}",
                         f"{row.n_relations:,} · {row.n_facts:,} · {row.n_prompts:,}",
                     )
@@ -135,6 +150,7 @@ def _every_group(found: Findings, intervention: str) -> Table:
             "paper's ratio",
             "replication's ratio",
             "likeliest token changes",
+            "activity, its own 1",
             "probability",
             "n: relations · facts · prompts",
         ),

@@ -119,7 +119,13 @@ class Effects:
         if row is None:
             return None
         value, low, high = (getattr(row, f"{ratio}_{end}") for end in ("change", "low", "high"))
-        return Estimate(float(value), float(low), float(high), int(row.n_facts), "facts", "change")
+        low, high = (None if pd.isna(each) else float(each) for each in (low, high))
+        return Estimate(float(value), low, high, int(row.n_facts), "facts", "change")
+
+    def activity(self, intervention: str, group: str, templates: str, facts: str) -> float | None:
+        """How active the changed neurons are, as a multiple of the fact's own; None in older atlases."""
+        active = getattr(self.row(intervention, group, templates, facts), "activity", None)
+        return None if active is None or pd.isna(active) else float(active)
 
     def top_changed(self, intervention: str, group: str, templates: str, facts: str) -> Estimate | None:
         """How often the model's likeliest token became another."""
@@ -160,11 +166,14 @@ def effects_of(atlas: Atlas) -> Effects | None:
     from build.evidence.effects import summarize
 
     rows = atlas.query("""
-        SELECT e.*, changed.relation_id, coalesce(asked.known, false) AS known
+        SELECT e.*, changed.relation_id, coalesce(changed.known, false) AS known,
+               coalesce(asked.known, false) AS asked_known
         FROM effects AS e JOIN facts AS changed ON changed.fact_id = e.fact_id
         JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
         ORDER BY e.fact_id, e.prompt_fact_id, e.template_id, e.intervention, e."group"
     """)
+    if "activity" not in rows:
+        rows["activity"] = np.nan
     return Effects(pd.DataFrame(summarize(rows)))
 
 

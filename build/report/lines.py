@@ -25,7 +25,8 @@ class Line:
 
     published: its name in `paper_values`; controls: (name, number); note: a further line of the cell; claim:
     the claim whose outcome is the verdict where nothing was published; doubts: whether a control that does
-    as much speaks against the number (it does not where the number is a harm). paper: in place of a number.
+    as much speaks against the number (it does not where the number is a harm). paper: in place of a number;
+    missing: what a cell without a number says in place of "not measured"; beside: words behind a control.
     """
 
     what: str
@@ -36,6 +37,8 @@ class Line:
     claim: str = ""
     doubts: bool = True
     paper: str = ""
+    missing: Callable[[Findings], str] | None = None
+    beside: Callable[[Findings, str], str] | None = None
 
     def row(self, findings: Sequence[Findings]) -> tuple[str, ...]:
         return (
@@ -48,14 +51,17 @@ class Line:
     def cell(self, found: Findings) -> str:
         ours = self.ours(found)
         if ours is None:
-            return NOT_MEASURED
+            return NOT_MEASURED if self.missing is None else self.missing(found)
         controls = [(name, number(found)) for name, number in self.controls]
         controls = [(name, number) for name, number in controls if number is not None]
         lines = [
             f"**{ours.number()}** {ours.interval()}".strip(),
             ours.counted(),
             "" if self.note is None else self.note(found),
-            *(f"{name}: {number.text()}" for name, number in controls),
+            *(
+                f"{name}: {number.text()}" + ("" if self.beside is None else self.beside(found, name))
+                for name, number in controls
+            ),
             self.verdict(found, ours, controls),
         ]
         return "\n".join(line for line in lines if line)

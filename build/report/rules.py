@@ -32,8 +32,12 @@ def told(against: float, words: str, *numbers: Estimate) -> Told:
 Said = Told | str | None
 Rule = Callable[[Findings], Said]
 
-# A method whose neurons have at least this share of the effect has a like effect.
-_LIKE = 0.5
+# A change of the answer's probability that is smaller than this is not all that is claimed.
+LEAST = 0.1
+# Neurons that are at least this share as active as the fact's own are about as active.
+ALIKE = 0.8
+# A method whose neurons have at least this share of the effect, on the same facts, has a like effect.
+LIKE = 0.8
 
 
 # 1. Suppress and amplify -----------------------------------------------------------------------------
@@ -45,31 +49,54 @@ def _held_out(found: Findings, intervention: str, group: str) -> Estimate | None
     return found.effects.of(intervention, group, "held-out", found.effects.facts)
 
 
+def _activity(found: Findings, intervention: str, group: str) -> float | None:
+    if found.effects is None:
+        return None
+    return found.effects.activity(intervention, group, "held-out", found.effects.facts)
+
+
 def suppress_lowers(found: Findings) -> Said:
     own = _held_out(found, "suppress", "own")
     if own is None:
         return None
-    return told(0.0 if own.below_zero else 1.0, f"{own.full()} on held-out prompts", own)
+    missing = _missing(-own.value) if own.below_zero else 1.0
+    return told(missing, f"{own.full()} on held-out prompts", own)
 
 
 def amplify_raises(found: Findings) -> Said:
     own = _held_out(found, "amplify", "own")
     if own is None:
         return None
-    return told(0.0 if own.above_zero else 1.0, f"{own.full()} on held-out prompts", own)
+    missing = _missing(own.value) if own.above_zero else 1.0
+    return told(missing, f"{own.full()} on held-out prompts", own)
+
+
+def _missing(change: float) -> float:
+    """How much of the least change that is asked for is missing."""
+    return max(0.0, 1 - change / LEAST)
 
 
 def control(intervention: str, group: str) -> Rule:
     def rule(found: Findings) -> Said:
         own, control = (_held_out(found, intervention, each) for each in ("own", group))
+        active = _activity(found, intervention, group)
         sign = -1 if intervention == "suppress" else 1
         if own is None or control is None:
             return None
         if not (own.below_zero if sign < 0 else own.above_zero):
             return "its own neurons do not do it, so there is nothing to compare a control with"
+        if abs(own.value) < LEAST:
+            return f"its own neurons hardly do it ({own.number()}): there is little to compare a control with"
+        if group == "matched" and active is not None and active < ALIKE:
+            return (
+                f"the neurons that come nearest are {active:.2f} × as active as its own, which are their "
+                "layers' most active: nothing as active is left"
+            )
         # Unrelated facts are to stay as they are: there either direction is harm.
         moved = abs(control.value) if group == "unrelated" else control.value * sign
         words = f"{control.full()}; its own neurons {own.number()}"
+        if active is not None and group != "unrelated":
+            words += f"; {active:.2f} × as active as those"
         return told(moved / abs(own.value), words, own, control)
 
     return rule
@@ -131,17 +158,47 @@ def edit_paraphrase(found: Findings) -> Said:
 
 @_edits
 def edit_symmetric(found: Findings) -> Said:
-    turned = found.edits.of_group("own").symmetry
-    return None if turned is None else told(1 - turned.value, f"it does for {turned.full()}", turned)
+    """Of the inverse prompts that the model answered before: how many it answers anew."""
+    scores = found.edits.of_group("own")
+    if scores.symmetry_before is None:
+        return None
+    turned = scores.symmetry
+    if turned is None:
+        return (
+            "the inverse relation was not answered before either: its own answer came first on "
+            f"{scores.symmetry_before.full()}"
+        )
+    return told(1 - turned.value, f"it does for {turned.full()}, of those it answered rightly before", turned)
 
 
 def edit_keeps(kind: str) -> Rule:
+    """What own edits keep, beside what random ones do; only where the edit itself does something."""
+
     @_edits
     def rule(found: Findings) -> Said:
-        kept = getattr(found.edits.of_group("own"), f"{kind}_kept")
-        return None if kept is None else told(1 - kept.value, f"{kept.full()} of right answers stay", kept)
+        own, random = (found.edits.of_group(group) for group in ("own", "random"))
+        kept = getattr(own, f"{kind}_kept")
+        if own.success is None or kept is None:
+            return None
+        beside = None if random is None else random.success
+        if not (own.success.above_zero if beside is None else _clearly_more(own.success, beside)):
+            words = "nothing" if beside is None else beside.text()
+            return (
+                f"the edit succeeds for {own.success.text()}, not clearly more than with random ones: {words}"
+            )
+        control = None if random is None else getattr(random, f"{kind}_kept")
+        if control is None or control.value == 0:
+            return told(1 - kept.value, f"{kept.full()} of right answers stay", kept)
+        words = f"{kept.full()} of right answers stay, with random neurons {control.number()}"
+        return told(1 - kept.value / control.value, words, kept, control)
 
     return rule
+
+
+def _clearly_more(one: Estimate, other: Estimate) -> bool:
+    """Whether the intervals lie apart."""
+    low = one.value if one.low is None else one.low
+    return low > (other.value if other.high is None else other.high)
 
 
 # 3. Erase --------------------------------------------------------------------------------------------
@@ -292,26 +349,26 @@ def stable_effect(found: Findings) -> Said:
 
 
 def methods_agree(found: Findings) -> Said:
-    """Of the methods whose neurons do at least half as much, the one that shares least."""
+    """Of the methods whose neurons do at least `LIKE` of it on the same facts, the one that shares least."""
     if found.methods is None:
         return None
-    ours = found.methods.rows.get((METHODS[0], "count"))
-    if ours is None or ours.suppressed is None or ours.suppressed.value >= 0:
-        return None
-    apart = []
+    apart, measured = [], False
     for method in METHODS[1:]:
         theirs = found.methods.rows.get((method, "count"))
-        if theirs is None or theirs.suppressed is None or theirs.overlap is None:
+        if theirs is None or None in (theirs.suppressed, theirs.overlap, theirs.gradients):
             continue
-        if theirs.suppressed.value / ours.suppressed.value >= _LIKE:
+        if theirs.gradients.value >= 0:
+            continue
+        measured = True
+        if theirs.suppressed.value / theirs.gradients.value >= LIKE:
             apart.append((theirs.overlap.value, method, theirs))
     if not apart:
-        return None
+        return f"no other method's neurons have {LIKE:.0%} of the effect" if measured else None
     overlap, method, theirs = min(apart, key=lambda each: each[:2])
     return told(
         1 - overlap,
         f"suppressed, those of {METHOD_NAMES[method]} change the answer by {theirs.suppressed.number()}, "
-        f"those of integrated gradients by {ours.suppressed.number()}; their Jaccard index is "
-        f"{theirs.overlap.full()}",
+        f"those of integrated gradients by {theirs.gradients.number()} on the same facts; their Jaccard "
+        f"index is {theirs.overlap.full()}",
         theirs.overlap,
     )

@@ -39,18 +39,22 @@ class Scores:
     """The scorecard of one group of edits; a part that no prompt asks for is None.
 
     change, success, top_five: of the prompt the edit is judged by, whether its old answer is no longer first,
-    the new one is, or among the first five. paraphrase: the new answer is first on the fact's other held-out
-    prompts. same_kept, other_kept: answers of other facts that were first and stay first. symmetry: the
-    inverse relation answers as the edit demands. same_perplexity, other_perplexity: change of perplexity.
+    the new one is, or among the first five; efficacy: whether the new one is likelier than the old.
+    paraphrase: the new answer is first on the fact's other held-out prompts. same_kept, other_kept: answers
+    of other facts that were first and stay first. symmetry: the inverse relation answers as the edit demands,
+    of those prompts that it answered rightly before; symmetry_before: the share of those. same_perplexity,
+    other_perplexity: change of perplexity.
     """
 
     change: Estimate | None
     success: Estimate | None
     top_five: Estimate | None
+    efficacy: Estimate | None
     paraphrase: Estimate | None
     same_kept: Estimate | None
     other_kept: Estimate | None
     symmetry: Estimate | None
+    symmetry_before: Estimate | None
     same_perplexity: Estimate | None
     other_perplexity: Estimate | None
 
@@ -99,14 +103,17 @@ class Edits:
 def _scores(rows: pd.DataFrame) -> Scores:
     edited = rows[rows["kind"] == "edited"]
     answered = edited[edited["rank_old_before"] == 1]
+    inverse = rows[rows["kind"] == "symmetry"]
     return Scores(
         change=_share(answered, answered["rank_old_after"] > 1),
         success=_share(edited, edited["rank_new_after"] == 1),
         top_five=_share(edited, edited["rank_new_after"] <= 5),
-        paraphrase=_first(rows, "paraphrase"),
+        efficacy=_share(edited, edited["p_new_after"] > edited["p_old_after"]),
+        paraphrase=_first(rows[rows["kind"] == "paraphrase"]),
         same_kept=_kept(rows, "same_relation"),
         other_kept=_kept(rows, "other_relation"),
-        symmetry=_first(rows, "symmetry"),
+        symmetry=_first(inverse[inverse["rank_old_before"] == 1]),
+        symmetry_before=_share(inverse, inverse["rank_old_before"] == 1),
         same_perplexity=_perplexity(rows, "same_relation"),
         other_perplexity=_perplexity(rows, "other_relation"),
     )
@@ -118,9 +125,8 @@ def _share(rows: pd.DataFrame, true: pd.Series) -> Estimate | None:
     return ratio_of(by_edit["sum"], by_edit["size"], unit="share", of="edits")
 
 
-def _first(rows: pd.DataFrame, kind: str) -> Estimate | None:
-    asked = rows[rows["kind"] == kind]
-    return _share(asked, asked["rank_new_after"] == 1)
+def _first(rows: pd.DataFrame) -> Estimate | None:
+    return _share(rows, rows["rank_new_after"] == 1)
 
 
 def _kept(rows: pd.DataFrame, kind: str) -> Estimate | None:
@@ -157,11 +163,12 @@ def _rise(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Erasures:
-    """What erasing a relation's most frequent neurons did, each relation counting alike.
+    """What erasing a relation's most frequent neurons did.
 
-    lost: (group, 'own' or 'others') → the share of right answers lost at the paper's dose; worse: how much
-    perplexity grows there (geometric mean over relations). relations: one row a relation erased at that dose.
-    doses: one row a (group, dose) asked of the relation itself: lost, low, high, worse, n.
+    lost: (group, 'own' or 'others') → the share of all right answers lost at the paper's dose (relations
+    count by their accuracy: one with few right answers would decide a mean of shares); worse: how much
+    perplexity grows there (geometric mean over relations). relations: one row a relation erased at that
+    dose. doses: one row a (group, dose) asked of the relation itself: lost, low, high, worse, n.
     """
 
     lost: dict[tuple[str, str], Estimate | None]
@@ -391,7 +398,8 @@ class Methods:
     """Other ways to choose neurons. rows: (method, mode) → its numbers.
 
     neurons: how many a fact; overlap: Jaccard index with integrated gradients' choice of the same mode;
-    suppressed, amplified: change of the answer's probability on held-out prompts.
+    suppressed, amplified: change of the answer's probability on held-out prompts; gradients: the former by
+    integrated gradients' choice, on the same facts.
     """
 
     rows: dict[tuple[str, str], MethodNumbers]
@@ -401,7 +409,7 @@ class Methods:
         if not atlas.measured("methods"):
             return None
         rows = atlas.query("""
-            SELECT m.*, i.n_neurons AS n_gradients
+            SELECT m.*, i.n_neurons AS n_gradients, i.p_suppressed AS p_gradients
             FROM methods AS m LEFT JOIN methods AS i
               ON i.fact_id = m.fact_id AND i.mode = m.mode AND i.method = 'integrated_gradients'
             ORDER BY m.fact_id, m.method, m.mode
@@ -414,6 +422,7 @@ class Methods:
                 overlap=mean_of(part["shared"] / either.where(either > 0), unit="overlap"),
                 suppressed=ratio_of(part["p_suppressed"], part["p_before"], unit="change", less=1),
                 amplified=ratio_of(part["p_amplified"], part["p_before"], unit="change", less=1),
+                gradients=ratio_of(part["p_gradients"], part["p_before"], unit="change", less=1),
             )
         return cls(numbers)
 
@@ -426,3 +435,4 @@ class MethodNumbers:
     overlap: Estimate | None
     suppressed: Estimate | None
     amplified: Estimate | None
+    gradients: Estimate | None

@@ -181,17 +181,33 @@ def test_erasures_are_means_over_relations(found: Findings, tables: dict):
     assert close(found.erasures.lost["own", "others"], (sum(before) - sum(after)) / sum(before))
 
 
-def test_contexts_and_checks_are_means_over_facts(found: Findings, tables: dict):
+def of_known(rows: list[dict], tables: dict) -> list[dict]:
+    known = {fact["fact_id"] for fact in tables["facts"] if fact["known"]}
+    chosen = [row for row in rows if row["fact_id"] in known]
+    assert len(known) >= 20
+    assert len(chosen) < len(rows)
+    return chosen
+
+
+def test_contexts_and_checks_are_means_over_known_facts(found: Findings, tables: dict):
     for context in ("fact", "relation", "subject", "random"):
         for group in ("own", "random"):
-            chosen = [r for r in tables["contexts"] if (r["context"], r["group"]) == (context, group)]
-            assert close(found.contexts.relative[context, group], mean(r["relative"] for r in chosen))
-    rows = tables["stability"]
+            every = [r for r in tables["contexts"] if (r["context"], r["group"]) == (context, group)]
+            chosen = of_known(every, tables)
+            for name in ("relative", "activation", "magnitude"):
+                number = getattr(found.contexts, name)[context, group]
+                assert close(number, mean(r[name] for r in chosen))
+                assert number.counted() == f"n\u00a0=\u00a0{len(chosen)} known facts"
+            assert close(found.contexts.whole.relative[context, group], mean(r["relative"] for r in every))
+    same = [r["jaccard"] for r in tables["stability"] if r["jaccard"] is not None]
+    assert close(found.stability.whole.same, mean(same))
+    rows = of_known(tables["stability"], tables)
     assert close(found.stability.same, mean(r["jaccard"] for r in rows if r["jaccard"] is not None))
     fall = sum(r["p_held_out"] for r in rows) / sum(r["p_before"] for r in rows) - 1
     assert close(found.stability.fall_held_out, fall)
     sizes = {(r["fact_id"], r["mode"]): r for r in tables["methods"] if r["method"] == "integrated_gradients"}
     chosen = [r for r in tables["methods"] if (r["method"], r["mode"]) == ("activation", "count")]
+    chosen = of_known(chosen, tables)
     numbers = found.methods.rows["activation", "count"]
     overlaps = []
     for row in chosen:
@@ -204,7 +220,7 @@ def test_contexts_and_checks_are_means_over_facts(found: Findings, tables: dict)
 
 def test_half_of_the_effect_is_found_step_by_step(found: Findings, tables: dict):
     curves = defaultdict(dict)
-    for row in tables["subsets"]:
+    for row in of_known(tables["subsets"], tables):
         if row["order"] == "score":
             curves[row["fact_id"]][row["k"]] = 1 - row["p_after"] / row["p_before"]
     halves = []
@@ -257,10 +273,11 @@ def test_numbers_that_do_not_differ_have_no_width():
 def test_none_of_ten_is_not_known_to_be_none_at_all():
     none = ratio_of([0] * 10, [1] * 10, unit="share")
     assert (none.low, none.value) == (0, 0)
-    assert (1 - none.high) ** 10 == pytest.approx(0.025)
+    z = 1.959964
+    assert none.high == pytest.approx(z**2 / (10 + z**2))  # Wilson's score interval where no one has it
     every = mean_of([True] * 10, unit="share")
     assert (every.value, every.high) == (1, 1)
-    assert every.low**10 == pytest.approx(0.025)
+    assert every.low == pytest.approx(10 / (10 + z**2))
 
 
 def test_nothing_has_no_mean():

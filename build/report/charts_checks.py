@@ -23,7 +23,7 @@ from build.report.charts import (
     percent,
 )
 from build.report.findings import Findings
-from build.report.studies import CONTEXTS, METHOD_NAMES
+from build.report.samples import CONTEXTS, METHOD_NAMES
 
 # 4. What activates them ------------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ def context_bars(found: Findings) -> alt.LayerChart:
         ),
         title="What activates them",
         atlas_id=found.atlas_id,
-        text=f"{max(row['n'] for row in rows):,} facts, held-out wordings. Lines: 95 % intervals.",
+        text=f"{max(row['n'] for row in rows):,} {rows[0]['of']}, held-out wordings. Lines: 95 % intervals.",
         height=270,
     )
 
@@ -84,7 +84,7 @@ def stability_bars(found: Findings) -> alt.LayerChart:
         _without_legend(chart),
         title="Found again by other wordings?",
         atlas_id=found.atlas_id,
-        text=f"{len(stability.rows):,} facts. Lines: 95 % intervals.",
+        text=f"{len(stability.rows):,} {rows[0]['of'] if rows else 'facts'}. Lines: 95 % intervals.",
         height=190,
     )
 

@@ -10,7 +10,7 @@ from build.report.findings import Findings
 from build.report.lines import Line, Number, absent, comparison
 from build.report.numbers import Estimate
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
-from build.report.studies import METHOD_NAMES
+from build.report.samples import METHOD_NAMES
 
 _CONTEXTS = {
     "fact": "Prompts that ask for the fact (held out)",

@@ -6,7 +6,7 @@
 
 1. *Effects* come from `effect_summaries`, or are summed up from `effects` where an atlas has no more.
 2. *Statistics* come from the stored neurons: every atlas has those, also one without scores.
-3. The other experiments: `build.report.studies`.
+3. The other experiments: `build.report.studies` and `build.report.samples`.
 
 A part that is None was not measured in this atlas.
 """
@@ -27,13 +27,12 @@ from atlas.store import Atlas
 from build.evidence.statistics import count
 from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS
-from build.report.studies import Activating, Contexts, Edits, Erasures, Methods, Stability, Subsets
+from build.report.samples import FEWEST_KNOWN, Activating, Contexts, Methods, Stability, Subsets
+from build.report.studies import Edits, Erasures
 
 GROUPS = ("own", "random", "matched", "baseline", "unrelated")
 INTERVENTIONS = ("suppress", "amplify")
 ALL = "all"
-# With fewer known facts than this, what is said in one sentence is said of all facts.
-FEWEST_KNOWN = 10
 
 
 @dataclass(frozen=True)

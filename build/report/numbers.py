@@ -4,7 +4,7 @@
     mean_of([0.2, 0.4, 0.1], unit="share")                             # a mean with its bootstrap interval
 
 Intervals hold 95 %: what was measured is drawn again, 1,000 times, always with the same random numbers. Where
-none of n has something, or all have it, the interval ends where one would still see that in 2.5 % of cases.
+none of n has something, or all have it, drawing again would show nothing else: there it is Wilson's interval.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from build.evidence.update import wilson
 
 DRAWS = 1000
 SEED = 0
@@ -125,12 +127,8 @@ def ratio_of(
     unit: str,
     less: float = 0.0,
     of: str = "facts",
-    single: bool = True,
 ) -> Estimate | None:
-    """Σ above ÷ Σ below, less `less`, with a bootstrap interval; None where the sum below is zero.
-
-    single: whether a row is one thing that has something or has not, rather than a share of many.
-    """
+    """Σ above ÷ Σ below, less `less`, with a bootstrap interval; None where the sum below is zero."""
     pairs = np.column_stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)])
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     if not len(pairs) or pairs[:, 1].sum() == 0:
@@ -138,17 +136,17 @@ def ratio_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = _interval(pairs, lambda sums: sums[:, 0] / sums[:, 1] - less)
     value = pairs[:, 0].sum() / pairs[:, 1].sum() - less
-    if unit == "share" and single:
+    if unit == "share":
         low, high = _bounds(pairs[:, 0] / np.where(pairs[:, 1] == 0, 1, pairs[:, 1]), low, high)
     return Estimate(float(value), low, high, len(pairs), of, unit)
 
 
 def _bounds(shares: np.ndarray, low: float | None, high: float | None) -> tuple[float | None, float | None]:
     """The interval of a mean of shares; where all are 0, or all 1, drawing again would show nothing."""
-    alone = 0.025 ** (1 / len(shares))
-    if (shares == 0).all():
-        return 0.0, 1 - alone
-    return (alone, 1.0) if (shares == 1).all() else (low, high)
+    if not ((shares == 0).all() or (shares == 1).all()):
+        return low, high
+    ends = wilson(float(shares[0]), len(shares))
+    return float(ends[0]), float(ends[1])
 
 
 def _interval(rows: np.ndarray, statistic) -> tuple[float | None, float | None]:

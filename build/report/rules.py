@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from build.report.findings import Findings
 from build.report.numbers import Estimate, in_unit
 from build.report.paper_values import CLAIMED_LOSS
-from build.report.studies import METHOD_NAMES, METHODS
+from build.report.samples import METHOD_NAMES, METHODS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import altair as alt
 import pandas as pd
 
+from atlas.refinement import MODES as REFINEMENTS
 from build.report import charts_statistics as charts
 from build.report.figures import Figure
 from build.report.findings import Findings
@@ -49,7 +50,12 @@ def section(findings: Sequence[Findings]) -> list[Block]:
             "and by this project's default. A coarse neuron has at least t of its prompt's largest "
             "score; a knowledge neuron is coarse in at least p of a fact's prompts."
         ),
-        *(_modes(found) for found in findings if found.statistics.modes is not None),
+        *(
+            block
+            for found in findings
+            if found.statistics.modes is not None
+            for block in (_modes(found), *_target(found))
+        ),
         *_absent_modes(findings),
         *_sensitivity([found for found in findings if found.statistics.grid is not None]),
     ]
@@ -149,6 +155,22 @@ def _modes(found: Findings) -> Table:
         f"{escape(found.atlas_id)}: modes side by side",
         wide=True,
     )
+
+
+def _target(found: Findings) -> list[Block]:
+    """Whether the paper's rule, which is fitted to find 2 to 5 neurons a fact, does so here."""
+    modes = found.statistics.modes
+    means = modes.loc[modes["mode"] == "paper", "mean_neurons"].dropna()
+    if not len(means):
+        return []
+    mean, (low, high) = float(means.iloc[0]), REFINEMENTS["paper"].target
+    said = (
+        f"{escape(found.atlas_id)}: the mode `paper` moves p, relation by relation, until a fact has "
+        f"{low:g} to {high:g} neurons on average. Over all facts it has {in_unit(mean, 'count')}"
+    )
+    if low <= mean <= high:
+        return [Text(f"{said}.")]
+    return [Text(f"{said}: **it misses its target**, as relations have none of the p tried that reach it.")]
 
 
 def _same(one: dict | None, other: dict | None) -> bool:

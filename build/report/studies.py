@@ -1,9 +1,10 @@
-"""The numbers of the experiments on a sample of facts: edits, erasures, what activates neurons, checks.
+"""The numbers of the experiments that rewrite weights: edits and erasures.
 
     edits = Edits.of(atlas)                      # None where the atlas has no table `edits`
     edits.of_group("own").success.text()         # "87.0 % [84.1, 89.6]"
 
-Each class reads one table. Facts (edits, relations) count alike, and intervals draw them again.
+Each class reads one table. Edits (or relations) are drawn again for the intervals. What else was measured on
+samples of facts: `build.report.samples`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from atlas import subsets
 from atlas.store import Atlas
 from build.report.numbers import Estimate, mean_of, ratio_of
 
@@ -21,14 +21,6 @@ OWN_AND_RANDOM = ("own", "random")
 EDITED = ("own", "all", "random", "random_all")
 PAPER_STRENGTHS = (1.0, 8.0)
 PAPER_DOSE = 20
-CONTEXTS = ("fact", "relation", "subject", "random")
-METHOD_NAMES = {
-    "integrated_gradients": "integrated gradients",
-    "gradient_x_activation": "gradient × activation",
-    "log_prob_increase": "log-probability increase",
-    "activation": "activation",
-}
-METHODS = tuple(METHOD_NAMES)
 
 
 # Edits -----------------------------------------------------------------------------------------------
@@ -228,7 +220,6 @@ def _lost(rows: pd.DataFrame) -> Estimate | None:
         rows["accuracy_before"],
         unit="share",
         of="relations",
-        single=False,
     )
 
 
@@ -245,194 +236,3 @@ def _ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-# What activates them ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """How active a fact's neurons are, by (context, group).
-
-    relative: as a share of what they are on the prompts that found them; activation: as it is.
-    """
-
-    relative: dict[tuple[str, str], Estimate | None]
-    activation: dict[tuple[str, str], Estimate | None]
-
-    @classmethod
-    def of(cls, atlas: Atlas) -> Contexts | None:
-        if not atlas.measured("contexts"):
-            return None
-        rows = atlas.query("SELECT * FROM contexts ORDER BY ALL")
-        relative, activation = {}, {}
-        for key, part in rows.groupby(["context", "group"]):
-            relative[key] = mean_of(part["relative"], unit="count")
-            activation[key] = mean_of(part["activation"], unit="overlap")
-        return cls(relative, activation)
-
-
-@dataclass(frozen=True)
-class Activating:
-    """Of the prompts on which a neuron is most and least active: how many ask for a fact that has the neuron.
-
-    top, bottom: the shares, mean over neurons; chance: the share of all facts that have the neuron.
-    """
-
-    top: Estimate | None
-    bottom: Estimate | None
-    chance: Estimate | None
-
-    @classmethod
-    def of(cls, atlas: Atlas) -> Activating | None:
-        if not atlas.measured("activating_prompts"):
-            return None
-        rows = atlas.query("""
-            WITH sizes AS (
-                SELECT layer, neuron, count(*) / (SELECT count(*) FROM facts) AS chance
-                FROM knowledge_neurons GROUP BY layer, neuron
-            )
-            SELECT a.layer, a.neuron, any_value(chance) AS chance,
-                   avg((k.fact_id IS NOT NULL)::INT) FILTER (side = 'top') AS top,
-                   avg((k.fact_id IS NOT NULL)::INT) FILTER (side = 'bottom') AS bottom
-            FROM activating_prompts AS a JOIN sizes USING (layer, neuron)
-            LEFT JOIN knowledge_neurons AS k
-              ON k.layer = a.layer AND k.neuron = a.neuron AND k.fact_id = a.fact_id
-            GROUP BY a.layer, a.neuron ORDER BY a.layer, a.neuron
-        """)
-        return cls(*(mean_of(rows[name], unit="share", of="neurons") for name in ("top", "bottom", "chance")))
-
-
-# Thesis checks ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stability:
-    """A fact's neurons from one half of its templates and from the other: Jaccard index, and effect.
-
-    same, relation, random: the held-out half's neurons beside the fact's own, another fact's of the relation,
-    an unrelated fact's. fall, fall_held_out: how far the answer falls on the discovery prompts with the
-    neurons of either half suppressed. rows: as the table.
-    """
-
-    same: Estimate | None
-    relation: Estimate | None
-    random: Estimate | None
-    fall: Estimate | None
-    fall_held_out: Estimate | None
-    n_empty: int
-    rows: pd.DataFrame
-
-    @classmethod
-    def of(cls, atlas: Atlas) -> Stability | None:
-        if not atlas.measured("stability"):
-            return None
-        rows = atlas.query("SELECT * FROM stability ORDER BY fact_id")
-        return cls(
-            same=mean_of(rows["jaccard"], unit="overlap"),
-            relation=mean_of(rows["jaccard_relation"], unit="overlap"),
-            random=mean_of(rows["jaccard_random"], unit="overlap"),
-            fall=ratio_of(rows["p_discovery"], rows["p_before"], unit="change", less=1),
-            fall_held_out=ratio_of(rows["p_held_out"], rows["p_before"], unit="change", less=1),
-            n_empty=int((rows["n_held_out"] == 0).sum()),
-            rows=rows,
-        )
-
-
-@dataclass(frozen=True)
-class Subsets:
-    """How few of a fact's neurons give half of the effect of all, by order of choice.
-
-    k_half: how many; share: as a share of the fact's neurons; single: of how many facts one suffices. curve:
-    one row a (order, part of the fact's neurons): mean share of the probability that is left. n_without:
-    facts whose neurons have no effect that could be halved.
-    """
-
-    k_half: dict[str, Estimate | None]
-    share: dict[str, Estimate | None]
-    single: dict[str, Estimate | None]
-    curve: pd.DataFrame
-    n_without: int
-
-    @classmethod
-    def of(cls, atlas: Atlas) -> Subsets | None:
-        if not atlas.measured("subsets"):
-            return None
-        halves = subsets.half_effect(atlas)
-        k_half, share, single = {}, {}, {}
-        for order in subsets.ORDERS:
-            part = halves[(halves["order"] == order) & halves["k_half"].notna()]
-            k_half[order] = mean_of(part["k_half"], unit="count")
-            share[order] = mean_of(part["k_half"] / part["n_neurons"], unit="share")
-            single[order] = mean_of(part["k_half"] == 1, unit="share")
-        without = halves[(halves["order"] == "score") & halves["k_half"].isna()]
-        return cls(k_half, share, single, _curve(atlas), len(without))
-
-
-# Where the curves of facts with other numbers of neurons are read off, as parts of their neurons.
-_PARTS = np.linspace(0, 1, 21)
-
-
-def _curve(atlas: Atlas) -> pd.DataFrame:
-    """Mean over facts of p_after ÷ p_before along the order. Columns: order, part, left, n."""
-    rows = atlas.query("""
-        SELECT fact_id, "order", k, n_neurons, p_after::DOUBLE / p_before AS left_over FROM subsets
-        WHERE p_before > 0 ORDER BY "order", fact_id, k
-    """)
-    points = []
-    for order, of_order in rows.groupby("order"):
-        lines = [
-            np.interp(_PARTS, [0, *(part["k"] / part["n_neurons"])], [1, *part["left_over"]])
-            for _, part in of_order.groupby("fact_id")
-        ]
-        means = np.mean(lines, axis=0)
-        points += [
-            {"order": order, "part": float(part), "left": float(left), "n": len(lines)}
-            for part, left in zip(_PARTS, means, strict=True)
-        ]
-    return pd.DataFrame(points, columns=["order", "part", "left", "n"])
-
-
-@dataclass(frozen=True)
-class Methods:
-    """Other ways to choose neurons. rows: (method, mode) → its numbers.
-
-    neurons: how many a fact; overlap: Jaccard index with integrated gradients' choice of the same mode;
-    suppressed, amplified: change of the answer's probability on held-out prompts; gradients: the former by
-    integrated gradients' choice, on the same facts.
-    """
-
-    rows: dict[tuple[str, str], MethodNumbers]
-
-    @classmethod
-    def of(cls, atlas: Atlas) -> Methods | None:
-        if not atlas.measured("methods"):
-            return None
-        rows = atlas.query("""
-            SELECT m.*, i.n_neurons AS n_gradients, i.p_suppressed AS p_gradients
-            FROM methods AS m LEFT JOIN methods AS i
-              ON i.fact_id = m.fact_id AND i.mode = m.mode AND i.method = 'integrated_gradients'
-            ORDER BY m.fact_id, m.method, m.mode
-        """)
-        numbers = {}
-        for key, part in rows.groupby(["method", "mode"]):
-            either = (part["n_neurons"] + part["n_gradients"] - part["shared"]).astype(float)
-            numbers[key] = MethodNumbers(
-                neurons=mean_of(part["n_neurons"], unit="count"),
-                overlap=mean_of(part["shared"] / either.where(either > 0), unit="overlap"),
-                suppressed=ratio_of(part["p_suppressed"], part["p_before"], unit="change", less=1),
-                amplified=ratio_of(part["p_amplified"], part["p_before"], unit="change", less=1),
-                gradients=ratio_of(part["p_gradients"], part["p_before"], unit="change", less=1),
-            )
-        return cls(numbers)
-
-
-@dataclass(frozen=True)
-class MethodNumbers:
-    """One method in one mode; see `Methods`."""
-
-    neurons: Estimate | None
-    overlap: Estimate | None
-    suppressed: Estimate | None
-    amplified: Estimate | None
-    gradients: Estimate | None

@@ -12,6 +12,8 @@ from build.report.paper_values import Published, Range
 
 # Numbers are about the same within this factor, and of one order of magnitude within that one.
 _ALIKE, _ORDER = 1.5, 10**0.5
+# From these factors on a change is not just stronger than another.
+_MANY_TIMES, _ORDERS = 10, 1000
 # A control that does at least this share of it casts doubt.
 _MUCH = 0.5
 
@@ -38,6 +40,10 @@ def _compare_signed(ours: Estimate, published: Published) -> str:
     if (ours.value > 0) != (published.value > 0):
         return "not reproduced: the opposite sign"
     ratio = abs(ours.value / published.value)
+    if ratio >= _ORDERS:
+        return "same sign, many orders of magnitude larger: not comparable"
+    if ratio >= _MANY_TIMES:
+        return f"same sign, {ratio:,.0f} times as large"
     size = "stronger" if ratio > _ALIKE else "weaker" if ratio < 1 / _ALIKE else "about as strong"
     return f"same sign, {size}"
 

@@ -32,6 +32,7 @@ EDITED = {
     "top_5": "among the first 5",
     "paraphrase": "paraphrases follow",
     "symmetry": "inverse follows",
+    "same_object": "same answer kept",
     "same_relation": "same relation kept",
     "other_relation": "others kept",
 }

@@ -31,6 +31,7 @@ KINDS = {
     "edited": "the edited prompt",
     "paraphrase": "a paraphrase",
     "symmetry": "the inverse relation",
+    "same_object": "a fact with the same answer",
     "same_relation": "the same relation",
     "other_relation": "another relation",
 }

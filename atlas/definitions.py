@@ -158,12 +158,19 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "group",
                 _TEXT,
                 "'own': the fact's neurons; 'random': as many of the same layers; 'matched': as many of the "
-                "same layers that are as active on the fact's discovery prompts; 'baseline': as many that "
-                "are most active there; 'unrelated': its neurons, on a prompt of a fact that differs in "
-                "relation and object.",
+                "same layers, those left over that come nearest in activation on the fact's discovery "
+                "prompts (how near: activity); 'baseline': as many that are most active there, own ones "
+                "among them; 'unrelated': its neurons, on a prompt of a fact that differs in relation and "
+                "object.",
             ),
             ("held_out", _FLAG, "Whether the prompt's template was held out of discovery."),
             ("n_neurons", _COUNT, "Number of neurons that were changed."),
+            (
+                "activity",
+                _SCORE,
+                "Mean |activation| of the changed neurons on the discovery prompts of the fact; null where "
+                "only the build's own evaluation was run.",
+            ),
             ("p_before", _SCORE, "Probability of the prompt's answer without the intervention."),
             ("p_after", _SCORE, "Probability of the prompt's answer with it."),
             ("rank_before", _COUNT, "Rank of the answer without it."),
@@ -184,7 +191,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("intervention", _TEXT, "'suppress' or 'amplify'."),
             ("group", _TEXT, "Which neurons were changed, or whose prompts asked: as in effects."),
             ("templates", _TEXT, "'discovery' or 'held-out': which of the fact's prompts were asked."),
-            ("facts", _TEXT, "'known', 'unknown' or 'all': whether the model knows the asked fact."),
+            (
+                "facts",
+                _TEXT,
+                "'known': the model knows the changed fact, and the asked one; 'unknown': it does not know "
+                "the changed one; 'all': every one.",
+            ),
             ("n_relations", _COUNT, "Number of relations that count."),
             ("n_facts", _COUNT, "Number of facts whose neurons were changed."),
             ("n_prompts", _COUNT, "Number of prompts asked."),
@@ -195,7 +207,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 _SCORE,
                 "The paper's ratio: mean change of probability over mean probability, of a relation.",
             ),
-            ("paper_low", _SCORE, "Its bootstrap interval, lower end (2.5 %); facts are drawn again."),
+            (
+                "paper_low",
+                _SCORE,
+                "Its bootstrap interval, lower end (2.5 %): facts are drawn again within their relation, for "
+                "'all' relations, too; null where there is but one fact.",
+            ),
             ("paper_high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
             (
                 "replication_change",
@@ -205,6 +222,11 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("replication_low", _SCORE, "Its bootstrap interval, lower end (2.5 %)."),
             ("replication_high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
             ("top_changed", _SCORE, "Share of prompts whose most likely token became another."),
+            (
+                "activity",
+                _SCORE,
+                "Mean over facts of how active the changed neurons are, as a multiple of the fact's own.",
+            ),
         ),
     ),
     "edits": (
@@ -230,7 +252,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "kind",
                 _TEXT,
                 "'edited': the prompt the edit is judged by; 'paraphrase': the fact's other held-out ones; "
-                "'same_relation' and 'other_relation': prompts of facts that should stay as they are; "
+                "'same_object', 'same_relation' and 'other_relation': prompts of facts that should stay as "
+                "they are (of the relation with the same object, or with others; of other relations); "
                 "'symmetry': a prompt of the inverse relation whose answer the edit should change.",
             ),
             (

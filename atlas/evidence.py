@@ -159,6 +159,7 @@ _EDITED = {
     "top_5": ("kind = 'edited'", "rank_new_after <= 5"),
     "paraphrase": ("kind = 'paraphrase'", "rank_new_after = 1"),
     "symmetry": ("kind = 'symmetry'", "rank_new_after = 1"),
+    "same_object": ("kind = 'same_object' AND rank_old_before = 1", "rank_old_after = 1"),
     "same_relation": ("kind = 'same_relation' AND rank_old_before = 1", "rank_old_after = 1"),
     "other_relation": ("kind = 'other_relation' AND rank_old_before = 1", "rank_old_after = 1"),
 }
@@ -169,8 +170,8 @@ def edit_rates(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
 
     Columns: measure, remove, add, group (as in the table), share, n_prompts, n_edits. Measures: 'changed'
     (the old answer is no longer first on the edited prompt), 'success' and 'top_5' (the new one is first, or
-    among five), 'paraphrase' and 'symmetry' (what should be first there is), 'same_relation' and
-    'other_relation' (answers about other facts that were right and still are).
+    among five), 'paraphrase' and 'symmetry' (what should be first there is), 'same_object', 'same_relation'
+    and 'other_relation' (answers about other facts that were right and still are).
     """
     each = ", ".join(
         f"{{place: {place}, measure: '{name}', counts: CASE WHEN {prompts} THEN ({counts})::INTEGER END}}"
@@ -215,7 +216,7 @@ def edits_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
         {
             "fact_id": fact_id,
             "groups": list(EDIT_GROUPS),
-            "kinds": ["edited", "paraphrase", "symmetry", "same_relation", "other_relation"],
+            "kinds": ["edited", "paraphrase", "symmetry", "same_object", "same_relation", "other_relation"],
         },
     )
 

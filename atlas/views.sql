@@ -60,8 +60,8 @@ CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_
 SET VARIABLE effects = optional_table('effects', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
     intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons, NULL::FLOAT
-    AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS rank_after,
-    NULL::BOOLEAN AS top_changed');
+    AS activity, NULL::FLOAT AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS
+    rank_after, NULL::BOOLEAN AS top_changed');
 CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
 
 SET VARIABLE effect_summaries = optional_table('effect_summaries', '
@@ -69,7 +69,7 @@ SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     templates, NULL::VARCHAR AS facts, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS
     n_prompts, NULL::FLOAT AS mean_before, NULL::FLOAT AS mean_after, NULL::FLOAT AS paper_change, NULL::FLOAT
     AS paper_low, NULL::FLOAT AS paper_high, NULL::FLOAT AS replication_change, NULL::FLOAT AS replication_low,
-    NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed');
+    NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed, NULL::FLOAT AS activity');
 CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summaries'));
 
 SET VARIABLE edits = optional_table('edits', '

@@ -375,14 +375,23 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        resumable = argv[:1] in (["run"], ["evaluate"])
-        print(
-            "\nInterrupted. Give the same command again to go on; complete shards are kept."
-            if resumable
-            else "\nInterrupted.",
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
+        return _interrupted(argv)
+    except RuntimeError as error:
+        # DuckDB reports a Ctrl-C during a query as an error of its own.
+        if "interrupted" not in str(error).lower():
+            raise
+        return _interrupted(argv)
+
+
+def _interrupted(argv: list[str]) -> int:
+    resumable = argv[:1] in (["run"], ["evaluate"])
+    print(
+        "\nInterrupted. Give the same command again to go on; complete shards are kept."
+        if resumable
+        else "\nInterrupted.",
+        file=sys.stderr,
+    )
+    return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

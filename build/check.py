@@ -170,7 +170,8 @@ _ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         ("edits",),
         "{n} edits are of no known kind or group",
         """SELECT count(*) FROM edits
-           WHERE kind NOT IN ('edited', 'paraphrase', 'same_relation', 'other_relation', 'symmetry')
+           WHERE kind NOT IN
+               ('edited', 'paraphrase', 'same_object', 'same_relation', 'other_relation', 'symmetry')
            OR "group" NOT IN ('own', 'all', 'random', 'random_all')""",
     ),
     (
@@ -180,7 +181,10 @@ _ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
                JOIN facts AS b ON b.fact_id = e.prompt_fact_id
            WHERE kind IN ('same_relation', 'other_relation')
            AND (lower(b.object) IN (lower(a.object), lower(e.new_object))
-                OR (a.relation_id = b.relation_id) <> (kind = 'same_relation'))""",
+                OR (a.relation_id = b.relation_id) <> (kind = 'same_relation'))
+           OR kind = 'same_object' AND NOT
+               (a.relation_id = b.relation_id AND lower(trim(a.object)) = lower(trim(b.object))
+                AND a.fact_id <> b.fact_id)""",
     ),
     (
         ("erasures",),

@@ -130,11 +130,11 @@ class _Evaluation:
         there = all(file_name(table) in atlas.manifest.files for table in study.tables)
         if there and record.get("key") == key and not fresh:
             return "already measured; --fresh measures again"
+        if file_name(study.table) in atlas.manifest.files and not fresh:
+            self.refuse_to_replace(atlas, record)
         if self.options.threads is not None or study.needs_model:
             _use_threads(self.options.threads)
         stage = f"{study.name}-{key}"
-        if fresh:
-            output.drop_stage(stage)
         ground = Ground(
             atlas,
             self.model,
@@ -163,6 +163,16 @@ class _Evaluation:
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
         output.drop_stage(stage)
         return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
+
+    def refuse_to_replace(self, atlas: Atlas, record: dict[str, Any]) -> None:
+        """Rows of another sample or seed, or a build's rows of every fact, are not replaced unasked."""
+        now = {"sample": self.options.sample_of(self.study), "seed": self.options.seed}
+        before = {name: record.get(name) for name in now} if record else {"sample": None, "seed": None}
+        if before["sample"] != now["sample"] or (record and before != now):
+            raise BuildError(
+                f"{atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; this would be "
+                f"{_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the atlas."
+            )
 
     def key(self, manifest: Manifest) -> str:
         """A name for everything that the rows depend on."""
@@ -200,6 +210,11 @@ class _Evaluation:
                     progress.advance(1)
         notes = (metadata_of(output.shard_schema(stage, index)) for index in range(len(units)))
         return sum(note.get("seconds", 0.0) for note in notes)
+
+
+def _in_words(options: dict[str, Any]) -> str:
+    sample = "every fact" if options["sample"] is None else f"a sample of {options['sample']}"
+    return sample if options["seed"] is None else f"{sample} and seed {options['seed']}"
 
 
 def _as_table(table: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:

@@ -37,7 +37,7 @@ PREDICT_TOKENS = 2048
 READOUT_TOKENS = 10
 ACTIVATING_PROMPTS = 5
 AMPLIFY_FACTOR = 2.0
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 """Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
 METADATA = b"build"
 

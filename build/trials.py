@@ -43,6 +43,7 @@ class Trial:
     rank_before: int
     top_before: str
     held_out: bool = True
+    activity: float | None = None
 
 
 def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
@@ -141,6 +142,7 @@ def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batche
             "group": trial.group,
             "held_out": trial.held_out,
             "n_neurons": len(trial.neurons),
+            "activity": trial.activity,
             "p_before": trial.p_before,
             "p_after": prediction.probability,
             "rank_before": trial.rank_before,

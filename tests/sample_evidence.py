@@ -218,8 +218,10 @@ def edits(facts: Sequence[dict], prompts: Mapping[str, Rows], random: np.random.
                 continue
             new = objects[int(random.integers(len(objects)))]
             apart = [each for each in facts if each["object"] not in (fact["object"], new)]
+            alike = [each for each in members if each["object"] == fact["object"] and each is not fact]
             asked = [("edited", held_out[0]), *(("paraphrase", prompt) for prompt in held_out[1:])]
             for kind, others, count in (
+                ("same_object", alike, 5),
                 ("same_relation", [each for each in apart if each["relation_id"] == relation], 5),
                 ("other_relation", [each for each in apart if each["relation_id"] != relation], 5),
                 ("symmetry", by_relation.get(INVERSE.get(relation), []), 1),
@@ -255,6 +257,7 @@ def _edited(prompt: dict, group: str, kind: str, taken: bool, random: np.random.
         "edited": 1.0,
         "paraphrase": 0.8,
         "symmetry": 0.05,
+        "same_object": 0.4,
         "same_relation": 0.2,
         "other_relation": 0.03,
     }

@@ -172,6 +172,7 @@ COUNTED = {
     "top_5": ("edited", lambda row: row["rank_new_after"] <= 5),
     "paraphrase": ("paraphrase", lambda row: row["rank_new_after"] == 1),
     "symmetry": ("symmetry", lambda row: row["rank_new_after"] == 1),
+    "same_object": ("same_object", lambda row: row["rank_old_after"] == 1),
     "same_relation": ("same_relation", lambda row: row["rank_old_after"] == 1),
     "other_relation": ("other_relation", lambda row: row["rank_old_after"] == 1),
 }
@@ -185,7 +186,7 @@ def test_edit_rates_count_prompts(relation, a):
         if relation is not None and FACTS[row["fact_id"]]["relation_id"] != relation:
             continue
         for measure, (kind, counts) in COUNTED.items():
-            kept = row["rank_old_before"] == 1 or not measure.endswith("_relation")
+            kept = row["rank_old_before"] == 1 or not measure.startswith(("same_", "other_"))
             if row["kind"] == kind and kept:
                 key = measure, row["add"], row["group"]
                 expected[key].append(counts(row))

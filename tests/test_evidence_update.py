@@ -119,7 +119,14 @@ def test_rows_are_what_moved_value_vectors_give(ground, updates, rows):
                             assert row["top_changed"] == (top_before != top_after)
                     assert ("p_new_after" in row) == (question.kind != "other_relation")
                     compared[question.kind] += 1
-    assert set(compared) == {"edited", "paraphrase", "same_relation", "other_relation", "symmetry"}
+    assert set(compared) == {
+        "edited",
+        "paraphrase",
+        "same_object",
+        "same_relation",
+        "other_relation",
+        "symmetry",
+    }
 
 
 def test_neurons_of_more_than_a_tenth_of_the_relation_are_dropped(ground, updates):
@@ -276,3 +283,21 @@ def test_the_check_finds_the_rows_that_cannot_be(rows, tmp_path):
         "1 edits have a probability outside 0 to 1 or a rank below 1",
         "1 edits ask other facts of the wrong relation, or with the old or the new answer",
     ]
+
+
+def test_the_neighbourhood_has_the_old_answer_and_no_fact_but_others(ground):
+    asked = 0
+    for relation_id in ("P30", "P17"):
+        for fact_id in facts_to_edit(ground, relation_id):
+            fact = ground.by_id[fact_id]
+            update = planned(ground, fact)
+            others = [each.prompt for each in update.questions if each.kind == "same_object"]
+            possible = {
+                each.fact_id
+                for each in ground.by_relation[relation_id]
+                if each.answer == fact.answer and each is not fact and each.held_out
+            }
+            assert {prompt.fact_id for prompt in others} <= possible
+            assert len(others) == min(5, len(possible))
+            asked += len(others)
+    assert asked > 10

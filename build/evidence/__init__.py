@@ -62,9 +62,10 @@ STUDIES: dict[str, Study] = {
             "effects",
             "effects",
             "suppress and amplify: own neurons and four controls, on discovery and held-out prompts",
+            version=2,
             derived=("effect_summaries",),
         ),
-        Study("update", "edits", "rewrite facts: success, and what else changes", sample=10),
+        Study("update", "edits", "rewrite facts: success, and what else changes", sample=10, version=2),
         Study("erase", "erasures", "erase a relation's most frequent neurons, 1 to 200 of them", sample=25),
         Study(
             "contexts",

@@ -2,13 +2,14 @@
 
 Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neurons:
 
-1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that are
-   about as active on the fact's discovery prompts (*matched*); as many that are the most active there, the
-   paper's *baseline*; and its own on prompts of *unrelated* facts.
+1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that come
+   nearest in activation on the fact's discovery prompts (*matched*); as many that are the most active there,
+   the paper's *baseline*; and its own on prompts of *unrelated* facts. A fact's own neurons are often their
+   layers' most active, so what is left may be less so: `activity` says by how much.
 2. *Effects.* Every group with its activations at the answer position × 0 and × 2, on the fact's discovery
    prompts and on those held out; unrelated prompts are held-out ones.
 3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
-   intervals: facts are drawn again within their relation, relations stay as they are.
+   intervals: facts are drawn again within their relation, and for the mean over relations these, too.
 """
 
 from __future__ import annotations
@@ -92,15 +93,29 @@ def most_active(count: int, activations: np.ndarray) -> tuple[Neuron, ...]:
     return tuple(sorted(Neuron(int(i // mean.shape[1]), int(i % mean.shape[1])) for i in order))
 
 
-def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[Trial]:
-    groups = {
+def activity_of(neurons: Sequence[Neuron], activations: np.ndarray) -> float | None:
+    """Mean |activation| of the neurons; activations: (n_prompts, n_layers, n_neurons)."""
+    if not neurons:
+        return None
+    layers, places = zip(*((each.layer, each.neuron) for each in neurons), strict=True)
+    return float(np.abs(activations[:, list(layers), list(places)]).mean())
+
+
+def groups_of(ground: Ground, fact: GroundFact, activations: np.ndarray) -> dict[str, tuple[Neuron, ...]]:
+    """The fact's own neurons and its stand-ins; activations on its discovery prompts as above."""
+    return {
         "own": tuple(sorted(fact.neurons)),
         "random": ground.stand_ins(fact.neurons, "random", fact.fact_id),
         "matched": as_active(fact.neurons, activations, ground.generator("matched", fact.fact_id)),
         "baseline": most_active(len(fact.neurons), activations),
     }
+
+
+def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[Trial]:
+    groups = groups_of(ground, fact, activations)
+    activity = {group: activity_of(neurons, activations) for group, neurons in groups.items()}
     trials = [
-        _trial(fact, group, neurons, each)
+        _trial(fact, group, neurons, each, activity[group])
         for each in fact.prompts
         for group, neurons in groups.items()
         if neurons
@@ -108,11 +123,14 @@ def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[T
     generator = ground.generator("unrelated", fact.fact_id)
     for partner in ground.partners.draw(ground.place[fact.fact_id], len(fact.held_out), generator):
         asked = ground.facts[partner].held_out
-        trials.append(_trial(fact, "unrelated", groups["own"], asked[int(generator.integers(len(asked)))]))
+        drawn = asked[int(generator.integers(len(asked)))]
+        trials.append(_trial(fact, "unrelated", groups["own"], drawn, activity["own"]))
     return trials
 
 
-def _trial(fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: StoredPrompt) -> Trial:
+def _trial(
+    fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: StoredPrompt, activity: float | None
+) -> Trial:
     from build.trials import Trial
 
     return Trial(
@@ -124,6 +142,7 @@ def _trial(fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: Sto
         rank_before=asked.rank,
         top_before=asked.top_token,
         held_out=asked.held_out,
+        activity=activity,
     )
 
 
@@ -137,15 +156,18 @@ def derived(ground: Ground, table: pa.Table) -> dict[str, pa.Table]:
     known = {fact.fact_id: fact.known for fact in ground.facts}
     rows = table.to_pandas()
     rows["relation_id"] = rows["fact_id"].map(relation)
-    rows["known"] = rows["prompt_fact_id"].map(known)
+    rows["known"] = rows["fact_id"].map(known)
+    rows["asked_known"] = rows["prompt_fact_id"].map(known)
     return {"effect_summaries": conform("effect_summaries", summarize(rows, seed=ground.seed))}
 
 
 def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> list[dict]:
-    """Rows of `effect_summaries` from rows of `effects` with relation_id and known.
+    """Rows of `effect_summaries` from rows of `effects` with relation_id, known and asked_known.
 
     Of each fact only sums are needed; drawing facts again is drawing weights for these sums.
     """
+    own = rows[rows["group"] == "own"].groupby("fact_id")["activity"].first()
+    rows = rows.assign(activity=rows["activity"].astype(float) / rows["fact_id"].map(own).astype(float))
     rows = rows[rows["p_before"] > 0].astype({"p_before": float, "p_after": float})
     rows = rows.assign(
         change=rows["p_after"] - rows["p_before"],
@@ -153,8 +175,9 @@ def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
         templates=np.where(rows["held_out"], "held-out", "discovery"),
         top_changed=rows["top_changed"].astype(float),
     )
+    known = rows[rows["known"] & rows["asked_known"]]
     result = []
-    for facts, chosen in (("all", rows), ("known", rows[rows["known"]]), ("unknown", rows[~rows["known"]])):
+    for facts, chosen in (("all", rows), ("known", known), ("unknown", rows[~rows["known"]])):
         for (intervention, group, templates), part in chosen.groupby(["intervention", "group", "templates"]):
             about = {
                 "intervention": intervention,
@@ -168,6 +191,8 @@ def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
 
 def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
     """One row a relation, and the row 'all': the mean over relations of each number."""
+    from build.trials import seeded
+
     rows, papers, replications = [], [], []
     for relation_id, of_relation in part.groupby("relation_id"):
         # One row a fact whose neurons were changed.
@@ -179,7 +204,8 @@ def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
             ratio=("ratio", "sum"),
             top=("top_changed", "sum"),
         )
-        weights = np.random.default_rng([seed, len(sums)]).multinomial(
+        # Seeded by the relation's own name: relations must not move together.
+        weights = seeded(seed, "bootstrap", str(relation_id)).multinomial(
             len(sums), np.full(len(sums), 1 / len(sums)), size=draws
         )  # (draws, n_facts): how often each fact is drawn
         values = sums.to_numpy()
@@ -199,27 +225,37 @@ def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
                 "paper_change": change / before,
                 "replication_change": ratio / n,
                 "top_changed": top / n,
-                **_interval("paper", paper),
-                **_interval("replication", replication),
+                "activity": of_relation.groupby("fact_id")["activity"].first().mean(),
+                **_interval("paper", paper, len(sums)),
+                **_interval("replication", replication, len(sums)),
             }
         )
     every = pd.DataFrame(rows)
-    means = ["mean_before", "mean_after", "paper_change", "replication_change", "top_changed"]
+    n_facts = int(every["n_facts"].sum())
+    means = ["mean_before", "mean_after", "paper_change", "replication_change", "top_changed", "activity"]
+    again = seeded(seed, "bootstrap", "all").integers(len(every), size=(len(every), draws))
     rows.append(
         {
             "relation_id": "all",
             "n_relations": len(every),
-            "n_facts": int(every["n_facts"].sum()),
+            "n_facts": n_facts,
             "n_prompts": int(every["n_prompts"].sum()),
             **every[means].mean().to_dict(),
-            **_interval("paper", np.mean(papers, axis=0)),
-            **_interval("replication", np.mean(replications, axis=0)),
+            **_interval("paper", _mean_of_drawn(papers, again), n_facts),
+            **_interval("replication", _mean_of_drawn(replications, again), n_facts),
         }
     )
     return rows
 
 
-def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
+def _mean_of_drawn(values: Sequence[np.ndarray], again: np.ndarray) -> np.ndarray:
+    """Each draw's mean over the relations drawn in it; `again`: (n_relations, draws), places in `values`."""
+    return np.take_along_axis(np.stack(values), again, axis=0).mean(axis=0)
+
+
+def _interval(name: str, drawn: np.ndarray, n_facts: int) -> dict[str, float | None]:
+    if n_facts < 2:
+        return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
@@ -232,12 +268,13 @@ def summary(atlas: Atlas) -> list[str]:
             ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
     """)
     lines = [
-        "held-out prompts, mean over relations      paper's ratio [95 %]          replication's  top changed"
+        "held-out prompts, mean over relations      paper's ratio [95 %]   replication's  top changed  active"
     ]
     for row in rows.itertuples():
         what = f"{row.intervention}, {row.group}, {row.facts} facts"
+        interval = f"[{row.paper_low:+.1%}, {row.paper_high:+.1%}]"
         lines.append(
-            f"  {what:<38} {row.paper_change:+8.1%} [{row.paper_low:+.1%}, {row.paper_high:+.1%}]"
-            f"  {row.replication_change:+10.1%}  {row.top_changed:8.1%}"
+            f"  {what:<38} {row.paper_change:+8.1%} {interval:<22}{row.replication_change:+10.1%}"
+            f"  {row.top_changed:9.1%}    × {row.activity:.2f}"
         )
     return lines

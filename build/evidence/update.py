@@ -10,7 +10,9 @@ Dai et al. (ACL 2022), section 5.1, with the scorecard of papers on editing. Up 
    its own; for the prompt that judges the edit also as many as all. λ = (1, 8) as in the paper, and (1, 2).
 3. *Questions.* The prompt; *paraphrases*, the fact's other held-out prompts; one held-out prompt each of 5
    facts of the *same relation* and 5 that differ in *relation* and object, none of them with the old or the
-   new answer, those first that the model answers rightly: what is not right cannot be lost.
+   new answer, those first that the model answers rightly: what is not right cannot be lost. And of up to
+   5 facts of the relation with the *same object*, the old answer: the neighbourhood of Meng et al. (2022),
+   CounterFact, which is the hardest to spare.
 4. *Symmetry.* Where the relation has an inverse (`INVERSES`): X → Z was written, so Z's answer to the
    inverse relation should be X. If Z is the subject of a fact of the inverse relation, its held-out prompts
    are asked, and its object is the old answer. Else the wordings of a fact of the inverse relation are,
@@ -140,6 +142,12 @@ def planned(ground: Ground, fact: GroundFact) -> Update | None:
         ]
         questions += [Question(kind, prompt, wanted) for prompt in bystanders(near, generator)]
     questions += symmetric(ground, fact, giver, generator)
+    alike = [
+        other
+        for other in ground.by_relation[fact.relation_id]
+        if other.held_out and other.answer == fact.answer and other.fact_id != fact.fact_id
+    ]
+    questions += [Question("same_object", prompt, new) for prompt in bystanders(alike, generator)]
     own = tuple(sorted(set(fact.neurons) - common_neurons(ground.by_relation[fact.relation_id])))
     return Update(
         fact,
@@ -267,9 +275,10 @@ def _columns(before: Sequence[Prediction], after: Sequence[Prediction]) -> dict[
 
 # The scorecard ---------------------------------------------------------------------------------------
 
-_EDITED, _PARAPHRASE, _SAME, _OTHER, _SYMMETRY = (
+_EDITED, _PARAPHRASE, _ALIKE, _SAME, _OTHER, _SYMMETRY = (
     "edited",
     "paraphrase",
+    "same_object",
     "same_relation",
     "other_relation",
     "symmetry",
@@ -285,6 +294,7 @@ RATES = {
         lambda rows: rows["p_new_after"] > rows["p_old_after"],
     ),
     "paraphrases: the new answer is first": (_PARAPHRASE, False, lambda rows: rows["rank_new_after"] == 1),
+    "same object: right answers kept": (_ALIKE, True, lambda rows: rows["rank_old_after"] == 1),
     "same relation: right answers kept": (_SAME, True, lambda rows: rows["rank_old_after"] == 1),
     "other relations: right answers kept": (_OTHER, True, lambda rows: rows["rank_old_after"] == 1),
     "symmetry: the new answer is first": (_SYMMETRY, False, lambda rows: rows["rank_new_after"] == 1),

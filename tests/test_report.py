@@ -207,7 +207,6 @@ def test_contexts_and_checks_are_means_over_known_facts(found: Findings, tables:
     assert close(found.stability.fall_held_out, fall)
     sizes = {(r["fact_id"], r["mode"]): r for r in tables["methods"] if r["method"] == "integrated_gradients"}
     chosen = [r for r in tables["methods"] if (r["method"], r["mode"]) == ("activation", "count")]
-    chosen = of_known(chosen, tables)
     numbers = found.methods.rows["activation", "count"]
     overlaps = []
     for row in chosen:

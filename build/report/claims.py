@@ -203,25 +203,25 @@ CLAIMS: tuple[Claim, ...] = (
         for context, holds, fails in (
             (
                 "subject",
-                "A fact's neurons are silent where only its subject is mentioned.",
+                "A fact's neurons are at most a tenth as active where only its subject is mentioned.",
                 "A fact's neurons are active where only its subject is mentioned, too.",
             ),
             (
                 "relation",
-                "A fact's neurons are silent where the same is asked of another subject.",
+                "A fact's neurons are at most a tenth as active where the same is asked of another subject.",
                 "A fact's neurons are active where the same is asked of another subject, too.",
             ),
             (
                 "random",
-                "A fact's neurons are silent on prompts that have nothing to do with it.",
+                "A fact's neurons are at most a tenth as active on prompts that have nothing to do with it.",
                 "A fact's neurons are active on prompts that have nothing to do with it, too.",
             ),
         )
     ),
     Claim(
         "active-control",
-        "Random neurons do not fall silent in the same way where only the subject is mentioned.",
-        "Random neurons fall silent in much the same way where only the subject is mentioned.",
+        "Random neurons do not lose activation in the same way where only the subject is mentioned.",
+        "Random neurons lose activation in much the same way where only the subject is mentioned.",
         rules.falls_silent,
     ),
     Claim(

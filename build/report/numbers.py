@@ -145,8 +145,8 @@ def _bounds(shares: np.ndarray, low: float | None, high: float | None) -> tuple[
     """The interval of a mean of shares; where all are 0, or all 1, drawing again would show nothing."""
     if not ((shares == 0).all() or (shares == 1).all()):
         return low, high
-    ends = wilson(float(shares[0]), len(shares))
-    return float(ends[0]), float(ends[1])
+    low, high = (float(end) for end in wilson(float(shares[0]), len(shares)))
+    return (low, 1.0) if shares[0] else (0.0, high)
 
 
 def _interval(rows: np.ndarray, statistic) -> tuple[float | None, float | None]:

@@ -255,7 +255,7 @@ def falls_silent(found: Findings) -> Said:
         falls.append(1 - mentioned.value / stated.value)
     own, random = falls
     if own <= 0:
-        return "its own neurons do not fall silent there, so there is nothing to compare a control with"
+        return "its own neurons are no less active there, so there is nothing to compare a control with"
     return told(
         random / own,
         f"where only its subject is mentioned, random neurons lose {in_unit(random, 'share')} of their "

@@ -28,7 +28,7 @@ BLUE, ORANGE, GREY, GREEN, PINK = "#2E86C1", "#E69F00", "#8A8F98", "#009E73", "#
 GROUPS = {
     "own": "its own",
     "random": "random",
-    "matched": "equally active",
+    "matched": "nearest in activity",
     "baseline": "most active",
     "unrelated": "unrelated facts",
 }

@@ -27,7 +27,7 @@ EFFECTS = {
     "own": "Suppress its neurons",
     "unrelated": "… and ask unrelated facts",
     "random": "Suppress random neurons",
-    "matched": "Suppress equally active ones",
+    "matched": "Suppress those nearest in activity",
     "baseline": "Suppress the most active ones",
 }
 
@@ -73,8 +73,8 @@ def show(measures: pd.DataFrame, a: str, b: str) -> None:
     if EFFECTS["own"] in set(measures["measure"]):
         st.caption(
             "Suppress: by how much the answer's mean probability changes, on prompts whose wording was kept "
-            "out of the search for neurons. Random neurons are as many of the same layers; equally active "
-            "ones are of these layers, too; the most active ones are of any."
+            "out of the search for neurons. Random neurons are as many of the same layers; those nearest "
+            "in activity are of these layers, too; the most active ones are of any."
         )
 
 

@@ -87,11 +87,13 @@ def effect_intervals(
     """
     change, low, high = (f"{ratio}_{end}" for end in ("change", "low", "high"))
     rows = effects[effects[change].notna()].copy()
+    # A single fact has no interval: its bar ends where it ends.
+    reach = {end: rows[end].fillna(rows[change]) for end in (low, high)}
     pairs = zip(rows["intervention"], rows["group"], strict=True)
     rows["what"] = [f"{INTERVENTIONS.get(i, i)}, {GROUPS.get(g, g)}" for i, g in pairs]
     rows["shown"] = rows[change].map(percent)
     rows["look"] = rows["templates"].map({"held-out": 1.0, "discovery": FAINT})
-    rows["end"] = rows[high].clip(lower=0).where(rows[change] >= 0, rows[low].clip(upper=0))
+    rows["end"] = reach[high].clip(lower=0).where(rows[change] >= 0, reach[low].clip(upper=0))
     # A row without a name keeps the interventions apart.
     kinds = [list(dict.fromkeys(part["what"])) for _, part in rows.groupby("intervention", sort=False)]
     what = [name for place, kind in enumerate(kinds) for name in ([" " * place] if place else []) + kind]
@@ -104,7 +106,7 @@ def effect_intervals(
     x = {
         "title": "Change of the answer's probability (%)",
         "axis": alt.Axis(format="+.0%", tickCount=5),
-        "scale": _room(float(rows[low].min()), float(rows[high].max())),
+        "scale": _room(float(reach[low].min()), float(reach[high].max())),
     }
     colours = alt.Scale(domain=list(GROUPS), range=[GROUP_COLOURS[group] for group in GROUPS])
     bars = base.mark_bar().encode(

@@ -8,6 +8,8 @@ A sentence says so when a control does as much, or when amplifying does not rais
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import streamlit as st
 
@@ -27,15 +29,23 @@ FARTHER, NEARLY, PARTLY = 1.1, 0.75, 0.25
 
 CONTROLS = {
     "random": "as many random neurons of the same layers",
-    "matched": "as many equally active neurons of the same layers",
+    "matched": "as many neurons of the same layers that come nearest in activation",
     "baseline": "as many of the most active neurons",
     "unrelated": "the same neurons on unrelated facts",
 }
-GROUPS_SAID = (
-    "×0 suppresses, ×2 amplifies: the fact's own neurons; as many random ones of the same layers; as many "
-    "of these layers that are equally active on its prompts; as many that are the most active there, the "
-    "paper's baseline; its own again while unrelated facts are asked."
-)
+
+
+def groups_said(rows: pd.DataFrame | None = None) -> str:
+    """What the groups are; with rows of `evidence.effects`, also how active the controls are."""
+    active = {} if rows is None else rows.groupby("group")["activity"].first().astype(float).dropna()
+    near, most = (
+        f" ({active[group]:.2f} × as active)" if group in active else "" for group in ("matched", "baseline")
+    )
+    return (
+        "×0 suppresses, ×2 amplifies: the fact's own neurons; as many random ones of the same layers; as "
+        f"many of these layers that come nearest in activation on its prompts{near}; as many that are the "
+        f"most active there{most}, the paper's baseline; its own again while unrelated facts are asked."
+    )
 
 
 def choose_ratio() -> str:
@@ -68,8 +78,8 @@ def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> s
     found = evidence.judged(rows, intervention, ratio=ratio)
     if found is None:
         return ""
-    span = f"(95 % interval {layout.signed(found.low)} to {layout.signed(found.high)})"
-    change = f"**{layout.signed(found.own)}** {span}"
+    span = f" (95 % interval {layout.signed(found.low)} to {layout.signed(found.high)})"
+    change = f"**{layout.signed(found.own)}**{'' if math.isnan(found.low) else span}"
     if intervention == "suppress":
         does, does_not = "Suppressing a fact's neurons", "does not lower the probability of its answer"
     else:

@@ -40,7 +40,7 @@ def effects(atlas: Atlas, relation_id: str) -> Tables:
     st.markdown(" ".join(filter(None, said)))
     evidence_show.note(
         f"{evidence_show.counted(rows, facts)}. Full bars: wordings that were held out; faint ones: those "
-        f"that found the neurons. {evidence_show.RATIO_SAID[ratio]} {evidence_show.GROUPS_SAID}"
+        f"that found the neurons. {evidence_show.RATIO_SAID[ratio]} {evidence_show.groups_said(held_out)}"
     )
     return {"effects": rows}
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +42,14 @@ def effects(
     `relation` is a relation id or 'all', the mean over relations; `facts` is 'known', 'unknown' or 'all';
     `templates` is 'held-out', 'discovery' or None for both. Columns: intervention, group, templates,
     n_relations, n_facts, n_prompts, mean_before, mean_after, paper_change, paper_low, paper_high,
-    replication_change, replication_low, replication_high, top_changed (share of prompts).
+    replication_change, replication_low, replication_high, top_changed (share of prompts), activity (of the
+    changed neurons, as a multiple of the fact's own). Of a single fact there is no interval.
     """
     return atlas.query(
         """
         SELECT intervention, "group", templates, n_relations, n_facts, n_prompts, mean_before, mean_after,
                paper_change, paper_low, paper_high, replication_change, replication_low, replication_high,
-               top_changed
+               top_changed, activity
         FROM effect_summaries
         WHERE relation_id = $relation AND facts = $facts
           AND ($templates IS NULL OR templates = $templates)
@@ -84,6 +86,13 @@ class Judged:
         return 0.0 if self.beside is None else self.beside / self.own
 
 
+def _beyond_zero(own: float, low: float, high: float) -> int:
+    """The sign of a change whose whole interval has it; of a single fact, which has none, its own sign."""
+    if math.isnan(low):
+        low = high = own
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
 def judged(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> Judged | None:
     """`rows` as `effects` of one kind of templates; None where the own neurons were not measured."""
     rows = rows[rows["intervention"] == intervention].set_index("group")
@@ -98,7 +107,7 @@ def judged(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> Ju
         own=own,
         low=low,
         high=high,
-        expected=high < 0 if intervention == "suppress" else low > 0,
+        expected=_beyond_zero(own, low, high) == (-1 if intervention == "suppress" else 1),
         control=strongest,
         beside=None if strongest is None else float(change[strongest]),
     )

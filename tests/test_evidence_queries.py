@@ -113,6 +113,14 @@ def test_an_effect_counts_only_when_its_whole_interval_lies_where_the_thesis_say
     assert evidence.judged(effects(own=(0.3, 0.2, 0.4)).assign(intervention="amplify"), "amplify").expected
 
 
+def test_a_single_fact_without_an_interval_is_read_by_its_own_sign():
+    unknown = float("nan")
+    found = evidence.judged(effects(own=(-0.9, unknown, unknown)), "suppress")
+    assert found.expected
+    assert not found.none
+    assert not evidence.judged(effects(own=(0.1, unknown, unknown)), "suppress").expected
+
+
 def test_without_a_control_that_moves_the_same_way_there_is_none():
     found = evidence.judged(effects(own=(-0.8, -0.9, -0.7), random=(0.1, 0.0, 0.2)), "suppress")
     assert (found.control, found.beside, found.share) == (None, None, 0)

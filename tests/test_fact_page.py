@@ -353,7 +353,7 @@ def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, t
     assert chart(app, EFFECTS).spec
     text = words(app)
     assert "as many random ones of the same layers" in text
-    assert "equally active" not in text
+    assert "nearest in activation" not in text
     assert "What experiments found" not in text
     assert "Discovery prompts" not in str(app.get("button_group"))
 

@@ -109,7 +109,7 @@ def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, 
     assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text
     spec = json.loads(chart(app, "Effects beside their controls").spec)
     names = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    groups = ["its own", "random", "equally active", "most active", "unrelated facts"]
+    groups = ["its own", "random", "nearest in activity", "most active", "unrelated facts"]
     assert names == [*(f"×0, {group}" for group in groups), " ", *(f"×2, {group}" for group in groups)]
     assert spec["layer"][0]["encoding"]["x"]["field"] == f"{ratio}_change"
     ends = {

@@ -215,7 +215,8 @@ def test_a_control_that_does_as_much_is_said_to():
         }
     )
     said = evidence_show.verdict(rows, "suppress")
-    assert "**A control does about as much:** as many equally active neurons of the same layers, −38%" in said
+    assert "**A control does about as much:** as many neurons of the same layers that come nearest" in said
+    assert "in activation, −38%" in said
     said = evidence_show.verdict(rows, "amplify")
     assert said.startswith("**Amplifying them does not raise it:** **−5%**")
     assert "A control moves it farther" in said

@@ -24,7 +24,7 @@ from atlas.manifest import read_manifest, record_files, write_manifest, write_ta
 from atlas.schema import REQUIRED_TABLES, TABLES, empty_table
 from atlas.store import Atlas
 from build.__main__ import main
-from build.report import charts, page, sections
+from build.report import charts, page, sections, studies
 from build.report.claims import CLAIMS, judge, strongest
 from build.report.figures import Figure
 from build.report.findings import Findings, Statistics, effects_of, gather
@@ -147,6 +147,8 @@ def test_edits_are_counted_as_the_paper_does(found: Findings, tables: dict):
         answered = [row for row in edited if row["rank_old_before"] == 1]
         assert close(scores.change, mean(row["rank_old_after"] > 1 for row in answered))
         assert close(scores.success, mean(row["rank_new_after"] == 1 for row in edited))
+        likelier = [row["p_new_after"] > row["p_old_after"] for row in edited]
+        assert close(scores.efficacy, mean(likelier))
         assert close(scores.top_five, mean(row["rank_new_after"] <= 5 for row in edited))
         others = [row for row in rows if row["kind"] == "same_relation"]
         if not others:
@@ -309,6 +311,8 @@ def test_numbers_are_printed_in_their_unit(estimate: Estimate, text: str):
         (-0.28, (-0.3, -0.25), [], "same sign, about as strong"),
         (-0.84, (-0.85, -0.83), [("random", 0.004)], "same sign, stronger"),
         (-0.10, (-0.12, -0.08), [("random", -0.01)], "same sign, weaker"),
+        (-5.9, (-6, -5), [], "same sign, 20 times as large"),
+        (-1e8, (-1e9, -1e7), [], "same sign, many orders of magnitude larger: not comparable"),
         (
             -0.10,
             (-0.12, -0.08),
@@ -455,6 +459,115 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings
     )
     judged = said(stability=stability)
     assert (judged["stable"], judged["stable-relation"], judged["stable-random"]) == (0.5, 0.9, 0.02)
+
+
+def judged_of(findings: Findings) -> dict[str, float]:
+    return {each.claim.name: each.against for each in judge(findings)}
+
+
+def test_an_effect_of_a_thousandth_is_not_all_that_is_claimed(ideal: Findings):
+    small = judged_of(changed(ideal, {("suppress", "own"): -0.02, ("amplify", "own"): 0.06}))
+    assert (small["suppress"], small["amplify"]) == pytest.approx((0.8, 0.4))
+    assert "suppress-random" not in small
+    assert judged_of(changed(ideal, {("suppress", "own"): -0.1}))["suppress"] == 0
+
+
+def edits_with(found: Findings, *, random: dict | None = None, **own) -> Findings:
+    """The findings with other scores of edits."""
+    strengths = found.edits.strengths[0]
+    scores = {
+        (strengths, "own"): replace(found.edits.of_group("own"), **own),
+        (strengths, "random"): replace(found.edits.of_group("random"), **(random or {})),
+    }
+    return replace(found, edits=replace(found.edits, scores=scores))
+
+
+def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Findings):
+    never = edits_with(found, symmetry=None, symmetry_before=Estimate(0.0, 0.0, 0.16, 20, "edits", "share"))
+    assert "edit-symmetry" not in judged_of(never)
+    text = markdown(never)
+    assert "the inverse relation was not answered before either" in text
+    row = next(line for line in text.splitlines() if line.startswith("| Symmetry"))
+    assert "does not apply<br>answered before the edit: 0.0\u00a0%" in row
+    turned = edits_with(
+        found,
+        symmetry=Estimate(0.25, n=8, of="edits", unit="share"),
+        symmetry_before=Estimate(0.4, n=20, of="edits", unit="share"),
+    )
+    assert judged_of(turned)["edit-symmetry"] == 0.75
+
+
+def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables: dict):
+    rows = Atlas(sample).query("SELECT *, fact_id AS edit FROM edits WHERE kind = 'edited'")
+    rows = rows.assign(kind="symmetry", rank_new_after=1, rank_old_before=2)
+    assert studies._scores(rows).symmetry is None
+    assert studies._scores(rows).symmetry_before.value == 0
+    rows.loc[rows.index[:4], "rank_old_before"] = 1
+    rows.loc[rows.index[:1], "rank_new_after"] = 7
+    assert studies._scores(rows).symmetry.value == pytest.approx(0.75)
+    assert studies._scores(rows).symmetry_before.value == pytest.approx(4 / len(rows))
+
+
+def test_an_edit_that_does_nothing_spares_nobody(found: Findings):
+    share = {"n": 40, "of": "edits", "unit": "share"}
+    random = {"success": Estimate(0.02, 0.0, 0.1, **share), "same_kept": Estimate(0.8, **share)}
+    kept = {"same_kept": Estimate(0.6, **share)}
+    idle = edits_with(found, random=random, success=Estimate(0.05, 0.01, 0.12, **share), **kept)
+    assert "edit-same" not in judged_of(idle)
+    works = edits_with(found, random=random, success=Estimate(0.7, 0.6, 0.8, **share), **kept)
+    assert judged_of(works)["edit-same"] == 0.25
+
+
+def test_a_method_of_a_weaker_effect_is_not_of_like_effect(found: Findings):
+    def with_effect(suppressed: float) -> Findings:
+        rows = dict(found.methods.rows)
+        for method in ("gradient_x_activation", "log_prob_increase", "activation"):
+            if (method, "count") in rows:
+                rows[method, "count"] = replace(
+                    rows[method, "count"],
+                    suppressed=Estimate(suppressed, n=20),
+                    gradients=Estimate(-0.8, n=20),
+                    overlap=Estimate(0.25, n=20, unit="overlap"),
+                )
+        return replace(found, methods=replace(found.methods, rows=rows))
+
+    assert "methods" not in judged_of(with_effect(-0.5))
+    assert judged_of(with_effect(-0.7))["methods"] == 0.75
+
+
+def test_neurons_that_are_less_active_are_no_match(ideal: Findings):
+    rows = ideal.effects.rows.assign(activity=0.9)
+    near = replace(ideal, effects=type(ideal.effects)(rows))
+    assert {"suppress-matched", "amplify-matched"} <= set(judged_of(near))
+    assert ", 0.90 × as active as its own" in markdown(near)
+    far = replace(ideal, effects=type(ideal.effects)(rows.assign(activity=0.34)))
+    assert not {"suppress-matched", "amplify-matched"} & set(judged_of(far))
+    assert "0.34 × as active as its own, which are their layers' most active" in markdown(far)
+
+
+def test_a_plain_mean_that_goes_the_other_way_is_said_to(found: Findings):
+    def said(**means: float) -> str:
+        plain = {(context, "own"): Estimate(each, n=80, unit="count") for context, each in means.items()}
+        plain |= {key: number for key, number in found.contexts.activation.items() if key[1] != "own"}
+        return markdown(replace(found, contexts=replace(found.contexts, activation=plain)))
+
+    text = said(fact=-0.95, relation=-0.81, subject=0.54, random=0.79)
+    assert "goes the other way than the paper's order" in text
+    assert "asked for −0.95, asked of others −0.81, subject only 0.54, neither 0.79" in text
+    assert "does not have the paper's order" in said(fact=1, relation=1.2, subject=0.5, random=0.1)
+    assert "largest where the fact is asked for, as in the paper" in said(
+        fact=1, relation=0.9, subject=0.5, random=0.1
+    )
+
+
+def test_the_papers_mode_is_said_to_miss_its_target(found: Findings):
+    def said(neurons: float) -> str:
+        modes = found.statistics.modes.copy()
+        modes.loc[modes["mode"] == "paper", "mean_neurons"] = neurons
+        return markdown(replace(found, statistics=replace(found.statistics, modes=modes)))
+
+    assert "it has 46.71: **it misses its target**" in said(46.71)
+    assert "misses its target" not in said(4.0)
 
 
 def test_what_counts_few_is_not_the_strongest_finding(ideal: Findings):

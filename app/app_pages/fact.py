@@ -334,7 +334,7 @@ def what_they_do(fact: dict, effects: pd.DataFrame) -> None:
         charts.effect_moves(rows, title=ASKED[which]),
         "Probability of the answer before and after, beside the controls",
     )
-    controls = evidence_show.GROUPS_SAID if "matched" in set(effects["group"]) else FEW_GROUPS_SAID
+    controls = evidence_show.groups_said() if "matched" in set(effects["group"]) else FEW_GROUPS_SAID
     st.caption(controls)
     with st.expander("Prompt by prompt"):
         fact_tables.effects(rows)

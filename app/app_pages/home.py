@@ -175,7 +175,7 @@ def headline(effects: pd.DataFrame, facts: str) -> None:
     evidence_show.note(
         f"Mean over {relations}, with 95 % intervals: {evidence_show.counted(effects, facts)}, in wordings "
         f"that were kept out of the search for neurons. {evidence_show.RATIO_SAID[ratio]} "
-        f"{evidence_show.GROUPS_SAID}"
+        f"{evidence_show.groups_said(effects)}"
     )
 
 

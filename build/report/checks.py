@@ -58,9 +58,9 @@ def _plain_means(measured: Sequence[Findings]) -> list[Block]:
         Heading(3, "The plain mean of activation"),
         Text(
             "The paper's own measure is the plain mean. Activations that pass a gate, as in models like "
-            "Llama, carry knowledge with either sign: there a plain mean adds up what cancels, and may fall where "
-            "neurons become more active. The measure above turns each neuron's sign to what it is where the "
-            "neuron was found; the size here leaves the sign out."
+            "Llama, carry knowledge with either sign: there a plain mean adds up what cancels, and may fall "
+            "where neurons become more active. The measure above turns each neuron's sign to what it is "
+            "where the neuron was found; the size here leaves the sign out."
         ),
         comparison(_plain_lines(), measured),
         *(Text(_order(found), "finding" if _reversed(found) else "") for found in measured),
@@ -198,7 +198,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
                 ("with another fact of the relation", of("relation")),
                 ("with an unrelated fact", of("random")),
             ),
-            note=lambda found: f"the other half finds none for {found.stability.n_empty:,} facts",
+            note=lambda found: f"the other half finds none for {counted(found.stability.n_empty, 'facts')}",
             claim="stable",
         ),
         Line(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from build.report import rules
 from build.report.findings import Findings
+from build.report.numbers import in_unit
 from build.report.rules import Rule, Told
 
 HOLDS, IN_PART = 0.1, 0.5
@@ -25,8 +26,9 @@ RULE = (
     "Each claim is turned into one number from 0 to 1 by a fixed rule: how much of the effect a control has, "
     "too, or how much of what is claimed is missing. Below 0.1 the claim **holds**, below 0.5 it holds "
     "**in part**, from 0.5 on it **does not hold**. A change of the answer's probability counts in full from "
-    f"{rules.LEAST:.0%} on, a smaller one in proportion. The strongest finding against the thesis is the "
-    f"claim with the largest number, of those that count at least {FEWEST} facts, edits or relations."
+    f"{in_unit(rules.LEAST, 'share', 0)} on, a smaller one in proportion. The strongest finding against "
+    f"the thesis is the claim with the largest number, of those that count at least {FEWEST} "
+    "facts, edits or relations."
 )
 
 
@@ -170,14 +172,14 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "edit-same",
-        "An edit leaves the other facts of its relation as they are.",
-        "An edit takes other facts of its relation along.",
+        "An edit takes no more facts of its relation along than one of random neurons.",
+        "An edit takes more facts of its relation along than one of random neurons.",
         rules.edit_keeps("same"),
     ),
     Claim(
         "edit-other",
-        "An edit leaves the facts of other relations as they are.",
-        "An edit takes facts of other relations along.",
+        "An edit takes no more facts of other relations along than one of random neurons.",
+        "An edit takes more facts of other relations along than one of random neurons.",
         rules.edit_keeps("other"),
     ),
     Claim(

@@ -363,7 +363,9 @@ def methods_agree(found: Findings) -> Said:
         if theirs.suppressed.value / theirs.gradients.value >= LIKE:
             apart.append((theirs.overlap.value, method, theirs))
     if not apart:
-        return f"no other method's neurons have {LIKE:.0%} of the effect" if measured else None
+        return (
+            f"no other method's neurons have {in_unit(LIKE, 'share', 0)} of the effect" if measured else None
+        )
     overlap, method, theirs = min(apart, key=lambda each: each[:2])
     return told(
         1 - overlap,

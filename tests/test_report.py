@@ -217,6 +217,10 @@ def test_contexts_and_checks_are_means_over_known_facts(found: Findings, tables:
     assert close(numbers.overlap, mean(overlaps))
     suppressed = sum(r["p_suppressed"] for r in chosen) / sum(r["p_before"] for r in chosen) - 1
     assert close(numbers.suppressed, suppressed)
+    few = [r for r in tables["methods"] if (r["method"], r["mode"]) == ("log_prob_increase", "count")]
+    same = [sizes[row["fact_id"], "count"] for row in few]
+    fall = sum(r["p_suppressed"] for r in same) / sum(r["p_before"] for r in same) - 1
+    assert close(found.methods.rows["log_prob_increase", "count"].gradients, fall)
 
 
 def test_half_of_the_effect_is_found_step_by_step(found: Findings, tables: dict):

@@ -2,7 +2,7 @@
 
     print(make_report([Path("atlas/data/starter-pocket-bert")], Path("out/report")))
 
-1. *Gather* the numbers of every atlas (`findings`, `studies`).
+1. *Gather* the numbers of every atlas (`findings`, `studies`, `samples`).
 2. *Judge* them by fixed rules, beside the published ones (`claims`, `paper_values`).
 3. *Draw and write* (`charts`, `sections`, `page`): `report.html`, which needs no other file, `report.md`, and
    each chart as SVG, PNG and interactive HTML in `figures/`.

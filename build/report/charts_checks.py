@@ -140,6 +140,15 @@ def subset_curve(found: Findings) -> alt.LayerChart:
     )
 
 
+def _counts(rows: list[dict]) -> str:
+    """`60 known facts`, or `20 to 60 known facts` where a slow method was given fewer."""
+    counts = sorted({row["n"] for row in rows})
+    if not counts:
+        return "no facts"
+    few = f"{counts[0]:,} to " if len(counts) > 1 else ""
+    return f"{few}{counts[-1]:,} {rows[0]['of']}"
+
+
 def method_bars(found: Findings) -> alt.LayerChart:
     """What suppressing as many neurons of each method does."""
     colours = dict(zip(METHOD_NAMES, (BLUE, GREEN, ORANGE, PURPLE), strict=True))
@@ -159,9 +168,6 @@ def method_bars(found: Findings) -> alt.LayerChart:
         _without_legend(chart),
         title="Other methods' neurons",
         atlas_id=found.atlas_id,
-        text=(
-            f"As many neurons each; {max((row['n'] for row in rows), default=0):,} facts, held-out "
-            "prompts. Lines: 95 % intervals."
-        ),
+        text=(f"As many neurons each; {_counts(rows)}, held-out prompts. Lines: 95 % intervals."),
         height=230,
     )

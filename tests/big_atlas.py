@@ -222,19 +222,20 @@ _STEPS = (
            least(1, probability * factor * (0.9 + 0.2 * chance(f, j, intervention || kind)))::FLOAT
                AS p_after,
            rank + CASE WHEN factor < 0.5 THEN draw(40, f, j, 'fall') ELSE 0 END AS rank_after,
-           (rank = 1) <> (rank_after = 1) AS top_changed
+           (rank = 1) <> (rank_after = 1) AS top_changed, active::FLOAT AS activity
     FROM asked JOIN facts USING (fact_id)
-    JOIN (VALUES ('suppress', 'own', 0.35), ('suppress', 'random', 1.0), ('suppress', 'matched', 0.95),
-                 ('suppress', 'baseline', 0.85), ('suppress', 'unrelated', 0.95),
-                 ('amplify', 'own', 1.4), ('amplify', 'random', 1.0), ('amplify', 'matched', 1.05),
-                 ('amplify', 'baseline', 1.1), ('amplify', 'unrelated', 1.02))
-         AS trial(intervention, kind, factor) USING (kind)
+    JOIN (VALUES ('suppress', 'own', 0.35, 2.0), ('suppress', 'random', 1.0, 0.2),
+                 ('suppress', 'matched', 0.95, 1.6), ('suppress', 'baseline', 0.85, 3.0),
+                 ('suppress', 'unrelated', 0.95, 2.0),
+                 ('amplify', 'own', 1.4, 2.0), ('amplify', 'random', 1.0, 0.2), ('amplify', 'matched', 1.05, 1.6),
+                 ('amplify', 'baseline', 1.1, 3.0), ('amplify', 'unrelated', 1.02, 2.0))
+         AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
     """
     CREATE TABLE effect_summaries AS
     WITH rows AS (
-        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
+        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed, e.activity,
                CASE WHEN held_out THEN 'held-out' ELSE 'discovery' END AS templates,
                unnest(['all', CASE WHEN asked.known THEN 'known' ELSE 'unknown' END]) AS facts
         FROM effects AS e JOIN facts AS f USING (fact_id)
@@ -244,7 +245,7 @@ _STEPS = (
                count(DISTINCT fact_id) AS n_facts, count(*) AS n_prompts, avg(p_before) AS mean_before,
                avg(p_after) AS mean_after, avg(p_after - p_before) / avg(p_before) AS paper_change,
                avg((p_after - p_before) / p_before) FILTER (p_before > 0) AS replication_change,
-               avg(top_changed::INTEGER) AS top_changed
+               avg(top_changed::INTEGER) AS top_changed, avg(activity / 2.0) AS activity
         FROM rows GROUP BY relation_id, intervention, "group", templates, facts
     ), every AS (
         FROM by_relation
@@ -252,12 +253,13 @@ _STEPS = (
         SELECT 'all' AS relation_id, intervention, "group", templates, facts, count(*) AS n_relations,
                sum(n_facts) AS n_facts, sum(n_prompts) AS n_prompts, avg(mean_before) AS mean_before,
                avg(mean_after) AS mean_after, avg(paper_change) AS paper_change,
-               avg(replication_change) AS replication_change, avg(top_changed) AS top_changed
+               avg(replication_change) AS replication_change, avg(top_changed) AS top_changed,
+               avg(activity) AS activity
         FROM by_relation GROUP BY intervention, "group", templates, facts
     )
     SELECT relation_id, intervention, "group", templates, facts, n_relations::INTEGER AS n_relations,
            n_facts::INTEGER AS n_facts, n_prompts::INTEGER AS n_prompts,
-           COLUMNS('mean_|top_')::FLOAT, COLUMNS('_change')::FLOAT,
+           COLUMNS('mean_|top_|activity')::FLOAT, COLUMNS('_change')::FLOAT,
            (paper_change - wide)::FLOAT AS paper_low, (paper_change + wide)::FLOAT AS paper_high,
            (replication_change - wide)::FLOAT AS replication_low,
            (replication_change + wide)::FLOAT AS replication_high

@@ -21,6 +21,8 @@ FACTORS = {
     "suppress": {"own": 0.3, "random": 0.99, "matched": 0.95, "baseline": 0.85, "unrelated": 0.95},
     "amplify": {"own": 1.4, "random": 1.01, "matched": 1.05, "baseline": 1.1, "unrelated": 1.02},
 }
+# How active the changed neurons are, as a multiple of the fact's own.
+ACTIVE = {"own": 1.0, "random": 0.1, "matched": 0.8, "baseline": 1.5, "unrelated": 1.0}
 # The sample has no relation and its inverse; this one stands in for the symmetry of edits.
 INVERSE = {"P36": "P30"}
 DOSES = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -83,6 +85,7 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
                         "group": group,
                         "held_out": prompt["held_out"],
                         "n_neurons": fact["n_neurons"],
+                        "activity": 2.0 * ACTIVE[group],
                         "p_before": before,
                         "p_after": after,
                         "rank_before": rank,
@@ -145,6 +148,7 @@ def effect_summaries(facts: Sequence[dict], effects: Rows, *, seed: int) -> Rows
                 | {
                     "relation_id": key[4],
                     "n_relations": 1,
+                    "activity": ACTIVE[key[1]],
                     "n_facts": len(values),
                     "n_prompts": int(n),
                     "mean_before": before / n,
@@ -155,7 +159,14 @@ def effect_summaries(facts: Sequence[dict], effects: Rows, *, seed: int) -> Rows
         rows += of_relations
         whole = {
             name: float(np.mean([row[name] for row in of_relations]))
-            for name in ("mean_before", "mean_after", "top_changed", "paper_change", "replication_change")
+            for name in (
+                "mean_before",
+                "mean_after",
+                "top_changed",
+                "activity",
+                "paper_change",
+                "replication_change",
+            )
         }
         counts = {
             name: sum(row[name] for row in of_relations) for name in ("n_relations", "n_facts", "n_prompts")

@@ -227,7 +227,8 @@ _STEPS = (
     JOIN (VALUES ('suppress', 'own', 0.35, 2.0), ('suppress', 'random', 1.0, 0.2),
                  ('suppress', 'matched', 0.95, 1.6), ('suppress', 'baseline', 0.85, 3.0),
                  ('suppress', 'unrelated', 0.95, 2.0),
-                 ('amplify', 'own', 1.4, 2.0), ('amplify', 'random', 1.0, 0.2), ('amplify', 'matched', 1.05, 1.6),
+                 ('amplify', 'own', 1.4, 2.0), ('amplify', 'random', 1.0, 0.2),
+                 ('amplify', 'matched', 1.05, 1.6),
                  ('amplify', 'baseline', 1.1, 3.0), ('amplify', 'unrelated', 1.02, 2.0))
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
@@ -235,7 +236,8 @@ _STEPS = (
     """
     CREATE TABLE effect_summaries AS
     WITH rows AS (
-        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed, e.activity,
+        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
+               e.activity,
                CASE WHEN held_out THEN 'held-out' ELSE 'discovery' END AS templates,
                unnest(['all', CASE WHEN asked.known THEN 'known' ELSE 'unknown' END]) AS facts
         FROM effects AS e JOIN facts AS f USING (fact_id)

@@ -155,6 +155,8 @@ def test_edits_are_counted_as_the_paper_does(found: Findings, tables: dict):
             continue
         kept = [row for row in others if row["rank_old_before"] == 1]
         assert close(scores.same_kept, mean(row["rank_old_after"] == 1 for row in kept))
+        alike = [row for row in rows if row["kind"] == "same_object" and row["rank_old_before"] == 1]
+        assert close(scores.alike_kept, mean(row["rank_old_after"] == 1 for row in alike))
         before, after = (
             math.exp(mean(-math.log(row[f"p_old_{when}"]) for row in others)) for when in ("before", "after")
         )

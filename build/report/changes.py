@@ -21,6 +21,12 @@ _SCORECARD: dict[str, tuple[str, str, str, bool]] = {
     "efficacy": ("Efficacy: the new answer is likelier than the old", "", "", True),
     "top_five": ("The new answer is among the first five", "", "", True),
     "paraphrase": ("Paraphrase: the new answer is first on other wordings", "", "edit-paraphrase", True),
+    "alike_kept": (
+        "Neighbourhood: right answers of facts with the same answer that stay",
+        "",
+        "edit-alike",
+        False,
+    ),
     "same_kept": ("Specificity: right answers of the same relation that stay", "", "edit-same", False),
     "other_kept": ("Specificity: right answers of other relations that stay", "", "edit-other", False),
     "symmetry": (

@@ -41,6 +41,7 @@ _MEASURES = {
     "efficacy": "new likelier than old",
     "top_five": "new answer in first five",
     "paraphrase": "… on other wordings",
+    "alike_kept": "kept, same answer",
     "same_kept": "kept, same relation",
     "other_kept": "kept, other relations",
     "symmetry": "symmetry",

@@ -171,6 +171,12 @@ CLAIMS: tuple[Claim, ...] = (
         rules.edit_symmetric,
     ),
     Claim(
+        "edit-alike",
+        "An edit takes no more facts with the same answer along than one of random neurons.",
+        "An edit takes other facts with the same answer along: what was edited is the answer's.",
+        rules.edit_keeps("alike"),
+    ),
+    Claim(
         "edit-same",
         "An edit takes no more facts of its relation along than one of random neurons.",
         "An edit takes more facts of its relation along than one of random neurons.",

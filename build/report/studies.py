@@ -32,8 +32,9 @@ class Scores:
 
     change, success, top_five: of the prompt the edit is judged by, whether its old answer is no longer first,
     the new one is, or among the first five; efficacy: whether the new one is likelier than the old.
-    paraphrase: the new answer is first on the fact's other held-out prompts. same_kept, other_kept: answers
-    of other facts that were first and stay first. symmetry: the inverse relation answers as the edit demands,
+    paraphrase: the new answer is first on the fact's other held-out prompts. alike_kept (of the relation
+    with the same object), same_kept (with another), other_kept (of other relations): answers of other facts
+    that were first and stay first. symmetry: the inverse relation answers as the edit demands,
     of those prompts that it answered rightly before; symmetry_before: the share of those. same_perplexity,
     other_perplexity: change of perplexity.
     """
@@ -43,6 +44,7 @@ class Scores:
     top_five: Estimate | None
     efficacy: Estimate | None
     paraphrase: Estimate | None
+    alike_kept: Estimate | None
     same_kept: Estimate | None
     other_kept: Estimate | None
     symmetry: Estimate | None
@@ -102,6 +104,7 @@ def _scores(rows: pd.DataFrame) -> Scores:
         top_five=_share(edited, edited["rank_new_after"] <= 5),
         efficacy=_share(edited, edited["p_new_after"] > edited["p_old_after"]),
         paraphrase=_first(rows[rows["kind"] == "paraphrase"]),
+        alike_kept=_kept(rows, "same_object"),
         same_kept=_kept(rows, "same_relation"),
         other_kept=_kept(rows, "other_relation"),
         symmetry=_first(inverse[inverse["rank_old_before"] == 1]),

@@ -19,6 +19,7 @@ from build.check import check_atlas
 from build.evidence.ground import Ground
 from build.evidence.update import (
     STRENGTHS,
+    common_neurons,
     facts_to_edit,
     measure,
     planned,
@@ -301,3 +302,9 @@ def test_the_neighbourhood_has_the_old_answer_and_no_fact_but_others(ground):
             assert len(others) == min(5, len(possible))
             asked += len(others)
     assert asked > 10
+
+
+def test_in_a_small_relation_a_neuron_of_one_fact_is_not_common(ground):
+    facts = ground.by_relation["P36"][:4]
+    counts = Counter(neuron for fact in facts for neuron in fact.neurons)
+    assert common_neurons(facts) == {neuron for neuron, count in counts.items() if count > 1}

@@ -83,7 +83,8 @@ def facts_to_edit(ground: Ground, relation_id: str) -> list[str]:
 def common_neurons(facts: Sequence[GroundFact]) -> set[Neuron]:
     """Neurons that more than a tenth of a relation's facts have."""
     counts = Counter(neuron for fact in facts for neuron in fact.neurons)
-    return {neuron for neuron, count in counts.items() if count > COMMON_SHARE * len(facts)}
+    # Of fewer than ten facts, a tenth is less than one: what a single fact has is common to none.
+    return {neuron for neuron, count in counts.items() if count > max(1, COMMON_SHARE * len(facts))}
 
 
 def answered(fact: GroundFact) -> list[StoredPrompt]:

@@ -163,7 +163,7 @@ def test_a_choice_of_no_neurons_changes_nothing(emptied):
 
 def test_the_command_adds_the_table_and_says_overlap_and_effect_of_each(tmp_path):
     folder = shutil.copytree(POCKET, tmp_path / "pocket")
-    said = evaluate(folder, EvaluateOptions(experiments="methods", sample=4)).splitlines()
+    said = evaluate(folder, EvaluateOptions(experiments="methods", sample=4), fresh=True).splitlines()
     with Atlas(folder) as atlas:
         rows = atlas.query("SELECT * FROM methods")
     assert len(rows) == 4 * 6 + 1

@@ -151,7 +151,7 @@ def test_the_held_out_half_is_attributed_as_the_atlas_was():
 
 def test_the_command_adds_the_table_and_says_what_the_other_half_keeps(tmp_path):
     folder = shutil.copytree(POCKET, tmp_path / "pocket")
-    said = evaluate(folder, EvaluateOptions(experiments="stability", sample=6))
+    said = evaluate(folder, EvaluateOptions(experiments="stability", sample=6), fresh=True)
     with Atlas(folder) as atlas:
         rows = atlas.query("SELECT * FROM stability")
     assert len(rows) == 6

@@ -159,7 +159,7 @@ def test_bad_sql_is_one_message_on_stderr_and_status_2(sql, ask, sample):
         (["--limit", "-3"], "Give positive limits"),
         (["--seconds", "0"], "Give positive limits"),
         (["--memory", "lots"], "no amount of memory"),
-        (["--atlas", "no/such/atlas"], "neither a folder nor a bundled atlas"),
+        (["--atlas", "no/such/atlas"], "neither a folder nor the id of an atlas"),
     ],
 )
 def test_bad_options_are_one_message_and_status_2(options, words, ask):

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import streamlit as st
 
 from app import limits
-from atlas import evidence
+from atlas import evidence, queries
 from atlas.errors import AtlasError
-from atlas.manifest import MANIFEST_NAME
+from atlas.manifest import MANIFEST_NAME, Manifest
 from atlas.models import fetch_model, locate
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
 
@@ -97,6 +97,20 @@ def _opened(folder: str, version: int) -> Atlas:
     small = [table for table in evidence.LOADED if table in atlas.tables]
     atlas.load("facts", "knowledge_neurons", "neurons", "prompts", *small)
     return atlas
+
+
+def glance(folder: Path) -> tuple[Manifest, queries.Summary]:
+    """An atlas's manifest and numbers; raises `StoreError` when it is broken.
+
+    Nothing is kept in memory: a list of atlases must not cost what being in each of them does.
+    """
+    return _glance(str(folder), _version(folder))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _glance(folder: str, version: int) -> tuple[Manifest, queries.Summary]:
+    with open_atlas(folder) as atlas:
+        return atlas.manifest, queries.atlas_summary(atlas)
 
 
 def _version(folder: Path) -> int:

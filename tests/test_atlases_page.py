@@ -373,3 +373,17 @@ def test_every_page_ends_with_its_provenance(two, page):
 )
 def test_a_revision_is_cut_where_it_can_be(revision, shown):
     assert layout.shortened(revision) == shown
+
+
+def test_a_list_of_atlases_keeps_only_the_one_in_view_in_memory(two, monkeypatch):
+    loaded, original = [], store.Atlas.load
+
+    def noted(self: store.Atlas, *tables: str) -> None:
+        loaded.append(self.path.name)
+        original(self, *tables)
+
+    monkeypatch.setattr(store.Atlas, "load", noted)
+    app = atlases()
+    assert "60 facts" in words(app)
+    assert "40 facts" in words(app)
+    assert set(loaded) == {"sample"}

@@ -19,7 +19,6 @@ import streamlit as st
 
 from app import exports, layout, limits, resources
 from app.published_import import ATLAS_ID, Import, builder
-from app.resources import ask
 from atlas import queries
 from atlas.errors import ModelError
 from atlas.manifest import Manifest, verify
@@ -56,16 +55,14 @@ def at_hand() -> None:
             with st.container(border=True, width=CARD_WIDTH, height="stretch", gap="small"):
                 st.markdown(f"**{layout.plain(atlas_id)}**")
                 with layout.errors_as_sentences():
-                    card(atlas_id, resources.opened(folder))
+                    card(atlas_id, *resources.glance(folder))
     st.caption(
         "Another one: `python -m build run` makes it, and the app opens it when "
         f"`{ENVIRONMENT_VARIABLE}` names its folder."
     )
 
 
-def card(atlas_id: str, atlas: Atlas) -> None:
-    m = atlas.manifest
-    summary = ask(queries.atlas_summary, atlas)
+def card(atlas_id: str, m: Manifest, summary: queries.Summary) -> None:
     known = "" if summary.n_known is None else f", {summary.n_known / max(summary.n_facts, 1):.0%} known"
     st.caption(layout.plain(f"{m.model.name} × {m.dataset.id}"))
     st.caption(

@@ -3,9 +3,9 @@
     st.altair_chart(layer_bars(queries.layer_histogram(a)))
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, in shades that hold on light and on
-dark ground; the same thing has the same colour everywhere: own neurons blue, random ones orange, equally
-active ones pink, the most active ones green, unrelated facts grey. Every axis has a title with its unit,
-every mark a tooltip, and position says what colour says.
+dark ground; the same thing has the same colour everywhere: own neurons blue, random ones orange, those
+nearest in activity pink, the most active ones green, unrelated facts grey. Every axis has a title with its
+unit, every mark a tooltip, and position says what colour says.
 """
 
 from __future__ import annotations

@@ -183,10 +183,15 @@ def what_edits_do(rates: pd.DataFrame) -> str:
     said += "."
     if ("paraphrase", "own") in share.index:
         said += f" Of the fact's other wordings {share['paraphrase', 'own']:.0%} follow."
-    kept = {"same_relation": "of the relation", "other_relation": "of other relations"}
+    kept = {
+        "same_object": "with the same answer",
+        "same_relation": "of the relation",
+        "other_relation": "of other relations",
+    }
     stay = {where: share[name, "own"] for name, where in kept.items() if (name, "own") in share.index}
     if stay:
-        parts = " and ".join(f"{part:.0%} of the prompts {where}" for where, part in stay.items())
+        *first, last = [f"{part:.0%} of the prompts {where}" for where, part in stay.items()]
+        parts = f"{', '.join(first)} and {last}" if first else last
         lost = ": **other facts are lost, too**" if min(stay.values()) < MUCH else ""
         said += f" Right answers about other facts stay on {parts}{lost}."
     return said

@@ -240,6 +240,10 @@ def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_
     assert "**80%** make the model say the new answer first (of random neurons 10%)." in said
     assert "70% follow" in said
     assert "stay on 90% of the prompts of the relation and 95% of the prompts of other relations." in said
+    alike = pd.DataFrame({"measure": ["same_object"], "group": ["own"], "share": [0.2], "n_edits": 10})
+    said = relation_evidence.what_edits_do(pd.concat([rates, alike]))
+    assert "20% of the prompts with the same answer, 90% of the prompts of the relation and 95%" in said
+    assert "**other facts are lost, too**" in said
     said = relation_evidence.what_edits_do(rates.assign(share=[0.8, 0.5, 0.7, 0.3, 0.95]))
     assert "(of random neurons 50%): **random ones do much of that**." in said
     assert "95% of the prompts of other relations: **other facts are lost, too**." in said

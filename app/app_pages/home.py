@@ -142,8 +142,11 @@ def elsewhere(atlas: Atlas, model: str) -> None:
     st.caption(layout.plain(said))
     for atlas_id, folder in resources.atlases().items():
         try:
+            # A glance first: only an atlas whose model is here is worth opening.
+            if not is_ready(resources.glance(folder)[0].model.name):
+                continue
             other = resources.opened(folder)
-            fact = ask(queries.telling_fact, other) if is_ready(other.manifest.model.name) else None
+            fact = ask(queries.telling_fact, other)
         except AtlasError:
             continue
         if other.path != atlas.path and fact is not None:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from build import bench
+from build.bench import comparison, main, shapes
 
 FIGURES = ("plain loop", "same 20 points", "certified", "peak memory", "points a layer")
 
@@ -27,15 +27,15 @@ def torchs_threads():
 @pytest.fixture(scope="module", params=["bert-tiny", "gpt2-tiny"])
 def measured(request):
     """A subject, three prompts, and what `measure` says about them."""
-    subject = bench.shape_subject(request.param)
-    prompts = bench.bench_prompts(subject.family.kind, 3)
-    return subject, prompts, *bench.measure(subject, prompts, steps=20, tolerance=0.01)
+    subject = shapes.shape_subject(request.param)
+    prompts = shapes.bench_prompts(subject.family.kind, 3)
+    return subject, prompts, *comparison.measure(subject, prompts, steps=20, tolerance=0.01)
 
 
 def test_every_side_scores_every_prompt(measured):
     _, prompts, seconds, results = measured
-    assert set(seconds) == set(results) == set(bench.SIDES)
-    for side in bench.SIDES:
+    assert set(seconds) == set(results) == set(comparison.SIDES)
+    for side in comparison.SIDES:
         assert len(results[side]) == len(prompts)
         assert len(seconds[side]) == 3
         assert min(seconds[side]) > 0
@@ -45,7 +45,7 @@ def test_both_sides_find_the_same_scores(measured):
     _, _, _, results = measured
     for side in ("same", "same, batched"):
         for attribution, plain in zip(results[side], results["plain"], strict=True):
-            assert bench.relative_difference(attribution.scores, plain) < 1e-5
+            assert comparison.relative_difference(attribution.scores, plain) < 1e-5
 
 
 def test_prompts_have_ten_tokens_before_or_around_the_answer(measured):
@@ -62,24 +62,26 @@ def test_the_plain_side_makes_one_full_pass_a_layer(measured):
         lambda module, inputs, output: seen.append(tuple(inputs[0].shape[:2]))
     )
     try:
-        bench.run_plain(subject, prompts[0], 20)
+        comparison.run_plain(subject, prompts[0], 20)
     finally:
         handle.remove()
     assert seen == [(1, 10)] + [(20, 10)] * subject.n_layers
 
 
 def test_relative_difference_refers_to_the_largest_score():
-    assert bench.relative_difference(np.array([1.0, -3.9]), np.array([1.0, -4.0])) == pytest.approx(0.025)
+    assert comparison.relative_difference(np.array([1.0, -3.9]), np.array([1.0, -4.0])) == pytest.approx(
+        0.025
+    )
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     path = tmp_path / "bench.json"
     arguments = ["--shape", "bert-tiny", "--prompts", "2", "--threads", "1", "--json", str(path)]
-    assert bench.main(arguments) == 0
+    assert main(arguments) == 0
     output = capsys.readouterr().out
     assert all(figure in output for figure in FIGURES)
     result = json.loads(path.read_text())
-    assert [side["side"] for side in result["sides"]] == list(bench.SIDES)
+    assert [side["side"] for side in result["sides"]] == list(comparison.SIDES)
     for side in result["sides"]:
         assert side["peak_bytes"] > 50_000_000  # a process with torch in it
         assert side["median_seconds"] > 0
@@ -91,7 +93,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
 
 def test_a_model_on_disk_can_be_measured(tiny_llama, capsys):
     arguments = ["--model", str(tiny_llama), "--prompts", "1", "--no-memory", "--threads", "1"]
-    assert bench.main(arguments) == 0
+    assert main(arguments) == 0
     assert "tiny_llama" in capsys.readouterr().out
 
 
@@ -121,7 +123,7 @@ def test_absurd_options_end_with_status_2_before_torch_is_imported(arguments):
 
 
 def test_a_model_that_is_not_there_ends_with_status_2(tmp_path, capsys):
-    assert bench.main(["--model", str(tmp_path / "nothing"), "--no-memory"]) == 2
+    assert main(["--model", str(tmp_path / "nothing"), "--no-memory"]) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) == 1

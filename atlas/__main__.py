@@ -3,6 +3,7 @@
     python -m atlas list
     python -m atlas info [--atlas DIR]
     python -m atlas sql "SELECT …" [--atlas DIR] [--format table|csv|json] [--limit N]
+    python -m atlas sql "SELECT …" --collection DIR           many atlases as one; info takes it, too
 
 Errors are one sentence on stderr and exit status 2. SQL runs in the sandbox of `atlas.sql`: it can read
 the atlas's tables and views, and nothing else. No model is loaded, no torch is imported.
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from atlas.collection import Collection
 from atlas.errors import AtlasError, QueryError
 from atlas.manifest import file_name
 from atlas.queries import atlas_summary
@@ -52,11 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument(
+    either = where.add_mutually_exclusive_group()
+    either.add_argument(
         "--atlas",
         metavar="DIR",
         help="folder or id of the atlas (default: the one that comes with the project, or what "
         f"{ENVIRONMENT_VARIABLE} names)",
+    )
+    either.add_argument(
+        "--collection",
+        metavar="DIR",
+        help="folder that holds the folders of atlases: all of them as one, with a column atlas_id",
     )
 
     sql = commands.add_parser(
@@ -98,8 +106,9 @@ def _sql(options: argparse.Namespace) -> None:
     query = sys.stdin.read() if options.query == "-" else options.query
     if not query.strip():
         raise QueryError('The query is empty. Write a SELECT, such as "SELECT * FROM relations".')
+    opened = Collection(options.collection) if options.collection else open_atlas(options.atlas)
     with (
-        open_atlas(options.atlas) as atlas,
+        opened as atlas,
         atlas.sandboxed(max_rows=options.limit, seconds=options.seconds, memory=options.memory) as console,
     ):
         answer = console.query(query)
@@ -200,6 +209,10 @@ def _plain(value: Any) -> Any:
 
 
 def _info(options: argparse.Namespace) -> None:
+    if options.collection:
+        with Collection(options.collection) as collection:
+            print("\n".join(_members(collection)))
+        return
     with open_atlas(options.atlas) as atlas:
         for part in (_origin(atlas), _tables(atlas), _numbers(atlas)):
             print("\n".join(part), end="\n\n")
@@ -302,6 +315,39 @@ def _numbers(atlas: Atlas) -> list[str]:
             f"({row.n_prompts:,} prompts)"
             for row in summary.effects.itertuples()
         ]
+    return lines
+
+
+def _members(collection: Collection) -> list[str]:
+    members = collection.members.values()
+    widths = [
+        max(len(name), *(len(text(each)) for each in members))
+        for name, text in (
+            ("atlas", lambda each: each.atlas_id),
+            ("model", lambda each: each.manifest.model.name),
+            ("data set", lambda each: each.manifest.dataset.id),
+        )
+    ]
+
+    def line(atlas_id: str, model: str, dataset: str, facts: str, pairs: str, size: str) -> str:
+        names = "  ".join(f"{text:<{w}}" for text, w in zip((atlas_id, model, dataset), widths, strict=True))
+        return f"{names}  {facts:>10}  {pairs:>12}  {size:>9}"
+
+    lines = [line("atlas", "model", "data set", "facts", "pairs", "size")]
+    lines += [
+        line(
+            each.atlas_id,
+            each.manifest.model.name,
+            each.manifest.dataset.id,
+            f"{each.rows('facts'):,}",
+            f"{each.rows('knowledge_neurons'):,}",
+            _size(each.n_bytes),
+        )
+        for each in members
+    ]
+    facts, pairs = (sum(each.rows(table) for each in members) for table in ("facts", "knowledge_neurons"))
+    size = _size(sum(each.n_bytes for each in members))
+    lines.append(line(f"{len(members)} atlases", "", "", f"{facts:,}", f"{pairs:,}", size))
     return lines
 
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,7 +104,8 @@ class Sandbox:
     with a.sandboxed() as console:
         console.query("SELECT count(*) FROM facts").frame
 
-    Safe to share between threads. `memory` is what queries may use on top of the loaded tables.
+    Safe to share between threads. `memory` is what queries may use on top of the loaded tables. Tables that
+    are too large to load stay where they lie: `files` are then the only ones that can be read.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Sandbox:
         tables: Mapping[str, str],
         views: str,
         *,
+        files: Sequence[str] = (),
         max_rows: int = 10_000,
         seconds: float = 10,
         memory: str = "512MB",
@@ -126,6 +128,7 @@ class Sandbox:
         self._setup = {
             "tables": dict(tables),
             "views": views,
+            "files": list(files),
             "max_rows": max_rows,
             "max_bytes": _MOST_BYTES,
             "memory": int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000),

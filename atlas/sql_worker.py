@@ -5,7 +5,8 @@
 SQL from people runs here and not in the program that asked, because DuckDB alone does not keep the limits:
 some functions neither hear an interrupt nor count their memory. A process can be stopped in any case.
 
-1. Load: the tables are copied into memory, so no file is needed any more.
+1. Load: the tables are copied into memory, so no file is needed any more. Those of a collection are too large
+   for that and stay where they are: their files, and no others, can then be opened, and only to be read.
 2. Lock: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
 3. Confine: the operating system lets the process open no file, write none, and take no more memory.
 4. Read: exactly one statement of type SELECT; EXPLAIN only by wrapping such a one. It runs in a
@@ -19,6 +20,7 @@ A message is a JSON object and some bytes, each with its length before it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -26,7 +28,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import duckdb
@@ -57,6 +59,12 @@ SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAM
 """
 _LENGTHS = struct.Struct(">II")
 _ROWS_AT_ONCE = 2048
+
+# Landlock's system calls have the same numbers on every processor. Its rights: all that change a file system
+# (1: execute, 2: write, bits 4 to 12: remove and make), of later kernels also truncate.
+_LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
+_LANDLOCK_WRITES, _LANDLOCK_TRUNCATE = 0b1_1111_1111_0011, 1 << 14
+_NO_NEW_PRIVILEGES = 38
 
 # What DuckDB and Arrow take beside the memory they count: stacks, caches, the rows on their way out.
 BESIDES = 256_000_000
@@ -106,15 +114,17 @@ def main() -> None:
     setup, _ = receive(commands) or ({}, b"")
     if not setup:
         return
+    write_nothing()
+    files = setup["files"]
     try:
-        connection = load(setup["tables"], setup["views"])
-        lock(connection, setup["memory"], setup["threads"])
+        connection = (attach if files else load)(setup["tables"], setup["views"])
+        lock(connection, setup["memory"], setup["threads"], files)
         console = _Console(connection, setup["max_rows"], setup["max_bytes"])
         console.answer(_FIRST, {})
     except (duckdb.Error, OSError) as error:
         send(replies, {"failed": str(error).strip()})
         return
-    confine(setup["memory"])
+    confine(setup["memory"], n_files=len(files))
     send(replies, {"ready": True})
     while (received := receive(commands)) is not None:
         message, _ = received
@@ -143,28 +153,64 @@ def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def lock(connection: duckdb.DuckDBPyConnection, memory: int, threads: int) -> None:
-    """Step 2. `memory`: bytes that queries may use on top of the loaded tables."""
+def attach(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
+    """Step 1 for tables that are read where they lie."""
+    connection = duckdb.connect(":memory:")
+    for name, source in tables.items():
+        connection.execute(f"CREATE VIEW {name} AS {source}")
+    connection.execute(views)
+    return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection, memory: int, threads: int, files: Sequence[str] = ()) -> None:
+    """Step 2. `memory`: bytes that queries may use on top of the loaded tables; `files`: what can be read."""
     loaded = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchone()[0]
     connection.execute(f"SET memory_limit = '{-(-(int(loaded) + int(memory)) // 1_000_000)}MB'")
     connection.execute(f"SET threads = {int(threads)}")
+    if files:
+        connection.execute("SET allowed_paths = ?", [list(files)])
     for statement in _LOCKDOWN:
-        connection.execute(statement)
+        if not (files and "disabled_filesystems" in statement):
+            connection.execute(statement)
 
 
-def confine(memory: int) -> None:
-    """Step 3. What the operating system enforces, whatever DuckDB does."""
+def write_nothing() -> None:
+    """Step 3, its first part: from now on no file is written, made, removed or started by this process.
+
+    Linux's Landlock, which a thread hands down to those it starts: so before DuckDB has any. A system without
+    it is left with DuckDB's refusal to run anything but a SELECT.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        system = ctypes.CDLL(None, use_errno=True)
+        version = system.syscall(_LANDLOCK_CREATE, None, 0, 1)
+        if version < 1:
+            return
+        handled = _LANDLOCK_WRITES | (_LANDLOCK_TRUNCATE if version >= 3 else 0)
+        rules = system.syscall(_LANDLOCK_CREATE, ctypes.byref(ctypes.c_uint64(handled)), 8, 0)
+        if rules >= 0:
+            system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+            system.syscall(_LANDLOCK_RESTRICT, rules, 0)
+            os.close(rules)
+
+
+def confine(memory: int, *, n_files: int = 0) -> None:
+    """Step 3. What the operating system enforces, whatever DuckDB does. `n_files`: how many may be read."""
     if resource is None:
         return
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
-    limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": 0}
+    # A query may have the files of some tables open more than once.
+    open_files = 64 + 4 * n_files if n_files else 0
+    limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": open_files}
     taken = _data_bytes()
     if taken is not None:
         limits["RLIMIT_DATA"] = taken + memory + BESIDES
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(getattr(resource, name), (most, most))
+            number = getattr(resource, name)
+            _, hard = resource.getrlimit(number)
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(number, (most, most))
 
 
 def _data_bytes() -> int | None:

@@ -13,11 +13,12 @@ Opening is cheap: the manifest, the schema version, and size, columns and rows o
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pandas as pd
@@ -36,6 +37,7 @@ ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
 PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m")
 
 _PART_TWO = "-- Part 2:"
+_OF_A_COLLECTION = re.compile(r"/\*\+ (.*?) \*/")
 
 _SQL_TYPES = {
     "string": "VARCHAR",
@@ -107,66 +109,43 @@ def open_atlas(path_or_id: str | Path | None = None) -> Atlas:
     return Atlas(resolve(path_or_id))
 
 
-class Atlas:
-    """An opened atlas.
+class Reader:
+    """What an opened atlas and an opened collection have in common: tables in DuckDB that answer queries.
 
-    with atlas.open("starter-pocket-bert") as a:
-        a.query("SELECT * FROM hub_neurons LIMIT 5")
-        a.manifest.model.name, a.measured("effects")
+    reader.query("SELECT count(*) FROM facts WHERE known")
+    reader.query_one("SELECT * FROM facts WHERE fact_id = ?", ["P36.france"])
+    reader.close()
 
-    Safe to share between threads: each query has a cursor of its own.
+    `tables`: name → the SQL that reads it; `views`: statements that make the derived ones. Safe to share
+    between threads: each query has a cursor of its own.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder).resolve()
-        self.manifest: Manifest = read_manifest(self.path)
-        check_files(self.path, self.manifest)
+    def __init__(self, path: Path, tables: Mapping[str, str], views: str) -> None:
+        self.path = path
         self._lock = threading.Lock()
-        self._prepared: set[str] = set()
         self._connection = duckdb.connect(":memory:")
         # Names in a query are tables of the atlas, never variables of the Python program.
         self._connection.execute("SET python_enable_replacements = false")
         self._connection.execute("SET autoinstall_known_extensions = false")
         try:
-            for table in TABLES:
-                self._connection.execute(f"CREATE VIEW {table} AS {self.source(table)}")
-            self._connection.execute(derived_views())
+            for table, source in tables.items():
+                self._connection.execute(f"CREATE VIEW {table} AS {source}")
+            self._connection.execute(views)
         except duckdb.Error as error:
             self._connection.close()
             raise StoreError(f"{self.path} cannot be opened ({error}). Build it again.") from error
 
-    def __enter__(self) -> Atlas:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Atlas({str(self.path)!r})"
+        return f"{type(self).__name__}({str(self.path)!r})"
 
     def close(self) -> None:
         self._connection.close()
-
-    @property
-    def atlas_id(self) -> str:
-        return self.manifest.atlas_id
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are on disk."""
-        return self.manifest.tables
-
-    def measured(self, table: str) -> bool:
-        """Whether the atlas holds any row of a table; if not, say "not measured in this atlas"."""
-        record = self.manifest.files.get(file_name(table))
-        return record is not None and record.rows > 0
-
-    def source(self, table: str) -> str:
-        """The SQL that reads a table: its file, or its columns and no rows when the atlas has none."""
-        if file_name(table) in self.manifest.files:
-            return f"SELECT * FROM read_parquet({quoted_path(self.path / file_name(table))})"
-        columns = ", ".join(f'NULL::{sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
-        return f"SELECT {columns} WHERE false"
 
     def query(self, sql: str, params: Parameters = None) -> pd.DataFrame:
         """The rows of a trusted query as a DataFrame; values go in as parameters (`?` or `$name`).
@@ -192,6 +171,42 @@ class Atlas:
             raise QueryError(f"The query failed. {error}") from error
         finally:
             cursor.close()
+
+
+class Atlas(Reader):
+    """An opened atlas.
+
+    with atlas.open("starter-pocket-bert") as a:
+        a.query("SELECT * FROM hub_neurons LIMIT 5")
+        a.manifest.model.name, a.measured("effects")
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder).resolve()
+        self.manifest: Manifest = read_manifest(self.path)
+        check_files(self.path, self.manifest)
+        self._prepared: set[str] = set()
+        super().__init__(self.path, {table: self.source(table) for table in TABLES}, derived_views())
+
+    @property
+    def atlas_id(self) -> str:
+        return self.manifest.atlas_id
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are on disk."""
+        return self.manifest.tables
+
+    def measured(self, table: str) -> bool:
+        """Whether the atlas holds any row of a table; if not, say "not measured in this atlas"."""
+        record = self.manifest.files.get(file_name(table))
+        return record is not None and record.rows > 0
+
+    def source(self, table: str) -> str:
+        """The SQL that reads a table: its file, or its columns and no rows when the atlas has none."""
+        if file_name(table) in self.manifest.files:
+            return f"SELECT * FROM read_parquet({quoted_path(self.path / file_name(table))})"
+        return no_rows(table)
 
     def prepare(self, table: str, sql: str) -> None:
         """Make an in-memory table from `sql` once, for questions that are asked again and again."""
@@ -241,15 +256,34 @@ class Atlas:
         )
 
 
-def derived_views() -> str:
-    """The statements of `views.sql` that do not depend on where the tables come from."""
-    return VIEWS.read_text(encoding="utf-8").partition(_PART_TWO)[2].partition("\n")[2]
+def derived_views(*, of_a_collection: bool = False) -> str:
+    """The statements of `views.sql` that do not depend on where the tables come from.
+
+    Those of a collection keep atlases apart: what stands in `/*+ … */` is then part of them.
+    """
+    views = VIEWS.read_text(encoding="utf-8").partition(_PART_TWO)[2].partition("\n")[2]
+    return _OF_A_COLLECTION.sub(r"\1", views) if of_a_collection else views
+
+
+def no_rows(table: str) -> str:
+    """The SQL of a table that is not on disk: its columns and no rows."""
+    columns = ", ".join(f'NULL::{sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
+    return f"SELECT {columns} WHERE false"
 
 
 def quoted_path(path: Path) -> str:
     """A path as a SQL string that names this file only: its wildcards and quotes are escaped."""
-    literal = "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
-    return "'" + literal.replace("'", "''") + "'"
+    return literal(pattern(path))
+
+
+def pattern(path: Path) -> str:
+    """A path as DuckDB expands it: to this file only, whatever its name."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
+
+
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def sql_type(kind: pa.DataType) -> str:

@@ -118,61 +118,68 @@ SET VARIABLE methods = optional_table('methods', '
 CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
+-- What stands in a comment with a plus is for collections, whose tables have a column atlas_id (atlas/collection.py).
 
 -- The facts a neuron carries: layer, neuron, fact_id, relation_id, label, subject, object, known, share, mean_score,
 -- max_score.
 CREATE OR REPLACE VIEW neuron_facts AS
-SELECT k.layer, k.neuron, k.fact_id, f.relation_id, r.label, f.subject, f.object, f.known,
+SELECT /*+ k.atlas_id, */ k.layer, k.neuron, k.fact_id, f.relation_id, r.label, f.subject, f.object, f.known,
        k.share, k.mean_score, k.max_score
 FROM knowledge_neurons AS k
-JOIN facts AS f ON f.fact_id = k.fact_id
-LEFT JOIN relations AS r ON r.relation_id = f.relation_id;
+JOIN facts AS f ON /*+ f.atlas_id = k.atlas_id AND */ f.fact_id = k.fact_id
+LEFT JOIN relations AS r ON /*+ r.atlas_id = k.atlas_id AND */ r.relation_id = f.relation_id;
 
 -- The neurons a relation's facts share: n_facts of its facts have the neuron, which is relation_share of all its facts.
 CREATE OR REPLACE VIEW relation_neurons AS
-SELECT k.relation_id, k.layer, k.neuron, count(*) AS n_facts,
+SELECT /*+ k.atlas_id, */ k.relation_id, k.layer, k.neuron, count(*) AS n_facts,
        count(*) / any_value(size.n_facts) AS relation_share, avg(k.share) AS mean_share, avg(k.mean_score) AS mean_score
 FROM knowledge_neurons AS k
-JOIN (SELECT relation_id, count(*) AS n_facts FROM facts GROUP BY relation_id) AS size
-  ON size.relation_id = k.relation_id
-GROUP BY k.relation_id, k.layer, k.neuron
-ORDER BY k.relation_id, n_facts DESC, k.layer, k.neuron;
+JOIN (SELECT /*+ atlas_id, */ relation_id, count(*) AS n_facts FROM facts GROUP BY /*+ atlas_id, */ relation_id) AS size
+  ON /*+ size.atlas_id = k.atlas_id AND */ size.relation_id = k.relation_id
+GROUP BY /*+ k.atlas_id, */ k.relation_id, k.layer, k.neuron
+ORDER BY /*+ k.atlas_id, */ k.relation_id, n_facts DESC, k.layer, k.neuron;
 
 -- Mean number of neurons that two different facts share, for every pair of relations in both orders; the diagonal is
 -- within a relation. Facts without neurons count. From counts: Σ over neurons of n_a · n_b shared by the pairs.
 CREATE OR REPLACE VIEW relation_overlap AS
-WITH size AS (
-    SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id
-), counted AS (
-    SELECT relation_id, layer, neuron, count(*) AS n FROM knowledge_neurons GROUP BY relation_id, layer, neuron
+WITH size AS NOT MATERIALIZED (
+    SELECT /*+ atlas_id, */ relation_id, count(*) AS n FROM facts GROUP BY /*+ atlas_id, */ relation_id
+), counted AS NOT MATERIALIZED (
+    SELECT /*+ atlas_id, */ relation_id, layer, neuron, count(*) AS n
+    FROM knowledge_neurons GROUP BY /*+ atlas_id, */ relation_id, layer, neuron
 ), shared AS (
-    SELECT a.relation_id AS relation_a, b.relation_id AS relation_b,
+    SELECT /*+ a.atlas_id, */ a.relation_id AS relation_a, b.relation_id AS relation_b,
            CASE WHEN a.relation_id = b.relation_id THEN sum(a.n * (a.n - 1)) / 2 ELSE sum(a.n * b.n) END AS n_shared
-    FROM counted AS a JOIN counted AS b USING (layer, neuron)
-    GROUP BY a.relation_id, b.relation_id
+    FROM counted AS a JOIN counted AS b USING (/*+ atlas_id, */ layer, neuron)
+    GROUP BY /*+ a.atlas_id, */ a.relation_id, b.relation_id
 ), pairs AS (
-    SELECT a.relation_id AS relation_a, b.relation_id AS relation_b,
+    SELECT /*+ a.atlas_id, */ a.relation_id AS relation_a, b.relation_id AS relation_b,
            CASE WHEN a.relation_id = b.relation_id THEN a.n * (a.n - 1) // 2 ELSE a.n * b.n END AS n_pairs
-    FROM size AS a CROSS JOIN size AS b
+    FROM size AS a CROSS JOIN size AS b /*+ WHERE a.atlas_id = b.atlas_id */
 )
-SELECT relation_a, relation_b, relation_a = relation_b AS within, n_pairs,
+SELECT /*+ atlas_id, */ relation_a, relation_b, relation_a = relation_b AS within, n_pairs,
        coalesce(n_shared, 0)::DOUBLE / nullif(n_pairs, 0) AS mean_shared
-FROM pairs LEFT JOIN shared USING (relation_a, relation_b)
-ORDER BY relation_a, relation_b;
+FROM pairs LEFT JOIN shared USING (/*+ atlas_id, */ relation_a, relation_b)
+ORDER BY /*+ atlas_id, */ relation_a, relation_b;
 
 -- Neurons of more than one relation, those of most relations first; fact_share is of all facts that have neurons.
 CREATE OR REPLACE VIEW hub_neurons AS
-SELECT layer, neuron, count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations,
-       count(*) / (SELECT count(DISTINCT fact_id) FROM knowledge_neurons) AS fact_share
-FROM knowledge_neurons
-GROUP BY layer, neuron
-HAVING count(DISTINCT relation_id) > 1
-ORDER BY n_relations DESC, n_facts DESC, layer, neuron;
+SELECT /*+ k.atlas_id, */ k.layer, k.neuron, count(*) AS n_facts, count(DISTINCT k.relation_id) AS n_relations,
+       count(*) / any_value(every.n_facts) AS fact_share
+FROM knowledge_neurons AS k
+JOIN (SELECT /*+ atlas_id, */ count(DISTINCT fact_id) AS n_facts
+      FROM knowledge_neurons /*+ GROUP BY atlas_id */) AS every
+  ON /*+ every.atlas_id = k.atlas_id AND */ true
+GROUP BY /*+ k.atlas_id, */ k.layer, k.neuron
+HAVING count(DISTINCT k.relation_id) > 1
+ORDER BY /*+ k.atlas_id, */ n_relations DESC, n_facts DESC, k.layer, k.neuron;
 
 -- Where in the model they lie: (fact, neuron) pairs, distinct neurons and facts by layer. Layers with none are absent.
 CREATE OR REPLACE VIEW layer_histogram AS
-SELECT layer, count(*) AS n_pairs, count(DISTINCT neuron) AS n_neurons, count(DISTINCT fact_id) AS n_facts,
-       count(*) / (SELECT count(*) FROM knowledge_neurons) AS pair_share
-FROM knowledge_neurons
-GROUP BY layer
-ORDER BY layer;
+SELECT /*+ k.atlas_id, */ k.layer, count(*) AS n_pairs, count(DISTINCT k.neuron) AS n_neurons,
+       count(DISTINCT k.fact_id) AS n_facts, count(*) / any_value(every.n_pairs) AS pair_share
+FROM knowledge_neurons AS k
+JOIN (SELECT /*+ atlas_id, */ count(*) AS n_pairs FROM knowledge_neurons /*+ GROUP BY atlas_id */) AS every
+  ON /*+ every.atlas_id = k.atlas_id AND */ true
+GROUP BY /*+ k.atlas_id, */ k.layer
+ORDER BY /*+ k.atlas_id, */ k.layer;

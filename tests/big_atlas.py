@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import duckdb
@@ -55,24 +55,25 @@ ROW_GROUP_ROWS = 131_072  # as `build.writer` writes them
 _SYLLABLES = "ba ber cor dan el fá gar hel ir jo kal lin mar nor ö pol quin rā sel tor ur vé wes xi yar zü"
 
 
-# Chance is a number from 0 to 1, draw one of 0 … n-1; each the same for the same arguments. Hashed twice: the
-# hashes of (a, b, c) and (a, b, d) differ by the same bits whatever a and b are.
-_MACROS = f"""
-    CREATE MACRO chance(a, b, c) AS hash(hash(a, b, c)) / 18446744073709551616.0;
-    CREATE MACRO draw(n, a, b, c) AS (hash(hash(a, b, c)) % n)::INTEGER;
-    CREATE MACRO syllable(a, b, c) AS
+# Chance is a number from 0 to 1, draw one of 0 … n-1; each the same for the same seed and arguments. Hashed
+# twice: the hashes of (a, b, c) and (a, b, d) differ by the same bits whatever a and b are.
+MACROS = f"""
+    CREATE OR REPLACE MACRO mixed(a, b, c) AS hash(xor(hash(a, b, c), {{seed}}::UBIGINT));
+    CREATE OR REPLACE MACRO chance(a, b, c) AS mixed(a, b, c) / 18446744073709551616.0;
+    CREATE OR REPLACE MACRO draw(n, a, b, c) AS (mixed(a, b, c) % n)::INTEGER;
+    CREATE OR REPLACE MACRO syllable(a, b, c) AS
         string_split('{_SYLLABLES}', ' ')[1 + draw({len(_SYLLABLES.split())}, a, b, c)];
-    CREATE MACRO word(a, b) AS
+    CREATE OR REPLACE MACRO word(a, b) AS
         upper(syllable(a, b, 1)[1:1]) || syllable(a, b, 1)[2:] || syllable(a, b, 2) || syllable(a, b, 3);
-    CREATE MACRO tokens(side, layer, neuron, sign) AS [
-        {{'token': word(hash(layer, neuron, i), side), 'logit': (sign * (3 - i / 5))::FLOAT}}
+    CREATE OR REPLACE MACRO tokens(side, layer, neuron, sign) AS [
+        {{{{'token': word(hash(layer, neuron, i), side), 'logit': (sign * (3 - i / 5))::FLOAT}}}}
         FOR i IN range(10)];
 """
 
-# {facts}, {pairs}: how many; `sizes` is the table of `_sizes`.
-_STEPS = (
+# Table → how it is made. {facts}, {pairs}: how many; `sizes` is the table of `sizes_of`.
+STEPS = {
     # 1. Facts and prompts.
-    """
+    "fact": """
     CREATE TABLE fact AS
     SELECT f, r, n_templates, relation_id, label,
            relation_id || '-' || lpad(place::VARCHAR, 5, '0') AS fact_id,
@@ -84,7 +85,7 @@ _STEPS = (
               FROM (SELECT *, unnest(range(n_facts)) AS place FROM sizes))
     )
     """,
-    """
+    "prompt": """
     CREATE TABLE prompt AS
     SELECT f, r, fact_id, j, relation_id || '.' || lpad(j::VARCHAR, 2, '0') AS template_id,
            j % 2 = 1 AS held_out,
@@ -101,7 +102,7 @@ _STEPS = (
           FROM (SELECT *, unnest(range(n_templates))::INTEGER AS j FROM fact))
     """,
     # 2. Pairs. A draw is a hub, one of the relation's neurons, one of its answer's, or any.
-    """
+    "drawn": """
     CREATE TABLE drawn AS
     WITH draws AS (
         SELECT f, r, k, i, chance(f, i, 'kind') AS u, chance(f, i, 'which') AS v
@@ -121,12 +122,12 @@ _STEPS = (
            least(60, 1 + floor(-10.8 * ln(1 - chance(f, 'many', 0)))) AS wanted
     FROM found
     """,
-    """
+    "pair": """
     CREATE TABLE pair AS
     SELECT f, layer, neuron, n FROM drawn ORDER BY n > wanted, n > 1, hash(f, n), f, n LIMIT {pairs}
     """,
     # 3. Scores: a fact's first neuron has the largest of every prompt, its others are coarse in enough.
-    """
+    "score": """
     CREATE TABLE score AS
     WITH attributed AS (
         SELECT f, fact_id, template_id, j // 2 AS place, n_discovery, max_score FROM prompt
@@ -154,11 +155,11 @@ _STEPS = (
           UNION ALL BY NAME FROM other ANTI JOIN pair USING (f, layer, neuron))
     """,
     # 4. What follows.
-    """
+    "relations": """
     CREATE TABLE relations AS
     SELECT relation_id, label, n_facts::INTEGER AS n_facts, n_templates::INTEGER AS n_templates FROM sizes
     """,
-    """
+    "facts": """
     CREATE TABLE facts AS
     SELECT fact_id, relation_id, subject, object, n_templates::INTEGER AS n_prompts,
            coalesce(n_neurons, 0)::INTEGER AS n_neurons, 2 * n_first > n_templates AS known,
@@ -167,7 +168,7 @@ _STEPS = (
                     FROM prompt GROUP BY f) USING (f)
     LEFT JOIN (SELECT f, count(*) AS n_neurons FROM pair GROUP BY f) USING (f)
     """,
-    """
+    "prompts": """
     CREATE TABLE prompts AS
     SELECT fact_id, template_id, text, held_out, probability, rank, top_token, top_probability,
            (CASE WHEN NOT held_out THEN 0.009 * chance(f, j, 'gap') END)::FLOAT AS max_gap,
@@ -177,22 +178,24 @@ _STEPS = (
            CASE WHEN NOT held_out THEN 0 END AS n_unconverged
     FROM prompt
     """,
-    "CREATE VIEW attributions AS SELECT fact_id, template_id, layer, neuron, score FROM score",
-    """
+    "attributions": """
+    CREATE VIEW attributions AS SELECT fact_id, template_id, layer, neuron, score FROM score
+    """,
+    "knowledge_neurons": """
     CREATE TABLE knowledge_neurons AS
     SELECT fact_id, relation_id, layer, neuron,
            (count(*) FILTER (relative >= 0.2) / any_value((n_templates + 1) // 2))::FLOAT AS share,
            avg(score::DOUBLE)::FLOAT AS mean_score, max(score) AS max_score
     FROM score JOIN fact USING (f, fact_id) WHERE own GROUP BY fact_id, relation_id, layer, neuron
     """,
-    """
+    "neurons": """
     CREATE TABLE neurons AS
     SELECT layer, neuron, count(*)::INTEGER AS n_facts, count(DISTINCT relation_id)::INTEGER AS n_relations,
            (1 + chance(layer, neuron, 'norm'))::FLOAT AS value_norm,
            tokens('up', layer, neuron, 1.0) AS promoted, tokens('down', layer, neuron, -1.0) AS suppressed
     FROM knowledge_neurons GROUP BY layer, neuron
     """,
-    """
+    "activating_prompts": """
     CREATE TABLE activating_prompts AS
     SELECT layer, neuron, side, (1 + i)::SMALLINT AS rank, fact_id,
            relation_id || '.' || lpad(draw(n_templates, layer, neuron, i)::VARCHAR, 2, '0') AS template_id,
@@ -203,7 +206,7 @@ _STEPS = (
     JOIN fact USING (f)
     """,
     # Unrelated prompts are those of the next relation's first fact.
-    """
+    "effects": """
     CREATE TABLE effects AS
     WITH others AS (
         SELECT (r + {relations} - 1) % {relations} AS r, j, fact_id, template_id, object, probability, rank
@@ -233,7 +236,7 @@ _STEPS = (
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
-    """
+    "effect_summaries": """
     CREATE TABLE effect_summaries AS
     WITH rows AS (
         SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
@@ -267,7 +270,7 @@ _STEPS = (
            (replication_change + wide)::FLOAT AS replication_high
     FROM (SELECT *, 0.1 / sqrt(n_facts) AS wide FROM every)
     """,
-)
+}
 
 
 def write_big_atlas(
@@ -290,7 +293,7 @@ def write_big_atlas(
     n_prompts = round(n_facts * N_PROMPTS / N_FACTS) if n_prompts is None else n_prompts
     connection = duckdb.connect(":memory:")
     try:
-        _fill(connection, _sizes(n_facts, n_prompts), n_pairs)
+        fill(connection, sizes_of(n_facts, n_prompts), n_pairs)
         evidence = _evidence(connection)
         for table in TABLES:
             if table in leave_out:
@@ -301,11 +304,11 @@ def write_big_atlas(
                 _write(connection, folder, table)
     finally:
         connection.close()
-    write_manifest(folder, _manifest(folder, atlas_id))
+    write_manifest(folder, manifest_of(folder, atlas_id))
     return folder
 
 
-def _sizes(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
+def sizes_of(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
     """Of each relation: number, id, facts, templates; they add up to what is asked for."""
     n = N_RELATIONS
     templates = [4 + (7 * r) % 9 for r in range(n)]
@@ -323,21 +326,31 @@ def _sizes(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
     return [(r, f"P{101 + r}", facts[r], templates[r]) for r in range(n)]
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, sizes: list[tuple], n_pairs: int) -> None:
+def fill(
+    connection: duckdb.DuckDBPyConnection,
+    sizes: list[tuple],
+    n_pairs: int,
+    *,
+    steps: Mapping[str, str] = STEPS,
+    seed: int = 0,
+) -> None:
+    """Make the tables of `steps`, `fact` first: facts do not depend on the seed, the rest does."""
     connection.execute("SET preserve_insertion_order = false")
-    connection.execute(_MACROS)
+    connection.execute(MACROS.format(seed=0))
     connection.execute(
         "CREATE TABLE counted (r INTEGER, relation_id VARCHAR, n_facts INTEGER, n_templates INTEGER)"
     )
     connection.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", sizes)
     connection.execute("CREATE TABLE sizes AS SELECT *, lower(word(r, 'label')) AS label FROM counted")
     n_facts = sum(size[2] for size in sizes)
-    for step in _STEPS:
+    for table, step in steps.items():
         connection.execute(
             step.replace("{pairs}", str(n_pairs))
             .replace("{facts}", str(n_facts))
             .replace("{relations}", str(len(sizes)))
         )
+        if table == "fact":
+            connection.execute(MACROS.format(seed=seed))
 
 
 def _evidence(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
@@ -366,11 +379,11 @@ def _write(connection: duckdb.DuckDBPyConnection, folder: Path, table: str) -> N
     )
 
 
-def _manifest(folder: Path, atlas_id: str) -> Manifest:
+def manifest_of(folder: Path, atlas_id: str, *, model: str = "made-up-model") -> Manifest:
     return Manifest(
         atlas_id=atlas_id,
         model=ModelRecord(
-            name="made-up-model",
+            name=model,
             revision="1",
             weights_sha256="0" * 64,
             activation_function="gelu",

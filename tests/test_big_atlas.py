@@ -31,7 +31,7 @@ def test_it_is_the_same_each_time(tmp_path):
 
 
 def test_its_relations_add_up_to_the_published_numbers():
-    sizes = big_atlas._sizes(big_atlas.N_FACTS, big_atlas.N_PROMPTS)
+    sizes = big_atlas.sizes_of(big_atlas.N_FACTS, big_atlas.N_PROMPTS)
     assert len(sizes) == 39
     assert sum(n_facts for _, _, n_facts, _ in sizes) == 27_610
     assert sum(n_facts * n_templates for _, _, n_facts, n_templates in sizes) == 224_674

@@ -1,0 +1,213 @@
+"""Many atlases read as one: a folder of atlas folders, one for each model and data set.
+
+    many = Collection("out/many")
+    many.query("SELECT atlas_id, known FROM facts WHERE fact_id = ?", ["P36-00012"])     # of every model
+    many.atlas("starter-pocket-bert")                                                    # one, as an Atlas
+
+Every table and view has a first column `atlas_id`. An atlas joins by copying its folder into the collection,
+and leaves by removing it: nothing is written beside the members, so there is nothing to bring up to date.
+
+1. *Members*: manifests and the sizes of files are checked; no Parquet file is opened.
+2. *Tables*: one view a table over the members' files. `atlas_id` is computed from a file's name, so DuckDB
+   drops the files of other atlases from a query that names one before it opens any.
+3. *Views*: those of `views.sql`, kept apart by `atlas_id`. They and the tables are made when a query first
+   names them: to make all of them takes longer than to look up a fact.
+
+Layout and figures: BENCHMARKS.md, "Reading at scale".
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from atlas.errors import QueryError, StoreError
+from atlas.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.schema import TABLES
+from atlas.sql import Sandbox
+from atlas.store import (
+    Atlas,
+    Parameters,
+    Reader,
+    derived_views,
+    literal,
+    no_rows,
+    pattern,
+    quoted_path,
+    sql_type,
+)
+
+# What queries may hold. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
+MEMORY = "600MB"
+
+_VIEW = re.compile(r"^CREATE OR REPLACE VIEW (\w+) AS\n(.*?);$", re.DOTALL | re.MULTILINE)
+_WORD = re.compile(r"\w+")
+# What lists tables and names none.
+_CATALOG = {"show", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "query_table"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One atlas of a collection: where it lies and what it was made from."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def atlas_id(self) -> str:
+        return self.manifest.atlas_id
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of its tables."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
+    def rows(self, table: str) -> int:
+        """Number of rows of a table, from the manifest; 0 where it is not on disk."""
+        record = self.manifest.files.get(file_name(table))
+        return 0 if record is None else record.rows
+
+
+class Collection(Reader):
+    """An opened collection.
+
+    with Collection("out/many") as many:
+        many.query("SELECT * FROM relation_overlap WHERE atlas_id = 'starter-pocket-bert' AND within")
+        many.sandboxed().query("SELECT atlas_id, count(*) FROM facts WHERE known GROUP BY ALL")
+
+    Safe to share between threads. `memory` bounds what queries hold; one that needs more goes through files
+    in the system's folder for temporary ones.
+    """
+
+    def __init__(self, folder: str | Path, *, memory: str = MEMORY) -> None:
+        self.path = Path(folder).expanduser().resolve()
+        self.members: Mapping[str, Member] = read_members(self.path)
+        super().__init__(self.path, {}, "")
+        self._views = dict(_VIEW.findall(derived_views(of_a_collection=True)))
+        self._made: set[str] = set()
+        self._spill = tempfile.TemporaryDirectory(prefix="knowledge-neuron-atlas-")
+        self._connection.execute("SET memory_limit = ?", [memory])
+        self._connection.execute("SET temp_directory = ?", [self._spill.name])
+
+    def close(self) -> None:
+        super().close()
+        self._spill.cleanup()
+
+    @contextmanager
+    def _executed(self, sql: str, params: Parameters) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with self._lock:
+                self._make_what_is_named(sql)
+        except duckdb.Error as error:
+            raise QueryError(f"The query failed. {error}") from error
+        with super()._executed(sql, params) as cursor:
+            yield cursor
+
+    def _make_what_is_named(self, sql: str) -> None:
+        """Step 3. Views. A word too many makes a view too many, which does no harm."""
+        words = set(_WORD.findall(sql.lower()))
+        everything = {*TABLES, *self._views}
+        for name in (everything if words & _CATALOG else words & everything) - self._made:
+            statement = self._views.get(name) or self.source(name)
+            if name in self._views:
+                self._make_what_is_named(statement)
+            self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {statement}")
+            self._made.add(name)
+
+    def atlas(self, atlas_id: str) -> Atlas:
+        """One member, opened for the functions of `atlas.queries`. Close it."""
+        if atlas_id not in self.members:
+            raise QueryError(
+                f"The collection {self.path} has no atlas '{atlas_id}'. It has: {', '.join(self.members)}."
+            )
+        return Atlas(self.members[atlas_id].folder)
+
+    def files(self, table: str) -> list[Path]:
+        """The members' files of a table; a member may lack it."""
+        name = file_name(table)
+        return [each.folder / name for each in self.members.values() if name in each.manifest.files]
+
+    def source(self, table: str) -> str:
+        """The SQL that reads a table of all members, `atlas_id` first."""
+        files = self.files(table)
+        if not files:
+            return f"SELECT NULL::VARCHAR AS atlas_id, * FROM ({no_rows(table)})"
+        # Step 2. Tables. DuckDB evaluates conditions on a function of the file's name before it opens files;
+        # without a schema it would open the first one to learn the columns, whatever is asked.
+        paths = ", ".join(map(quoted_path, files))
+        columns = ", ".join(
+            f"'{f.name}': {{'name': '{f.name}', 'type': '{sql_type(f.type)}', 'default_value': NULL}}"
+            for f in TABLES[table]
+        )
+        return (
+            f"SELECT {self._id_of('filename')} AS atlas_id, * EXCLUDE (filename) "
+            f"FROM read_parquet([{paths}], schema = MAP {{{columns}}}, filename = true)"
+        )
+
+    def _id_of(self, filename: str) -> str:
+        """The SQL of an atlas's id from the name of one of its files: its folder's, unless they differ."""
+        folder = f"parse_path({filename})[-2]"
+        renamed = [each for each in self.members.values() if each.folder.name != each.atlas_id]
+        if not renamed:
+            return folder
+        cases = " ".join(
+            f"WHEN {literal(each.folder.name)} THEN {literal(each.atlas_id)}" for each in renamed
+        )
+        return f"CASE {folder} {cases} ELSE {folder} END"
+
+    def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 30, memory: str = MEMORY) -> Sandbox:
+        """A process for untrusted SQL that reads the members' tables where they lie, and no other file.
+
+        Close it.
+        """
+        return Sandbox(
+            {table: self.source(table) for table in TABLES},
+            derived_views(of_a_collection=True),
+            # DuckDB compares what it is asked for, wildcards escaped, and what it then opens.
+            files=sorted(
+                {
+                    name
+                    for table in TABLES
+                    for file in self.files(table)
+                    for name in (str(file), pattern(file))
+                }
+            ),
+            max_rows=max_rows,
+            seconds=seconds,
+            memory=memory,
+        )
+
+
+def read_members(folder: Path) -> dict[str, Member]:
+    """Step 1: id → member, by id; folders without a manifest are no atlases, or not finished.
+
+    Raises `StoreError` when there is none, one is broken, or two have the same id.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"There is no folder {folder}. Give a folder that holds the folders of atlases.")
+    if (folder / MANIFEST_NAME).exists():
+        raise StoreError(
+            f"{folder} is an atlas and no collection. Give the folder it lies in, or open it with --atlas."
+        )
+    members: dict[str, Member] = {}
+    for path in sorted(path.parent for path in folder.glob(f"*/{MANIFEST_NAME}")):
+        manifest = read_manifest(path)
+        check_files(path, manifest, footers=False)
+        other = members.setdefault(manifest.atlas_id, Member(path, manifest))
+        if other.folder != path:
+            raise StoreError(
+                f"{other.folder} and {path} are both the atlas '{manifest.atlas_id}'. "
+                "Take one of them out, or give one another atlas_id in its manifest.json."
+            )
+    if not members:
+        raise StoreError(
+            f"{folder} holds no atlas. Copy the folders of finished atlases into it, "
+            "each with its manifest.json."
+        )
+    return dict(sorted(members.items()))

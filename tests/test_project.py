@@ -31,6 +31,7 @@ MB = 1_000_000
 BROWSING = (
     "atlas/__init__.py",
     "atlas/__main__.py",
+    "atlas/collection.py",
     "atlas/comparison.py",
     "atlas/controls.py",
     "atlas/datasets",

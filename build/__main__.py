@@ -228,7 +228,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from build.run import Machine, run_build
+    from build.executors import Machine
+    from build.run import run_build
 
     options = _options(arguments)
     machine = Machine(device=arguments.device, threads=arguments.threads, batch_rows=arguments.batch_rows)

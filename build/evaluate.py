@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from build.evidence.ground import Ground
 from build.plan import at_least_one
 from build.progress import Progress
 from build.run import code_version
-from build.writer import Output, settle
+from build.writer import Output, metadata_of, settle, with_metadata
 
 RECORD = "experiments"
 """Where the manifest says how each study was measured: in `method.options`."""
@@ -133,7 +132,9 @@ class _Evaluation:
         if file_name(study.table) in atlas.manifest.files and not fresh:
             self.refuse_to_replace(atlas, record)
         if self.options.threads is not None or study.needs_model:
-            _use_threads(self.options.threads)
+            from build.worker import use_threads
+
+            use_threads(self.options.threads)
         stage = f"{study.name}-{key}"
         ground = Ground(
             atlas,
@@ -192,8 +193,6 @@ class _Evaluation:
 
     def measure(self, ground: Ground, stage: str) -> float:
         """Every shard that is not there yet; returns the seconds that all of them took."""
-        from build.stages import metadata_of, with_metadata
-
         output, module = self.output, self.study.load()
         units = module.units(ground)
         missing = [index for index in range(len(units)) if not output.has_shard(stage, index)]
@@ -225,12 +224,3 @@ def _with_record(manifest: Manifest, name: str, record: dict[str, Any]) -> Manif
     options = dict(manifest.method.options)
     options[RECORD] = {**options.get(RECORD, {}), name: record}
     return replace(manifest, method=replace(manifest.method, options=options))
-
-
-def _use_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)

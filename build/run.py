@@ -17,12 +17,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,36 +35,20 @@ from atlas.errors import BuildError
 from atlas.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
 from atlas.models import locate
 from atlas.neuron import Fact, Neuron, Prompt, Template
-from build import summary, tables
+from build import executors, jobs, summary, tables, trials
+from build.activating import ACTIVATING_PROMPTS, ActivatingPrompts
 from build.check import check_rows
-from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, at_least_one, make_plan
+from build.executors import Executor, Machine
+from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, make_plan
 from build.progress import Progress
-from build.writer import Output
+from build.writer import Output, metadata_of, with_metadata
 
 if TYPE_CHECKING:
     from atlas.models import LocatedModel
-    from atlas.surgery.subject import Subject
-    from build.stages import Batches
-    from build.trials import Trial
 
 READOUT_SHARD = 2048
 SECONDS_BETWEEN_STATES = 20.0
 HELD_OUT = "Of a relation's usable templates, in order, every second one is held out."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How a build is run; nothing here is meant to change a row."""
-
-    device: str = "auto"
-    threads: int | None = None
-    batch_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.threads is not None:
-            at_least_one("--threads", self.threads)
-        if self.batch_rows is not None:
-            at_least_one("--batch-rows", self.batch_rows)
 
 
 def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
@@ -111,22 +93,10 @@ def run_build(
     if state == "resumed":
         print(f"Going on with the build in {out}.", file=sys.stderr)
     try:
-        subject = _load(located.name, options, machine)
-        return _Build(plan, located, output, subject, machine).run()
+        with executors.start(machine, model=located.name, dtype=options.dtype) as executor:
+            return _Build(plan, located, output, executor).run()
     finally:
         output.close()
-
-
-def _load(name: str, options: BuildOptions, machine: Machine) -> Subject:
-    import torch
-
-    from atlas.surgery.subject import load_subject
-
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)
-    return load_subject(name, device=machine.device, dtype=options.dtype)
 
 
 @dataclass
@@ -136,17 +106,10 @@ class _Build:
     plan: Plan
     located: LocatedModel
     output: Output
-    subject: Subject
-    machine: Machine
+    executor: Executor
     seconds: dict[str, float] = field(default_factory=dict)
-    batches: Batches = field(init=False)
     attribute_notes: list[dict[str, Any]] = field(init=False, default_factory=list)
     refinement: dict[str, Any] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        from build.stages import Batches
-
-        self.batches = Batches.for_subject(self.subject, self.machine.batch_rows)
 
     def run(self) -> str:
         """Every stage in turn; returns the summary."""
@@ -155,7 +118,7 @@ class _Build:
         if not len(prompts):
             reason = self.left_out()[0]["reason"]
             raise BuildError(
-                f"No prompt of {self.plan.dataset.dataset_id} can be asked of {self.subject.name}. {reason}"
+                f"No prompt of {self.plan.dataset.dataset_id} can be asked of {self.located.name}. {reason}"
             )
         scores = tables.collect_scores(self.output, self.plan.n_shards)
         found = self.refine(prompts, scores)
@@ -164,51 +127,58 @@ class _Build:
         effects = self.evaluate(prompts, found, key)
         return self.finish(prompts, scores, found, neurons, effects)
 
-    @contextmanager
-    def progress(self, label: str, total: int, done: int, unit: str = "prompts") -> Iterator[Progress]:
-        with Progress(label, total=total, done=done, unit=unit) as progress:
-            self.batches.note = progress.note
-            yield progress
+    def make_shards(
+        self,
+        label: str,
+        stage: str,
+        sizes: Sequence[int],
+        make: Callable[[int], jobs.Job],
+        *,
+        unit: str = "prompts",
+    ) -> None:
+        """Every shard of a stage that is not there yet: `make(index)` gives its job, of this size."""
+        missing = [index for index in range(len(sizes)) if not self.output.has_shard(stage, index)]
+        done = sum(sizes) - sum(sizes[index] for index in missing)
+        if missing:
+            with (
+                Progress(label, total=sum(sizes), done=done, unit=unit) as progress,
+                self.output.background() as write_shard,
+            ):
+                before = time.monotonic()
+                work = ((index, make(index)) for index in missing)
+                for index, table in self.executor.run(work, report=progress.advance, note=progress.note):
+                    # Time since the last one, whoever made it: over all shards that is how long it took.
+                    now = time.monotonic()
+                    noted = with_metadata(table, seconds=now - before, device=self.executor.facts.device)
+                    write_shard(stage, index, noted)
+                    before = now
+        notes = (metadata_of(self.output.shard_schema(stage, index)) for index in range(len(sizes)))
+        self.seconds[label] = sum(note.get("seconds", 0.0) for note in notes)
 
     # --- stage 1 ---
 
     def attribute(self) -> None:
         """Every shard of attributions that is not there yet."""
-        from build.stages import attribute_shard, metadata_of, with_metadata
+        plan = self.plan
+        shards = list(plan.shards())
 
-        plan, output = self.plan, self.output
-        missing = [
-            (index, facts)
-            for index, facts in enumerate(plan.shards())
-            if not output.has_shard("attribute", index)
-        ]
-        done = plan.n_prompts - sum(plan.n_prompts_of(facts) for _, facts in missing)
-        if missing:
-            with self.progress("attribute", plan.n_prompts, done) as progress:
-                for index, facts in missing:
-                    started = time.monotonic()
-                    table = attribute_shard(
-                        self.subject, plan, facts, batches=self.batches, report=progress.advance
-                    )
-                    seconds = time.monotonic() - started
-                    table = with_metadata(table, seconds=seconds, device=self.device_name())
-                    output.write_shard("attribute", index, table)
+        def job(index: int) -> jobs.AttributeShard:
+            asked = [each for fact in shards[index] for each in plan.prompts_of(fact)]
+            return jobs.AttributeShard(
+                prompts=tuple(prompt for prompt, _ in asked),
+                held_out=tuple(held_out for _, held_out in asked),
+                attributed=tuple(plan.is_attributed(held_out) for _, held_out in asked),
+                options=plan.options,
+            )
+
+        self.make_shards("attribute", "attribute", [plan.n_prompts_of(facts) for facts in shards], job)
         self.attribute_notes += [
-            metadata_of(output.shard_schema("attribute", index)) for index in range(plan.n_shards)
+            metadata_of(self.output.shard_schema("attribute", index)) for index in range(plan.n_shards)
         ]
-        self.seconds["attribute"] = sum(note.get("seconds", 0.0) for note in self.attribute_notes)
 
     def left_out(self) -> list[dict[str, str]]:
         """The prompts that the model cannot be asked, and why."""
         return [each for note in self.attribute_notes for each in note.get("left_out", ())]
-
-    def device_name(self) -> str:
-        """The device in words, such as 'cpu, 2 threads' or 'NVIDIA H100'."""
-        import torch
-
-        if self.subject.device.type == "cuda":
-            return torch.cuda.get_device_name(self.subject.device)
-        return f"{self.subject.device.type}, {torch.get_num_threads()} threads"
 
     # --- stage 2 ---
 
@@ -232,15 +202,13 @@ class _Build:
 
     def key(self, found: pa.Table) -> str:
         """A name for what the later stages depend on: the neurons found, and these constants."""
-        from build import stages, trials
-
         constants = [
             self.plan.options.seed,
-            stages.READOUT_TOKENS,
-            stages.ACTIVATING_PROMPTS,
-            stages.AMPLIFY_FACTOR,
+            jobs.READOUT_TOKENS,
+            ACTIVATING_PROMPTS,
+            trials.AMPLIFY_FACTOR,
             list(trials.INTERVENTIONS),
-            stages.EVALUATION_VERSION,
+            jobs.EVALUATION_VERSION,
         ]
         digest = hashlib.sha256(json.dumps(constants).encode())
         for name in ("fact_id", "layer", "neuron"):
@@ -252,76 +220,69 @@ class _Build:
     def read_out(self, prompts: tables.Prompts, found: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
         """The tables `neurons` and `activating_prompts`."""
         distinct = tables.distinct_neurons(found)
-        pairs = zip(distinct["layer"].to_pylist(), distinct["neuron"].to_pylist(), strict=True)
-        neurons = [Neuron(layer, neuron) for layer, neuron in pairs]
-        values = self.value_vectors(neurons, key)
+        layers, indices = (distinct[name].to_numpy() for name in ("layer", "neuron"))
+        values = self.value_vectors(layers, indices, key)
         for name in values.column_names:
             distinct = distinct.append_column(name, values[name])
-        return distinct, self.activating_prompts(neurons, prompts, key)
+        return distinct, self.activating_prompts(layers, indices, prompts, key)
 
-    def value_vectors(self, neurons: list[Neuron], key: str) -> pa.Table:
+    def value_vectors(self, layers: np.ndarray, indices: np.ndarray, key: str) -> pa.Table:
         """value_norm, promoted and suppressed of the neurons, in their order."""
-        from build.stages import readout_shard
-
+        neurons = [Neuron(*pair) for pair in zip(layers.tolist(), indices.tolist(), strict=True)]
         stage = f"readout-{key}"
-        chunks = [neurons[i : i + READOUT_SHARD] for i in range(0, len(neurons), READOUT_SHARD)]
-        missing = [index for index in range(len(chunks)) if not self.output.has_shard(stage, index)]
-        if missing:
-            done = len(neurons) - sum(len(chunks[index]) for index in missing)
-            with self.progress("read out", len(neurons), done, "neurons") as progress:
-                for index in missing:
-                    table = self.timed(lambda index=index: readout_shard(self.subject, chunks[index]))
-                    self.output.write_shard(stage, index, table)
-                    progress.advance(len(chunks[index]))
-        if not chunks:
-            return readout_shard(self.subject, [])
-        self.add_seconds("read out", stage, len(chunks))
-        return pa.concat_tables(
-            [
-                self.output.read_shard(stage, index).replace_schema_metadata(None)
-                for index in range(len(chunks))
-            ]
+        # Without a neuron one empty shard, for its columns.
+        chunks = [
+            tuple(neurons[i : i + READOUT_SHARD]) for i in range(0, max(len(neurons), 1), READOUT_SHARD)
+        ]
+        self.make_shards(
+            "read out",
+            stage,
+            [len(chunk) for chunk in chunks],
+            lambda index: jobs.ReadOutShard(chunks[index]),
+            unit="neurons",
         )
+        parts = (self.output.read_shard(stage, index) for index in range(len(chunks)))
+        return pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
 
-    def activating_prompts(self, neurons: list[Neuron], prompts: tables.Prompts, key: str) -> pa.Table:
-        """The table `activating_prompts`; its running maxima are saved every so often."""
-        from build.stages import ActivatingPrompts
-
+    def activating_prompts(
+        self, layers: np.ndarray, indices: np.ndarray, prompts: tables.Prompts, key: str
+    ) -> pa.Table:
+        """The table `activating_prompts`; what was kept so far is saved every so often."""
         name = f"activating-{key}.npz"
         shards = list(self.plan.shards())
-        state = ActivatingPrompts(neurons)
+        state = ActivatingPrompts(layers, indices)
         self.output.load_state(name, state.load)
         rows = [[row for fact in facts for row in prompts.rows_of(fact.fact_id)] for facts in shards]
         done = sum(len(each) for each in rows[: state.next_shard])
-        if neurons and state.next_shard < len(shards):
-            with self.progress("activations", len(prompts), done) as progress:
-                saved = started = time.monotonic()
-                for index in range(state.next_shard, len(shards)):
-                    by_row = self.prompts_by_row(prompts, rows[index])
-                    activations = self.batches.run(
-                        lambda by_row=by_row: self.subject.activations(
-                            by_row, batch_tokens=self.batches.tokens
-                        )
-                    )
-                    state.update(activations.numpy(), np.array(rows[index], np.int64))
-                    state.next_shard = index + 1
-                    progress.advance(len(rows[index]))
+
+        def job(index: int) -> jobs.ActivationsShard:
+            asked = tuple(self.prompt_of(prompts, row) for row in rows[index])
+            return jobs.ActivationsShard(asked, np.array(rows[index], np.int64), layers, indices)
+
+        if len(indices) and state.next_shard < len(shards):
+            with Progress("activations", total=len(prompts), done=done) as progress:
+                saved = time.monotonic()
+                work = ((index, job(index)) for index in range(state.next_shard, len(shards)))
+                early: dict[int, pa.Table] = {}
+                for number, part in self.executor.run(work, report=progress.advance, note=progress.note):
+                    early[number] = part
+                    # Of equal activations the earlier prompt wins: parts count in the order of the shards.
+                    while state.next_shard in early:
+                        state.merge(early.pop(state.next_shard))
+                        state.next_shard += 1
                     now = time.monotonic()
-                    if now - saved > SECONDS_BETWEEN_STATES or index + 1 == len(shards):
-                        state.seconds += now - started
-                        saved = started = now
+                    if now - saved > SECONDS_BETWEEN_STATES or state.next_shard == len(shards):
+                        state.seconds += now - saved
+                        saved = now
                         self.output.save_state(name, state.save)
         self.seconds["activations"] = state.seconds
         columns = (prompts.table[name].combine_chunks() for name in ("fact_id", "template_id"))
         return state.table(*columns)
 
-    def prompts_by_row(self, prompts: tables.Prompts, rows: list[int]) -> list[Prompt]:
-        """The prompts of these rows."""
-        made: list[Prompt] = []
-        for row in rows:
-            fact = self.fact_by_id[prompts.fact_ids[prompts.fact_of_row[row]]]
-            made.append(self.template_by_id[prompts.template_ids[row]].prompt(fact))
-        return made
+    def prompt_of(self, prompts: tables.Prompts, row: int) -> Prompt:
+        """The prompt of a row."""
+        fact = self.fact_by_id[prompts.fact_ids[prompts.fact_of_row[row]]]
+        return self.template_by_id[prompts.template_ids[row]].prompt(fact)
 
     @cached_property
     def fact_by_id(self) -> dict[str, Fact]:
@@ -335,40 +296,24 @@ class _Build:
 
     def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
         """The table `effects`."""
-        from build.trials import INTERVENTIONS, evaluate_shard
-
         stage = f"evaluate-{key}"
-        trials = _Trials(self, prompts, tables.neurons_by_fact(found))
-        shards = [[fact for fact in facts if fact.fact_id in trials.neurons] for facts in self.plan.shards()]
-        sizes = [sum(trials.count(fact) for fact in facts) * len(INTERVENTIONS) for facts in shards]
-        missing = [index for index in range(len(shards)) if not self.output.has_shard(stage, index)]
-        if missing:
-            done = sum(sizes) - sum(sizes[index] for index in missing)
-            with self.progress("evaluate", sum(sizes), done) as progress:
-                for index in missing:
-                    asked = [trial for fact in shards[index] for trial in trials.of(fact)]
-                    table = self.timed(
-                        lambda asked=asked: evaluate_shard(self.subject, asked, batches=self.batches)
-                    )
-                    self.output.write_shard(stage, index, table)
-                    progress.advance(sizes[index])
-        self.add_seconds("evaluate", stage, len(shards))
+        asked = trials.HeldOutTrials(
+            facts=[self.fact_by_id[fact_id] for fact_id in prompts.fact_ids],
+            prompts=prompts,
+            neurons=tables.neurons_by_fact(found),
+            n_neurons=self.executor.facts.n_neurons,
+            seed=self.plan.options.seed,
+            ask=lambda row: self.prompt_of(prompts, row),
+        )
+        shards = [[fact for fact in facts if fact.fact_id in asked.neurons] for facts in self.plan.shards()]
+        sizes = [sum(asked.count(fact) for fact in facts) * len(trials.INTERVENTIONS) for facts in shards]
+
+        def job(index: int) -> jobs.EvaluateShard:
+            of_shard = tuple(trial for fact in shards[index] for trial in asked.of(fact))
+            return jobs.EvaluateShard(of_shard, sizes[index])
+
+        self.make_shards("evaluate", stage, sizes, job)
         return tables.concat_shards(self.output, [(stage, i) for i in range(len(shards))], "effects")
-
-    def timed(self, work: Callable[[], pa.Table]) -> pa.Table:
-        """The table of `work()`, with the seconds it took in its metadata."""
-        from build.stages import with_metadata
-
-        started = time.monotonic()
-        table = work()
-        return with_metadata(table, seconds=time.monotonic() - started)
-
-    def add_seconds(self, name: str, stage: str, count: int) -> None:
-        """What a stage's shards took, this run's and earlier ones'."""
-        from build.stages import metadata_of
-
-        notes = (metadata_of(self.output.shard_schema(stage, index)) for index in range(count))
-        self.seconds[name] = sum(note.get("seconds", 0.0) for note in notes)
 
     # --- stage 5 ---
 
@@ -403,7 +348,7 @@ class _Build:
 
     def manifest(self, prompts: tables.Prompts) -> Manifest:
         """What the atlas was made from and how, with the record of every file."""
-        plan, subject, dataset = self.plan, self.subject, self.plan.dataset
+        plan, subject, dataset = self.plan, self.executor.facts, self.plan.dataset
         options = plan.options
         left_out = self.left_out()
         asked = set(prompts.fact_ids)
@@ -418,7 +363,7 @@ class _Build:
                 revision=self.located.revision,
                 weights_sha256=self.located.weights_sha256,
                 activation_function=subject.activation_function,
-                family=subject.family.name,
+                family=subject.family,
                 dtype=options.dtype,
                 n_layers=subject.n_layers,
                 n_neurons=subject.n_neurons,
@@ -452,61 +397,6 @@ class _Build:
             seconds=round(total, 1),
             prompts_per_second=round(len(prompts) / total, 2) if total else None,
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        )
-
-
-class _Trials:
-    """Which neurons are changed on which prompts: own, random and unrelated, fact by fact."""
-
-    def __init__(
-        self, build: _Build, prompts: tables.Prompts, neurons: dict[str, tuple[Neuron, ...]]
-    ) -> None:
-        from build.trials import Partners
-
-        self.build, self.prompts, self.neurons = build, prompts, neurons
-        self.facts = [build.fact_by_id[fact_id] for fact_id in prompts.fact_ids]
-        self.partners = Partners.among(
-            self.facts, [bool(self.held_out_rows(fact)) for fact in self.facts], prompts.known
-        )
-
-    def held_out_rows(self, fact: Fact) -> list[int]:
-        return [row for row in self.prompts.rows_of(fact.fact_id) if self.prompts.held_out[row]]
-
-    def count(self, fact: Fact) -> int:
-        """How many trials `of` gives."""
-        n_held_out = len(self.held_out_rows(fact))
-        index = self.prompts.index_of(fact.fact_id)
-        return 2 * n_held_out + min(n_held_out, self.partners.n_candidates(index))
-
-    def of(self, fact: Fact) -> Iterator[Trial]:
-        """The fact's trials; what is drawn depends on the seed and the fact alone."""
-        from build.trials import random_match, seeded
-
-        seed = self.build.plan.options.seed
-        own = self.neurons[fact.fact_id]
-        matched = random_match(own, self.build.subject.n_neurons, seeded(seed, "random", fact.fact_id))
-        rows = self.held_out_rows(fact)
-        for row in rows:
-            yield self.trial(fact, row, "own", own)
-            if matched:
-                yield self.trial(fact, row, "random", matched)
-        generator = seeded(seed, "unrelated", fact.fact_id)
-        index = self.prompts.index_of(fact.fact_id)
-        for partner in self.partners.draw(index, len(rows), generator):
-            row = int(generator.choice(self.held_out_rows(self.facts[partner])))
-            yield self.trial(fact, row, "unrelated", own)
-
-    def trial(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Trial:
-        from build.trials import Trial
-
-        return Trial(
-            fact_id=fact.fact_id,
-            prompt=self.build.prompts_by_row(self.prompts, [row])[0],
-            group=group,
-            neurons=neurons,
-            p_before=float(self.prompts.probability[row]),
-            rank_before=int(self.prompts.rank[row]),
-            top_before=self.prompts.top_token[row],
         )
 
 

@@ -1,45 +1,33 @@
-"""The work of a build, one shard at a time; each function is given a loaded subject and returns a table.
+"""The rows of a build that come from the model; each function is given a loaded subject and returns a table.
 
 1. `attribute_shard`: discovery prompts get scores with their certificate, held-out ones a prediction.
-2. `readout_shard` and `ActivatingPrompts`: what each knowledge neuron writes, and the prompts on which it is
-   most and least active.
+2. `readout_shard`: what each knowledge neuron writes.
 
-A shard's rows depend on the plan and the shard alone. Where memory runs out, `Batches` halves what goes
-through the model at once and the shard is made again.
+A shard's rows depend on its job alone.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from atlas.errors import BuildError, PromptError
-from atlas.neuron import Fact, Neuron, Prompt
+from atlas.neuron import Neuron, Prompt
 from atlas.schema import TABLES
 from atlas.surgery import attribution
-from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, Plan
+from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions
+from build.writer import with_metadata
 
 if TYPE_CHECKING:
     from atlas.surgery.attribution import Attribution
     from atlas.surgery.subject import Prediction, Subject
-
-Result = TypeVar("Result")
-Report = Callable[[int], None]
-
-PREDICT_TOKENS = 2048
-READOUT_TOKENS = 10
-ACTIVATING_PROMPTS = 5
-AMPLIFY_FACTOR = 2.0
-EVALUATION_VERSION = 4
-"""Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
-METADATA = b"build"
+    from build.jobs import AttributeShard, Report
+    from build.worker import Batches
 
 # One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
 ATTRIBUTE_SHARD = pa.schema(
@@ -52,61 +40,6 @@ ATTRIBUTE_SHARD = pa.schema(
 )
 
 
-def with_metadata(table: pa.Table, **facts: Any) -> pa.Table:
-    """The table with facts about its making in the file's footer."""
-    merged = metadata_of(table.schema) | facts
-    return table.replace_schema_metadata({METADATA: json.dumps(merged, ensure_ascii=False).encode()})
-
-
-def metadata_of(schema: pa.Schema) -> dict[str, Any]:
-    """What `with_metadata` noted."""
-    return json.loads((schema.metadata or {}).get(METADATA, b"{}"))
-
-
-# --- memory ---
-
-
-@dataclass
-class Batches:
-    """How much goes through the model at once: answer tokens to attribute, tokens to predict.
-
-    `run` halves both when memory runs out, for the rest of the build.
-    """
-
-    rows: int
-    tokens: int = PREDICT_TOKENS
-    note: Callable[[str], None] = field(default=lambda text: None, repr=False)
-
-    @classmethod
-    def for_subject(cls, subject: Subject, rows: int | None) -> Batches:
-        return cls(rows or attribution.ITEMS_AT_ONCE.get(subject.device.type, 8))
-
-    def run(self, work: Callable[[], Result]) -> Result:
-        """`work()`, again with half the batch each time memory runs out."""
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-            # Outside the handler, so that the traceback no longer holds the tensors.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if self.rows <= 1 and self.tokens <= 64:
-                raise BuildError(
-                    "The memory does not suffice for a single prompt. Use --device cpu, --dtype bfloat16 "
-                    "or a smaller model; complete shards are kept."
-                )
-            self.rows, self.tokens = max(1, self.rows // 2), max(64, self.tokens // 2)
-            self.note(f"Out of memory: going on with batches of {self.rows}.")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return "not enough memory" in str(error) or "out of memory" in str(error).lower()
-
-
 # --- stage 1: attribute ---
 
 
@@ -116,49 +49,53 @@ class ShardPrompts:
 
     prompts: list[Prompt]
     held_out: list[bool]
+    attributed: list[bool]
     left_out: list[dict[str, str]]
 
+    @property
+    def n_all(self) -> int:
+        return len(self.prompts) + len(self.left_out)
 
-def usable_prompts(subject: Subject, plan: Plan, facts: Sequence[Fact]) -> ShardPrompts:
-    """Prompts of the facts; without those whose answer or length is not for this model.
+
+def usable_prompts(subject: Subject, job: AttributeShard) -> ShardPrompts:
+    """The job's prompts without those whose answer or length is not for this model.
 
     A fact none of whose discovery prompts can be asked is left out altogether.
     """
-    result = ShardPrompts([], [], [])
-    for fact in facts:
-        usable: list[tuple[Prompt, bool]] = []
-        for prompt, held_out in plan.prompts_of(fact):
+    result = ShardPrompts([], [], [], [])
+
+    def leave_out(prompt: Prompt, reason: str) -> None:
+        result.left_out.append(
+            {"fact_id": prompt.fact_id, "template_id": prompt.template_id, "reason": reason}
+        )
+
+    rows = zip(job.prompts, job.held_out, job.attributed, strict=True)
+    for fact_id, of_fact in groupby(rows, key=lambda row: row[0].fact_id):
+        usable: list[tuple[Prompt, bool, bool]] = []
+        for row in of_fact:
             try:
-                subject.encode(prompt)
+                subject.encode(row[0])
             except PromptError as error:
-                result.left_out.append(
-                    {"fact_id": fact.fact_id, "template_id": prompt.template_id, "reason": str(error)}
-                )
+                leave_out(row[0], str(error))
             else:
-                usable.append((prompt, held_out))
-        if all(held_out for _, held_out in usable):
-            for prompt, _ in usable:
-                result.left_out.append(
-                    {
-                        "fact_id": fact.fact_id,
-                        "template_id": prompt.template_id,
-                        "reason": f"No discovery prompt of {fact.fact_id} can be asked.",
-                    }
-                )
+                usable.append(row)
+        if all(held_out for _, held_out, _ in usable):
+            for prompt, _, _ in usable:
+                leave_out(prompt, f"No discovery prompt of {fact_id} can be asked.")
             continue
-        result.prompts.extend(prompt for prompt, _ in usable)
-        result.held_out.extend(held_out for _, held_out in usable)
+        for prompt, held_out, attributed in usable:
+            result.prompts.append(prompt)
+            result.held_out.append(held_out)
+            result.attributed.append(attributed)
     return result
 
 
 def attribute_shard(
-    subject: Subject, plan: Plan, facts: Sequence[Fact], *, batches: Batches, report: Report
+    subject: Subject, shard: ShardPrompts, options: BuildOptions, *, batches: Batches, report: Report
 ) -> pa.Table:
-    """Rows of `ATTRIBUTE_SHARD` for the facts; `report(n)` as prompts are done."""
-    options = plan.options
-    shard = usable_prompts(subject, plan, facts)
-    chosen = [i for i, held_out in enumerate(shard.held_out) if plan.is_attributed(held_out)]
-    others = [i for i, held_out in enumerate(shard.held_out) if not plan.is_attributed(held_out)]
+    """Rows of `ATTRIBUTE_SHARD` for the prompts; `report(n)` as prompts are done."""
+    chosen = [i for i, attributed in enumerate(shard.attributed) if attributed]
+    others = [i for i, attributed in enumerate(shard.attributed) if not attributed]
     rows: list[dict[str, Any]] = [{}] * len(shard.prompts)
     reported = 0
 
@@ -188,7 +125,7 @@ def attribute_shard(
     )
     for i, prediction in zip(others, predictions, strict=True):
         rows[i] = _prompt_row(shard.prompts[i], shard.held_out[i], prediction)
-    report(plan.n_prompts_of(tuple(facts)) - reported)
+    report(shard.n_all - reported)
     return with_metadata(pa.Table.from_pylist(rows, schema=ATTRIBUTE_SHARD), left_out=shard.left_out)
 
 
@@ -239,7 +176,7 @@ def _attributed_row(prompt: Prompt, held_out: bool, result: Attribution) -> dict
 # --- stage 3: read out ---
 
 
-def readout_shard(subject: Subject, neurons: Sequence[Neuron], *, k: int = READOUT_TOKENS) -> pa.Table:
+def readout_shard(subject: Subject, neurons: Sequence[Neuron], *, k: int) -> pa.Table:
     """value_norm, promoted and suppressed of `neurons`, in the order given."""
     from atlas.surgery.readout import readout
 
@@ -258,70 +195,3 @@ def readout_shard(subject: Subject, neurons: Sequence[Neuron], *, k: int = READO
             ),
         }
     )
-
-
-class ActivatingPrompts:
-    """The `k` prompts on which each neuron is most and least active, kept while prompts stream by.
-
-    `update` must be given the prompts in order: of equal activations the earlier prompt wins.
-    Arrays: values and prompts of both sides, (2, n_neurons, k); side 1 holds negated activations.
-    """
-
-    def __init__(self, neurons: Sequence[Neuron], *, k: int = ACTIVATING_PROMPTS) -> None:
-        self.k = k
-        self.layers = np.array([neuron.layer for neuron in neurons], np.int64)
-        self.indices = np.array([neuron.neuron for neuron in neurons], np.int64)
-        self.values = np.full((2, len(neurons), k), -np.inf, np.float32)
-        self.prompts = np.full((2, len(neurons), k), -1, np.int64)
-        self.next_shard = 0
-        self.seconds = 0.0
-
-    def update(self, activations: np.ndarray, prompts: np.ndarray) -> None:
-        """activations (n_prompts, n_layers, n_neurons of a layer) of the prompts with these numbers."""
-        chosen = activations[:, self.layers, self.indices].T  # (n_neurons, n_prompts)
-        for side, new in enumerate((chosen, -chosen)):
-            values = np.concatenate([self.values[side], new], axis=1)
-            numbers = np.concatenate([self.prompts[side], np.broadcast_to(prompts, new.shape)], axis=1)
-            for place in range(self.k):
-                best = values.argmax(axis=1)[:, None]  # the first of equal ones, so the earliest prompt
-                self.values[side, :, place] = np.take_along_axis(values, best, 1)[:, 0]
-                self.prompts[side, :, place] = np.take_along_axis(numbers, best, 1)[:, 0]
-                np.put_along_axis(values, best, -np.inf, 1)
-                np.put_along_axis(numbers, best, -1, 1)
-
-    def save(self, file: BinaryIO) -> None:
-        np.savez(
-            file,
-            values=self.values,
-            prompts=self.prompts,
-            next_shard=self.next_shard,
-            seconds=self.seconds,
-        )
-
-    def load(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
-        with np.load(path, allow_pickle=False) as state:
-            self.values, self.prompts = state["values"], state["prompts"]
-            self.next_shard, self.seconds = int(state["next_shard"]), float(state["seconds"])
-
-    def table(self, fact_ids: pa.Array, template_ids: pa.Array) -> pa.Table:
-        """The table `activating_prompts`; prompt numbers index both arrays."""
-        parts = []
-        for side, name in enumerate(("top", "bottom")):
-            neuron, place = np.nonzero(self.prompts[side] >= 0)
-            number = pa.array(self.prompts[side, neuron, place])
-            activation = self.values[side, neuron, place]
-            parts.append(
-                pa.table(
-                    {
-                        "layer": self.layers[neuron],
-                        "neuron": self.indices[neuron],
-                        "side": pa.array([name] * len(neuron), pa.string()),
-                        "rank": place + 1,
-                        "fact_id": fact_ids.take(number),
-                        "template_id": template_ids.take(number),
-                        "activation": activation if side == 0 else -activation,
-                    }
-                )
-            )
-        return pa.concat_tables(parts)

@@ -10,21 +10,24 @@ more. What is drawn depends on the seed, the purpose and the fact alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from atlas.interventions import Amplify, Suppress
 from atlas.neuron import Fact, Neuron, Prompt
 from atlas.schema import TABLES
-from atlas.surgery.interventions import Amplify, Suppress
-from build.stages import AMPLIFY_FACTOR, Batches
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
+    from build.tables import Prompts
+    from build.worker import Batches
 
+AMPLIFY_FACTOR = 2.0
 INTERVENTIONS: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
     "suppress": Suppress,
     "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
@@ -119,6 +122,62 @@ class Partners:
             chosen = generator.choice(pool, size=min(count - len(drawn), len(pool)), replace=False)
             drawn += [int(index) for index in chosen]
         return drawn
+
+
+@dataclass(frozen=True)
+class HeldOutTrials:
+    """Which neurons are changed on which prompts in a build: own, random and unrelated, fact by fact.
+
+    facts: those that have prompts, in the order of `prompts.fact_ids`; neurons: of the facts that have some;
+    ask: the prompt of a row.
+    """
+
+    facts: Sequence[Fact]
+    prompts: Prompts
+    neurons: Mapping[str, tuple[Neuron, ...]]
+    n_neurons: int
+    seed: int
+    ask: Callable[[int], Prompt]
+
+    @cached_property
+    def partners(self) -> Partners:
+        has_held_out = [bool(self.held_out_rows(fact)) for fact in self.facts]
+        return Partners.among(self.facts, has_held_out, self.prompts.known)
+
+    def held_out_rows(self, fact: Fact) -> list[int]:
+        return [row for row in self.prompts.rows_of(fact.fact_id) if self.prompts.held_out[row]]
+
+    def count(self, fact: Fact) -> int:
+        """How many trials `of` gives."""
+        n_held_out = len(self.held_out_rows(fact))
+        index = self.prompts.index_of(fact.fact_id)
+        return 2 * n_held_out + min(n_held_out, self.partners.n_candidates(index))
+
+    def of(self, fact: Fact) -> Iterator[Trial]:
+        """The fact's trials; what is drawn depends on the seed and the fact alone."""
+        own = self.neurons[fact.fact_id]
+        matched = random_match(own, self.n_neurons, seeded(self.seed, "random", fact.fact_id))
+        rows = self.held_out_rows(fact)
+        for row in rows:
+            yield self._trial(fact, row, "own", own)
+            if matched:
+                yield self._trial(fact, row, "random", matched)
+        generator = seeded(self.seed, "unrelated", fact.fact_id)
+        index = self.prompts.index_of(fact.fact_id)
+        for partner in self.partners.draw(index, len(rows), generator):
+            row = int(generator.choice(self.held_out_rows(self.facts[partner])))
+            yield self._trial(fact, row, "unrelated", own)
+
+    def _trial(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Trial:
+        return Trial(
+            fact_id=fact.fact_id,
+            prompt=self.ask(row),
+            group=group,
+            neurons=neurons,
+            p_before=float(self.prompts.probability[row]),
+            rank_before=int(self.prompts.rank[row]),
+            top_before=self.prompts.top_token[row],
+        )
 
 
 def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batches) -> pa.Table:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,12 +43,24 @@ WORK = "work"
 PLAN_NAME = "plan.json"
 LOCK_NAME = "lock"
 ROW_GROUP_ROWS = 131_072
+METADATA = b"build"
 _SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)?")
 _NEXT = ".next"
 _SELDOM_REPEATED = frozenset(
     ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
 )
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def with_metadata(table: pa.Table, **facts: Any) -> pa.Table:
+    """The table with facts about its making in the file's footer."""
+    merged = metadata_of(table.schema) | facts
+    return table.replace_schema_metadata({METADATA: json.dumps(merged, ensure_ascii=False).encode()})
+
+
+def metadata_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `with_metadata` noted."""
+    return json.loads((schema.metadata or {}).get(METADATA, b"{}"))
 
 
 @contextmanager
@@ -258,6 +271,26 @@ class Output:
 
     def write_shard(self, stage: str, index: int, table: pa.Table) -> None:
         _write_parquet(self.shard_path(stage, index), table.schema, [table], level=3)
+
+    @contextmanager
+    def background(self) -> Iterator[Callable[[str, int, pa.Table], None]]:
+        """A `write_shard` that returns at once, while the shard before it is still being written.
+
+        What cannot be written is raised at the next shard, or at the end; a shard that was given is written
+        also when the block is left by an error.
+        """
+        pending: Future[None] | None = None
+        with ThreadPoolExecutor(1, "shards") as pool:
+
+            def write(stage: str, index: int, table: pa.Table) -> None:
+                nonlocal pending
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(self.write_shard, stage, index, table)
+
+            yield write
+            if pending is not None:
+                pending.result()
 
     def has_shard(self, stage: str, index: int) -> bool:
         """Whether the shard is there and its footer can be read; one that cannot is made again."""

@@ -27,8 +27,9 @@ from atlas.manifest import file_name, read_manifest, record_files, write_manifes
 from atlas.neuron import Fact, Neuron, Relation, Template
 from atlas.schema import SORT_KEYS, TABLES, difference
 from build.check import check_atlas
+from build.executors import Machine
 from build.plan import BuildOptions, make_plan
-from build.run import Machine, run_build
+from build.run import run_build
 from build.writer import Output, whole_file
 
 BUILT = (
@@ -368,9 +369,9 @@ def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas: Path, 
 
 
 def test_of_equal_activations_the_earlier_prompt_comes_first():
-    from build.stages import ActivatingPrompts
+    from build.activating import ActivatingPrompts
 
-    state = ActivatingPrompts([Neuron(0, 0), Neuron(0, 1)], k=3)
+    state = ActivatingPrompts(np.array([0, 0]), np.array([0, 1]), k=3)
     values = np.array([[1.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [5.0, 0.0]], np.float32)
     state.update(values[:3, None, :], np.arange(3))
     state.update(values[3:, None, :], np.arange(3, 5))
@@ -379,9 +380,9 @@ def test_of_equal_activations_the_earlier_prompt_comes_first():
 
 
 def test_fewer_prompts_than_places_leave_places_empty():
-    from build.stages import ActivatingPrompts
+    from build.activating import ActivatingPrompts
 
-    state = ActivatingPrompts([Neuron(0, 0)], k=5)
+    state = ActivatingPrompts(np.array([0]), np.array([0]), k=5)
     state.update(np.array([[[1.0]], [[3.0]]], np.float32), np.arange(2))
     ids = pa.array(["a", "b"])
     rows = state.table(ids, ids).to_pylist()
@@ -451,7 +452,7 @@ def test_the_manifest_says_what_the_atlas_was_made_from(bert_atlas: Path, tiny_b
 KILLED = """
 import os, signal, sys
 import pandas, torch, transformers, duckdb
-import build.run, build.stages, build.summary
+import build.run, build.stages, build.summary, build.worker
 from atlas.surgery import attribution, readout, subject
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, DynamicCache
 from tests.test_build import register_tiny_dataset

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from atlas.store import Atlas
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
-    from build.stages import Batches
     from build.trials import Partners
+    from build.worker import Batches
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Ground:
 
     @cached_property
     def batches(self) -> Batches:
-        from build.stages import Batches
+        from build.worker import Batches
 
         return Batches.for_subject(self.subject, None)
 

@@ -92,7 +92,13 @@ def _probability(model: PreTrainedModel, input_ids: Tensor, position: int, targe
     """Of `target` at `position`, for every row of `input_ids` (n_rows, n_tokens): (n_rows,)."""
     options = {} if model.config.model_type == "bert" else {"use_cache": False}
     logits = model(input_ids=input_ids, **options).logits
-    return torch.softmax(logits[:, position], dim=-1)[:, target]
+    answer = logits[:, position]
+    return torch.softmax(answer, dim=-1, dtype=_summed_in(answer))[:, target]
+
+
+def _summed_in(tensor: Tensor) -> torch.dtype:
+    """Sums are at least in float32, whatever the model computes in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def plain_activations(model: PreTrainedModel, input_ids: Tensor, position: int) -> Tensor:
@@ -116,7 +122,7 @@ def plain_path(
 ) -> Tensor:
     """P(α) of one layer's path, for each of `alphas`: (n_alphas,)."""
     activation = plain_activations(model, input_ids, position)[layer]
-    scaled = activation * torch.tensor(alphas, dtype=activation.dtype)[:, None]
+    scaled = activation * torch.tensor(alphas, dtype=activation.dtype, device=activation.device)[:, None]
     with torch.no_grad(), _replaced(down_projections(model)[layer], position, scaled):
         return _probability(model, input_ids.expand(len(alphas), -1), position, target)
 
@@ -131,16 +137,17 @@ def plain_scores(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     activations = plain_activations(model, input_ids, position)
-    alphas = torch.tensor(rule.alphas, dtype=activations.dtype)
-    weights = torch.tensor(rule.weights, dtype=activations.dtype)
+    alphas = torch.tensor(rule.alphas, dtype=activations.dtype, device=activations.device)
+    summed_in = _summed_in(activations)
+    weights = torch.tensor(rule.weights, dtype=summed_in, device=activations.device)
 
-    scores = torch.zeros_like(activations)
+    scores = torch.zeros_like(activations, dtype=summed_in)
     for layer, module in enumerate(down_projections(model)):
         for chunk in torch.arange(len(alphas)).split(rows):
             scaled = (alphas[chunk, None] * activations[layer]).requires_grad_()
             with _replaced(module, position, scaled):
                 probability = _probability(model, input_ids.expand(len(chunk), -1), position, target)
             (gradient,) = torch.autograd.grad(probability.sum(), scaled)
-            scores[layer] += weights[chunk] @ gradient
+            scores[layer] += weights[chunk] @ gradient.to(summed_in)
         scores[layer] *= activations[layer]
     return scores

@@ -1,18 +1,28 @@
-"""Attribution against the plain loop: seconds, points, memory, and how far the scores lie apart."""
+"""Attribution against the plain loop: seconds, points, memory, and how far the scores lie apart.
+
+    peaks = peaks_of(options)                   # of each side, in processes of their own
+    result = compare(subject, options, peaks, print)
+
+For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.plain_loop`: one
+layer at a time, every token through the whole model, one batch of the rule's points a layer), the staircase
+with the same points, and the certified default. In between, three times, the staircase with all prompts in
+one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atlas.neuron import Prompt
-from build.bench.machine import machine
-from build.bench.memory import peak_bytes, peak_of
-from build.bench.shapes import bench_prompts, subject_of
+from build.bench.machine import now
+from build.bench.memory import Peak, alone
+from build.bench.prompts import bench_prompts
+from build.bench.shapes import subject_of
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -33,40 +43,42 @@ class SideResult:
     speed_up: float
     points_per_layer: float
     relative_difference: float | None
-    peak_bytes: int | None
+    peak: Peak | None
 
 
 @dataclass(frozen=True)
-class BenchResult:
-    """What `python -m build bench` prints and writes."""
+class Comparison:
+    """Every side, and the certificate of the two certified ones."""
 
-    subject: str
-    n_parameters: int
-    n_layers: int
     n_prompt_tokens: tuple[int, ...]
     steps: int
     tolerance: float
     converged_share: float
     max_gap: float
-    machine: dict[str, Any]
     sides: tuple[SideResult, ...]
 
 
 def run_plain(subject: Subject, prompt: Prompt, steps: int) -> Any:
-    """The plain loop over the answer's tokens: mean scores, (n_layers, n_neurons)."""
+    """The plain loop over the answer's tokens: mean scores, (n_layers, n_neurons).
+
+    In the precision of the subject's sweeps, so that a ratio says what the algorithm gains.
+    """
     import torch
 
+    from atlas.surgery.precision import products
     from build.plain_loop import endpoints, plain_scores
 
     encoded = subject.encode(prompt)
     causal = subject.family.kind == "causal"
     total = 0
     for position, target in zip(encoded.positions, encoded.targets, strict=True):
-        input_ids = torch.tensor(encoded.input_ids[: position + 1] if causal else encoded.input_ids)
-        total = total + plain_scores(
-            subject.model, input_ids, position, target, rule=endpoints(steps), rows=steps
-        )
-    return (total / len(encoded.targets)).numpy()
+        read = encoded.input_ids[: position + 1] if causal else encoded.input_ids
+        input_ids = torch.tensor(read, device=subject.device)
+        with products(subject.dtype, subject.device):
+            total = total + plain_scores(
+                subject.model, input_ids, position, target, rule=endpoints(steps), rows=steps
+            )
+    return (total / len(encoded.targets)).cpu().numpy()
 
 
 def run_side(subject: Subject, prompts: list[Prompt], side: str, *, steps: int, tolerance: float) -> list:
@@ -92,15 +104,15 @@ def measure(
     results: dict[str, list] = {side: [] for side in SIDES}
 
     def timed(side: str, chosen: list[Prompt]) -> list:
-        start = time.perf_counter()
+        start = now(subject.device)
         found = run_side(subject, chosen, side, steps=steps, tolerance=tolerance)
-        seconds[side].append((time.perf_counter() - start) / len(chosen))
+        seconds[side].append((now(subject.device) - start) / len(chosen))
         progress(f"{side}: {seconds[side][-1]:.2f} s a prompt")
         return found
 
     n = len(prompts)
     batch_after = {round((k + 1) * n / BATCH_REPEATS) - 1 for k in range(BATCH_REPEATS)}
-    subject.predict(prompts[:1])  # what a first forward pass allocates is nobody's time
+    warm_up(subject, prompts[:1], steps=steps, tolerance=tolerance)
     for index, prompt in enumerate(prompts):
         progress(f"prompt {index + 1}/{n}")
         turn = index % len(ONE_BY_ONE)
@@ -112,33 +124,49 @@ def measure(
     return seconds, results
 
 
+def warm_up(subject: Subject, prompts: list[Prompt], *, steps: int, tolerance: float) -> None:
+    """What a first pass allocates is nobody's time; on a GPU each side has kernels of its own to load."""
+    subject.predict(prompts)
+    if subject.device.type == "cuda":
+        for side in ONE_BY_ONE:
+            run_side(subject, prompts, side, steps=steps, tolerance=tolerance)
+
+
 def relative_difference(scores: Any, reference: Any) -> float:
     """Largest difference of a score, as a fraction of the largest |score| of the reference."""
     return float(abs(scores - reference).max() / abs(reference).max())
 
 
-def only_side(options: argparse.Namespace) -> int:
+def only_side(options: argparse.Namespace) -> None:
     """Run one side and print this process's peak memory."""
     subject = subject_of(options)
     prompts = bench_prompts(subject.family.kind, options.prompts if options.only in TOGETHER else 1)
     run_side(subject, prompts, options.only, steps=options.steps, tolerance=options.tolerance)
-    print(peak_bytes())
-    return 0
+    peak = Peak.of(subject.device)
+    print(json.dumps({"process": peak.process, "device": peak.device}))
 
 
-def bench(options: argparse.Namespace, progress: Callable[[str], None]) -> BenchResult:
-    """Measure memory first, while this process is small, then time."""
-    peaks: dict[str, int | None] = dict.fromkeys(SIDES)
-    if options.memory:
-        for side in SIDES:
-            peaks[side] = peak_of(side, options)
-            progress(f"memory · {side}: {peaks[side] / 1e9:.2f} GB")
-    subject = subject_of(options)
+def peaks_of(options: argparse.Namespace, progress: Callable[[str], None]) -> dict[str, Peak | None]:
+    """Peak memory of each side; None where nobody asked."""
+    peaks: dict[str, Peak | None] = dict.fromkeys(SIDES)
+    for side in SIDES if options.memory else ():
+        peak = Peak(**alone(options, "--only", side))
+        peaks[side] = peak
+        progress(f"memory · {side}: {peak.shown}")
+    return peaks
+
+
+def compare(
+    subject: Subject,
+    options: argparse.Namespace,
+    peaks: dict[str, Peak | None],
+    progress: Callable[[str], None],
+) -> Comparison:
+    """Time every side, and put the figures together."""
     prompts = bench_prompts(subject.family.kind, options.prompts)
     seconds, results = measure(
         subject, prompts, steps=options.steps, tolerance=options.tolerance, progress=progress
     )
-
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     points = {"plain": float(options.steps)}
     difference: dict[str, float] = {}
@@ -149,16 +177,12 @@ def bench(options: argparse.Namespace, progress: Callable[[str], None]) -> Bench
                 relative_difference(a.scores, b) for a, b in zip(results[side], results["plain"], strict=True)
             )
     certified = results["certified"] + results["certified, batched"]
-    return BenchResult(
-        subject=subject.name,
-        n_parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
-        n_layers=subject.n_layers,
+    return Comparison(
         n_prompt_tokens=tuple(len(subject.encode(prompt).input_ids) for prompt in prompts),
         steps=options.steps,
         tolerance=options.tolerance,
         converged_share=statistics.mean(float(a.converged.mean()) for a in certified),
         max_gap=max(a.max_gap for a in certified),
-        machine=machine(options.threads),
         sides=tuple(
             SideResult(
                 side=side,
@@ -167,41 +191,44 @@ def bench(options: argparse.Namespace, progress: Callable[[str], None]) -> Bench
                 speed_up=medians["plain"] / medians[side],
                 points_per_layer=points[side],
                 relative_difference=difference.get(side),
-                peak_bytes=peaks[side],
+                peak=peaks[side],
             )
             for side in SIDES
         ),
     )
 
 
-def report(result: BenchResult) -> str:
+def report(result: Comparison) -> str:
     """The result as people read it."""
+    n = len(result.n_prompt_tokens)
+    at_once = f"{n} prompts in one call" if n > 1 else "in a call of its own"
     names = {
         "plain": f"plain loop, {result.steps} points",
         "same": f"staircase, same {result.steps} points",
         "certified": f"certified, tolerance {result.tolerance:g}",
-        "same, batched": f"same points, {len(result.n_prompt_tokens)} prompts at once",
-        "certified, batched": f"certified, {len(result.n_prompt_tokens)} prompts at once",
+        "same, batched": f"staircase, same points, {at_once}",
+        "certified, batched": f"certified, {at_once}",
     }
-    here, tokens = result.machine, sorted(set(result.n_prompt_tokens))
+    tokens = sorted(set(result.n_prompt_tokens))
     length = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]}–{tokens[-1]}"
-    prompts = f"{len(result.n_prompt_tokens)} prompt{'s' if len(result.n_prompt_tokens) > 1 else ''}"
     lines = [
-        f"{result.subject}: {result.n_parameters / 1e6:.1f} M parameters, {result.n_layers} layers",
-        f"{here['cpu']}, {here['cores']} cores, {here['threads']} threads, torch {here['torch']}, "
-        f"{here['dtype']}; medians over {prompts} of {length} tokens",
-        "",
-        f"{'':<32}{'s a prompt':>11}{'speed-up':>10}{'points a layer':>16}{'peak memory':>13}",
+        f"against the plain loop: medians over {n} prompt{'s' if n > 1 else ''} of {length} tokens",
+        f"{'':<46}{'s a prompt':>11}{'speed-up':>10}{'points a layer':>16}{'peak memory':>13}",
     ]
     for side in result.sides:
-        memory = "" if side.peak_bytes is None else f"{side.peak_bytes / 1e9:.2f} GB"
+        memory = "" if side.peak is None else side.peak.shown
         lines.append(
-            f"{names[side.side]:<32}{side.median_seconds:>11.3f}{side.speed_up:>9.1f}×"
+            f"{names[side.side]:<46}{side.median_seconds:>11.3f}{side.speed_up:>9.1f}×"
             f"{side.points_per_layer:>16.1f}{memory:>13}"
         )
     difference = max(side.relative_difference or 0 for side in result.sides)
+    by_side = {side.side: side for side in result.sides}
+    alone, together = by_side["certified"], by_side["certified, batched"]
     lines += [
         "",
+        f"certified against the plain loop: {alone.speed_up:.1f}× one prompt at a time, "
+        f"{together.speed_up:.1f}× {'all ' if n > 1 else ''}{at_once}; "
+        f"{alone.points_per_layer:.1f} points a layer on average",
         f"same points: scores within {difference:.1e} of the plain loop's (relative to the largest)",
         f"certified: {result.converged_share:.1%} of layers converged, "
         f"largest gap {result.max_gap:.1e} of the largest |score|",

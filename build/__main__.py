@@ -87,9 +87,23 @@ def make_parser() -> argparse.ArgumentParser:
     where = run.add_argument_group("where and how")
     where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the atlas")
     where.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
-    where.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    where.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads, with ray of each worker (default: all cores)"
+    )
     where.add_argument(
         "--batch-rows", type=int, metavar="N", help="answer tokens attributed at once (default: by device)"
+    )
+    where.add_argument(
+        "--executor",
+        default="in-process",
+        help="in-process, or ray: several workers, one a GPU or a few CPU cores (default: in-process)",
+    )
+    where.add_argument("--workers", type=int, metavar="N", help="with ray (default: as many as fit)")
+    where.add_argument(
+        "--ray-address",
+        metavar="ADDR",
+        help="a Ray cluster that is there: HOST:PORT, ray://HOST:PORT, or auto for this machine's (default: "
+        "one that is started for the build and ends with it)",
     )
     where.add_argument("--fresh", action="store_true", help="start over, also over a finished atlas")
 
@@ -232,7 +246,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from build.run import run_build
 
     options = _options(arguments)
-    machine = Machine(device=arguments.device, threads=arguments.threads, batch_rows=arguments.batch_rows)
+    machine = Machine(
+        device=arguments.device,
+        threads=arguments.threads,
+        batch_rows=arguments.batch_rows,
+        executor=arguments.executor,
+        workers=arguments.workers,
+        ray_address=arguments.ray_address,
+    )
     print(run_build(options, out=arguments.out, machine=machine, fresh=arguments.fresh))
     return 0
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from build.plan import at_least_one
+from atlas.errors import BuildError
+from build.plan import at_least_one, one_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Note = Callable[[str], None]
+
+IN_PROCESS, RAY = EXECUTORS = ("in-process", "ray")
+MOST_WORKERS = 8
 _END = object()
 
 
@@ -33,12 +38,36 @@ class Machine:
     device: str = "auto"
     threads: int | None = None
     batch_rows: int | None = None
+    executor: str = IN_PROCESS
+    workers: int | None = None
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None:
-            at_least_one("--threads", self.threads)
-        if self.batch_rows is not None:
-            at_least_one("--batch-rows", self.batch_rows)
+        one_of("--executor", self.executor, EXECUTORS)
+        for option, value in (
+            ("--threads", self.threads),
+            ("--batch-rows", self.batch_rows),
+            ("--workers", self.workers),
+        ):
+            if value is not None:
+                at_least_one(option, value)
+        if self.executor == IN_PROCESS:
+            for option, value in (("--workers", self.workers), ("--ray-address", self.ray_address)):
+                if value is not None:
+                    raise BuildError(
+                        f"{option} is for the executor ray. Add --executor ray, or leave it out."
+                    )
+            return
+        if self.device.startswith("cuda:"):
+            raise BuildError(
+                f"--device {self.device} names one GPU, and with --executor ray every worker takes one. Use "
+                "--device cuda, and CUDA_VISIBLE_DEVICES to choose among them."
+            )
+        if find_spec("ray") is None:
+            raise BuildError(
+                "Ray is not installed. Install it with `pip install -r requirements-ray.txt`, or leave "
+                "--executor out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +79,41 @@ class Setup:
     device: str
     threads: int | None = None
     batch_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of the workers gets."""
+
+    workers: int
+    threads: int
+    device: str
+
+    @property
+    def gpu(self) -> bool:
+        return self.device == "cuda"
+
+
+def share(machine: Machine, cores: int, gpus: int) -> Share:
+    """How workers share a cluster's cores and GPUs. Raises `BuildError` where there are too few.
+
+    Two workers of one thread are faster than one of two, but each holds a model: `MOST_WORKERS` by default.
+    """
+    if machine.device == "cuda" or (machine.device == "auto" and gpus):
+        workers = machine.workers or gpus
+        if workers > gpus or not gpus:
+            raise BuildError(
+                f"Ray finds {gpus} GPUs, and every worker needs one. Use fewer --workers or --device cpu."
+            )
+        return Share(workers, machine.threads or max(1, min(4, cores // workers)), "cuda")
+    threads = machine.threads or max(1, cores // (machine.workers or MOST_WORKERS))
+    workers = machine.workers or max(1, cores // threads)
+    if workers * threads > cores:
+        raise BuildError(
+            f"Ray finds {cores} CPU cores, too few for {workers} workers with {threads} threads each. Use "
+            "fewer --workers or --threads."
+        )
+    return Share(workers, threads, machine.device if machine.device != "auto" else "cpu")
 
 
 @dataclass(frozen=True)
@@ -80,8 +144,8 @@ class Executor(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def start(machine: Machine, *, model: str, dtype: str) -> Executor:
-    """The executor that the machine names, its model loaded."""
+def start(machine: Machine, *, model: str, dtype: str, weights_sha256: str) -> Executor:
+    """The executor that the machine names, its model loaded; these are the weights it must have."""
     setup = Setup(
         model=model,
         dtype=dtype,
@@ -89,6 +153,10 @@ def start(machine: Machine, *, model: str, dtype: str) -> Executor:
         threads=machine.threads,
         batch_rows=machine.batch_rows,
     )
+    if machine.executor == RAY:
+        from build.ray_executor import RayExecutor
+
+        return RayExecutor(machine, setup, weights_sha256=weights_sha256)
     return InProcess(setup)
 
 

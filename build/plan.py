@@ -65,10 +65,10 @@ class BuildOptions:
     shard_size: int = DEFAULT_SHARD_SIZE
 
     def __post_init__(self) -> None:
-        _one_of("--attribute", self.attribute, ATTRIBUTE)
-        _one_of("--mode", self.mode, MODES)
-        _one_of("--rule", self.rule, RULES)
-        _one_of("--dtype", self.dtype, DTYPES)
+        one_of("--attribute", self.attribute, ATTRIBUTE)
+        one_of("--mode", self.mode, MODES)
+        one_of("--rule", self.rule, RULES)
+        one_of("--dtype", self.dtype, DTYPES)
         if not 0 < self.tolerance < 1:
             raise BuildError(
                 f"A tolerance of {self.tolerance:g} is absurd. Give a number between 0 and 1, such as 0.01."
@@ -83,7 +83,8 @@ class BuildOptions:
             raise BuildError(f"There is no folder {self.source}. Give --source the data set's own folder.")
 
 
-def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `BuildError` when the value is none of the choices."""
     if value not in choices:
         raise BuildError(f"{option} cannot be '{value}'. Choose one of: {', '.join(choices)}.")
 

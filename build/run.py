@@ -93,7 +93,9 @@ def run_build(
     if state == "resumed":
         print(f"Going on with the build in {out}.", file=sys.stderr)
     try:
-        with executors.start(machine, model=located.name, dtype=options.dtype) as executor:
+        with executors.start(
+            machine, model=located.name, dtype=options.dtype, weights_sha256=located.weights_sha256
+        ) as executor:
             return _Build(plan, located, output, executor).run()
     finally:
         output.close()

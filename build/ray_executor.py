@@ -1,0 +1,343 @@
+"""A build's jobs on the workers of a Ray cluster: several GPUs or CPU cores, in this machine or in many.
+
+    python -m build run … --executor ray                           # a cluster of this machine, for this build
+    python -m build run … --executor ray --ray-address HOST:6379   # one that is there
+
+1. *Connect.* To the cluster at the address, or to one that is started here and ends with the build.
+2. *Share.* A worker has one GPU, where the cluster has some, else `threads` CPU cores; each loads the model.
+3. *Hand out.* A worker has two jobs: the model is busy with one while the other is prepared, and finished
+   tables travel meanwhile. At the end, when no more jobs wait than there are workers, one each.
+4. *Lose nothing.* The jobs of a worker that was lost are handed out again, to whoever is free, and another
+   worker takes its place. Ray could restart it and repeat its calls (`max_restarts`, `max_task_retries`), but
+   a repeated call waits for that very worker, on a lost machine for ever; so both are left at 0.
+
+What a person can do something about (`AtlasError`) comes back from a worker as a value, so that it arrives as
+it was raised. Ray is imported here alone, and this module only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlas.errors import AtlasError, BuildError
+from build.executors import Machine, Note, Setup, SubjectFacts, share
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from build.jobs import Job, Report
+    from build.worker import Worker
+
+# Before Ray is imported: nothing is sent to its makers, and what workers print is not printed again.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.job_config import JobConfig
+
+LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+JOBS_A_WORKER = 2
+MOST_LOSSES = 3
+SECONDS_TO_CONNECT = 5.0
+SECONDS_BEFORE_A_WORD = 30.0
+OBJECT_STORE_BYTES = 512 * 2**20  # tables on their way; Ray's own default is a third of the memory
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's table, and what the worker had to say meanwhile."""
+
+    table: pa.Table
+    notes: tuple[str, ...]
+
+
+class RayWorker:
+    """What lives in a worker's process: the model, in a thread of its own."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.model_thread = ThreadPoolExecutor(1, "model")
+        self.worker: Worker | None = None
+
+    def load(self) -> SubjectFacts | AtlasError:
+        """The model, once."""
+        from build.worker import Worker
+
+        try:
+            self.worker = self.model_thread.submit(Worker.load, self.setup).result()
+            return self.worker.facts
+        except AtlasError as error:
+            return error
+
+    def do(self, job: Job) -> Done | AtlasError:
+        """The job's table; called from two threads, of which one prepares while the model is the other's."""
+        try:
+            prepared = job.prepare(self.worker.subject)
+            return self.model_thread.submit(self._compute, job, prepared).result()
+        except AtlasError as error:
+            return error
+
+    def _compute(self, job: Job, prepared: Any) -> Done:
+        notes: list[str] = []
+        self.worker.batches.note = notes.append
+        table = job.run(self.worker, prepared, lambda count: None)
+        return Done(table, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A job that waits or is being done, and how often a worker was lost with it."""
+
+    index: int
+    job: Job
+    losses: int = 0
+
+
+@dataclass(eq=False)
+class _Hand:
+    """A worker as this process sees it."""
+
+    actor: Any
+    facts: SubjectFacts | None = None
+    tasks: dict[Any, _Task] = field(default_factory=dict)
+
+
+class RayExecutor:
+    """Hands jobs to workers; the model is not loaded in this process."""
+
+    def __init__(self, machine: Machine, setup: Setup, *, weights_sha256: str) -> None:
+        self.weights_sha256 = weights_sha256
+        self.folder: Path | None = None
+        self.hands: list[_Hand] = []
+        self.loading: dict[Any, _Hand] = {}
+        self.losses_while_loading = 0
+        # Steps 1 and 2: connect, share.
+        try:
+            self._connect(machine)
+            self.share = share(machine, *self._resources())
+            if Path(setup.model).expanduser().is_dir():  # a worker may be in another folder
+                setup = replace(setup, model=str(Path(setup.model).expanduser().resolve()))
+            self.setup = replace(setup, device=self.share.device, threads=self.share.threads)
+            for _ in range(self.share.workers):
+                self._hire()
+            while not self.hands:
+                list(self._ended(deque(), lambda text: print(text, file=sys.stderr, flush=True)))
+        except BaseException:
+            self.close()
+            raise
+
+    # --- step 1: connect ---
+
+    def _connect(self, machine: Machine) -> None:
+        options: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            # The project lies at the same place on every machine of a cluster.
+            "job_config": JobConfig(_py_driver_sys_path=[str(Path(__file__).resolve().parents[1])]),
+        }
+        address = machine.ray_address
+        if address is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="kna-ray-"))
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": str(self.folder),
+            }
+            asked = (machine.workers or 1) * (machine.threads or 1)
+            if asked > (os.cpu_count() or 1):  # who asks for more than there is gets it, more slowly
+                options["num_cpus"] = asked
+        else:
+            _ask(address)
+            options["address"] = address
+        try:
+            ray.init(**options)
+        except (ConnectionError, ImportError, RuntimeError, TimeoutError, ValueError) as error:
+            raise BuildError(
+                f"Ray cannot be started: {_first_line(error)}. Use the executor in-process."
+                if address is None
+                else f"No Ray cluster can be used at '{address}': {_first_line(error)}. Start one with "
+                "`ray start --head`, or leave --ray-address out."
+            ) from None
+
+    @staticmethod
+    def _resources() -> tuple[int, int]:
+        """CPU cores and GPUs of the cluster."""
+        resources = ray.cluster_resources()
+        return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+    # --- step 2: share ---
+
+    def _hire(self) -> None:
+        """One more worker, who begins to load the model."""
+        options = {"num_gpus": 1, "num_cpus": 0} if self.share.gpu else {"num_cpus": self.share.threads}
+        actor = (
+            ray.remote(RayWorker)
+            .options(max_concurrency=JOBS_A_WORKER, max_restarts=0, max_task_retries=0, **options)
+            .remote(self.setup)
+        )
+        self.loading[actor.load.remote()] = _Hand(actor)
+
+    @property
+    def facts(self) -> SubjectFacts:
+        """Those of the first worker, with the devices of all."""
+        devices = sorted({hand.facts.device for hand in self.hands})
+        return replace(self.hands[0].facts, device=f"{self.share.workers} × {' / '.join(devices)}")
+
+    # --- step 3: hand out ---
+
+    def run(
+        self, jobs: Iterable[tuple[int, Job]], *, report: Report, note: Note
+    ) -> Iterator[tuple[int, pa.Table]]:
+        source = iter(jobs)
+        waiting: deque[_Task] = deque()
+        while True:
+            self._hand_out(waiting, source)
+            if not waiting and not any(hand.tasks for hand in self.hands):
+                return
+            for task, done in self._ended(waiting, note):
+                for text in done.notes:
+                    note(text)
+                report(task.job.size)
+                yield task.index, done.table
+
+    def _hand_out(self, waiting: deque[_Task], source: Iterator[tuple[int, Job]]) -> None:
+        for depth in range(JOBS_A_WORKER):
+            for hand in self.hands:
+                # A few jobs are made ahead, which also tells when the last ones have come.
+                while len(waiting) <= self.share.workers and (following := next(source, None)):
+                    waiting.append(_Task(*following))
+                if waiting and len(hand.tasks) == depth and (not depth or len(waiting) > self.share.workers):
+                    task = waiting.popleft()
+                    hand.tasks[hand.actor.do.remote(task.job)] = task
+
+    def _ended(self, waiting: deque[_Task], note: Note) -> Iterator[tuple[_Task, Done]]:
+        """Waits until a call ends; gives the tasks that were done, and deals with whatever else ended."""
+        calls = [*self.loading, *(call for hand in self.hands for call in hand.tasks)]
+        patience = None if self.hands else SECONDS_BEFORE_A_WORD
+        ready, _ = ray.wait(calls, timeout=patience)
+        if not ready:
+            note(f"Waiting for the cluster: none of {self.share.workers} workers is ready yet.")
+        for call in ready:
+            hand = self.loading.pop(call, None)
+            if hand is not None:
+                self._loaded(hand, self._result(call))
+                continue
+            hand = next((each for each in self.hands if call in each.tasks), None)
+            if hand is None:  # the other call of a worker that was lost
+                continue
+            done = self._result(call)
+            if done is None:
+                note("A worker was lost; another one does its work again.")
+                self._replace(hand, waiting)
+            else:
+                yield hand.tasks.pop(call), done
+
+    @staticmethod
+    def _result(call: Any) -> Any:
+        """What a call returned, None when its worker was lost. Raises the `AtlasError` that it returned."""
+        try:
+            result = ray.get(call)
+        except RayTaskError:
+            raise  # a bug, with the worker's traceback
+        except LOST:
+            return None
+        except RayError as error:
+            raise BuildError(
+                f"The Ray cluster does not go on: {_first_line(error)}. Give the same command again; "
+                "complete shards are kept."
+            ) from None
+        if isinstance(result, AtlasError):
+            raise result
+        return result
+
+    # --- step 4: lose nothing ---
+
+    def _loaded(self, hand: _Hand, facts: SubjectFacts | None) -> None:
+        if facts is None:
+            self.losses_while_loading += 1
+            if self.losses_while_loading >= MOST_LOSSES:
+                raise BuildError(
+                    "Workers end while they load the model, most likely because memory runs out. Use fewer "
+                    "--workers; complete shards are kept."
+                )
+            self._hire()
+            return
+        if facts.weights_sha256 != self.weights_sha256:
+            raise BuildError(
+                f"A worker has other weights of {self.setup.model} than this machine. Give every machine the "
+                "same model, or --model a folder that all of them share."
+            )
+        self.losses_while_loading = 0
+        hand.facts = facts
+        self.hands.append(hand)
+
+    def _replace(self, hand: _Hand, waiting: deque[_Task]) -> None:
+        self.hands.remove(hand)
+        with suppress(RayError):
+            ray.kill(hand.actor)  # it may only have been out of reach
+        for task in reversed(hand.tasks.values()):
+            if task.losses + 1 >= MOST_LOSSES:
+                raise BuildError(
+                    f"A worker was lost {MOST_LOSSES} times at the same work, most likely because memory ran "
+                    "out. Use fewer --workers or a smaller --batch-rows; complete shards are kept."
+                )
+            waiting.appendleft(replace(task, losses=task.losses + 1))
+        self._hire()
+
+    def close(self) -> None:
+        """Let the workers go, and the cluster if it was started here."""
+        ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _ask(address: str) -> None:
+    """Whether somebody listens there: Ray itself would go on asking for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise BuildError(
+            f"'{address}' is no address of a Ray cluster. Give HOST:PORT, ray://HOST:PORT or auto."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise BuildError(
+            f"No Ray cluster answers at '{address}' ({error}). Start one with `ray start --head`, or leave "
+            "--ray-address out."
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -180,7 +180,7 @@ def test_certified_prompts_together_agree_with_each_alone(subject):
 def test_little_memory_changes_nothing(subject, monkeypatch):
     """A sweep that is cut into single rows finds what one sweep finds."""
     whole = attribute(subject, PROMPTS[:2])
-    monkeypatch.setattr("atlas.surgery.staircase.SWEEP_BYTES", {"cpu": 1})
+    monkeypatch.setattr(subject, "sweep_bytes", 1.0)
     for one, other in zip(attribute(subject, PROMPTS[:2]), whole, strict=True):
         assert difference(one.scores, other.scores) < EXACT
 

@@ -12,8 +12,11 @@ Steps 1 to 5, which evaluate P and its gradient, are in `atlas.surgery.staircase
 
 6. *Certified quadrature.* Nested Clenshaw–Curtis rules of 3, 5 and 9 points; a (token, layer) stops when
    its completeness gap and the largest change of a score since the last rule are within `tolerance`
-   × the token's largest |score|. What nine points do not settle is bisected, piece by piece, where it
-   is uncertain, up to `max_points` evaluations; what that does not settle is flagged.
+   × the token's largest |score|. What nine points do not settle is bisected (`atlas.surgery.bisection`),
+   piece by piece, where it is uncertain, up to `max_points` evaluations; the rest is flagged.
+7. *Rounded products, exact certificates.* Where the subject's products are less than float32, a path whose
+   error a round does not halve is limited by rounding, or steep: it is begun again in float32. (In tf32,
+   more points do not help what rounding spoils: a BERT-base with random weights took 58 a layer, not 5.)
 """
 
 from __future__ import annotations
@@ -26,14 +29,18 @@ import torch
 from torch import Tensor
 
 from atlas.surgery import quadrature
+from atlas.surgery.bisection import Cuts, integrated, no_pieces, worst
 from atlas.surgery.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
 from atlas.surgery.subject import Subject, TokenPrediction
+
+# A path that rounding limits: a round leaves more than this share of its error.
+STALLED = 0.5
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One answer token's part of an `Attribution`: scores (n_layers, n_neurons), what the model says in
-    the token's place, and the rest (n_layers,)."""
+    """One answer token's part of an `Attribution`, on the CPU: scores (n_layers, n_neurons), what the model
+    says in the token's place, and the rest (n_layers,); paths only where they were asked for."""
 
     index: int
     said: TokenPrediction
@@ -43,7 +50,7 @@ class TokenScores:
     converged: Tensor
     p_zero: Tensor
     p_one: Tensor
-    paths: tuple[np.ndarray, ...]
+    paths: tuple[np.ndarray, ...] = ()
 
 
 def integrated_gradients(
@@ -54,11 +61,12 @@ def integrated_gradients(
     tolerance: float,
     max_points: int,
     steps: int,
+    keep_paths: bool,
 ) -> list[TokenScores]:
     base = base_pass(subject, items)
     if rule == "certified":
-        return _Certified(subject, base, tolerance, max_points).run(items)
-    return _riemann(subject, base, items, rule, steps, tolerance)
+        return _Certified(subject, base, tolerance, max_points).run(items, keep_paths=keep_paths)
+    return _riemann(subject, base, items, rule, steps, tolerance, keep_paths)
 
 
 def _rows(pairs: Tensor, alphas: Tensor) -> Rows:
@@ -69,7 +77,13 @@ def _rows(pairs: Tensor, alphas: Tensor) -> Rows:
 
 
 def _riemann(
-    subject: Subject, base: Base, items: Sequence[AnswerToken], rule: str, steps: int, tolerance: float
+    subject: Subject,
+    base: Base,
+    items: Sequence[AnswerToken],
+    rule: str,
+    steps: int,
+    tolerance: float,
+    keep_paths: bool,
 ) -> list[TokenScores]:
     """A fixed sum; its gap says how far it is off, and α = 0 is evaluated for that alone if need be."""
     nodes, weights = quadrature.riemann(rule, steps)
@@ -80,7 +94,7 @@ def _riemann(
         inner_weights = torch.cat([torch.zeros(1, dtype=weights.dtype), inner_weights])
     n_items, n_layers = base.n_items, subject.n_layers
     pairs = torch.cartesian_prod(torch.arange(n_layers), torch.arange(n_items)).flip(1)
-    swept = sweep(subject, base, _rows(pairs, alphas), with_base=True)
+    swept = sweep(subject, base, _rows(pairs, alphas), with_base=True, precision=subject.dtype)
     grid = (n_layers, n_items, len(alphas))
     summed = torch.einsum(
         "lkad,a->lkd", swept.gradient.view(*grid, -1), inner_weights.to(swept.gradient)
@@ -89,8 +103,9 @@ def _riemann(
     scores = torch.stack(
         [project(subject, base, layer, everyone, summed[layer]) for layer in range(n_layers)], 1
     )
-    path = swept.probability.view(grid)
-    p_zero, p_one = path[:, :, 0].T, swept.base_probability[:, None].expand(n_items, n_layers)
+    scores, path = scores.cpu(), swept.probability.view(grid).cpu()
+    p_zero = path[:, :, 0].T
+    p_one = swept.base_probability.cpu()[:, None].expand(n_items, n_layers)
     gap = (scores.sum(-1) - (p_one - p_zero)).abs()
     limit = tolerance * scores.abs().amax((1, 2))
     return [
@@ -106,128 +121,160 @@ def _riemann(
             paths=tuple(
                 np.stack([[*alphas.tolist(), 1.0], [*path[layer, k].tolist(), float(p_one[k, 0])]])
                 for layer in range(n_layers)
-            ),
+            )
+            if keep_paths
+            else (),
         )
         for k, item in enumerate(items)
     ]
 
 
-@dataclass
-class _Piece:
-    """A piece of one path from nodes[0] to nodes[4], equally spaced; what the sweep found at each.
-
-    probability: P at the nodes; gradient (5, d_model): ∂P/∂write there. scores (n_neurons,): Boole's
-    rule on the piece; change: the largest difference from Simpson's; gap: |Σ scores − its rise of P|.
-    """
-
-    nodes: list[float]
-    probability: list[float]
-    gradient: Tensor
-    scores: Tensor
-    change: float
-    gap: float
-
-    @property
-    def error(self) -> float:
-        return max(self.change, self.gap)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A piece to be: its pair, and what is known at its ends and its middle already."""
-
-    item: int
-    layer: int
-    nodes: tuple[float, float, float]
-    probability: tuple[float, float, float]
-    gradient: Tensor  # (3, d_model)
-
-
 class _Certified:
-    """Step 6 for a batch of answer tokens: nested rules first, pieces for what they do not settle."""
+    """Steps 6 and 7 for a batch of answer tokens.
+
+    What is decided upon lies on the CPU, (n_items, n_layers): gap, change, n_points, the largest |score|, and
+    whether a path is live, that is, worth another round. What is computed with lies on the device.
+    """
 
     def __init__(self, subject: Subject, base: Base, tolerance: float, max_points: int) -> None:
         self.subject, self.base = subject, base
         self.tolerance, self.max_points = tolerance, max_points
-        n_items, n_layers = base.n_items, subject.n_layers
+        self.precision = subject.dtype
         device = subject.device
-        shape = (n_items, n_layers)
+        shape = (base.n_items, subject.n_layers)
         self.nodes = quadrature.finest_nodes()
         self.gradient = torch.zeros(*shape, quadrature.FINEST, subject.d_model, device=device)
         self.path = torch.full((*shape, quadrature.FINEST), float("nan"), device=device)
         self.scores = torch.zeros(*shape, subject.n_neurons, device=device)
+        self.largest = torch.zeros(shape)
         self.gap = torch.full(shape, float("inf"))
         self.change = torch.full(shape, float("inf"))
         self.n_points = torch.full(shape, quadrature.LEVELS[0], dtype=torch.int32)
-        self.pieces: dict[tuple[int, int], list[_Piece]] = {}
+        self.n_before = torch.zeros(shape, dtype=torch.int32)  # evaluations before a path was begun again
+        self.live = torch.ones(shape, dtype=torch.bool)
+        self.exact = torch.full(shape, self.precision == "float32")
+        self.pieces = no_pieces(subject)
 
-    def run(self, items: Sequence[AnswerToken]) -> list[TokenScores]:
-        # Better rules can lower the largest score, and with it the error that others were allowed.
-        while self._nested() or self._adaptive():
-            pass
-        converged = self._settled()
-        p_zero, p_one = self.path[..., 0], self.path[..., -1]
+    def run(self, items: Sequence[AnswerToken], *, keep_paths: bool) -> list[TokenScores]:
+        self._rounds()
+        while self._begin_again():
+            self._rounds()
+        converged, n_points = self._settled(), self.n_points + self.n_before
+        scores, path = self.scores.cpu(), self.path.cpu()
         return [
             TokenScores(
                 index=item.index,
                 said=self.base.said[k],
-                scores=self.scores[k],
+                scores=scores[k],
                 gap=self.gap[k],
-                n_points=self.n_points[k],
+                n_points=n_points[k],
                 converged=converged[k],
-                p_zero=p_zero[k],
-                p_one=p_one[k],
-                paths=tuple(self._path_of(k, layer) for layer in range(self.subject.n_layers)),
+                p_zero=path[k, :, 0],
+                p_one=path[k, :, -1],
+                paths=tuple(self._path_of(k, layer, path) for layer in range(path.shape[1]))
+                if keep_paths
+                else (),
             )
             for k, item in enumerate(items)
         ]
 
+    def _rounds(self) -> None:
+        # Better rules can lower the largest score, and with it the error that others were allowed.
+        while self._nested() or self._adaptive():
+            pass
+
     def _limit(self) -> Tensor:
         """What error each item allows, (n_items, 1): a fraction of its largest |score| so far."""
-        return self.tolerance * self.scores.abs().amax((1, 2)).cpu()[:, None]
+        return self.tolerance * self.largest.amax(1, keepdim=True)
 
     def _settled(self) -> Tensor:
         limit = self._limit()
         return (self.gap <= limit) & (self.change <= limit)
+
+    def _error(self) -> Tensor:
+        return torch.maximum(self.gap, self.change)
+
+    # --- step 7 ---
+
+    def _begin_again(self) -> bool:
+        """What rounding kept from settling starts anew in float32. False: there is none."""
+        again = ~self._settled() & ~self.exact
+        if not bool(again.any()):
+            return False
+        self.precision = "float32"
+        self.n_before[again] += self.n_points[again]
+        self.n_points[again] = quadrature.LEVELS[0]
+        self.exact |= again
+        self.live = self.exact.clone()
+        gone = again.numpy()[self.pieces.item, self.pieces.layer]
+        self.pieces = self.pieces.taken(np.flatnonzero(~gone))
+        return True
+
+    def _let_go(self, due: Tensor, before: Tensor) -> None:
+        """In less than float32, what a round brought no further: its error was `before`."""
+        if self.precision != "float32":
+            self.live &= ~(due & (self._error() > STALLED * before))
+
+    # --- step 6: nested rules ---
 
     def _nested(self) -> bool:
         """Rules of 3, 5 and 9 points; each evaluates what the one before it has not. False: none was due."""
         base, subject = self.base, self.subject
         evaluated = False
         for level in range(1, len(quadrature.LEVELS)):
-            active = ~self._settled() & (self.n_points == quadrature.LEVELS[level - 1])
+            active = ~self._settled() & self.live & (self.n_points == quadrature.LEVELS[level - 1])
             if not bool(active.any()):
                 continue
-            first, evaluated = level == 1, True
-            wanted = [0, *quadrature.new_nodes(level)] if first else quadrature.new_nodes(level)
+            evaluated, before = True, self._error()
+            # At α = 1 the paths of all layers are one state, which is swept once for all of them, unless few
+            # are begun again.
+            with_base = level == 1 and not bool(self.n_before.any())
+            wanted = quadrature.new_nodes(level)
+            if level == 1:
+                wanted = [0, *wanted] if with_base else [0, *wanted, quadrature.FINEST - 1]
             pairs = active.T.nonzero().flip(1)  # sorted by layer
-            swept = sweep(subject, base, _rows(pairs, self.nodes[wanted]), with_base=first)
+            rows = _rows(pairs, self.nodes[wanted])
+            swept = sweep(subject, base, rows, with_base=with_base, precision=self.precision)
             k, layer = (column.to(subject.device)[:, None] for column in pairs.T)
             node = torch.tensor(wanted, device=subject.device)[None]
             grid = (len(pairs), len(wanted))
             self.gradient[k, layer, node] = swept.gradient.view(*grid, -1)
             self.path[k, layer, node] = swept.probability.view(grid)
-            if first:
+            if with_base:
                 self.gradient[:, :, -1] = swept.base_gradient
                 self.path[:, :, -1] = swept.base_probability[:, None]
+            if level == 1:
                 self._score(active, 0)
             self._score(active, level)
             self.n_points[active] = quadrature.LEVELS[level]
+            if level > 1:
+                self._let_go(active, before)
         return evaluated
 
     def _score(self, active: Tensor, level: int) -> None:
         """Scores of the active pairs by rule `level`; their gap, and their change since the last rule."""
         weights = quadrature.level_weights(level).to(self.gradient)
         used = quadrature.level_nodes(level)
+        pairs, found = [], []
         for layer in active.any(0).nonzero()[:, 0].tolist():
-            chosen = active[:, layer]
-            item = chosen.nonzero()[:, 0].to(self.subject.device)
+            chosen = active[:, layer].nonzero()[:, 0]
+            item = chosen.to(self.subject.device)
             summed = torch.einsum("kad,a->kd", self.gradient[item, layer][:, used], weights[used])
             scores = project(self.subject, self.base, layer, item, summed)
-            ends = self.path[item, layer, -1] - self.path[item, layer, 0]
-            self.change[chosen, layer] = (scores - self.scores[item, layer]).abs().amax(-1).cpu()
-            self.gap[chosen, layer] = (scores.sum(-1) - ends).abs().cpu()
+            change = (scores - self.scores[item, layer]).abs().amax(-1)
             self.scores[item, layer] = scores
+            found.append(torch.stack([change, *self._measured(item, layer)]))
+            pairs.append(torch.stack([chosen, torch.full_like(chosen, layer)]))
+        k, layer = torch.cat(pairs, 1)
+        self.change[k, layer], self.gap[k, layer], self.largest[k, layer] = torch.cat(found, 1).cpu()
+
+    def _measured(self, item: Tensor, layer: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The gap and the largest |score| of pairs, as they are now."""
+        scores = self.scores[item, layer]
+        ends = self.path[item, layer, -1] - self.path[item, layer, 0]
+        return (scores.sum(-1) - ends).abs(), scores.abs().amax(-1)
+
+    # --- step 6: pieces ---
 
     def _adaptive(self) -> bool:
         """A path can jump anywhere: halve the pieces that are still uncertain, wherever they lie.
@@ -235,108 +282,70 @@ class _Certified:
         False: no pair was uncertain, or none of those had points left.
         """
         evaluated = False
-        while cuts := self._cuts():
-            evaluated = True
-            self._integrate(cuts)
-            for k, layer in {(cut.item, cut.layer) for cut in cuts}:
-                self._collect(k, layer)
+        while len(cuts := self._cuts()):
+            evaluated, before = True, self._error()
+            found = integrated(self.subject, self.base, cuts, precision=self.precision)
+            self.pieces = self.pieces.joined(found)
+            np.add.at(self.n_points.numpy(), (cuts.item, cuts.layer), 2)
+            touched = torch.zeros_like(self.live)
+            touched[cuts.item, cuts.layer] = True
+            self._collect(touched)
+            self._let_go(touched, before)
         return evaluated
 
-    def _cuts(self) -> list[_Cut]:
+    def _cuts(self) -> Cuts:
         """What to evaluate next: whole paths that nine points did not settle, and halves of their pieces."""
+        # A score that is no number never settles; `attribute` says so.
+        due = ~self._settled() & self.live & (self.n_points >= quadrature.FINEST) & self.largest.isfinite()
+        cuts = self._whole_paths(due)
         limits = self._limit()[:, 0].tolist()
-        due = ~self._settled() & (self.n_points >= quadrature.FINEST)
+        chosen: list[np.ndarray] = []
+        for pieces in self._by_pair(due):
+            k, layer = self.pieces.item[pieces[0]], self.pieces.layer[pieces[0]]
+            room = (self.max_points - int(self.n_points[k, layer])) // 4
+            chosen.append(pieces[worst(self.pieces.error[pieces], limit=limits[k], room=room)])
+        halved = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        if len(halved):
+            cuts = cuts.joined(self.pieces.halves(halved))
+            self.pieces = self.pieces.taken(np.delete(np.arange(len(self.pieces)), halved))
+        return cuts
+
+    def _by_pair(self, of: Tensor) -> list[np.ndarray]:
+        """The pieces of each of these pairs, as their places in `pieces`."""
+        place = np.flatnonzero(of.numpy()[self.pieces.item, self.pieces.layer])
+        if not len(place):
+            return []
+        pair = self.pieces.item[place] * self.subject.n_layers + self.pieces.layer[place]
+        order = np.argsort(pair, kind="stable")
+        return np.split(place[order], np.flatnonzero(np.diff(pair[order])) + 1)
+
+    def _whole_paths(self, due: Tensor) -> Cuts:
+        """The due pairs that have no pieces yet, as one cut each."""
+        new = due.numpy().copy()
+        new[self.pieces.item, self.pieces.layer] = False
+        item, layer = np.nonzero(new)
+        k, at = (torch.from_numpy(index).to(self.subject.device) for index in (item, layer))
         ends_and_middle = [0, quadrature.FINEST // 2, quadrature.FINEST - 1]
-        cuts: list[_Cut] = []
-        for layer, k in due.T.nonzero().tolist():
-            if not bool(torch.isfinite(self.scores[k, layer]).all()):
-                continue  # a score that is no number never settles; `attribute` says so
-            if (k, layer) in self.pieces:
-                cuts += self._halves(k, layer, limits[k])
-                continue
-            self.pieces[k, layer] = []
-            cuts.append(
-                _Cut(
-                    k,
-                    layer,
-                    (0.0, 0.5, 1.0),
-                    tuple(self.path[k, layer, ends_and_middle].tolist()),
-                    self.gradient[k, layer, ends_and_middle],
-                )
-            )
-        return cuts
+        nodes = np.tile(self.nodes[ends_and_middle].numpy(), (len(item), 1))
+        probability = self.path[k, at][:, ends_and_middle].cpu().double().numpy()
+        return Cuts(item, layer, nodes, probability, self.gradient[k, at][:, ends_and_middle])
 
-    def _integrate(self, cuts: list[_Cut]) -> None:
-        """Each cut becomes a piece by two evaluations, at its quarters."""
-        cuts = sorted(cuts, key=lambda cut: cut.layer)
-        quarters = [((cut.nodes[0] + cut.nodes[1]) / 2, (cut.nodes[1] + cut.nodes[2]) / 2) for cut in cuts]
-        rows = Rows(
-            torch.tensor([cut.item for cut in cuts]).repeat_interleave(2),
-            torch.tensor([cut.layer for cut in cuts]).repeat_interleave(2),
-            torch.tensor(quarters, dtype=torch.float64).flatten(),
-        )
-        swept = sweep(self.subject, self.base, rows)
-        probability = swept.probability.view(-1, 2).tolist()
-        found = swept.gradient.view(len(cuts), 2, -1)
-        rules = torch.stack([quadrature.BOOLE, quadrature.SIMPSON]).to(found)
-        for cut, quarter, p, inner in zip(cuts, quarters, probability, found, strict=True):
-            left, middle, right = cut.nodes
-            gradient = torch.stack([cut.gradient[0], inner[0], cut.gradient[1], inner[1], cut.gradient[2]])
-            item = torch.tensor([cut.item], device=self.subject.device)
-            fine, rough = project(
-                self.subject, self.base, cut.layer, item, (right - left) * (rules @ gradient)
-            )
-            self.pieces[cut.item, cut.layer].append(
-                _Piece(
-                    nodes=[left, quarter[0], middle, quarter[1], right],
-                    probability=[cut.probability[0], p[0], cut.probability[1], p[1], cut.probability[2]],
-                    gradient=gradient,
-                    scores=fine,
-                    change=float((fine - rough).abs().max()),
-                    gap=abs(float(fine.sum()) - (cut.probability[2] - cut.probability[0])),
-                )
-            )
-            self.n_points[cut.item, cut.layer] += 2
-
-    def _collect(self, k: int, layer: int) -> None:
+    def _collect(self, touched: Tensor) -> None:
         """The pieces' sum is the pair's score; their changes add up to its error."""
-        pieces = self.pieces[k, layer]
-        self.scores[k, layer] = torch.stack([piece.scores for piece in pieces]).sum(0)
-        ends = self.path[k, layer, -1] - self.path[k, layer, 0]
-        self.gap[k, layer] = float((self.scores[k, layer].sum() - ends).abs())
-        self.change[k, layer] = sum(piece.change for piece in pieces)
+        groups = self._by_pair(touched)
+        first = [group[0] for group in groups]
+        k, layer = (torch.from_numpy(index[first]) for index in (self.pieces.item, self.pieces.layer))
+        item, at = k.to(self.subject.device), layer.to(self.subject.device)
+        self.scores[item, at] = self.pieces.summed(groups)
+        self.gap[k, layer], self.largest[k, layer] = torch.stack(self._measured(item, at)).cpu()
+        changes = [self.pieces.change[group].sum() for group in groups]
+        self.change[k, layer] = torch.tensor(changes, dtype=self.change.dtype)
 
-    def _halves(self, k: int, layer: int, limit: float) -> list[_Cut]:
-        """The halves of a pair's worst pieces: as few as leave less than the limit in the others."""
-        pieces = self.pieces[k, layer]
-        room = (self.max_points - int(self.n_points[k, layer])) // 4
-        rest = sum(piece.error for piece in pieces)
-        cuts = []
-        for n, piece in enumerate(sorted(pieces, key=lambda piece: piece.error, reverse=True)[:room]):
-            # A fifth of the limit is left for the halves.
-            if n and rest <= 0.8 * limit:
-                break
-            rest -= piece.error
-            self.pieces[k, layer] = [other for other in self.pieces[k, layer] if other is not piece]
-            for part in (slice(0, 3), slice(2, 5)):
-                cuts.append(
-                    _Cut(
-                        k,
-                        layer,
-                        tuple(piece.nodes[part]),
-                        tuple(piece.probability[part]),
-                        piece.gradient[part],
-                    )
-                )
-        return cuts
-
-    def _path_of(self, k: int, layer: int) -> np.ndarray:
+    def _path_of(self, k: int, layer: int, path: Tensor) -> np.ndarray:
         """The (α, P(α)) evaluated for a pair, (2, n_points), in order of α."""
         points = {
-            float(alpha): p
-            for alpha, p in zip(self.nodes, self.path[k, layer].tolist(), strict=True)
-            if p == p
+            float(alpha): p for alpha, p in zip(self.nodes, path[k, layer].tolist(), strict=True) if p == p
         }
-        for piece in self.pieces.get((k, layer), []):
-            points.update(zip(piece.nodes, piece.probability, strict=True))
+        for piece in np.flatnonzero((self.pieces.item == k) & (self.pieces.layer == layer)):
+            points.update(zip(self.pieces.nodes[piece], self.pieces.probability[piece], strict=True))
         return np.array(sorted(points.items())).T

@@ -23,16 +23,19 @@ at the answer position, which are α·w instead of w (Dai et al., ACL 2022, equa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from atlas.surgery.hooks import recording
+from atlas.surgery.precision import products
 from atlas.surgery.subject import Encoded, Subject, TokenPrediction, token_predictions
 
-# What a sweep may keep for its backward pass. Larger is no faster on a CPU; a GPU has room for more.
-SWEEP_BYTES = {"cpu": 400_000_000, "cuda": 16_000_000_000}
+# What a sweep may keep for its backward pass: on a CPU, where more is no faster, and as a share of what is
+# free on a GPU when its first sweep begins.
+CPU_SWEEP_BYTES = 400_000_000
+GPU_SWEEP_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def _attention_mask(visible: Tensor, position: Tensor, causal: bool, dtype: torc
 @dataclass(frozen=True)
 class Rows:
     """Points of paths, all (n_rows,) and sorted by layer: row r is item `item[r]` with the activations
-    of layer `layer[r]` scaled by `alpha[r]`. Kept on the CPU, so that a sweep never waits for a GPU."""
+    of layer `layer[r]` scaled by `alpha[r]`. Kept on the CPU: a sweep asks a GPU for nothing, and so it
+    never waits for one."""
 
     item: Tensor
     layer: Tensor
@@ -165,13 +169,13 @@ class Rows:
 @dataclass(frozen=True)
 class Swept:
     """What a sweep found: probability (n_rows,) of the target, and gradient (n_rows, d_model), its
-    derivative with respect to what the row's down-projection wrote. Where base rows were swept,
+    derivative with respect to what the row's down-projection wrote. Of the items whose base rows were swept,
     base_probability (n_items,) and base_gradient (n_items, n_layers, d_model): α = 1 in every layer."""
 
     probability: Tensor
     gradient: Tensor
-    base_probability: Tensor | None = None
-    base_gradient: Tensor | None = None
+    base_probability: Tensor
+    base_gradient: Tensor
 
 
 class _PrefixCache:
@@ -205,28 +209,52 @@ class _SentenceCache:
         )
 
 
-def sweep(subject: Subject, base: Base, rows: Rows, *, with_base: bool = False) -> Swept:
+def sweep(
+    subject: Subject, base: Base, rows: Rows, *, with_base: bool = False, precision: str = "float32"
+) -> Swept:
     """Steps 2 to 5 for any set of rows, in as many parts as memory asks for.
 
-    with_base: also sweep each item's own state (α = 1), from layer 0 upward.
+    with_base: also sweep each item's own state (α = 1), from layer 0 upward. precision: of the matrix
+    products (`atlas.surgery.precision`). Where a part does not fit, it is cut in half, and so is what this
+    subject's sweeps keep from then on; one row that does not fit raises torch's own error.
     """
-    limit = SWEEP_BYTES.get(subject.device.type, SWEEP_BYTES["cpu"])
-    spent = torch.cumsum(_row_bytes(subject, base, rows.layer), 0)
-    base_bytes = base.n_items * float(_row_bytes(subject, base, torch.zeros(1))[0]) if with_base else 0.0
     parts: list[Swept] = []
-    start = 0
-    while start < len(rows) or (with_base and not parts):
-        before = float(spent[start - 1]) if start else 0.0
-        room = before + limit - (0.0 if parts else base_bytes)
-        end = max(int(torch.searchsorted(spent, room, right=True)), start + 1)
-        parts.append(_sweep_part(subject, base, rows.part(start, end), with_base and not parts))
-        start = end
-    return Swept(
-        torch.cat([part.probability for part in parts]),
-        torch.cat([part.gradient for part in parts]),
-        parts[0].base_probability,
-        parts[0].base_gradient,
-    )
+    start = start_base = 0
+    n_base = base.n_items if with_base else 0
+    spent = torch.cumsum(_row_bytes(subject, base, rows.layer), 0)
+    base_bytes = float(_row_bytes(subject, base, torch.zeros(1))[0])
+    while start < len(rows) or start_base < n_base or not parts:
+        limit = _sweep_bytes(subject)
+        end_base = min(n_base, start_base + max(1, int(limit // base_bytes)))
+        of_base = (end_base - start_base) * base_bytes
+        end, before = start, float(spent[start - 1]) if start else 0.0
+        if end_base == n_base:  # ordinary rows fill the last part with base rows, and the parts after it
+            at_least = start if of_base else start + 1
+            end = int(torch.searchsorted(spent, before + limit - of_base, right=True))
+            end = min(len(rows), max(end, at_least))
+        try:
+            with products(precision, subject.device):
+                part = _sweep_part(subject, base, rows.part(start, end), range(start_base, end_base))
+        except torch.OutOfMemoryError:
+            if end - start + end_base - start_base <= 1:
+                raise
+        else:
+            parts.append(part)
+            start, start_base = end, end_base
+            continue
+        # Outside the handler, whose traceback holds the part's tensors.
+        torch.cuda.empty_cache()
+        subject.sweep_bytes = (of_base + (float(spent[end - 1]) - before if end > start else 0.0)) / 2
+    return Swept(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Swept)))
+
+
+def _sweep_bytes(subject: Subject) -> float:
+    """What a part may keep, in bytes: what has fitted so far."""
+    if subject.sweep_bytes is None:
+        subject.sweep_bytes = float(CPU_SWEEP_BYTES)
+        if subject.device.type == "cuda":
+            subject.sweep_bytes = GPU_SWEEP_SHARE * torch.cuda.mem_get_info(subject.device)[0]
+    return subject.sweep_bytes
 
 
 def _row_bytes(subject: Subject, base: Base, layer: Tensor) -> Tensor:
@@ -239,14 +267,14 @@ def _row_bytes(subject: Subject, base: Base, layer: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Swept:
+def _sweep_part(subject: Subject, base: Base, rows: Rows, base_items: range) -> Swept:
     model, family, device = subject.model, subject.family, subject.device
     n_layers, causal = subject.n_layers, family.kind == "causal"
     modules = family.layer_modules(model)
-    n_base = base.n_items if with_base else 0
+    n_base = len(base_items)
     # The base rows come first: paths of layer 0 at α = 1.
-    item = torch.cat([torch.arange(n_base), rows.item]).to(device)
-    alpha = torch.cat([torch.ones(n_base), rows.alpha.float()]).to(device, base.writes.dtype)
+    item = _sent(torch.cat([torch.arange(base_items.start, base_items.stop), rows.item]), device)
+    alpha = _sent(torch.cat([torch.ones(n_base), rows.alpha.float()]), device)
     n_entering = torch.bincount(rows.layer, minlength=n_layers).tolist()
     n_entering[0] += n_base
     prefix = _PrefixCache(base, item)
@@ -267,6 +295,8 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Sw
         if state is not None and (n_base or n_entering[layer]):
             state.register_hook(_keeper(gradients, layer, base.position[item[:alive]]))
 
+    if state is None:
+        return _nothing(subject)
     # Step 5, first half: the vocabulary head and one backward sweep for every row at once. Rows do
     # not see each other, so the gradient of the sum is each row's own gradient.
     logits = family.logits(model, state)
@@ -279,17 +309,25 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, with_base: bool) -> Sw
             written[rows_here] = _before_tail(
                 subject, base, layer, item[rows_here], alpha[rows_here], gradients[layer][rows_here]
             )
-        if not n_base:
-            return Swept(probability, written)
-        everyone, ones = item[:n_base], alpha[:n_base]
-        base_gradient = torch.stack(
-            [
-                _before_tail(subject, base, layer, everyone, ones, gradients[layer][:n_base])
-                for layer in range(n_layers)
-            ],
-            1,
-        )
+        base_gradient = torch.zeros(n_base, n_layers, subject.d_model, device=device)
+        if n_base:
+            everyone, ones = item[:n_base], alpha[:n_base]
+            for layer in range(n_layers):
+                base_gradient[:, layer] = _before_tail(
+                    subject, base, layer, everyone, ones, gradients[layer][:n_base]
+                )
     return Swept(probability[n_base:], written[n_base:], probability[:n_base], base_gradient)
+
+
+def _nothing(subject: Subject) -> Swept:
+    none = torch.zeros(0, device=subject.device)
+    vectors = torch.zeros(0, subject.d_model, device=subject.device)
+    return Swept(none, vectors, none, vectors[:, None].expand(0, subject.n_layers, subject.d_model))
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for what the device does."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,9 @@ from atlas.surgery.families import Family, family_of
 from atlas.surgery.hooks import recording
 from atlas.surgery.interventions import Intervention, changing, checked
 from atlas.surgery.lock import FairLock
+from atlas.surgery.precision import PRECISIONS
 from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "tf32": torch.float32}
 MAX_ANSWER_TOKENS = 16
 
 
@@ -121,7 +121,11 @@ def token_predictions(
 
 @dataclass
 class Subject:
-    """A model under study with its tokenizer; every method that runs it holds `lock` meanwhile."""
+    """A model under study with its tokenizer; every method that runs it holds `lock` meanwhile.
+
+    dtype: the precision of the matrix products in sweeps (`atlas.surgery.precision`); all else is float32.
+    sweep_bytes: what a sweep may keep for its backward pass, None until the first; less where memory ran out.
+    """
 
     name: str
     revision: str
@@ -132,6 +136,7 @@ class Subject:
     device: torch.device
     dtype: str
     lock: FairLock = field(default_factory=FairLock)
+    sweep_bytes: float | None = None
 
     # --- sizes, read from the modules ---
 
@@ -395,16 +400,16 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = 
 def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:
     """The model of that name, folder or hub id, ready to be studied.
 
-    dtype: ``float32`` (default), ``bfloat16``, or ``tf32`` (float32 with matrix products of reduced
-    precision where the device has them). Weights come from safetensors only and no remote code is
-    run. Raises `ModelError` when the model cannot be had or is of no supported family.
+    dtype: ``float32`` (default), ``tf32`` or ``bfloat16``: how exactly attribution computes its matrix
+    products (`atlas.surgery.precision`); weights and everything else are float32. Weights come from
+    safetensors only and no remote code is run. Raises `ModelError` when the model cannot be had or is of no
+    supported family.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(DTYPES)}.")
+    if dtype not in PRECISIONS:
+        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
     target = _device(device)
     located = locate(name)
-    model, tokenizer, family = _read(Path(located.folder), located.name, DTYPES[dtype])
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    model, tokenizer, family = _read(Path(located.folder), located.name)
     return Subject(
         name=located.name,
         revision=located.revision,
@@ -429,7 +434,7 @@ def _device(device: str) -> torch.device:
     return target
 
 
-def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, object, Family]:
+def _read(folder: Path, name: str) -> tuple[nn.Module, object, Family]:
     from safetensors import SafetensorError
     from transformers import (
         AutoConfig,
@@ -451,7 +456,7 @@ def _read(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, objec
         config = AutoConfig.from_pretrained(folder, **safe)
         auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
         model, report = auto.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

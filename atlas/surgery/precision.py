@@ -1,0 +1,42 @@
+"""How exactly a sweep's matrix products are computed.
+
+    with products("tf32", device):
+        swept = sweep(subject, base, rows)
+
+Weights, base passes, predictions and activations are float32 whatever is chosen; only the products of the
+sweeps, which are nearly all of the arithmetic, may be rounded. What that costs is seen twice: completeness
+gaps grow, and what they do not let settle is evaluated again in float32 (`atlas.surgery.integration`);
+and a build compares the scores of a sample of its prompts with float32's.
+
+* ``float32``: as they are.
+* ``tf32``: operands rounded to 10 bits behind the point, on GPUs that have it; float32 elsewhere.
+* ``bfloat16``: operands rounded to 7 bits, on GPUs and on processors that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+@contextmanager
+def products(precision: str, device: torch.device) -> Iterator[None]:
+    """Matrix products inside are computed so; afterwards as before."""
+    before = torch.get_float32_matmul_precision()
+    # Autocast is switched off as well as on, so that float32 within another precision is float32.
+    reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    try:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        with reduced:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def default_precision(device: torch.device) -> str:
+    """What a device is used with when nobody says: tf32 on a GPU."""
+    return "tf32" if device.type == "cuda" else "float32"

@@ -69,6 +69,15 @@ class Machine:
                 "--executor out."
             )
 
+    @property
+    def kind(self) -> str:
+        """'cpu' or 'cuda'. Imports torch where nobody said; of a cluster's machines this one answers."""
+        if self.device == "auto":
+            import torch
+
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if self.device.startswith("cuda") else "cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:

@@ -4,10 +4,11 @@
     prepared = job.prepare(subject)                  # with the tokenizer alone, while the model is busy
     table = job.run(worker, prepared, report)
 
-1. `AttributeShard`: scores and predictions of a shard's prompts.
-2. `ReadOutShard`: what neurons promote.
-3. `ActivationsShard`: on which of a shard's prompts neurons are most and least active.
-4. `EvaluateShard`: what suppressing and amplifying does.
+1. `PrecisionSample`: how far scores in less than float32 are off float32's.
+2. `AttributeShard`: scores and predictions of a shard's prompts.
+3. `ReadOutShard`: what neurons promote.
+4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active.
+5. `EvaluateShard`: what suppressing and amplifying does.
 
 Nothing here imports torch before a job is run: who only hands jobs out needs none.
 """
@@ -49,6 +50,28 @@ class Job(Protocol):
 
     def run(self, worker: Worker, prepared: Any, report: Report) -> pa.Table:
         """The table; `report(n)` as units are done."""
+
+
+@dataclass(frozen=True)
+class PrecisionSample:
+    """Prompts that are attributed twice, in the options' precision and in float32."""
+
+    prompts: tuple[Prompt, ...]
+    options: BuildOptions
+
+    @property
+    def size(self) -> int:
+        return len(self.prompts)
+
+    def prepare(self, subject: Subject) -> None:
+        return None
+
+    def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
+        from build import stages
+
+        table = stages.precision_sample(worker.subject, self.prompts, self.options, batches=worker.batches)
+        report(self.size)
+        return table
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ from atlas.store import bundled
 
 MODES = ("default", "paper", "replication")
 RULES = ("certified", "left", "right", "endpoints")
-DTYPES = ("float32", "bfloat16", "tf32")
+DTYPES = ("auto", "float32", "tf32", "bfloat16")
 ATTRIBUTE = ("discovery", "all")
 METHOD = "integrated_gradients"
 MAX_POINTS = 513
 STORED_FRACTION = 0.1
 """Scores below this share of their prompt's largest are not stored."""
-DEFAULT_SHARD_SIZE = 25
+DEFAULT_DTYPES = {"cpu": "float32", "cuda": "tf32"}
+# Facts a shard. A GPU wants more at once: rounds with few paths left cost it as much time as full ones.
+DEFAULT_SHARD_SIZES = {"cpu": 25, "cuda": 200}
 
 # Measured on starter facts with both models that come with the project; see `estimate`.
 _SCORES_A_PROMPT = 150
@@ -48,7 +50,10 @@ _SHARE_OF_NEURONS = 0.4  # that are a knowledge neuron of some fact
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """Everything that changes an atlas's rows. How fast it is made (device, threads, batch) is not here."""
+    """Everything that changes an atlas's rows. How fast it is made (device, threads, batch) is not here.
+
+    dtype ``auto`` and shard_size None are the device's own (`on`).
+    """
 
     model: str
     dataset: str
@@ -60,9 +65,9 @@ class BuildOptions:
     rule: str = "certified"
     tolerance: float = 0.01
     steps: int = 20
-    dtype: str = "float32"
+    dtype: str = "auto"
     seed: int = 0
-    shard_size: int = DEFAULT_SHARD_SIZE
+    shard_size: int | None = None
 
     def __post_init__(self) -> None:
         one_of("--attribute", self.attribute, ATTRIBUTE)
@@ -74,13 +79,22 @@ class BuildOptions:
                 f"A tolerance of {self.tolerance:g} is absurd. Give a number between 0 and 1, such as 0.01."
             )
         at_least_one("--steps", self.steps)
-        at_least_one("--shard-size", self.shard_size)
+        if self.shard_size is not None:
+            at_least_one("--shard-size", self.shard_size)
         if self.limit is not None:
             at_least_one("--limit", self.limit)
         if self.seed < 0:
             raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
         if self.source is not None and not self.source.is_dir():
             raise BuildError(f"There is no folder {self.source}. Give --source the data set's own folder.")
+
+    def on(self, device: str) -> BuildOptions:
+        """These options with whatever was left to the device, 'cpu' or 'cuda', decided."""
+        return replace(
+            self,
+            dtype=DEFAULT_DTYPES[device] if self.dtype == "auto" else self.dtype,
+            shard_size=self.shard_size or DEFAULT_SHARD_SIZES[device],
+        )
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -212,15 +226,19 @@ class Plan:
     def n_prompts_of(self, facts: tuple[Fact, ...]) -> int:
         return sum(sum(self._prompt_counts[fact.relation_id]) for fact in facts)
 
+    @property
+    def shard_size(self) -> int:
+        return self.options.shard_size or DEFAULT_SHARD_SIZES["cpu"]
+
     def shards(self) -> Iterator[tuple[Fact, ...]]:
         """Facts in the data set's order, `shard_size` at a time."""
-        size = self.options.shard_size
+        size = self.shard_size
         for start in range(0, len(self.facts), size):
             yield self.facts[start : start + size]
 
     @cached_property
     def n_shards(self) -> int:
-        return -(-len(self.facts) // self.options.shard_size)
+        return -(-len(self.facts) // self.shard_size)
 
 
 def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
@@ -307,7 +325,7 @@ def describe(plan: Plan) -> str:
         ("discovery", f"{plan.n_discovery:,} (find the neurons)"),
         ("held out", f"{plan.n_held_out:,} (measure their effect)"),
         ("attributed", f"{plan.n_attributed:,} prompts, {options.rule} quadrature"),
-        ("shards", f"{plan.n_shards:,} of {options.shard_size} facts"),
+        ("shards", f"{plan.n_shards:,} of {plan.shard_size} facts"),
         ("rows", f"about {guess.attributions:,} attributions and {guess.effects:,} effects (estimate)"),
         ("disk", f"about {_megabytes(guess.bytes)} (estimate)"),
         ("time", _time(guess)),

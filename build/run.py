@@ -2,13 +2,14 @@
 
     print(run_build(options, out=Path("out/my-atlas")))
 
+0. Precision: in less than float32, how far the scores of a sample of prompts are off float32's.
 1. Attribute: scores of every neuron for every discovery prompt, a prediction for every other prompt.
 2. Refine: knowledge neurons of every fact.
 3. Read out: what their value vectors promote, and which prompts they are active on.
 4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls.
 5. Finish: sorted tables, the manifest last.
 
-Stages 1, 3 and 4 leave shards (`build.writer`); refining and finishing take seconds and are made again.
+Stages 0, 1, 3 and 4 leave shards (`build.writer`); refining and finishing take seconds and are made again.
 Shards of stages 3 and 4 carry a key of what they depend on, so that none outlives another refinement.
 """
 
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ from build.writer import Output, metadata_of, with_metadata
 if TYPE_CHECKING:
     from atlas.models import LocatedModel
 
+PRECISION_SAMPLE = 32
 READOUT_SHARD = 2048
 SECONDS_BETWEEN_STATES = 20.0
 HELD_OUT = "Of a relation's usable templates, in order, every second one is held out."
@@ -84,6 +86,8 @@ def run_build(
     """
     machine = machine or Machine()
     plan = make_plan(options, allow_download=True)
+    options = options.on(machine.kind)
+    plan = replace(plan, options=options)
     located = locate(options.model)
     output = Output(out)
     state = output.claim(parameters_for(plan, located), fresh=fresh)
@@ -112,9 +116,12 @@ class _Build:
     seconds: dict[str, float] = field(default_factory=dict)
     attribute_notes: list[dict[str, Any]] = field(init=False, default_factory=list)
     refinement: dict[str, Any] = field(init=False, default_factory=dict)
+    precision: dict[str, Any] = field(init=False, default_factory=dict)
 
     def run(self) -> str:
         """Every stage in turn; returns the summary."""
+        if self.plan.options.dtype != "float32":
+            self.sample_precision()
         self.attribute()
         prompts = tables.collect_prompts(self.output, self.plan.n_shards)
         if not len(prompts):
@@ -156,6 +163,38 @@ class _Build:
                     before = now
         notes = (metadata_of(self.output.shard_schema(stage, index)) for index in range(len(sizes)))
         self.seconds[label] = sum(note.get("seconds", 0.0) for note in notes)
+
+    # --- stage 0 ---
+
+    def sample_precision(self) -> None:
+        """What rounding does to scores, of discovery prompts of facts that lie evenly in the plan."""
+        plan, options = self.plan, self.plan.options
+        every = max(1, len(plan.facts) // PRECISION_SAMPLE)
+        sample = tuple(
+            next(prompt for prompt, held_out in plan.prompts_of(fact) if not held_out)
+            for fact in plan.facts[::every][:PRECISION_SAMPLE]
+        )
+        self.make_shards(
+            "precision", "precision", [len(sample)], lambda index: jobs.PrecisionSample(sample, options)
+        )
+        found = self.output.read_shard("precision", 0)
+        if not found.num_rows:
+            return
+        off = found["difference"].to_numpy()
+        if not off.max() <= options.tolerance:
+            raise BuildError(
+                f"In {options.dtype}, scores of {len(off)} sampled prompts are up to {off.max():.2%} of the "
+                f"largest off float32's, more than the tolerance of {options.tolerance:.2%}. Use --dtype "
+                "float32 or a larger --tolerance, with --fresh."
+            )
+        self.precision = {
+            "prompts": len(off),
+            "largest_difference": float(off.max()),
+            "median_difference": float(np.median(off)),
+            "points_to_float32s": round(
+                float(np.sum(found["n_points"].to_numpy()) / np.sum(found["n_points_float32"].to_numpy())), 3
+            ),
+        }
 
     # --- stage 1 ---
 
@@ -388,6 +427,7 @@ class _Build:
                 options={
                     "parameters": parameters_for(plan, self.located),
                     "stage_seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+                    **({"precision": self.precision} if self.precision else {}),
                     "prompts_left_out": len(left_out),
                     "facts_left_out": n_facts_left_out,
                     "why_left_out": list(dict.fromkeys(each["reason"] for each in left_out))[:5],

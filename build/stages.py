@@ -1,15 +1,17 @@
 """The rows of a build that come from the model; each function is given a loaded subject and returns a table.
 
-1. `attribute_shard`: discovery prompts get scores with their certificate, held-out ones a prediction.
-2. `readout_shard`: what each knowledge neuron writes.
+1. `precision_sample`: what scores in less than float32 are off by.
+2. `attribute_shard`: discovery prompts get scores with their certificate, held-out ones a prediction.
+3. `readout_shard`: what each knowledge neuron writes.
 
 A shard's rows depend on its job alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,64 @@ ATTRIBUTE_SHARD = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
     ]
 )
+
+
+# --- before stage 1: precision ---
+
+
+def precision_sample(
+    subject: Subject, prompts: Sequence[Prompt], options: BuildOptions, *, batches: Batches
+) -> pa.Table:
+    """Of the prompts that can be asked: the largest difference of a score from float32's, as a share of the
+    largest |score|, and the evaluations that both took."""
+    usable = [prompt for prompt in prompts if _can_be_asked(subject, prompt)]
+    rounded, exact = (
+        batches.run(partial(_attributed, replace(subject, dtype=dtype), usable, options, batches))
+        for dtype in (options.dtype, "float32")
+    )
+    return pa.table(
+        {
+            "fact_id": pa.array([prompt.fact_id for prompt in usable], pa.string()),
+            "template_id": pa.array([prompt.template_id for prompt in usable], pa.string()),
+            "difference": pa.array(
+                [
+                    float(np.abs(a.scores - b.scores).max() / np.abs(b.scores).max())
+                    for a, b in zip(rounded, exact, strict=True)
+                ],
+                pa.float64(),
+            ),
+            "n_points": pa.array([int(a.n_points.sum()) for a in rounded], pa.int64()),
+            "n_points_float32": pa.array([int(b.n_points.sum()) for b in exact], pa.int64()),
+        }
+    )
+
+
+def _can_be_asked(subject: Subject, prompt: Prompt) -> bool:
+    try:
+        subject.encode(prompt)
+    except PromptError:
+        return False
+    return True
+
+
+def _attributed(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    options: BuildOptions,
+    batches: Batches,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Attribution]:
+    return attribution.attribute(
+        subject,
+        prompts,
+        method=METHOD,
+        rule=options.rule,
+        tolerance=options.tolerance,
+        max_points=MAX_POINTS,
+        steps=options.steps,
+        batch_rows=batches.rows,
+        progress=progress,
+    )
 
 
 # --- stage 1: attribute ---
@@ -106,17 +166,7 @@ def attribute_shard(
             reported = done
 
     attributed = batches.run(
-        lambda: attribution.attribute(
-            subject,
-            [shard.prompts[i] for i in chosen],
-            method=METHOD,
-            rule=options.rule,
-            tolerance=options.tolerance,
-            max_points=MAX_POINTS,
-            steps=options.steps,
-            batch_rows=batches.rows,
-            progress=progress,
-        )
+        lambda: _attributed(subject, [shard.prompts[i] for i in chosen], options, batches, progress)
     )
     for i, result in zip(chosen, attributed, strict=True):
         rows[i] = _attributed_row(shard.prompts[i], shard.held_out[i], result)

@@ -37,6 +37,12 @@ def describe(folder: Path) -> str:
             f"left out    {left_out:,} prompts ({manifest.method.options['facts_left_out']:,} facts whole): "
             f"{manifest.method.options['why_left_out'][0]}"
         )
+    precision = manifest.method.options.get("precision")
+    if precision:
+        lines.append(
+            f"precision   {manifest.model.dtype}: scores of {precision['prompts']} sampled prompts within "
+            f"{precision['largest_difference']:.2%} of float32's"
+        )
     if manifest.seconds:
         lines.append(
             f"time        {duration(manifest.seconds)}, {manifest.prompts_per_second:,} prompts a second "

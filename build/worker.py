@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -55,8 +56,8 @@ class Batches:
                 torch.cuda.empty_cache()
             if self.rows <= 1 and self.tokens <= 64:
                 raise BuildError(
-                    "The memory does not suffice for a single prompt. Use --device cpu, --dtype bfloat16 "
-                    "or a smaller model; complete shards are kept."
+                    "The memory does not suffice for a single prompt. Use --device cpu or a smaller model; "
+                    "complete shards are kept."
                 )
             self.rows, self.tokens = max(1, self.rows // 2), max(64, self.tokens // 2)
             self.note(f"Out of memory: going on with batches of {self.rows}.")
@@ -107,8 +108,19 @@ class Worker:
 
 
 def use_threads(threads: int | None) -> None:
-    """So many CPU threads; without a number all cores, unless the environment has its own."""
+    """So many CPU threads; without a number all cores that this process may use, unless the environment has
+    its own. (torch would count every core of the machine, a container's limits or not.)"""
     if threads is not None:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cores())
+
+
+def cores() -> int:
+    """CPU cores that this process may use: by its affinity, and by its container's quota."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(n, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return n

@@ -20,7 +20,7 @@ FIGURES = (
     "peak memory",
     "points a layer",
     "one prompt at a time",
-    "all 2 prompts in one call",
+    "4 prompts in one call",
     "percent of the floor",
 )
 
@@ -85,6 +85,32 @@ def test_the_plain_side_makes_one_full_pass_a_layer(measured):
     finally:
         handle.remove()
     assert seen == [(1, 10)] + [(20, 10)] * subject.n_layers
+
+
+def test_a_call_of_many_prompts_is_timed_by_the_prompt(monkeypatch):
+    """A clock that ticks once for each prompt attributed: every side of the staircase takes one a prompt."""
+    from atlas.surgery import attribution
+
+    real, ticks = attribution.attribute, [0]
+
+    def ticking(subject, asked, **options):
+        ticks[0] += len(asked)
+        return real(subject, asked, **options)
+
+    monkeypatch.setattr(attribution, "attribute", ticking)
+    monkeypatch.setattr(comparison, "now", lambda device: float(ticks[0]))
+    subject = shapes.shape_subject("bert-tiny")
+    many = prompts.bench_prompts("masked", 5)
+    seconds, results = comparison.measure(subject, many[:2], steps=3, tolerance=0.1, together=many)
+    assert set(seconds["plain"]) == {0.0}
+    assert all(set(seconds[side]) == {1.0} for side in comparison.SIDES if side != "plain")
+    assert {side: len(found) for side, found in results.items()} == {
+        "plain": 2,
+        "same": 2,
+        "certified": 2,
+        "same, batched": 5,
+        "certified, batched": 5,
+    }
 
 
 def test_relative_difference_refers_to_the_largest_score():
@@ -183,17 +209,21 @@ def test_the_command_prints_tables_and_writes_json(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(floor, "SQUARES", {"cpu": (64,)})
     monkeypatch.setattr(floor, "SECONDS_A_SHAPE", 0.01)
     path = tmp_path / "bench.json"
-    arguments = ["--shape", "bert-tiny", "--prompts", "2", "--floor-prompts", "2", "--threads", "1"]
+    arguments = ["--shape", "bert-tiny", "--prompts", "2", "--at-once", "4", "--floor-prompts", "2"]
+    arguments += ["--threads", "1"]
     assert main([*arguments, "--device", "cpu", "--no-memory", "--json", str(path)]) == 0
     output = capsys.readouterr().out
     assert [figure for figure in FIGURES if figure not in output] == []
     result = json.loads(path.read_text())
-    assert list(result) == ["subject", "machine", "compare", "floor"]
+    assert list(result) == ["options", "subject", "machine", "compare", "floor"]
+    assert result["options"]["tolerance"] == 0.01
     compared = result["compare"]
     assert [side["side"] for side in compared["sides"]] == list(comparison.SIDES)
     for side in compared["sides"]:
         assert side["median_seconds"] > 0
     assert compared["sides"][0]["speed_up"] == 1
+    assert (compared["n_at_once"], len(compared["n_prompt_tokens"])) == (4, 2)
+    assert all(side["relative_difference"] < 1e-5 for side in compared["sides"] if "same" in side["side"])
     assert compared["converged_share"] == 1
     assert result["machine"]["threads"] == 1
     assert result["machine"]["dtype"] == "float32"
@@ -222,6 +252,7 @@ def test_a_model_on_disk_can_be_measured(tiny_llama, capsys):
     [
         (["--prompts", "0"], "--prompts 0"),
         (["--prompts", "-3"], "--prompts -3"),
+        (["--at-once", "0"], "--at-once 0"),
         (["--prompts", "some"], "Argument --prompts"),
         (["--steps", "1"], "--steps 1"),
         (["--tolerance", "0"], "tolerance"),

@@ -239,7 +239,7 @@ def test_the_command_projects(source: Path, tmp_path: Path, capsys):
     sample = ["--sample", "12", "--groups", "3", "--batch-rows", "2"]
     assert main([*arguments, *sample, "--device", "cpu", "--json", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert list(result) == ["subject", "machine", "projection"]
+    assert list(result) == ["options", "subject", "machine", "projection"]
     found = result["projection"]
     assert (found["n_sampled"], found["n_relations"], found["n_templates"]) == (12, 3, 9)
     assert found["everything"]["n_prompts"] == 46

@@ -77,10 +77,19 @@ def test_one_axis_grows_and_nothing_else(monkeypatch):
     assert [(len(lengths), options["batch_rows"]) for _, lengths, options in seen] == [(scaling.N_BATCHED, 4)]
 
 
-def test_seconds_by_length_are_of_one_prompt():
-    subject = shapes.shape_subject("bert-tiny")
-    short, long = scaling.seconds_by_length(subject, (8, 128), 4)
-    assert 0 < short < long
+def test_seconds_by_length_are_of_one_prompt(monkeypatch):
+    """With a clock that ticks once for each token of a base pass, a prompt takes as long as it has tokens."""
+    subject, ticks = shapes.shape_subject("bert-tiny"), [0]
+    monkeypatch.setattr(scaling, "now", lambda device: float(ticks[0]))
+
+    def tick(module, inputs, output):
+        ticks[0] += inputs[0].shape[0] * inputs[0].shape[1]
+
+    handle = subject.family.layer_modules(subject.model)[0].register_forward_hook(tick)
+    try:
+        assert scaling.seconds_by_length(subject, (8, 128), 4) == [8, 128]
+    finally:
+        handle.remove()
 
 
 def test_the_command_measures_an_axis_point_by_point(tmp_path, capsys):

@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("compare")
     g.add_argument("--prompts", type=int, default=8, help="how many prompts (default 8)")
+    g.add_argument(
+        "--at-once", type=int, metavar="N", help="prompts in one call (default --prompts, on a GPU 1024)"
+    )
     g.add_argument("--steps", type=int, default=20, help="points of the fixed rule (default 20)")
     g.add_argument("--no-memory", dest="memory", action="store_false", help="skip the memory measurements")
 
@@ -91,7 +94,16 @@ def check(options: argparse.Namespace) -> None:
     for axis in ("prompts", "layers", "lengths", "batches"):
         name = f"scaling_{axis}"
         setattr(options, name, _sizes(f"--scaling-{axis}", getattr(options, name)))
-    for name in ("prompts", "threads", "repeats", "floor_prompts", "sample", "groups", "batch_rows"):
+    for name in (
+        "prompts",
+        "at_once",
+        "threads",
+        "repeats",
+        "floor_prompts",
+        "sample",
+        "groups",
+        "batch_rows",
+    ):
         if getattr(options, name) is not None:
             at_least_one(f"--{name.replace('_', '-')}", getattr(options, name))
     if options.steps < 2:
@@ -155,7 +167,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         results = measure(options, lambda line: print(line, file=sys.stderr, flush=True))
         if options.json is not None:
-            plain = {name: asdict(part) if is_dataclass(part) else part for name, part in results.items()}
+            given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+            parts = {name: asdict(part) if is_dataclass(part) else part for name, part in results.items()}
+            plain = {"options": given, **parts}
             options.json.write_text(json.dumps(plain, indent=2) + "\n")
     except AtlasError as error:
         print(error, file=sys.stderr)

@@ -6,7 +6,8 @@
 For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.plain_loop`: one
 layer at a time, every token through the whole model, one batch of the rule's points a layer), the staircase
 with the same points, and the certified default. In between, three times, the staircase with all prompts in
-one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches.
+one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches. On a GPU, which eight
+prompts leave idle, a call has more of them (`--at-once`); the first are those of the other sides.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ONE_BY_ONE = ("plain", "same", "certified")
 TOGETHER = ("same, batched", "certified, batched")
 SIDES = ONE_BY_ONE + TOGETHER
 BATCH_REPEATS = 3
+AT_ONCE = {"cpu": 1, "cuda": 1024}  # at least
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class SideResult:
 class Comparison:
     """Every side, and the certificate of the two certified ones."""
 
+    n_at_once: int
     n_prompt_tokens: tuple[int, ...]
     steps: int
     tolerance: float
@@ -97,9 +100,14 @@ def measure(
     *,
     steps: int,
     tolerance: float,
+    together: list[Prompt] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, list[float]], dict[str, list]]:
-    """Seconds a prompt and results of each side; results are the prompts' own, in order."""
+    """Seconds a prompt and results of each side; results are the prompts' own, in order.
+
+    together: what the sides with many prompts in one call are given, by default the same prompts.
+    """
+    together = together or prompts
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     results: dict[str, list] = {side: [] for side in SIDES}
 
@@ -120,7 +128,7 @@ def measure(
             results[side] += timed(side, [prompt])
         if index in batch_after:
             for side in TOGETHER:
-                results[side] = timed(side, prompts)
+                results[side] = timed(side, together)
     return seconds, results
 
 
@@ -137,10 +145,16 @@ def relative_difference(scores: Any, reference: Any) -> float:
     return float(abs(scores - reference).max() / abs(reference).max())
 
 
+def at_once(options: argparse.Namespace, subject: Subject) -> int:
+    """Prompts in one call: as many as the other sides have, or what a GPU needs."""
+    return max(options.prompts, options.at_once or AT_ONCE[subject.device.type])
+
+
 def only_side(options: argparse.Namespace) -> None:
     """Run one side and print this process's peak memory."""
     subject = subject_of(options)
-    prompts = bench_prompts(subject.family.kind, options.prompts if options.only in TOGETHER else 1)
+    n = at_once(options, subject) if options.only in TOGETHER else 1
+    prompts = bench_prompts(subject.family.kind, n)
     run_side(subject, prompts, options.only, steps=options.steps, tolerance=options.tolerance)
     peak = Peak.of(subject.device)
     print(json.dumps({"process": peak.process, "device": peak.device}))
@@ -163,9 +177,15 @@ def compare(
     progress: Callable[[str], None],
 ) -> Comparison:
     """Time every side, and put the figures together."""
-    prompts = bench_prompts(subject.family.kind, options.prompts)
+    together = bench_prompts(subject.family.kind, at_once(options, subject))
+    prompts = together[: options.prompts]
     seconds, results = measure(
-        subject, prompts, steps=options.steps, tolerance=options.tolerance, progress=progress
+        subject,
+        prompts,
+        steps=options.steps,
+        tolerance=options.tolerance,
+        together=together,
+        progress=progress,
     )
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     points = {"plain": float(options.steps)}
@@ -174,10 +194,12 @@ def compare(
         points[side] = statistics.mean(float(a.n_points.mean()) for a in results[side])
         if side.startswith("same"):
             difference[side] = max(
-                relative_difference(a.scores, b) for a, b in zip(results[side], results["plain"], strict=True)
+                relative_difference(found.scores, plain)
+                for found, plain in zip(results[side][: len(prompts)], results["plain"], strict=True)
             )
     certified = results["certified"] + results["certified, batched"]
     return Comparison(
+        n_at_once=len(together),
         n_prompt_tokens=tuple(len(subject.encode(prompt).input_ids) for prompt in prompts),
         steps=options.steps,
         tolerance=options.tolerance,
@@ -201,13 +223,13 @@ def compare(
 def report(result: Comparison) -> str:
     """The result as people read it."""
     n = len(result.n_prompt_tokens)
-    at_once = f"{n} prompts in one call" if n > 1 else "in a call of its own"
+    many = f"{result.n_at_once} prompts in one call" if result.n_at_once > 1 else "in a call of its own"
     names = {
         "plain": f"plain loop, {result.steps} points",
         "same": f"staircase, same {result.steps} points",
         "certified": f"certified, tolerance {result.tolerance:g}",
-        "same, batched": f"staircase, same points, {at_once}",
-        "certified, batched": f"certified, {at_once}",
+        "same, batched": f"staircase, same points, {many}",
+        "certified, batched": f"certified, {many}",
     }
     tokens = sorted(set(result.n_prompt_tokens))
     length = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]}–{tokens[-1]}"
@@ -227,7 +249,7 @@ def report(result: Comparison) -> str:
     lines += [
         "",
         f"certified against the plain loop: {alone.speed_up:.1f}× one prompt at a time, "
-        f"{together.speed_up:.1f}× {'all ' if n > 1 else ''}{at_once}; "
+        f"{together.speed_up:.1f}× {many}; "
         f"{alone.points_per_layer:.1f} points a layer on average",
         f"same points: scores within {difference:.1e} of the plain loop's (relative to the largest)",
         f"certified: {result.converged_share:.1%} of layers converged, "

@@ -7,7 +7,8 @@
    (norms, activation functions, softmax) counts nothing, so the share errs on the low side.
 2. *Time.* The same call again, several times; the median.
 3. *Rate.* Square matrix products, and those of the model's own layers and vocabulary head at many rows, on
-   the subject's device in the precision of its sweeps: the best of several of the fastest shape.
+   the subject's device in the precision of its sweeps: the best of several of the fastest shape, before and
+   after the timed runs. (Base passes, and paths that rounding stops, are float32 in every precision.)
 4. The share is (operations ÷ seconds) ÷ rate; the floor itself, operations ÷ rate, is the least time in
    which this machine could execute them.
 
@@ -173,6 +174,13 @@ def products_of(subject: Subject) -> tuple[Product, ...]:
     return tuple(time_product(shape, subject.device, subject.dtype) for shape in product_shapes(subject))
 
 
+def again(products: Sequence[Product], subject: Subject) -> tuple[Product, ...]:
+    """The fastest once more: a machine that was busy before may be so no longer."""
+    best = max(products, key=lambda product: product.rate)
+    second = time_product((best.m, best.k, best.n), subject.device, subject.dtype)
+    return tuple(second if p is best and second.rate > best.rate else p for p in products)
+
+
 # --- steps 2 and 4 ---
 
 
@@ -201,6 +209,7 @@ def measure_floor(
         attribute(subject, prompts, tolerance=tolerance)
         seconds.append(now(subject.device) - start)
         progress(f"floor · {seconds[-1] / len(prompts):.3f} s a prompt")
+    products = again(products, subject)
     median, rate = statistics.median(seconds), max(product.rate for product in products)
     return Floor(
         n_prompts=len(prompts),
@@ -229,8 +238,8 @@ def report(result: Floor, dtype: str) -> str:
         f"{'tokens':<34}{work.tokens / n:>16,.0f}{result.tokens_per_second:>16,.0f}",
         f"{'tokens × the layers they pass':<34}{work.layer_tokens / n:>16,.0f}"
         f"{result.layer_tokens_per_second:>16,.0f}",
-        f"{'floating-point operations':<34}{_giga(work.total / n):>16}"
-        f"{_giga(result.operations_per_second):>16}",
+        f"{'floating-point operations':<34}{_short(work.total / n):>16}"
+        f"{_short(result.operations_per_second):>16}",
         f"{'seconds':<34}{result.median_seconds / n:>16.4f}",
         f"{'the floor, seconds':<34}{result.floor_seconds / n:>16.4f}",
         "",
@@ -239,10 +248,13 @@ def report(result: Floor, dtype: str) -> str:
     for product in result.products:
         shape = f"({product.m} × {product.k}) @ ({product.k} × {product.n})"
         best = "  the rate" if product.rate == result.rate else ""
-        lines.append(f"{shape:<50}{_giga(product.rate):>16}{best}")
+        lines.append(f"{shape:<50}{_short(product.rate):>16}{best}")
     lines += ["", f"percent of the floor: {result.share:.1%} of the measured matrix-product rate"]
     return "\n".join(lines)
 
 
-def _giga(value: float) -> str:
-    return f"{value / 1e12:,.2f} T" if value >= 1e12 else f"{value / 1e9:,.2f} G"
+def _short(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G")):
+        if value >= size:
+            return f"{value / size:,.2f} {unit}"
+    return f"{value / 1e6:,.2f} M"

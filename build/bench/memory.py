@@ -64,6 +64,8 @@ def alone(options: argparse.Namespace, *what: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "build.bench", *what]
     for name in ("steps", "prompts", "threads", "tolerance", "device", "dtype"):
         command += [f"--{name}", str(getattr(options, name))]
+    if options.at_once is not None:
+        command += ["--at-once", str(options.at_once)]
     command += ["--model", options.model] if options.model else ["--shape", options.shape]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

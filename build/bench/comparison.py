@@ -6,8 +6,8 @@
 For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.plain_loop`: one
 layer at a time, every token through the whole model, one batch of the rule's points a layer), the staircase
 with the same points, and the certified default. In between, three times, the staircase with all prompts in
-one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches. On a GPU, which eight
-prompts leave idle, a call has more of them (`--at-once`); the first are those of the other sides.
+one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches. On a GPU, which
+eight prompts leave idle, a call has more of them (`--at-once`); the first are those of the other sides.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 from atlas.errors import AtlasError, BuildError
 from build.bench import comparison, floor, projection, scaling
 from build.bench.parts import PARTS, measure
-from build.bench.shapes import DTYPES, SHAPES
-from build.plan import at_least_one
+from build.bench.shapes import SHAPES
+from build.plan import DTYPES, at_least_one
 
 DEFAULT_PARTS = "compare,floor"
+COUNTS = ("prompts", "at_once", "threads", "repeats", "floor_prompts", "sample", "groups", "batch_rows")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,16 +95,7 @@ def check(options: argparse.Namespace) -> None:
     for axis in ("prompts", "layers", "lengths", "batches"):
         name = f"scaling_{axis}"
         setattr(options, name, _sizes(f"--scaling-{axis}", getattr(options, name)))
-    for name in (
-        "prompts",
-        "at_once",
-        "threads",
-        "repeats",
-        "floor_prompts",
-        "sample",
-        "groups",
-        "batch_rows",
-    ):
+    for name in COUNTS:
         if getattr(options, name) is not None:
             at_least_one(f"--{name.replace('_', '-')}", getattr(options, name))
     if options.steps < 2:

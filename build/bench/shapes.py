@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.errors import ModelError
 from build.bench.prompts import SEED
+from build.plan import DEFAULT_DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True},
     ),
 }
-DTYPES = ("auto", "float32", "tf32", "bfloat16")
 
 
 def shape_config(shape: str, *, layers: int | None = None) -> PretrainedConfig:
@@ -135,10 +135,8 @@ def device_of(device: str) -> torch.device:
 
 
 def dtype_of(dtype: str, device: torch.device) -> str:
-    """`auto` is float32, with the tensor cores' products on a GPU."""
-    from atlas.surgery.precision import default_precision
-
-    return default_precision(device) if dtype == "auto" else dtype
+    """`auto` is what a build uses on that device."""
+    return DEFAULT_DTYPES[device.type] if dtype == "auto" else dtype
 
 
 def subject_of(options: argparse.Namespace, *, layers: int | None = None) -> Subject:

@@ -233,8 +233,7 @@ class _Build:
                 "relation_id": pa.array([fact.relation_id for fact in self.plan.facts], pa.string()),
             }
         )
-        attributions = tables.attributions_table(prompts, scores)
-        refined = refinement.refine(attributions, prompts.table, facts, rule)
+        refined = tables.refined(prompts, scores, facts, rule)
         self.refinement = rule.to_dict()
         if rule.target is not None:
             self.refinement["shares"] = dict(refined.shares)  # where each relation's adaptation ended

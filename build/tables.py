@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.neuron import Neuron
-from atlas.schema import TABLES
+from atlas.refinement import Refined, Refinement, refine
+from atlas.schema import TABLES, conform
 from build.plan import Plan
 from build.writer import ROW_GROUP_ROWS, Output
 
@@ -155,9 +156,34 @@ def attributions_parts(prompts: Prompts, scores: Scores) -> Iterator[pa.Table]:
         yield pa.table(columns, names=TABLES["attributions"].names).cast(TABLES["attributions"])
 
 
-def attributions_table(prompts: Prompts, scores: Scores) -> pa.Table:
-    """The same rows in the order of the build, ids stored once: for refining, not for writing."""
-    rows = pa.array(scores.prompt)
+def refined(prompts: Prompts, scores: Scores, facts: pa.Table, rule: Refinement) -> Refined:
+    """The table `knowledge_neurons` from scores. Nothing in a rule without negatives looks beyond a relation,
+    so relations are refined one by one, in the memory that the largest of them takes.
+
+    facts: fact_id, relation_id of all facts.
+    """
+    if rule.negatives:
+        return refine(_attributions(prompts, scores, slice(None)), prompts.table, facts, rule)
+    relation_of = dict(zip(facts["fact_id"].to_pylist(), facts["relation_id"].to_pylist(), strict=True))
+    names, of_fact = np.unique(
+        np.array([relation_of[fact_id] for fact_id in prompts.fact_ids], object), return_inverse=True
+    )
+    of_score = of_fact[prompts.fact_of_row].astype(np.int16)[scores.prompt]
+    parts = []
+    for number, name in enumerate(names):
+        chosen = np.flatnonzero(of_score == number)
+        own = facts.filter(pc.equal(facts["relation_id"], name))
+        rows = prompts.table.filter(pc.is_in(prompts.table["fact_id"], own["fact_id"].combine_chunks()))
+        parts.append(refine(_attributions(prompts, scores, chosen), rows, own, rule))
+    return Refined(
+        conform("knowledge_neurons", pa.concat_tables([part.rows for part in parts])),
+        {name: share for part in parts for name, share in part.shares.items()},
+    )
+
+
+def _attributions(prompts: Prompts, scores: Scores, chosen: np.ndarray | slice) -> pa.Table:
+    """These scores as rows of `attributions`, in the order of the build, ids stored once."""
+    rows = pa.array(scores.prompt[chosen])
 
     def ids(name: str) -> pa.DictionaryArray:
         return prompts.table[name].combine_chunks().dictionary_encode().take(rows)
@@ -166,9 +192,9 @@ def attributions_table(prompts: Prompts, scores: Scores) -> pa.Table:
         {
             "fact_id": ids("fact_id"),
             "template_id": ids("template_id"),
-            "layer": scores.layer,
-            "neuron": scores.neuron,
-            "score": scores.score,
+            "layer": scores.layer[chosen],
+            "neuron": scores.neuron[chosen],
+            "score": scores.score[chosen],
         }
     )
 

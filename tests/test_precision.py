@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atlas.neuron import Prompt
 from atlas.surgery import staircase
 from atlas.surgery.attribution import attribute, buckets
-from atlas.surgery.precision import PRECISIONS, default_precision, products
+from atlas.surgery.precision import PRECISIONS, products
 from atlas.surgery.staircase import Rows, answer_tokens, base_pass, sweep
 from atlas.surgery.subject import load_subject
 
@@ -101,11 +101,6 @@ def test_a_precision_holds_inside_its_block_only():
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == before
     assert (left @ right).dtype == torch.float32
-
-
-def test_a_gpu_is_used_with_tf32_and_a_processor_with_float32_when_nobody_says():
-    assert default_precision(torch.device("cuda")) == "tf32"
-    assert default_precision(torch.device("cpu")) == "float32"
 
 
 # --- memory ---

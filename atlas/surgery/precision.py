@@ -35,8 +35,3 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def default_precision(device: torch.device) -> str:
-    """What a device is used with when nobody says: tf32 on a GPU."""
-    return "tf32" if device.type == "cuda" else "float32"

@@ -156,6 +156,7 @@ def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
 def attach(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
     """Step 1 for tables that are read where they lie."""
     connection = duckdb.connect(":memory:")
+    connection.execute("SET parquet_metadata_cache = true")
     for name, source in tables.items():
         connection.execute(f"CREATE VIEW {name} AS {source}")
     connection.execute(views)

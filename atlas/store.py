@@ -127,6 +127,8 @@ class Reader:
         # Names in a query are tables of the atlas, never variables of the Python program.
         self._connection.execute("SET python_enable_replacements = false")
         self._connection.execute("SET autoinstall_known_extensions = false")
+        # Views over views would read the same footers again and again.
+        self._connection.execute("SET parquet_metadata_cache = true")
         try:
             for table, source in tables.items():
                 self._connection.execute(f"CREATE VIEW {table} AS {source}")

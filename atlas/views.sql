@@ -142,9 +142,9 @@ ORDER BY /*+ k.atlas_id, */ k.relation_id, n_facts DESC, k.layer, k.neuron;
 -- Mean number of neurons that two different facts share, for every pair of relations in both orders; the diagonal is
 -- within a relation. Facts without neurons count. From counts: Σ over neurons of n_a · n_b shared by the pairs.
 CREATE OR REPLACE VIEW relation_overlap AS
-WITH size AS NOT MATERIALIZED (
+WITH size AS /*+ NOT MATERIALIZED */ (
     SELECT /*+ atlas_id, */ relation_id, count(*) AS n FROM facts GROUP BY /*+ atlas_id, */ relation_id
-), counted AS NOT MATERIALIZED (
+), counted AS /*+ NOT MATERIALIZED */ (
     SELECT /*+ atlas_id, */ relation_id, layer, neuron, count(*) AS n
     FROM knowledge_neurons GROUP BY /*+ atlas_id, */ relation_id, layer, neuron
 ), shared AS (

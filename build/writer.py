@@ -42,7 +42,10 @@ from build.plan import first_difference
 WORK = "work"
 PLAN_NAME = "plan.json"
 LOCK_NAME = "lock"
-ROW_GROUP_ROWS = 131_072
+# Measured: BENCHMARKS.md, "Reading at scale". Where one row of a few thousand is looked up in many atlases at
+# once, a group of rows that has to be decoded for it had better be small.
+ROW_GROUP_ROWS = 32_768
+_SMALLER_GROUPS = {"facts": 4_096}
 METADATA = b"build"
 _SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)?")
 _NEXT = ".next"
@@ -110,22 +113,38 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], level: int) -> None:
+def parquet_options(schema: pa.Schema, *, level: int) -> dict[str, Any]:
+    """How a table's file is written, as `pq.ParquetWriter` takes it."""
     # Numbers that hardly repeat need no dictionary, and floats among them shrink by a third when their bytes
     # are stored by significance. Integers stored so cannot be read by the DuckDB shell (1.5).
-    split = [c.name for c in schema if c.name in _SELDOM_REPEATED and pa.types.is_floating(c.type)]
+    return {
+        "compression": "zstd",
+        "compression_level": level,
+        "use_dictionary": [leaf for leaf in _leaves(schema) if leaf not in _SELDOM_REPEATED],
+        "use_byte_stream_split": [
+            c.name for c in schema if c.name in _SELDOM_REPEATED and pa.types.is_floating(c.type)
+        ],
+    }
+
+
+def row_group_rows(table: str) -> int:
+    """How many rows of a finished table are stored, and skipped, together."""
+    return _SMALLER_GROUPS.get(table, ROW_GROUP_ROWS)
+
+
+def _write_parquet(
+    path: Path,
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    *,
+    level: int,
+    group_rows: int = ROW_GROUP_ROWS,
+) -> None:
     with whole_file(path) as file:
-        writer = pq.ParquetWriter(
-            file,
-            schema,
-            compression="zstd",
-            compression_level=level,
-            use_dictionary=[leaf for leaf in _leaves(schema) if leaf not in _SELDOM_REPEATED],
-            use_byte_stream_split=split,
-        )
+        writer = pq.ParquetWriter(file, schema, **parquet_options(schema, level=level))
         try:
             for table in tables:
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                writer.write_table(table, row_group_size=group_rows)
         except BaseException:
             # Closing writes a footer; when the disk is full that fails again and would hide the cause.
             with suppress(OSError):
@@ -341,7 +360,8 @@ class Output:
 
     def write_sorted(self, table: str, parts: Iterable[pa.Table]) -> None:
         """A finished table from parts that are already in the order of its keys."""
-        _write_parquet(self.folder / file_name(table), TABLES[table], parts, level=9)
+        rows = row_group_rows(table)
+        _write_parquet(self.folder / file_name(table), TABLES[table], parts, level=9, group_rows=rows)
 
     def finish(self, manifest: Manifest) -> None:
         """The manifest last; then the work folder has served."""
@@ -359,7 +379,8 @@ class Output:
         """
         for name, table in tables.items():
             path = self.folder / f"{file_name(name)}{_NEXT}"
-            _write_parquet(path, TABLES[name], [conform(name, table)], level=9)
+            rows = row_group_rows(name)
+            _write_parquet(path, TABLES[name], [conform(name, table)], level=9, group_rows=rows)
         files = dict(manifest.files)
         for name in tables:
             files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")

@@ -42,6 +42,7 @@ from atlas.manifest import (
 from atlas.refinement import MODES
 from atlas.schema import SORT_KEYS, TABLES, conform
 from atlas.store import quoted_path
+from build.writer import row_group_rows
 from tests import sample_evidence
 
 N_LAYERS = 12
@@ -50,7 +51,6 @@ N_RELATIONS = 39
 N_FACTS = 27_610
 N_PAIRS = 304_711
 N_PROMPTS = 224_674
-ROW_GROUP_ROWS = 131_072  # as `build.writer` writes them
 
 _SYLLABLES = "ba ber cor dan el fá gar hel ir jo kal lin mar nor ö pol quin rā sel tor ur vé wes xi yar zü"
 
@@ -375,7 +375,7 @@ def _write(connection: duckdb.DuckDBPyConnection, folder: Path, table: str) -> N
     path = quoted_path(folder / file_name(table))
     connection.execute(
         f"COPY (SELECT {columns} FROM {table} ORDER BY {keys}) TO {path} "
-        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {row_group_rows(table)})"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from atlas.manifest import MANIFEST_NAME
 from atlas.schema import DERIVED_VIEWS, TABLES
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
+ROOT = Path(__file__).resolve().parent.parent
 IDS = ("large", "other", "small")
 
 
@@ -278,3 +281,30 @@ def test_the_sandbox_answers_as_the_collection_does(console, many):
     for table in (*TABLES, *DERIVED_VIEWS):
         sql = f"SELECT atlas_id, count(*) AS n FROM {table} GROUP BY ALL ORDER BY ALL"
         assert console.query(sql).frame.values.tolist() == many.query(sql).values.tolist()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Only Linux confines a process.")
+def test_a_process_that_may_write_nothing_can_still_read(tmp_path):
+    """Landlock, asked for by itself: a system that lacks it leaves all as it was, and says so here."""
+    path = tmp_path / "some.txt"
+    path.write_text("as it was")
+    tried = (
+        "import os, sys\n"
+        "from atlas.sql_worker import write_nothing\n"
+        "write_nothing()\n"
+        "path = sys.argv[1]\n"
+        "for change in (lambda: open(path, 'w'), lambda: os.truncate(path, 0), lambda: os.remove(path),\n"
+        "               lambda: os.mkdir(path + '.d'), lambda: os.rename(path, path + '.x')):\n"
+        "    try:\n"
+        "        change()\n"
+        "        print('done')\n"
+        "    except OSError:\n"
+        "        print('refused')\n"
+        "print(open(path).read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", tried, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    if done.stdout.startswith("done"):
+        pytest.skip("This kernel has no Landlock.")
+    assert done.stdout.splitlines() == ["refused"] * 5 + ["as it was"]

@@ -1,0 +1,138 @@
+"""The made-up collection and the benchmark of reading: small ones, so that they keep running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import atlas
+from atlas.collection import Collection
+from atlas.manifest import verify
+from atlas.schema import TABLES
+from build.writer import row_group_rows
+from tests import bench_reading
+from tests.bench_reading import LAYOUTS, Layout, Question, lay_out, main, measured
+from tests.big_collection import MEMBER_TABLES, write_big_collection, write_giant_atlas
+
+N_MODELS = 3
+N_FACTS = 300
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    return write_big_collection(tmp_path_factory.mktemp("big") / "many", models=N_MODELS, n_facts=N_FACTS)
+
+
+@pytest.fixture(scope="module")
+def giant(many) -> Path:
+    return write_giant_atlas(many, many.parent / "giant")
+
+
+# The made-up rows ------------------------------------------------------------------------------------
+
+
+def test_every_member_is_a_whole_atlas_of_the_same_facts_and_its_own_pairs(many):
+    with Collection(many) as opened:
+        assert len(opened.members) == N_MODELS
+        for place, member in enumerate(opened.members.values()):
+            verify(member.folder)
+            assert member.manifest.tables == (tuple(TABLES) if place == 0 else MEMBER_TABLES)
+            assert (member.rows("facts"), member.rows("knowledge_neurons")) == (N_FACTS, 3_311)
+        facts = opened.query("SELECT fact_id, count(*) AS n FROM facts GROUP BY ALL")
+        assert set(facts["n"]) == {N_MODELS}
+        pairs = opened.query(
+            "SELECT fact_id, layer, neuron, count(*) AS n FROM knowledge_neurons GROUP BY ALL"
+        )
+        assert len(pairs) > 2 * 3_311
+
+
+def test_counts_agree_with_the_pairs(many, giant):
+    for folder in (*sorted(many.iterdir()), giant):
+        with atlas.open(folder) as opened:
+            wrong = opened.query(
+                """SELECT * FROM facts LEFT JOIN
+                (SELECT fact_id, count(*) AS n FROM knowledge_neurons GROUP BY ALL) USING (fact_id)
+                WHERE n_neurons <> coalesce(n, 0)"""
+            )
+            assert wrong.empty
+            wrong = opened.query(
+                """SELECT * FROM neurons FULL JOIN
+                (SELECT layer, neuron, count(*) AS n, count(DISTINCT relation_id) AS r
+                 FROM knowledge_neurons GROUP BY ALL) USING (layer, neuron)
+                WHERE n_facts IS DISTINCT FROM n OR n_relations IS DISTINCT FROM r"""
+            )
+            assert wrong.empty
+
+
+def test_the_giant_has_every_pair_of_every_member(many, giant):
+    with Collection(many) as opened, atlas.open(giant) as one:
+        for atlas_id in opened.members:
+            of_member = opened.query(
+                "SELECT * EXCLUDE (atlas_id) FROM knowledge_neurons WHERE atlas_id = ? ORDER BY ALL",
+                [atlas_id],
+            )
+            of_giant = one.query(
+                "SELECT * REPLACE (fact_id[:-5] AS fact_id) FROM knowledge_neurons "
+                f"WHERE fact_id LIKE '%.{atlas_id[-3:]}' ORDER BY ALL"
+            )
+            assert of_giant.equals(of_member)
+
+
+def test_a_collection_is_the_same_each_time_and_what_is_there_is_kept(many, tmp_path):
+    again = write_big_collection(tmp_path / "again", models=2, n_facts=N_FACTS, complete=0)
+    with Collection(many) as a, Collection(again) as b:
+        rows = (
+            "SELECT count(*) AS n, bit_xor(hash(row)) AS rows FROM knowledge_neurons AS row "
+            "WHERE atlas_id = ?"
+        )
+        assert a.query_one(rows, ["made-up-001"]) == b.query_one(rows, ["made-up-001"])
+    times = {path: path.stat().st_mtime_ns for path in again.rglob("*.parquet")}
+    write_big_collection(again, models=2, n_facts=N_FACTS, complete=0)
+    assert times == {path: path.stat().st_mtime_ns for path in again.rglob("*.parquet")}
+
+
+def test_its_files_have_the_row_groups_of_a_build(giant):
+    for table in ("facts", "knowledge_neurons"):
+        metadata = pq.read_metadata(giant / f"{table}.parquet")
+        groups = [metadata.row_group(place).num_rows for place in range(metadata.num_row_groups)]
+        assert max(groups) <= row_group_rows(table)
+
+
+# The benchmark ---------------------------------------------------------------------------------------
+
+
+def test_every_question_is_answered_and_reported(many, giant, tmp_path, capsys):
+    main([str(many), "--giant", str(giant), "--repeats", "1", "--json", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    asked = bench_reading.questions("", "", "", (0, 0), "")
+    assert [each["name"] for each in figures["collection"]] == [question.name for question in asked]
+    assert len(figures["giant"]) == 4
+    for each in (*figures["collection"], *figures["giant"]):
+        assert each["rows"] > 0, each["name"]
+        assert each["cold"] >= each["query"] > 0
+        assert each["memory"] > 50
+    printed = capsys.readouterr().out
+    assert all(f"| {question.name} |" in printed for question in asked)
+
+
+@pytest.mark.parametrize(
+    "layout", [LAYOUTS[0], LAYOUTS[-1], Layout("tiny", 100, options={"write_page_index": True})]
+)
+def test_a_layout_has_the_same_rows(many, tmp_path, layout):
+    path = lay_out(many, tmp_path / "laid out", layout)
+    asked = Question("all", "SELECT atlas_id, fact_id, layer, neuron FROM knowledge_neurons ORDER BY ALL")
+    kind = "file" if layout.one_file else "collection"
+    with bench_reading.opened(kind, path) as new, Collection(many) as old:
+        assert new.query(asked.sql).equals(old.query(asked.sql))
+    figures = measured(asked, kind, path, 1)
+    assert figures.rows == N_MODELS * 3_311
+    files = [path] if layout.one_file else path.glob("*/knowledge_neurons.parquet")
+    assert {pq.read_metadata(file).row_group(0).num_rows <= layout.rows for file in files} == {True}
+
+
+def test_a_question_that_fails_ends_the_benchmark_with_its_error(many):
+    with pytest.raises(SystemExit, match="'wrong' was not answered"):
+        measured(Question("wrong", "SELECT nothing FROM facts"), "collection", many, 1)

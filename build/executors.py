@@ -9,10 +9,12 @@ speed depends on the machine. In this process the next job is prepared (tokenise
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from atlas.errors import BuildError
@@ -204,3 +206,13 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
         while (item := following.result()) is not _END:
             following = pool.submit(next, source, _END)
             yield item
+
+
+def cores() -> int:
+    """CPU cores that this process may use: by its affinity, and by its container's quota."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(n, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return n

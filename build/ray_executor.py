@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas.errors import AtlasError, BuildError
-from build.executors import Machine, Note, Setup, SubjectFacts, share
+from build.executors import Machine, Note, Setup, SubjectFacts, cores, share
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 import ray
 from ray.exceptions import (
@@ -55,7 +57,6 @@ from ray.exceptions import (
     RayTaskError,
     WorkerCrashedError,
 )
-from ray.job_config import JobConfig
 
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 JOBS_A_WORKER = 2
@@ -120,7 +121,6 @@ class _Hand:
     """A worker as this process sees it."""
 
     actor: Any
-    facts: SubjectFacts | None = None
     tasks: dict[Any, _Task] = field(default_factory=dict)
 
 
@@ -131,6 +131,7 @@ class RayExecutor:
         self.weights_sha256 = weights_sha256
         self.folder: Path | None = None
         self.hands: list[_Hand] = []
+        self.loaded: list[SubjectFacts] = []
         self.loading: dict[Any, _Hand] = {}
         self.losses_while_loading = 0
         # Steps 1 and 2: connect, share.
@@ -154,32 +155,35 @@ class RayExecutor:
         options: dict[str, Any] = {
             "log_to_driver": False,
             "logging_level": logging.ERROR,
-            # The project lies at the same place on every machine of a cluster.
-            "job_config": JobConfig(_py_driver_sys_path=[str(Path(__file__).resolve().parents[1])]),
         }
         address = machine.ray_address
         if address is None:
+            # A secret of this build's own; Ray would leave one in the home folder.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             self.folder = Path(tempfile.mkdtemp(prefix="kna-ray-"))
             options |= {
                 "address": "local",
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": str(self.folder),
+                # Who asks for more than there is gets it, more slowly.
+                "num_cpus": max(cores(), (machine.workers or 1) * (machine.threads or 1)),
             }
-            asked = (machine.workers or 1) * (machine.threads or 1)
-            if asked > (os.cpu_count() or 1):  # who asks for more than there is gets it, more slowly
-                options["num_cpus"] = asked
         else:
-            _ask(address)
-            options["address"] = address
+            _use_token()
+            _ask(_found() if address == "auto" else address)
+            # The project lies at the same place on every machine of a cluster.
+            project = str(Path(__file__).resolve().parents[1])
+            options |= {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": project}}}
         try:
             ray.init(**options)
-        except (ConnectionError, ImportError, RuntimeError, TimeoutError, ValueError) as error:
+        except (OSError, ImportError, RuntimeError, ValueError, RayError) as error:
+            said = _first_line(error)
             raise BuildError(
-                f"Ray cannot be started: {_first_line(error)}. Use the executor in-process."
+                f"Ray cannot be started: {said}. Leave --executor out."
                 if address is None
-                else f"No Ray cluster can be used at '{address}': {_first_line(error)}. Start one with "
-                "`ray start --head`, or leave --ray-address out."
+                else f"The Ray cluster at '{address}' cannot be used: {said}. If it asks for a token, "
+                "put that into RAY_AUTH_TOKEN; or leave --ray-address out."
             ) from None
 
     @staticmethod
@@ -203,8 +207,9 @@ class RayExecutor:
     @property
     def facts(self) -> SubjectFacts:
         """Those of the first worker, with the devices of all."""
-        devices = sorted({hand.facts.device for hand in self.hands})
-        return replace(self.hands[0].facts, device=f"{self.share.workers} × {' / '.join(devices)}")
+        first = self.loaded[0]
+        devices = " / ".join(sorted({facts.device for facts in self.loaded}))
+        return replace(first, device=f"{self.share.workers} × {devices}")
 
     # --- step 3: hand out ---
 
@@ -213,25 +218,33 @@ class RayExecutor:
     ) -> Iterator[tuple[int, pa.Table]]:
         source = iter(jobs)
         waiting: deque[_Task] = deque()
-        while True:
-            self._hand_out(waiting, source)
-            if not waiting and not any(hand.tasks for hand in self.hands):
-                return
-            for task, done in self._ended(waiting, note):
-                for text in done.notes:
-                    note(text)
-                report(task.job.size)
-                yield task.index, done.table
+        try:
+            while True:
+                self._hand_out(waiting, source)
+                if not waiting and not any(hand.tasks for hand in self.hands):
+                    return
+                for task, done in self._ended(waiting, note):
+                    for text in done.notes:
+                        note(text)
+                    report(task.job.size)
+                    yield task.index, done.table
+        finally:
+            for hand in self.hands:  # left by an error: what comes back now is nobody's
+                hand.tasks.clear()
 
     def _hand_out(self, waiting: deque[_Task], source: Iterator[tuple[int, Job]]) -> None:
+        self._draw(waiting, source)
         for depth in range(JOBS_A_WORKER):
             for hand in self.hands:
-                # A few jobs are made ahead, which also tells when the last ones have come.
-                while len(waiting) <= self.share.workers and (following := next(source, None)):
-                    waiting.append(_Task(*following))
                 if waiting and len(hand.tasks) == depth and (not depth or len(waiting) > self.share.workers):
                     task = waiting.popleft()
                     hand.tasks[hand.actor.do.remote(task.job)] = task
+                    self._draw(waiting, source)
+
+    def _draw(self, waiting: deque[_Task], source: Iterator[tuple[int, Job]]) -> None:
+        """A few jobs are made ahead, which also tells when the last ones have come."""
+        while len(waiting) <= self.share.workers and (following := next(source, None)):
+            waiting.append(_Task(*following))
 
     def _ended(self, waiting: deque[_Task], note: Note) -> Iterator[tuple[_Task, Done]]:
         """Waits until a call ends; gives the tasks that were done, and deals with whatever else ended."""
@@ -291,7 +304,7 @@ class RayExecutor:
                 "same model, or --model a folder that all of them share."
             )
         self.losses_while_loading = 0
-        hand.facts = facts
+        self.loaded.append(facts)
         self.hands.append(hand)
 
     def _replace(self, hand: _Hand, waiting: deque[_Task]) -> None:
@@ -320,10 +333,30 @@ class RayExecutor:
         self.close()
 
 
+def _use_token() -> None:
+    """A token that lies where Ray looks for one is shown to the cluster, as Ray's own commands do."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would say so at length
+    with suppress(ImportError):  # Ray before 2.59
+        from ray._private.authentication import authentication_token_setup as setup
+
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _found() -> str:
+    """The address of the cluster that `ray start` began on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    address = canonicalize_bootstrap_address("auto")
+    if address is None:
+        raise BuildError(
+            "No Ray cluster was started on this machine. Start one with `ray start --head`, or leave "
+            "--ray-address out."
+        )
+    return address
+
+
 def _ask(address: str) -> None:
     """Whether somebody listens there: Ray itself would go on asking for minutes."""
-    if address == "auto":
-        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise BuildError(

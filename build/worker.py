@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from atlas.errors import BuildError
 from atlas.surgery import attribution
+from build.executors import SubjectFacts, cores
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
-    from build.executors import Setup, SubjectFacts
+    from build.executors import Setup
 
 Result = TypeVar("Result")
 
@@ -88,8 +88,6 @@ class Worker:
     @property
     def facts(self) -> SubjectFacts:
         """What others must know of the subject."""
-        from build.executors import SubjectFacts
-
         return SubjectFacts(
             weights_sha256=self.subject.weights_sha256,
             family=self.subject.family.name,
@@ -114,13 +112,3 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
-
-
-def cores() -> int:
-    """CPU cores that this process may use: by its affinity, and by its container's quota."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(n, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        return n

@@ -173,10 +173,13 @@ def test_the_app_caches_in_one_place_only():
 # Requirements ----------------------------------------------------------------------------------------
 
 
+REQUIREMENTS = ("requirements.txt", "requirements-ray.txt", "requirements-dev.txt")
+
+
 def requirements(name: str) -> dict[str, str]:
     """Package → version of a requirements file's pins."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+    return dict(re.sub(r"\[\w+\]", "", line).split("==") for line in lines if "==" in line)
 
 
 def test_every_imported_package_is_required():
@@ -186,17 +189,17 @@ def test_every_imported_package_is_required():
     foreign = imported - set(sys.stdlib_module_names) - {"atlas", "build", "app", "tests", ""}
     # The app's own folder is on the path when it runs.
     foreign -= {path.stem for path in (ROOT / "app").iterdir()}
-    required = requirements("requirements.txt") | requirements("requirements-dev.txt")
+    required = {package for name in REQUIREMENTS for package in requirements(name)}
     required = {IMPORTED_AS.get(name, name) for name in required}
     assert foreign <= required
     assert required - foreign <= NOT_IMPORTED
 
 
 def test_every_requirement_is_pinned():
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in REQUIREMENTS:
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             asked = line.split("#")[0].strip()
-            assert re.fullmatch(r"|[a-z_]+==[\d.]+|-e \.|-r requirements\.txt", asked), line
+            assert re.fullmatch(r"|[a-z_]+(\[[a-z]+\])?==[\d.]+|-e \.|-r requirements(-ray)?\.txt", asked), line
 
 
 def test_the_package_asks_for_no_more_than_the_pins_give():

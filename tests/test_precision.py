@@ -16,6 +16,8 @@ from atlas.surgery.attribution import attribute, buckets
 from atlas.surgery.precision import PRECISIONS, products
 from atlas.surgery.staircase import Rows, answer_tokens, base_pass, sweep
 from atlas.surgery.subject import load_subject
+from tests import bench_precision
+from tests.bench_precision import rounded
 
 PROMPTS = (
     Prompt("f1", "t1", "the capital of france is [Y] .", "paris"),
@@ -52,25 +54,25 @@ def difference(scores: np.ndarray, reference: np.ndarray) -> float:
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_rounded_products_still_settle_within_the_tolerance_of_exact_scores(folder, device, exact, precision):
     """At a tolerance below what bfloat16 rounds to, so that most paths have to be begun again."""
-    rounded = load_subject(folder, device=device, dtype=precision)
+    subject = load_subject(folder, device=device, dtype=precision)
     for tolerance in (0.01, 0.001):
         reference = attribute(exact, PROMPTS, tolerance=tolerance / 10)
-        for result, other in zip(attribute(rounded, PROMPTS, tolerance=tolerance), reference, strict=True):
+        for result, other in zip(attribute(subject, PROMPTS, tolerance=tolerance), reference, strict=True):
             assert result.converged.all()
             assert result.max_gap <= tolerance
             assert difference(result.scores, other.scores) < 2 * tolerance
 
 
 def test_bfloat16_is_not_float32_and_pays_for_it_in_points(folder, exact):
-    rounded = load_subject(folder, device=str(exact.device), dtype="bfloat16")
-    one, other = (attribute(subject, PROMPTS, tolerance=0.001) for subject in (exact, rounded))
+    bfloat16 = load_subject(folder, device=str(exact.device), dtype="bfloat16")
+    one, other = (attribute(subject, PROMPTS, tolerance=0.001) for subject in (exact, bfloat16))
     assert any((a.scores != b.scores).any() for a, b in zip(one, other, strict=True))
     assert sum(b.n_points.sum() for b in other) > sum(a.n_points.sum() for a in one)
 
 
 def test_a_fixed_rule_in_bfloat16_is_near_float32s_and_says_how_far_off_it_is(folder, exact):
-    rounded = load_subject(folder, device=str(exact.device), dtype="bfloat16")
-    for a, b in zip(*(attribute(s, PROMPTS, rule="endpoints") for s in (exact, rounded)), strict=True):
+    bfloat16 = load_subject(folder, device=str(exact.device), dtype="bfloat16")
+    for a, b in zip(*(attribute(s, PROMPTS, rule="endpoints") for s in (exact, bfloat16)), strict=True):
         assert 0 < difference(b.scores, a.scores) < 0.1
         change = (b.p_one - b.p_zero)[0] if len(b.gap) == 1 else None
         if change is not None:
@@ -101,6 +103,31 @@ def test_a_precision_holds_inside_its_block_only():
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == before
     assert (left @ right).dtype == torch.float32
+
+
+def test_tf32_and_bfloat16_are_imitated_as_hardware_rounds_them():
+    numbers = torch.tensor([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 2**-12, -3.14159265, 1e-30])
+    assert torch.equal(rounded(numbers, 7), numbers.bfloat16().float())
+    tf32 = rounded(numbers, 10)
+    assert tf32[:4].tolist() == [1.0, 1 + 2**-10, 1 + 2**-10, 1.0]
+    assert ((tf32 - numbers).abs() <= numbers.abs() * 2**-11).all()
+
+
+def test_what_rounding_costs_is_measured_in_points(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["bench_precision", "--models", "bert-tiny,gpt2-tiny", "--prompts", "2"])
+    bench_precision.main()
+    said = capsys.readouterr().out
+    for model in ("bert-tiny", "gpt2-tiny"):
+        rows = said.split(model)[1].splitlines()[1:5]
+        assert [row[:34].strip() for row in rows] == [
+            "float32",
+            "tf32",
+            "bfloat16",
+            "tf32, never begun again",
+        ]
+        points, settled = zip(*((float(row[34:42]), row[42:53].strip()) for row in rows[:3]), strict=True)
+        assert settled == ("100.0%",) * 3
+        assert min(points) >= 3
 
 
 # --- memory ---

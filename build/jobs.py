@@ -27,7 +27,7 @@ from build.activating import ActivatingPrompts
 from build.plan import BuildOptions
 
 if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
+    from atlas.surgery.subject import Encoded, Subject
     from build.stages import ShardPrompts
     from build.trials import Trial
     from build.worker import Worker
@@ -134,13 +134,13 @@ class ActivationsShard:
     def size(self) -> int:
         return len(self.prompts)
 
-    def prepare(self, subject: Subject) -> None:
-        return None
+    def prepare(self, subject: Subject) -> list[Encoded]:
+        return [subject.encode(prompt) for prompt in self.prompts]
 
-    def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
+    def run(self, worker: Worker, prepared: list[Encoded], report: Report) -> pa.Table:
         """What `ActivatingPrompts.merge` takes."""
         subject, batches = worker.subject, worker.batches
-        activations = batches.run(lambda: subject.activations(self.prompts, batch_tokens=batches.tokens))
+        activations = batches.run(lambda: subject.activations(prepared, batch_tokens=batches.tokens))
         kept = ActivatingPrompts(self.layers, self.neurons)
         kept.update(activations.numpy(), self.numbers)
         report(self.size)
@@ -154,12 +154,12 @@ class EvaluateShard:
     trials: tuple[Trial, ...]
     size: int
 
-    def prepare(self, subject: Subject) -> None:
-        return None
+    def prepare(self, subject: Subject) -> dict[Prompt, Encoded]:
+        return {prompt: subject.encode(prompt) for prompt in {trial.prompt for trial in self.trials}}
 
-    def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
+    def run(self, worker: Worker, prepared: dict[Prompt, Encoded], report: Report) -> pa.Table:
         from build import trials
 
-        table = trials.evaluate_shard(worker.subject, self.trials, batches=worker.batches)
+        table = trials.evaluate_shard(worker.subject, self.trials, batches=worker.batches, encoded=prepared)
         report(self.size)
         return table

@@ -27,7 +27,7 @@ from build.writer import with_metadata
 
 if TYPE_CHECKING:
     from atlas.surgery.attribution import Attribution
-    from atlas.surgery.subject import Prediction, Subject
+    from atlas.surgery.subject import Encoded, Prediction, Subject
     from build.jobs import AttributeShard, Report
     from build.worker import Batches
 
@@ -82,7 +82,7 @@ def _can_be_asked(subject: Subject, prompt: Prompt) -> bool:
 
 def _attributed(
     subject: Subject,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     options: BuildOptions,
     batches: Batches,
     progress: Callable[[int, int], None] | None = None,
@@ -107,7 +107,7 @@ def _attributed(
 class ShardPrompts:
     """A shard's prompts that the model can be asked, and those it cannot, with the reason."""
 
-    prompts: list[Prompt]
+    prompts: list[Encoded]
     held_out: list[bool]
     attributed: list[bool]
     left_out: list[dict[str, str]]
@@ -131,20 +131,18 @@ def usable_prompts(subject: Subject, job: AttributeShard) -> ShardPrompts:
 
     rows = zip(job.prompts, job.held_out, job.attributed, strict=True)
     for fact_id, of_fact in groupby(rows, key=lambda row: row[0].fact_id):
-        usable: list[tuple[Prompt, bool, bool]] = []
-        for row in of_fact:
+        usable: list[tuple[Encoded, bool, bool]] = []
+        for prompt, held_out, attributed in of_fact:
             try:
-                subject.encode(row[0])
+                usable.append((subject.encode(prompt), held_out, attributed))
             except PromptError as error:
-                leave_out(row[0], str(error))
-            else:
-                usable.append(row)
+                leave_out(prompt, str(error))
         if all(held_out for _, held_out, _ in usable):
-            for prompt, _, _ in usable:
-                leave_out(prompt, f"No discovery prompt of {fact_id} can be asked.")
+            for encoded, _, _ in usable:
+                leave_out(encoded.prompt, f"No discovery prompt of {fact_id} can be asked.")
             continue
-        for prompt, held_out, attributed in usable:
-            result.prompts.append(prompt)
+        for encoded, held_out, attributed in usable:
+            result.prompts.append(encoded)
             result.held_out.append(held_out)
             result.attributed.append(attributed)
     return result
@@ -169,12 +167,12 @@ def attribute_shard(
         lambda: _attributed(subject, [shard.prompts[i] for i in chosen], options, batches, progress)
     )
     for i, result in zip(chosen, attributed, strict=True):
-        rows[i] = _attributed_row(shard.prompts[i], shard.held_out[i], result)
+        rows[i] = _attributed_row(shard.prompts[i].prompt, shard.held_out[i], result)
     predictions = batches.run(
         lambda: subject.predict([shard.prompts[i] for i in others], top_k=1, batch_tokens=batches.tokens)
     )
     for i, prediction in zip(others, predictions, strict=True):
-        rows[i] = _prompt_row(shard.prompts[i], shard.held_out[i], prediction)
+        rows[i] = _prompt_row(shard.prompts[i].prompt, shard.held_out[i], prediction)
     report(shard.n_all - reported)
     return with_metadata(pa.Table.from_pylist(rows, schema=ATTRIBUTE_SHARD), left_out=shard.left_out)
 

@@ -23,7 +23,7 @@ from atlas.neuron import Fact, Neuron, Prompt
 from atlas.schema import TABLES
 
 if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
+    from atlas.surgery.subject import Encoded, Subject
     from build.tables import Prompts
     from build.worker import Batches
 
@@ -180,12 +180,19 @@ class HeldOutTrials:
         )
 
 
-def evaluate_shard(subject: Subject, trials: Sequence[Trial], *, batches: Batches) -> pa.Table:
-    """Rows of `effects`: every trial with every intervention."""
+def evaluate_shard(
+    subject: Subject,
+    trials: Sequence[Trial],
+    *,
+    batches: Batches,
+    encoded: Mapping[Prompt, Encoded] | None = None,
+) -> pa.Table:
+    """Rows of `effects`: every trial with every intervention. encoded: prompts that were encoded already."""
+    encoded = encoded or {}
     asked = [(trial, name) for trial in trials for name in INTERVENTIONS]
     predictions = batches.run(
         lambda: subject.predict(
-            [trial.prompt for trial, _ in asked],
+            [encoded.get(trial.prompt, trial.prompt) for trial, _ in asked],
             top_k=1,
             interventions=[INTERVENTIONS[name](trial.neurons) for trial, name in asked],
             batch_tokens=batches.tokens,

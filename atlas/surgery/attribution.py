@@ -33,7 +33,7 @@ from atlas.surgery.staircase import (
     project,
     sweep,
 )
-from atlas.surgery.subject import Prediction, Subject, whole_answer
+from atlas.surgery.subject import Encoded, Prediction, Subject, whole_answer
 
 RULES = ("certified", "left", "right", "endpoints")
 ITEMS_AT_ONCE = {"cpu": 64, "cuda": 1024}
@@ -78,7 +78,7 @@ class Attribution:
 
 def attribute(
     subject: Subject,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     *,
     method: str = "integrated_gradients",
     rule: str = "certified",
@@ -103,10 +103,11 @@ def attribute(
         raise AtlasError(f"A tolerance of {tolerance} is absurd. Give one between 0 and 1.")
     if max_points < quadrature.FINEST:
         raise AtlasError(f"max_points is {max_points}; the nested rules need {quadrature.FINEST} or more.")
+    encoded = [subject.encode(prompt) for prompt in prompts]
     tokens = [
         (index, token)
-        for index, prompt in enumerate(prompts)
-        for token in answer_tokens(subject.encode(prompt), subject.family.kind)
+        for index, each in enumerate(encoded)
+        for token in answer_tokens(each, subject.family.kind)
     ]
     n_tokens = [0] * len(prompts)
     for index, _ in tokens:
@@ -132,7 +133,7 @@ def attribute(
             index = tokens[k][0]
             pending[index].append(token_scores)
             if len(pending[index]) == n_tokens[index]:
-                results[index] = _averaged(subject, prompts[index], pending.pop(index), keep_paths)
+                results[index] = _averaged(subject, encoded[index].prompt, pending.pop(index), keep_paths)
                 done += 1
         if progress is not None:
             progress(done, len(prompts))

@@ -210,8 +210,13 @@ class Subject:
         tokenizer = self.tokenizer
         return tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id
 
-    def encode(self, prompt: Prompt) -> Encoded:
-        """The prompt in tokens. `PromptError` when the answer has no single place or is too long."""
+    def encode(self, prompt: Prompt | Encoded) -> Encoded:
+        """The prompt in tokens. `PromptError` when the answer has no single place or is too long.
+
+        Who asks the model may give prompts that were encoded already, as a build does ahead of time.
+        """
+        if isinstance(prompt, Encoded):
+            return prompt
         encoded = self._encode_masked(prompt) if self.family.kind == "masked" else self._encode_causal(prompt)
         if len(encoded.input_ids) > self.max_length:
             raise PromptError(
@@ -269,7 +274,7 @@ class Subject:
 
     def predict(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt | Encoded],
         *,
         top_k: int = 10,
         interventions: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
@@ -335,7 +340,7 @@ class Subject:
         return [whole_answer([next(per_row) for _ in encoded.targets]) for encoded in rows]
 
     @torch.no_grad()
-    def activations(self, prompts: Sequence[Prompt], *, batch_tokens: int = 2048) -> Tensor:
+    def activations(self, prompts: Sequence[Prompt | Encoded], *, batch_tokens: int = 2048) -> Tensor:
         """Every neuron's activation at the first answer position: (n_prompts, n_layers, n_neurons)."""
         encoded = [self.encode(prompt) for prompt in prompts]
         result = torch.empty(len(encoded), self.n_layers, self.n_neurons)

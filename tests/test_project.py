@@ -254,11 +254,12 @@ def _is_whole(command: str) -> bool:
     return True
 
 
-def test_the_queries_of_the_readme_give_what_it_shows(capsys):
+def test_the_queries_of_the_readme_give_what_it_shows(capsys, monkeypatch):
     from atlas.__main__ import main
 
-    shown = transcripts("python -m atlas sql --atlas starter-")
-    assert len(shown) >= 3
+    monkeypatch.chdir(ROOT)
+    shown = transcripts("python -m atlas sql --atlas starter-", "python -m atlas sql --collection atlas/data")
+    assert len(shown) >= 4
     for command, output in shown.items():
         assert main(shlex.split(command)[3:]) == 0
         assert capsys.readouterr().out.strip() == output, command

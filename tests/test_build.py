@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -448,22 +447,37 @@ def test_the_manifest_says_what_the_atlas_was_made_from(bert_atlas: Path, tiny_b
 
 # --- interruptions ---
 
-# Runs one build in a forked child that kills itself at its n-th rename, then one that may finish.
-KILLED = """
-import os, signal, sys
+# A process that has imported everything and forks for each attempt, which then costs a fraction of a second.
+ZYGOTE = """
+import os, random, signal, sys, time
+from pathlib import Path
 import pandas, torch, transformers, duckdb
 import build.run, build.stages, build.summary, build.worker
 from atlas.surgery import attribution, readout, subject
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, DynamicCache
+from transformers import BertForMaskedLM, LlamaForCausalLM
 from tests.test_build import register_tiny_dataset
 from build.__main__ import main
 register_tiny_dataset()
-model, parent, most = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
-def child(out, kill_at=None, after=False):
+def fork(out, *options, prepare=lambda: None):
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        prepare()
+        torch.set_num_threads(1)
+        os._exit(main(["run", "--model", sys.argv[1], "--dataset", "tiny", *options, "--out", str(out)]))
+    return pid
+"""
+
+# One build in a child that kills itself at its n-th rename, then one that may finish.
+KILLED = (
+    ZYGOTE
+    + """
+parent, most = sys.argv[2], int(sys.argv[3])
+
+def child(out, kill_at=None, after=False):
+    def count_renames():
         replace, count = os.replace, 0
         def counted(*args, **kwargs):
             nonlocal count
@@ -474,10 +488,7 @@ def child(out, kill_at=None, after=False):
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.replace = counted
-        torch.set_num_threads(1)
-        what = ["--model", model, "--dataset", "tiny", "--limit", "4", "--shard-size", "2"]
-        os._exit(main(["run", *what, "--out", out]))
-    return os.waitpid(pid, 0)[1]
+    return os.waitpid(fork(out, "--limit", "4", "--shard-size", "2", prepare=count_renames), 0)[1]
 
 for kill_at in range(1, most + 1):
     out = os.path.join(parent, str(kill_at))
@@ -487,15 +498,41 @@ for kill_at in range(1, most + 1):
     if not killed:
         break
 """
+)
+
+# One build killed again and again: the i-th time once so many of its files are there, and a moment later.
+KILLED_AT_RANDOM = (
+    ZYGOTE
+    + """
+out, kills, n_files = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+moments = random.Random(int(sys.argv[5]))
+places = sorted(moments.choices(range(n_files), k=kills))
+
+def files():
+    return [path.name for folder in (out / "work", out) for path in sorted(folder.glob("[a-z]*.[pn]*"))]
+
+for place in places:
+    longest = 0.3 if len(files()) >= place else 0.03  # while it loads, or in the middle of the next file
+    pid = fork(out, "--shard-size", "1")
+    while len(files()) < place:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the build ended by itself"
+        time.sleep(0.001)
+    time.sleep(moments.uniform(0, longest))
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status), "the build ended by itself"
+    assert not (out / "manifest.json").exists()
+    print(*(len([name for name in files() if name.startswith(part)]) for part in sys.argv[6:]), flush=True)
+status = os.waitpid(fork(out, "--shard-size", "1"), 0)[1]
+print("finished", status)
+"""
+)
 
 
-def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
-    build_once: Callable[..., Path], tiny_bert: Path, tmp_path: Path
-):
-    whole = build_once(tiny_bert, limit=4, shard_size=2)
-    most = 40
+def zygote(script: str, *arguments: object) -> list[list[str]]:
+    """The words of every line that the script printed."""
     result = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tiny_bert), str(tmp_path), str(most)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -503,10 +540,17 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
         timeout=500,
     )
     assert result.returncode == 0, result.stderr
-    lines = [line.split() for line in result.stdout.splitlines()]
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
+    build_once: Callable[..., Path], tiny_bert: Path, tmp_path: Path
+):
+    whole = build_once(tiny_bert, limit=4, shard_size=2)
+    lines = zygote(KILLED, tiny_bert, tmp_path, 40)
     # plan, 2 attribute shards, value vectors, activations, 2 evaluate shards, 8 tables, manifest.
     assert [line[1] for line in lines] == ["killed"] * 16 + ["finished"]
-    assert all(status == "0" for _, _, status in lines), result.stderr
+    assert all(status == "0" for _, _, status in lines)
     for line in lines:
         folder = tmp_path / line[0]
         assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
@@ -514,36 +558,22 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
         assert read_manifest(folder).files == read_manifest(whole).files
 
 
-def test_a_build_killed_at_any_time_resumes_to_the_same_rows(
+def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(
     build_once: Callable[..., Path], tiny_llama: Path, tmp_path: Path
 ):
-    whole = build_once(tiny_llama, shard_size=1, limit=8)
-    out = tmp_path / "out"
-    script = (
-        "import sys; from tests.test_build import register_tiny_dataset as r; r();"
-        "from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = ["run", "--model", str(tiny_llama), "--dataset", "tiny", "--out", str(out)]
-    command += ["--shard-size", "1", "--limit", "8"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-c", script, *command],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    for n_shards in (1, 5):  # as soon as so many are there: in the middle of the next one
-        process = start()
-        while process.poll() is None and len(list(out.glob("work/attribute-*.parquet"))) < n_shards:
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (out / "manifest.json").exists()
-    assert start().wait(timeout=120) == 0
+    whole, out = build_once(tiny_llama, shard_size=1), tmp_path / "out"
+    stages = ("attribute", "readout", "activating-", "evaluate", "effects")
+    # 10 attribute shards, value vectors, activations, 10 evaluate shards, tables; at 28 files some are still to come.
+    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 28, 20220308, *stages)
+    assert end == ["finished", "0"]
+    assert len(kills) == 20
+    done = [tuple(map(int, counts)) for counts in kills]
+    assert done == sorted(done)  # nothing that was done is ever lost
+    # Kills hit every stage: attributing, evaluating, and writing the tables.
+    assert sum(attribute < 10 for attribute, *_ in done) >= 2
+    assert sum(activating > 0 and evaluate < 10 for _, _, activating, evaluate, _ in done) >= 2
+    assert sum(evaluate == 10 for *_, evaluate, _ in done) >= 2
+    assert {path.name for path in out.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
     assert_same_rows(whole, out)
 
 

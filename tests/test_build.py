@@ -563,7 +563,7 @@ def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(
 ):
     whole, out = build_once(tiny_llama, shard_size=1), tmp_path / "out"
     stages = ("attribute", "readout", "activating-", "evaluate", "effects")
-    # 10 attribute shards, value vectors, activations, 10 evaluate shards, tables; at 28 files some are still to come.
+    # 10 attribute shards, value vectors, activations, 10 evaluate shards: 22 files, and then the tables.
     *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 28, 20220308, *stages)
     assert end == ["finished", "0"]
     assert len(kills) == 20

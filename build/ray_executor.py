@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 import ray
 from ray.exceptions import (
@@ -160,7 +159,9 @@ class RayExecutor:
         if address is None:
             # A secret of this build's own; Ray would leave one in the home folder.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            self.folder = Path(tempfile.mkdtemp(prefix="kna-ray-"))
+            # In /tmp, as Ray itself does: the names of the sockets in it may have about 100 letters.
+            parent = "/tmp" if os.path.isdir("/tmp") else None
+            self.folder = Path(tempfile.mkdtemp(prefix="kna-ray-", dir=parent))
             options |= {
                 "address": "local",
                 "include_dashboard": False,

@@ -1,6 +1,6 @@
 """What Ray costs: a build by one process, by two workers of a Ray cluster, and what two could do at best.
 
-    python -m tests.bench_executors                         # pocket-bert, 500 starter facts, three rounds
+    python -m tests.bench_executors                         # pocket-bert, 1,500 starter facts, three rounds
     python -m tests.bench_executors --limit 100 --rounds 1 --json figures.json
 
 1. *Sides.* One process with two threads. Two processes of one thread at the same time, each of which makes
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", default="pocket-bert")
     parser.add_argument("--dataset", default="starter")
-    parser.add_argument("--limit", type=int, default=500, help="facts (default: 500)")
+    parser.add_argument("--limit", type=int, default=1500, help="facts (default: 1500)")
     parser.add_argument("--shard-size", type=int, default=25, help="facts a shard (default: 25)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")

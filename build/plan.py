@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError, ModelError, StoreError
@@ -25,6 +25,9 @@ from atlas.manifest import Manifest, read_manifest
 from atlas.models import KNOWN_MODELS, locate
 from atlas.neuron import Fact, Prompt, Template
 from atlas.store import bundled
+
+if TYPE_CHECKING:
+    from atlas.models import LocatedModel
 
 MODES = ("default", "paper", "replication")
 RULES = ("certified", "left", "right", "endpoints")
@@ -262,6 +265,30 @@ def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
     dataset = dataset.restricted(usable)
     n_usable = len(dataset.facts)
     return Plan(options, shape, dataset.restricted(limit=options.limit), n_all - n_usable)
+
+
+def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
+    """Everything that changes rows, as plain JSON: a folder goes on only with the same."""
+    options = plan.options
+    certified = options.rule == "certified"
+    return {
+        "model": located.name,
+        "weights_sha256": located.weights_sha256,
+        "dataset": plan.dataset.dataset_id,
+        "relations": None if options.relations is None else list(options.relations),
+        "limit": options.limit,
+        "attribute": options.attribute,
+        "mode": options.mode,
+        "method": METHOD,
+        "rule": options.rule,
+        "tolerance": options.tolerance,
+        "steps": None if certified else options.steps,
+        "max_points": MAX_POINTS if certified else None,
+        "dtype": options.dtype,
+        "seed": options.seed,
+        "shard_size": options.shard_size,
+        "dataset_hash": plan.dataset.dataset_hash,
+    }
 
 
 @dataclass(frozen=True)

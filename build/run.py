@@ -40,7 +40,7 @@ from build import executors, jobs, summary, tables, trials
 from build.activating import ACTIVATING_PROMPTS, ActivatingPrompts
 from build.check import check_rows
 from build.executors import Executor, Machine
-from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, make_plan
+from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, make_plan, parameters_for
 from build.progress import Progress
 from build.writer import Output, metadata_of, with_metadata
 
@@ -51,30 +51,6 @@ PRECISION_SAMPLE = 32
 READOUT_SHARD = 2048
 SECONDS_BETWEEN_STATES = 20.0
 HELD_OUT = "Of a relation's usable templates, in order, every second one is held out."
-
-
-def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
-    """Everything that changes rows, as plain JSON: a folder goes on only with the same."""
-    options = plan.options
-    certified = options.rule == "certified"
-    return {
-        "model": located.name,
-        "weights_sha256": located.weights_sha256,
-        "dataset": plan.dataset.dataset_id,
-        "relations": None if options.relations is None else list(options.relations),
-        "limit": options.limit,
-        "attribute": options.attribute,
-        "mode": options.mode,
-        "method": METHOD,
-        "rule": options.rule,
-        "tolerance": options.tolerance,
-        "steps": None if certified else options.steps,
-        "max_points": MAX_POINTS if certified else None,
-        "dtype": options.dtype,
-        "seed": options.seed,
-        "shard_size": options.shard_size,
-        "dataset_hash": plan.dataset.dataset_hash,
-    }
 
 
 def run_build(

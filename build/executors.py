@@ -73,12 +73,12 @@ class Machine:
 
     @property
     def kind(self) -> str:
-        """'cpu' or 'cuda'. Imports torch where nobody said; of a cluster's machines this one answers."""
-        if self.device == "auto":
-            import torch
+        """'cpu' or 'cuda'. Raises `ModelError` for a GPU that is not at hand, unless others have it."""
+        if self.executor == RAY and self.device != "auto":
+            return "cuda" if self.device == "cuda" else "cpu"
+        from atlas.surgery.subject import device_of
 
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return "cuda" if self.device.startswith("cuda") else "cpu"
+        return "cuda" if device_of(self.device).type == "cuda" else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

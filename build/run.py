@@ -145,10 +145,10 @@ class _Build:
     def sample_precision(self) -> None:
         """What rounding does to scores, of discovery prompts of facts that lie evenly in the plan."""
         plan, options = self.plan, self.plan.options
-        every = max(1, len(plan.facts) // PRECISION_SAMPLE)
+        count = min(PRECISION_SAMPLE, len(plan.facts))
         sample = tuple(
-            next(prompt for prompt, held_out in plan.prompts_of(fact) if not held_out)
-            for fact in plan.facts[::every][:PRECISION_SAMPLE]
+            next(prompt for prompt, held_out in plan.prompts_of(plan.facts[index]) if not held_out)
+            for index in np.linspace(0, len(plan.facts) - 1, count).astype(int)
         )
         self.make_shards(
             "precision", "precision", [len(sample)], lambda index: jobs.PrecisionSample(sample, options)

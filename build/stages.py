@@ -50,7 +50,7 @@ def precision_sample(
 ) -> pa.Table:
     """Of the prompts that can be asked: the largest difference of a score from float32's, as a share of the
     largest |score|, and the evaluations that both took."""
-    usable = [prompt for prompt in prompts if _can_be_asked(subject, prompt)]
+    usable = [prompt for prompt in prompts if subject.can_be_asked(prompt)]
     rounded, exact = (
         batches.run(partial(_attributed, replace(subject, dtype=dtype), usable, options, batches))
         for dtype in (options.dtype, "float32")
@@ -61,7 +61,7 @@ def precision_sample(
             "template_id": pa.array([prompt.template_id for prompt in usable], pa.string()),
             "difference": pa.array(
                 [
-                    float(np.abs(a.scores - b.scores).max() / np.abs(b.scores).max())
+                    attribution.relative_difference(a.scores, b.scores)
                     for a, b in zip(rounded, exact, strict=True)
                 ],
                 pa.float64(),
@@ -70,14 +70,6 @@ def precision_sample(
             "n_points_float32": pa.array([int(b.n_points.sum()) for b in exact], pa.int64()),
         }
     )
-
-
-def _can_be_asked(subject: Subject, prompt: Prompt) -> bool:
-    try:
-        subject.encode(prompt)
-    except PromptError:
-        return False
-    return True
 
 
 def _attributed(

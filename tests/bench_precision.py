@@ -26,9 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas.neuron import Prompt
 from atlas.surgery import integration
-from atlas.surgery.attribution import Attribution, attribute
+from atlas.surgery.attribution import Attribution, attribute, relative_difference
 from atlas.surgery.subject import Subject, load_subject
-from build.bench.comparison import relative_difference
 from build.bench.prompts import bench_prompts
 from build.bench.shapes import SHAPES, shape_subject
 from build.plan import BuildOptions, make_plan

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from atlas.surgery.attribution import relative_difference
 from build.bench import comparison, floor, main, prompts, shapes
 from build.bench.cli import parser
 from build.bench.memory import Peak, alone
@@ -64,7 +65,7 @@ def test_both_sides_find_the_same_scores(measured):
     _, _, _, results = measured
     for side in ("same", "same, batched"):
         for attribution, plain in zip(results[side], results["plain"], strict=True):
-            assert comparison.relative_difference(attribution.scores, plain) < 1e-5
+            assert relative_difference(attribution.scores, plain) < 1e-5
 
 
 def test_prompts_have_ten_tokens_before_or_around_the_answer(measured):
@@ -114,9 +115,7 @@ def test_a_call_of_many_prompts_is_timed_by_the_prompt(monkeypatch):
 
 
 def test_relative_difference_refers_to_the_largest_score():
-    assert comparison.relative_difference(np.array([1.0, -3.9]), np.array([1.0, -4.0])) == pytest.approx(
-        0.025
-    )
+    assert relative_difference(np.array([1.0, -3.9]), np.array([1.0, -4.0])) == pytest.approx(0.025)
 
 
 def test_the_first_hundred_prompts_differ():

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from atlas import datasets
-from atlas.errors import BuildError
+from atlas.errors import BuildError, ModelError
 from atlas.manifest import read_manifest
 from atlas.surgery.attribution import attribute
 from atlas.surgery.subject import load_subject
@@ -34,8 +35,20 @@ def test_whatever_is_left_to_the_device_is_tf32_and_large_shards_on_a_gpu(tiny_b
     assert (left.on("cuda").dtype, left.on("cuda").shard_size) == ("tf32", 200)
     chosen = replace(left, dtype="float32", shard_size=7)
     assert chosen.on("cuda") == chosen
-    assert Machine(device="cuda:1").kind == "cuda"
     assert CPU.kind == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "no such device"])
+def test_a_device_that_is_not_at_hand_is_refused_before_the_folder_is_begun(
+    device: str, tiny_bert: Path, tmp_path: Path
+):
+    """Else its precision would keep the folder from the device that is there."""
+    if device == "cuda:7" and torch.cuda.is_available():
+        assert Machine(device=device).kind == "cuda"
+        return
+    with pytest.raises(ModelError, match=r"Use .*cpu"):
+        run_build(options(tiny_bert), out=tmp_path / "atlas", machine=Machine(device=device))
+    assert not (tmp_path / "atlas").exists()
 
 
 def test_a_build_on_a_processor_is_float32s_and_has_nothing_to_sample(tiny_bert: Path, tmp_path: Path):

@@ -76,6 +76,11 @@ class Attribution:
         return float((self.gap / np.maximum(self.token_max, np.finfo(np.float32).tiny)[:, None]).max())
 
 
+def relative_difference(scores: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference of a score, as a fraction of the largest |score| of the reference."""
+    return float(np.abs(scores - reference).max() / np.abs(reference).max())
+
+
 def attribute(
     subject: Subject,
     prompts: Sequence[Prompt | Encoded],

@@ -253,6 +253,14 @@ class Subject:
         positions = tuple(len(stem) - 1 + j for j in range(len(targets)))
         return Encoded(prompt, stem + targets[:-1], positions, targets)
 
+    def can_be_asked(self, prompt: Prompt) -> bool:
+        """Whether `encode` takes the prompt."""
+        try:
+            self.encode(prompt)
+        except PromptError:
+            return False
+        return True
+
     # --- running the model ---
 
     @contextmanager
@@ -412,7 +420,7 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     """
     if dtype not in PRECISIONS:
         raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
-    target = _device(device)
+    target = device_of(device)
     located = locate(name)
     model, tokenizer, family = _read(Path(located.folder), located.name)
     return Subject(
@@ -427,7 +435,8 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     )
 
 
-def _device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
+    """The device of that name, `auto` for a GPU where there is one; `ModelError` when it is not at hand."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -140,11 +140,6 @@ def warm_up(subject: Subject, prompts: list[Prompt], *, steps: int, tolerance: f
             run_side(subject, prompts, side, steps=steps, tolerance=tolerance)
 
 
-def relative_difference(scores: Any, reference: Any) -> float:
-    """Largest difference of a score, as a fraction of the largest |score| of the reference."""
-    return float(abs(scores - reference).max() / abs(reference).max())
-
-
 def at_once(options: argparse.Namespace, subject: Subject) -> int:
     """Prompts in one call: as many as the other sides have, or what a GPU needs."""
     return max(options.prompts, options.at_once or AT_ONCE[subject.device.type])
@@ -187,6 +182,8 @@ def compare(
         together=together,
         progress=progress,
     )
+    from atlas.surgery.attribution import relative_difference
+
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     points = {"plain": float(options.steps)}
     difference: dict[str, float] = {}

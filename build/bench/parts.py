@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from build.bench import comparison, floor, projection, scaling
 from build.bench.machine import machine
 from build.bench.prompts import bench_prompts
-from build.bench.shapes import SHAPES, device_of, subject_of
+from build.bench.shapes import SHAPES, subject_of
 from build.plan import model_shape
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         asked = projection.load_population(options.source, causal=_causal(options))
         # As few as the sample will surely have: refused before torch is imported.
         projection.allocation(asked, options.sample or min(projection.SAMPLE.values()))
+
+    from atlas.surgery.subject import device_of
 
     device = device_of(options.device).type
     results: dict[str, Any] = {}

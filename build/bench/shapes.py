@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from atlas.errors import ModelError
 from build.bench.prompts import SEED
 from build.plan import DEFAULT_DTYPES
 
@@ -84,7 +83,7 @@ def shape_subject(
     import torch
 
     from atlas.surgery.families import family_of
-    from atlas.surgery.subject import Subject
+    from atlas.surgery.subject import Subject, device_of
     from build.bench.vocabulary import whole_words
 
     config = shape_config(shape, layers=layers)
@@ -123,17 +122,6 @@ def _random_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     return model
 
 
-def device_of(device: str) -> torch.device:
-    """The device of that name; `ModelError` when it is not at hand."""
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("No CUDA device is at hand. Use --device cpu.")
-    return torch.device(device)
-
-
 def dtype_of(dtype: str, device: torch.device) -> str:
     """`auto` is what a build uses on that device."""
     return DEFAULT_DTYPES[device.type] if dtype == "auto" else dtype
@@ -146,7 +134,7 @@ def subject_of(options: argparse.Namespace, *, layers: int | None = None) -> Sub
     torch.set_num_threads(options.threads)
     if options.model is None:
         return shape_subject(options.shape, device=options.device, dtype=options.dtype, layers=layers)
-    from atlas.surgery.subject import load_subject
+    from atlas.surgery.subject import device_of, load_subject
 
     target = device_of(options.device)
     return load_subject(options.model, device=str(target), dtype=dtype_of(options.dtype, target))

@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from atlas.errors import PromptError
 from atlas.neuron import Neuron, Prompt
 from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
 
 if TYPE_CHECKING:
     from atlas.store import Atlas
-    from atlas.surgery.subject import Prediction, Subject
+    from atlas.surgery.subject import Prediction
 
 STRENGTHS = ((1.0, 8.0), (1.0, 2.0))
 GROUPS = ("own", "all", "random", "random_all")
@@ -153,7 +152,7 @@ def planned(ground: Ground, fact: GroundFact) -> Update | None:
     return Update(
         fact,
         new,
-        tuple(each for each in questions if all(_can_be_asked(ground.subject, p) for p in each.prompts)),
+        tuple(each for each in questions if all(map(ground.subject.can_be_asked, each.prompts))),
         {
             "own": own,
             "all": tuple(sorted(fact.neurons)),
@@ -170,15 +169,7 @@ def _giver(
     others = [each for each in ground.by_relation[fact.relation_id] if each.answer != fact.answer]
     shuffled = (others[index] for index in generator.permutation(len(others)))
     asked = ((each, replace(prompt, answer=each.fact.object)) for each in shuffled)
-    return next((each for each, prompt in asked if _can_be_asked(ground.subject, prompt)), None)
-
-
-def _can_be_asked(subject: Subject, prompt: Prompt) -> bool:
-    try:
-        subject.encode(prompt)
-    except PromptError:
-        return False
-    return True
+    return next((each for each, prompt in asked if ground.subject.can_be_asked(prompt)), None)
 
 
 def bystanders(facts: Sequence[GroundFact], generator: np.random.Generator) -> Iterator[Prompt]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -223,59 +221,6 @@ def test_both_commands_stand_in_the_first_screen_of_the_readme():
     top = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN]
     for command in TWO_COMMANDS:
         assert any(line.strip() == command for line in top), command
-
-
-def test_links_of_the_documents_lead_to_files():
-    for name in ("README.md", "BENCHMARKS.md", "NOTICE.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if not target.startswith(("http://", "https://")):
-                assert (ROOT / target).exists(), f"{name} links to {target}"
-
-
-def transcripts(*starts_with: str) -> dict[str, str]:
-    """Commands of the README's transcripts that start like that → the output shown."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found: dict[str, str] = {}
-    for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
-        for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            lines = entry.splitlines()
-            # A command goes on over lines until its quotes are closed.
-            n = next(k for k in range(1, len(lines) + 1) if _is_whole("\n".join(lines[:k])))
-            if entry.startswith(starts_with):
-                found["\n".join(lines[:n])] = "\n".join(lines[n:]).strip()
-    return found
-
-
-def _is_whole(command: str) -> bool:
-    try:
-        shlex.split(command)
-    except ValueError:
-        return False
-    return True
-
-
-def test_the_queries_of_the_readme_give_what_it_shows(capsys, monkeypatch):
-    from atlas.__main__ import main
-
-    monkeypatch.chdir(ROOT)
-    shown = transcripts("python -m atlas sql --atlas starter-", "python -m atlas sql --collection atlas/data")
-    assert len(shown) >= 4
-    for command, output in shown.items():
-        assert main(shlex.split(command)[3:]) == 0
-        assert capsys.readouterr().out.strip() == output, command
-
-
-def test_the_readme_imports_what_there_is():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for module, names in re.findall(r"^>>> from (atlas[\w.]*) import (.+)$", text, flags=re.MULTILINE):
-        for name in names.split(", "):
-            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
-
-
-def test_the_documents_carry_no_unfinished_places():
-    for name in ("README.md", "BENCHMARKS.md", "NOTICE.md"):
-        assert not re.search(r"\b(TODO|FIXME|TBD|XXX)\b", (ROOT / name).read_text(encoding="utf-8")), name
 
 
 def test_streamlit_does_not_ask_newcomers_for_an_email():

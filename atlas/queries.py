@@ -20,7 +20,7 @@ import pandas as pd
 from atlas.errors import QueryError
 from atlas.evidence import GROUPS
 from atlas.neuron import Neuron
-from atlas.refinement import STORED_FRACTION
+from atlas.refinement import STORED_FRACTION, negative_facts
 from atlas.search import Hits as Hits
 from atlas.search import facts_matching as facts_matching
 from atlas.store import Atlas
@@ -246,10 +246,14 @@ def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
     )
 
 
-def rethreshold(atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int = 2) -> pd.DataFrame:
+def rethreshold(
+    atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int = 2, negatives: int = 0, seed: int = 0
+) -> pd.DataFrame:
     """The fact's neurons under other thresholds: coarse ≥ `t` × the prompt's maximum, share ≥ `p`.
 
-    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`.
+    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`; with
+    `negatives`, those are left out that are coarse as often where so many other facts of the relation, with
+    other answers, are asked for in the same words (`atlas.refinement`, step 4).
     Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score, and as the atlas
     has them (null where no fact has the neuron) n_facts, n_relations, value_norm, promoted, suppressed.
     """
@@ -274,13 +278,46 @@ def rethreshold(atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int
             FROM scored
             GROUP BY layer, neuron
             HAVING n_prompts >= greatest(ceil((SELECT count(*) FROM discovery) * $p - 1e-9), $at_least)
+        ), negative AS (
+            SELECT fact_id, template_id FROM prompts SEMI JOIN discovery USING (template_id)
+            WHERE list_contains($others, fact_id) AND NOT held_out AND max_score IS NOT NULL
+        ), theirs AS (
+            SELECT fact_id, template_id, layer, neuron, score::DOUBLE AS score,
+                   max(score::DOUBLE) OVER (PARTITION BY fact_id, template_id) AS largest
+            FROM attributions SEMI JOIN negative USING (fact_id, template_id)
+        ), answering AS (
+            SELECT layer, neuron FROM theirs WHERE largest > 0 AND score >= $t * largest
+            GROUP BY layer, neuron
+            HAVING count(*) >= least((SELECT count(*) FROM negative),
+                                     greatest(ceil((SELECT count(*) FROM negative) * $p - 1e-9), $at_least))
         )
         SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, n.promoted, n.suppressed
-        FROM kept LEFT JOIN neurons AS n ON n.layer = kept.layer AND n.neuron = kept.neuron
+        FROM kept ANTI JOIN answering USING (layer, neuron)
+        LEFT JOIN neurons AS n ON n.layer = kept.layer AND n.neuron = kept.neuron
         ORDER BY share DESC, mean_score DESC, kept.layer, kept.neuron
         """,
-        {"fact_id": fact_id, "t": float(t), "p": float(p), "at_least": at_least},
+        {
+            "fact_id": fact_id,
+            "t": float(t),
+            "p": float(p),
+            "at_least": at_least,
+            "others": _negative_facts(atlas, fact_id, negatives, seed) if negatives else [],
+        },
     )
+
+
+def _negative_facts(atlas: Atlas, fact_id: str, n: int, seed: int) -> list[str]:
+    rows = atlas.query(
+        """
+        SELECT fact_id, any_value(object) AS object FROM facts JOIN prompts USING (fact_id)
+        WHERE NOT held_out AND max_score IS NOT NULL
+          AND relation_id = (SELECT relation_id FROM facts WHERE fact_id = $fact_id)
+        GROUP BY fact_id ORDER BY fact_id
+        """,
+        {"fact_id": fact_id},
+    )
+    members = list(zip(rows["fact_id"], rows["object"], strict=True))
+    return negative_facts(members, fact_id, n, seed=seed) if fact_id in set(rows["fact_id"]) else []
 
 
 # One neuron ------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ Follows Dai et al. (ACL 2022, section 3.2 and their code `2_get_kn.py`) and the 
    `at_least` so many. Prompts without coarse neurons count in the denominator.
 3. Adapt (mode `paper`): per relation, move the share by `step` until the mean number of neurons a fact
    lies within `target`; the last of `tries` stands.
-4. Subtract (with `negatives`): of the neurons kept, those that are as common in prompts of the same
-   wording about other facts with another answer.
+4. Subtract (with `negatives`): of the neurons kept, those that are coarse in as large a share of the negative
+   prompts: of the same wording, about other facts with another answer (or whatever prompts are given).
 
 Discovery prompts are those that are attributed and not held out; a held-out prompt is never used, in
 no mode. Scores are stored from a tenth of the prompt's largest (`STORED_FRACTION`), so thresholds from
@@ -88,6 +88,13 @@ class Refinement:
         count = np.ceil(wanted - _ROUNDING) if self.inclusive else np.floor(wanted + _ROUNDING) + 1
         return np.maximum(count, self.at_least).astype(np.int64)
 
+    def needed_of_others(
+        self, n_prompts: int | np.ndarray, share: float | np.ndarray | None = None
+    ) -> np.ndarray:
+        """In how many of `n_prompts` negative prompts a neuron must be coarse to be subtracted: as `needed`,
+        but never more than there are."""
+        return np.maximum(np.minimum(self.needed(n_prompts, share), n_prompts), 1)
+
 
 MODES: Mapping[str, Refinement] = MappingProxyType(
     {
@@ -130,11 +137,14 @@ class KnowledgeNeuron:
     max_score: float
 
 
-def refine_scores(scores: Sequence[np.ndarray], rule: Refinement) -> list[KnowledgeNeuron]:
+def refine_scores(
+    scores: Sequence[np.ndarray], rule: Refinement, *, negatives: Sequence[np.ndarray] = ()
+) -> list[KnowledgeNeuron]:
     """The knowledge neurons of one fact from the dense scores of its discovery prompts.
 
-    Takes one array (n_layers, n_neurons) a prompt; gives the neurons by share, then mean score. There
-    is one fact only, so a share that adapts to its relation stays where it starts.
+    Takes one array (n_layers, n_neurons) a prompt; gives the neurons by share, then mean score. `negatives`:
+    the same of prompts whose neurons are subtracted (step 4). There is one fact only, so a share that adapts
+    to its relation stays where it starts.
     """
     if not scores:
         return []
@@ -142,8 +152,14 @@ def refine_scores(scores: Sequence[np.ndarray], rule: Refinement) -> list[Knowle
     hits = np.stack([coarse(each, rule.threshold, inclusive=rule.inclusive) for each in stack])
     stored = np.stack([coarse(each, STORED_FRACTION) for each in stack])
     count = hits.sum(axis=0)
+    kept = count >= rule.needed(len(stack))
+    if len(negatives):
+        theirs = np.sum(
+            [coarse(each, rule.threshold, inclusive=rule.inclusive) for each in negatives], axis=0
+        )
+        kept &= theirs < rule.needed_of_others(len(negatives))
     found = []
-    for layer, index in np.argwhere(count >= rule.needed(len(stack))):
+    for layer, index in np.argwhere(kept):
         values = stack[:, layer, index][stored[:, layer, index]]
         found.append(
             KnowledgeNeuron(
@@ -310,13 +326,13 @@ def _answering_others(
     asked = connection.execute("SELECT f, count(*) AS n FROM negative GROUP BY f").df()
     n_negative = np.zeros(len(n_prompts), dtype=np.int64)
     n_negative[asked["f"].to_numpy()] = asked["n"].to_numpy()
-    needed = rule.needed(n_negative, share)
+    needed = rule.needed_of_others(n_negative, share)
     found = counted.merge(common, on=["f", "layer", "neuron"], how="left")["n_negative"].fillna(0).to_numpy()
     return found >= needed[counted["f"].to_numpy()]
 
 
 def _negative_pairs(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> list[tuple[int, int]]:
-    """(fact, other fact): each fact's next `negatives` facts with another object, in a shuffled circle."""
+    """(fact, other fact): each fact's `negative_facts`."""
     rows = connection.execute("""
         SELECT f, asked.relation_id, object FROM asked JOIN given_facts USING (fact_id) ORDER BY f
     """).fetchall()
@@ -326,15 +342,35 @@ def _negative_pairs(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> 
     pairs = []
     for relation_id in sorted(circles):
         members = circles[relation_id]
-        order = np.random.default_rng(rule.seed).permutation(len(members))
-        for place, own in enumerate(order):
-            f, answer = members[own]
-            others = 0
-            for further in range(1, len(members)):
-                other, other_answer = members[order[(place + further) % len(members)]]
-                if other_answer != answer:
-                    pairs.append((f, other))
-                    others += 1
-                    if others == rule.negatives:
-                        break
+        order = _circle(len(members), rule.seed)
+        for place in range(len(members)):
+            own = members[order[place]][0]
+            pairs += [(own, other) for other in _next_others(members, order, place, rule.negatives)]
     return pairs
+
+
+def negative_facts(members: Sequence[tuple[str, str]], fact_id: str, n: int, *, seed: int = 0) -> list[str]:
+    """The `n` facts whose prompts are a fact's negative examples: the next with another object in a circle.
+
+    `members`: (fact id, object) of all facts of its relation that were attributed, by their ids.
+    """
+    order = _circle(len(members), seed)
+    place = next(place for place, number in enumerate(order) if members[number][0] == fact_id)
+    return _next_others(members, order, place, n)
+
+
+def _circle(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(n)
+
+
+def _next_others(members: Sequence[tuple[Any, str]], order: np.ndarray, place: int, n: int) -> list[Any]:
+    """Of the circle, from the fact at `place` on, the next `n` with another object."""
+    answer = members[order[place]][1]
+    others = []
+    for further in range(1, len(members)):
+        other, other_answer = members[order[(place + further) % len(members)]]
+        if other_answer != answer:
+            others.append(other)
+            if len(others) == n:
+                break
+    return others

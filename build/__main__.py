@@ -32,8 +32,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     """Options that `plan` and `run` share."""
     group = parser.add_argument_group("what to build")
     group.add_argument("--model", required=True, help="pocket-bert, smollm2-135m, a folder, or a hub id")
-    group.add_argument("--dataset", required=True, help="starter or pararel")
-    group.add_argument("--source", type=Path, metavar="DIR", help="folder with the data set's own files")
+    group.add_argument("--dataset", required=True, help="starter, pararel or counterfact")
+    group.add_argument("--source", type=Path, metavar="PATH", help="folder or file of the data set")
     group.add_argument("--relations", metavar="P36,P37", help="only these relations")
     group.add_argument("--limit", type=int, metavar="N", help="at most N facts, spread over the relations")
     group.add_argument(
@@ -43,6 +43,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--mode", default="default", help="refinement: default, paper or replication (default: default)"
+    )
+    group.add_argument(
+        "--negatives",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out neurons that stand out as often where N other facts are asked for (default: 0)",
     )
     group.add_argument(
         "--rule",
@@ -231,6 +238,7 @@ def _options(arguments: argparse.Namespace) -> BuildOptions:
         limit=arguments.limit,
         attribute=arguments.attribute,
         mode=arguments.mode,
+        negatives=arguments.negatives,
         rule=arguments.rule,
         tolerance=arguments.tolerance,
         steps=arguments.steps,

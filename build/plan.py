@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlas import refinement
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError, ModelError, StoreError
 from atlas.manifest import Manifest, read_manifest
@@ -65,6 +66,7 @@ class BuildOptions:
     limit: int | None = None
     attribute: str = "discovery"
     mode: str = "default"
+    negatives: int = 0
     rule: str = "certified"
     tolerance: float = 0.01
     steps: int = 20
@@ -88,8 +90,12 @@ class BuildOptions:
             at_least_one("--limit", self.limit)
         if self.seed < 0:
             raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
-        if self.source is not None and not self.source.is_dir():
-            raise BuildError(f"There is no folder {self.source}. Give --source the data set's own folder.")
+        if self.negatives < 0:
+            raise BuildError(f"{self.negatives} negative facts cannot be asked for. Give 0 or more.")
+        if self.source is not None and not self.source.exists():
+            raise BuildError(
+                f"There is no folder or file {self.source}. Give --source the data set's own folder or file."
+            )
 
     def on(self, device: str) -> BuildOptions:
         """These options with whatever was left to the device, 'cpu' or 'cuda', decided."""
@@ -226,6 +232,13 @@ class Plan:
     def n_attributed(self) -> int:
         return self.n_prompts if self.options.attribute == "all" else self.n_discovery
 
+    @cached_property
+    def too_few(self) -> tuple[int, int]:
+        """Facts, and their relations, with fewer discovery prompts than a neuron must be found in."""
+        least = refinement.mode(self.options.mode).at_least
+        relations = {name for name, (discovery, _) in self._prompt_counts.items() if discovery < least}
+        return sum(fact.relation_id in relations for fact in self.facts), len(relations)
+
     def n_prompts_of(self, facts: tuple[Fact, ...]) -> int:
         return sum(sum(self._prompt_counts[fact.relation_id]) for fact in facts)
 
@@ -279,6 +292,8 @@ def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
         "limit": options.limit,
         "attribute": options.attribute,
         "mode": options.mode,
+        # None as in folders that were begun before there were any.
+        "negatives": options.negatives or None,
         "method": METHOD,
         "rule": options.rule,
         "tolerance": options.tolerance,
@@ -357,11 +372,22 @@ def describe(plan: Plan) -> str:
         ("disk", f"about {_megabytes(guess.bytes)} (estimate)"),
         ("time", _time(guess)),
     ]
+    if plan.too_few[0]:
+        lines.insert(7, ("too few", _too_few(plan)))
     if plan.n_facts_left_out:
         lines.insert(
             4, ("left out", f"{plan.n_facts_left_out:,} facts: no template of theirs ends with the object")
         )
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _too_few(plan: Plan) -> str:
+    n_facts, n_relations = plan.too_few
+    least = refinement.mode(plan.options.mode).at_least
+    return (
+        f"{n_facts:,} facts of {n_relations} relation{'' if n_relations == 1 else 's'} have under {least} "
+        f"discovery prompts: no neurons in the mode {plan.options.mode} (replication takes 1)"
+    )
 
 
 def _time(guess: Estimate) -> str:

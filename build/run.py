@@ -202,11 +202,14 @@ class _Build:
     def refine(self, prompts: tables.Prompts, scores: tables.Scores) -> pa.Table:
         """The table `knowledge_neurons`."""
         started = time.monotonic()
-        rule = refinement.mode(self.plan.options.mode)
+        options = self.plan.options
+        drawn = {"negatives": options.negatives, "seed": options.seed} if options.negatives else {}
+        rule = refinement.mode(options.mode, **drawn)
         facts = pa.table(
             {
                 "fact_id": pa.array([fact.fact_id for fact in self.plan.facts], pa.string()),
                 "relation_id": pa.array([fact.relation_id for fact in self.plan.facts], pa.string()),
+                "object": pa.array([fact.object for fact in self.plan.facts], pa.string()),
             }
         )
         refined = tables.refined(prompts, scores, facts, rule)

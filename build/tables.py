@@ -160,7 +160,7 @@ def refined(prompts: Prompts, scores: Scores, facts: pa.Table, rule: Refinement)
     """The table `knowledge_neurons` from scores. Nothing in a rule without negatives looks beyond a relation,
     so relations are refined one by one, in the memory that the largest of them takes.
 
-    facts: fact_id, relation_id of all facts.
+    facts: fact_id, relation_id and object of all facts.
     """
     if rule.negatives:
         return refine(_attributions(prompts, scores, slice(None)), prompts.table, facts, rule)

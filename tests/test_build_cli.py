@@ -65,10 +65,11 @@ def refused(
         (["--shard-size", "0"], "--shard-size 0 leaves nothing"),
         (["--steps", "0"], "--steps 0 leaves nothing"),
         (["--seed", "-1"], "A seed of -1 is negative"),
+        (["--negatives", "-1"], "-1 negative facts cannot be asked for"),
         (["--relations", "P36,P999999"], "has no relation P999999"),
         (["--relations", ","], "--relations names no relation"),
         (["--dataset", "wikipedia"], "No data set is called 'wikipedia'"),
-        (["--source", "no-such-folder"], "There is no folder no-such-folder"),
+        (["--source", "no-such-folder"], "There is no folder or file no-such-folder"),
         (["--model", "./no/such/folder"], "'./no/such/folder' is neither a folder nor a model's name"),
     ],
 )

@@ -103,11 +103,21 @@ def _pararel(source: Path | None) -> Dataset:
     return load_pararel(source)
 
 
-LOADERS: dict[str, Callable[[Path | None], Dataset]] = {"starter": _starter, "pararel": _pararel}
+def _counterfact(source: Path | None) -> Dataset:
+    from atlas.datasets.counterfact import load_counterfact
+
+    return load_counterfact(source)
+
+
+LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "starter": _starter,
+    "pararel": _pararel,
+    "counterfact": _counterfact,
+}
 
 
 def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
-    """The data set of that name; `source` is a folder with its files, where it has to be fetched.
+    """The data set of that name; `source` is a folder or file of it, where it would have to be fetched.
 
     Raises `DatasetError` when the name is unknown or the files cannot be read.
     """

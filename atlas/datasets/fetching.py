@@ -1,6 +1,7 @@
 """Files of a publisher, fetched once, checked against their sha256 and kept in the cache.
 
     folder = fetched(published, option="--source")      # after downloading what the cache lacks
+    file = fetched_as_it_is(url, key="counterfact", …)  # where no sha256 was ever published
 
 A file is renamed into the cache when it is complete and right, so whatever lies there can be used.
 """
@@ -80,6 +81,34 @@ def fetched(
     return folder
 
 
+def fetched_as_it_is(
+    url: str,
+    *,
+    key: str,
+    name: str,
+    copy: str,
+    check: Callable[[bytes], object],
+    option: str = "--source",
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """The one file of a publisher who names no sha256, from the cache or after downloading it.
+
+    `check` raises where it is not what it should be, before it is kept. Whoever reads it says which it was,
+    by the sha256 of what was read. Raises `DatasetError` as `fetched` does.
+    """
+    target = cache_folder() / key / url.rpartition("/")[2]
+    if target.is_file():
+        return target
+    if say is not None:
+        say(f"Fetching {name} from {url}; no sha256 of it is published. It is kept in {target.parent}.")
+    content = _content(
+        url, f"{name} cannot be fetched from its public home", f"Pass {copy} with {option} FILE."
+    )
+    check(content)
+    _keep(content, target, name)
+    return target
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -92,30 +121,38 @@ def _is_there(path: Path, digest: str) -> bool:
 
 
 def _download(published: Published, path: str, instead: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{published.base_url}/{path}", timeout=TIMEOUT_SECONDS) as response:
-            content = response.read()
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise DatasetError(
-            f"{path} of {published.name} cannot be fetched from its public repository ({reason}). "
-            f"{instead[0].upper()}{instead[1:]}."
-        ) from error
+    content = _content(
+        f"{published.base_url}/{path}",
+        f"{path} of {published.name} cannot be fetched from its public repository",
+        f"{instead[0].upper()}{instead[1:]}.",
+    )
     if sha256(content) != published.hashes[path]:
         raise DatasetError(
             f"What was fetched as {path} of {published.name} has another sha256 than the published file. "
             f"Try again, or {instead}."
         )
-    target = published.folder / path
+    _keep(content, published.folder / path, published.name)
+
+
+def _content(url: str, fact: str, remedy: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            return response.read()
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DatasetError(f"{fact} ({reason}). {remedy}") from error
+
+
+def _keep(content: bytes, target: Path, name: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when complete: two runs may fetch at once, and either may be killed.
-        handle, name = tempfile.mkstemp(dir=target.parent)
+        handle, temporary = tempfile.mkstemp(dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.replace(name, target)
+        os.replace(temporary, target)
     except OSError as error:
         raise DatasetError(
-            f"Files of {published.name} cannot be kept in {published.folder} ({error.strerror}). "
+            f"Files of {name} cannot be kept in {target.parent} ({error.strerror}). "
             "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a folder that can be written."
         ) from error

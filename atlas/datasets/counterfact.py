@@ -1,0 +1,223 @@
+"""CounterFact (Meng et al. 2022, arXiv 2202.05262): facts, and for each one another answer to edit it to.
+
+    dataset = load_counterfact(Path("counterfact.json"))      # a `Dataset` like the others
+    dataset = load_counterfact()                              # fetched once from its public home, then cached
+    case = read_counterfact(Path("counterfact.json")).cases[0]
+    case.fact, case.new_object, case.paraphrases, case.neighbours
+
+The file stays with its publisher. Nobody publishes its sha256, so there is none to check it against: what was
+read is named by its own (`Dataset.revision`), and two atlases are of the same file where those are equal.
+
+1. *Templates.* A record's rewrite prompt has a place for the subject and ends where the answer goes: as
+   "… of [X] is [Y]" it is a template. A relation's templates are those of all its records, each once, and
+   every fact of the relation is asked with all of them, as in PARAREL, where they come from.
+2. *Facts.* One a subject, relation and true answer, with the id of the first record that has it.
+3. *Cases.* Record by record what no `Dataset` has room for: the new answer; paraphrases, each of this one
+   subject and mostly after a sentence about something else; prompts of other subjects with the same true
+   answer (neighbours) and of subjects with the new one (attributes); beginnings of texts (generation).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlas.datasets import Dataset
+from atlas.datasets.fetching import fetched_as_it_is, sha256
+from atlas.datasets.pararel import LABELS
+from atlas.errors import DatasetError, PromptError
+from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
+
+URL = "https://rome.baulab.info/data/dsets/counterfact.json"
+FILE = "counterfact.json"
+LICENCE = "MIT (ROME; made from PARAREL, whose tuples derive from LAMA T-REx, CC BY-NC 4.0)"
+FACT_SOURCE = "CounterFact"
+HOLE = "{}"
+
+_AGAIN = "Copy the file from its publisher again."
+
+
+@dataclass(frozen=True)
+class Case:
+    """One record: the fact, the answer it is to be edited to, and the prompts that judge the edit.
+
+    `prompt` and `paraphrases` ask for the fact; `neighbours` for the same answer of other subjects, which an
+    edit should spare; `attributes` for the new answer of subjects that have it; `generation` are beginnings
+    of texts.
+    """
+
+    case_id: str
+    fact: Fact
+    new_object: str
+    prompt: Prompt
+    paraphrases: tuple[Prompt, ...]
+    neighbours: tuple[Prompt, ...]
+    attributes: tuple[Prompt, ...]
+    generation: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CounterFact:
+    """The file as a data set, and record by record."""
+
+    dataset: Dataset
+    cases: tuple[Case, ...]
+
+    def cases_of(self, fact_id: str) -> tuple[Case, ...]:
+        """The records of a fact: several where it is to be edited to several answers."""
+        return tuple(case for case in self.cases if case.fact.fact_id == fact_id)
+
+
+def load_counterfact(
+    source: Path | None = None, *, option: str = "--source", say: Callable[[str], None] | None = None
+) -> Dataset:
+    """CounterFact's relations, rewrite prompts and facts. See `read_counterfact`."""
+    return read_counterfact(source, option=option, say=say).dataset
+
+
+def read_counterfact(
+    source: Path | None = None, *, option: str = "--source", say: Callable[[str], None] | None = None
+) -> CounterFact:
+    """CounterFact from a file (or a folder that holds it) or, without one, from its public home.
+
+    `option` is the command line's name for `source`; `say` is told of a download before it begins.
+    Raises `DatasetError` when the file cannot be had or is not in CounterFact's form.
+    """
+    if source is None:
+        path = fetched_as_it_is(
+            URL,
+            key="counterfact",
+            name="CounterFact",
+            copy=f"a copy of {FILE}",
+            check=lambda content: _parsed(URL, content),
+            option=option,
+            say=say,
+        )
+    else:
+        path = source.expanduser()
+        path = path / FILE if path.is_dir() else path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be read ({error.strerror}). Point {option} at a copy of {FILE}."
+        ) from error
+    return _parsed(str(path), content)
+
+
+# Reading --------------------------------------------------------------------------------------------
+
+
+def _parsed(path: str, content: bytes) -> CounterFact:
+    records = _records(path, content)
+    templates: dict[tuple[str, str], Template] = {}
+    facts: dict[tuple[str, str, str], Fact] = {}
+    cases: dict[str, Case] = {}
+    for number, record in enumerate(records, start=1):
+        where = f"{path}, record {number}"
+        rewrite = _part(record, "requested_rewrite", where)
+        relation_id, subject, prompt = (
+            _text(rewrite, key, where) for key in ("relation_id", "subject", "prompt")
+        )
+        answer, new = (
+            _text(_part(rewrite, key, where), "str", f"{where}, {key}")
+            for key in ("target_true", "target_new")
+        )
+        case_id = record.get("case_id")
+        if not isinstance(case_id, int | str) or str(case_id) in cases:
+            raise DatasetError(f"{where} has no case_id of its own ({case_id!r}). {_AGAIN}")
+        if prompt.count(HOLE) != 1:
+            raise DatasetError(f"{where}: the prompt '{prompt}' has not exactly one {HOLE}. {_AGAIN}")
+        try:
+            template = _template(templates, relation_id, prompt)
+            fact = facts.setdefault(
+                (relation_id, subject, answer),
+                Fact(f"case-{case_id}", relation_id, subject, answer, FACT_SOURCE),
+            )
+            cases[str(case_id)] = _case(str(case_id), record, fact, template, new, where)
+        except PromptError as error:
+            raise DatasetError(f"{where}: {error}") from error
+    relation_ids = sorted({fact.relation_id for fact in facts.values()}, key=_by_number)
+    order = {relation_id: place for place, relation_id in enumerate(relation_ids)}
+    dataset = Dataset(
+        dataset_id="counterfact",
+        revision=f"sha256 {sha256(content)}",
+        licence=LICENCE,
+        relations=tuple(Relation(name, LABELS.get(name, name)) for name in relation_ids),
+        templates=tuple(sorted(templates.values(), key=lambda each: order[each.relation_id])),
+        facts=tuple(sorted(facts.values(), key=lambda each: order[each.relation_id])),
+    )
+    return CounterFact(dataset, tuple(cases.values()))
+
+
+def _records(path: str, content: bytes) -> list[Any]:
+    try:
+        records = json.loads(content)
+    except ValueError as error:
+        raise DatasetError(f"{path} is no JSON ({error}). {_AGAIN}") from error
+    if not isinstance(records, list) or not records:
+        raise DatasetError(f"{path} is no list of records, as CounterFact is. {_AGAIN}")
+    return records
+
+
+def _part(record: Any, key: str, where: str) -> Mapping[str, Any]:
+    part = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(part, dict):
+        raise DatasetError(f"{where} has no object under '{key}'. {_AGAIN}")
+    return part
+
+
+def _text(part: Mapping[str, Any], key: str, where: str) -> str:
+    value = part.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise DatasetError(f"{where} has no text under '{key}'. {_AGAIN}")
+    return value.strip()
+
+
+def _texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The sentences under a key; none where copies of the file have left it out."""
+    values = record.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DatasetError(f"{where} has no list of texts under '{key}'. {_AGAIN}")
+    return tuple(value.strip() for value in values if value.strip())
+
+
+def _template(templates: dict[tuple[str, str], Template], relation_id: str, prompt: str) -> Template:
+    """The relation's template of this wording; a new one gets the next number."""
+    key = relation_id, prompt
+    if key not in templates:
+        number = sum(each.relation_id == relation_id for each in templates.values())
+        pattern = f"{prompt.replace(HOLE, SUBJECT_SLOT)} {OBJECT_SLOT}"
+        templates[key] = Template(f"{relation_id}.{number}", relation_id, pattern)
+    return templates[key]
+
+
+def _case(
+    case_id: str, record: Mapping[str, Any], fact: Fact, template: Template, new: str, where: str
+) -> Case:
+    def asking(key: str, fact_id: str, answer: str) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(fact_id, f"{key}.{number}", f"{text} {OBJECT_SLOT}", answer)
+            for number, text in enumerate(_texts(record, key, where))
+        )
+
+    return Case(
+        case_id=case_id,
+        fact=fact,
+        new_object=new,
+        prompt=template.prompt(fact),
+        paraphrases=asking("paraphrase_prompts", fact.fact_id, fact.object),
+        neighbours=asking("neighborhood_prompts", "", fact.object),
+        attributes=asking("attribute_prompts", "", new),
+        generation=_texts(record, "generation_prompts", where),
+    )
+
+
+def _by_number(relation_id: str) -> tuple[int, str]:
+    """Wikidata's ids by their number, others after them by name."""
+    found = re.fullmatch(r"P(\d+)", relation_id)
+    return (int(found[1]), "") if found else (1 << 62, relation_id)

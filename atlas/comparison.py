@@ -15,6 +15,7 @@ A neuron of one model is no neuron of another: between two models only what the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ import pandas as pd
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
+from atlas.refinement import KnowledgeNeuron
 from atlas.selectivity import related_neurons
 from atlas.store import Atlas
 
@@ -47,6 +49,7 @@ class Overlap:
 
     @property
     def either(self) -> int:
+        """How many are in at least one of the two."""
         return self.both + self.only_a + self.only_b
 
     @property
@@ -122,6 +125,39 @@ def neurons_of_facts(atlas: Atlas, a: str, b: str) -> pd.DataFrame:
         """,
         {"a": a, "b": b},
     )
+
+
+def neurons_of_lists(a: Sequence[KnowledgeNeuron], b: Sequence[KnowledgeNeuron]) -> pd.DataFrame:
+    """The neurons of either of two lists that were found on prompts, those of both first.
+
+    Columns: layer, neuron, where ('both', 'a', 'b'), share_a, share_b, score_a, score_b (null where it is not
+    of that list); overlaps compare with chance as those of facts do.
+    """
+    sides = [{each.neuron: each for each in found} for found in (a, b)]
+    rows = []
+    for neuron in {**sides[0], **sides[1]}:
+        own = [side.get(neuron) for side in sides]
+        rows.append(
+            {
+                "layer": neuron.layer,
+                "neuron": neuron.neuron,
+                "where": "both" if all(own) else "a" if own[0] else "b",
+                **{
+                    f"share_{name}": each.share if each else None
+                    for name, each in zip("ab", own, strict=True)
+                },
+                **{
+                    f"score_{name}": each.mean_score if each else None
+                    for name, each in zip("ab", own, strict=True)
+                },
+            }
+        )
+    columns = ["layer", "neuron", "where", "share_a", "share_b", "score_a", "score_b"]
+    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], "float64"))
+    frame["place"] = frame["where"].map(WHERE.index)
+    frame["largest"] = frame[["score_a", "score_b"]].max(axis=1)
+    order = frame.sort_values(["place", "largest", "layer", "neuron"], ascending=[True, False, True, True])
+    return order[columns].reset_index(drop=True)
 
 
 def same_fact(atlas: Atlas, other: Atlas, fact_id: str) -> str | None:

@@ -31,7 +31,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.interventions import Amplify, Intervention, make_intervention
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
-from atlas.refinement import MODES, KnowledgeNeuron, refine_scores
+from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.attribution import Attribution, attribute
 from atlas.surgery.interventions import checked
 from atlas.surgery.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
@@ -69,7 +69,7 @@ MAX_FACTORS = 50
 Progress = Callable[[float, str], None]
 
 
-class _Steps:
+class Steps:
     """Progress over steps, each of which waits for its turn at the model."""
 
     def __init__(self, subject: Subject, n_steps: int, progress: Progress | None) -> None:
@@ -78,6 +78,7 @@ class _Steps:
 
     @contextmanager
     def step(self, message: str) -> Iterator[None]:
+        """One step: wait for the model in line, hold its lock inside the `with`, count it as done."""
         waited = False
 
         def wait(ahead: int) -> None:
@@ -94,6 +95,7 @@ class _Steps:
         self._done += 1
 
     def report(self, message: str) -> None:
+        """Tell `progress` the share of steps done, from 0 to 1, with this message."""
         if self._progress is not None:
             self._progress(min(self._done / self._n_steps, 1.0), message)
 
@@ -151,9 +153,12 @@ class Found:
     prompts: tuple[Prompt, ...]
     neurons: tuple[KnowledgeNeuron, ...]
     attributions: tuple[Attribution, ...]
+    negatives: tuple[Prompt, ...] = ()
+    negative_attributions: tuple[Attribution, ...] = ()
 
     @property
     def chosen(self) -> tuple[Neuron, ...]:
+        """The neurons, without their scores."""
         return tuple(item.neuron for item in self.neurons)
 
     @property
@@ -163,27 +168,57 @@ class Found:
 
     @property
     def n_paths(self) -> int:
+        """All (answer token, layer) paths that were integrated."""
         return sum(each.converged.size for each in self.attributions)
 
 
-def find_neurons(subject: Subject, prompts: Sequence[Prompt], *, progress: Progress | None = None) -> Found:
-    """The knowledge neurons of these prompts in the mode `default`; of a single prompt its coarse neurons."""
+def find_neurons(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    *,
+    negatives: Sequence[Prompt] = (),
+    rule: Refinement = MODES["default"],
+    progress: Progress | None = None,
+) -> Found:
+    """The knowledge neurons of these prompts; of a single prompt its coarse neurons.
+
+    negatives: negative examples, prompts that the same neurons should not answer: those of other facts in the
+    same words. A neuron that is coarse in as large a share of them is left out (`atlas.refinement`, step 4).
+    """
     if not prompts:
         raise PromptError("There is no prompt to find neurons on. Choose a fact or type one.")
-    for prompt in prompts:
+    if set(prompts) & set(negatives):
+        raise PromptError("A prompt is its own negative example. Take it out of one of the two.")
+    everything = (*prompts, *negatives)
+    for prompt in everything:
         subject.encode(prompt)
-    steps = _Steps(subject, len(prompts), progress)
+    steps = Steps(subject, len(everything), progress)
     # One prompt at a time: progress moves, and others get their turn at the model in between.
     attributions = []
-    for number, prompt in enumerate(prompts, 1):
-        with steps.step(f"Prompt {number} of {len(prompts)}"):
+    for number, prompt in enumerate(everything, 1):
+        with steps.step(f"Prompt {number} of {len(everything)}"):
             attributions += attribute(subject, [prompt], batch_rows=1, keep_paths=True)
-    rule = MODES["default"]
-    if len(prompts) == 1:
-        rule = replace(rule, at_least=1)
-    neurons = refine_scores([each.scores for each in attributions], rule)
     steps.report("Done")
-    return Found(tuple(prompts), tuple(neurons), tuple(attributions))
+    own, others = attributions[: len(prompts)], attributions[len(prompts) :]
+    return Found(
+        tuple(prompts),
+        refined_live(own, rule, negatives=others),
+        tuple(own),
+        tuple(negatives),
+        tuple(others),
+    )
+
+
+def refined_live(
+    attributions: Sequence[Attribution], rule: Refinement, *, negatives: Sequence[Attribution] = ()
+) -> tuple[KnowledgeNeuron, ...]:
+    """The neurons of attributed prompts by any rule; one prompt alone need not be agreed with by another."""
+    rule = replace(rule, at_least=min(rule.at_least, len(attributions)))
+    return tuple(
+        refine_scores(
+            [each.scores for each in attributions], rule, negatives=[each.scores for each in negatives]
+        )
+    )
 
 
 def matched_randomly(
@@ -214,7 +249,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
     """Do the experiment. The model is never written to, and is held only during each step."""
     interventions = checked(subject, experiment.interventions)
     asked, prompts = experiment.asked, [item.prompt for item in experiment.asked]
-    steps = _Steps(subject, 4 + experiment.draws, progress)
+    steps = Steps(subject, 4 + experiment.draws, progress)
 
     def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
         changes = None if change is None else [change] * len(prompts)
@@ -323,7 +358,7 @@ def dose_response(
     prompts = [item.prompt for item in experiment.asked]
     own = [item.prompt for item in experiment.asked if item.group in OWN_GROUPS]
     n_steps = len(factors) * (1 + (len(stand_ins) if own else 0))
-    steps = _Steps(subject, n_steps, progress)
+    steps = Steps(subject, n_steps, progress)
     doses: list[Dose] = []
     for factor, change in zip(factors, curve, strict=True):
         with steps.step(f"Factor {factor:g}"):

@@ -1,0 +1,131 @@
+"""What the neurons of one set of prompts do to those of another, such as the same fact in two languages.
+
+    english, french = (find_neurons(subject, prompts).chosen for prompts in (in_english, in_french))
+    effects = cross_effects(subject, {"English": english, "French": french}, {"English": …, "French": …})
+    effects[1].change, effects[1].random_change          # English neurons, French prompts
+
+1. *Before.* Every prompt as the model is.
+2. *After.* For each set of neurons: every prompt with its neurons changed.
+3. *Random.* The same with as many random neurons of the same layers, several draws.
+
+A set's own prompts are mostly those its neurons were found on; the other sets' are not, and so are the test.
+Each step waits for its turn at the model (`atlas.surgery.experiments`); weights are never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from atlas.errors import AtlasError, PromptError
+from atlas.interventions import Intervention, Suppress
+from atlas.neuron import Neuron, Prompt
+from atlas.surgery.experiments import Progress, Steps, matched_randomly
+from atlas.surgery.interventions import checked
+from atlas.surgery.subject import Prediction, Subject
+
+
+@dataclass(frozen=True)
+class CrossEffect:
+    """One set of neurons changed, one set of prompts asked; a value a prompt, in their order.
+
+    before, after: probabilities of the answers; random: the same with each draw of random neurons, (n_draws,
+    n_prompts); rank_before, rank_after: ranks of the answers.
+    """
+
+    neurons: str
+    prompts: str
+    n_neurons: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    random: tuple[tuple[float, ...], ...]
+    rank_before: tuple[int, ...]
+    rank_after: tuple[int, ...]
+
+    @property
+    def change(self) -> float:
+        """Mean probability after ÷ before − 1."""
+        return _change(self.before, self.after)
+
+    @property
+    def random_changes(self) -> tuple[float, ...]:
+        """The same with each draw of random neurons."""
+        return tuple(_change(self.before, draw) for draw in self.random)
+
+    @property
+    def random_change(self) -> float:
+        """The mean of the draws."""
+        return float(np.mean(self.random_changes))
+
+
+def _change(before: Sequence[float], after: Sequence[float]) -> float:
+    return float(np.mean(after) / np.mean(before) - 1) if np.mean(before) > 0 else float("nan")
+
+
+def cross_effects(
+    subject: Subject,
+    neurons: Mapping[str, Sequence[Neuron]],
+    prompts: Mapping[str, Sequence[Prompt]],
+    *,
+    change: Callable[[tuple[Neuron, ...]], Intervention] = Suppress,
+    draws: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[CrossEffect, ...]:
+    """Each set of neurons on each set of prompts, in this order; sets without neurons are left out.
+
+    change: makes the intervention, such as ``lambda n: Amplify(n, 2)``. The same seed and neurons draw the
+    same random neurons. Raises `PromptError` without prompts and `AtlasError` without draws.
+    """
+    asked = [prompt for several in prompts.values() for prompt in several]
+    if not asked or not all(prompts.values()):
+        raise PromptError("There is no prompt to ask. Give each set at least one.")
+    if draws < 1:
+        raise AtlasError(f"{draws} random draws cannot be made. Give 1 or more.")
+    chosen = {name: tuple(several) for name, several in neurons.items() if several}
+    steps = Steps(subject, 1 + len(chosen) * (1 + draws), progress)
+
+    def say(message: str, several: Sequence[Intervention] | None) -> list[Prediction]:
+        changes = None if several is None else [checked(subject, several)] * len(asked)
+        with steps.step(message):
+            return subject.predict(asked, top_k=1, interventions=changes)
+
+    # Step 1: before.
+    before = say("The model as it is", None)
+    effects = []
+    for name, several in chosen.items():
+        # Step 2: after.
+        interventions = (change(several),)
+        after = say(f"Without the neurons of {name}", interventions)
+        # Step 3: random.
+        random = [
+            say(
+                f"Without random neurons, draw {draw} of {draws}",
+                matched_randomly(interventions, subject.n_neurons, np.random.default_rng([seed, draw])),
+            )
+            for draw in range(1, draws + 1)
+        ]
+        start = 0
+        for of, own in prompts.items():
+            part = slice(start, start + len(own))
+            start += len(own)
+            effects.append(
+                CrossEffect(
+                    neurons=name,
+                    prompts=of,
+                    n_neurons=len(set(several)),
+                    before=_probabilities(before[part]),
+                    after=_probabilities(after[part]),
+                    random=tuple(_probabilities(each[part]) for each in random),
+                    rank_before=tuple(each.rank for each in before[part]),
+                    rank_after=tuple(each.rank for each in after[part]),
+                )
+            )
+    steps.report("Done")
+    return tuple(effects)
+
+
+def _probabilities(said: Sequence[Prediction]) -> tuple[float, ...]:
+    return tuple(each.probability for each in said)

@@ -96,12 +96,7 @@ def load_pararel(
     Raises `DatasetError` when a file cannot be had, is malformed, or is not the published one.
     """
     hashes = published_hashes() if hashes is None else hashes
-    if source is None:
-        copy = "a copy of its data folder"
-        published = Published("pararel", "PARAREL", copy, BASE_URL, REVISION, hashes)
-        folder = fetched(published, option=option, say=say, count=count)
-    else:
-        folder = _data_folder(source.expanduser(), option)
+    folder = data_folder(source, hashes=hashes, option=option, say=say, count=count)
     contents = {path: _read(folder / path, option) for path in hashes}
     relation_ids = sorted({Path(path).stem for path in hashes}, key=lambda name: int(name[1:]))
 
@@ -144,6 +139,22 @@ def load_pararel(
 
 
 # Reading --------------------------------------------------------------------------------------------
+
+
+def data_folder(
+    source: Path | None,
+    *,
+    hashes: Mapping[str, str] | None = None,
+    option: str = "--source",
+    say: Callable[[str], None] | None = None,
+    count: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Where PARAREL's files lie: in the folder given, else in the cache, fetched if need be."""
+    if source is not None:
+        return _data_folder(source.expanduser(), option)
+    hashes = published_hashes() if hashes is None else hashes
+    published = Published("pararel", "PARAREL", "a copy of its data folder", BASE_URL, REVISION, hashes)
+    return fetched(published, option=option, say=say, count=count)
 
 
 def _data_folder(source: Path, option: str) -> Path:

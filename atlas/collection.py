@@ -61,6 +61,7 @@ class Member:
 
     @property
     def atlas_id(self) -> str:
+        """The value of the column `atlas_id` for its rows."""
         return self.manifest.atlas_id
 
     @property
@@ -96,6 +97,7 @@ class Collection(Reader):
         self._connection.execute("SET temp_directory = ?", [self._spill.name])
 
     def close(self) -> None:
+        """Close the connection and remove what its queries left in temporary files."""
         super().close()
         self._spill.cleanup()
 

@@ -148,6 +148,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
+        """Whether no value is further apart than processors make it."""
         return self.n_apart == 0
 
 

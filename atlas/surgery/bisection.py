@@ -44,9 +44,11 @@ class Cuts:
         return len(self.item)
 
     def joined(self, other: Cuts) -> Cuts:
+        """These, then the others."""
         return _joined(self, other)
 
     def taken(self, index: np.ndarray) -> Cuts:
+        """The rows at these places, (n_taken,), in that order."""
         return _taken(self, index)
 
 
@@ -69,16 +71,19 @@ class Pieces:
 
     @cached_property
     def error(self) -> np.ndarray:
+        """What step 3 halves by, (n,): the larger of change and gap."""
         return np.maximum(self.change, self.gap)
 
     def joined(self, other: Pieces) -> Pieces:
+        """These, then the others."""
         return _joined(self, other)
 
     def taken(self, index: np.ndarray) -> Pieces:
+        """The rows at these places, (n_taken,), in that order."""
         return _taken(self, index)
 
     def halves(self, index: np.ndarray) -> Cuts:
-        """Step 3: both halves of these pieces; their nodes are the pieces' own."""
+        """Step 3: both halves of the pieces at these places, (n_halved,); their nodes are the pieces' own."""
         both = np.repeat(index, 2)
         thirds = np.tile([[0, 1, 2], [2, 3, 4]], (len(index), 1))  # (2 n, 3)
         piece = torch.from_numpy(both)[:, None].to(self.gradient.device)
@@ -127,6 +132,7 @@ def _taken(rows, index: np.ndarray):
 
 
 def no_pieces(subject: Subject) -> Pieces:
+    """Pieces of nothing, n = 0, to join others to."""
     none, nodes = np.zeros(0), np.zeros((0, 5))
     number = np.zeros(0, np.int64)
     gradient = torch.zeros(0, 5, subject.d_model, device=subject.device)

@@ -63,6 +63,10 @@ def integrated_gradients(
     steps: int,
     keep_paths: bool,
 ) -> list[TokenScores]:
+    """The method ``integrated_gradients`` of `atlas.surgery.attribute`, whose options these are, for a batch.
+
+    One `TokenScores` an item, in their order; a score may be NaN, which `attribute` refuses.
+    """
     base = base_pass(subject, items)
     if rule == "certified":
         return _Certified(subject, base, tolerance, max_points).run(items, keep_paths=keep_paths)

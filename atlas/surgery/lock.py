@@ -108,6 +108,10 @@ class FairLock:
                 self._line.remove(place)
 
     def release(self) -> None:
+        """Give it back, once as often as it was taken; the first in line then has it.
+
+        Raises `RuntimeError` in a thread that does not hold it.
+        """
         if self._owner != threading.get_ident():
             raise RuntimeError("A thread can only release a lock that it holds.")
         if self._depth > 1:

@@ -54,6 +54,7 @@ class Trial:
 
     @property
     def new_random_rank(self) -> float | None:
+        """The new answer's median rank over the random draws; None where it was not asked for."""
         return _median_rank(self.new_random) if self.new_random else None
 
 
@@ -88,6 +89,7 @@ class GroupSummary:
 
     @property
     def random_change(self) -> float:
+        """The same with random neurons."""
         return self.random / self.before - 1 if self.before > 0 else float("nan")
 
 
@@ -106,6 +108,7 @@ class Outcome:
     dtype: str = ""
 
     def of_group(self, group: str) -> tuple[Trial, ...]:
+        """The trials of one of `GROUPS`, in the order of the experiment."""
         return tuple(trial for trial in self.trials if trial.group == group)
 
     def summary(self) -> tuple[GroupSummary, ...]:

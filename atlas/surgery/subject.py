@@ -5,7 +5,7 @@
     with subject.applied(Suppress(neurons)) as changed:
         changed.predict(prompts)
 
-An answer of several tokens gets several masks, respectively teacher forcing (design section 2):
+An answer of several tokens gets several masks, respectively teacher forcing:
 `encode` turns a prompt into token ids, the position of each answer token and the tokens wanted
 there. Prompts are batched with others of the same length only, so no padding can leak into a score.
 """
@@ -65,10 +65,12 @@ class Prediction:
 
     @property
     def top_token(self) -> str:
+        """The likeliest token at the first answer position."""
         return self.top[0][0]
 
     @property
     def top_probability(self) -> float:
+        """Its probability."""
         return self.top[0][1]
 
 
@@ -142,22 +144,27 @@ class Subject:
 
     @property
     def n_layers(self) -> int:
+        """How many layers have a feed-forward part."""
         return len(self.family.layer_modules(self.model))
 
     @property
     def n_neurons(self) -> int:
+        """Neurons of a layer: inputs of its down-projection."""
         return self.family.value_vectors(self.model, 0).shape[0]
 
     @property
     def d_model(self) -> int:
+        """Width of the residual stream, which a value vector is added to."""
         return self.family.value_vectors(self.model, 0).shape[1]
 
     @property
     def n_tokens(self) -> int:
+        """Tokens that the unembedding tells apart."""
         return self.family.token_embeddings(self.model).shape[0]
 
     @property
     def activation_function(self) -> str:
+        """The feed-forward activation's name in the model's config."""
         return str(getattr(self.model.config, self.family.activation_config))
 
     @property
@@ -380,6 +387,7 @@ class Subject:
         )
 
     def forward_options(self) -> dict:
+        """What a forward pass is called with: causal models keep nothing for a next token."""
         return {"use_cache": False} if self.family.kind == "causal" else {}
 
 
@@ -391,6 +399,7 @@ class Changed:
     interventions: tuple[Intervention, ...]
 
     def predict(self, prompts: Sequence[Prompt], *, top_k: int = 10) -> list[Prediction]:
+        """`Subject.predict`, with the interventions in place for every prompt."""
         return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
 
 

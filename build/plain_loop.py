@@ -18,9 +18,11 @@ none).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -57,31 +59,64 @@ def gauss_legendre(n: int = 200) -> PlainRule:
     return PlainRule(tuple((nodes + 1) / 2), tuple(weights / 2))
 
 
+def _below(layers: str, down_projection: str) -> Callable[[PreTrainedModel], list[nn.Module]]:
+    """The module of that name in each layer."""
+    return lambda model: [
+        layer.get_submodule(down_projection) for layer in operator.attrgetter(layers)(model)
+    ]
+
+
+def _albert(model: PreTrainedModel) -> list[nn.Module]:
+    """One module, called at every depth."""
+    (group,) = model.albert.encoder.albert_layer_groups
+    (layer,) = group.albert_layers
+    return [layer.ffn_output] * model.config.num_hidden_layers
+
+
 _DOWN_PROJECTIONS: dict[str, Callable[[PreTrainedModel], list[nn.Module]]] = {
-    "BertForMaskedLM": lambda model: [layer.output.dense for layer in model.bert.encoder.layer],
-    "GPT2LMHeadModel": lambda model: [block.mlp.c_proj for block in model.transformer.h],
-    "LlamaForCausalLM": lambda model: [layer.mlp.down_proj for layer in model.model.layers],
-    "Qwen2ForCausalLM": lambda model: [layer.mlp.down_proj for layer in model.model.layers],
-    "Qwen3ForCausalLM": lambda model: [layer.mlp.down_proj for layer in model.model.layers],
-    "MistralForCausalLM": lambda model: [layer.mlp.down_proj for layer in model.model.layers],
+    "BertForMaskedLM": _below("bert.encoder.layer", "output.dense"),
+    "RobertaForMaskedLM": _below("roberta.encoder.layer", "output.dense"),
+    "XLMRobertaForMaskedLM": _below("roberta.encoder.layer", "output.dense"),
+    "CamembertForMaskedLM": _below("roberta.encoder.layer", "output.dense"),
+    "ElectraForMaskedLM": _below("electra.encoder.layer", "output.dense"),
+    "DistilBertForMaskedLM": _below("distilbert.transformer.layer", "ffn.lin2"),
+    "AlbertForMaskedLM": _albert,
+    "ModernBertForMaskedLM": _below("model.layers", "mlp.Wo"),
+    "GPT2LMHeadModel": _below("transformer.h", "mlp.c_proj"),
+    "GPTNeoForCausalLM": _below("transformer.h", "mlp.c_proj"),
+    "GPTJForCausalLM": _below("transformer.h", "mlp.fc_out"),
+    "GPTNeoXForCausalLM": _below("gpt_neox.layers", "mlp.dense_4h_to_h"),
+    "BloomForCausalLM": _below("transformer.h", "mlp.dense_4h_to_h"),
+    "OPTForCausalLM": _below("model.decoder.layers", "fc2"),
+    "PhiForCausalLM": _below("model.layers", "mlp.fc2"),
+    "Gemma3ForConditionalGeneration": _below("model.language_model.layers", "mlp.down_proj"),
 }
+_LLAMA_LIKE = _below("model.layers", "mlp.down_proj")
 
 
 def down_projections(model: PreTrainedModel) -> list[nn.Module]:
-    """The module of each layer whose input holds the neurons."""
-    return _DOWN_PROJECTIONS[type(model).__name__](model)
+    """The module of each layer whose input holds the neurons; it may be the same at several depths."""
+    return _DOWN_PROJECTIONS.get(type(model).__name__, _LLAMA_LIKE)(model)
 
 
 @contextmanager
-def _replaced(module: nn.Module, position: int, activation: Tensor) -> Iterator[None]:
-    """Inside, `module` reads `activation` (n_rows, n_neurons) at `position`, and as before elsewhere."""
+def _replaced(modules: list[nn.Module], layer: int, position: int, activation: Tensor) -> Iterator[None]:
+    """Inside, the layer's module reads `activation` (n_rows, n_neurons) at `position`, as before elsewhere.
+
+    For one forward pass: of a module that serves several depths, only the call that belongs to this one.
+    """
+    own = sum(module is modules[layer] for module in modules[:layer])
+    calls = count()
 
     def replace(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if next(calls) != own:
+            return inputs
         changed = inputs[0].clone()
-        changed[:, position] = activation
+        # OPT lays the tokens of all rows end to end.
+        changed.view(len(activation), -1, changed.shape[-1])[:, position] = activation
         return (changed, *inputs[1:])
 
-    handle = module.register_forward_pre_hook(replace)
+    handle = modules[layer].register_forward_pre_hook(replace)
     try:
         yield
     finally:
@@ -90,8 +125,7 @@ def _replaced(module: nn.Module, position: int, activation: Tensor) -> Iterator[
 
 def _probability(model: PreTrainedModel, input_ids: Tensor, position: int, target: int) -> Tensor:
     """Of `target` at `position`, for every row of `input_ids` (n_rows, n_tokens): (n_rows,)."""
-    options = {} if model.config.model_type == "bert" else {"use_cache": False}
-    logits = model(input_ids=input_ids, **options).logits
+    logits = model(input_ids=input_ids, **({"use_cache": False} if model.can_generate() else {})).logits
     answer = logits[:, position]
     return torch.softmax(answer, dim=-1, dtype=_summed_in(answer))[:, target]
 
@@ -104,10 +138,12 @@ def _summed_in(tensor: Tensor) -> torch.dtype:
 def plain_activations(model: PreTrainedModel, input_ids: Tensor, position: int) -> Tensor:
     """The down-projections' inputs at `position` of one prompt (n_tokens,): (n_layers, n_neurons)."""
     recorded: list[Tensor] = []
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0][0, position].detach()))
-        for module in down_projections(model)
-    ]
+
+    def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # In the order of the calls, which is the order of the layers.
+        recorded.append(inputs[0].view(-1, inputs[0].shape[-1])[position].detach())
+
+    handles = [module.register_forward_pre_hook(record) for module in dict.fromkeys(down_projections(model))]
     try:
         with torch.no_grad():
             model(input_ids=input_ids[None])
@@ -123,7 +159,7 @@ def plain_path(
     """P(α) of one layer's path, for each of `alphas`: (n_alphas,)."""
     activation = plain_activations(model, input_ids, position)[layer]
     scaled = activation * torch.tensor(alphas, dtype=activation.dtype, device=activation.device)[:, None]
-    with torch.no_grad(), _replaced(down_projections(model)[layer], position, scaled):
+    with torch.no_grad(), _replaced(down_projections(model), layer, position, scaled):
         return _probability(model, input_ids.expand(len(alphas), -1), position, target)
 
 
@@ -142,10 +178,11 @@ def plain_scores(
     weights = torch.tensor(rule.weights, dtype=summed_in, device=activations.device)
 
     scores = torch.zeros_like(activations, dtype=summed_in)
-    for layer, module in enumerate(down_projections(model)):
+    modules = down_projections(model)
+    for layer in range(len(modules)):
         for chunk in torch.arange(len(alphas)).split(rows):
             scaled = (alphas[chunk, None] * activations[layer]).requires_grad_()
-            with _replaced(module, position, scaled):
+            with _replaced(modules, layer, position, scaled):
                 probability = _probability(model, input_ids.expand(len(chunk), -1), position, target)
             (gradient,) = torch.autograd.grad(probability.sum(), scaled)
             scores[layer] += weights[chunk] @ gradient.to(summed_in)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from atlas import refinement
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError, ModelError, StoreError
+from atlas.families import family_of, sizes_of
 from atlas.manifest import Manifest, read_manifest
 from atlas.models import KNOWN_MODELS, locate
 from atlas.neuron import Fact, Prompt, Template
@@ -144,9 +145,6 @@ _HUB_SHAPES = {
     "gpt2-xl": ModelShape("causal", 48, 6400),
 }
 
-_MASKED_TYPES = ("bert",)
-_CAUSAL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
-
 
 def model_shape(name: str, *, allow_download: bool = False) -> ModelShape:
     """Kind and sizes of a model: from the tables of known models, else from its config.json.
@@ -162,17 +160,7 @@ def model_shape(name: str, *, allow_download: bool = False) -> ModelShape:
         if name in _HUB_SHAPES:
             return _HUB_SHAPES[name]
         raise
-    model_type = config.get("model_type", "")
-    if model_type not in (*_MASKED_TYPES, *_CAUSAL_TYPES):
-        raise ModelError(
-            f"{name} is of the family '{model_type or 'unknown'}', which is not supported. "
-            f"Supported are: {', '.join((*_MASKED_TYPES, *_CAUSAL_TYPES))}."
-        )
-    kind = "masked" if model_type in _MASKED_TYPES else "causal"
-    n_layers = config.get("num_hidden_layers", config.get("n_layer"))
-    width = config.get("n_embd")
-    n_neurons = config.get("intermediate_size") or config.get("n_inner") or (width and 4 * width)
-    return ModelShape(kind, n_layers, n_neurons)
+    return ModelShape(family_of(config).kind, *sizes_of(config))
 
 
 @dataclass(frozen=True)

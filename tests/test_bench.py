@@ -141,10 +141,10 @@ def test_a_shape_has_the_published_sizes(shape: str):
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    from atlas.surgery.families import family_of
+    from atlas.families import family_of
 
     config = shapes.shape_config(shape)
-    family = family_of(config.model_type)
+    family = family_of(config.to_dict())
     auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(config)

@@ -95,7 +95,7 @@ def test_a_model_of_an_unknown_family_is_one_sentence(refused: Callable[..., str
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "tokenizer.json").write_text("{}")
     sentence = refused("run", "--model", str(folder), "--dataset", "starter", "--out", "never-made")
-    assert "'t5', which is not supported" in sentence
+    assert "Models of type 't5' are not supported" in sentence
 
 
 def test_bad_options_are_found_before_torch_is_imported():

@@ -1,4 +1,4 @@
-"""Tiny models of every supported family, made from configs: real classes, real fast tokenizers, no download.
+"""Tiny models of every supported type, made from configs: real classes, real fast tokenizers, no download.
 
     folder = save_tiny("tiny_llama", tmp_path)      # config.json, model.safetensors, tokenizer.json
 
@@ -7,33 +7,35 @@ initialisation, so that an answer's probability really depends on the activation
 path would be a straight line, and a wrong quadrature would pass.
 
 The tokenizers know the words of `SENTENCES`: "paris" is one token, "new york" two, and for BERT "azerbaijan"
-is several WordPieces. The Llama and Mistral ones write a first token of their own, as theirs do.
+is several WordPieces. The Llama and Mistral ones write a first token of their own, as theirs do; those of
+ALBERT, XLM-R and Gemma mark spaces as SentencePiece does. Windows of sliding attention are shorter than the
+longest of `SENTENCES`, so that a mask that is forgotten shows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PretrainedConfig,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 SENTENCES = (
@@ -88,27 +90,45 @@ def word_piece_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def byte_pair_tokenizer(*, end: str, begin: str | None = None) -> PreTrainedTokenizerFast:
-    """GPT-2's kind: byte-level pairs learned from `SENTENCES`; `begin` is written first when given."""
+def byte_pair_tokenizer(
+    *, end: str, begin: str | None = None, mask: str | None = None, metaspace: bool = False
+) -> PreTrainedTokenizerFast:
+    """Pairs learned from `SENTENCES`: of bytes, GPT-2's kind, or of letters with a mark for a space.
+
+    `begin` is written first when given; with `mask`, `end` last, as RoBERTa's kin do, whose mask swallows the
+    space before it.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = [end] if begin is None else [end, begin]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if metaspace:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+        alphabet = sorted("▁abcdefghijklmnopqrstuvwxyz0123456789.,'-")
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         min_frequency=1,
-        special_tokens=specials,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[end, *([] if begin is None else [begin])],
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if begin is not None:
+        last = "" if mask is None else f" {end}"
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{begin} $A",
-            pair=f"{begin} $A {begin} $B",
-            special_tokens=[(begin, tokenizer.token_to_id(begin))],
+            single=f"{begin} $A{last}",
+            pair=f"{begin} $A{last} {begin} $B{last}",
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in (begin, end)],
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, bos_token=begin or end)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=end, bos_token=begin or end, clean_up_tokenization_spaces=False
+    )
+    if mask is not None:
+        mask_token = AddedToken(mask, lstrip=True, normalized=False, special=True)
+        fast.add_special_tokens({"mask_token": mask_token, "pad_token": end})
+    return fast
 
 
 def randomize(model: PreTrainedModel, *, std: float = 0.2, seed: int = SEED) -> None:
@@ -123,93 +143,178 @@ def randomize(model: PreTrainedModel, *, std: float = 0.2, seed: int = SEED) -> 
                 parameter.add_(0.1 * noise)  # norms are made as ones, biases as zeros
 
 
-def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = word_piece_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=D_MODEL,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=4,
-        intermediate_size=N_NEURONS,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return BertForMaskedLM(config), tokenizer
+@dataclass(frozen=True)
+class Tiny:
+    """A model type with the tokenizer of its kind, and the names that its config has for the sizes."""
+
+    model_type: str
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    options: Mapping[str, object] = field(default_factory=dict)
+    masked: bool = False
+
+    def make(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        tokenizer = self.tokenizer()
+        specials = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+        specials["pad_token_id"] = tokenizer.pad_token_id if self.masked else None
+        options = {**specials, **self.options}
+        if "text_config" in options:
+            options["text_config"] = {**options["text_config"], **specials, "vocab_size": len(tokenizer)}
+        config = AutoConfig.for_model(self.model_type, vocab_size=len(tokenizer), **options)
+        auto = AutoModelForMaskedLM if self.masked else AutoModelForCausalLM
+        return auto.from_config(config), tokenizer
 
 
-def _gpt2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = byte_pair_tokenizer(end="<|endoftext|>")
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=64,
-        n_embd=D_MODEL,
-        n_layer=N_LAYERS,
-        n_head=4,
-        n_inner=N_NEURONS,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return GPT2LMHeadModel(config), tokenizer
+SIZES = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": N_NEURONS,
+    "max_position_embeddings": 64,
+}
+GPT2_SIZES = {"n_positions": 64, "n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": 4, "n_inner": N_NEURONS}
+GROUPED = {**SIZES, "num_key_value_heads": 2}  # 4 heads share 2 keys and values
+WINDOW = 6
+GEMMA_SIZES = {
+    **GROUPED,
+    "head_dim": D_MODEL // 4,
+    "sliding_window": WINDOW,
+    "query_pre_attn_scalar": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 
 
-def _llama_like(
-    config_class: type[PretrainedConfig],
-    model_class: type[PreTrainedModel],
-    *,
-    begin: str | None,
-    end: str,
-    **options: object,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Grouped-query attention: 4 heads share 2 keys and values."""
-    tokenizer = byte_pair_tokenizer(begin=begin, end=end)
-    config = config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=D_MODEL,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=N_NEURONS,
-        max_position_embeddings=64,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-        **options,
-    )
-    return model_class(config), tokenizer
+def _bytes(*, end: str = "<|endoftext|>", begin: str | None = None) -> Callable[[], PreTrainedTokenizerFast]:
+    return lambda: byte_pair_tokenizer(end=end, begin=begin)
 
 
-BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
-    "tiny_bert": _bert,
-    "tiny_gpt2": _gpt2,
-    "tiny_llama": lambda: _llama_like(
-        LlamaConfig, LlamaForCausalLM, begin="<s>", end="</s>", tie_word_embeddings=False
+def _spaces(*, end: str, begin: str, mask: str | None = None) -> Callable[[], PreTrainedTokenizerFast]:
+    return lambda: byte_pair_tokenizer(end=end, begin=begin, mask=mask, metaspace=True)
+
+
+def _roberta_bytes() -> PreTrainedTokenizerFast:
+    return byte_pair_tokenizer(end="</s>", begin="<s>", mask="<mask>")
+
+
+def _modernbert_bytes() -> PreTrainedTokenizerFast:
+    return byte_pair_tokenizer(end="[SEP]", begin="[CLS]", mask="[MASK]")
+
+
+BUILDERS: dict[str, Tiny] = {
+    "tiny_bert": Tiny("bert", word_piece_tokenizer, SIZES, masked=True),
+    "tiny_gpt2": Tiny("gpt2", _bytes(), GPT2_SIZES),
+    "tiny_llama": Tiny("llama", _bytes(begin="<s>", end="</s>"), {**GROUPED, "tie_word_embeddings": False}),
+    "tiny_qwen2": Tiny("qwen2", _bytes(), {**GROUPED, "tie_word_embeddings": True}),
+    "tiny_qwen3": Tiny(
+        "qwen3",
+        _bytes(),
+        # Qwen3's heads are wider than width ÷ heads
+        {**GROUPED, "tie_word_embeddings": True, "head_dim": D_MODEL // 2},
     ),
-    "tiny_qwen2": lambda: _llama_like(
-        Qwen2Config, Qwen2ForCausalLM, begin=None, end="<|endoftext|>", tie_word_embeddings=True
+    "tiny_mistral": Tiny(
+        "mistral",
+        _bytes(begin="<s>", end="</s>"),
+        {**GROUPED, "tie_word_embeddings": False, "sliding_window": WINDOW},
     ),
-    "tiny_qwen3": lambda: _llama_like(
-        Qwen3Config,
-        Qwen3ForCausalLM,
-        begin=None,
-        end="<|endoftext|>",
-        tie_word_embeddings=True,
-        head_dim=D_MODEL // 2,  # Qwen3's heads are wider than width ÷ heads
+    "tiny_roberta": Tiny("roberta", _roberta_bytes, SIZES, masked=True),
+    "tiny_xlm_roberta": Tiny(
+        "xlm-roberta", _spaces(end="</s>", begin="<s>", mask="<mask>"), SIZES, masked=True
     ),
-    "tiny_mistral": lambda: _llama_like(
-        MistralConfig,
-        MistralForCausalLM,
-        begin="<s>",
-        end="</s>",
-        tie_word_embeddings=False,
-        sliding_window=64,
+    "tiny_camembert": Tiny("camembert", _spaces(end="</s>", begin="<s>", mask="<mask>"), SIZES, masked=True),
+    "tiny_distilbert": Tiny(
+        "distilbert",
+        word_piece_tokenizer,
+        {
+            "dim": D_MODEL,
+            "n_layers": N_LAYERS,
+            "n_heads": 4,
+            "hidden_dim": N_NEURONS,
+            "max_position_embeddings": 64,
+        },
+        masked=True,
+    ),
+    "tiny_albert": Tiny(
+        "albert",
+        _spaces(end="[SEP]", begin="[CLS]", mask="[MASK]"),
+        {**SIZES, "embedding_size": D_MODEL // 2},
+        masked=True,
+    ),
+    "tiny_electra": Tiny("electra", word_piece_tokenizer, {**SIZES, "embedding_size": 16}, masked=True),
+    "tiny_modernbert": Tiny(
+        "modernbert",
+        _modernbert_bytes,
+        {
+            **SIZES,
+            "local_attention": WINDOW,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "cls_token_id": 0,
+            "sep_token_id": 0,
+        },
+        masked=True,
+    ),
+    "tiny_gpt_neo": Tiny(
+        "gpt_neo",
+        _bytes(),
+        {
+            "hidden_size": D_MODEL,
+            "num_layers": N_LAYERS,
+            "attention_types": [[["global", "local", "local"], 1]],
+            "num_heads": 4,
+            "intermediate_size": N_NEURONS,
+            "window_size": WINDOW,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "tiny_gpt_neox": Tiny("gpt_neox", _bytes(), SIZES),
+    "tiny_gptj": Tiny("gptj", _bytes(), {**GPT2_SIZES, "rotary_dim": 4}),
+    "tiny_opt": Tiny(
+        "opt",
+        _bytes(begin="</s>", end="<|endoftext|>"),
+        {**SIZES, "ffn_dim": N_NEURONS, "word_embed_proj_dim": D_MODEL, "pad_token_id": 1},
+    ),
+    "tiny_opt_350m": Tiny(
+        "opt",
+        _bytes(begin="</s>", end="<|endoftext|>"),
+        {
+            **SIZES,
+            "ffn_dim": N_NEURONS,
+            "word_embed_proj_dim": 20,
+            "do_layer_norm_before": False,
+            "pad_token_id": 1,
+        },
+    ),
+    "tiny_bloom": Tiny("bloom", _bytes(), {"hidden_size": D_MODEL, "n_layer": N_LAYERS, "n_head": 4}),
+    "tiny_smollm3": Tiny(
+        "smollm3",
+        _bytes(),
+        {**GROUPED, "no_rope_layers": [1, 1, 0], "tie_word_embeddings": True},
+    ),
+    "tiny_phi": Tiny("phi", _bytes(), SIZES),
+    "tiny_phi3": Tiny("phi3", _bytes(), {**GROUPED, "tie_word_embeddings": False}),
+    "tiny_gemma": Tiny("gemma", _spaces(begin="<bos>", end="<eos>"), {**GROUPED, "head_dim": 8}),
+    "tiny_gemma2": Tiny("gemma2", _spaces(begin="<bos>", end="<eos>"), GEMMA_SIZES),
+    "tiny_gemma3_text": Tiny("gemma3_text", _spaces(begin="<bos>", end="<eos>"), GEMMA_SIZES),
+    "tiny_gemma3": Tiny(
+        "gemma3",
+        _spaces(begin="<bos>", end="<eos>"),
+        {
+            "text_config": {"model_type": "gemma3_text", **GEMMA_SIZES},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+        },
     ),
 }
-"""Name → a function that makes the model and its tokenizer."""
+"""Name → how its model and tokenizer are made."""
 
 
 def tiny_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model `name` of `BUILDERS` with its random weights, in evaluation mode, and its tokenizer."""
-    model, tokenizer = BUILDERS[name]()
+    model, tokenizer = BUILDERS[name].make()
     randomize(model)
     return model.float().eval(), tokenizer
 

@@ -122,10 +122,11 @@ def attribute(
         n_tokens[index] += 1
     size = batch_rows or ITEMS_AT_ONCE.get(subject.device.type, 8)
     lengths = [len(token.input_ids) for _, token in tokens]
+    padded = 1.0 if subject.family.one_length else PADDED[subject.family.kind]
     pending: dict[int, list[TokenScores]] = {index: [] for index in range(len(prompts))}
     results: list[Attribution | None] = [None] * len(prompts)
     done = 0
-    for batch in buckets(lengths, size, padded=PADDED[subject.family.kind]):
+    for batch in buckets(lengths, size, padded=padded):
         items = [tokens[k][1] for k in batch]
         with subject.lock:
             scored = _METHODS[method](
@@ -291,12 +292,16 @@ class LinearReadout:
     def of(cls, subject: Subject) -> LinearReadout | None:
         """The subject's, or None where it is not linear, or rounding to less than float32 would show."""
         family = subject.family
-        head = subject.model.get_submodule(family.head)
-        if family.post_norm is not None or family.final_norm is None or not isinstance(head, nn.Linear):
+        between = family.final_modules(subject.model)
+        if not family.adds or len(between) != 1 or len(family.head) != 1:
             return None
-        if head.weight.dtype is not torch.float32:
+        if family.capped_at(subject.model) is not None:
             return None
-        norm = subject.model.get_submodule(family.final_norm)
+        head, norm = subject.model.get_submodule(family.head[0]), between[0]
+        if not isinstance(head, nn.Linear) or head.weight.dtype is not torch.float32:
+            return None
+        if getattr(norm, "weight", None) is None:
+            return None
         if isinstance(norm, nn.LayerNorm):
             return cls(norm, head, True, norm.eps)
         if hasattr(norm, "variance_epsilon"):  # the RMS norms of transformers

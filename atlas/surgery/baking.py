@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from atlas.errors import AtlasError, ModelError
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
 
@@ -37,12 +35,18 @@ def bake(subject: Subject, interventions: Sequence[Intervention], folder: Path) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists and is not empty. Give a new folder for the changed weights.")
     state = dict(subject.model.state_dict())
+    layers = subject.family.layer_modules(subject.model)
     for neuron, value in value_changes(subject, interventions).items():
-        name = f"{subject.family.layers}.{neuron.layer}.{subject.family.down_projection}.weight"
+        down = subject.family.down(subject.model, neuron.layer)
+        if sum(layer is layers[neuron.layer] for layer in layers) > 1:
+            raise ModelError(
+                f"{subject.name} uses the same weights in several layers, so that a change of {neuron} alone "
+                "cannot be baked. Apply it with `subject.applied`."
+            )
+        name = next(name for name, each in subject.model.named_parameters() if each is down.weight)
         if state[name].data_ptr() == subject.model.get_parameter(name).data_ptr():
             state[name] = state[name].clone()
-        linear = isinstance(subject.family.down(subject.model, neuron.layer), nn.Linear)
-        rows = state[name].T if linear else state[name]  # (n_neurons, d_model), a view
+        rows = state[name].T if hasattr(down, "in_features") else state[name]
         rows[neuron.neuron] = value.to(rows.dtype)
     # Complete or not there at all: written beside, then renamed.
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

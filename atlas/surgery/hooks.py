@@ -10,14 +10,17 @@ scripts with exceptions that no `except Exception` sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atlas.surgery.families import Family
+from atlas.families import Family
 
 
 @dataclass
@@ -25,12 +28,54 @@ class Trace:
     """What one forward pass left behind, by layer, at the chosen positions of each row.
 
     activations: (n_rows, n_positions, n_neurons); residuals: (n_rows, n_positions, d_model);
-    outputs, where asked for: (n_rows, n_tokens, d_model), all positions.
+    outputs and arguments, where asked for: what a layer hands on, (n_rows, n_tokens, d_model), all
+    positions, and what it is called with besides its input, by name.
     """
 
     activations: dict[int, Tensor] = field(default_factory=dict)
     residuals: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
+    arguments: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+def by_row(tensor: Tensor, n_rows: int) -> Tensor:
+    """(n_rows, n_tokens, d), also of the models (OPT) that lay all rows' tokens end to end."""
+    return tensor if tensor.dim() == 3 else tensor.view(n_rows, -1, tensor.shape[-1])
+
+
+def hidden_of(output: Tensor | tuple) -> Tensor:
+    """What a layer hands on, without what some return beside it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def arguments_of(module: nn.Module, args: tuple, named: dict[str, Any]) -> dict[str, Any]:
+    """What a layer is called with, by name, but for its input, which comes first."""
+    bound = inspect.signature(module.forward).bind(*args, **named)
+    names = iter(list(bound.arguments))
+    next(names)
+    found: dict[str, Any] = {}
+    for name in names:
+        value = bound.arguments[name]
+        several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        found.update(value if several else {name: value})
+    return found
+
+
+def in_its_call(layers: Sequence[nn.Module], layer: int, hook: Callable) -> Callable:
+    """The hook, for this layer's own call: a module that serves several depths is called once at each.
+
+    Calls are counted from the hook's registration on, over whole forward passes.
+    """
+    n_calls = sum(each is layers[layer] for each in layers)
+    if n_calls == 1:
+        return hook
+    own = sum(each is layers[layer] for each in layers[:layer])
+    calls = count()
+
+    def counted(*given: Any) -> Any:
+        return hook(*given) if next(calls) % n_calls == own else None
+
+    return counted
 
 
 @contextmanager
@@ -51,31 +96,59 @@ def recording(
 ) -> Iterator[Trace]:
     """Record every layer's activations and residuals at `positions`, (n_rows, n_positions).
 
-    With `outputs`, also what each layer hands on, whole: (n_rows, n_tokens, d_model).
+    With `outputs`, also what each layer hands on, whole, and what it is called with.
     """
     trace = Trace()
     rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
 
     def keep(store: dict[int, Tensor], layer: int) -> Callable:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            store[layer] = args[0][rows, positions]
+            store[layer] = by_row(args[0], len(rows))[rows, positions]
+
+        return hook
+
+    def keep_written(layer: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+            # What is added to this write is known once the layer has ended.
+            trace.residuals[layer] = -by_row(output, len(rows))[rows, positions]
 
         return hook
 
     def keep_output(layer: int) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            trace.outputs[layer] = output
+        def hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+            handed_on = hidden_of(output)
+            if family.residual is None:
+                trace.residuals[layer] += handed_on[rows, positions]
+            if outputs:
+                trace.outputs[layer] = handed_on
+
+        return hook
+
+    def keep_arguments(layer: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, named: dict) -> None:
+            trace.arguments[layer] = arguments_of(module, args, named)
 
         return hook
 
     def register(handles: list) -> None:
-        for index, layer in enumerate(family.layer_modules(model)):
+        layers = family.layer_modules(model)
+        for index, layer in enumerate(layers):
+
+            def own(hook: Callable, index: int = index) -> Callable:
+                return in_its_call(layers, index, hook)
+
             down = layer.get_submodule(family.down_projection)
-            residual = layer.get_submodule(family.residual)
-            handles.append(down.register_forward_pre_hook(keep(trace.activations, index)))
-            handles.append(residual.register_forward_pre_hook(keep(trace.residuals, index)))
+            handles.append(down.register_forward_pre_hook(own(keep(trace.activations, index))))
+            if family.residual is None:
+                handles.append(down.register_forward_hook(own(keep_written(index))))
+            else:
+                residual = layer.get_submodule(family.residual)
+                handles.append(residual.register_forward_pre_hook(own(keep(trace.residuals, index))))
             if outputs:
-                handles.append(layer.register_forward_hook(keep_output(index)))
+                hook = own(keep_arguments(index))
+                handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            if outputs or family.residual is None:
+                handles.append(layer.register_forward_hook(own(keep_output(index))))
 
     with attached(register):
         yield trace

@@ -36,7 +36,7 @@ from atlas.interventions import (
     to_json,
 )
 from atlas.neuron import Neuron
-from atlas.surgery.hooks import attached
+from atlas.surgery.hooks import attached, by_row, in_its_call
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -159,40 +159,46 @@ def changing(
             new = torch.stack([cache[key][neuron] for neuron in neurons])
             replaced[layer].append((row, index, new - old))
 
+    layers, n_rows = subject.family.layer_modules(subject.model), len(changes)
+
     def register(handles: list) -> None:
         for layer, entries in scaled.items():
             down = subject.family.down(subject.model, layer)
-            handles.append(down.register_forward_pre_hook(_scaler(entries, positions.device)))
+            hook = _scaler(entries, n_rows, positions.device)
+            handles.append(down.register_forward_pre_hook(in_its_call(layers, layer, hook)))
         for layer, entries in replaced.items():
             down = subject.family.down(subject.model, layer)
-            handles.append(down.register_forward_hook(_adder(entries)))
+            hook = _adder(entries, n_rows)
+            handles.append(down.register_forward_hook(in_its_call(layers, layer, hook)))
 
     with attached(register):
         yield
 
 
-def _scaler(entries: list[tuple[int, int, int, float]], device: torch.device) -> Callable:
+def _scaler(entries: list[tuple[int, int, int, float]], n_rows: int, device: torch.device) -> Callable:
     rows, spots, neurons = (
         torch.tensor([entry[column] for entry in entries], device=device) for column in range(3)
     )
     factors = torch.tensor([entry[3] for entry in entries], device=device)
 
     def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        activations = args[0].clone()  # (n_rows, n_tokens, n_neurons)
+        changed = args[0].clone()
+        activations = by_row(changed, n_rows)  # (n_rows, n_tokens, n_neurons)
         kept = activations[rows, spots, neurons]
         activations[rows, spots, neurons] = kept * factors.to(kept.dtype)
-        return (activations, *args[1:])
+        return (changed, *args[1:])
 
     return scale
 
 
-def _adder(entries: list[tuple[int, list[int], Tensor]]) -> Callable:
+def _adder(entries: list[tuple[int, list[int], Tensor]], n_rows: int) -> Callable:
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         # The pre-hook has run: args hold the activations as suppressed or amplified. A value vector
         # is changed for every token, as it would be in the weights.
-        changed = output.clone()  # (n_rows, n_tokens, d_model)
+        changed = output.clone()
+        activations, written = by_row(args[0], n_rows), by_row(changed, n_rows)
         for row, index, difference in entries:
-            changed[row] += args[0][row][:, index] @ difference.to(output.dtype)
+            written[row] += activations[row][:, index] @ difference.to(output.dtype)
         return changed
 
     return add

@@ -39,8 +39,10 @@ def readout(subject: Subject, neurons: Sequence[Neuron], *, k: int = 10, batch: 
     family, model = subject.family, subject.model
     embeddings = family.token_embeddings(model).float()  # (n_tokens, d_model)
     gain = 1.0
-    if family.final_norm is not None:
-        gain = model.get_submodule(family.final_norm).weight.float()
+    for module in family.final_modules(model)[:1]:
+        weight = getattr(module, "weight", None)  # some norms have none
+        if weight is not None and weight.dim() == 1:
+            gain = weight.float() + family.gain_offset
     results: list[Readout] = []
     for start in range(0, len(neurons), batch):
         chosen = neurons[start : start + batch]

@@ -28,7 +28,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from atlas.surgery.hooks import recording
+from atlas.errors import ModelError
+from atlas.surgery.hooks import hidden_of, recording
 from atlas.surgery.precision import products
 from atlas.surgery.subject import Encoded, Subject, TokenPrediction, token_predictions
 
@@ -36,6 +37,10 @@ from atlas.surgery.subject import Encoded, Subject, TokenPrediction, token_predi
 # free on a GPU when its first sweep begins.
 CPU_SWEEP_BYTES = 400_000_000
 GPU_SWEEP_SHARE = 0.6
+
+
+# What a layer is called with: a tensor, several, or none needed.
+Argument = Tensor | tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,9 @@ class Base:
 
     activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
     being activations @ value vectors, without the bias; position and target (n_items,); said, what the model
-    says of each item. Causal: keys
-    and values of the tokens before the answer by layer, (n_items, n_heads, n_tokens − 1, d_head).
-    Masked: outputs by layer, (n_items, n_tokens, d_model). mask, (n_items, 1, 1, n_tokens), is added to
-    attention scores where inputs differ in length: zero for what a row may see.
+    says of each item. Causal: keys and values of the tokens before the answer by layer,
+    (n_items, n_heads, n_tokens − 1, d_head), and the name by which layers take them. Masked: outputs by
+    layer, (n_items, n_tokens, d_model). arguments: what a layer is called with besides (`_arguments`).
     """
 
     activations: Tensor
@@ -82,8 +86,8 @@ class Base:
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
-    rotary: tuple[Tensor, Tensor] | None = None
-    mask: Tensor | None = None
+    arguments: tuple[dict[str, Argument], ...] = ()
+    cache_name: str = ""
 
     @property
     def n_items(self) -> int:
@@ -106,17 +110,15 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
     cache = DynamicCache() if causal else None
     # In a causal model padding on the right is never seen; the answer comes before it.
     options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
-    with recording(model, family, position[:, None], outputs=not causal) as trace:
+    with recording(model, family, position[:, None], outputs=True) as trace:
         hidden = model.base_model(input_ids, **options).last_hidden_state
     target = torch.tensor([item.target for item in items], device=device)
     # base_model has applied the final norm already.
     answer = hidden[torch.arange(len(items), device=device), position]
-    logits = model.get_submodule(family.head)(answer).float()
+    logits = family.say(model, answer)
     layers = range(subject.n_layers)
     activations = torch.stack([trace.activations[layer][:, 0] for layer in layers], 1)
-    rotary = None
-    if family.rotary is not None:
-        rotary = model.get_submodule(family.rotary)(activations, position_ids=position[:, None])
+    named = trace.arguments[0]
     return Base(
         activations=activations,
         residuals=torch.stack([trace.residuals[layer][:, 0] for layer in layers], 1),
@@ -129,21 +131,89 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
         keys=tuple(cache.layers[layer].keys[:, :, :-1] for layer in layers) if causal else (),
         values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
         outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),
-        rotary=rotary,
-        mask=None if min(lengths) == width else _attention_mask(visible, position, causal, activations.dtype),
+        arguments=_arguments([trace.arguments[layer] for layer in layers], visible, position, causal),
+        cache_name=next((name for name, value in named.items() if value is cache), "") if causal else "",
     )
 
 
-def _attention_mask(visible: Tensor, position: Tensor, causal: bool, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, (n_items, 1, 1, n_tokens): 0 for tokens a row may see.
+def _arguments(
+    called: Sequence[dict], visible: Tensor, position: Tensor, causal: bool
+) -> tuple[dict[str, Argument], ...]:
+    """What a sweep calls each layer with, an item a row, from what the model called it with.
 
-    A causal row sees the tokens before its answer position and itself, which comes last in its keys.
+    Positions, their embeddings and ALiBi's slopes are kept for what a row holds: the whole sentence in a
+    masked model, the answer position in a causal one. `attention_mask`, where one is needed, is added to
+    attention scores: zero for what a row may see.
     """
+    made: dict[int, Argument] = {}  # layers share most of them
+
+    def once(name: str, value: Argument) -> Argument:
+        key = id(value[0]) if isinstance(value, tuple) else id(value)
+        if key not in made:
+            made[key] = _ROW_ARGUMENTS[name](value, visible, position, causal)
+        return made[key]
+
+    by_layer = []
+    for given in called:
+        tensors = {name for name, value in given.items() if isinstance(value, (Tensor, tuple))}
+        if unknown := tensors - set(_ROW_ARGUMENTS):
+            raise ModelError(
+                f"The model's layers are called with {', '.join(sorted(unknown))}, which sweeps do not know. "
+                "Choose a model of another type."
+            )
+        by_layer.append({name: once(name, given.get(name)) for name in (*tensors, "attention_mask")})
+    return tuple(by_layer)
+
+
+def _row_mask(mask: Tensor | None, visible: Tensor, position: Tensor, causal: bool) -> Tensor | None:
+    """(n_items, 1, 1 or n_tokens, n_tokens), or None where a row sees all there is."""
+    n_items, width = visible.shape
+    items = torch.arange(n_items, device=visible.device)
+    seen = visible[:, None, None]
+    if mask is not None:
+        allowed = mask if mask.dtype is torch.bool else mask >= 0
+        seen = allowed.expand(n_items, *allowed.shape[1:]) & (visible[:, None, None] | causal)
     if causal:
-        before = torch.arange(visible.shape[1] - 1, device=visible.device) < position[:, None]
-        visible = torch.cat([before, torch.ones_like(before[:, :1])], 1)
-    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None, None]
+        # A row sees what the answer position sees of the tokens before it, and itself, last in its keys.
+        before = torch.arange(width - 1, device=visible.device) < position[:, None]
+        if mask is not None:
+            before = before & seen[items, 0, position][:, :-1]
+        seen = torch.cat([before, torch.ones_like(before[:, :1])], 1)[:, None, None]
+    elif seen.shape[2] > 1 and bool((seen == seen[:, :, :1]).all()):
+        seen = seen[:, :, :1]
+    if bool(seen.all()):
+        return None
+    added = torch.zeros(seen.shape, device=seen.device)
+    return added.masked_fill(~seen, torch.finfo(added.dtype).min)
+
+
+def _row_positions(value: Tensor, visible: Tensor, position: Tensor, causal: bool) -> Tensor:
+    """(n_items, 1 or n_tokens): which positions a row holds."""
+    return position[:, None] if causal else value.expand(len(position), -1)
+
+
+def _row_embeddings(
+    value: tuple[Tensor, ...], visible: Tensor, position: Tensor, causal: bool
+) -> tuple[Tensor, ...]:
+    """Cosines and sines of rotary embeddings, each (n_items, 1 or n_tokens, d_rotary)."""
+    whole = tuple(part.expand(len(position), -1, -1) for part in value)
+    if not causal:
+        return whole
+    items = torch.arange(len(position), device=position.device)
+    return tuple(part[items, position][:, None] for part in whole)
+
+
+def _row_alibi(value: Tensor, visible: Tensor, position: Tensor, causal: bool) -> Tensor:
+    """What ALiBi adds for each key, (n_items, n_heads, 1, n_tokens); items have one length."""
+    return value.view(len(position), -1, *value.shape[1:])
+
+
+_ROW_ARGUMENTS: dict[str, Callable] = {
+    "attention_mask": _row_mask,
+    "position_ids": _row_positions,
+    "position_embeddings": _row_embeddings,
+    "alibi": _row_alibi,
+}
 
 
 # --- steps 2 to 5: the sweep ---
@@ -284,7 +354,7 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, base_items: range) -> 
     alive = 0
 
     for layer in range(n_layers):
-        answer_only = causal or layer == n_layers - 1
+        answer_only = causal or (layer == n_layers - 1 and family.attention is not None)
         if state is not None:
             state = _through(subject, base, modules[layer], layer, state, item[:alive], prefix)
         if n_entering[layer]:
@@ -297,6 +367,8 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, base_items: range) -> 
 
     if state is None:
         return _nothing(subject)
+    if state.dim() == 3:
+        state = state[torch.arange(alive, device=device), base.position[item]]
     # Step 5, first half: the vocabulary head and one backward sweep for every row at once. Rows do
     # not see each other, so the gradient of the sum is each row's own gradient.
     logits = family.logits(model, state)
@@ -376,19 +448,26 @@ def _through(
     prefix: _PrefixCache,
 ) -> Tensor:
     """The rows in flight through one layer; shapes as in `_entering`."""
-    mask = None if base.mask is None else base.mask[item]
+    options = {name: _of_rows(name, value, item) for name, value in base.arguments[layer].items()}
     if subject.family.kind == "causal":
-        options = {"past_key_values": prefix, "attention_mask": mask}
-        if base.rotary is not None:
-            options["position_embeddings"] = tuple(part[item] for part in base.rotary)
-        return module(state[:, None], **options)[:, 0]
-    if layer < subject.n_layers - 1:
-        return module(state, attention_mask=mask)
+        options[base.cache_name] = prefix
+        return hidden_of(module(state[:, None], **options))[:, 0]
+    if layer < subject.n_layers - 1 or subject.family.attention is None:
+        return hidden_of(module(state, **options))
     attention = module.get_submodule(subject.family.attention)
     answer = state[torch.arange(len(item), device=state.device), base.position[item]]
-    return module(answer[:, None], attention_mask=mask, past_key_values=_SentenceCache(attention, state))[
-        :, 0
-    ]
+    options["past_key_values"] = _SentenceCache(attention, state)
+    return hidden_of(module(answer[:, None], **options))[:, 0]
+
+
+def _of_rows(name: str, value: Argument, item: Tensor) -> Argument:
+    """The items' argument, for the rows that belong to them."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(part[item] for part in value)
+    chosen = value[item]
+    return chosen.flatten(0, 1) if name == "alibi" else chosen
 
 
 def _keeper(gradients: dict[int, Tensor], layer: int, position: Tensor) -> Callable[[Tensor], None]:
@@ -404,7 +483,7 @@ def _before_tail(
     subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor, gradient: Tensor
 ) -> Tensor:
     """From ∂P/∂(layer's output) to ∂P/∂(down-projection's output), both (n_rows, d_model)."""
-    if subject.family.post_norm is None:
+    if subject.family.adds:
         return gradient  # output = residual + write
     with torch.enable_grad():
         write = _write(subject, base, layer, item, alpha).detach().requires_grad_()

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from atlas.errors import ModelError, PromptError
+from atlas.families import Family, family_of
 from atlas.models import locate
 from atlas.neuron import OBJECT_SLOT, Prompt
-from atlas.surgery.families import Family, family_of
 from atlas.surgery.hooks import recording
 from atlas.surgery.interventions import Intervention, changing, checked
 from atlas.surgery.lock import FairLock
@@ -165,14 +165,12 @@ class Subject:
     @property
     def activation_function(self) -> str:
         """The feed-forward activation's name in the model's config."""
-        return str(getattr(self.model.config, self.family.activation_config))
+        return self.family.activation_of(self.model.config)
 
     @property
     def max_length(self) -> int:
-        """The longest prompt in tokens: every position must see every earlier one."""
-        config = self.model.config
-        limits = [getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)]
-        return min((limit for limit in limits if limit), default=1 << 30)
+        """The longest prompt in tokens."""
+        return self.family.longest(self.model.config)
 
     # --- prompts ---
 
@@ -199,7 +197,7 @@ class Subject:
     def answer_tokens(self, answer: str, *, space: bool = True) -> tuple[int, ...]:
         """The answer's tokens as they stand in a sentence; `PromptError` outside the vocabulary."""
         answer = answer.strip()
-        text = f" {answer}" if space and self.family.kind == "causal" else answer
+        text = f" {answer}" if space else answer
         ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         if not ids or (self.tokenizer.unk_token_id in ids and self._unknown_is_no_word):
             raise PromptError(
@@ -233,7 +231,8 @@ class Subject:
         return encoded
 
     def _encode_masked(self, prompt: Prompt) -> Encoded:
-        targets = self.answer_tokens(prompt.answer)
+        before = prompt.text.split(OBJECT_SLOT)[0]
+        targets = self.answer_tokens(prompt.answer, space=before != before.rstrip())
         mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
         text = prompt.text.replace(OBJECT_SLOT, " ".join([mask] * len(targets)))
         ids = tuple(self.tokenizer.encode(text))
@@ -346,7 +345,7 @@ class Subject:
                     hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
                 answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
         # base_model has applied the final norm already, so only the head is left to do.
-        logits = self.model.get_submodule(self.family.head)(answers).float()
+        logits = self.family.say(self.model, answers)
         _, _, targets, valid = self.tensors(rows)
         if len(read) < len(rows):
             logits = logits[[place[key] for key in keys]]
@@ -475,7 +474,7 @@ def _read(folder: Path, name: str) -> tuple[nn.Module, object, Family]:
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         # The type first: the configs of unsupported families may not even parse.
-        family = family_of(PretrainedConfig.get_config_dict(folder, **safe)[0].get("model_type"))
+        family = family_of(PretrainedConfig.get_config_dict(folder, **safe)[0])
         config = AutoConfig.from_pretrained(folder, **safe)
         auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
         model, report = auto.from_pretrained(

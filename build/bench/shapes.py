@@ -82,12 +82,12 @@ def shape_subject(
     """A subject of that shape, with random weights and a tokenizer of whole words."""
     import torch
 
-    from atlas.surgery.families import family_of
+    from atlas.families import family_of
     from atlas.surgery.subject import Subject, device_of
     from build.bench.vocabulary import whole_words
 
     config = shape_config(shape, layers=layers)
-    family = family_of(config.model_type)
+    family = family_of(config.to_dict())
     target = device_of(device)
     dtype = dtype_of(dtype, target)
     torch.manual_seed(SEED)

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from atlas.errors import ModelError
+from atlas.families import Family
 from atlas.neuron import Neuron
-from atlas.surgery.families import Family
 from atlas.surgery.subject import Subject
 
 Rewrite = Callable[[Tensor], Tensor]

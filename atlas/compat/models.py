@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from atlas.errors import ModelError
+from atlas.families import family_of
 from atlas.models import locate
-from atlas.surgery.families import family_of
 from atlas.surgery.subject import Subject, device_of, load_subject
 
 BERT_MODELS = ["bert-base-uncased", "bert-base-multilingual-uncased"]
@@ -38,9 +38,9 @@ def model_type(model_name: str) -> str:
     for names, kind in ((BERT_MODELS, "bert"), (GPT2_MODELS, "gpt2"), (GPT_NEO_MODELS, "gpt_neo")):
         if model_name in names:
             return kind
-    kind = locate(model_name).config().get("model_type", "")
-    family_of(kind)  # or one sentence that says which there are
-    return kind
+    config = locate(model_name).config()
+    family_of(config)  # or one sentence that says which there are
+    return config["model_type"]
 
 
 def subject_of(model: nn.Module, tokenizer: object, *, device: str | torch.device | None = None) -> Subject:
@@ -49,9 +49,11 @@ def subject_of(model: nn.Module, tokenizer: object, *, device: str | torch.devic
     The model is moved to the device (None: a GPU where there is one) and to float32. Raises `ModelError` for
     a model of no supported family or without the head that answers.
     """
-    family = family_of(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    has_config = hasattr(model, "config")
+    family = family_of(model.config.to_dict() if has_config else {"model_type": type(model).__name__})
     try:
-        for name in (family.layers, family.head, family.unembedding):
+        family.layer_modules(model)
+        for name in (*family.head, family.unembedding):
             model.get_submodule(name)
     except AttributeError:
         raise ModelError(

@@ -5,8 +5,9 @@
     result.gap.max(), result.converged.all()
 
 The default is integrated gradients over feed-forward activations (Dai et al., ACL 2022, equations 2 and
-3): `atlas.surgery.integration` has the integral, `atlas.surgery.staircase` what is integrated. Other
-methods stand behind the same function; they follow no path, and so have no certificate.
+3): `atlas.surgery.integration` has the integral, `atlas.surgery.staircase` what is integrated;
+`atlas.surgery.sequential` lets the path begin at what the model computes without a word. The other methods
+behind the same function follow no path, and so have no certificate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from atlas.errors import AtlasError, ModelError
 from atlas.neuron import Prompt
 from atlas.surgery import quadrature
 from atlas.surgery.integration import TokenScores, integrated_gradients
+from atlas.surgery.sequential import sequential_integrated_gradients
 from atlas.surgery.staircase import (
     CPU_SWEEP_BYTES,
     AnswerToken,
@@ -357,6 +359,7 @@ class LinearReadout:
 
 _METHODS: dict[str, Callable[..., list[TokenScores]]] = {
     "integrated_gradients": integrated_gradients,
+    "sequential_integrated_gradients": sequential_integrated_gradients,
     "activation": _activation,
     "gradient_x_activation": _gradient_x_activation,
     "log_prob_increase": _log_prob_increase,

@@ -68,6 +68,30 @@ def integrated_gradients(
     One `TokenScores` an item, in their order; a score may be NaN, which `attribute` refuses.
     """
     base = base_pass(subject, items)
+    return integrated_from(
+        subject,
+        base,
+        items,
+        rule=rule,
+        tolerance=tolerance,
+        max_points=max_points,
+        steps=steps,
+        keep_paths=keep_paths,
+    )
+
+
+def integrated_from(
+    subject: Subject,
+    base: Base,
+    items: Sequence[AnswerToken],
+    *,
+    rule: str,
+    tolerance: float,
+    max_points: int,
+    steps: int,
+    keep_paths: bool,
+) -> list[TokenScores]:
+    """The same from a base pass, which may say where paths begin."""
     if rule == "certified":
         return _Certified(subject, base, tolerance, max_points).run(items, keep_paths=keep_paths)
     return _riemann(subject, base, items, rule, steps, tolerance, keep_paths)

@@ -75,6 +75,8 @@ class Base:
     says of each item. Causal: keys and values of the tokens before the answer by layer,
     (n_items, n_heads, n_tokens − 1, d_head), and the name by which layers take them. Masked: outputs by
     layer, (n_items, n_tokens, d_model). arguments: what a layer is called with besides (`_arguments`).
+    start: another base of the same items, whose activations and writes are where paths begin, at α = 0;
+    None: at zero.
     """
 
     activations: Tensor
@@ -88,6 +90,7 @@ class Base:
     outputs: tuple[Tensor, ...] = ()
     arguments: tuple[dict[str, Argument], ...] = ()
     cache_name: str = ""
+    start: Base | None = None
 
     @property
     def n_items(self) -> int:
@@ -415,8 +418,13 @@ def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write(subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor) -> Tensor:
-    """What the down-projection writes at α·w, (n_rows, d_model): linear in α, up to its bias."""
-    write = alpha[:, None] * base.writes[item, layer]
+    """What the down-projection writes at α along its path, (n_rows, d_model): linear in α, up to its bias."""
+    write = base.writes[item, layer]
+    if base.start is None:
+        write = alpha[:, None] * write
+    else:
+        begun = base.start.writes[item, layer]
+        write = begun + alpha[:, None] * (write - begun)
     bias = subject.family.down(subject.model, layer).bias
     return write if bias is None else write + bias
 
@@ -494,4 +502,7 @@ def _before_tail(
 def project(subject: Subject, base: Base, layer: int, item: Tensor, summed: Tensor) -> Tensor:
     """Step 5, second half: weighted sums of ∂P/∂write, (n, d_model), become scores, (n, n_neurons)."""
     values = subject.family.value_vectors(subject.model, layer)
-    return (summed.to(values.dtype) @ values.T).float() * base.activations[item, layer].float()
+    moved = base.activations[item, layer].float()
+    if base.start is not None:
+        moved = moved - base.start.activations[item, layer].float()
+    return (summed.to(values.dtype) @ values.T).float() * moved

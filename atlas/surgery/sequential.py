@@ -1,0 +1,102 @@
+"""Sequential integrated gradients: from the prompt with one word missing to the prompt as it is.
+
+    attribute(subject, prompts, method="sequential_integrated_gradients")[0].scores    # (n_layers, n_neurons)
+
+Integrated gradients let a layer's activations grow from zero, where no prompt ever puts them. Enguehard
+(*Sequential Integrated Gradients*, Findings of ACL 2023, arXiv 2305.15853) begins at the sentence itself
+with one word masked, one word at a time, and leaves all others as they are. There the features are
+embeddings; here they are neurons: with w the activations of a layer at the answer position and wⁱ those that
+the model has there when the prompt's token i is missing,
+
+    score = mean over i of  (w − wⁱ) · ∫₀¹ ∂P/∂w (wⁱ + α·(w − wⁱ)) dα
+
+1. *Words.* Every token of the prompt but special ones and the answer's own; one that is missing is the mask,
+   or in a causal model its end-of-text token.
+2. *Baselines.* A base pass of each such prompt gives wⁱ for all layers.
+3. *Paths* are integrated as all others are, by the same rules, with the same certificate: a layer's scores
+   sum to P(w) − mean of P(wⁱ), what the words are worth to this layer. Costs a path a word.
+
+What answers without any word in particular scores nothing here. A token's points are those of all its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from atlas.errors import PromptError
+from atlas.surgery.integration import TokenScores, integrated_from
+from atlas.surgery.staircase import AnswerToken, base_pass
+from atlas.surgery.subject import Subject
+
+PATHS_AT_ONCE = {"cpu": 64, "cuda": 1024}
+
+
+def sequential_integrated_gradients(
+    subject: Subject, items: Sequence[AnswerToken], *, keep_paths: bool, **options
+) -> list[TokenScores]:
+    """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
+
+    Takes the options of `integrated_gradients`; keeps no paths, for there is one for each word. Raises
+    `PromptError` for a prompt without a word beside its answer.
+    """
+    size = PATHS_AT_ONCE.get(subject.device.type, 8)
+    without = [without_a_word(subject, item) for item in items]
+    results: list[TokenScores] = []
+    start = 0
+    while start < len(items):
+        end, n_paths = start + 1, len(without[start])
+        while end < len(items) and n_paths + len(without[end]) <= size:
+            n_paths += len(without[end])
+            end += 1
+        results += _batch(subject, items[start:end], without[start:end], options)
+        start = end
+    return results
+
+
+def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
+    """Step 1: what the model reads when each word in turn is missing."""
+    tokenizer = subject.tokenizer
+    masked = subject.family.kind == "masked"
+    missing = tokenizer.mask_token_id if masked else tokenizer.eos_token_id
+    special = {*tokenizer.all_special_ids}
+    # Teacher forcing puts the answer's first tokens at the end of what a causal model reads.
+    end = len(item.input_ids) if masked else len(item.input_ids) - item.index
+    places = [k for k, token in enumerate(item.input_ids[:end]) if token not in special]
+    if missing is None or not places:
+        raise PromptError(
+            f"{subject.name} reads no word here that could be missing. Use the method integrated_gradients."
+        )
+    ids = item.input_ids
+    return [replace(item, input_ids=(*ids[:place], missing, *ids[place + 1 :])) for place in places]
+
+
+def _batch(
+    subject: Subject, items: Sequence[AnswerToken], without: Sequence[Sequence[AnswerToken]], options: dict
+) -> list[TokenScores]:
+    repeated = [item for item, words in zip(items, without, strict=True) for _ in words]
+    start = base_pass(subject, [each for words in without for each in words])
+    base = replace(base_pass(subject, repeated), start=start)
+    found = iter(integrated_from(subject, base, repeated, keep_paths=False, **options))
+    return [_mean([next(found) for _ in words]) for words in without]
+
+
+def _mean(paths: Sequence[TokenScores]) -> TokenScores:
+    """One answer token's scores from those of its words' paths."""
+
+    def mean(name: str) -> torch.Tensor:
+        return torch.stack([getattr(path, name) for path in paths]).mean(0)
+
+    scores, p_zero, p_one = mean("scores"), mean("p_zero"), mean("p_one")
+    return TokenScores(
+        index=paths[0].index,
+        said=paths[0].said,
+        scores=scores,
+        gap=(scores.sum(-1) - (p_one - p_zero)).abs(),
+        n_points=torch.stack([path.n_points for path in paths]).sum(0, dtype=torch.int32),
+        converged=torch.stack([path.converged for path in paths]).all(0),
+        p_zero=p_zero,
+        p_one=p_one,
+    )

@@ -49,7 +49,7 @@ BROWSING = (
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # Installed for one command or by another package; never imported by name.
 IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
-NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ruff", "playwright"}
+NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ipykernel", "ruff", "playwright"}
 
 
 # What imports what -----------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ POCKET = (
     "paris",
     "london",
 )
+TINY["tiny_gpt_neo"] = TINY["tiny_gpt2"]
 LIMITS = {
     "adaptive": ({"adaptive_threshold": 0.3}, {"adaptive": 0.3}),
     "threshold": ({"threshold": 1e-4}, {"threshold": 1e-4}),
@@ -70,7 +71,7 @@ class Case:
 case_of = cache(Case)
 
 
-@pytest.fixture(params=["tiny_bert", "tiny_gpt2", "pocket-bert"])
+@pytest.fixture(params=["tiny_bert", "tiny_gpt2", "tiny_gpt_neo", "pocket-bert"])
 def case(request) -> Case:
     return case_of(request.param)
 
@@ -206,7 +207,7 @@ def test_gpt2s_usual_neurons_are_what_the_layer_writes_from(gpt2: Case):
     gpt2.model(**encoded)
     hook.remove()
     writer = gpt2.plain.writers[1]
-    assert torch.allclose(activations @ writer.weight + writer.bias, written[0], atol=1e-5)
+    assert torch.allclose(activations @ writer.weight + writer.bias, written[0], atol=1e-5)  # Conv1D
     before = gpt2.strict.get_scores(prompt, gpt2.answer, attribution_method="max_activations")[1]
     assert not torch.allclose(before @ writer.weight + writer.bias, written[0], atol=0.1)
     (target,) = gpt2.plain.tokenizer(gpt2.answer)["input_ids"]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas.compat.kept import Kept, first_projection
-from atlas.compat.models import as_studied, subject_of
+from atlas.compat.models import as_studied, subject_in_use
 from atlas.compat.questions import question
 from atlas.compat.scores import before_nonlinearity, inner_activations, layer_scores
 from atlas.errors import AtlasError, ModelError, PromptError
@@ -63,7 +63,7 @@ class Finding:
         self.strict_replication = strict_replication
         self.rule = rule
         self.tolerance = tolerance
-        self.subject = subject_of(model, tokenizer, device=device)
+        self.subject = subject_in_use(model, tokenizer, device=device)
         self._kept = Kept(self.subject)
         if strict_replication and self.model_type not in ("bert", "gpt2", "gpt_neo"):
             raise ModelError(
@@ -79,7 +79,7 @@ class Finding:
     @model.setter
     def model(self, model: nn.Module) -> None:
         if model is not self.subject.model:
-            self.subject = subject_of(model, self.tokenizer, device=self.device)
+            self.subject = subject_in_use(model, self.tokenizer, device=self.device)
             self._kept = Kept(self.subject)
 
     @property

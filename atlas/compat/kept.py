@@ -39,7 +39,7 @@ class Spots:
     """Where the answers stand in what the model reads.
 
     fixed: positions that hold for every row, where the caller knows them; seen: where the rows of the last
-    forward pass hold masks, (n_rows, n_tokens). Hooks keep this alone, so that a hooked model can be copied.
+    forward pass hold masks, (n_rows, n_tokens); shape: of what it reads.
     """
 
     mask_token_id: int | None
@@ -47,9 +47,8 @@ class Spots:
     seen: Tensor | None = None
     shape: tuple[int, int] | None = None
 
-    def look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A forward pre-hook of the model's base: notes what is read."""
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
+    def look(self, input_ids: Tensor | None) -> None:
+        """Note what is read."""
         self.shape = self.seen = None
         if input_ids is not None:
             self.shape = tuple(input_ids.shape)
@@ -119,7 +118,8 @@ class Kept:
             )
         handles: list = []
         try:
-            handles.append(model.base_model.register_forward_pre_hook(self.spots.look, with_kwargs=True))
+            for reader in (model, model.base_model):  # OPT passes its base by
+                handles.append(reader.register_forward_pre_hook(_looking(self.spots), with_kwargs=True))
             for layer, chosen in by_layer.items():
                 row = torch.ones(self.subject.n_neurons)
                 row[list(chosen)] = torch.tensor(list(chosen.values()))
@@ -197,6 +197,16 @@ def layers_are_shared(model: nn.Module, family: Family) -> bool:
 def first_projection(family: Family, model: nn.Module, layer: int) -> nn.Module:
     """What the original calls the neurons of GPT-2 and GPT-Neo: the module before the nonlinearity."""
     return family.layer_modules(model)[layer].get_submodule("mlp.c_fc")
+
+
+# Hooks are functions, which a copied model shares with the one it was copied from; methods would be copied.
+
+
+def _looking(spots: Spots) -> Callable:
+    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        spots.look(kwargs.get("input_ids", args[0] if args else None))
+
+    return look
 
 
 def _scaling_input(spots: Spots, factors: Tensor) -> Callable:

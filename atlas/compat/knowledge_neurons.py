@@ -133,8 +133,9 @@ class KnowledgeNeurons(Finding):
         if mode not in ("edit", "erase"):
             raise AtlasError(f"Value vectors cannot be changed by '{mode}'. There are: edit, erase.")
         named = self._named(neurons)
-        if not self.strict_replication:
-            named = list(dict.fromkeys(named))
+        if not self.strict_replication:  # there, one that is named twice is changed twice
+            vector = {(self.subject.family.down(self.model, n.layer), n.neuron): n for n in reversed(named)}
+            named = list(reversed(vector.values()))
         erase = Erase((), erase_value)
         if target is None:
             if mode == "edit":

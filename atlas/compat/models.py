@@ -44,11 +44,21 @@ def model_type(model_name: str) -> str:
 
 
 def subject_of(model: nn.Module, tokenizer: object, *, device: str | torch.device | None = None) -> Subject:
-    """A `Subject` made of a language model and its tokenizer, which are used as they are and not copied.
+    """A `Subject` made of a language model and its tokenizer, which are not copied.
 
-    The model is moved to the device (None: a GPU where there is one) and to float32. Raises `ModelError` for
-    a model of no supported family or without the head that answers.
+    The model is moved to the device (None: a GPU where there is one) and to float32, put in evaluation mode,
+    and its parameters need no gradients any more. Raises `ModelError` for a model of no supported family or
+    without the head that answers.
     """
+    subject = subject_in_use(model, tokenizer, device=device)
+    subject.model.eval().requires_grad_(False)
+    return subject
+
+
+def subject_in_use(
+    model: nn.Module, tokenizer: object, *, device: str | torch.device | None = None
+) -> Subject:
+    """The same of a model that goes on being trained: to be asked inside `as_studied` only."""
     has_config = hasattr(model, "config")
     family = family_of(model.config.to_dict() if has_config else {"model_type": type(model).__name__})
     try:
@@ -57,7 +67,7 @@ def subject_of(model: nn.Module, tokenizer: object, *, device: str | torch.devic
             model.get_submodule(name)
     except AttributeError:
         raise ModelError(
-            f"A {type(model).__name__} has no '{name}'. Give a model with its language modelling head, as "
+            f"A {type(model).__name__} has no head that answers. Give the whole language model, as "
             "AutoModelForMaskedLM or AutoModelForCausalLM load it."
         ) from None
     if family.kind == "masked" and getattr(tokenizer, "mask_token_id", None) is None:

@@ -44,15 +44,18 @@ def question(
     if encoded_input is None and not strict:
         return subject.encode(_joined(subject, prompt, answer) if causal else subject.prompt(prompt, answer))
     ids = _tokens(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
+    masks = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
     if strict:
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
-        targets = subject.answer_tokens(answer, space=answer[:1].isspace())
+        # A masked model's sentence begins with a token of its own; anything else before the mask is a word.
+        space = answer[:1].isspace() if causal else masks[:1] > (1,)
+        targets = subject.answer_tokens(answer, space=space)
     if causal:
         positions = tuple(len(ids) - 1 + j for j in range(len(targets)))
         ids += targets[:-1]
     else:
-        positions = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
+        positions = masks
         if len(positions) != len(targets):
             raise PromptError(
                 f"The prompt '{prompt}' holds {len(positions)} masks for an answer of {len(targets)} tokens. "

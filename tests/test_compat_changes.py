@@ -1,0 +1,327 @@
+"""What the drop-in changes is seen by whoever asks the model, and taken back bit for bit, in any order."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import ExitStack
+from itertools import permutations
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from atlas.compat import KnowledgeNeurons
+from atlas.neuron import Neuron
+from atlas.surgery import Amplify, Suppress
+from build.plain_loop import endpoints, plain_scores
+from tests.plain_replication import PlainReplication
+from tests.tiny_models import tiny_model
+
+MASKED = "the capital of france is [MASK] ."
+ELSEWHERE = "in [MASK] people speak french"
+CAUSAL = "the capital of france is"
+NEURONS = [[0, 3], [1, 7], [2, 11], [1, 60]]
+OTHERS = [[1, 7], [2, 5]]  # one of them is among NEURONS
+
+
+class Bert:
+    """A fresh BERT, the drop-in on it, and the plain way on another copy."""
+
+    name, prompt, answer, target = "tiny_bert", MASKED, "paris", "rome"
+
+    def __init__(self) -> None:
+        self.model, self.tokenizer = tiny_model(self.name)
+        self.kn = KnowledgeNeurons(self.model, self.tokenizer, device="cpu")
+        self.plain = PlainReplication(*tiny_model(self.name))
+        self.parameters = dict(self.model.named_parameters())
+        self.bits = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def logits(self, model=None, prompt: str | None = None) -> torch.Tensor:
+        with torch.no_grad():
+            encoded = self.tokenizer(prompt or self.prompt, return_tensors="pt")
+            return (model or self.model)(**encoded).logits
+
+    def is_untouched(self) -> bool:
+        now = dict(self.model.named_parameters())
+        return (
+            all(now[name] is parameter for name, parameter in self.parameters.items())
+            and all(torch.equal(tensor, self.bits[name]) for name, tensor in self.model.state_dict().items())
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
+        )
+
+
+class Gpt2(Bert):
+    name, prompt, answer, target = "tiny_gpt2", CAUSAL, " paris", " rome"
+
+
+@pytest.fixture(params=[Bert, Gpt2])
+def case(request) -> Bert:
+    return request.param()
+
+
+@pytest.fixture
+def bert() -> Bert:
+    return Bert()
+
+
+def changes(case: Bert, **options):
+    """Every kind of change, as (name, what does it, what does it by hand to `case.plain`)."""
+    kn, plain, prompt = case.kn, case.plain, case.prompt
+    old = plain.embedding(int(plain.probabilities(prompt).argmax()))
+    new = plain.embedding(plain.wanted(case.target))
+    return {
+        "suppress": (
+            lambda: kn.suppress_knowledge(prompt, case.answer, NEURONS, quiet=True, **options),
+            lambda: plain.scaled(prompt, NEURONS, 0.0),
+        ),
+        "erase": (
+            lambda: kn.erase_knowledge(prompt, OTHERS, target=case.answer, quiet=True, **options),
+            lambda: plain.overwritten(OTHERS, torch.zeros_like),
+        ),
+        "edit": (
+            lambda: kn.edit_knowledge(prompt, case.target, NEURONS, quiet=True, **options),
+            lambda: plain.overwritten(NEURONS, lambda v: v - 2 * old + 2 * new),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
+def test_a_change_is_gone_when_it_was_measured(case: Bert, kind: str):
+    before = case.logits()
+    results, unpatch_fn = changes(case)[kind][0]()
+    assert results["before"] != results["after"]
+    assert case.is_untouched()
+    assert torch.equal(case.logits(), before)
+    unpatch_fn()
+    unpatch_fn()
+    assert case.is_untouched()
+
+
+@pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
+def test_a_kept_change_is_seen_by_the_model_until_it_is_taken_back(case: Bert, kind: str):
+    before = case.logits()
+    make, by_hand = changes(case, undo_modification=False)[kind]
+    results, unpatch_fn = make()
+    with by_hand():
+        assert torch.allclose(case.logits(), case.logits(case.plain.model), atol=1e-5)
+    assert not torch.allclose(case.logits(), before, atol=1e-3)
+    # Asked again, the model is found as it is now.
+    again, _ = case.kn.suppress_knowledge(
+        case.prompt, case.answer if kind != "edit" else case.target, [], quiet=True
+    )
+    assert again["before"] == again["after"] == results["after"]
+    unpatch_fn()
+    assert case.is_untouched()
+    assert torch.equal(case.logits(), before)
+
+
+@pytest.mark.parametrize("order", permutations(range(3)))
+def test_kept_changes_are_taken_back_in_any_order(bert: Bert, order: tuple[int, ...]):
+    before = bert.logits()
+    kept = list(changes(bert, undo_modification=False).items())
+    # An edit is made against what the model says then, so by hand it is made before the others here.
+    kept = [each for name in ("edit", "erase", "suppress") for each in kept if each[0] == name]
+    undo = [make()[1] for _, (make, _) in kept]
+    left = [by_hand for _, (_, by_hand) in kept]
+    for index in order:
+        with ExitStack() as stack:
+            for by_hand in left:
+                if by_hand is not None:
+                    stack.enter_context(by_hand())
+            assert torch.allclose(bert.logits(), bert.logits(bert.plain.model), atol=1e-5)
+        undo[index]()
+        undo[index]()  # twice is once
+        left[index] = None
+    assert bert.is_untouched()
+    assert torch.equal(bert.logits(), before)
+
+
+def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
+    _, unpatch_fn = bert.kn.suppress_knowledge(MASKED, "paris", NEURONS, undo_modification=False, quiet=True)
+    place = bert.plain.read(ELSEWHERE)[1]
+    assert place != bert.plain.read(MASKED)[1]
+    with bert.plain.scaled(ELSEWHERE, NEURONS, 0.0):
+        expected = bert.logits(bert.plain.model, ELSEWHERE)
+    assert torch.allclose(bert.logits(prompt=ELSEWHERE), expected, atol=1e-5)
+    several = bert.tokenizer([MASKED, ELSEWHERE], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        rows = bert.model(**several).logits
+    assert torch.allclose(rows[1, : expected.shape[1]], expected[0], atol=1e-4)
+    assert torch.allclose(rows[0, : bert.logits().shape[1]], bert.logits()[0], atol=1e-4)
+    without = "people speak french"  # nothing is asked, so nothing is suppressed
+    assert torch.equal(bert.logits(prompt=without), bert.logits(bert.plain.model, without))
+    unpatch_fn()
+    assert bert.is_untouched()
+
+
+def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
+    kn, ask = case.kn, (case.prompt, case.answer, NEURONS)
+    _, first = kn.enhance_knowledge(*ask, undo_modification=False, quiet=True)
+    results, second = kn.enhance_knowledge(*ask, undo_modification=False, quiet=True)
+    temporary, _ = kn.enhance_knowledge(*ask, quiet=True)
+    first()
+    second()
+    prompt = kn.subject.prompt(case.prompt, case.answer)
+    neurons = [Neuron(*each) for each in NEURONS]
+    four, eight = (
+        kn.subject.predict([prompt], interventions=[Amplify(neurons, factor)])[0].probability
+        for factor in (4, 8)
+    )
+    assert results["after"]["gt_prob"] == pytest.approx(four, rel=1e-4)
+    assert temporary["after"]["gt_prob"] == pytest.approx(eight, rel=1e-4)
+    assert case.is_untouched()
+
+
+class Interrupted(BaseException):
+    """What no `except Exception` sees."""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
+def test_a_change_whose_measurement_breaks_off_is_taken_back(case: Bert, kind: str, kept: bool):
+    make = changes(case, undo_modification=not kept)[kind][0]
+    passes = []
+
+    def breaks_off(module, args, output):
+        passes.append(module)
+        if len(passes) == 2:
+            raise Interrupted
+
+    handle = case.model.register_forward_hook(breaks_off)
+    with pytest.raises(Interrupted):
+        make()
+    handle.remove()
+    assert len(passes) == 2
+    assert case.is_untouched()
+    assert torch.equal(case.logits(), case.logits(case.plain.model))
+
+
+@pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
+def test_a_copy_of_the_changed_model_keeps_the_change(case: Bert, kind: str):
+    """As editing tools do: copy the changed model, then take the change back from the other."""
+    _, unpatch_fn = changes(case, undo_modification=False)[kind][0]()
+    other = ELSEWHERE if case.prompt == MASKED else "people in paris speak"
+    changed = case.logits(), case.logits(prompt=other)
+    edited = copy.deepcopy(case.kn.model)
+    unpatch_fn()
+    assert case.is_untouched()
+    assert torch.equal(case.logits(edited), changed[0])
+    assert torch.equal(case.logits(edited, other), changed[1])
+    assert not torch.equal(case.logits(), changed[0])
+
+
+def test_a_kept_edit_is_saved_with_the_model(bert: Bert, tmp_path):
+    _, unpatch_fn = bert.kn.edit_knowledge(MASKED, "rome", NEURONS, undo_modification=False, quiet=True)
+    bert.kn.model.save_pretrained(tmp_path)
+    changed = bert.logits()
+    unpatch_fn()
+    assert torch.equal(bert.logits(AutoModelForMaskedLM.from_pretrained(tmp_path).eval()), changed)
+
+
+def test_what_was_trained_meanwhile_stays(bert: Bert):
+    _, unpatch_fn = bert.kn.erase_knowledge(
+        MASKED, OTHERS, target="paris", undo_modification=False, quiet=True
+    )
+    down = bert.model.bert.encoder.layer[1].output.dense
+    assert down.weight.requires_grad
+    with torch.no_grad():
+        down.weight[:, 20] += 1.0
+    trained = down.weight.detach().clone()
+    unpatch_fn()
+    expected = bert.bits["bert.encoder.layer.1.output.dense.weight"].clone()
+    expected[:, 20] = trained[:, 20]
+    assert torch.equal(down.weight, expected)
+    assert torch.equal(bert.parameters["bert.encoder.layer.1.output.dense.weight"], expected) is False
+    assert (
+        bert.model.bert.encoder.layer[2].output.dense.weight
+        is (bert.parameters["bert.encoder.layer.2.output.dense.weight"])
+    )
+    # Changing it again starts from there.
+    _, unpatch_fn = bert.kn.erase_knowledge(MASKED, OTHERS, undo_modification=False, quiet=True)
+    unpatch_fn()
+    assert torch.equal(down.weight, expected)
+
+
+def test_scores_see_kept_changes_of_value_vectors(case: Bert):
+    _, unpatch_fn = case.kn.erase_knowledge(
+        case.prompt, NEURONS, target=case.answer, undo_modification=False, quiet=True
+    )
+    changed = case.kn.get_scores(case.prompt, case.answer)
+    unpatch_fn()
+    with case.plain.overwritten(NEURONS, torch.zeros_like):
+        expected = KnowledgeNeurons(case.plain.model, case.tokenizer, device="cpu").get_scores(
+            case.prompt, case.answer
+        )
+    assert torch.allclose(changed, expected, atol=1e-6 * float(expected.abs().max()) + 1e-9)
+    assert all(changed[layer, neuron].abs() < 1e-9 for layer, neuron in NEURONS)
+
+
+def test_scores_see_kept_changes_of_activations(case: Bert):
+    _, unpatch_fn = case.kn.suppress_knowledge(
+        case.prompt, case.answer, NEURONS, undo_modification=False, quiet=True
+    )
+    found = case.kn.get_scores(case.prompt, case.answer)
+    of_layer = case.kn.get_scores_for_layer(case.prompt, case.answer, 1)
+    refined = case.kn.get_refined_neurons([case.prompt], case.answer, quiet=True)
+    unpatch_fn()
+    encoded, place = case.plain.read(case.prompt)
+    target = case.plain.wanted(case.answer)
+    handles = []
+    for layer, neuron in NEURONS:
+
+        def zero(module, args, neuron=neuron):
+            values = args[0].clone()
+            values[:, place, neuron] = 0
+            return (values,)
+
+        handles.append(case.plain.writers[layer].register_forward_pre_hook(zero))
+    expected = plain_scores(case.plain.model, encoded["input_ids"][0], place, target, rule=endpoints(20))
+    for handle in handles:
+        handle.remove()
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert torch.allclose(of_layer, found[1])
+    assert refined == torch.nonzero(found > 0.3 * found.max()).tolist()
+    usual = case.kn.get_scores(case.prompt, case.answer)
+    assert float((found - usual).abs().max() / usual.abs().max()) > 1e-3
+
+
+def test_a_kept_suppression_of_several_answer_tokens_is_the_librarys():
+    case = Gpt2()
+    asked = "the largest city of america is", " new york", NEURONS
+    results, unpatch_fn = case.kn.suppress_knowledge(*asked, undo_modification=False, quiet=True)
+    scores = case.kn.get_scores(*asked[:2])
+    unpatch_fn()
+    temporary, _ = case.kn.suppress_knowledge(*asked, quiet=True)
+    assert results["after"]["gt_prob"] == pytest.approx(temporary["after"]["gt_prob"], rel=1e-5)
+    subject = case.kn.subject
+    prompt = subject.prompt(asked[0], asked[1])
+    with subject.applied(Suppress([Neuron(*each) for each in NEURONS])) as changed:
+        expected = changed.predict([prompt])[0].probability
+    assert results["after"]["gt_prob"] == pytest.approx(expected, rel=1e-5)
+    assert len(subject.encode(prompt).targets) > 1
+    # What is suppressed carries nothing.
+    assert all(abs(scores[layer, neuron]) < 1e-9 for layer, neuron in NEURONS)
+
+
+def test_the_model_is_left_in_the_mode_it_was_in(case: Bert):
+    case.model.train().requires_grad_(True)
+    frozen = next(case.model.parameters()).requires_grad_(False)
+    case.kn.get_refined_neurons([case.prompt], case.answer, quiet=True)
+    case.kn.edit_knowledge(case.prompt, case.target, NEURONS, quiet=True)
+    assert all(module.training for module in case.model.modules())
+    assert [p for p in case.model.parameters() if not p.requires_grad] == [frozen]
+    assert all(p.grad is None for p in case.model.parameters())
+
+
+def test_another_model_takes_the_place_of_the_first(bert: Bert):
+    other, _ = tiny_model("tiny_bert")
+    with torch.no_grad():
+        other.bert.encoder.layer[0].output.dense.weight.mul_(2)
+    before = bert.kn.get_scores(MASKED, "paris")
+    bert.kn.model = other
+    assert bert.kn.model is other
+    after = bert.kn.get_scores(MASKED, "paris")
+    assert torch.equal(
+        after, KnowledgeNeurons(other, bert.tokenizer, device="cpu").get_scores(MASKED, "paris")
+    )
+    assert not torch.allclose(before, after, rtol=1e-3)

@@ -1,0 +1,100 @@
+"""The drop-in takes a model and its tokenizer of every family that the library knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atlas.compat import KnowledgeNeurons
+from atlas.compat.kept import layers_are_shared
+from atlas.compat.models import as_studied, subject_of
+from atlas.errors import ModelError
+from atlas.neuron import Neuron
+from atlas.surgery import Amplify, Erase, Suppress, attribute
+from tests.tiny_models import BUILDERS, tiny_model
+
+NEURONS = [[0, 3], [1, 7], [2, 11]]
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def kn(request) -> KnowledgeNeurons:
+    return KnowledgeNeurons(*tiny_model(request.param), device="cpu")
+
+
+@pytest.fixture
+def asked(kn) -> tuple[str, str]:
+    masked = kn.subject.family.kind == "masked"
+    text = "the capital of france is"
+    return (f"{text} {kn.tokenizer.mask_token} .", "paris") if masked else (text, " paris")
+
+
+def logits(kn: KnowledgeNeurons, prompt: str) -> torch.Tensor:
+    with torch.no_grad():
+        return kn.model(**kn.tokenizer(prompt, return_tensors="pt")).logits
+
+
+def test_scores_and_neurons_are_the_librarys(kn, asked):
+    prompt, answer = asked
+    subject = kn.subject
+    with as_studied(subject):
+        expected = attribute(subject, [subject.prompt(prompt, answer)], rule="endpoints")[0].scores
+    found = kn.get_scores(prompt, answer)
+    assert torch.equal(found, torch.from_numpy(expected))
+    for layer in (0, kn.n_layers() - 1):
+        of_layer = kn.get_scores_for_layer(prompt, answer, layer)
+        assert float((of_layer - found[layer]).abs().max() / found.abs().max()) < 1e-5
+    assert kn.get_refined_neurons([prompt, prompt], answer, quiet=True) == (
+        torch.nonzero(found > 0.3 * found.max().item()).tolist()
+    )
+    assert kn.intermediate_size() == found.shape[1]
+
+
+def test_a_subject_can_be_made_of_a_model_and_its_tokenizer():
+    model, tokenizer = tiny_model("tiny_llama")
+    subject = subject_of(model.train(), tokenizer, device="cpu")
+    assert subject.model is model
+    assert not model.training
+    found = attribute(subject, [subject.prompt("the capital of france is", "paris")])[0]
+    assert bool(found.converged.all())
+
+
+def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, asked):
+    prompt, answer = asked
+    subject, shared = kn.subject, layers_are_shared(kn.model, kn.subject.family)
+    before, parameters = logits(kn, prompt), dict(kn.model.named_parameters())
+    neurons = [Neuron(*each) for each in NEURONS]
+    for change, act in (
+        (
+            Suppress(neurons),
+            lambda **kept: kn.suppress_knowledge(prompt, answer, NEURONS, quiet=True, **kept),
+        ),
+        (Amplify(neurons), lambda **kept: kn.enhance_knowledge(prompt, answer, NEURONS, quiet=True, **kept)),
+        (
+            Erase(neurons),
+            lambda **kept: kn.erase_knowledge(prompt, NEURONS, target=answer, quiet=True, **kept),
+        ),
+    ):
+        with subject.applied(change) as changed:
+            expected = changed.predict([subject.prompt(prompt, answer)])[0].probability
+        of_weights = isinstance(change, Erase)
+        results, _ = act()
+        if not (shared and of_weights):  # ALBERT's weights are one matrix at every depth
+            assert results["after"]["gt_prob"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert results["after"]["gt_prob"] != results["before"]["gt_prob"]
+        assert torch.equal(logits(kn, prompt), before)
+        if shared and not of_weights:
+            with pytest.raises(ModelError, match="share one module"):
+                act(undo_modification=False)
+        else:
+            kept, unpatch_fn = act(undo_modification=False)
+            assert kept["after"]["gt_prob"] == pytest.approx(results["after"]["gt_prob"], rel=1e-4, abs=1e-9)
+            seen = logits(kn, prompt)
+            scores = kn.get_scores(prompt, answer)
+            unpatch_fn()
+            assert not torch.allclose(seen, before, atol=1e-5)
+            assert not torch.equal(scores, kn.get_scores(prompt, answer))
+        assert torch.equal(logits(kn, prompt), before)
+    results, _ = kn.edit_knowledge(prompt, answer.replace("paris", "rome"), NEURONS, quiet=True)
+    assert results["after"] != results["before"]
+    assert torch.equal(logits(kn, prompt), before)
+    assert all(now is parameters[name] for name, now in kn.model.named_parameters())

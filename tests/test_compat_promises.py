@@ -1,0 +1,432 @@
+"""Where the original is broken, the drop-in does what was promised: its page's table, row by row."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from atlas import compat
+from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer, model_type, subject_of
+from atlas.errors import AtlasError, ModelError, PromptError
+from build.plain_loop import endpoints, plain_scores
+from tests.plain_replication import PlainReplication
+from tests.tiny_models import N_NEURONS, tiny_model
+
+MASKED = "the capital of france is [MASK] ."
+CAUSAL = "the largest city of america is"
+NEURONS = [[0, 3], [1, 7], [2, 11]]
+
+
+@pytest.fixture(scope="module")
+def bert() -> KnowledgeNeurons:
+    return KnowledgeNeurons(*tiny_model("tiny_bert"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> KnowledgeNeurons:
+    return KnowledgeNeurons(*tiny_model("tiny_gpt2"), "gpt2", "cpu")
+
+
+@pytest.fixture(scope="module")
+def pocket() -> KnowledgeNeurons:
+    return KnowledgeNeurons(*initialize_model_and_tokenizer("pocket-bert"), device="cpu")
+
+
+# The same API ----------------------------------------------------------------------------------------
+
+# Method → its arguments and their defaults, in their order, as the original has them.
+REQUIRED = inspect.Parameter.empty
+SCORING = {"batch_size": 10, "steps": 20}
+MEASURING = {"undo_modification": True, "quiet": False}
+SIGNATURES = {
+    "__init__": {"model": REQUIRED, "tokenizer": REQUIRED, "model_type": "bert", "device": None},
+    "n_layers": {},
+    "intermediate_size": {},
+    "scaled_input": {"activations": REQUIRED, "steps": 20, "device": "cpu"},
+    "get_baseline_with_activations": {
+        "encoded_input": REQUIRED,
+        "layer_idx": REQUIRED,
+        "mask_idx": REQUIRED,
+    },
+    "get_scores": {
+        "prompt": REQUIRED,
+        "ground_truth": REQUIRED,
+        **SCORING,
+        "attribution_method": "integrated_grads",
+        "pbar": True,
+    },
+    "get_scores_for_layer": {
+        "prompt": REQUIRED,
+        "ground_truth": REQUIRED,
+        "layer_idx": REQUIRED,
+        **SCORING,
+        "encoded_input": None,
+        "attribution_method": "integrated_grads",
+    },
+    "get_coarse_neurons": {
+        "prompt": REQUIRED,
+        "ground_truth": REQUIRED,
+        **SCORING,
+        "threshold": None,
+        "adaptive_threshold": None,
+        "percentile": None,
+        "attribution_method": "integrated_grads",
+        "pbar": True,
+    },
+    "get_refined_neurons": {
+        "prompts": REQUIRED,
+        "ground_truth": REQUIRED,
+        "negative_examples": None,
+        "p": 0.5,
+        **SCORING,
+        "coarse_adaptive_threshold": 0.3,
+        "coarse_threshold": None,
+        "coarse_percentile": None,
+        "quiet": False,
+    },
+    "modify_activations": {
+        "prompt": REQUIRED,
+        "ground_truth": REQUIRED,
+        "neurons": REQUIRED,
+        "mode": "suppress",
+        **MEASURING,
+    },
+    "modify_weights": {
+        "prompt": REQUIRED,
+        "neurons": REQUIRED,
+        "target": REQUIRED,
+        "mode": "edit",
+        "erase_value": "zero",
+        **MEASURING,
+    },
+    "suppress_knowledge": {"prompt": REQUIRED, "ground_truth": REQUIRED, "neurons": REQUIRED, **MEASURING},
+    "enhance_knowledge": {"prompt": REQUIRED, "ground_truth": REQUIRED, "neurons": REQUIRED, **MEASURING},
+    "edit_knowledge": {"prompt": REQUIRED, "target": REQUIRED, "neurons": REQUIRED, **MEASURING},
+    "erase_knowledge": {
+        "prompt": REQUIRED,
+        "neurons": REQUIRED,
+        "erase_value": "zero",
+        "target": None,
+        **MEASURING,
+    },
+}
+
+
+@pytest.mark.parametrize("method", SIGNATURES)
+def test_arguments_and_defaults_are_the_originals(method: str):
+    parameters = inspect.signature(getattr(KnowledgeNeurons, method)).parameters.values()
+    by_place = {
+        p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
+    }
+    assert list(by_place.items()) == list(SIGNATURES[method].items())
+    # What is new has to be named.
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+
+
+def test_every_name_of_the_original_is_there():
+    assert {
+        "KnowledgeNeurons",
+        "initialize_model_and_tokenizer",
+        "model_type",
+        "pararel",
+        "pararel_expanded",
+        "BERT_MODELS",
+        "GPT2_MODELS",
+        "GPT_NEO_MODELS",
+        "ALL_MODELS",
+        "PARAREL_RELATION_NAMES",
+    } <= set(compat.__all__)
+    assert len(compat.ALL_MODELS) == 6
+    assert {model_type(name) for name in compat.BERT_MODELS} == {"bert"}
+    assert {model_type(name) for name in compat.GPT2_MODELS} == {"gpt2"}
+    assert {model_type(name) for name in compat.GPT_NEO_MODELS} == {"gpt_neo"}
+
+
+def test_the_library_does_not_import_it_nor_torch():
+    check = "import atlas, sys; print([name for name in ('atlas.compat', 'torch') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_other_models_are_taken_by_name_or_folder(tiny_gpt2, pocket):
+    assert model_type("pocket-bert") == "bert"
+    assert model_type(str(tiny_gpt2)) == "gpt2"
+    model, tokenizer = initialize_model_and_tokenizer(str(tiny_gpt2))
+    assert not model.training
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    assert KnowledgeNeurons(model, tokenizer).model_type == "gpt2"
+    assert (pocket.n_layers(), pocket.intermediate_size()) == (3, 2048)
+    with pytest.raises(ModelError, match="neither a folder nor"):
+        model_type("no such model")
+
+
+def test_what_is_printed_can_be_silenced(bert, capfd):
+    bert.get_refined_neurons([MASKED], "paris", quiet=True)
+    bert.suppress_knowledge(MASKED, "paris", NEURONS, quiet=True)
+    assert capfd.readouterr() == ("", "")
+    bert.get_refined_neurons([MASKED], "paris")
+    bert.suppress_knowledge(MASKED, "paris", NEURONS)
+    out = capfd.readouterr().out
+    assert "coarse neurons in 1 prompts" in out
+    assert "before  answer 0." in out
+    assert "after   answer 0." in out
+
+
+# What is broken there --------------------------------------------------------------------------------
+
+
+def causal_steps(kn: KnowledgeNeurons, prompt: str, answer: str) -> list[tuple[torch.Tensor, int]]:
+    """(what is read, the token wanted next) of each token of the answer."""
+    stem, targets = kn.tokenizer(prompt)["input_ids"], kn.tokenizer(answer)["input_ids"]
+    return [(torch.tensor([*stem, *targets[:j]]), target) for j, target in enumerate(targets)]
+
+
+def test_causal_answers_of_several_tokens(gpt2):
+    answer = " new york"
+    steps = causal_steps(gpt2, CAUSAL, answer)
+    assert len(steps) == 2
+    results, _ = gpt2.suppress_knowledge(CAUSAL, answer, NEURONS, quiet=True)
+    probabilities, greedy = [], steps[0][0]
+    with torch.no_grad():
+        for ids, target in steps:
+            probabilities.append(gpt2.model(ids[None]).logits[0, -1].softmax(-1)[target].item())
+        own = []
+        for _ in steps:
+            best = gpt2.model(greedy[None]).logits[0, -1].softmax(-1).max(-1)
+            own.append(best.values.item())
+            greedy = torch.cat([greedy, best.indices[None]])
+    assert results["before"]["gt_prob"] == pytest.approx(math.prod(probabilities), rel=1e-5)
+    assert results["before"]["argmax_prob"] == pytest.approx(math.prod(own), rel=1e-5)
+    said = greedy[len(steps[0][0]) :]
+    assert results["before"]["argmax_completion"] == gpt2.tokenizer.decode(said)
+    generated = gpt2.model.generate(steps[0][0][None], max_new_tokens=2, do_sample=False, pad_token_id=0)
+    assert generated[0, -2:].tolist() == said.tolist()
+
+    scores = gpt2.get_scores(CAUSAL, answer)
+    by_layer = gpt2.get_scores_for_layer(CAUSAL, answer, 1)
+    model = tiny_model("tiny_gpt2")[0]
+    expected = sum(
+        plain_scores(model, ids, len(ids) - 1, target, rule=endpoints(20)) for ids, target in steps
+    ) / len(steps)
+    assert float((scores - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert float((by_layer - expected[1]).abs().max() / expected.abs().max()) < 1e-5
+    with pytest.raises(PromptError, match="has 2 tokens, and the original asks causal models for one"):
+        strictly("tiny_gpt2").get_scores(CAUSAL, answer)
+
+
+def strictly(name: str) -> KnowledgeNeurons:
+    return KnowledgeNeurons(*tiny_model(name), device="cpu", strict_replication=True)
+
+
+def test_a_causal_answer_follows_the_prompt_as_it_is_written(gpt2):
+    def probability(prompt: str, answer: str) -> float:
+        return gpt2.suppress_knowledge(prompt, answer, [], quiet=True)[0]["before"]["gt_prob"]
+
+    spaced, joined = (causal_steps(gpt2, CAUSAL, answer) for answer in (" paris", "paris"))
+    assert [target for _, target in spaced] != [target for _, target in joined]
+    for answer, steps in ((" paris", spaced), ("paris", joined)):
+        with torch.no_grad():
+            expected = [
+                gpt2.model(ids[None]).logits[0, -1].softmax(-1)[wanted].item() for ids, wanted in steps
+            ]
+        assert probability(CAUSAL, answer) == pytest.approx(math.prod(expected), rel=1e-5)
+    # A space belongs to the answer, wherever it is written.
+    assert probability(f"{CAUSAL} ", "paris") == pytest.approx(probability(CAUSAL, " paris"), rel=1e-6)
+    # PARAREL's sentences: the mask stands where the answer goes.
+    for sentence in (f"{CAUSAL} [MASK] .", f"{CAUSAL} [MASK]"):
+        assert probability(sentence, "paris") == pytest.approx(probability(CAUSAL, " paris"), rel=1e-6)
+    with pytest.raises(PromptError, match="goes on after the answer"):
+        probability("[MASK] is the capital of france", "paris")
+
+
+def test_editing_a_gpt_model_uses_its_word_embeddings(gpt2):
+    plain = PlainReplication(*tiny_model("tiny_gpt2"))
+    found, _ = gpt2.edit_knowledge(CAUSAL, " rome", NEURONS, quiet=True)
+    expected = plain.edited(CAUSAL, " rome", NEURONS)  # transformer.wte, which the head is tied to
+    for when in ("before", "after"):
+        assert found[when]["gt_prob"] == pytest.approx(expected[when]["gt_prob"], rel=1e-5)
+        assert found[when]["argmax_completion"] == expected[when]["argmax_completion"]
+    assert found["before"] != found["after"]
+
+
+def test_neurons_of_negative_examples_are_left_out(pocket):
+    prompts = ["The capital of France is [MASK]", "[MASK] is the capital of France"]
+    negative = ["The capital of Italy is [MASK]", "The capital city of Japan is called [MASK]."]
+    options = {"coarse_adaptive_threshold": None, "coarse_percentile": 98.0, "quiet": True}
+    refined = pocket.get_refined_neurons(prompts, "paris", **options)
+    excluded = [n for text in negative for n in pocket.get_coarse_neurons(text, "paris", percentile=98.0)]
+    found = pocket.get_refined_neurons(prompts, "paris", negative_examples=negative, **options)
+    assert found == [neuron for neuron in refined if neuron not in excluded]
+    assert 0 < len(found) < len(refined)
+    strict = KnowledgeNeurons(pocket.model, pocket.tokenizer, device="cpu", strict_replication=True)
+    with pytest.warns(UserWarning, match="no effect in the original"):
+        assert strict.get_refined_neurons(prompts, "paris", negative, **options) == refined
+
+
+def test_erasing_without_a_target_watches_the_models_own_answer(bert, gpt2):
+    for kn, prompt, name in ((bert, MASKED, "tiny_bert"), (gpt2, CAUSAL, "tiny_gpt2")):
+        plain = PlainReplication(*tiny_model(name))
+        own = int(plain.probabilities(prompt).argmax())
+        with plain.overwritten(NEURONS, torch.zeros_like):
+            after = plain.probabilities(prompt)[own].item()
+        found, _ = kn.erase_knowledge(prompt, NEURONS, quiet=True)
+        assert found["before"]["gt_prob"] == found["before"]["argmax_prob"]
+        assert found["before"]["argmax_completion"] == kn.tokenizer.decode([own])
+        assert found["after"]["gt_prob"] == pytest.approx(after, rel=1e-5)
+        assert found["after"]["gt_prob"] != found["before"]["gt_prob"]
+    with pytest.raises(PromptError, match="Give a target"):
+        bert.edit_knowledge(MASKED, None, NEURONS)
+
+
+def test_steps_need_not_be_a_multiple_of_batch_size(bert):
+    usual = bert.get_scores(MASKED, "paris", batch_size=20, steps=20)
+    assert torch.equal(bert.get_scores(MASKED, "paris", batch_size=7, steps=20), usual)
+    assert bert.get_coarse_neurons(MASKED, "paris", batch_size=3, steps=20, threshold=1e-4) == (
+        torch.nonzero(usual > 1e-4).tolist()
+    )
+
+
+def test_answers_outside_the_vocabulary_are_refused(bert):
+    for ask in (
+        lambda: bert.get_scores(MASKED, "パリ"),
+        lambda: bert.get_refined_neurons([MASKED], "パリ"),
+        lambda: bert.suppress_knowledge(MASKED, "パリ", NEURONS),
+        lambda: bert.edit_knowledge(MASKED, "パリ", NEURONS),
+    ):
+        with pytest.raises(PromptError, match=r"outside the vocabulary of .*\. Choose another word\."):
+            ask()
+    strict, plain = strictly("tiny_bert"), PlainReplication(*tiny_model("tiny_bert"))
+    with pytest.warns(UserWarning, match=r"'Paris' is no token of .*: the original asks for \[UNK\] instead"):
+        found = strict.get_scores(MASKED, "Paris")
+    expected = plain.scores(MASKED, "[UNK]", steps=20)
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_words_are_found_whatever_their_case_and_length(bert):
+    assert torch.equal(bert.get_scores(MASKED, "Paris"), bert.get_scores(MASKED, "paris"))
+    two_masks = MASKED.replace("[MASK]", "[MASK] [MASK]")
+    found, _ = bert.suppress_knowledge(MASKED, "new york", [], quiet=True)
+    encoded = bert.tokenizer(two_masks, return_tensors="pt")
+    places = (encoded["input_ids"][0] == bert.tokenizer.mask_token_id).nonzero()[:, 0]
+    with torch.no_grad():
+        p = bert.model(**encoded).logits[0, places].softmax(-1)
+    wanted = bert.tokenizer.convert_tokens_to_ids(["new", "york"])
+    assert found["before"]["gt_prob"] == pytest.approx(
+        p[0, wanted[0]].item() * p[1, wanted[1]].item(), rel=1e-5
+    )
+    assert found["before"]["argmax_prob"] == pytest.approx(p.max(-1).values.prod().item(), rel=1e-5)
+    assert found["before"]["argmax_completion"] == bert.tokenizer.decode(p.argmax(-1))
+
+
+def test_a_neuron_named_twice_is_changed_once(bert):
+    twice = [*NEURONS, NEURONS[0], tuple(NEURONS[1])]
+    before = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
+    for change in (
+        lambda neurons: bert.enhance_knowledge(MASKED, "paris", neurons, quiet=True)[0],
+        lambda neurons: bert.edit_knowledge(MASKED, "rome", neurons, quiet=True)[0],
+    ):
+        assert change(twice) == change(NEURONS)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bert.model.state_dict().items())
+
+
+def test_a_percentile_takes_the_place_of_the_default_threshold(bert):
+    prompts = [MASKED, "[MASK] is the capital of france"]
+    options = {"coarse_percentile": 98.0, "quiet": True}
+    found = bert.get_refined_neurons(prompts, "paris", **options)
+    assert found == bert.get_refined_neurons(prompts, "paris", coarse_adaptive_threshold=None, **options)
+    assert found != bert.get_refined_neurons(prompts, "paris", quiet=True)
+    for several in ({"coarse_threshold": 0.1}, {"coarse_adaptive_threshold": 0.2}):
+        with pytest.raises(AtlasError, match="one, and one only"):
+            bert.get_refined_neurons(prompts, "paris", **options, **several)
+    with pytest.raises(AtlasError, match="one, and one only"):
+        bert.get_coarse_neurons(MASKED, "paris")
+
+
+def test_the_size_of_a_layer_is_read_from_it(bert, gpt2):
+    assert bert.intermediate_size() == gpt2.intermediate_size() == N_NEURONS
+    assert 4 * gpt2.model.config.hidden_size != N_NEURONS
+    last = [[2, N_NEURONS - 1]]
+    gpt2.suppress_knowledge(CAUSAL, " paris", last, quiet=True)
+    for outside in ([[2, N_NEURONS]], [[3, 0]], [[-1, 0]]):
+        with pytest.raises(AtlasError, match="has no neuron L"):
+            gpt2.suppress_knowledge(CAUSAL, " paris", outside, quiet=True)
+    with pytest.raises(AtlasError, match="has no layer 3"):
+        gpt2.get_scores_for_layer(CAUSAL, " paris", 3)
+
+
+def test_dropout_changes_no_number():
+    model, tokenizer = tiny_model("tiny_bert")
+    kn = KnowledgeNeurons(model, tokenizer, device="cpu")
+    scores = kn.get_scores(MASKED, "paris")
+    results = kn.suppress_knowledge(MASKED, "paris", NEURONS, quiet=True)[0]
+    model.train()
+    assert model.config.hidden_dropout_prob > 0
+    assert torch.equal(kn.get_scores(MASKED, "paris"), scores)
+    assert torch.equal(
+        kn.get_scores_for_layer(MASKED, "paris", 1), kn.get_scores_for_layer(MASKED, "paris", 1)
+    )
+    assert kn.suppress_knowledge(MASKED, "paris", NEURONS, quiet=True)[0] == results
+
+
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        ("the capital of france is", "has 0 places for the answer"),
+        ("[MASK] is the capital of [MASK]", "has 2 places for the answer"),
+        (["a", "b"], "is no text"),
+    ],
+)
+def test_a_prompt_without_one_place_is_one_sentence(bert, prompt, what: str):
+    with pytest.raises(PromptError, match=what):
+        bert.get_scores(prompt, "paris")
+
+
+def test_prompts_are_a_list(bert):
+    for prompts in (MASKED, 3):
+        with pytest.raises(PromptError, match="are a list of texts"):
+            bert.get_refined_neurons(prompts, "paris")
+    for p in (1.0, -0.1):
+        with pytest.raises(AtlasError, match="cannot be passed"):
+            bert.get_refined_neurons([MASKED], "paris", p=p)
+
+
+def test_a_model_that_cannot_be_asked_is_one_sentence():
+    model, tokenizer = tiny_model("tiny_bert")
+    with pytest.raises(ModelError, match="A BertModel has no head that answers"):
+        subject_of(model.bert, tokenizer)
+    with pytest.raises(ModelError, match="Models of type 'Linear' are not supported"):
+        KnowledgeNeurons(torch.nn.Linear(2, 2), tokenizer)
+    with pytest.raises(ModelError, match="has no mask token"):
+        KnowledgeNeurons(model, tiny_model("tiny_gpt2")[1])
+    with pytest.raises(ModelError, match="The original knows no models of type 'llama'"):
+        KnowledgeNeurons(*tiny_model("tiny_llama"), strict_replication=True)
+    with pytest.raises(AtlasError, match="The original has no rule 'certified'"):
+        KnowledgeNeurons(model, tokenizer, strict_replication=True, rule="certified")
+    with pytest.raises(AtlasError, match="No rule is called 'simpson'"):
+        KnowledgeNeurons(model, tokenizer, rule="simpson")
+
+
+def test_methods_beside_the_originals(bert):
+    scores = bert.get_scores(MASKED, "paris", attribution_method="gradient_x_activation")
+    assert scores.shape == (3, N_NEURONS)
+    with pytest.raises(AtlasError, match="There are: integrated_grads, max_activations, "):
+        bert.get_scores(MASKED, "paris", attribution_method="attention")
+    for mode, change in (("amplify", bert.modify_activations), ("retrain", bert.modify_weights)):
+        with pytest.raises(AtlasError, match=f"cannot be changed by '{mode}'"):
+            change(MASKED, "paris", NEURONS, mode) if mode == "amplify" else change(
+                MASKED, NEURONS, "paris", mode
+            )
+    with pytest.raises(AtlasError, match="Use zero or unk"):
+        bert.erase_knowledge(MASKED, NEURONS, erase_value="noise")
+
+
+def test_half_precision_is_raised_to_float32():
+    model, tokenizer = tiny_model("tiny_gpt2")
+    kn = KnowledgeNeurons(model.half(), tokenizer, device="cpu")
+    assert all(p.dtype == torch.float32 for p in kn.model.parameters())
+    assert torch.isfinite(kn.get_scores(CAUSAL, " paris")).all()

@@ -134,6 +134,54 @@ def neuron_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool
     )
 
 
+def cross_bars(effects: pd.DataFrame, side: str) -> alt.LayerChart:
+    """Change of the answer's probability on one side's prompts, by whose neurons are suppressed.
+
+    `effects`: rows of `app.compare_crossing.effect_rows` with these prompts.
+    """
+    names = {"A": "A's neurons", "B": "B's neurons", "both": "those of both"}
+    rows = effects.melt(
+        ["neurons", "n_neurons", "n_prompts", "before"],
+        ["change", "random"],
+        var_name="which",
+        value_name="changed",
+    )
+    rows = rows.dropna(subset="changed").assign(whose=lambda each: each["neurons"].map(names))
+    rows["colour"] = rows["neurons"].where(rows["which"] == "change", "random")
+    rows["text"] = ["±0%" if abs(value) < 0.005 else f"{value:+.0%}" for value in rows["changed"]]
+    rows["what"] = rows["which"].map({"change": "these", "random": "as many random ones"})
+    least, most = min(float(rows["changed"].min()), 0.0), max(float(rows["changed"].max()), 0.0)
+    room = 0.22 * max(most - least, 0.1)
+    base = alt.Chart(rows, title=f"On the prompts of {side}").encode(
+        y=alt.Y("whose:N", title=None, sort=list(names.values()), axis=alt.Axis(labelLimit=120)),
+        yOffset=alt.YOffset("what:N", sort=["these", "as many random ones"]),
+        x=alt.X(
+            "changed:Q",
+            title="Change of the mean probability (%)",
+            scale=alt.Scale(domain=[least - room, most + room], nice=False),
+            axis=alt.Axis(format="+.0%", tickCount=4),
+        ),
+        tooltip=[
+            alt.Tooltip("whose:N", title="Suppressed"),
+            alt.Tooltip("what:N", title="These or random ones"),
+            alt.Tooltip("n_neurons:Q", title="Neurons", format=","),
+            alt.Tooltip("n_prompts:Q", title="Prompts"),
+            alt.Tooltip("before:Q", title="Mean probability before", format=".4f"),
+            alt.Tooltip("changed:Q", title="Change", format="+.1%"),
+        ],
+    )
+    colours = {"A": BLUE, "B": ORANGE, "both": GREEN, "random": GREY}
+    bars = base.mark_bar().encode(
+        color=alt.Color(
+            "colour:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=None
+        )
+    )
+    left = base.transform_filter(alt.datum.changed < 0).mark_text(align="right", dx=-4, color=GREY)
+    right = base.transform_filter(alt.datum.changed >= 0).mark_text(align="left", dx=4, color=GREY)
+    texts = [each.encode(text=alt.Text("text:N")) for each in (left, right)]
+    return (bars + texts[0] + texts[1]).properties(height=60 * effects["neurons"].nunique() + 70)
+
+
 def pair_bars(values: dict[str, float | None]) -> alt.LayerChart:
     """Mean number of neurons that two facts share: what kind of pair → mean."""
     rows = pd.DataFrame({"pair": list(values), "shared": list(values.values())}).dropna()

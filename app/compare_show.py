@@ -79,20 +79,32 @@ def show(measures: pd.DataFrame, a: str, b: str) -> None:
 
 
 def neurons_in_common(
-    atlas: Atlas, rows: pd.DataFrame, *, measure: str, title: str, percent: bool = False, beside: str = ""
+    atlas: Atlas,
+    rows: pd.DataFrame,
+    *,
+    measure: str,
+    title: str,
+    percent: bool = False,
+    beside: str = "",
+    size: tuple[int, int] | None = None,
+    linked: bool = True,
 ) -> None:
+    """The neurons of A, of B and of both, beside chance.
+
+    `size`: layers and neurons a layer of the model, where it is not the atlas's; `linked`: whether these
+    neurons have pages of their own in the atlas.
+    """
     st.subheader("Neurons in common", anchor=False)
     if rows.empty:
         layout.nothing("Neither has knowledge neurons that count here.")
         return
-    size = atlas.manifest.model.n_neurons
+    n_layers, size = size or (atlas.manifest.model.n_layers, atlas.manifest.model.n_neurons)
     shared = comparison.overlap(rows, size=size, by="layer")
     say_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
     left, right = st.columns([2, 3], gap="medium")
     with left:
         layout.draw(compare_charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
         expected = comparison.chance_by_layer(rows, size) if size else None
-        n_layers = atlas.manifest.model.n_layers
         layout.draw(compare_charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
         if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
@@ -100,14 +112,14 @@ def neurons_in_common(
         else:
             draw_points(rows, measure=measure, title=title, percent=percent)
     both = rows[rows["where"] == "both"]
-    if len(both):
+    if len(both) and linked:
         tray.add_button(
             [Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()],
             label=f"Add {layout.count(len(both), 'shared neuron')} to the tray",
             key="compare-both",
             source="shared by two in Compare",
         )
-    table(rows, measure=measure, title=title, percent=percent)
+    table(rows, measure=measure, title=title, percent=percent, linked=linked)
 
 
 def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
@@ -143,14 +155,14 @@ def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="promoted").assign(name=names, promoted=tokens)
 
 
-def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
+def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
     form = "percent" if percent else "%.4f"
     shown = with_tokens(rows)
     shown["where"] = shown["where"].map(compare_charts.PLACES)
     columns = ["name", "where", f"{measure}_a", f"{measure}_b", "n_relations", "promoted"]
     with st.expander(f"All {layout.count(len(rows), 'neuron')} as a table"):
         st.dataframe(
-            shown[columns],
+            shown[[column for column in columns if column in shown]],
             hide_index=True,
             alt="Neurons of A, of B, of both",
             column_config={
@@ -163,5 +175,5 @@ def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> Non
             },
         )
         both = rows[rows["where"] == "both"].head(LINKED)
-        if len(both):
+        if len(both) and linked:
             layout.neuron_links(both)

@@ -57,6 +57,11 @@ def choose(manifest: Manifest) -> Thresholds:
     """Two sliders whose values are the URL's `t` and `p`."""
     rule = own(manifest)
     lowest = manifest.method.stored_fraction or STORED_FRACTION
+    return sliders(rule.own_t, rule.own_p, rule.at_least, lowest=lowest)
+
+
+def sliders(own_t: float, own_p: float, at_least: int, *, lowest: float) -> Thresholds:
+    """The two, with what they are until somebody moves them."""
     left, right = st.columns(2, gap="medium")
     with left:
         t = address.slider(
@@ -65,7 +70,7 @@ def choose(manifest: Manifest) -> Thresholds:
             low=lowest,
             high=1.0,
             step=STEP,
-            default=rule.own_t,
+            default=own_t,
             help="The coarse threshold. Smaller scores are not stored.",
         )
     with right:
@@ -75,10 +80,10 @@ def choose(manifest: Manifest) -> Thresholds:
             low=0.0,
             high=1.0,
             step=STEP,
-            default=rule.own_p,
-            help=f"Of the prompts that neurons are found on; never fewer than {rule.at_least} of them.",
+            default=own_p,
+            help=f"Of the prompts that neurons are found on; never fewer than {at_least} of them.",
         )
-    return Thresholds(t, p, rule.at_least, rule.own_t, rule.own_p)
+    return Thresholds(t, p, at_least, own_t, own_p)
 
 
 def compared(stored: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

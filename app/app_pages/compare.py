@@ -1,6 +1,7 @@
-"""Compare: two facts, two relations, two neurons, or one fact in two atlases, and what they have in common.
+"""Compare: two facts, relations or neurons, one fact in two atlases, or two sets of prompts in a live model.
 
-1. *Choose.* `?kind=` says what, `?a=` and `?b=` which two; for atlases `a` is a fact and `?other=` an atlas.
+1. *Choose.* `?kind=` says what, `?a=` and `?b=` which two; for atlases `a` is a fact and `?other=` an atlas;
+   sets of prompts have parameters of their own (`app.compare_prompts`).
 2. *Side by side.* The same measures of both.
 3. *Overlap.* What is in both and in one only, beside what as many drawn at random would share.
 """
@@ -13,9 +14,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, compare_charts, compare_show, exports, layout, tray
+from app import address, compare_charts, compare_prompts, compare_show, exports, layout, tray
 from app.compare_atlases import two_atlases
 from app.compare_choose import asked_for, must_differ, no_pair, pick_fact, swap_link
+from app.compare_prompts import two_sets
 from app.resources import ask
 from atlas import comparison, queries
 from atlas.neuron import Neuron
@@ -26,6 +28,7 @@ NAMES = {
     "relations": "Two relations",
     "neurons": "Two neurons",
     "atlases": "A fact in two atlases",
+    "prompts": "Two sets of prompts",
 }
 LEAST = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
 LEAST_FIRST = "0.1"
@@ -42,6 +45,7 @@ def main() -> None:
         "relations": two_relations,
         "neurons": two_neurons,
         "atlases": two_atlases,
+        "prompts": two_sets,
     }
     pages[kind](atlas)
 
@@ -67,7 +71,7 @@ def choose_kind() -> str:
 
 def _kind_chosen() -> None:
     """Another kind: the ids of the last one mean nothing here."""
-    for name in ("a", "b", "other", "least"):
+    for name in ("a", "b", "other", "least", *compare_prompts.PARAMETERS):
         st.query_params.pop(name, None)
     st.query_params["kind"] = st.session_state["compare-kind"]
 

@@ -1,0 +1,335 @@
+"""Two sets of prompts, such as one fact in two languages: the neurons of each, and what they share.
+
+    two_sets(atlas)      # `?model=`, `?pa=` and `?pb=` (prompts, one a line), `?ya=` and `?yb=` (answers)
+
+1. *Choose.* A model and two sets of prompts, each with its answer; all of it is in the URL.
+2. *Find.* The neurons of each set, prompt by prompt, in line with whoever else uses the model.
+3. *Compare.* Both lists at the thresholds `?t=` and `?p=`, beside chance; no model is needed for that.
+4. *Cross.* What suppressing the neurons of each does to the prompts of either (`app.compare_crossing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from app import address, compare_show, exports, lab_run, lab_state, layout, limits, thresholds
+from app.compare_crossing import cross, show_effects
+from app.experiments import typed_prompts
+from app.lab_choose import choose_model, is_atlas_model
+from atlas import comparison
+from atlas.errors import AtlasError
+from atlas.models import is_ready
+from atlas.neuron import Neuron
+from atlas.refinement import MODES, STORED_FRACTION, KnowledgeNeuron, mode
+from atlas.store import Atlas
+
+if TYPE_CHECKING:
+    from atlas.surgery.experiments import Found
+    from atlas.surgery.subject import Subject
+
+# Texts a side: together they fit into a URL that every server takes.
+MOST_CHARACTERS = 1500
+PARAMETERS = ("model", "pa", "ya", "pb", "yb", "t", "p", "run")
+SIDES = {"a": "A", "b": "B"}
+PROMOTED = 8
+
+# Model → what an example shows, and its two sets.
+EXAMPLES = {
+    "pocket-bert": (
+        (
+            "The capitals of two countries, in the same words",
+            "The capital city of France is called [Y].\nThe capital of France is [Y].",
+            "Paris",
+            "The capital city of Italy is called [Y].\nThe capital of Italy is [Y].",
+            "Rome",
+        ),
+    ),
+    "smollm2-135m": (
+        (
+            "One capital, in English and in French",
+            "The capital of France is the city of [Y]\nThe French capital is the city of [Y]\n"
+            "The seat of the French government is the city of [Y]",
+            "Paris",
+            "La capitale de la France est la ville de [Y]\nLa capitale française est la ville de [Y]\n"
+            "Le siège du gouvernement français est la ville de [Y]",
+            "Paris",
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is asked: a model, and each side's prompts as the library has them."""
+
+    subject: Subject
+    a: tuple
+    b: tuple
+
+    @property
+    def key(self) -> tuple:
+        return self.subject.weights_sha256, self.a, self.b
+
+
+def two_sets(atlas: Atlas) -> None:
+    status = st.container()
+    asked = choose(atlas, status)
+    rule = choose_rule()
+    found = find(asked)
+    lab_run.say_what_happened()
+    if found is None:
+        examples()
+        return
+    compare(atlas, asked, found, rule)
+
+
+# Choose ----------------------------------------------------------------------------------------------
+
+
+def choose(atlas: Atlas, status: Any) -> Sets | None:
+    """The model and both sets; None while something is missing or wrong, which is said where it belongs."""
+    with layout.errors_as_sentences():
+        arrive(atlas)
+    subject = None
+    with st.container(width=420), layout.errors_as_sentences():
+        subject = choose_model(status)
+    st.query_params["model"] = lab_state.model_name()
+    lab_state.put("compared_model", lab_state.model_name())
+    typed = {}
+    for place, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
+        with place, layout.errors_as_sentences():
+            typed[side] = type_set(side, subject)
+    if subject is None or not (typed.get("a") and typed.get("b")):
+        return None
+    with layout.errors_as_sentences():
+        if set(typed["a"]) == set(typed["b"]):
+            raise AtlasError("A and B are the same prompts. Change one of them.")
+        return Sets(subject, typed["a"], typed["b"])
+    return None
+
+
+def arrive(atlas: Atlas) -> None:
+    """The model that the URL newly asks for; at first that of the atlas in view."""
+    asked = st.query_params.get("model", "")[: limits.current().search_length]
+    if asked and asked != lab_state.get("compared_model"):
+        if not limits.current().offers(asked):
+            st.query_params.pop("run", None)  # not with another model than was asked for
+        limits.current().check_model(asked)
+        lab_state.put_model(asked)
+    elif lab_state.get("model") is None and atlas.manifest.model.name in limits.current().models:
+        lab_state.put_model(atlas.manifest.model.name)
+
+
+def type_set(side: str, subject: Subject | None) -> tuple:
+    """The prompts that were typed on one side; none while there is nothing."""
+    allowed = limits.current()
+    text = text_in_url(
+        f"Prompts {SIDES[side]}, one a line; [Y] or [MASK] where the answer goes",
+        f"p{side}",
+        longest=min(MOST_CHARACTERS, allowed.prompts * (allowed.prompt_length + 1)),
+        area=True,
+        placeholder="The capital of France is [Y]" if side == "a" else "La capitale de la France est [Y]",
+    )
+    answer = text_in_url(
+        f"Answer {SIDES[side]}", f"y{side}", longest=allowed.answer_length, area=False, placeholder="Paris"
+    )
+    if subject is None or not (text.strip() or answer.strip()):
+        return ()
+    return typed_prompts(subject, text, answer)
+
+
+def text_in_url(label: str, name: str, *, longest: int, area: bool, placeholder: str) -> str:
+    """A box whose text is the URL's parameter `name`."""
+    key = f"sets-{name}"
+    st.session_state[key] = st.query_params.get(name, "")[:longest]
+    look = {"height": 130} if area else {}
+    box = st.text_area if area else st.text_input
+    return box(
+        label,
+        key=key,
+        max_chars=longest,
+        placeholder=placeholder,
+        on_change=_typed,
+        args=(name, key),
+        **look,
+    )
+
+
+def _typed(name: str, key: str) -> None:
+    address.set_in_url(**{name: st.session_state[key], "run": None})
+
+
+def choose_rule() -> thresholds.Thresholds:
+    """The thresholds of both lists; the mode `default`'s until they are moved."""
+    usual = MODES["default"]
+    return thresholds.sliders(usual.threshold, usual.share, usual.at_least, lowest=STORED_FRACTION)
+
+
+def examples() -> None:
+    """Sets worth a look, with the models that are at hand."""
+    layout.nothing("Type prompts on both sides, with an answer each, to see which neurons they share.")
+    st.markdown("**Worth a look**")
+    for model, several in EXAMPLES.items():
+        if model not in limits.current().models or not is_ready(model):
+            continue
+        for said, pa, ya, pb, yb in several:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.page_link(
+                    layout.COMPARE,
+                    label=f":blue[{said}]",
+                    query_params=layout.here(kind="prompts", model=model, pa=pa, ya=ya, pb=pb, yb=yb, run=1),
+                )
+                st.caption(f"in {layout.plain(model)}")
+
+
+# Find ------------------------------------------------------------------------------------------------
+
+
+def find(asked: Sets | None) -> tuple[Found, Found] | None:
+    """Both sides' attributions, of this session's last search or of one that is made now."""
+    pressed = st.button(
+        "Find their neurons and compare",
+        type="primary",
+        icon=":material/search:",
+        disabled=asked is None,
+        help="Integrated gradients over every neuron, prompt by prompt, each with its certificate",
+    )
+    if asked is None:
+        return None
+    place = st.empty()
+    known, found = st.session_state.get("sets_found", (None, None))
+    if known == asked.key and not pressed:
+        return found
+    if not pressed and st.query_params.get("run") != "1":
+        return None
+    found = None
+    with layout.errors_as_sentences():
+        # What a cancelled search leaves is not begun again by itself.
+        st.query_params.pop("run", None)
+        # One bar for all of it: a script can show no second button of the same name.
+        with lab_run.at_work(place, "Comparing") as progress:
+            found = search(asked, progress)
+            st.session_state["sets_found"] = (asked.key, found)
+            st.query_params["run"] = "1"
+            cross(asked, lists(found, thresholds_now()), part(progress, 0.8, 1.0))
+    return found
+
+
+def search(asked: Sets, progress: Callable[[float, str], None]) -> tuple[Found, Found]:
+    """Both sides' neurons, found now."""
+    from atlas.surgery.experiments import find_neurons
+
+    a = find_neurons(asked.subject, asked.a, progress=part(progress, 0.0, 0.4, "A"))
+    b = find_neurons(asked.subject, asked.b, progress=part(progress, 0.4, 0.8, "B"))
+    return a, b
+
+
+def part(
+    progress: Callable[[float, str], None], start: float, end: float, name: str = ""
+) -> Callable[[float, str], None]:
+    """A part of the way; `name` says whose."""
+    before = f"{name}: " if name else ""
+    return lambda share, said: progress(start + (end - start) * share, before + said)
+
+
+def thresholds_now() -> thresholds.Thresholds:
+    """What the sliders say, without drawing them again."""
+    usual = MODES["default"]
+    return thresholds.Thresholds(
+        st.session_state["slider-t"],
+        st.session_state["slider-p"],
+        usual.at_least,
+        usual.threshold,
+        usual.share,
+    )
+
+
+def lists(
+    found: tuple[Found, Found], asked: thresholds.Thresholds
+) -> tuple[tuple[KnowledgeNeuron, ...], tuple[KnowledgeNeuron, ...]]:
+    """The neurons of both sides at these thresholds."""
+    from atlas.surgery.experiments import refined_live
+
+    rule = mode("default", threshold=asked.t, share=asked.p)
+    a, b = (refined_live(each.attributions, rule) for each in found)
+    return a, b
+
+
+# Compare ---------------------------------------------------------------------------------------------
+
+
+def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresholds.Thresholds) -> None:
+    a, b = lists(found, rule)
+    subject = asked.subject
+    measures = measures_of(found, (a, b))
+    compare_show.show(measures, *(each.prompts[0].text.replace("[Y]", lab_state.GAP) for each in found))
+    n_paths = sum(each.n_paths for each in found)
+    certified = 1 - sum(each.n_unconverged for each in found) / max(n_paths, 1)
+    st.caption(
+        f"Found in {layout.plain(subject.name)}; {layout.percent(certified)} of {n_paths:,} integrals within "
+        "tolerance."
+    )
+    rows = with_readout(subject, comparison.neurons_of_lists(a, b))
+    compare_show.neurons_in_common(
+        atlas,
+        rows,
+        measure="score",
+        title="Mean score",
+        size=(subject.n_layers, subject.n_neurons),
+        linked=is_atlas_model(atlas, subject),
+        beside=" Two facts that are asked in the same words may share more than one fact in two wordings.",
+    )
+    effects = show_effects(asked, (a, b))
+    tables = {"measures": measures, "prompts": prompt_rows(found), "neurons": compare_show.with_tokens(rows)}
+    exports.offer("two-sets", **tables, **({} if effects is None else {"effects": effects}))
+
+
+def measures_of(found: tuple[Found, Found], neurons: tuple) -> pd.DataFrame:
+    """Columns: measure, a, b (text)."""
+    said = [[each.prediction for each in one.attributions] for one in found]
+    return compare_show.measured(
+        {
+            "Answer": [one.prompts[0].answer for one in found],
+            "Prompts": [layout.number(len(one.prompts)) for one in found],
+            "Answer's probability (mean)": [
+                layout.number(sum(p.probability for p in several) / len(several), ".3f") for several in said
+            ],
+            "Prompts with the answer first": [str(sum(p.rank == 1 for p in several)) for several in said],
+            "Knowledge neurons": [layout.number(len(each)) for each in neurons],
+        }
+    )
+
+
+def with_readout(subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the tokens that each neuron's value vector promotes."""
+    from atlas.surgery.readout import readout
+
+    neurons = [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()]
+    promoted = [
+        [{"token": token, "logit": logit} for token, logit in each.promoted]
+        for each in readout(subject, neurons, k=PROMOTED)
+    ]
+    return rows.assign(promoted=promoted)
+
+
+def prompt_rows(found: tuple[Found, Found]) -> pd.DataFrame:
+    """A row a prompt. Columns: set, text, answer, probability, rank, says, max_gap, converged."""
+    return pd.DataFrame(
+        {
+            "set": side,
+            "text": each.prompt.text,
+            "answer": each.prompt.answer,
+            "probability": each.prediction.probability,
+            "rank": each.prediction.rank,
+            "says": each.prediction.top_token,
+            "max_gap": each.max_gap,
+            "converged": bool(each.converged.all()),
+        }
+        for side, one in zip("AB", found, strict=True)
+        for each in one.attributions
+    )

@@ -75,8 +75,8 @@ def pararel_expanded(
 
 def _published(source: str | Path | None) -> dict:
     source = source or os.environ.get(SOURCE_VARIABLE)
-    folder = data_folder(Path(source) if source else None, option="source =")
-    load_pararel(folder)  # checks every file
+    folder = data_folder(Path(source) if source else None, option="source")
+    load_pararel(folder, option="source")  # checks every file
     return {
         relation: {
             "graphs": _rows(folder / TEMPLATES / f"{relation}.jsonl"),
@@ -111,5 +111,6 @@ def _kept(data_path: str | Path, make: Callable[[], dict]) -> dict:
             f"{path} cannot be written ({error.strerror}). Give a data_path in a folder that can."
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return found

@@ -1,8 +1,8 @@
 """The command line of the atlas: ask it in SQL, or ask what it is.
 
     python -m atlas list
-    python -m atlas info [--atlas DIR]
-    python -m atlas sql "SELECT …" [--atlas DIR] [--format table|csv|json] [--limit N]
+    python -m atlas info [--atlas ATLAS]
+    python -m atlas sql "SELECT …" [--atlas ATLAS] [--format table|csv|json] [--limit N]
     python -m atlas sql "SELECT …" --collection DIR           many atlases as one; info takes it, too
 
 Errors are one sentence on stderr and exit status 2. SQL runs in the sandbox of `atlas.sql`: it can read
@@ -20,11 +20,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from atlas import __version__
 from atlas.collection import Collection
 from atlas.errors import AtlasError, QueryError
+from atlas.help import explain
 from atlas.manifest import file_name
 from atlas.queries import atlas_summary
-from atlas.schema import TABLES, describe
+from atlas.schema import DERIVED_VIEWS, TABLES, describe
 from atlas.sql import Answer
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
 
@@ -49,31 +51,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m atlas", description="Ask an atlas of knowledge neurons in SQL, or ask what it is."
+    parser = argparse.ArgumentParser(prog="python -m atlas")
+    explain(
+        parser,
+        "Look into atlases of knowledge neurons: which neurons of a language model carry which fact. "
+        "Two come with the project. No model is loaded.",
+        "python -m atlas list",
+        "python -m atlas info --atlas starter-smollm2-135m",
+        'python -m atlas sql "SELECT subject, object, n_neurons FROM facts LIMIT 5"',
+        more="`python -m atlas COMMAND --help` says more about each.",
     )
+    parser.add_argument("--version", action="version", version=f"knowledge-neuron-atlas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     where = argparse.ArgumentParser(add_help=False)
     either = where.add_mutually_exclusive_group()
     either.add_argument(
         "--atlas",
-        metavar="DIR",
-        help="folder or id of the atlas (default: the one that comes with the project, or what "
-        f"{ENVIRONMENT_VARIABLE} names)",
+        metavar="ATLAS",
+        help="an id that `python -m atlas list` shows, or the folder of an atlas (default: the first in that "
+        f"list, or what the environment variable {ENVIRONMENT_VARIABLE} names)",
     )
     either.add_argument(
         "--collection",
         metavar="DIR",
-        help="folder that holds the folders of atlases: all of them as one, with a column atlas_id",
+        help="a folder that holds folders of atlases: all of them as one, with a column atlas_id",
     )
 
-    sql = commands.add_parser(
-        "sql",
-        parents=[where],
-        help="run one SELECT",
-        description="Run one SELECT over the atlas's tables and views and print its rows.",
-        epilog="Tables: " + ", ".join(TABLES) + ". Views: relation_neurons, relation_overlap, hub_neurons, "
-        "layer_histogram, neuron_facts. DESCRIBE facts lists a table's columns.",
+    listing = commands.add_parser("list", help="the atlases that are here")
+    explain(
+        listing,
+        "List the atlases that come with the project and those imported on this machine, with their sizes.",
+        "python -m atlas list",
+    )
+    listing.set_defaults(run=_list)
+
+    info = commands.add_parser("info", parents=[where], help="what an atlas was made from, and what it holds")
+    explain(
+        info,
+        "Print what an atlas was made from (model, data set, method), its tables, and its main numbers. "
+        "Of a collection, its members.",
+        "python -m atlas info",
+        "python -m atlas info --atlas out/mine",
+        "python -m atlas info --collection out",
+    )
+    info.set_defaults(run=_info)
+
+    sql = commands.add_parser("sql", parents=[where], help="run one SELECT over its tables")
+    explain(
+        sql,
+        "Run one SELECT (DuckDB's SQL) over an atlas's tables and views, and print its rows. "
+        "The query runs in a process of its own that can read nothing else.",
+        'python -m atlas sql "DESCRIBE facts"',
+        'python -m atlas sql "SELECT * FROM hub_neurons LIMIT 3"',
+        'python -m atlas sql --format csv "FROM relations" > relations.csv',
+        'python -m atlas sql --collection out "SELECT atlas_id, label FROM relations"',
+        more=f"Tables: {', '.join(TABLES)}.\nViews: {', '.join(DERIVED_VIEWS)}.\n"
+        'DESCRIBE lists the columns of one. A null says "not measured", never zero.',
     )
     sql.add_argument("query", metavar="SELECT", help="the query, or - to read it from standard input")
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
@@ -83,19 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     sql.add_argument("--memory", default="1GB", metavar="M", help="memory a query may use (1GB)")
     sql.set_defaults(run=_sql)
-
-    info = commands.add_parser(
-        "info",
-        parents=[where],
-        help="what an atlas was made from and what it holds",
-        description="Print what an atlas was made from, its tables, and its main numbers.",
-    )
-    info.set_defaults(run=_info)
-
-    listing = commands.add_parser(
-        "list", help="the atlases that are here", description="List the bundled and the imported atlases."
-    )
-    listing.set_defaults(run=_list)
     return parser
 
 

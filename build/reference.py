@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 INTERNAL = (
     "atlas.__main__",
     "atlas.datasets.fetching",
+    "atlas.help",
     "atlas.models.smollm2",
     "atlas.reading",
     "atlas.sql_worker",

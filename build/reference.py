@@ -33,7 +33,7 @@ INTERNAL = (
 )
 # Title → modules, or packages with all that is in them. The first that fits holds a module.
 GROUPS = {
-    "Find and change neurons": ("atlas.surgery",),
+    "Find and change neurons": ("atlas.surgery", "atlas.families"),
     "Scripts written for `knowledge-neurons`": ("atlas.compat",),
     "Neurons, facts and data sets": (
         "atlas.neuron",

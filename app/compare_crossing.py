@@ -1,7 +1,7 @@
 """What the neurons of either set of prompts do to the prompts of both, beside random ones.
 
     cross(asked, neurons, progress)                 # measure it, and keep it in the session
-    rows = show_effects(asked, neurons)             # in sentences, pictures and a table, or a button to measure
+    rows = show_effects(asked, neurons)             # in sentences, pictures, a table; or a button to measure
 
 `asked` is an `app.compare_prompts.Sets`, `neurons` what was found on its two sides.
 """

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -166,8 +166,12 @@ def _typed(name: str, key: str) -> None:
 
 def choose_rule() -> thresholds.Thresholds:
     """The thresholds of both lists; the mode `default`'s until they are moved."""
-    usual = MODES["default"]
-    return thresholds.sliders(usual.threshold, usual.share, usual.at_least, lowest=STORED_FRACTION)
+    return thresholds.sliders(usual(), st.columns(2, gap="medium"), lowest=STORED_FRACTION)
+
+
+def usual() -> thresholds.Thresholds:
+    rule = MODES["default"]
+    return thresholds.Thresholds(rule.threshold, rule.share, rule.at_least, rule.threshold, rule.share)
 
 
 def examples() -> None:
@@ -239,14 +243,7 @@ def part(
 
 def thresholds_now() -> thresholds.Thresholds:
     """What the sliders say, without drawing them again."""
-    usual = MODES["default"]
-    return thresholds.Thresholds(
-        st.session_state["slider-t"],
-        st.session_state["slider-p"],
-        usual.at_least,
-        usual.threshold,
-        usual.share,
-    )
+    return replace(usual(), t=st.session_state["slider-t"], p=st.session_state["slider-p"])
 
 
 def lists(

@@ -1,16 +1,19 @@
-"""Other thresholds for a fact's neurons: two sliders, and what becomes of the set. No model is needed.
+"""Other thresholds for a fact's neurons: sliders, and what becomes of the set. No model is needed.
 
     asked = choose(atlas)                      # the sliders; asked.moved says whether they were
     rows = compared(stored, found)             # a column `change`: kept, added or removed
 
 `t` is the coarse threshold (a score counts from t × the prompt's largest), `p` the share of discovery prompts
-that it must count in. The URL has both; the atlas's own are left out of it. `atlas.refinement` says more.
+that it must count in, `n` the number of other facts whose prompts are negative examples. The URL has them;
+the atlas's own are left out of it. `atlas.refinement` says more.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +24,7 @@ from atlas.manifest import Manifest
 from atlas.refinement import MODES, STORED_FRACTION
 
 STEP = 0.05
+MOST_NEGATIVES = 10
 KEPT = "kept"
 # What became of a neuron → what the charts call it.
 KINDS = {KEPT: OWN, ADDED: ADDED, REMOVED: REMOVED}
@@ -36,10 +40,13 @@ class Thresholds:
     at_least: int
     own_t: float
     own_p: float
+    n: int = 0
+    own_n: int = 0
+    seed: int = 0
 
     @property
     def moved(self) -> bool:
-        return (self.t, self.p) != (self.own_t, self.own_p)
+        return (self.t, self.p, self.n) != (self.own_t, self.own_p, self.own_n)
 
     def needed(self, n_prompts: int) -> int:
         """In how many of a fact's discovery prompts a score has to count."""
@@ -50,19 +57,34 @@ def own(manifest: Manifest) -> Thresholds:
     """The thresholds that the atlas was made with; those of the mode `default` where it does not say."""
     rule = MODES["default"].to_dict() | {k: v for k, v in manifest.method.refinement.items() if v is not None}
     t, p = float(rule["threshold"]), float(rule["share"])
-    return Thresholds(t, p, int(rule["at_least"]), t, p)
+    n = int(rule["negatives"])
+    return Thresholds(t, p, int(rule["at_least"]), t, p, n, n, int(rule["seed"]))
 
 
 def choose(manifest: Manifest) -> Thresholds:
-    """Two sliders whose values are the URL's `t` and `p`."""
+    """Three sliders whose values are the URL's `t`, `p` and `n`."""
     rule = own(manifest)
     lowest = manifest.method.stored_fraction or STORED_FRACTION
-    return sliders(rule.own_t, rule.own_p, rule.at_least, lowest=lowest)
+    left, middle, right = st.columns(3, gap="medium")
+    moved = sliders(rule, (left, middle), lowest=lowest)
+    with right:
+        n = address.slider(
+            "… and not where so many other facts are asked for (n)",
+            "n",
+            low=0.0,
+            high=float(MOST_NEGATIVES),
+            step=1.0,
+            default=float(rule.own_n),
+            format="%d",
+            help="Negative examples: neurons that stand out as often in the same prompts of n other facts of "
+            "the relation, with other answers, are left out.",
+        )
+    return replace(moved, n=int(n))
 
 
-def sliders(own_t: float, own_p: float, at_least: int, *, lowest: float) -> Thresholds:
-    """The two, with what they are until somebody moves them."""
-    left, right = st.columns(2, gap="medium")
+def sliders(rule: Thresholds, places: Sequence[Any], *, lowest: float) -> Thresholds:
+    """Two of them, for `t` and `p`, which are the rule's own until somebody moves them."""
+    left, right = places
     with left:
         t = address.slider(
             "A score counts from … × the prompt's largest (t)",
@@ -70,7 +92,7 @@ def sliders(own_t: float, own_p: float, at_least: int, *, lowest: float) -> Thre
             low=lowest,
             high=1.0,
             step=STEP,
-            default=own_t,
+            default=rule.own_t,
             help="The coarse threshold. Smaller scores are not stored.",
         )
     with right:
@@ -80,10 +102,10 @@ def sliders(own_t: float, own_p: float, at_least: int, *, lowest: float) -> Thre
             low=0.0,
             high=1.0,
             step=STEP,
-            default=own_p,
-            help=f"Of the prompts that neurons are found on; never fewer than {at_least} of them.",
+            default=rule.own_p,
+            help=f"Of the prompts that neurons are found on; never fewer than {rule.at_least} of them.",
         )
-    return Thresholds(t, p, at_least, own_t, own_p)
+    return replace(rule, t=t, p=p)
 
 
 def compared(stored: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

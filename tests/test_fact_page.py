@@ -97,6 +97,21 @@ def test_moving_a_slider_shows_which_neurons_come_and_go(t, p, a):
     )
 
 
+def test_negative_examples_leave_out_what_other_facts_have_as_well(a):
+    app = fact_page()
+    app.slider(key="slider-n").set_value(2.0).run()
+    assert app.query_params == {"fact": FACT, "n": "2"}
+    before, after = (
+        pairs(queries.neurons_of_fact(a, FACT)),
+        pairs(queries.rethreshold(a, FACT, 0.2, 0.5, negatives=2)),
+    )
+    assert after < before
+    rows = table(app)
+    assert set(rows.loc[rows["change"] == "removed", "neuron"]) == before - after
+    again = fact_page(n="2")
+    assert table(again).equals(rows)
+
+
 def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatch):
     """The sample's own thresholds lose neurons when moved; these are moved the other way."""
     folder = write_sample_atlas(tmp_path / "strict")
@@ -160,6 +175,8 @@ def test_the_page_is_restored_in_a_fresh_session(a):
         ("t", "1e400"),
         ("p", "7"),
         ("p", ""),
+        ("n", "nan"),
+        ("n", "1e9"),
         ("view", "<b>"),
         ("sharing", "x"),
     ],

@@ -102,14 +102,22 @@ def choose_thresholds(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[T
             "Move a slider to see which would come and go."
         )
         return limits, stored
-    found = queries.rethreshold(atlas, fact["fact_id"], limits.t, limits.p, at_least=limits.at_least)
+    found = queries.rethreshold(
+        atlas,
+        fact["fact_id"],
+        limits.t,
+        limits.p,
+        at_least=limits.at_least,
+        negatives=limits.n,
+        seed=limits.seed,
+    )
     rows = thresholds.compared(stored, found)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{layout.plain(thresholds.summary(rows))}**")
         st.button(
             f"Back to the atlas's {limits.own_t:g} and {limits.own_p:g}",
             on_click=address.set_in_url,
-            kwargs={"t": None, "p": None},
+            kwargs={"t": None, "p": None, "n": None},
             icon=":material/undo:",
         )
     return limits, rows

@@ -20,7 +20,7 @@ import streamlit as st
 from app import address, compare_show, exports, lab_run, lab_state, layout, limits, thresholds
 from app.compare_crossing import cross, show_effects
 from app.experiments import typed_prompts
-from app.lab_choose import choose_model, is_atlas_model
+from app.lab_choose import choose_model, is_atlas_model, say_answer
 from atlas import comparison
 from atlas.errors import AtlasError
 from atlas.models import is_ready
@@ -140,7 +140,9 @@ def type_set(side: str, subject: Subject | None) -> tuple:
     )
     if subject is None or not (text.strip() or answer.strip()):
         return ()
-    return typed_prompts(subject, text, answer)
+    prompts = typed_prompts(subject, text, answer)
+    say_answer(subject, prompts[0])
+    return prompts
 
 
 def text_in_url(label: str, name: str, *, longest: int, area: bool, placeholder: str) -> str:

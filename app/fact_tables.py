@@ -55,6 +55,12 @@ def what_it_says(prompts: pd.DataFrame) -> None:
     )
     if absent:
         st.caption(f"{', '.join(names[name] for name in absent)}: {layout.NOT_MEASURED}.")
+    n_tokens = prompts["n_answer_tokens"].max()
+    if not layout.is_missing(n_tokens) and n_tokens > 1:
+        st.caption(
+            f"The answer is {int(n_tokens)} tokens: its probability is the product over them, its rank that of "
+            "the worst, and the first answer is the model's where the first of them goes."
+        )
     st.caption(certificate(prompts))
 
 

@@ -19,7 +19,7 @@ from atlas import queries
 from atlas.controls import control_prompts, prompts_of_fact
 from atlas.errors import AtlasError, ModelError
 from atlas.models import KNOWN_MODELS, fetch_model, locate, may_be_on_hub
-from atlas.neuron import Asked
+from atlas.neuron import Asked, Prompt
 from atlas.store import Atlas
 
 if TYPE_CHECKING:
@@ -230,7 +230,20 @@ def typed_question(subject: Subject | None) -> Question | None:
     if subject is None or not (text.strip() or answer.strip()):
         return None
     prompts = experiments.typed_prompts(subject, text, answer)
+    say_answer(subject, prompts[0])
     return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
+
+
+def say_answer(subject: Subject, prompt: Prompt) -> None:
+    """How an answer of several tokens is asked for; nothing where it is one."""
+    targets = subject.encode(prompt).targets
+    if len(targets) > 1:
+        tokens = " · ".join(layout.shown_token(subject.token_text(token)) for token in targets)
+        how = "a mask each" if subject.family.kind == "masked" else "each after those before it"
+        st.caption(
+            layout.plain(f"The answer is {len(targets)} tokens, {how}: {tokens}. ")
+            + "Its probability is the product over them, and scores are their mean."
+        )
 
 
 # The controls ----------------------------------------------------------------------------------------

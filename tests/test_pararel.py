@@ -15,6 +15,7 @@ import pytest
 from atlas.datasets import load_dataset, pararel
 from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES, load_pararel, published_hashes
 from atlas.errors import DatasetError
+from build.plan import BuildOptions, describe, make_plan
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pararel" / "data"
 
@@ -37,6 +38,39 @@ def test_the_figures_are_the_published_ones():
     assert sum(n_templates[fact.relation_id] for fact in dataset.facts) == 224_674
     assert sum(n_causal[fact.relation_id] for fact in dataset.facts) == 144_325
     assert not {"P31", "P527"} & set(n_templates)
+
+
+@needs_pararel
+def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
+    """Counted again from the files: patterns that end with [Y], perhaps with spaces and a full stop after it."""
+    plan = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED))
+    assert (plan.n_prompts, plan.n_facts_left_out, len(plan.facts)) == (144_325, 0, 27_610)
+    n_prompts = n_discovery = too_few = 0
+    for relation_id in LABELS:
+        patterns, facts = (
+            (SHARED / folder / f"{relation_id}.jsonl").read_text(encoding="utf-8").splitlines()
+            for folder in (TEMPLATES, FACTS)
+        )
+        ending = [json.loads(line)["pattern"].rstrip(" .").endswith("[Y]") for line in patterns]
+        n_prompts += sum(ending) * len(facts)
+        # Every second one of them is held out, so that one alone finds neurons.
+        first_half = -(-sum(ending) // 2)
+        n_discovery += first_half * len(facts)
+        too_few += len(facts) if first_half < 2 else 0
+        split = [held_out for _, held_out in plan.templates[relation_id]]
+        assert split == [place % 2 == 1 for place in range(sum(ending))]
+    assert (n_prompts, n_discovery, too_few) == (plan.n_prompts, plan.n_discovery, plan.too_few[0])
+    assert plan.too_few == (8_960, 12)
+    printed = describe(plan).splitlines()
+    assert "prompts     144,325" in printed
+    assert (
+        "too few     8,960 facts of 12 relations have under 2 discovery prompts: no neurons in the mode default "
+        "(replication takes 1)" in printed
+    )
+    # A mode that one prompt is enough for has none of them.
+    one = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED, mode="replication"))
+    assert one.too_few == (0, 0)
+    assert not any(line.startswith("too few") for line in describe(one).splitlines())
 
 
 @needs_pararel

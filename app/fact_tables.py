@@ -58,8 +58,8 @@ def what_it_says(prompts: pd.DataFrame) -> None:
     n_tokens = prompts["n_answer_tokens"].max()
     if not layout.is_missing(n_tokens) and n_tokens > 1:
         st.caption(
-            f"The answer is {int(n_tokens)} tokens: its probability is the product over them, its rank that of "
-            "the worst, and the first answer is the model's where the first of them goes."
+            f"The answer is {int(n_tokens)} tokens: its probability is the product over them, its rank that "
+            "of the worst, and the first answer is the model's where the first of them goes."
         )
     st.caption(certificate(prompts))
 

@@ -42,7 +42,7 @@ def test_the_figures_are_the_published_ones():
 
 @needs_pararel
 def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
-    """Counted again from the files: patterns that end with [Y], perhaps with spaces and a full stop after it."""
+    """Counted again from the files: patterns that end with [Y], spaces and a full stop aside."""
     plan = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED))
     assert (plan.n_prompts, plan.n_facts_left_out, len(plan.facts)) == (144_325, 0, 27_610)
     n_prompts = n_discovery = too_few = 0
@@ -63,10 +63,8 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
     assert plan.too_few == (8_960, 12)
     printed = describe(plan).splitlines()
     assert "prompts     144,325" in printed
-    assert (
-        "too few     8,960 facts of 12 relations have under 2 discovery prompts: no neurons in the mode default "
-        "(replication takes 1)" in printed
-    )
+    (line,) = [line for line in printed if line.startswith("too few")]
+    assert "8,960 facts of 12 relations have under 2 discovery prompts: no neurons" in line
     # A mode that one prompt is enough for has none of them.
     one = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED, mode="replication"))
     assert one.too_few == (0, 0)

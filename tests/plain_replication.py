@@ -142,14 +142,14 @@ class PlainReplication:
 
     @contextmanager
     def overwritten(self, neurons, change):
-        """Inside, ``change(vector)`` stands in the weights for each neuron's value vector."""
+        """Inside, ``change(vector, layer, neuron)`` stands in the weights for each neuron's value vector."""
         saved = [writer.weight.detach().clone() for writer in self.writers]
         try:
             with torch.no_grad():
                 for layer, neuron in neurons:
                     weight = self.writers[layer].weight
                     vectors = weight.T if isinstance(self.writers[layer], nn.Linear) else weight
-                    vectors[neuron] = change(vectors[neuron].clone())
+                    vectors[neuron] = change(vectors[neuron].clone(), layer, neuron)
             yield
         finally:
             with torch.no_grad():
@@ -167,13 +167,19 @@ class PlainReplication:
     def erased(self, prompt: str, answer: str, neurons, value: str) -> dict:
         before = self.report(prompt, answer)
         unknown = self.tokenizer.unk_token_id
-        new = (lambda v: 0 * v) if value == "zero" else (lambda v: self.embedding(unknown))
+        new = (lambda v, *of: 0 * v) if value == "zero" else (lambda v, *of: self.embedding(unknown))
         with self.overwritten(neurons, new):
             return {"before": before, "after": self.report(prompt, answer)}
 
-    def edited(self, prompt: str, target: str, neurons) -> dict:
-        before = self.report(prompt, target)
+    def edited(self, prompt: str, target: str, neurons, *, signed: bool = False) -> dict:
+        """signed: with the sign of the activation, which the original does not know of."""
+        before, signs = self.report(prompt, target), self.activations(prompt).sign()
         old = self.embedding(int(self.probabilities(prompt).argmax()))
         new = self.embedding(self.wanted(target))
-        with self.overwritten(neurons, lambda v: v - 2 * old + 2 * new):
+
+        def change(v, layer, neuron):
+            strength = 2 * (signs[layer, neuron] if signed else 1)
+            return v - strength * old + strength * new
+
+        with self.overwritten(neurons, change):
             return {"before": before, "after": self.report(prompt, target)}

@@ -64,11 +64,21 @@ def bert() -> Bert:
     return Bert()
 
 
+def zeros(vector, layer, neuron) -> torch.Tensor:
+    return torch.zeros_like(vector)
+
+
 def changes(case: Bert, **options):
     """Every kind of change, as (name, what does it, what does it by hand to `case.plain`)."""
     kn, plain, prompt = case.kn, case.plain, case.prompt
     old = plain.embedding(int(plain.probabilities(prompt).argmax()))
     new = plain.embedding(plain.wanted(case.target))
+    signs = plain.activations(prompt).sign()  # before GPT-2's nonlinearity, which keeps them
+
+    def edit(vector, layer, neuron):
+        strength = 2 if plain.is_bert else 2 * signs[layer, neuron]
+        return vector - strength * old + strength * new
+
     return {
         "suppress": (
             lambda: kn.suppress_knowledge(prompt, case.answer, NEURONS, quiet=True, **options),
@@ -76,11 +86,11 @@ def changes(case: Bert, **options):
         ),
         "erase": (
             lambda: kn.erase_knowledge(prompt, OTHERS, target=case.answer, quiet=True, **options),
-            lambda: plain.overwritten(OTHERS, torch.zeros_like),
+            lambda: plain.overwritten(OTHERS, zeros),
         ),
         "edit": (
             lambda: kn.edit_knowledge(prompt, case.target, NEURONS, quiet=True, **options),
-            lambda: plain.overwritten(NEURONS, lambda v: v - 2 * old + 2 * new),
+            lambda: plain.overwritten(NEURONS, edit),
         ),
     }
 
@@ -248,7 +258,7 @@ def test_scores_see_kept_changes_of_value_vectors(case: Bert):
     )
     changed = case.kn.get_scores(case.prompt, case.answer)
     unpatch_fn()
-    with case.plain.overwritten(NEURONS, torch.zeros_like):
+    with case.plain.overwritten(NEURONS, zeros):
         expected = KnowledgeNeurons(case.plain.model, case.tokenizer, device="cpu").get_scores(
             case.prompt, case.answer
         )

@@ -246,12 +246,17 @@ def test_a_causal_answer_follows_the_prompt_as_it_is_written(gpt2):
 
 def test_editing_a_gpt_model_uses_its_word_embeddings(gpt2):
     plain = PlainReplication(*tiny_model("tiny_gpt2"))
-    found, _ = gpt2.edit_knowledge(CAUSAL, " rome", NEURONS, quiet=True)
-    expected = plain.edited(CAUSAL, " rome", NEURONS)  # transformer.wte, which the head is tied to
+    signs = plain.activations(CAUSAL).sign()
+    neurons = [[layer, int((signs[layer] == sign).nonzero()[0])] for layer in (1, 2) for sign in (-1, 1)]
+    found, _ = gpt2.edit_knowledge(CAUSAL, " rome", neurons, quiet=True)
+    # transformer.wte, which the head is tied to; in the direction in which the neurons push here.
+    expected = plain.edited(CAUSAL, " rome", neurons, signed=True)
     for when in ("before", "after"):
         assert found[when]["gt_prob"] == pytest.approx(expected[when]["gt_prob"], rel=1e-5)
         assert found[when]["argmax_completion"] == expected[when]["argmax_completion"]
     assert found["before"] != found["after"]
+    blind = plain.edited(CAUSAL, " rome", neurons)["after"]["gt_prob"]
+    assert found["after"]["gt_prob"] != pytest.approx(blind, rel=1e-2)
 
 
 def test_neurons_of_negative_examples_are_left_out(pocket):
@@ -272,7 +277,7 @@ def test_erasing_without_a_target_watches_the_models_own_answer(bert, gpt2):
     for kn, prompt, name in ((bert, MASKED, "tiny_bert"), (gpt2, CAUSAL, "tiny_gpt2")):
         plain = PlainReplication(*tiny_model(name))
         own = int(plain.probabilities(prompt).argmax())
-        with plain.overwritten(NEURONS, torch.zeros_like):
+        with plain.overwritten(NEURONS, lambda v, *of: 0 * v):
             after = plain.probabilities(prompt)[own].item()
         found, _ = kn.erase_knowledge(prompt, NEURONS, quiet=True)
         assert found["before"]["gt_prob"] == found["before"]["argmax_prob"]

@@ -1,7 +1,7 @@
 """Changes that stay in a model until they are taken back, in any order, whoever calls the model meanwhile.
 
     kept = Kept(subject)
-    undo = kept.rewrite([Neuron(2, 23)], torch.zeros_like)
+    undo = kept.rewrite([Neuron(2, 23)], lambda neuron, value: 0 * value)
     model(input_ids)                                 # sees it
     undo()                                           # and is as before, bit for bit
 
@@ -31,7 +31,8 @@ from atlas.families import Family
 from atlas.neuron import Neuron
 from atlas.surgery.subject import Subject
 
-Rewrite = Callable[[Tensor], Tensor]
+# Of a neuron and its value vector, (d_model,), what becomes of that.
+Rewrite = Callable[[Neuron, Tensor], Tensor]
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Kept:
         model, family = self.subject.model, self.subject.family
         for module in {family.down(model, neuron.layer) for neuron in neurons}:
             mine = [
-                (neuron.neuron, change)
+                (neuron, change)
                 for chosen, change in self._rewritings
                 for neuron in chosen
                 if family.down(model, neuron.layer) is module
@@ -176,10 +177,10 @@ class Kept:
             copy = self._copies[module]
             _move(copy.given, module.weight)
             given, rows = _vectors(module, copy.given), _vectors(module, module.weight)
-            copy.touched |= {index for index, _ in mine}
+            copy.touched |= {neuron.neuron for neuron, _ in mine}
             changed = {index: given[index].float() for index in copy.touched}
-            for index, change in mine:
-                changed[index] = change(changed[index])
+            for neuron, change in mine:
+                changed[neuron.neuron] = change(neuron, changed[neuron.neuron])
             for index, value in changed.items():
                 rows[index] = value.to(rows.dtype)
             if not mine:

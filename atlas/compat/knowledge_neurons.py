@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from atlas.compat.finding import Finding
+from atlas.compat.kept import Rewrite
 from atlas.compat.models import as_studied
 from atlas.compat.questions import Said, said
 from atlas.errors import AtlasError, PromptError
@@ -136,7 +137,7 @@ class KnowledgeNeurons(Finding):
         if not self.strict_replication:  # there, one that is named twice is changed twice
             vector = {(self.subject.family.down(self.model, n.layer), n.neuron): n for n in reversed(named)}
             named = list(reversed(vector.values()))
-        erase = Erase((), erase_value)
+        Erase((), erase_value)  # refuses another value before anything is asked
         if target is None:
             if mode == "edit":
                 raise PromptError("An edit needs the answer to write. Give a target.")
@@ -144,17 +145,32 @@ class KnowledgeNeurons(Finding):
         else:
             asked = self._question(prompt, target)
         before = self._said(asked)
-        if mode == "erase":
-            change = value_changer(self.subject, erase)
-        else:
-            embeddings = self.subject.family.token_embeddings(self.model).detach().float()
-            old, new = (embeddings[list(tokens)].mean(0) for tokens in (before.own_tokens, asked.targets))
-
-            def change(value: Tensor) -> Tensor:
-                return value - EDIT_STRENGTH * old + EDIT_STRENGTH * new
-
+        change = self._erasure(erase_value) if mode == "erase" else self._edit(asked, before.own_tokens)
         undo = self._kept.rewrite(named, change)
         return self._measured(asked, before, undo, undo_modification, quiet)
+
+    def _erasure(self, value: str) -> Rewrite:
+        vector_after = value_changer(self.subject, Erase((), value))
+        return lambda neuron, vector: vector_after(vector)
+
+    def _edit(self, asked: Encoded, old_tokens: tuple[int, ...]) -> Rewrite:
+        """Twice the way from the old answer's embedding to the new one's is added to a value vector.
+
+        In models other than BERT, which the original refuses to edit, with the sign of the neuron's
+        activation: those of gated layers are negative as often, and would push towards the old answer.
+        """
+        embeddings = self.subject.family.token_embeddings(self.model).detach().float()
+        old, new = (embeddings[list(tokens)].mean(0) for tokens in (old_tokens, asked.targets))
+        signs = torch.ones(self.n_layers(), self.intermediate_size())
+        if self.model_type != "bert":
+            with as_studied(self.subject), self._kept.at(asked.positions):
+                signs[self.subject.activations([asked])[0] < 0] = -1
+
+        def change(neuron: Neuron, vector: Tensor) -> Tensor:
+            strength = EDIT_STRENGTH * float(signs[neuron.layer, neuron.neuron])
+            return vector - strength * old + strength * new
+
+        return change
 
     def _measured(
         self, asked: Encoded, before: Said, undo: Callable[[], None], undo_modification: bool, quiet: bool

@@ -18,6 +18,7 @@ from app.lab_state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
 from atlas import queries
 from atlas.controls import control_prompts, prompts_of_fact
 from atlas.errors import AtlasError, ModelError
+from atlas.families import FAMILIES
 from atlas.models import KNOWN_MODELS, fetch_model, locate, may_be_on_hub
 from atlas.neuron import Asked, Prompt
 from atlas.store import Atlas
@@ -62,7 +63,7 @@ def choose_model(status: Any) -> Subject | None:
         )
     name = lab_state.model_name()
     if not name:
-        st.caption("A BERT, GPT-2, Llama, Mistral or Qwen model with safetensors weights.")
+        st.caption(f"A model with safetensors weights, of one of these types: {', '.join(FAMILIES)}.")
         return None
     allowed.check_model(name)
     if name in KNOWN_MODELS:

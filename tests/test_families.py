@@ -6,6 +6,7 @@ What is expected is computed by transformers and `build.plain_loop` alone, which
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,14 @@ def weights(model) -> dict[str, bytes]:
 
 def test_every_type_of_the_table_is_tested_and_every_test_is_of_the_table():
     assert {tiny.model_type for tiny in BUILDERS.values()} == set(FAMILIES)
+
+
+def test_the_readme_names_every_type():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| kind | `model_type` |")[2].partition("\n\n")[0]
+    rows = {kind: row for kind, row in re.findall(r"^\| (masked|causal) \|(.*)$", table, re.M)}
+    for model_type, family in FAMILIES.items():
+        assert f"`{model_type}`" in rows[family.kind]
 
 
 def test_every_variant_is_tested(tiny):

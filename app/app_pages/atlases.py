@@ -21,6 +21,7 @@ from app import exports, layout, limits, resources
 from app.published_import import ATLAS_ID, Import, builder
 from atlas import queries
 from atlas.errors import ModelError
+from atlas.families import FAMILIES
 from atlas.manifest import Manifest, verify
 from atlas.models import KNOWN_MODELS, KnownModel, locate
 from atlas.store import ENVIRONMENT_VARIABLE, Atlas
@@ -311,8 +312,8 @@ def models() -> None:
             model(name)
     if not allowed.demo_mode:
         st.caption(
-            "The Lab also takes a folder of this machine or a model of the hub: BERT, GPT-2, Llama, Mistral "
-            "and Qwen with safetensors weights."
+            "The Lab also takes a folder of this machine or a model of the hub, with safetensors weights, of "
+            f"one of these types: {', '.join(FAMILIES)}."
         )
 
 

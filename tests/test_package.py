@@ -193,10 +193,11 @@ from atlas.surgery import Suppress, attribute, load_subject
 from atlas.neuron import Neuron
 
 subject = load_subject("pocket-bert")
-(found,) = attribute(subject, [subject.prompt("The capital city of France is called [MASK].", "Paris")])
+prompt = subject.prompt("The capital city of France is called [MASK].", "Paris")
+(found,) = attribute(subject, [prompt])
 layer, neuron = divmod(int(found.scores.argmax()), found.scores.shape[1])
 with subject.applied(Suppress([Neuron(layer, neuron)])) as changed:
-    (after,) = changed.predict(["The capital city of France is called [MASK]."])
+    (after,) = changed.predict([prompt])
 print(found.scores.shape, bool(found.converged.all()), f"L{layer}.N{neuron}", after.top_token)
 """
     assert python("-c", HIDE + code).strip() == "(3, 2048) True L2.N410 paris"

@@ -103,7 +103,7 @@ def test_every_type_of_the_table_is_tested_and_every_test_is_of_the_table():
 def test_the_readme_names_every_type():
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     table = readme.partition("| kind | `model_type` |")[2].partition("\n\n")[0]
-    rows = {kind: row for kind, row in re.findall(r"^\| (masked|causal) \|(.*)$", table, re.M)}
+    rows = dict(re.findall(r"^\| (masked|causal) \|(.*)$", table, re.M))
     for model_type, family in FAMILIES.items():
         assert f"`{model_type}`" in rows[family.kind]
 

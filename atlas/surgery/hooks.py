@@ -92,11 +92,11 @@ def attached(register: Callable[[list], None]) -> Iterator[None]:
 
 @contextmanager
 def recording(
-    model: nn.Module, family: Family, positions: Tensor, *, outputs: bool = False
+    model: nn.Module, family: Family, positions: Tensor, *, outputs: bool = False, arguments: bool = False
 ) -> Iterator[Trace]:
     """Record every layer's activations and residuals at `positions`, (n_rows, n_positions).
 
-    With `outputs`, also what each layer hands on, whole, and what it is called with.
+    With `outputs`, also what each layer hands on, whole; with `arguments`, what it is called with.
     """
     trace = Trace()
     rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
@@ -144,7 +144,7 @@ def recording(
             else:
                 residual = layer.get_submodule(family.residual)
                 handles.append(residual.register_forward_pre_hook(own(keep(trace.residuals, index))))
-            if outputs:
+            if arguments:
                 hook = own(keep_arguments(index))
                 handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             if outputs or family.residual is None:

@@ -113,7 +113,7 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
     cache = DynamicCache() if causal else None
     # In a causal model padding on the right is never seen; the answer comes before it.
     options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
-    with recording(model, family, position[:, None], outputs=True) as trace:
+    with recording(model, family, position[:, None], outputs=not causal, arguments=True) as trace:
         hidden = model.base_model(input_ids, **options).last_hidden_state
     target = torch.tensor([item.target for item in items], device=device)
     # base_model has applied the final norm already.

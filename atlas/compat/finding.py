@@ -84,6 +84,7 @@ class Finding:
 
     @property
     def device(self) -> torch.device:
+        """Where the model's weights are."""
         return next(self.model.parameters()).device
 
     @property
@@ -92,6 +93,7 @@ class Finding:
         return self.model.config.model_type
 
     def n_layers(self) -> int:
+        """The number of layers with a feed-forward part."""
         return self.subject.n_layers
 
     def intermediate_size(self) -> int:

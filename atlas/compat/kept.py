@@ -49,7 +49,7 @@ class Spots:
     shape: tuple[int, int] | None = None
 
     def look(self, input_ids: Tensor | None) -> None:
-        """Note what is read."""
+        """Note what is read, token ids (n_rows, n_tokens); None where the model is given embeddings."""
         self.shape = self.seen = None
         if input_ids is not None:
             self.shape = tuple(input_ids.shape)

@@ -44,7 +44,7 @@ def by_row(tensor: Tensor, n_rows: int) -> Tensor:
 
 
 def hidden_of(output: Tensor | tuple) -> Tensor:
-    """What a layer hands on, without what some return beside it."""
+    """What a layer hands on, (n_rows, n_tokens, d_model), without what some return beside it."""
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -108,11 +108,37 @@ def _docstring(thing: griffe.Object) -> str:
     return textwrap.dedent(thing.docstring.value).strip() if thing.docstring else ""
 
 
+def _words(thing: griffe.Object, modules: dict[str, griffe.Module]) -> str:
+    """A docstring as Markdown: its examples as code, the rest with links."""
+    paragraphs = re.split(r"\n{2,}", _docstring(thing))
+    return "\n\n".join(
+        _code(textwrap.dedent(each)) if is_code(each) else _linked(each, modules) for each in paragraphs
+    )
+
+
+def is_code(paragraph: str) -> bool:
+    """Whether a paragraph is Python that calls or assigns something; sentences are not."""
+    try:
+        tree = ast.parse(textwrap.dedent(paragraph).replace("…", "..."))
+    except SyntaxError:
+        return False
+    return any(
+        isinstance(node, ast.Call | ast.Assign | ast.Import | ast.ImportFrom) for node in ast.walk(tree)
+    )
+
+
 def _linked(text: str, modules: dict[str, griffe.Module]) -> str:
-    """Names of modules in code, and of pages of docs/, as links."""
+    """Names of modules and of what is in them, and of pages of docs/, as links."""
 
     def link(match: re.Match[str]) -> str:
-        return f"[`{match[1]}`]({match[1]}.md)" if match[1] in modules else match[0]
+        package, _, name = match[1].rpartition(".")
+        if match[1] in modules:
+            return f"[`{match[1]}`]({match[1]}.md)"
+        if package in modules and name in modules[package].members:
+            thing = modules[package].members[name]
+            thing = thing.final_target if thing.is_alias else thing
+            return match[0] if thing.is_module else f"[`{match[1]}`]({thing.module.path}.md#{name.lower()})"
+        return match[0]
 
     text = re.sub(r"(?<![\w/])docs/([\w-]+\.md)", r"[docs/\1](../\1)", text.replace("``", "`"))
     return re.sub(r"(?<!\[)`(atlas(?:\.\w+)*)`", link, text)
@@ -127,7 +153,7 @@ class Page:
 
     def text(self) -> str:
         source = self.module.filepath.relative_to(ROOT)
-        blocks = [f"# `{self.module.path}`", _linked(_docstring(self.module), self.modules)]
+        blocks = [f"# `{self.module.path}`", _words(self.module, self.modules)]
         blocks += [f"[Source](../../{source}) · [all modules](README.md)"]
         own, elsewhere = self._public()
         blocks += self._elsewhere(elsewhere)
@@ -182,7 +208,7 @@ class Page:
             yield _code(f"{kind}{name}({bases})" if bases else kind + name)
         if takes and bases and bases not in ("Protocol",):
             yield f"A kind of `{bases}`."
-        yield _linked(_docstring(thing), self.modules)
+        yield _words(thing, self.modules)
         for each in sorted(thing.members.values(), key=lambda m: m.lineno or 0):
             if each.name.startswith("_") or each.is_alias:
                 continue
@@ -191,7 +217,7 @@ class Page:
             elif "property" in each.labels:
                 yield f"### `{thing.name}.{each.name}`"
                 yield _code(f"{each.name}: {each.annotation}")
-                yield _linked(_docstring(each), self.modules)
+                yield _words(each, self.modules)
 
     def _function(self, thing: griffe.Function, heading: str) -> Iterator[str]:
         yield heading
@@ -204,7 +230,7 @@ class Page:
         returns = f" -> {thing.returns}" if thing.returns is not None else ""
         yield _code(marks + _call(f"def {thing.name}", takes, returns))
         said = _docstring(thing)
-        yield _linked(said, self.modules)
+        yield _words(thing, self.modules)
         raised = [name for name in raises(thing) if f"`{name}`" not in said]
         if raised:
             yield f"Raises {' or '.join(f'`{name}`' for name in raised)}."

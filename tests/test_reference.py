@@ -12,7 +12,7 @@ import griffe
 import pytest
 
 from build.__main__ import main
-from build.reference import INTERNAL, raises
+from build.reference import INTERNAL, is_code, raises
 from build.reference import pages as made
 from tests.test_project import ROOT, sources
 
@@ -93,6 +93,23 @@ def test_signatures_are_those_that_python_sees(pages: dict[str, str], name: str)
         for parameter in parameters:
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"{parameter.name}: {parameter.annotation}{default}" in text
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "code"),
+    [
+        ("a = open_it()\na.query('SELECT …')      # a DataFrame", True),
+        ("    with subject.applied(change) as changed:\n        changed.predict(prompts)", True),
+        ("from atlas.surgery import load_subject", True),
+        ("An opened atlas.", False),
+        ("None where it is not known.", False),
+        ("prompts", False),
+        ("1. *Before.* Every prompt as the model is (once).", False),
+        ("    score_i = w_i · ∫₀¹ ∂P/∂w_i (α·w) dα", False),
+    ],
+)
+def test_examples_in_docstrings_are_told_from_sentences(paragraph: str, code: bool):
+    assert is_code(paragraph) is code
 
 
 def test_every_public_name_says_what_it_is():

@@ -217,8 +217,8 @@ def _reported(before: Said, after: Said, quiet: bool) -> Results:
     if not quiet:
         for when, each in (("before", before), ("after", after)):
             print(
-                f"{when:6}  answer {each.probability:.4g}, likeliest {each.own_answer!r} "
-                f"{each.own_probability:.4g}"
+                f"{when:6}  answer {each.probability:.3g}, likeliest {each.own_answer!r} "
+                f"{each.own_probability:.3g}"
             )
     return {"before": before.plain, "after": after.plain}
 

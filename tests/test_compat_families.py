@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BertLMHeadModel
 
 from atlas.compat import KnowledgeNeurons
 from atlas.compat.kept import layers_are_shared
@@ -14,6 +15,7 @@ from atlas.surgery import Amplify, Erase, Suppress, attribute
 from tests.tiny_models import BUILDERS, tiny_model
 
 NEURONS = [[0, 3], [1, 7], [2, 11]]
+FACT = ("the capital of france is [MASK] .", "paris")
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -47,6 +49,15 @@ def test_scores_and_neurons_are_the_librarys(kn, asked):
         torch.nonzero(found > 0.3 * found.max().item()).tolist()
     )
     assert kn.intermediate_size() == found.shape[1]
+
+
+def test_the_originals_class_of_model_is_asked_like_ours():
+    """It loads BERT as BertLMHeadModel, which reads in both directions all the same."""
+    model, tokenizer = tiny_model("tiny_bert")
+    other = BertLMHeadModel(model.config)
+    other.load_state_dict(model.state_dict())
+    scores = [KnowledgeNeurons(each, tokenizer, device="cpu").get_scores(*FACT) for each in (model, other)]
+    assert torch.equal(*scores)
 
 
 def test_a_subject_can_be_made_of_a_model_and_its_tokenizer():
@@ -96,5 +107,7 @@ def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, asked):
         assert torch.equal(logits(kn, prompt), before)
     results, _ = kn.edit_knowledge(prompt, answer.replace("paris", "rome"), NEURONS, quiet=True)
     assert results["after"] != results["before"]
+    watched, _ = kn.erase_knowledge(prompt, NEURONS, quiet=True)
+    assert watched["before"]["gt_prob"] == watched["before"]["argmax_prob"]
     assert torch.equal(logits(kn, prompt), before)
     assert all(now is parameters[name] for name, now in kn.model.named_parameters())

@@ -395,6 +395,10 @@ def test_prompts_are_a_list(bert):
     for prompts in (MASKED, 3):
         with pytest.raises(PromptError, match="are a list of texts"):
             bert.get_refined_neurons(prompts, "paris")
+    assert bert.get_refined_neurons([], "paris", quiet=True) == []
+    rows = bert.tokenizer([MASKED, MASKED], return_tensors="pt")
+    with pytest.raises(PromptError, match="has 2 rows"):
+        bert.get_scores_for_layer(MASKED, "paris", 0, encoded_input=rows)
     for p in (1.0, -0.1):
         with pytest.raises(AtlasError, match="cannot be passed"):
             bert.get_refined_neurons([MASKED], "paris", p=p)

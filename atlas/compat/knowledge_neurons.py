@@ -204,6 +204,7 @@ class KnowledgeNeurons(Finding):
         """The prompt, with the model's likeliest token as the answer asked for."""
         tokenizer = self.tokenizer
         masked = self.subject.family.kind == "masked"
+        # Any one token will do to have a place for an answer.
         asked = self._question(prompt, tokenizer.mask_token if masked else tokenizer.eos_token)
         return replace(asked, targets=self._said(asked).own_tokens)
 

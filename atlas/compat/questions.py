@@ -75,6 +75,8 @@ def _joined(subject: Subject, prompt: str, answer: str) -> Prompt:
 
 def _tokens(encoding: Mapping) -> tuple[int, ...]:
     """The one row of an encoding, without padding."""
+    if torch.as_tensor(encoding["input_ids"]).dim() > 1 and len(encoding["input_ids"]) != 1:
+        raise PromptError(f"The input has {len(encoding['input_ids'])} rows. Give one prompt at a time.")
     ids, kept = (
         torch.as_tensor(encoding[name]).flatten().tolist() for name in ("input_ids", "attention_mask")
     )

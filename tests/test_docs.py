@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections import Counter
 from functools import cache
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.transcripts import Block, blocks, is_as_shown, prose, run_page
+from tests.test_help import PARSERS
+from tests.test_help import commands as subcommands
+from tests.transcripts import Block, blocks, is_as_shown, prose, run_page, whole_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -18,6 +21,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / name for name in ("README.md", "BENCHMARKS.md", "NOTICE.md")] + PAGES
 LANGUAGES = {"python", "text", "console"}
 LINK = re.compile(r"(?<!\\)\]\((?P<target>[^()\s]+)(?:\s+\"[^\"]*\")?\)")
+OURS = re.compile(r"(python -m (atlas|build)|pip install|streamlit run) ")
 FORBIDDEN = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|(?<![\w.])/(work|opt|root|tmp|home|usr)/")
 
 
@@ -44,6 +48,31 @@ def test_every_example_of_the_readme_gives_what_it_shows(tmp_path: Path):
         without += ("duckdb",)
     problems = run_page(ROOT / "README.md", tmp_path, replace=replace, without=without)
     assert not problems, "\n".join(problems)
+
+
+def typed(path: Path) -> list[list[str]]:
+    """Our commands of a document's `bash` blocks, which are shown without what they print, in words."""
+    found = [b.text for b in blocks(path.read_text(encoding="utf-8")) if b.language == "bash"]
+    parts = [part for text in found for line in whole_lines(text) for part in line.split(" && ")]
+    return [shlex.split(part, comments=True) for part in parts if OURS.match(part)]
+
+
+def test_every_command_of_the_readme_exists():
+    """Those that are only named: too long to run, or in need of a GPU or of other machines."""
+    commands = typed(ROOT / "README.md") + typed(ROOT / "BENCHMARKS.md")
+    assert len(commands) > 12
+    for words in commands:
+        if words[0] == "python":
+            parser = subcommands(PARSERS[words[2]]).get(words[3])
+            assert parser is not None, words
+            options = {option for action in parser._actions for option in action.option_strings}
+            if words[3] != "bench":
+                assert {word for word in words if word.startswith("--")} <= options, words
+        elif words[0] == "pip":
+            named = [word for word in words[2:] if word.endswith(".txt")]
+            assert all((ROOT / file).is_file() for file in named), words
+        else:
+            assert (ROOT / words[2]).is_file(), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -75,12 +75,23 @@ def commands(block: str) -> Iterator[tuple[str, str, int]]:
     place = 0
     for entry in re.split(r"^\$ ", block, flags=re.MULTILINE):
         lines = entry.splitlines()
-        if place or block.startswith("$ "):
-            # A command goes on over lines until its quotes are closed.
-            n = next((k for k in range(1, len(lines) + 1) if _is_whole("\n".join(lines[:k]))), len(lines))
-            if lines:
-                yield "\n".join(lines[:n]), "\n".join(lines[n:]).strip("\n"), place
+        if lines and (place or block.startswith("$ ")):
+            command = next(whole_lines(entry))
+            n = command.count("\n") + 1
+            yield command, "\n".join(lines[n:]).strip("\n"), place
         place += entry.count("\n")
+
+
+def whole_lines(text: str) -> Iterator[str]:
+    """The lines as a shell reads them: one goes on over the next until its quotes are closed."""
+    begun: list[str] = []
+    for line in text.splitlines():
+        begun.append(line)
+        if _is_whole("\n".join(begun)):
+            yield "\n".join(begun)
+            begun = []
+    if begun:
+        yield "\n".join(begun)
 
 
 def _is_whole(command: str) -> bool:

@@ -14,11 +14,12 @@ import pandas as pd
 import streamlit as st
 
 from app import lab_run, lab_state, layout, limits, tray
+from app.experiments import typed_prompts
 from app.lab_choose import is_atlas_model
 from app.lab_state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
 from atlas import queries
 from atlas.errors import AtlasError
-from atlas.neuron import Neuron
+from atlas.neuron import Neuron, Prompt
 from atlas.store import Atlas
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def choose_sources(offered: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def find(subject: Subject, question: Question) -> Found | None:
-    """The neurons found on these prompts, in this session's last search or now; and a box for names."""
-    key = (subject.weights_sha256, question.discovery)
+    """The neurons found on these prompts, in this session's last search or now; and boxes for more."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         pressed = st.button(
             "Find them live",
@@ -165,12 +165,15 @@ def find(subject: Subject, question: Question) -> Found | None:
             st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
             if lab_state.get("names_error"):
                 st.error(layout.plain(lab_state.get("names_error")))
+        with st.popover("Negative examples", icon=":material/do_not_disturb_on:"):
+            negatives = negative_prompts(subject, question)
+    key = (subject.weights_sha256, question.discovery, negatives)
     place = st.empty()
     if pressed:
         from atlas.surgery.experiments import find_neurons
 
         with lab_run.at_work(place, "Finding its neurons") as progress:
-            found = find_neurons(subject, question.discovery, progress=progress)
+            found = find_neurons(subject, question.discovery, negatives=negatives, progress=progress)
         st.session_state["lab_found"] = (key, found)
         lab_state.put("sources", [FOUND])
         st.rerun()
@@ -183,8 +186,35 @@ def find(subject: Subject, question: Question) -> Found | None:
         f"{layout.count(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
         "within tolerance."
         + (" With a single prompt, all its strong neurons are kept." if len(found.prompts) == 1 else "")
+        + (f" Without those of {layout.count(len(negatives), 'negative example')}." if negatives else "")
     )
     return found
+
+
+def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]:
+    """Prompts whose neurons are left out, as they are typed. Raises `AtlasError` where they cannot be used."""
+    allowed = limits.current()
+    text = st.text_area(
+        "Prompts that the neurons should not answer, one a line",
+        key=lab_state.kept("negatives", ""),
+        persist_state=SESSION,
+        max_chars=allowed.prompts * (allowed.prompt_length + 1),
+        placeholder="The capital of Italy is [Y].",
+    )
+    answer = st.text_input(
+        "Their answer",
+        key=lab_state.kept("negative_answer", ""),
+        persist_state=SESSION,
+        max_chars=allowed.answer_length,
+        placeholder=question.answer,
+    )
+    st.caption(
+        "Neurons that stand out in at least half of them are left out of what is found live. Without an answer "
+        "of their own, they are asked for the question's."
+    )
+    if not text.strip():
+        return ()
+    return typed_prompts(subject, text, answer or question.answer)
 
 
 def _add_names(model: str, n_layers: int, n_neurons: int) -> None:

@@ -275,6 +275,29 @@ def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, 
     assert any(f"{len(names) - 1} of {len(names)} ticked" in text.value for text in at.caption)
 
 
+def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, prompts, atlas):
+    from atlas.surgery.experiments import find_neurons
+
+    discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
+    text = "\n".join(prompt.text.replace(fact["subject"], "Italy") for prompt in discovery[:2])
+    at = lab(fact=fact["fact_id"], session={"lab_negatives": text, "lab_negative_answer": "Rome"})
+    press(at, "Find them live")
+    negatives = [subject.prompt(line, "Rome") for line in text.splitlines()]
+    wanted = find_neurons(subject, discovery, negatives=negatives)
+    names = {str(item.neuron) for item in find_neurons(subject, discovery).neurons}
+    left = [str(item.neuron) for item in wanted.neurons]
+    assert set(left) < names
+    assert list(table_with(at, "neuron")["neuron"]) == left
+    assert "Without those of 2 negative examples" in said(at.caption)
+    # Other examples are another search.
+    widget(at.text_input, "lab_negative_answer").set_value("Paris")
+    at.run()
+    assert "Without those of" not in said(at.caption)
+    widget(at.text_area, "lab_negatives").set_value("no place for an answer")
+    at.run()
+    assert "0 places for the answer" in said(at.error)
+
+
 def test_a_tick_stays_gone_when_the_list_grows_and_after_a_walk_to_another_page(fact, neurons):
     at = lab(fact=fact["fact_id"])
     tick(at, [str(neuron) for neuron in neurons[1:]])

@@ -192,7 +192,7 @@ def find(subject: Subject, question: Question) -> Found | None:
 
 
 def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]:
-    """Prompts whose neurons are left out, as they are typed. Raises `AtlasError` where they cannot be used."""
+    """Prompts whose neurons are left out, as they are typed; `AtlasError` where they cannot be used."""
     allowed = limits.current()
     text = st.text_area(
         "Prompts that the neurons should not answer, one a line",
@@ -209,8 +209,8 @@ def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]
         placeholder=question.answer,
     )
     st.caption(
-        "Neurons that stand out in at least half of them are left out of what is found live. Without an answer "
-        "of their own, they are asked for the question's."
+        "Neurons that stand out in at least half of them are left out of what is found live. Without an "
+        "answer of their own, they are asked for the question's."
     )
     if not text.strip():
         return ()

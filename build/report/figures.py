@@ -62,7 +62,7 @@ def converter() -> ModuleType:
     except ImportError:
         raise BuildError(
             "Charts are drawn with vl-convert-python, which is not installed. "
-            "Install what requirements-dev.txt lists."
+            'Install what requirements-dev.txt lists, or `pip install ".[build]"`.'
         ) from None
     return vl_convert
 

@@ -8,7 +8,8 @@
 3. A page holds the module's docstring, its constants, and of each class and function the signature, the
    docstring and the errors that its own code raises. Docstrings are Markdown; a module's name becomes a link.
 
-GitHub renders the pages as they are. Line numbers stay out, so that a page changes when the interface does.
+One more page has the tables of an atlas. GitHub renders them as they are. Line numbers stay out, so that
+a page changes when the interface does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import griffe
+import pyarrow as pa
+
+from atlas.definitions import DEFINITIONS, DERIVED_VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not for people who write programs with the library.
@@ -55,7 +59,7 @@ def pages(root: Path = ROOT) -> dict[str, str]:
     library = griffe.load("atlas", search_paths=[root], allow_inspection=False)
     modules = {module.path: module for module in _modules(library) if module.path not in INTERNAL}
     made = {f"{path}.md": Page(module, modules).text() for path, module in modules.items()}
-    return {"README.md": _index(modules), **dict(sorted(made.items()))}
+    return {"README.md": _index(modules), "tables.md": _tables(), **dict(sorted(made.items()))}
 
 
 def write(folder: Path) -> list[Path]:
@@ -84,6 +88,8 @@ def _index(modules: dict[str, griffe.Module]) -> str:
         "Made from the docstrings by `python -m build reference`. Shapes are tuples of names; probabilities",
         "go from 0 to 1, and scores are parts of them; layers and neurons count from 0. What a person gets",
         "wrong raises `AtlasError` or one of its [children](atlas.errors.md): the fact, then the remedy.",
+        "",
+        "What the tables of an atlas hold stands in [Tables](tables.md).",
     ]
     left = dict(modules)
     for title, packages in GROUPS.items():
@@ -93,6 +99,41 @@ def _index(modules: dict[str, griffe.Module]) -> str:
                 sentence = _linked(_first_sentence(left.pop(path)), modules)
                 lines.append(f"| [`{path}`]({path}.md) | {_cell(sentence)} |")
     return "\n".join(lines) + "\n"
+
+
+def _tables() -> str:
+    """The page of an atlas's tables and views: every column with its type and its sentence."""
+    lines = [
+        "# Tables of an atlas",
+        "",
+        "One Parquet file a table. A null says “not measured”, never zero. Views follow from the tables. In a",
+        "collection of atlases, all of them have a first column `atlas_id`.",
+    ]
+    for name, (sentence, keys, columns) in DEFINITIONS.items():
+        order = ", ".join(f"`{key}`" for key in keys)
+        lines += [
+            "",
+            f"## `{name}`",
+            "",
+            f"{sentence} Sorted by {order}.",
+            "",
+            "| column | type | |",
+            "|---|---|---|",
+        ]
+        lines += [f"| `{column}` | {_kind(kind)} | {_cell(text)} |" for column, kind, text in columns]
+    for name, (sentence, columns) in DERIVED_VIEWS.items():
+        lines += ["", f"## `{name}` (view)", "", sentence, "", "| column | |", "|---|---|"]
+        lines += [f"| `{column}` | {_cell(text)} |" for column, text in columns]
+    return "\n".join(lines) + "\n"
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type as people write it: `list<struct<token: string, logit: float>>` without its field names."""
+    if pa.types.is_list(kind):
+        return f"list of {_kind(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "(" + ", ".join(f"{field.name}: {_kind(field.type)}" for field in kind) + ")"
+    return {"float": "float32", "double": "float64", "string": "text"}.get(str(kind), str(kind))
 
 
 def _first_sentence(thing: griffe.Object) -> str:
@@ -206,8 +247,8 @@ class Page:
             yield _code(kind + _call(name, takes, ""))
         else:
             yield _code(f"{kind}{name}({bases})" if bases else kind + name)
-        if takes and bases and bases not in ("Protocol",):
-            yield f"A kind of `{bases}`."
+        if takes and bases:
+            yield f"A kind of {', '.join(self._base(base) for base in thing.bases)}."
         yield _words(thing, self.modules)
         for each in sorted(thing.members.values(), key=lambda m: m.lineno or 0):
             if each.name.startswith("_") or each.is_alias:
@@ -218,6 +259,11 @@ class Page:
                 yield f"### `{thing.name}.{each.name}`"
                 yield _code(f"{each.name}: {each.annotation}")
                 yield _words(each, self.modules)
+
+    def _base(self, base: griffe.Expr | str) -> str:
+        """A base class, with a link where it has a page."""
+        package, _, name = str(getattr(base, "canonical_path", base)).rpartition(".")
+        return f"[`{name}`]({package}.md#{name.lower()})" if package in self.modules else f"`{base}`"
 
     def _function(self, thing: griffe.Function, heading: str) -> Iterator[str]:
         yield heading

@@ -11,6 +11,8 @@ from pathlib import Path
 import griffe
 import pytest
 
+from atlas.schema import DERIVED_VIEWS, TABLES
+from atlas.store import open_atlas
 from build.__main__ import main
 from build.reference import INTERNAL, is_code, raises
 from build.reference import pages as made
@@ -58,9 +60,21 @@ def test_every_module_has_a_page_and_stands_in_the_index(pages: dict[str, str]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         names.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     assert set(INTERNAL) <= names
-    assert set(pages) == {"README.md", *(f"{name}.md" for name in names - set(INTERNAL))}
+    assert set(pages) == {"README.md", "tables.md", *(f"{name}.md" for name in names - set(INTERNAL))}
     for name in names - set(INTERNAL):
         assert pages["README.md"].count(f"\n| [`{name}`]({name}.md)") == 1, name
+
+
+def test_every_column_of_an_atlas_stands_on_the_page_of_tables(pages: dict[str, str]):
+    """By another way: against what DuckDB says of a real atlas."""
+    shown: dict[str, list[str]] = {}
+    for line in pages["tables.md"].splitlines():
+        if heading := re.match(r"## `(\w+)`", line):
+            columns = shown.setdefault(heading[1], [])
+        elif cell := re.match(r"\| `(\w+)` \|", line):
+            columns.append(cell[1])
+    with open_atlas("starter-pocket-bert") as a:
+        assert shown == {n: list(a.query(f"DESCRIBE {n}").column_name) for n in (*TABLES, *DERIVED_VIEWS)}
 
 
 def test_the_command_writes_the_pages_and_removes_those_of_modules_that_are_gone(

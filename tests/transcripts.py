@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("atlas", "build", "app", "docs", "tests")
-SECONDS = 300
+SECONDS = 600
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*) *\n(?P<text>.*?)^(?P=indent)``` *$", re.DOTALL | re.MULTILINE
 )

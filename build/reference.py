@@ -106,8 +106,8 @@ def _tables() -> str:
     lines = [
         "# Tables of an atlas",
         "",
-        "One Parquet file a table. A null says “not measured”, never zero. Views follow from the tables. In a",
-        "collection of atlases, all of them have a first column `atlas_id`.",
+        "One Parquet file a table. A null says “not measured”, never zero. Views follow from the tables. In",
+        "a collection of atlases, all of them have a first column `atlas_id`.",
     ]
     for name, (sentence, keys, columns) in DEFINITIONS.items():
         order = ", ".join(f"`{key}`" for key in keys)

@@ -168,7 +168,9 @@ def _typed(name: str, key: str) -> None:
 
 def choose_rule() -> thresholds.Thresholds:
     """The thresholds of both lists; the mode `default`'s until they are moved."""
-    return thresholds.sliders(usual(), st.columns(2, gap="medium"), lowest=STORED_FRACTION)
+    return thresholds.sliders(
+        usual(), st.columns(2, gap="medium", vertical_alignment="bottom"), lowest=STORED_FRACTION
+    )
 
 
 def usual() -> thresholds.Thresholds:

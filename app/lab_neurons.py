@@ -165,7 +165,7 @@ def find(subject: Subject, question: Question) -> Found | None:
             st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
             if lab_state.get("names_error"):
                 st.error(layout.plain(lab_state.get("names_error")))
-        with st.popover("Negative examples", icon=":material/do_not_disturb_on:"):
+        with st.popover("Negatives"):
             negatives = negative_prompts(subject, question)
     key = (subject.weights_sha256, question.discovery, negatives)
     place = st.empty()

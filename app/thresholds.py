@@ -65,7 +65,7 @@ def choose(manifest: Manifest) -> Thresholds:
     """Three sliders whose values are the URL's `t`, `p` and `n`."""
     rule = own(manifest)
     lowest = manifest.method.stored_fraction or STORED_FRACTION
-    left, middle, right = st.columns(3, gap="medium")
+    left, middle, right = st.columns(3, gap="medium", vertical_alignment="bottom")
     moved = sliders(rule, (left, middle), lowest=lowest)
     with right:
         n = address.slider(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,43 @@ def test_the_random_neurons_are_others_of_the_same_layers_and_follow_the_seed(su
     assert not set(drawn.neurons) & set(neurons)
     by_hand = [probability_scaled(subject, prompt, drawn.neurons, 0.0) for prompt in prompts]
     assert one.random[0] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_comparison_waits_in_line_and_leaves_nothing_behind_when_it_is_cancelled(subject, found):
+    (prompts, neurons), _ = found
+    before = subject.predict(prompts)
+    told: list[str] = []
+    holding, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with subject.lock.turn():
+            holding.set()
+            release.wait(30)
+
+    def listen(share: float, said: str) -> None:
+        told.append(said)
+        if said.startswith("Waiting"):
+            release.set()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    holding.wait(30)
+    effects = cross_effects(subject, {"a": neurons}, {"a": prompts}, draws=1, progress=listen)
+    other.join()
+    assert told[:2] == ["The model as it is", "Waiting in line behind one other"]
+    assert told[-1] == "Done"
+
+    class Cancelled(BaseException):
+        """What Streamlit ends a script with."""
+
+    def cancel(share: float, said: str) -> None:
+        if "random" in said:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        cross_effects(subject, {"a": neurons}, {"a": prompts}, draws=1, progress=cancel)
+    assert subject.predict(prompts) == before
+    assert cross_effects(subject, {"a": neurons}, {"a": prompts}, draws=1) == effects
 
 
 def test_sets_without_neurons_are_left_out_and_without_prompts_refused(subject, found):

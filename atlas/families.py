@@ -75,6 +75,7 @@ class Family:
         return self.layers(model) if callable(self.layers) else model.get_submodule(self.layers)
 
     def down(self, model: nn.Module, layer: int) -> nn.Module:
+        """A layer's down-projection, whose inputs are the neurons."""
         return self.layer_modules(model)[layer].get_submodule(self.down_projection)
 
     def value_vectors(self, model: nn.Module, layer: int) -> Tensor:

@@ -94,6 +94,7 @@ class Base:
 
     @property
     def n_items(self) -> int:
+        """How many answer tokens."""
         return self.position.shape[0]
 
 
@@ -236,6 +237,7 @@ class Rows:
         return self.item.shape[0]
 
     def part(self, start: int, end: int) -> Rows:
+        """The rows from `start` on, before `end`."""
         return Rows(self.item[start:end], self.layer[start:end], self.alpha[start:end])
 
 

@@ -22,9 +22,9 @@ if not is_ready("pocket-bert"):
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from app import compare_crossing, compare_prompts, limits, resources  # noqa: E402
-from atlas.surgery import Suppress, attribute  # noqa: E402
+from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
 from atlas.surgery.crossing import cross_effects  # noqa: E402
-from atlas.surgery.experiments import find_neurons  # noqa: E402
+from atlas.surgery.experiments import find_neurons, matched_randomly  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
 
 MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
@@ -115,6 +115,33 @@ def test_every_crossing_is_what_hooks_of_ones_own_give(subject, found):
     assert abs(own["a"].random_change) < 0.1
 
 
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
+def test_a_causal_model_says_what_it_says_prompt_by_prompt(tiny, name):
+    """There the changes of a list share what lies before the answers; one at a time they do not."""
+    model = load_subject(str(tiny(name)), device="cpu")
+    sets = {
+        "a": [
+            model.prompt("the capital of france is", "paris"),
+            model.prompt("people in france speak", "french"),
+        ],
+        "b": [model.prompt("the largest city of america is", "new york")],
+    }
+    neurons = {"a": [Neuron(0, 3), Neuron(2, 40)], "b": [Neuron(1, 7)]}
+    for each in cross_effects(model, neurons, sets, draws=2):
+        (drawn,) = matched_randomly(
+            [Suppress(tuple(neurons[each.neurons]))], model.n_neurons, np.random.default_rng([0, 2])
+        )
+        for place, prompt in enumerate(sets[each.prompts]):
+            assert each.before[place] == pytest.approx(model.predict([prompt])[0].probability, rel=1e-5)
+            for change, said in (
+                (Suppress(tuple(neurons[each.neurons])), each.after),
+                (drawn, each.random[1]),
+            ):
+                with model.applied(change) as changed:
+                    alone = changed.predict([prompt])[0]
+                assert said[place] == pytest.approx(alone.probability, rel=1e-4)
+
+
 def test_the_random_neurons_are_others_of_the_same_layers_and_follow_the_seed(subject, found):
     (prompts, neurons), _ = found
     one, again, other = (
@@ -122,8 +149,6 @@ def test_the_random_neurons_are_others_of_the_same_layers_and_follow_the_seed(su
     )
     assert one == again
     assert one.random != other.random
-    from atlas.surgery.experiments import matched_randomly
-
     (drawn,) = matched_randomly([Suppress(tuple(neurons))], subject.n_neurons, np.random.default_rng([0, 1]))
     assert not set(drawn.neurons) & set(neurons)
     by_hand = [probability_scaled(subject, prompt, drawn.neurons, 0.0) for prompt in prompts]
@@ -158,7 +183,7 @@ def test_a_comparison_waits_in_line_and_leaves_nothing_behind_when_it_is_cancell
         """What Streamlit ends a script with."""
 
     def cancel(share: float, said: str) -> None:
-        if "random" in said:
+        if "random ones" in said:
             raise Cancelled
 
     with pytest.raises(Cancelled):

@@ -85,32 +85,24 @@ def cross_effects(
     if draws < 1:
         raise AtlasError(f"{draws} random draws cannot be made. Give 1 or more.")
     chosen = {name: tuple(several) for name, several in neurons.items() if several}
-    steps = Steps(subject, 1 + len(chosen) * (1 + draws), progress)
-
-    def say(message: str, several: Sequence[Intervention] | None) -> list[Prediction]:
-        changes = None if several is None else [checked(subject, several)] * len(asked)
-        with steps.step(message):
-            return subject.predict(asked, top_k=1, interventions=changes)
-
+    steps = Steps(subject, 1 + len(chosen), progress)
     # Step 1: before.
-    before = say("The model as it is", None)
+    with steps.step("The model as it is"):
+        before = subject.predict(asked, top_k=1)
     effects = []
     for name, several in chosen.items():
-        # Step 2: after.
-        interventions = (change(several),)
-        after = say(f"Without the neurons of {name}", interventions)
-        # Step 3: random.
-        random = [
-            say(
-                f"Without random neurons, draw {draw} of {draws}",
-                matched_randomly(interventions, subject.n_neurons, np.random.default_rng([seed, draw])),
-            )
+        # Steps 2 and 3, at once: a causal model reads what lies before the answers but once for all of them.
+        own = (change(several),)
+        changes = [own] + [
+            matched_randomly(own, subject.n_neurons, np.random.default_rng([seed, draw]))
             for draw in range(1, draws + 1)
         ]
+        with steps.step(f"The neurons of {name}, and {draws} draw{'s' if draws > 1 else ''} of random ones"):
+            after, *random = _said(subject, asked, [checked(subject, each) for each in changes])
         start = 0
-        for of, own in prompts.items():
-            part = slice(start, start + len(own))
-            start += len(own)
+        for of, its in prompts.items():
+            part = slice(start, start + len(its))
+            start += len(its)
             effects.append(
                 CrossEffect(
                     neurons=name,
@@ -125,6 +117,19 @@ def cross_effects(
             )
     steps.report("Done")
     return tuple(effects)
+
+
+def _said(
+    subject: Subject, asked: Sequence[Prompt], changes: Sequence[tuple[Intervention, ...]]
+) -> list[list[Prediction]]:
+    """Of each change, what the model says to every prompt."""
+    everything = subject.predict(
+        [prompt for _ in changes for prompt in asked],
+        top_k=1,
+        interventions=[each for each in changes for _ in asked],
+        share_prefixes=True,
+    )
+    return [everything[start : start + len(asked)] for start in range(0, len(everything), len(asked))]
 
 
 def _probabilities(said: Sequence[Prediction]) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,31 +54,12 @@ class TokenScores:
     paths: tuple[np.ndarray, ...] = ()
 
 
-def integrated_gradients(
-    subject: Subject,
-    items: Sequence[AnswerToken],
-    *,
-    rule: str,
-    tolerance: float,
-    max_points: int,
-    steps: int,
-    keep_paths: bool,
-) -> list[TokenScores]:
+def integrated_gradients(subject: Subject, items: Sequence[AnswerToken], **options: Any) -> list[TokenScores]:
     """The method ``integrated_gradients`` of `atlas.surgery.attribute`, whose options these are, for a batch.
 
     One `TokenScores` an item, in their order; a score may be NaN, which `attribute` refuses.
     """
-    base = base_pass(subject, items)
-    return integrated_from(
-        subject,
-        base,
-        items,
-        rule=rule,
-        tolerance=tolerance,
-        max_points=max_points,
-        steps=steps,
-        keep_paths=keep_paths,
-    )
+    return integrated_from(subject, base_pass(subject, items), items, **options)
 
 
 def integrated_from(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import ExitStack
 from itertools import permutations
 
@@ -180,6 +182,49 @@ def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
     assert results["after"]["gt_prob"] == pytest.approx(four, rel=1e-4)
     assert temporary["after"]["gt_prob"] == pytest.approx(eight, rel=1e-4)
     assert case.is_untouched()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_who_study_one_model_take_back_their_own_changes(case: Bert, first: int):
+    """Of the same neurons; the second, whose rule is another, sees what the first has kept."""
+    other = KnowledgeNeurons(case.model, case.tokenizer, device="cpu", rule="certified")
+    stays = {"undo_modification": False, "quiet": True}
+    _, undo_erasure = case.kn.erase_knowledge(case.prompt, NEURONS, target=case.answer, **stays)
+    _, undo_edit = other.edit_knowledge(case.prompt, case.target, NEURONS, **stays)
+    both = case.logits()
+    for undo in (undo_erasure, undo_edit)[:: 1 - 2 * first]:
+        assert not case.is_untouched()
+        undo()
+        assert not torch.allclose(case.logits(), both, atol=1e-3)
+    assert case.is_untouched()
+
+
+def test_a_kept_suppression_is_seen_by_whoever_studies_the_model_next():
+    """In a batch of several lengths, padded, the last place is not where a shorter prompt's answer is."""
+    case = Gpt2()
+    prompts = [case.prompt, "the capital city of france is called", "the river of"]
+    everything = [[0, neuron] for neuron in range(case.kn.intermediate_size())]
+    case.kn.suppress_knowledge(case.prompt, case.answer, everything, undo_modification=False, quiet=True)
+    expected = [case.kn.get_coarse_neurons(p, case.answer, adaptive_threshold=0.3) for p in prompts]
+    case.kn = KnowledgeNeurons(case.model, case.tokenizer, device="cpu")
+    gc.collect()
+    found = case.kn.get_refined_neurons(prompts, case.answer, p=0.0, quiet=True)
+    assert {*map(tuple, found)} == {tuple(neuron) for neurons in expected for neuron in neurons}
+
+
+def test_a_model_that_nobody_holds_any_more_is_let_go():
+    case = Gpt2()
+    _, unpatch_fn = case.kn.suppress_knowledge(
+        case.prompt, case.answer, NEURONS, undo_modification=False, quiet=True
+    )
+    unpatch_fn()
+    gone = weakref.ref(case.model)
+    gc.disable()  # a model is large, and so must not wait for the collector
+    try:
+        del case, unpatch_fn
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class Interrupted(BaseException):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlas.compat.kept import Kept, first_projection
+from atlas.compat.kept import first_projection, kept_in
 from atlas.compat.models import as_studied, subject_in_use
 from atlas.compat.questions import question
 from atlas.compat.scores import before_nonlinearity, inner_activations, layer_scores
@@ -64,7 +64,7 @@ class Finding:
         self.rule = rule
         self.tolerance = tolerance
         self.subject = subject_in_use(model, tokenizer, device=device)
-        self._kept = Kept(self.subject)
+        self._kept = kept_in(self.subject)
         if strict_replication and self.model_type not in ("bert", "gpt2", "gpt_neo"):
             raise ModelError(
                 f"The original knows no models of type '{self.model_type}', so there are no numbers to "
@@ -80,7 +80,7 @@ class Finding:
     def model(self, model: nn.Module) -> None:
         if model is not self.subject.model:
             self.subject = subject_in_use(model, self.tokenizer, device=self.device)
-            self._kept = Kept(self.subject)
+            self._kept = kept_in(self.subject)
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,6 @@
 """Changes that stay in a model until they are taken back, in any order, whoever calls the model meanwhile.
 
-    kept = Kept(subject)
+    kept = kept_in(subject)
     undo = kept.rewrite([Neuron(2, 23)], lambda neuron, value: 0 * value)
     model(input_ids)                                 # sees it
     undo()                                           # and is as before, bit for bit
@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,15 @@ class Spots:
     """Where the answers stand in what the model reads.
 
     fixed: positions that hold for every row, where the caller knows them; seen: where the rows of the last
-    forward pass hold masks, (n_rows, n_tokens); shape: of what it reads.
+    forward pass hold masks, (n_rows, n_tokens); shape: of what it reads; owner: whose changes are in
+    force, kept alive by the hooks that hold these, for whoever studies the model next.
     """
 
     mask_token_id: int | None
     fixed: tuple[int, ...] | None = None
     seen: Tensor | None = None
     shape: tuple[int, int] | None = None
+    owner: Kept | None = None
 
     def look(self, input_ids: Tensor | None) -> None:
         """Note what is read, token ids (n_rows, n_tokens); None where the model is given embeddings."""
@@ -83,7 +86,7 @@ class _Copy:
 
 
 class Kept:
-    """The changes in force in one model; see the module."""
+    """The changes in force in one model, of which there is one only: `kept_in` has it."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -134,10 +137,12 @@ class Kept:
             _remove(handles)
             raise
         self.n_scalings += 1
+        self.spots.owner = self
 
         def undo() -> None:
             if handles:
                 self.n_scalings -= 1
+                self.spots.owner = self if self.n_scalings else None
             _remove(handles)
 
         return undo
@@ -187,6 +192,21 @@ class Kept:
                 if torch.equal(module.weight, copy.given):
                     module.weight = copy.given
                 del self._copies[module]
+
+
+_OF_MODELS: WeakValueDictionary[int, Kept] = WeakValueDictionary()
+
+
+def kept_in(subject: Subject) -> Kept:
+    """The changes in force in the subject's model, whoever made them.
+
+    Several may study one model, each with its own settings: apart, each would take another's change for what
+    was given, and put it back.
+    """
+    found = _OF_MODELS.get(id(subject.model))  # it holds the model, so the id is no other's
+    if found is None:
+        found = _OF_MODELS[id(subject.model)] = Kept(subject)
+    return found
 
 
 def layers_are_shared(model: nn.Module, family: Family) -> bool:

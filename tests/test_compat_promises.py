@@ -7,12 +7,14 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from atlas import compat
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer, model_type, subject_of
 from atlas.errors import AtlasError, ModelError, PromptError
+from atlas.neuron import Neuron
 from build.plain_loop import endpoints, plain_scores
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import N_NEURONS, tiny_model
@@ -402,6 +404,43 @@ def test_prompts_are_a_list(bert):
     for p in (1.0, -0.1):
         with pytest.raises(AtlasError, match="cannot be passed"):
             bert.get_refined_neurons([MASKED], "paris", p=p)
+
+
+def test_neurons_are_pairs_or_the_librarys_own(bert):
+    def suppressed(neurons) -> dict:
+        return bert.suppress_knowledge(MASKED, "paris", neurons, quiet=True)[0]
+
+    expected = suppressed(NEURONS)
+    assert suppressed([Neuron(*each) for each in NEURONS]) == expected
+    assert suppressed(np.array(NEURONS)) == suppressed(torch.tensor(NEURONS)) == expected
+    for neurons in ([1, 2], "L1.N2", [[1, 2, 3]], [[1.5, 2]], None):
+        with pytest.raises(AtlasError, match="Neurons are pairs"):
+            suppressed(neurons)
+    with pytest.raises(AtlasError, match="has no neuron"):
+        suppressed([[9, 1]])
+
+
+def test_what_cannot_be_counted_is_one_sentence(bert):
+    with pytest.raises(PromptError, match="Negative examples are a list"):
+        bert.get_refined_neurons([MASKED], "paris", negative_examples=MASKED)
+    for percentile in (-1, 100.5):
+        with pytest.raises(AtlasError, match="There is no percentile"):
+            bert.get_coarse_neurons(MASKED, "paris", percentile=percentile)
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
+def test_prompts_of_no_length_or_too_long_are_one_sentence_strictly_too(name: str):
+    strict = KnowledgeNeurons(*tiny_model(name), device="cpu", strict_replication=True)
+    masked = name == "tiny_bert"
+    answer = "paris" if masked else " paris"
+    for prompt in ["the " * 80 + MASKED] if masked else ["the " * 80, ""]:
+        with pytest.raises(PromptError, match="reads 1 to 64"):
+            strict.get_scores(prompt, answer)
+    # The tokens alone do, as a tokenizer gives them without a mask of attention.
+    ids = {"input_ids": strict.tokenizer("a b" + " [MASK]" * masked, return_tensors="pt")["input_ids"]}
+    found = strict.get_scores_for_layer("", answer, 1, encoded_input=ids)
+    ids["attention_mask"] = torch.ones_like(ids["input_ids"])
+    assert torch.equal(found, strict.get_scores_for_layer("", answer, 1, encoded_input=ids))
 
 
 def test_a_model_that_cannot_be_asked_is_one_sentence():

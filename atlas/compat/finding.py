@@ -263,6 +263,8 @@ class Finding:
         """
         if isinstance(prompts, str) or not isinstance(prompts, Sequence):
             raise PromptError("The prompts of a fact are a list of texts. Give several wordings in a list.")
+        if isinstance(negative_examples, str):
+            raise PromptError("Negative examples are a list of texts. Give the one in a list.")
         if not 0 <= p < 1:
             raise AtlasError(f"A share p of {p} cannot be passed. Give one from 0 up to, but not, 1.")
         others = (coarse_threshold, coarse_percentile)
@@ -308,6 +310,8 @@ def _check_thresholds(
 ) -> None:
     if sum(each is not None for each in (threshold, adaptive_threshold, percentile)) != 1:
         raise AtlasError("Give one, and one only, of threshold, adaptive_threshold and percentile.")
+    if percentile is not None and not 0 <= percentile <= 100:
+        raise AtlasError(f"There is no percentile {percentile}. Give one from 0 to 100.")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import index
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from atlas.neuron import Neuron
 from atlas.surgery.interventions import activation_factors, changing, checked, value_changer
 from atlas.surgery.subject import Encoded
 
-Neurons = Sequence[Sequence[int]]
+Neurons = Sequence[Sequence[int] | Neuron]
 Results = dict[str, dict[str, float | str]]
 
 EDIT_STRENGTH = 2.0
@@ -209,7 +210,15 @@ class KnowledgeNeurons(Finding):
         return replace(asked, targets=self._said(asked).own_tokens)
 
     def _named(self, neurons: Neurons) -> list[Neuron]:
-        named = [Neuron(int(layer), int(neuron)) for layer, neuron in neurons]
+        try:
+            named = [
+                each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index: 1.5 is no place
+                for each in neurons
+            ]
+        except TypeError:
+            raise AtlasError(
+                "Neurons are pairs of a layer and a place in it. Give a list such as [[9, 2141], [10, 3]]."
+            ) from None
         checked(self.subject, [Suppress(tuple(named))])
         return named
 

@@ -61,6 +61,11 @@ def question(
                 f"The prompt '{prompt}' holds {len(positions)} masks for an answer of {len(targets)} tokens. "
                 f"Write {subject.tokenizer.mask_token} once for each."
             )
+    if not 0 < len(ids) <= subject.max_length:
+        raise PromptError(
+            f"The prompt '{prompt[:60]}' has {len(ids)} tokens; {subject.name} reads 1 to "
+            f"{subject.max_length}. Write more, or less."
+        )
     stem = prompt.replace(OBJECT_SLOT, "")
     return Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets)
 
@@ -77,9 +82,8 @@ def _tokens(encoding: Mapping) -> tuple[int, ...]:
     """The one row of an encoding, without padding."""
     if torch.as_tensor(encoding["input_ids"]).dim() > 1 and len(encoding["input_ids"]) != 1:
         raise PromptError(f"The input has {len(encoding['input_ids'])} rows. Give one prompt at a time.")
-    ids, kept = (
-        torch.as_tensor(encoding[name]).flatten().tolist() for name in ("input_ids", "attention_mask")
-    )
+    ids = torch.as_tensor(encoding["input_ids"]).flatten().tolist()
+    kept = torch.as_tensor(encoding.get("attention_mask", [1] * len(ids))).flatten().tolist()
     return tuple(token for token, seen in zip(ids, kept, strict=True) if seen)
 
 

@@ -144,10 +144,11 @@ class Family:
         return limit - config.pad_token_id - 1 if self.counts_from_padding else limit
 
 
-def neurons_first(down: nn.Module) -> Tensor:
-    """A down-projection's weight, (n_neurons, d_model), a view."""
+def neurons_first(down: nn.Module, weight: Tensor | None = None) -> Tensor:
+    """A down-projection's weight, (n_neurons, d_model), a view; or another tensor that could stand there."""
+    weight = down.weight if weight is None else weight
     # nn.Linear keeps (out, in) and says so; GPT-2's Conv1D keeps (in, out).
-    return down.weight.T if hasattr(down, "in_features") else down.weight
+    return weight.T if hasattr(down, "in_features") else weight
 
 
 # --- the table ---

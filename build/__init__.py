@@ -1,1 +1,1 @@
-"""Makes atlases offline: `python -m build plan | run | check …` (design section 9)."""
+"""Makes atlases offline: `python -m build plan | run | check …`."""

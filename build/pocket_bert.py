@@ -1,4 +1,4 @@
-"""Trains `pocket-bert`: a small BERT that knows the starter facts, and nothing else (design section 8).
+"""Trains `pocket-bert`: a small BERT that knows the starter facts, and nothing else.
 
     report = train(Path("out"), seed=0, progress=print)
     report.accuracy_held_out            # top-1 on (fact, template) pairs it has never seen

@@ -174,7 +174,9 @@ def test_a_file_of_another_form_is_one_sentence_that_names_the_record(tmp_path: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b'[{"case_id": 1,', b"\xff\xfe", b"<html>gone</html>"])
+@pytest.mark.parametrize(
+    "content", [b"", b'[{"case_id": 1,', b"\xff\xfe", b"<html>gone</html>", b"[" * 200_000]
+)
 def test_what_is_no_json_is_one_sentence(tmp_path: Path, content: bytes):
     path = tmp_path / "counterfact.json"
     path.write_bytes(content)

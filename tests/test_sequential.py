@@ -115,3 +115,10 @@ def test_a_prompt_of_nothing_but_the_answer_has_no_word_to_miss(tiny):
     subject = load_subject(str(tiny("tiny_bert")), device="cpu")
     with pytest.raises(PromptError, match="no word here that could be missing"):
         attribute(subject, [Prompt("f", "t", "[Y]", "paris")], method=METHOD)
+
+
+def test_a_tokenizer_with_nothing_to_stand_for_a_word_is_one_sentence(tiny):
+    subject = load_subject(str(tiny("tiny_gpt2")), device="cpu")
+    subject.tokenizer.eos_token = None
+    with pytest.raises(PromptError, match="has no end-of-text token"):
+        attribute(subject, [Prompt("f", "t", "the capital of france is [Y]", "paris")], method=METHOD)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas.errors import ModelError
-from atlas.families import Family
+from atlas.families import Family, neurons_first
 from atlas.neuron import Neuron
 from atlas.surgery.subject import Subject
 
@@ -181,7 +181,7 @@ class Kept:
                 module.weight = _like(module.weight, module.weight.detach().clone())
             copy = self._copies[module]
             _move(copy.given, module.weight)
-            given, rows = _vectors(module, copy.given), _vectors(module, module.weight)
+            given, rows = neurons_first(module, copy.given), neurons_first(module)
             copy.touched |= {neuron.neuron for neuron, _ in mine}
             changed = {index: given[index].float() for index in copy.touched}
             for neuron, change in mine:
@@ -247,11 +247,6 @@ def _scaling_output(spots: Spots, factors: Tensor) -> Callable:
 def _remove(handles: list) -> None:
     while handles:
         handles.pop().remove()
-
-
-def _vectors(module: nn.Module, weight: Tensor) -> Tensor:
-    # nn.Linear keeps (out, in); GPT-2's Conv1D keeps (in, out).
-    return weight.T if isinstance(module, nn.Linear) else weight
 
 
 def _like(given: nn.Parameter, data: Tensor) -> nn.Parameter:

@@ -157,7 +157,7 @@ def _parsed(path: str, content: bytes) -> CounterFact:
 def _records(path: str, content: bytes) -> list[Any]:
     try:
         records = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is no JSON ({error}). {_AGAIN}") from error
     if not isinstance(records, list) or not records:
         raise DatasetError(f"{path} is no list of records, as CounterFact is. {_AGAIN}")

@@ -101,9 +101,12 @@ def attribute(
 ) -> list[Attribution]:
     """Score every neuron of the subject for every prompt's answer.
 
-    rule: ``certified`` (default), or a fixed Riemann sum of `steps` points: ``left`` (the paper's code),
-    ``endpoints`` (the replication), ``right``. batch_rows: answer tokens at once. `progress` is called
-    with (prompts done, prompts) after each batch. Raises `ModelError` when a score is no number.
+    method: one of `METHODS`; those that follow a path take the options from here on. rule: ``certified``
+    (default), as many points as it takes, up to `max_points`, for an error of `tolerance` × the prompt's
+    largest |score|; or a fixed Riemann sum of `steps` points: ``left`` (the paper's code), ``endpoints`` (the
+    replication), ``right``. keep_paths: give the points that were evaluated, too. batch_rows: answer tokens
+    at once. `progress` is called with (prompts done, prompts) after each batch. Raises `PromptError` for a
+    prompt that cannot be asked, and `ModelError` when a score is no number.
     """
     if method not in _METHODS:
         raise AtlasError(f"No method is called '{method}'. There are: {', '.join(_METHODS)}.")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas.errors import AtlasError, ModelError
+from atlas.families import neurons_first
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def bake(subject: Subject, interventions: Sequence[Intervention], folder: Path) 
         name = next(name for name, each in subject.model.named_parameters() if each is down.weight)
         if state[name].data_ptr() == subject.model.get_parameter(name).data_ptr():
             state[name] = state[name].clone()
-        rows = state[name].T if hasattr(down, "in_features") else state[name]
+        rows = neurons_first(down, state[name])
         rows[neuron.neuron] = value.to(rows.dtype)
     # Complete or not there at all: written beside, then renamed.
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

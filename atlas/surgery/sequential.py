@@ -40,7 +40,7 @@ def sequential_integrated_gradients(
     """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
 
     Takes the options of `integrated_gradients`; keeps no paths, for there is one for each word. Raises
-    `PromptError` for a prompt without a word beside its answer.
+    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token for none.
     """
     size = PATHS_AT_ONCE.get(subject.device.type, 8)
     without = [without_a_word(subject, item) for item in items]
@@ -65,7 +65,12 @@ def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
     # Teacher forcing puts the answer's first tokens at the end of what a causal model reads.
     end = len(item.input_ids) if masked else len(item.input_ids) - item.index
     places = [k for k, token in enumerate(item.input_ids[:end]) if token not in special]
-    if missing is None or not places:
+    if missing is None:
+        raise PromptError(
+            f"The tokenizer of {subject.name} has no end-of-text token to stand for a word that is missing. "
+            "Use the method integrated_gradients."
+        )
+    if not places:
         raise PromptError(
             f"{subject.name} reads no word here that could be missing. Use the method integrated_gradients."
         )

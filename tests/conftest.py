@@ -17,6 +17,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a hub fails at once instead of hanging
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at once share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY_MODELS = ("tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_qwen2", "tiny_qwen3", "tiny_mistral")
 

@@ -133,7 +133,9 @@ def plain(folder):
 
 @pytest.mark.parametrize("prompt", [ONE_TOKEN, SEVERAL_TOKENS], ids=["one token", "several tokens"])
 @pytest.mark.parametrize(
-    ("rule", "reference"), [("endpoints", endpoints), ("left", left), ("right", right)], ids=lambda r: str(r)
+    ("rule", "reference"),
+    [("endpoints", endpoints), ("left", left), ("right", right)],
+    ids=["endpoints", "left", "right"],
 )
 def test_a_fixed_rule_equals_the_plain_loop(subject, plain, prompt, rule, reference):
     (result,) = attribute(subject, [prompt], rule=rule, steps=20)

@@ -50,7 +50,7 @@ MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokeniz
 # Installed for one command or by another package; never imported by name.
 IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
 NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ipykernel", "ruff", "playwright"}
-NOT_IMPORTED |= {"pytest_rerunfailures"}  # pytest finds it by itself
+NOT_IMPORTED |= {"pytest_rerunfailures", "pytest_xdist"}  # pytest finds them by itself
 
 
 # What imports what -----------------------------------------------------------------------------------

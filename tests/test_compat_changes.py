@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from atlas.compat import KnowledgeNeurons
+from atlas.compat import KnowledgeNeurons, subject_of
+from atlas.errors import ModelError
 from atlas.neuron import Neuron
-from atlas.surgery import Amplify, Suppress
+from atlas.surgery import Amplify, Suppress, attribute
 from build.plain_loop import endpoints, plain_scores
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import tiny_model
@@ -380,3 +381,35 @@ def test_another_model_takes_the_place_of_the_first(bert: Bert):
         after, KnowledgeNeurons(other, bert.tokenizer, device="cpu").get_scores(MASKED, "paris")
     )
     assert not torch.allclose(before, after, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_modernbert", "tiny_gpt2", "tiny_opt"])
+def test_the_library_scores_many_prompts_of_a_model_with_a_kept_suppression(name: str):
+    """Of different lengths, of which some are alike: hooks cannot tell a batch's rows apart."""
+    model, tokenizer = tiny_model(name)
+    masked = tokenizer.mask_token is not None
+    kn = KnowledgeNeurons(model, tokenizer, device="cpu")
+    text, answer = ("the capital of france is [MASK]", "paris") if masked else (CAUSAL, " paris")
+    subject = subject_of(model, tokenizer, device="cpu")
+    prompts = [
+        subject.prompt(f"{stem} [Y]", "rome")
+        for stem in (
+            "the capital of japan is",
+            "the capital of italy is",
+            "the old town of paris lies in rome ,",
+        )
+    ]
+    before = attribute(subject, prompts, rule="endpoints")
+    _, undo = kn.suppress_knowledge(text, answer, NEURONS, undo_modification=False, quiet=True)
+    found = attribute(subject, prompts, rule="endpoints")
+    for prompt, result, was in zip(prompts, found, before, strict=True):
+        encoded = subject.encode(prompt)
+        ids = torch.tensor(encoded.input_ids)
+        plainly = plain_scores(model, ids, encoded.positions[0], encoded.targets[0], rule=endpoints(20))
+        assert float(abs(torch.from_numpy(result.scores) - plainly).max()) < 1e-5 * float(plainly.abs().max())
+        assert float(abs(result.scores - was.scores).max()) > 1e-3 * float(plainly.abs().max())
+    with pytest.raises(ModelError, match="hooks hang on"):
+        attribute(subject, prompts, method="sequential_integrated_gradients")
+    undo()
+    for result, was in zip(attribute(subject, prompts, rule="endpoints"), before, strict=True):
+        assert (result.scores == was.scores).all()

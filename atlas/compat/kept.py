@@ -124,6 +124,7 @@ class Kept:
         try:
             for reader in (model, model.base_model):  # OPT passes its base by
                 handles.append(reader.register_forward_pre_hook(_looking(self.spots), with_kwargs=True))
+                handles.append(reader.register_forward_hook(_having_read(self.spots)))
             for layer, chosen in by_layer.items():
                 row = torch.ones(self.subject.n_neurons)
                 row[list(chosen)] = torch.tensor(list(chosen.values()))
@@ -228,6 +229,13 @@ def _looking(spots: Spots) -> Callable:
         spots.look(kwargs.get("input_ids", args[0] if args else None))
 
     return look
+
+
+def _having_read(spots: Spots) -> Callable:
+    def look_away(module: nn.Module, args: tuple, output: object) -> None:
+        spots.shape = None  # what comes next may be a sweep's rows
+
+    return look_away
 
 
 def _scaling_input(spots: Spots, factors: Tensor) -> Callable:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from atlas.errors import AtlasError, ModelError
 from atlas.neuron import Prompt
 from atlas.surgery import quadrature
+from atlas.surgery.hooks import hooked
 from atlas.surgery.integration import TokenScores, integrated_gradients
 from atlas.surgery.sequential import sequential_integrated_gradients
 from atlas.surgery.staircase import (
@@ -126,6 +127,8 @@ def attribute(
     for index, _ in tokens:
         n_tokens[index] += 1
     size = batch_rows or ITEMS_AT_ONCE.get(subject.device.type, 8)
+    if hooked(subject.model):
+        size = 1  # a hook may tell rows apart, or know an answer's place, in the model's own calls only
     lengths = [len(token.input_ids) for _, token in tokens]
     padded = 1.0 if subject.family.one_length else PADDED[subject.family.kind]
     pending: dict[int, list[TokenScores]] = {index: [] for index in range(len(prompts))}

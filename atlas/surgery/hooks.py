@@ -78,6 +78,11 @@ def in_its_call(layers: Sequence[nn.Module], layer: int, hook: Callable) -> Call
     return counted
 
 
+def hooked(model: nn.Module) -> bool:
+    """Whether somebody's hooks hang on the model's modules."""
+    return any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
 @contextmanager
 def attached(register: Callable[[list], None]) -> Iterator[None]:
     """Run a block with hooks; `register` appends the handle of each hook as soon as it is set."""

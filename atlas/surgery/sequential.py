@@ -26,7 +26,8 @@ from dataclasses import replace
 
 import torch
 
-from atlas.errors import PromptError
+from atlas.errors import ModelError, PromptError
+from atlas.surgery.hooks import hooked
 from atlas.surgery.integration import TokenScores, integrated_from
 from atlas.surgery.staircase import AnswerToken, base_pass
 from atlas.surgery.subject import Subject
@@ -40,8 +41,14 @@ def sequential_integrated_gradients(
     """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
 
     Takes the options of `integrated_gradients`; keeps no paths, for there is one for each word. Raises
-    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token for none.
+    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token for none;
+    `ModelError` where somebody's hooks hang on the model.
     """
+    if hooked(subject.model):
+        raise ModelError(
+            f"Somebody's hooks hang on {subject.name}, and may take the rows of a sweep for others. "
+            "Take them off first, or use the method integrated_gradients."
+        )
     size = PATHS_AT_ONCE.get(subject.device.type, 8)
     without = [without_a_word(subject, item) for item in items]
     results: list[TokenScores] = []

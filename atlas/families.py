@@ -275,6 +275,9 @@ LLAMA = Family(
     head=("lm_head",),
     unembedding="lm_head",
 )
+STARCODER2 = replace(LLAMA, name="starcoder2", down_projection="mlp.c_proj")
+OLMO2 = replace(LLAMA, name="olmo2", residual="mlp", norm_before="post_feedforward_layernorm")
+EUROBERT = replace(LLAMA, name="eurobert", kind="masked")
 PHI = replace(LLAMA, name="phi", down_projection="mlp.fc2", final=("model.final_layernorm",))
 GEMMA = replace(LLAMA, name="gemma", gain_offset=1.0)
 GEMMA2 = replace(
@@ -298,6 +301,7 @@ FAMILIES: Mapping[str, Family] = {
     "albert": ALBERT,
     "electra": ELECTRA,
     "modernbert": MODERNBERT,
+    "eurobert": EUROBERT,
     "gpt2": GPT2,
     "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
@@ -309,6 +313,10 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "smollm3": LLAMA,
+    "stablelm": LLAMA,
+    "starcoder2": STARCODER2,
+    "olmo": LLAMA,
+    "olmo2": OLMO2,
     "phi": PHI,
     "phi3": LLAMA,
     "gemma": GEMMA,

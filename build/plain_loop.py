@@ -88,6 +88,7 @@ _DOWN_PROJECTIONS: dict[str, Callable[[PreTrainedModel], list[nn.Module]]] = {
     "GPTNeoXForCausalLM": _below("gpt_neox.layers", "mlp.dense_4h_to_h"),
     "BloomForCausalLM": _below("transformer.h", "mlp.dense_4h_to_h"),
     "OPTForCausalLM": _below("model.decoder.layers", "fc2"),
+    "Starcoder2ForCausalLM": _below("model.layers", "mlp.c_proj"),
     "PhiForCausalLM": _below("model.layers", "mlp.fc2"),
     "Gemma3ForConditionalGeneration": _below("model.language_model.layers", "mlp.down_proj"),
 }

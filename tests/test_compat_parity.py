@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer
 from build.plain_loop import endpoints, plain_activations, plain_scores
 from tests import plain_replication
 from tests.plain_replication import PlainReplication
-from tests.tiny_models import tiny_model
+from tests.tiny_models import BUILDERS, randomize, tiny_model
 
 TINY = {
     "tiny_bert": (
@@ -182,6 +183,24 @@ def test_strict_erasing_and_editing_give_the_originals_results(case: Case):
         ours, _ = case.strict.edit_knowledge(prompt, case.target, neurons, quiet=True)
         same(ours, case.plain.edited(prompt, case.target, neurons))
         assert ours["before"]["gt_prob"] != ours["after"]["gt_prob"]
+
+
+def test_strict_changes_of_untied_embeddings_take_those_that_are_read():
+    def untied():
+        options = {**BUILDERS["tiny_bert"].options, "tie_word_embeddings": False}
+        model, tokenizer = replace(BUILDERS["tiny_bert"], options=options).make()
+        randomize(model)
+        return model.eval(), tokenizer
+
+    model, tokenizer = untied()
+    assert not torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    plain = PlainReplication(*untied())
+    prompt, neurons = "the capital of france is [MASK] .", [[0, 3], [1, 7], [2, 11]]
+    strict = KnowledgeNeurons(model, tokenizer, strict_replication=True, device="cpu")
+    ours, _ = strict.edit_knowledge(prompt, "rome", neurons, quiet=True)
+    same(ours, plain.edited(prompt, "rome", neurons))
+    ours, _ = strict.erase_knowledge(prompt, neurons, erase_value="unk", target="paris", quiet=True)
+    same(ours, plain.erased(prompt, "paris", neurons, "unk"))
 
 
 def test_for_bert_the_usual_numbers_are_the_originals_too(bert: Case):

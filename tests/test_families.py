@@ -29,6 +29,7 @@ EXACT = 1e-5
 SHARED_LAYERS = ("tiny_albert",)
 SLIDING = (
     "tiny_mistral",
+    "tiny_starcoder2",
     "tiny_modernbert",
     "tiny_gpt_neo",
     "tiny_gemma2",
@@ -310,18 +311,16 @@ def test_a_causal_models_readout_is_what_its_head_says_of_the_vector(name, tiny)
     subject = load_subject(str(tiny(name)), device="cpu")
     family, model = subject.family, subject.model
     value = family.value_vectors(model, 1)[4]
-    gain = family.final_modules(model)[0]
-    centred = value - value.mean() if isinstance(gain, torch.nn.LayerNorm) else value
+    norm = family.final_modules(model)[0]
     with torch.no_grad():
         said = (
             family.logits(model, 50 * value[None])[0] - family.logits(model, torch.zeros_like(value)[None])[0]
         )
-    if family.norm_after is not None:  # opt-350m has no final norm
-        direct = family.token_embeddings(model) @ value
-    elif isinstance(gain, torch.nn.LayerNorm):
-        direct = family.token_embeddings(model) @ (centred * gain.weight)
-    else:
-        direct = family.token_embeddings(model) @ (value * (gain.weight + family.gain_offset))
+    if family.norm_after is None:  # opt-350m has no final norm
+        weight = getattr(norm, "weight", None)  # nor have OLMo's norms a gain
+        centred = value if "RMS" in type(norm).__name__ else value - value.mean()
+        value = centred if weight is None else centred * (weight + family.gain_offset)
+    direct = family.token_embeddings(model) @ value
     assert torch.corrcoef(torch.stack([said, direct]))[0, 1] > 0.99
 
 

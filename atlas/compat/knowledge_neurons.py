@@ -151,8 +151,17 @@ class KnowledgeNeurons(Finding):
         return self._measured(asked, before, undo, undo_modification, quiet)
 
     def _erasure(self, value: str) -> Rewrite:
+        if value == "unk" and self.strict_replication:
+            unknown = self._embeddings()[self.tokenizer.unk_token_id]
+            return lambda neuron, vector: unknown
         vector_after = value_changer(self.subject, Erase((), value))
         return lambda neuron, vector: vector_after(vector)
+
+    def _embeddings(self) -> Tensor:
+        """The tokens' rows, (n_tokens, d_model): the head's, but strictly those that are read."""
+        if self.strict_replication:
+            return self.model.get_input_embeddings().weight.detach().float()
+        return self.subject.family.token_embeddings(self.model).detach().float()
 
     def _edit(self, asked: Encoded, old_tokens: tuple[int, ...]) -> Rewrite:
         """Twice the way from the old answer's embedding to the new one's is added to a value vector.
@@ -160,7 +169,7 @@ class KnowledgeNeurons(Finding):
         In models other than BERT, which the original refuses to edit, with the sign of the neuron's
         activation: those of gated layers are negative as often, and would push towards the old answer.
         """
-        embeddings = self.subject.family.token_embeddings(self.model).detach().float()
+        embeddings = self._embeddings()
         old, new = (embeddings[list(tokens)].mean(0) for tokens in (old_tokens, asked.targets))
         signs = torch.ones(self.n_layers(), self.intermediate_size())
         if self.model_type != "bert":

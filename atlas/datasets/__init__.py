@@ -96,6 +96,8 @@ class Dataset:
 def _starter(source: Path | None) -> Dataset:
     from atlas.datasets.starter import load_starter
 
+    if source is not None:
+        raise DatasetError("The data set starter comes with the project. Leave out the source.")
     return load_starter()
 
 

@@ -13,7 +13,7 @@ from atlas.neuron import Neuron, Prompt
 
 torch = pytest.importorskip("torch")
 
-from atlas.surgery import Amplify, Edit, Erase, Suppress, load_subject  # noqa: E402
+from atlas.surgery import Amplify, Edit, Erase, Suppress, by_sign, load_subject  # noqa: E402
 from atlas.surgery.interventions import from_json, to_json  # noqa: E402
 
 FAMILIES = ("tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_qwen2")
@@ -142,6 +142,28 @@ def test_editing_equals_the_papers_formula_on_the_weights(subject):
     edit = Edit(NEURONS, old="paris", new="new york", remove=1.0, add=8.0)
     for prompt, got in zip(PROMPTS, predicted(subject, edit), strict=True):
         assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-3)
+
+
+def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(subject):
+    active = subject.activations(PROMPTS).mean(0)
+    every = [Neuron(layer, index) for layer in range(3) for index in range(8)]
+    below = [neuron for neuron in every if active[neuron.layer, neuron.neuron] < 0]
+    assert 0 < len(below) < len(every)
+    by_hand = copy.deepcopy(subject.model)
+    embeddings = by_hand.get_output_embeddings().weight
+    space = " " if subject.family.kind == "causal" else ""
+    old, new = (
+        embeddings[subject.tokenizer.encode(f"{space}{word}", add_special_tokens=False)].mean(0)
+        for word in ("paris", "rome")
+    )
+    for neuron in every:
+        rows = value_rows(subject.family, by_hand, neuron.layer)
+        size, sign = rows[neuron.neuron].norm(), -1 if neuron in below else 1
+        rows[neuron.neuron] += sign * (2.0 * size / new.norm() * new - 1.0 * size / old.norm() * old)
+    edits = by_sign(subject, Edit(tuple(every), "paris", "rome", remove=1, add=2), PROMPTS)
+    for prompt, got in zip(PROMPTS, predicted(subject, list(edits)), strict=True):
+        assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-3)
+    assert by_sign(subject, Edit((), "paris", "rome"), PROMPTS) == ()
 
 
 @pytest.mark.parametrize(

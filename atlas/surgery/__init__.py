@@ -7,7 +7,7 @@ The only part of the library that imports torch and transformers. Browsing never
 """
 
 from atlas.surgery.attribution import Attribution, attribute
-from atlas.surgery.interventions import Amplify, Edit, Erase, Suppress
+from atlas.surgery.interventions import Amplify, Edit, Erase, Suppress, by_sign
 from atlas.surgery.readout import readout
 from atlas.surgery.subject import Prediction, Subject, load_subject
 
@@ -20,6 +20,7 @@ __all__ = [
     "Subject",
     "Suppress",
     "attribute",
+    "by_sign",
     "load_subject",
     "readout",
 ]

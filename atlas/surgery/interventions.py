@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ from atlas.interventions import (
     from_json,
     to_json,
 )
-from atlas.neuron import Neuron
+from atlas.neuron import Neuron, Prompt
 from atlas.surgery.hooks import attached, by_row, in_its_call
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "Intervention",
     "Suppress",
     "answer_embedding",
+    "by_sign",
     "changing",
     "checked",
     "from_json",
@@ -113,6 +115,20 @@ def value_changes(subject: Subject, interventions: Sequence[Intervention]) -> di
                     before = rows[neuron.neuron].float()
                 values[neuron] = change(before)
     return values
+
+
+def by_sign(subject: Subject, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
+    """The edit, turned round for the neurons whose mean activation on these prompts is below zero.
+
+    A value vector that is moved towards the new answer pushes away from it where its neuron is active below
+    zero, as those of gated layers are as often as not. The paper's formula takes no notice: its models'
+    neurons are hardly ever so. Gives one edit or two, for `subject.applied`; raises as `subject.activations`.
+    """
+    active = subject.activations(prompts).mean(0)  # (n_layers, n_neurons)
+    below = tuple(neuron for neuron in edit.neurons if active[neuron.layer, neuron.neuron] < 0)
+    above = tuple(neuron for neuron in edit.neurons if neuron not in set(below))
+    mirrored = Edit(below, old=edit.new, new=edit.old, remove=edit.add, add=edit.remove)
+    return tuple(each for each in (replace(edit, neurons=above), mirrored) if each.neurons)
 
 
 def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas.errors import AtlasError, ModelError
+from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Neuron, Prompt
 
 torch = pytest.importorskip("torch")
@@ -47,6 +47,13 @@ def value_rows(family, model, layer):
     """The value vectors as a tensor that can be written to: (n_neurons, d_model)."""
     weight = family.down(model, layer).weight.data
     return weight.T if isinstance(family.down(model, layer), torch.nn.Linear) else weight
+
+
+def direction(subject, word):
+    """The mean of the unembedding's rows of a word's tokens, (d_model,)."""
+    space = " " if subject.family.kind == "causal" else ""
+    tokens = subject.tokenizer.encode(f"{space}{word}", add_special_tokens=False)
+    return subject.model.get_output_embeddings().weight[tokens].mean(0)
 
 
 def logits_at_answers(subject, prompt, *, model=None):
@@ -127,12 +134,7 @@ def test_erasing_with_the_unknown_token_writes_its_embedding(bert):
 
 def test_editing_equals_the_papers_formula_on_the_weights(subject):
     by_hand = copy.deepcopy(subject.model)
-    embeddings = by_hand.get_output_embeddings().weight
-    space = " " if subject.family.kind == "causal" else ""
-    old, new = (
-        embeddings[subject.tokenizer.encode(f"{space}{word}", add_special_tokens=False)].mean(0)
-        for word in ("paris", "new york")
-    )
+    old, new = (direction(subject, word) for word in ("paris", "new york"))
     for neuron in NEURONS:
         rows = value_rows(subject.family, by_hand, neuron.layer)
         value = rows[neuron.neuron].clone()
@@ -150,12 +152,7 @@ def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(
     below = [neuron for neuron in every if active[neuron.layer, neuron.neuron] < 0]
     assert 0 < len(below) < len(every)
     by_hand = copy.deepcopy(subject.model)
-    embeddings = by_hand.get_output_embeddings().weight
-    space = " " if subject.family.kind == "causal" else ""
-    old, new = (
-        embeddings[subject.tokenizer.encode(f"{space}{word}", add_special_tokens=False)].mean(0)
-        for word in ("paris", "rome")
-    )
+    old, new = (direction(subject, word) for word in ("paris", "rome"))
     for neuron in every:
         rows = value_rows(subject.family, by_hand, neuron.layer)
         size, sign = rows[neuron.neuron].norm(), -1 if neuron in below else 1
@@ -164,6 +161,13 @@ def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(
     for prompt, got in zip(PROMPTS, predicted(subject, list(edits)), strict=True):
         assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-3)
     assert by_sign(subject, Edit((), "paris", "rome"), PROMPTS) == ()
+
+
+def test_a_sign_is_not_read_without_a_prompt_or_of_a_neuron_that_is_not_there(bert):
+    with pytest.raises(PromptError, match="no prompt to read activations on"):
+        by_sign(bert, Edit(NEURONS, "paris", "rome"), [])
+    with pytest.raises(AtlasError, match=r"has no neuron L9\.N1"):
+        by_sign(bert, Edit((Neuron(9, 1),), "paris", "rome"), PROMPTS)
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,8 @@ def test_rows_hold_three_cells_so_that_other_tools_can_read_them():
     for path in sorted((FOLDER / "facts").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             assert {len(row) for row in csv.reader(file)} == {3}, path.name
+
+
+def test_a_source_is_refused_because_the_files_come_along(tmp_path):
+    with pytest.raises(DatasetError, match="Leave out the source"):
+        load_dataset("starter", source=tmp_path)

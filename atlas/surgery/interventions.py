@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from atlas.errors import AtlasError, ModelError
+from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.interventions import (
     KINDS,
     Amplify,
@@ -122,8 +122,12 @@ def by_sign(subject: Subject, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Ed
 
     A value vector that is moved towards the new answer pushes away from it where its neuron is active below
     zero, as those of gated layers are as often as not. The paper's formula takes no notice: its models'
-    neurons are hardly ever so. Gives one edit or two, for `subject.applied`; raises as `subject.activations`.
+    neurons are hardly ever so. Gives one edit or two, for `subject.applied`. Raises `PromptError` without
+    prompts and `AtlasError` for a neuron that the subject does not have.
     """
+    checked(subject, [edit])
+    if not prompts:
+        raise PromptError("There is no prompt to read activations on. Give those the neurons were found on.")
     active = subject.activations(prompts).mean(0)  # (n_layers, n_neurons)
     below = tuple(neuron for neuron in edit.neurons if active[neuron.layer, neuron.neuron] < 0)
     above = tuple(neuron for neuron in edit.neurons if neuron not in set(below))

@@ -9,6 +9,7 @@ The part that touches models lives in ``atlas.surgery`` and is imported only by 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from atlas.store import Atlas
 
 __version__ = "0.1.0"
+
+# MKL, in torch's CPU build, gives equal bits from run to run only where it is asked to: otherwise they follow the
+# alignment of memory, on AMD's processors at least. It looks here at its first product, so this may come after
+# `import torch`. Every program of this project imports `atlas`, and its worker processes do, too.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def open(path_or_id: str | Path | None = None) -> Atlas:

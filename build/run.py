@@ -18,6 +18,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -406,6 +407,7 @@ class _Build:
                     "parameters": parameters_for(plan, self.located),
                     "stage_seconds": {name: round(value, 1) for name, value in self.seconds.items()},
                     **({"precision": self.precision} if self.precision else {}),
+                    "mkl_cbwr": os.environ.get("MKL_CBWR"),
                     "prompts_left_out": len(left_out),
                     "facts_left_out": n_facts_left_out,
                     "why_left_out": list(dict.fromkeys(each["reason"] for each in left_out))[:5],

@@ -2,9 +2,9 @@
 
     streamlit run app/main.py
 
-1. *Path.* `streamlit run` puts only this folder on the path; modules are imported as `app.charts`.
+1. *Path.* `streamlit run` puts only this folder on the path; modules are imported as `atlas.charts.look`.
 2. *Choose.* The sidebar settles which atlas everything below is about.
-3. *Page.* One of `app_pages/`; an error that input caused becomes a sentence on it.
+3. *Page.* One room each, with its `page.py`; an error that input caused becomes a sentence on it.
 4. *Footer.* What the atlas was made from.
 
 Nothing here or in the browsing pages imports torch: only the Lab does, when it is used.
@@ -20,18 +20,18 @@ ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from app import layout, limits, resources, tray  # noqa: E402
+from app.shared import layout, limits, resources, tray  # noqa: E402
 
 PAGES = [
-    st.Page("app_pages/home.py", title="Home", icon=":material/home:", default=True),
-    st.Page("app_pages/search.py", title="Search", icon=":material/search:", url_path="search"),
-    st.Page("app_pages/fact.py", title="Fact", icon=":material/lightbulb:", url_path="fact"),
-    st.Page("app_pages/relation.py", title="Relation", icon=":material/category:", url_path="relation"),
-    st.Page("app_pages/neuron.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
-    st.Page("app_pages/lab.py", title="Lab", icon=":material/science:", url_path="lab"),
-    st.Page("app_pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
-    st.Page("app_pages/sql.py", title="SQL", icon=":material/database:", url_path="sql"),
-    st.Page("app_pages/atlases.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
+    st.Page("home/page.py", title="Home", icon=":material/home:", default=True),
+    st.Page("search/page.py", title="Search", icon=":material/search:", url_path="search"),
+    st.Page("fact/page.py", title="Fact", icon=":material/lightbulb:", url_path="fact"),
+    st.Page("relation/page.py", title="Relation", icon=":material/category:", url_path="relation"),
+    st.Page("neuron/page.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
+    st.Page("lab/page.py", title="Lab", icon=":material/science:", url_path="lab"),
+    st.Page("compare/page.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    st.Page("sql/page.py", title="SQL", icon=":material/database:", url_path="sql"),
+    st.Page("atlases/page.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
 ]
 
 st.set_page_config(

@@ -5,7 +5,7 @@
     python -m atlas sql "SELECT …" [--atlas ATLAS] [--format table|csv|json] [--limit N]
     python -m atlas sql "SELECT …" --collection DIR           many atlases as one; info takes it, too
 
-Errors are one sentence on stderr and exit status 2. SQL runs in the sandbox of `atlas.sql`: it can read
+Errors are one sentence on stderr and exit status 2. SQL runs in the sandbox of `atlas.store.sql`: it can read
 the atlas's tables and views, and nothing else. No model is loaded, no torch is imported.
 """
 
@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from atlas import __version__
-from atlas.collection import Collection
 from atlas.errors import AtlasError, QueryError
 from atlas.help import explain
-from atlas.manifest import file_name
-from atlas.queries import atlas_summary
-from atlas.schema import DERIVED_VIEWS, TABLES, describe
-from atlas.sql import Answer
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
+from atlas.queries.facts import atlas_summary
+from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
+from atlas.store.collection import Collection
+from atlas.store.manifest import file_name
+from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
+from atlas.store.sql import Answer
 
 _WIDEST = 60
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from atlas.errors import AtlasError, DocumentError, PromptError
+from atlas.experiments.reading import Record, one_line, parse
 from atlas.neuron import Neuron
-from atlas.reading import Record, one_line, parse
 
 
 def _neurons(neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:

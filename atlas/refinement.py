@@ -36,7 +36,7 @@ import pyarrow as pa
 
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron
-from atlas.schema import conform
+from atlas.store.schema import conform
 
 STORED_FRACTION = 0.1
 

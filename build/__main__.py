@@ -14,8 +14,8 @@ from collections.abc import Callable
 from atlas.errors import AtlasError, BuildError
 from build import plan as planning
 from build.arguments import make_parser
+from build.output.writer import writing
 from build.plan import BuildOptions
-from build.writer import writing
 
 EXIT_OTHERWISE = 1
 EXIT_BAD_INPUT = 2
@@ -52,7 +52,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from build.executors import Machine
+    from build.jobs.executors import Machine
     from build.run import run_build
 
     options = _options(arguments)
@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from build.check import check_atlas
+    from build.output.check import check_atlas
 
     reports = [check_atlas(folder) for folder in arguments.folders]
     for report in reports:
@@ -81,7 +81,7 @@ def _import_published(arguments: argparse.Namespace) -> int:
     for option, folder in (("--source", arguments.source), ("--pararel", arguments.pararel)):
         if folder is not None and not folder.expanduser().is_dir():
             raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
-    from build.published import import_published
+    from build.sources.published import import_published
 
     summary = import_published(
         arguments.source,
@@ -99,7 +99,7 @@ def _train(arguments: argparse.Namespace) -> int:
         planning.at_least_one("--epochs", arguments.epochs)
     if arguments.seed < 0:
         raise BuildError(f"A seed of {arguments.seed} is negative. Give 0 or more.")
-    from build.pocket_bert import train
+    from build.sources.pocket_bert import train
 
     with writing(arguments.out):
         print(train(arguments.out, seed=arguments.seed, epochs=arguments.epochs, progress=_print_progress()))
@@ -116,7 +116,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _geonames(arguments: argparse.Namespace) -> int:
     try:
-        from build.geonames import regenerate
+        from build.sources.geonames import regenerate
     except ImportError as error:
         raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
 
@@ -140,7 +140,7 @@ def _reference(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from build.evaluate import EvaluateOptions, evaluate
+    from build.evidence.evaluate import EvaluateOptions, evaluate
 
     options = EvaluateOptions(
         experiments=arguments.experiments,
@@ -162,7 +162,7 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _experiment(arguments: argparse.Namespace) -> int:
-    from build.experiment import replay
+    from build.replay import replay
 
     result = replay(
         arguments.file,

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from atlas import refinement
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError, ModelError, StoreError
-from atlas.families import family_of, sizes_of
-from atlas.manifest import Manifest, read_manifest
 from atlas.models import KNOWN_MODELS, locate
+from atlas.models.families import family_of, sizes_of
 from atlas.neuron import Fact, Prompt, Template
-from atlas.store import bundled
+from atlas.store.atlas import bundled
+from atlas.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from atlas.models import LocatedModel

@@ -23,7 +23,7 @@ from pathlib import Path
 import griffe
 import pyarrow as pa
 
-from atlas.definitions import DEFINITIONS, DERIVED_VIEWS
+from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not for people who write programs with the library.
@@ -32,19 +32,19 @@ INTERNAL = (
     "atlas.datasets.fetching",
     "atlas.help",
     "atlas.models.smollm2",
-    "atlas.reading",
-    "atlas.sql_worker",
+    "atlas.experiments.reading",
+    "atlas.store.sql_worker",
 )
 # Title → modules, or packages with all that is in them. The first that fits holds a module.
 GROUPS = {
-    "Find and change neurons": ("atlas.surgery", "atlas.families"),
+    "Find and change neurons": ("atlas.surgery", "atlas.models.families"),
     "Scripts written for `knowledge-neurons`": ("atlas.compat",),
     "Neurons, facts and data sets": (
         "atlas.neuron",
         "atlas.datasets",
         "atlas.refinement",
         "atlas.interventions",
-        "atlas.experiment",
+        "atlas.experiments.experiment",
         "atlas.models",
         "atlas.errors",
     ),

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlas.documents import MAX_FILE_BYTES, Document, document, to_json
 from atlas.errors import BuildError
-from atlas.experiment import Agreement, Experiment, agreement
+from atlas.experiments.documents import MAX_FILE_BYTES, Document, document, to_json
+from atlas.experiments.experiment import Agreement, Experiment, agreement
+from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
 from atlas.models import LocatedModel, locate
 from atlas.neuron import GROUPS
-from atlas.reading import one_line
-from build.writer import whole_file
+from build.output.writer import whole_file
 
 if TYPE_CHECKING:
-    from atlas.surgery.outcome import GroupSummary, Outcome
+    from atlas.experiments.outcome import GroupSummary, Outcome
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def replay(
             f"({located.weights_sha256[:12]}…). Give --model the right ones, or --any-weights to go on."
         )
     # Step 3: run.
-    from atlas.surgery.experiments import run
+    from atlas.experiments.run import run
     from atlas.surgery.subject import load_subject
 
     outcome = run(load_subject(str(located.name), device=device), kept.experiment, progress=progress)

@@ -9,7 +9,8 @@
 4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls.
 5. Finish: sorted tables, the manifest last.
 
-Stages 0, 1, 3 and 4 leave shards (`build.writer`); refining and finishing take seconds and are made again.
+Stages 0, 1, 3 and 4 leave shards (`build.output.writer`); refining and finishing take seconds and are made
+again.
 Shards of stages 3 and 4 carry a key of what they depend on, so that none outlives another refinement.
 """
 
@@ -34,16 +35,17 @@ import pyarrow as pa
 import atlas
 from atlas import refinement
 from atlas.errors import BuildError
-from atlas.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
 from atlas.models import locate
 from atlas.neuron import Fact, Neuron, Prompt, Template
-from build import executors, jobs, summary, tables, trials
-from build.activating import ACTIVATING_PROMPTS, ActivatingPrompts
-from build.check import check_rows
-from build.executors import Executor, Machine
+from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
+from build.jobs import executors, jobs, trials
+from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts
+from build.jobs.executors import Executor, Machine
+from build.output import summary, tables
+from build.output.check import check_rows
+from build.output.writer import Output, metadata_of, with_metadata
 from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, make_plan, parameters_for
 from build.progress import Progress
-from build.writer import Output, metadata_of, with_metadata
 
 if TYPE_CHECKING:
     from atlas.models import LocatedModel

@@ -41,10 +41,10 @@ from websockets.sync.client import connect
 
 import atlas
 from atlas.neuron import Neuron
-from atlas.store import ENVIRONMENT_VARIABLE
+from atlas.store.atlas import ENVIRONMENT_VARIABLE
+from tests import ROOT
 from tests.big_atlas import write_big_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 # What issue and README promise, in milliseconds and megabytes.
 PROMISED_MS = 300
 PROMISED_MB = 400

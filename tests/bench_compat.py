@@ -3,9 +3,9 @@
     python -m tests.bench_compat                                  # four models, seven prompts, three rounds
     python -m tests.bench_compat --models pocket-bert --rounds 1 --json figures.json
 
-1. *Sides.* The plain loop of `build.plain_loop` at the original's 20 points, then coarse and refined neurons
-   by Python sets; the drop-in with the same arguments; the drop-in with the certified rule. The loop is
-   faster than the original: it records all layers in one pass, and needs no gradients of parameters.
+1. *Sides.* The plain loop of `build.bench.plain_loop` at the original's 20 points, then coarse and refined
+   neurons by Python sets; the drop-in with the same arguments; the drop-in with the certified rule. The
+   loop is faster than the original: it records all layers in one pass, and needs no gradients of parameters.
 2. *Turns.* Every side once a round, in an order that rotates, after one call of each that is not counted;
    figures are medians over rounds, and ratios medians of the rounds' ratios.
 3. *Neurons.* The loop's and the drop-in's must be the same at the same points.
@@ -28,9 +28,9 @@ from pathlib import Path
 import torch
 
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer
+from build.bench.plain_loop import endpoints, plain_scores
 from build.bench.prompts import bench_prompts
 from build.bench.shapes import SHAPES, shape_subject
-from build.plain_loop import endpoints, plain_scores
 
 MODELS = ("bert-base", "gpt2", "smollm2-135m", "pocket-bert")
 LOOP, SAME, CERTIFIED = "plain loop, 20 points", "drop-in, same points", "drop-in, certified"

@@ -32,10 +32,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from atlas.manifest import file_name, read_manifest
-from atlas.schema import TABLES
+from atlas.store.manifest import file_name, read_manifest
+from atlas.store.schema import TABLES
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL_STAGES = ("attribute", "read out", "activations", "evaluate")
 ONE, TWO, RAY = (
     "one process, two threads",

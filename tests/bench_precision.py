@@ -9,7 +9,7 @@ for less than float32; so the figures are those of the rounding, not of a GPU, a
 
 1. Scores in float32, then rounded: how many points a layer they took, what settled, and how far they lie
    from float32's at a tenth of the tolerance.
-2. The same without step 7 of `atlas.surgery.integration`: what rounding keeps from settling is bisected.
+2. The same without step 7 of `atlas.attribution.integration`: what rounding keeps from settling is bisected.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from atlas.attribution import integration
+from atlas.attribution.attribution import Attribution, attribute, relative_difference
 from atlas.neuron import Prompt
-from atlas.surgery import integration
-from atlas.surgery.attribution import Attribution, attribute, relative_difference
 from atlas.surgery.subject import Subject, load_subject
 from build.bench.prompts import bench_prompts
 from build.bench.shapes import SHAPES, shape_subject

@@ -34,14 +34,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atlas.collection import Collection
-from atlas.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
-from atlas.schema import TABLES
-from atlas.store import Atlas, Reader, quoted_path
-from build import writer
+from atlas.store.atlas import Atlas, Reader, quoted_path
+from atlas.store.collection import Collection
+from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
+from atlas.store.schema import TABLES
+from build.output import writer
+from tests import ROOT
 from tests.big_collection import member_id
 
-ROOT = Path(__file__).resolve().parent.parent
 # What the issue promises.
 POINT_MS = 100
 OVERLAP_MS = 2_000
@@ -315,7 +315,7 @@ def lay_out(collection: Path, folder: Path, layout: Layout) -> Path:
 
 
 def _write(path: Path, rows: pa.Table, layout: Layout) -> None:
-    """As `build.writer` writes, but for what the layout says."""
+    """As `build.output.writer` writes, but for what the layout says."""
     options = {**writer.parquet_options(rows.schema, level=9), **layout.options}
     with pq.ParquetWriter(path, rows.schema, **options) as file:
         file.write_table(rows, row_group_size=layout.rows)

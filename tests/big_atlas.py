@@ -29,7 +29,9 @@ from pathlib import Path
 
 import duckdb
 
-from atlas.manifest import (
+from atlas.refinement import MODES
+from atlas.store.atlas import quoted_path
+from atlas.store.manifest import (
     DatasetRecord,
     Manifest,
     MethodRecord,
@@ -39,10 +41,8 @@ from atlas.manifest import (
     write_manifest,
     write_table,
 )
-from atlas.refinement import MODES
-from atlas.schema import SORT_KEYS, TABLES, conform
-from atlas.store import quoted_path
-from build.writer import row_group_rows
+from atlas.store.schema import SORT_KEYS, TABLES, conform
+from build.output.writer import row_group_rows
 from tests import sample_evidence
 
 N_LAYERS = 12

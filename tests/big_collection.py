@@ -6,7 +6,7 @@
 
 For questions of speed and memory, as tests/big_atlas.py, whose facts and steps these are: facts, relations
 and wordings are every model's; answers, pairs and scores are each model's own. Files are written by
-`build.writer`, so their layout is a build's.
+`build.output.writer`, so their layout is a build's.
 
 Every member has `relations`, `facts`, `prompts`, `knowledge_neurons` and `neurons`. The rest is left out
 because no question over many models needs it: `attributions` (three million rows a model),
@@ -29,10 +29,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from atlas.manifest import MANIFEST_NAME, file_name, write_manifest
-from atlas.schema import SORT_KEYS, TABLES
-from atlas.store import quoted_path
-from build.writer import ROW_GROUP_ROWS, Output
+from atlas.store.atlas import quoted_path
+from atlas.store.manifest import MANIFEST_NAME, file_name, write_manifest
+from atlas.store.schema import SORT_KEYS, TABLES
+from build.output.writer import ROW_GROUP_ROWS, Output
 from tests import big_atlas
 
 N_MODELS = 100

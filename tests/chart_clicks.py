@@ -13,7 +13,7 @@ from typing import Any
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 
-from app.charts import CLICK
+from atlas.charts.look import CLICK
 
 
 def chart(app: AppTest, alternative: str) -> Any:

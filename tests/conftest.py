@@ -84,8 +84,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """No atlas that somebody imported on this machine, unless a test names a cache of its own."""
-    from atlas import store
     from atlas.models import CACHE_VARIABLE
+    from atlas.store import atlas as store
 
     real, usual = store.imported_folder, os.environ.get(CACHE_VARIABLE)
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def only_sample(sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No atlas but the sample, as on a machine that built its own."""
-    from atlas import store
+    from atlas.store import atlas as store
 
     monkeypatch.setattr(store, "DATA", sample / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))

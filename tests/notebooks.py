@@ -14,7 +14,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 SECONDS = 300
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atlas.manifest import (
+from atlas.store.manifest import (
     DatasetRecord,
     Manifest,
     MethodRecord,
@@ -28,7 +28,7 @@ from atlas.manifest import (
     write_manifest,
     write_table,
 )
-from atlas.schema import REQUIRED_TABLES, TABLES, conform
+from atlas.store.schema import REQUIRED_TABLES, TABLES, conform
 from tests import sample_evidence
 
 N_LAYERS = 4

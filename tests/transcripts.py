@@ -29,7 +29,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 LINKED = ("atlas", "build", "app", "docs", "tests")
 SECONDS = 600
 FENCE = re.compile(

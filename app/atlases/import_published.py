@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from app import limits
-from atlas import store
+from app.shared import limits
 from atlas.errors import StoreError
+from atlas.store import atlas as store
 
 ATLAS_ID = "pararel-bert-base-uncased-published"
 # A line of `--progress`; any other line is a sentence.
@@ -30,7 +30,7 @@ _PROGRESS = re.compile(r"(?P<text>.*) \((?P<percent>\d{1,3})%\)")
 
 def builder() -> Path | None:
     """The folder that `python -m build` runs in; None where the builder is not there."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     return root if (root / "build" / "published.py").is_file() else None
 
 

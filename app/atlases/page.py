@@ -17,14 +17,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import exports, layout, limits, resources
-from app.published_import import ATLAS_ID, Import, builder
+from app.atlases.import_published import ATLAS_ID, Import, builder
+from app.shared import exports, layout, limits, resources
 from atlas import queries
 from atlas.errors import ModelError
-from atlas.families import FAMILIES
-from atlas.manifest import Manifest, verify
 from atlas.models import KNOWN_MODELS, KnownModel, locate
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas
+from atlas.models.families import FAMILIES
+from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
+from atlas.store.manifest import Manifest, verify
 
 CARD_WIDTH = 340
 MEGABYTE = 1_000_000

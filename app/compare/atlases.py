@@ -13,12 +13,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, compare_charts, compare_show, exports, layout, resources
-from app.compare_choose import asked_for, fact_label, name_of, pick_fact, swap_link
-from app.resources import ask
-from atlas import comparison, queries
+from app.compare import charts, show
+from app.compare.choose import asked_for, fact_label, name_of, pick_fact, swap_link
+from app.shared import address, exports, layout, resources
+from app.shared.resources import ask
+from atlas import queries
 from atlas.errors import QueryError
-from atlas.store import Atlas
+from atlas.queries import comparison
+from atlas.store.atlas import Atlas
 
 
 def two_atlases(atlas: Atlas) -> None:
@@ -58,7 +60,7 @@ def two_atlases(atlas: Atlas) -> None:
         )
     swap_link(kind="atlases", atlas=chosen, a=twin_id, other=here)
     measures = atlas_measures(atlas, other, fact, twin)
-    compare_show.show(measures, here or atlas.atlas_id, chosen)
+    show.show(measures, here or atlas.atlas_id, chosen)
     prompts = comparison.prompts_in_both(atlas, other, fact["fact_id"], twin_id)
     answers(prompts)
     depths(atlas, other, fact["fact_id"], twin_id)
@@ -87,14 +89,14 @@ def atlas_measures(atlas: Atlas, other: Atlas, a: Mapping[str, Any], b: Mapping[
         f"{m.n_layers} × {m.n_neurons:,}" if m.n_layers and m.n_neurons else layout.NOT_MEASURED
         for m in models
     ]
-    return compare_show.measured(
+    return show.measured(
         {
             "Model": [m.name for m in models],
             "Layers × neurons": sizes,
-            "Known": [compare_show.yes_or_no(fact["known"]) for fact in (a, b)],
+            "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
             "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
             "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
-            **compare_show.effect_measures(effects, [compare_show.why_no_effects(fact) for fact in (a, b)]),
+            **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
 
@@ -147,6 +149,6 @@ def depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
         with place:
             name = "B" if second else "A"
             layout.draw(
-                compare_charts.depth_bars(rows, models[second].name, second=second, highest=highest),
+                charts.depth_bars(rows, models[second].name, second=second, highest=highest),
                 f"Share of the fact's neurons by depth in the model of {name}",
             )

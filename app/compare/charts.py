@@ -2,7 +2,7 @@
 
     layout.draw(overlap_bars(overlap), "Neurons of A only, of both, of B only")
 
-As in `app.charts`: each function takes rows of `atlas.comparison` and gives an `alt.Chart`.
+As in `atlas.charts.look`: each function takes rows of `atlas.queries.comparison` and gives an `alt.Chart`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, GREEN, GREY, ORANGE, SMALL, neuron_names
-from atlas.comparison import Overlap
+from atlas.charts.look import BLUE, GREEN, GREY, ORANGE, SMALL, neuron_names
+from atlas.queries.comparison import Overlap
 
 # The same words as on the page: `A only`, `both`, `B only`.
 PLACES = {"a": "A only", "both": "both", "b": "B only"}
@@ -137,7 +137,7 @@ def neuron_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool
 def cross_bars(effects: pd.DataFrame, side: str) -> alt.LayerChart:
     """Change of the answer's probability on one side's prompts, by whose neurons are suppressed.
 
-    `effects`: rows of `app.compare_crossing.effect_rows` with these prompts.
+    `effects`: rows of `app.compare.crossing.effect_rows` with these prompts.
     """
     names = {"A": "A's neurons", "B": "B's neurons", "both": "those of both"}
     rows = effects.melt(

@@ -12,11 +12,12 @@ from typing import Any
 
 import streamlit as st
 
-from app import address, layout, limits
-from app.resources import ask
-from atlas import comparison, queries
+from app.shared import address, layout, limits
+from app.shared.resources import ask
+from atlas import queries
 from atlas.errors import QueryError
-from atlas.store import Atlas
+from atlas.queries import comparison
+from atlas.store.atlas import Atlas
 
 SUGGESTED = 30
 

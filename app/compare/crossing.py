@@ -3,7 +3,7 @@
     cross(asked, neurons, progress)                 # measure it, and keep it in the session
     rows = show_effects(asked, neurons)             # in sentences, pictures, a table; or a button to measure
 
-`asked` is an `app.compare_prompts.Sets`, `neurons` what was found on its two sides.
+`asked` is an `app.compare.prompts.Sets`, `neurons` what was found on its two sides.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from app import compare_charts, lab_run, lab_state, layout, limits
-from app.lab_results import signed
+from app.compare import charts
+from app.lab import run, state
+from app.lab.results import signed
+from app.shared import layout, limits
 from atlas.errors import AtlasError
 
 if TYPE_CHECKING:
-    from app.compare_prompts import Sets
-    from atlas.surgery.crossing import CrossEffect
+    from app.compare.prompts import Sets
+    from atlas.experiments.crossing import CrossEffect
 
 TAKEN_AWAY = {"A": "A's", "B": "B's", "both": "those of both"}
 
 
 def cross(asked: Sets, neurons: tuple, progress: Callable[[float, str], None]) -> None:
     """Measure the effects of these neurons, and keep them in the session."""
-    from atlas.surgery.crossing import cross_effects
+    from atlas.experiments.crossing import cross_effects
 
     a, b = ([each.neuron for each in several] for several in neurons)
     both = sorted(set(a) & set(b))
@@ -38,7 +40,7 @@ def cross(asked: Sets, neurons: tuple, progress: Callable[[float, str], None]) -
         asked.subject,
         {"A": a, "B": b, "both": both},
         {"A": asked.a, "B": asked.b},
-        draws=min(lab_state.CONTROLS["draws"], limits.current().draws),
+        draws=min(state.CONTROLS["draws"], limits.current().draws),
         progress=progress,
     )
     st.session_state["sets_effects"] = (effects_key(asked, neurons), effects)
@@ -62,7 +64,7 @@ def show_effects(asked: Sets, neurons: tuple) -> pd.DataFrame | None:
         if not pressed:
             return None
         with layout.errors_as_sentences():
-            with lab_run.at_work(place, "Suppressing them") as progress:
+            with run.at_work(place, "Suppressing them") as progress:
                 cross(asked, neurons, progress)
             st.rerun()
         return None
@@ -71,7 +73,7 @@ def show_effects(asked: Sets, neurons: tuple) -> pd.DataFrame | None:
     for place, side in zip(st.columns(2, gap="medium"), "AB", strict=True):
         with place:
             layout.draw(
-                compare_charts.cross_bars(rows[rows["prompts"] == side], side),
+                charts.cross_bars(rows[rows["prompts"] == side], side),
                 f"Change of the answer's probability on the prompts of {side}, by whose neurons are off",
             )
     with st.expander("As a table"):

@@ -1,7 +1,7 @@
 """Compare: two facts, relations or neurons, one fact in two atlases, or two sets of prompts in a live model.
 
 1. *Choose.* `?kind=` says what, `?a=` and `?b=` which two; for atlases `a` is a fact and `?other=` an atlas;
-   sets of prompts have parameters of their own (`app.compare_prompts`).
+   sets of prompts have parameters of their own (`app.compare.prompts`).
 2. *Side by side.* The same measures of both.
 3. *Overlap.* What is in both and in one only, beside what as many drawn at random would share.
 """
@@ -14,14 +14,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, compare_charts, compare_prompts, compare_show, exports, layout, tray
-from app.compare_atlases import two_atlases
-from app.compare_choose import asked_for, must_differ, no_pair, pick_fact, swap_link
-from app.compare_prompts import two_sets
-from app.resources import ask
-from atlas import comparison, queries
+from app.compare import charts, prompts, show
+from app.compare.atlases import two_atlases
+from app.compare.choose import asked_for, must_differ, no_pair, pick_fact, swap_link
+from app.compare.prompts import two_sets
+from app.shared import address, exports, layout, tray
+from app.shared.resources import ask
+from atlas import queries
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.queries import comparison
+from atlas.store.atlas import Atlas
 
 NAMES = {
     "facts": "Two facts",
@@ -71,7 +73,7 @@ def choose_kind() -> str:
 
 def _kind_chosen() -> None:
     """Another kind: the ids of the last one mean nothing here."""
-    for name in ("a", "b", "other", "least", *compare_prompts.PARAMETERS):
+    for name in ("a", "b", "other", "least", *prompts.PARAMETERS):
         st.query_params.pop(name, None)
     st.query_params["kind"] = st.session_state["compare-kind"]
 
@@ -97,27 +99,27 @@ def two_facts(atlas: Atlas) -> None:
             layout.lab_link(fact["fact_id"])
     swap_link(kind="facts", a=b["fact_id"], b=a["fact_id"])
     measures = fact_measures(atlas, a, b)
-    compare_show.show(measures, *(layout.fact_name(f["subject"], f["object"]) for f in (a, b)))
+    show.show(measures, *(layout.fact_name(f["subject"], f["object"]) for f in (a, b)))
 
     rows = comparison.neurons_of_facts(atlas, a["fact_id"], b["fact_id"])
     usual = usually_shared(atlas, a["relation_id"], b["relation_id"])
     where = "its relation" if a["relation_id"] == b["relation_id"] else "these two relations"
     beside = "" if usual is None else f" Two facts of {where} share {usual:.1f} on average."
-    compare_show.neurons_in_common(atlas, rows, measure="score", title="Mean score", beside=beside)
-    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=compare_show.with_tokens(rows))
+    show.neurons_in_common(atlas, rows, measure="score", title="Mean score", beside=beside)
+    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=show.with_tokens(rows))
 
 
 def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [comparison.suppression(atlas, fact=fact["fact_id"]) for fact in (a, b)]
-    return compare_show.measured(
+    return show.measured(
         {
             "Relation": [fact["label"] or fact["relation_id"] for fact in (a, b)],
-            "Known": [compare_show.yes_or_no(fact["known"]) for fact in (a, b)],
+            "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
             "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
             "Prompts": [layout.number(fact["n_prompts"]) for fact in (a, b)],
             "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
-            **compare_show.effect_measures(effects, [compare_show.why_no_effects(fact) for fact in (a, b)]),
+            **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
 
@@ -156,7 +158,7 @@ def two_relations(atlas: Atlas) -> None:
     swap_link(kind="relations", a=b, b=a)
     rows = relations.set_index("relation_id")
     measures = relation_measures(atlas, rows.loc[a], rows.loc[b], a, b)
-    compare_show.show(measures, options[a], options[b])
+    show.show(measures, options[a], options[b])
 
     within = {r: usually_shared(atlas, r, r) for r in (a, b)}
     summary = ask(queries.atlas_summary, atlas)
@@ -167,14 +169,12 @@ def two_relations(atlas: Atlas) -> None:
         "any two relations": summary.across,
     }
     if any(value is not None for value in pairs.values()):
-        layout.draw(
-            compare_charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
-        )
+        layout.draw(charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two")
     least = choose_least()
     # Not kept: there are thousands of pairs, and some have thousands of neurons.
     rows = comparison.neurons_of_relations(atlas, a, b, least=float(least))
-    compare_show.neurons_in_common(atlas, rows, measure="share", title="Share of facts", percent=True)
-    exports.offer(f"{a}-{b}", measures=measures, neurons=compare_show.with_tokens(rows))
+    show.neurons_in_common(atlas, rows, measure="share", title="Share of facts", percent=True)
+    exports.offer(f"{a}-{b}", measures=measures, neurons=show.with_tokens(rows))
 
 
 def choose_least() -> str:
@@ -198,7 +198,7 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [ask(comparison.suppression, atlas, relation=each) for each in (id_a, id_b)]
     absent = ["no fact is known" if each["known_share"] == 0 else layout.NOT_MEASURED for each in (a, b)]
-    return compare_show.measured(
+    return show.measured(
         {
             "Facts": [layout.number(each["n_facts"]) for each in (a, b)],
             "Templates": [layout.number(each["n_templates"]) for each in (a, b)],
@@ -207,7 +207,7 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
                 layout.number(each["mean_probability"], ".3f") for each in (a, b)
             ],
             "Neurons a fact (mean)": [layout.number(each["mean_neurons"], ".1f") for each in (a, b)],
-            **compare_show.effect_measures(effects, absent),
+            **show.effect_measures(effects, absent),
         }
     )
 
@@ -244,7 +244,7 @@ def two_neurons(atlas: Atlas) -> None:
     must_differ(str(a), str(b))
     swap_link(kind="neurons", a=str(b), b=str(a))
     measures = neuron_measures(about_a, about_b)
-    compare_show.show(measures, str(a), str(b))
+    show.show(measures, str(a), str(b))
 
     facts = comparison.facts_of_neurons(atlas, a, b)
     st.subheader("Facts in common", anchor=False)
@@ -252,12 +252,12 @@ def two_neurons(atlas: Atlas) -> None:
         layout.nothing("No fact has either of them as a knowledge neuron.")
         return
     shared = comparison.overlap(facts, size=ask(comparison.n_facts_with_neurons, atlas))
-    compare_show.say_overlap(shared, "fact", "as many facts drawn at random")
+    show.say_overlap(shared, "fact", "as many facts drawn at random")
     left, right = st.columns(2, gap="medium")
     with left:
-        layout.draw(compare_charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
+        layout.draw(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
     with right:
-        layout.draw(compare_charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
+        layout.draw(charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
     list_facts(facts[facts["where"] == "both"], "Use both")
     for place, where, name in zip(st.columns(2, gap="medium"), ("a", "b"), (a, b), strict=True):
         with place:
@@ -290,7 +290,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         ", ".join(sorted({token_of(p) for p in a[side] or ()} & {token_of(p) for p in b[side] or ()}))
         for side in ("promoted", "suppressed")
     ]
-    return compare_show.measured(
+    return show.measured(
         {
             "Facts": [layout.number(each["n_facts"]) for each in both],
             "Relations": [layout.number(each["n_relations"]) for each in both],

@@ -5,7 +5,7 @@
 1. *Choose.* A model and two sets of prompts, each with its answer; all of it is in the URL.
 2. *Find.* The neurons of each set, prompt by prompt, in line with whoever else uses the model.
 3. *Compare.* Both lists at the thresholds `?t=` and `?p=`, beside chance; no model is needed for that.
-4. *Cross.* What suppressing the neurons of each does to the prompts of either (`app.compare_crossing`).
+4. *Cross.* What suppressing the neurons of each does to the prompts of either (`app.compare.crossing`).
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import address, compare_show, exports, lab_run, lab_state, layout, limits, thresholds
-from app.compare_crossing import cross, show_effects
-from app.experiments import typed_prompts
-from app.lab_choose import choose_model, is_atlas_model, say_answer
-from atlas import comparison
+from app.compare import show
+from app.compare.crossing import cross, show_effects
+from app.lab import run as lab_run
+from app.lab import state
+from app.lab.choose import choose_model, is_atlas_model, say_answer
+from app.lab.tables import typed_prompts
+from app.shared import address, exports, layout, limits, thresholds
 from atlas.errors import AtlasError
 from atlas.models import is_ready
 from atlas.neuron import Neuron
+from atlas.queries import comparison
 from atlas.refinement import MODES, STORED_FRACTION, KnowledgeNeuron, mode
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
-    from atlas.surgery.experiments import Found
+    from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
 # Texts a side: together they fit into a URL that every server takes.
@@ -98,8 +101,8 @@ def choose(atlas: Atlas, status: Any) -> Sets | None:
     subject = None
     with st.container(width=420), layout.errors_as_sentences():
         subject = choose_model(status)
-    st.query_params["model"] = lab_state.model_name()
-    lab_state.put("compared_model", lab_state.model_name())
+    st.query_params["model"] = state.model_name()
+    state.put("compared_model", state.model_name())
     typed = {}
     for place, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
         with place, layout.errors_as_sentences():
@@ -116,13 +119,13 @@ def choose(atlas: Atlas, status: Any) -> Sets | None:
 def arrive(atlas: Atlas) -> None:
     """The model that the URL newly asks for; at first that of the atlas in view."""
     asked = st.query_params.get("model", "")[: limits.current().search_length]
-    if asked and asked != lab_state.get("compared_model"):
+    if asked and asked != state.get("compared_model"):
         if not limits.current().offers(asked):
             st.query_params.pop("run", None)  # not with another model than was asked for
         limits.current().check_model(asked)
-        lab_state.put_model(asked)
-    elif lab_state.get("model") is None and atlas.manifest.model.name in limits.current().models:
-        lab_state.put_model(atlas.manifest.model.name)
+        state.put_model(asked)
+    elif state.get("model") is None and atlas.manifest.model.name in limits.current().models:
+        state.put_model(atlas.manifest.model.name)
 
 
 def type_set(side: str, subject: Subject | None) -> tuple:
@@ -230,7 +233,7 @@ def find(asked: Sets | None) -> tuple[Found, Found] | None:
 
 def search(asked: Sets, progress: Callable[[float, str], None]) -> tuple[Found, Found]:
     """Both sides' neurons, found now."""
-    from atlas.surgery.experiments import find_neurons
+    from atlas.experiments.run import find_neurons
 
     a = find_neurons(asked.subject, asked.a, progress=part(progress, 0.0, 0.4, "A"))
     b = find_neurons(asked.subject, asked.b, progress=part(progress, 0.4, 0.8, "B"))
@@ -254,7 +257,7 @@ def lists(
     found: tuple[Found, Found], asked: thresholds.Thresholds
 ) -> tuple[tuple[KnowledgeNeuron, ...], tuple[KnowledgeNeuron, ...]]:
     """The neurons of both sides at these thresholds."""
-    from atlas.surgery.experiments import refined_live
+    from atlas.experiments.run import refined_live
 
     rule = mode("default", threshold=asked.t, share=asked.p)
     a, b = (refined_live(each.attributions, rule) for each in found)
@@ -268,7 +271,7 @@ def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresho
     a, b = lists(found, rule)
     subject = asked.subject
     measures = measures_of(found, (a, b))
-    compare_show.show(measures, *(each.prompts[0].text.replace("[Y]", lab_state.GAP) for each in found))
+    show.show(measures, *(each.prompts[0].text.replace("[Y]", state.GAP) for each in found))
     n_paths = sum(each.n_paths for each in found)
     certified = 1 - sum(each.n_unconverged for each in found) / max(n_paths, 1)
     st.caption(
@@ -276,7 +279,7 @@ def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresho
         "tolerance."
     )
     rows = with_readout(subject, comparison.neurons_of_lists(a, b))
-    compare_show.neurons_in_common(
+    show.neurons_in_common(
         atlas,
         rows,
         measure="score",
@@ -286,14 +289,14 @@ def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresho
         beside=" Two facts that are asked in the same words may share more than one fact in two wordings.",
     )
     effects = show_effects(asked, (a, b))
-    tables = {"measures": measures, "prompts": prompt_rows(found), "neurons": compare_show.with_tokens(rows)}
+    tables = {"measures": measures, "prompts": prompt_rows(found), "neurons": show.with_tokens(rows)}
     exports.offer("two-sets", **tables, **({} if effects is None else {"effects": effects}))
 
 
 def measures_of(found: tuple[Found, Found], neurons: tuple) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     said = [[each.prediction for each in one.attributions] for one in found]
-    return compare_show.measured(
+    return show.measured(
         {
             "Answer": [one.prompts[0].answer for one in found],
             "Prompts": [layout.number(len(one.prompts)) for one in found],

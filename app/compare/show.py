@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import compare_charts, layout, tray
-from atlas import comparison
+from app.compare import charts
+from app.shared import layout, tray
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.queries import comparison
+from atlas.store.atlas import Atlas
 
 POINTS_DRAWN = 2000
 LINKED = 12
@@ -103,9 +104,9 @@ def neurons_in_common(
     say_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        layout.draw(compare_charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
+        layout.draw(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
         expected = comparison.chance_by_layer(rows, size) if size else None
-        layout.draw(compare_charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
+        layout.draw(charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
         if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
             layout.nothing(f"{title}: {layout.NOT_MEASURED}.")
@@ -141,7 +142,7 @@ def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str 
 def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
     drawn = rows.head(POINTS_DRAWN)
     layout.draw(
-        compare_charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
+        charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
         f"{title} of each neuron in A and in B",
     )
     if len(drawn) < len(rows):
@@ -158,7 +159,7 @@ def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
 def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
     form = "percent" if percent else "%.4f"
     shown = with_tokens(rows)
-    shown["where"] = shown["where"].map(compare_charts.PLACES)
+    shown["where"] = shown["where"].map(charts.PLACES)
     columns = ["name", "where", f"{measure}_a", f"{measure}_b", "n_relations", "promoted"]
     with st.expander(f"All {layout.count(len(rows), 'neuron')} as a table"):
         st.dataframe(

@@ -14,12 +14,15 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import evidence_charts, evidence_show, fact_tables, layout
-from app.exports import Later
-from app.resources import ask
-from atlas import evidence
-from atlas.store import Atlas
-from atlas.subsets import half_effect
+from app.fact import tables
+from app.shared import evidence as evidence_show
+from app.shared import layout
+from app.shared.exports import Later
+from app.shared.resources import ask
+from atlas.charts import evidence as evidence_charts
+from atlas.queries import evidence
+from atlas.queries.subsets import half_effect
+from atlas.store.atlas import Atlas
 
 VIEWS = {
     "subsets": "Fewer neurons",
@@ -218,7 +221,7 @@ def edit_table(rows: pd.DataFrame) -> None:
                 "old": moves("p_old"),
                 "new": moves("p_new"),
                 "changed": rows["top_changed"],
-                "prompt": rows["text"].str.replace("[Y]", fact_tables.BLANK, regex=False),
+                "prompt": rows["text"].str.replace("[Y]", tables.BLANK, regex=False),
             }
         ),
         hide_index=True,

@@ -12,22 +12,16 @@ experiment.
 import pandas as pd
 import streamlit as st
 
-from app import (
-    address,
-    charts,
-    evidence_show,
-    exports,
-    fact_evidence,
-    fact_tables,
-    layout,
-    neuron_charts,
-    thresholds,
-    tray,
-)
-from app.thresholds import ADDED, REMOVED, Thresholds
+from app.fact import evidence as fact_evidence
+from app.fact import tables as fact_tables
+from app.shared import address, exports, layout, thresholds, tray
+from app.shared import evidence as evidence_show
+from app.shared.thresholds import ADDED, REMOVED, Thresholds
 from atlas import queries
+from atlas.charts import look as charts
+from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 NEURONS_SHOWN = 8
 SHARING_SHOWN = 10

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import charts, layout
+from app.shared import layout
+from atlas.charts import look as charts
 
 BLANK = "____"
 

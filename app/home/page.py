@@ -6,13 +6,16 @@
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, evidence_charts, evidence_show, exports, layout, limits, resources
-from app.resources import ask
+from app.shared import address, exports, layout, limits, resources
+from app.shared import evidence as evidence_show
+from app.shared.resources import ask
 from atlas import queries
+from atlas.charts import evidence as evidence_charts
+from atlas.charts import look as charts
 from atlas.errors import AtlasError
 from atlas.models import KNOWN_MODELS, is_ready
 from atlas.neuron import OBJECT_SLOT
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 GAP = "____"
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import lab_state, layout, limits, resources
-from app.lab_state import SESSION, Question, among, kept
+from app.lab import state
+from app.lab.state import SESSION, Question, among, kept
+from app.shared import layout, limits, resources
 from atlas.errors import AtlasError
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, make_intervention
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 NAMES = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}
 EXPLAINED = {
@@ -33,7 +34,7 @@ def choose_changes(
 ) -> tuple[Intervention, ...] | None:
     """The interventions in their order; None while an edit has no new answer or nothing is ticked."""
     st.markdown("##### Changes")
-    numbers = lab_state.changes()
+    numbers = state.changes()
     result = []
     for place, number in enumerate(numbers):
         with st.container(border=True, gap="small"):
@@ -52,7 +53,7 @@ def choose_changes(
     st.button(
         "Add a change",
         icon=":material/add:",
-        on_click=lab_state.add_change,
+        on_click=state.add_change,
         disabled=len(numbers) >= allowed,
         help=f"At most {allowed}. They are applied in the order of the list.",
     )
@@ -70,14 +71,14 @@ def ordering(place: int, number: int, n_changes: int) -> None:
                 key=f"lab_{label}_{number}",
                 type="tertiary",
                 disabled=not 0 <= place + by < n_changes,
-                on_click=lab_state.move_change,
+                on_click=state.move_change,
                 args=(number, by),
             )
         st.button(
             "Remove",
             key=f"lab_remove_change_{number}",
             type="tertiary",
-            on_click=lab_state.remove_change,
+            on_click=state.remove_change,
             args=(number,),
         )
 
@@ -85,7 +86,7 @@ def ordering(place: int, number: int, n_changes: int) -> None:
 def one_change(
     atlas: Atlas, question: Question, number: int, ticked: Sequence[Neuron]
 ) -> Intervention | None:
-    kind = lab_state.get(f"kind_{number}")
+    kind = state.get(f"kind_{number}")
     st.caption(EXPLAINED[kind])
     options = {}
     most = limits.current().strength
@@ -128,15 +129,15 @@ def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> 
     allowed = limits.current()
     old_box, new_box = st.columns(2)
     # The old answer is the question's until somebody types another.
-    typed = lab_state.get(f"old_{number}")
-    if typed is None or (typed == lab_state.get(f"answer_of_{number}") and typed != question.answer):
-        lab_state.put(f"old_{number}", question.answer)
-    lab_state.put(f"answer_of_{number}", question.answer)
+    typed = state.get(f"old_{number}")
+    if typed is None or (typed == state.get(f"answer_of_{number}") and typed != question.answer):
+        state.put(f"old_{number}", question.answer)
+    state.put(f"answer_of_{number}", question.answer)
     old = old_box.text_input(
         "Old answer", key=f"lab_old_{number}", persist_state=SESSION, max_chars=allowed.answer_length
     )
     others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
-    chosen = lab_state.get(f"new_{number}")
+    chosen = state.get(f"new_{number}")
     new = new_box.selectbox(
         "New answer",
         list(dict.fromkeys([name for name in others if name != question.answer] + [chosen] * bool(chosen))),
@@ -168,8 +169,8 @@ def objects_of_relation(atlas: Atlas, relation_id: str) -> list[str]:
 def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
     """The neurons that a change takes: those ticked, or a choice of its own."""
     names = [str(neuron) for neuron in ticked]
-    own = [name for name in lab_state.get(f"its_own_{number}", []) if _is_name(name)]
-    has_own = bool(lab_state.get(f"whose_{number}"))
+    own = [name for name in state.get(f"its_own_{number}", []) if _is_name(name)]
+    has_own = bool(state.get(f"whose_{number}"))
     label = f"takes {layout.count(len(own if has_own else names), 'neuron')}"
     with st.popover(f"{label} of its own" if has_own else f"{label}, all ticked", type="tertiary"):
         st.toggle(
@@ -182,7 +183,7 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
         if not has_own:
             st.caption("Switch this on to let the change take some of the neurons only.")
             return tuple(ticked)
-        lab_state.put(f"its_own_{number}", own)
+        state.put(f"its_own_{number}", own)
         st.multiselect(
             "Neurons",
             list(dict.fromkeys([*names, *own])),
@@ -195,8 +196,8 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
 
 def _choose_own(number: int, names: list[str]) -> None:
     """A choice of its own begins with what is ticked."""
-    if not lab_state.get(f"its_own_{number}"):
-        lab_state.put(f"its_own_{number}", names)
+    if not state.get(f"its_own_{number}"):
+        state.put(f"its_own_{number}", names)
 
 
 def _is_name(name: str) -> bool:

@@ -1,6 +1,7 @@
-"""The Lab's pictures: each function takes a DataFrame of `app.experiments` and gives an `alt.Chart`.
+"""The Lab's pictures: each function takes a DataFrame of `app.lab.tables` and gives an `alt.Chart`.
 
-Colours are those of `app.charts`: the neurons in question blue, random ones orange, unrelated facts grey.
+Colours are those of `atlas.charts.look`: the neurons in question blue, random ones orange, unrelated facts
+grey.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, GREEN, GREY, ORANGE
+from atlas.charts.look import BLUE, GREEN, GREY, ORANGE
 from atlas.neuron import GROUPS
 
 _LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=180)
@@ -32,7 +33,7 @@ _COLOURS = {"asked": BLUE, "paraphrases": GREEN, "neighbours": "#CC79A7", "unrel
 def moves(summary: pd.DataFrame) -> alt.LayerChart:
     """Mean probability before and after a change, and with random neurons, by group of prompts.
 
-    `summary`: as `app.experiments.summary`.
+    `summary`: as `app.lab.tables.summary`.
     """
     rows = summary.melt(
         ["label", "n_prompts", "before"], ["after", "random"], var_name="kind", value_name="probability"
@@ -73,7 +74,7 @@ def moves(summary: pd.DataFrame) -> alt.LayerChart:
 def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
     """Mean probability over the factor, by group of prompts; random neurons as a band of all draws.
 
-    `doses`: as `app.experiments.dose_rows`.
+    `doses`: as `app.lab.tables.dose_rows`.
     """
     names = [GROUPS[group] for group in GROUPS if (doses["group"] == group).any()]
     groups = [group for group in GROUPS if (doses["group"] == group).any()]
@@ -133,7 +134,7 @@ def dose_lines(doses: pd.DataFrame) -> alt.LayerChart:
 
 
 def path_line(path: pd.DataFrame, layer: int) -> alt.Chart:
-    """P(α) along one layer's path. `path`: as `app.experiments.path_rows`."""
+    """P(α) along one layer's path. `path`: as `app.lab.tables.path_rows`."""
     several = path["token"].nunique() > 1
     return (
         alt.Chart(path, title=f"The path of layer {layer}")

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import experiments, lab_state, layout, limits, resources
-from app.lab_state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
+from app.lab import state, tables
+from app.lab.state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
+from app.shared import layout, limits, resources
 from atlas import queries
-from atlas.controls import control_prompts, prompts_of_fact
 from atlas.errors import AtlasError, ModelError
-from atlas.families import FAMILIES
+from atlas.experiments.controls import control_prompts, prompts_of_fact
 from atlas.models import KNOWN_MODELS, fetch_model, locate, may_be_on_hub
+from atlas.models.families import FAMILIES
 from atlas.neuron import Asked, Prompt
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -49,7 +50,7 @@ def choose_model(status: Any) -> Subject | None:
     chosen = st.selectbox(
         "Model",
         names,
-        key=lab_state.among("model", names, names[0]),
+        key=state.among("model", names, names[0]),
         persist_state=SESSION,
         label_visibility="collapsed",
     )
@@ -61,7 +62,7 @@ def choose_model(status: Any) -> Subject | None:
             max_chars=300,
             placeholder="~/models/my-bert or bert-base-uncased",
         )
-    name = lab_state.model_name()
+    name = state.model_name()
     if not name:
         st.caption(f"A model with safetensors weights, of one of these types: {', '.join(FAMILIES)}.")
         return None
@@ -131,11 +132,11 @@ def choose_question(atlas: Atlas, subject: Subject | None) -> Question | None:
 
 def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     """A fact of the atlas; its prompts are those that the model can be asked."""
-    chosen = lab_state.get("fact")
+    chosen = state.get("fact")
     try:
         fact = queries.fact(atlas, chosen) if chosen else None
     except AtlasError:
-        lab_state.put("fact", None)
+        state.put("fact", None)
         raise
     search, choose = st.columns([1, 2], vertical_alignment="bottom")
     text = search.text_input(
@@ -167,7 +168,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     name = layout.fact_name(fact["subject"], fact["object"])
     if subject is None:
         return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
-    from atlas.surgery.experiments import usable
+    from atlas.experiments.run import usable
 
     asked, reasons = usable(subject, asked)
     question = Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
@@ -182,7 +183,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     st.caption(
         f"{layout.count(len(question.discovery), 'prompt')} to find its neurons on, "
         f"{layout.count(n_held_out, 'paraphrase')} kept out of that, such as: "
-        f"{lab_state.shown(asked[-1].prompt)}"
+        f"{state.shown(asked[-1].prompt)}"
     )
     return question
 
@@ -193,9 +194,9 @@ def fact_label(fact: dict) -> str:
 
 
 def _fact_chosen() -> None:
-    lab_state.put("fact", st.session_state["lab_fact_box"])
-    lab_state.put("pinned", None)
-    lab_state.put("off", set())
+    state.put("fact", st.session_state["lab_fact_box"])
+    state.put("pinned", None)
+    state.put("off", set())
 
 
 def any_fact(atlas: Atlas) -> None:
@@ -208,7 +209,7 @@ def any_fact(atlas: Atlas) -> None:
 def _take_any(atlas: Atlas) -> None:
     fact_id = queries.random_fact(atlas, known=True) or queries.random_fact(atlas)
     if fact_id:
-        lab_state.ask_about(atlas, fact_id)
+        state.ask_about(atlas, fact_id)
 
 
 def typed_question(subject: Subject | None) -> Question | None:
@@ -230,7 +231,7 @@ def typed_question(subject: Subject | None) -> Question | None:
     )
     if subject is None or not (text.strip() or answer.strip()):
         return None
-    prompts = experiments.typed_prompts(subject, text, answer)
+    prompts = tables.typed_prompts(subject, text, answer)
     say_answer(subject, prompts[0])
     return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
 
@@ -252,13 +253,13 @@ def say_answer(subject: Subject, prompt: Prompt) -> None:
 
 def choose_controls() -> None:
     """How many random draws and other facts stand beside the result."""
-    for names in (("draws", "seed"), lab_state.NEAR_AND_FAR):
+    for names in (("draws", "seed"), state.NEAR_AND_FAR):
         for name, place in zip(names, st.columns(2), strict=True):
             label, explained = CONTROLS_EXPLAINED[name]
             place.number_input(
                 label,
-                *lab_state.control_range(name),
-                key=kept(name, lab_state.CONTROLS[name]),
+                *state.control_range(name),
+                key=kept(name, state.CONTROLS[name]),
                 persist_state=SESSION,
                 help=explained,
             )
@@ -271,10 +272,10 @@ def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Ask
         fact_id=question.fact_id,
         answers=(question.answer,),
         causal=subject.family.kind == "causal",
-        neighbours=lab_state.get("neighbours", lab_state.CONTROLS["neighbours"]),
-        unrelated=lab_state.get("unrelated", lab_state.CONTROLS["unrelated"]),
-        seed=lab_state.get("seed", lab_state.CONTROLS["seed"]),
+        neighbours=state.get("neighbours", state.CONTROLS["neighbours"]),
+        unrelated=state.get("unrelated", state.CONTROLS["unrelated"]),
+        seed=state.get("seed", state.CONTROLS["seed"]),
     )
-    from atlas.surgery.experiments import usable
+    from atlas.experiments.run import usable
 
     return (*question.asked, *usable(subject, controls)[0])

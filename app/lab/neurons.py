@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import lab_run, lab_state, layout, limits, tray
-from app.experiments import typed_prompts
-from app.lab_choose import is_atlas_model
-from app.lab_state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
+from app.lab import run, state
+from app.lab.choose import is_atlas_model
+from app.lab.state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
+from app.lab.tables import typed_prompts
+from app.shared import layout, limits, tray
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron, Prompt
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
-    from atlas.surgery.experiments import Found
+    from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
 COLUMNS = ("neuron", "share", "mean_score", "promoted", "origin")
@@ -115,9 +116,7 @@ def in_the_tray(subject: Subject) -> pd.DataFrame:
 
 def by_name(subject: Subject) -> pd.DataFrame:
     """Neurons that a link brought along or somebody typed."""
-    given = {
-        neuron: origin for neuron, origin in lab_state.get("given", {}).items() if exists(subject, neuron)
-    }
+    given = {neuron: origin for neuron, origin in state.get("given", {}).items() if exists(subject, neuron)}
     return pd.DataFrame({"neuron": [str(neuron) for neuron in given], "origin": list(given.values())})
 
 
@@ -129,8 +128,8 @@ SOURCE_NAMES = {ATLAS: "The fact's", FOUND: "Found live", TRAY: "Tray", GIVEN: "
 
 
 def choose_sources(offered: dict[str, pd.DataFrame]) -> list[str]:
-    wanted = [source for source in lab_state.get("sources", [ATLAS]) if source in offered]
-    lab_state.put("sources", wanted or [next(iter(offered))])
+    wanted = [source for source in state.get("sources", [ATLAS]) if source in offered]
+    state.put("sources", wanted or [next(iter(offered))])
     return st.pills(
         "Where they come from",
         list(offered),
@@ -163,19 +162,19 @@ def find(subject: Subject, question: Question) -> Found | None:
                 args=(subject.name, subject.n_layers, subject.n_neurons),
             )
             st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
-            if lab_state.get("names_error"):
-                st.error(layout.plain(lab_state.get("names_error")))
+            if state.get("names_error"):
+                st.error(layout.plain(state.get("names_error")))
         with st.popover("Negatives"):
             negatives = negative_prompts(subject, question)
     key = (subject.weights_sha256, question.discovery, negatives)
     place = st.empty()
     if pressed:
-        from atlas.surgery.experiments import find_neurons
+        from atlas.experiments.run import find_neurons
 
-        with lab_run.at_work(place, "Finding its neurons") as progress:
+        with run.at_work(place, "Finding its neurons") as progress:
             found = find_neurons(subject, question.discovery, negatives=negatives, progress=progress)
         st.session_state["lab_found"] = (key, found)
-        lab_state.put("sources", [FOUND])
+        state.put("sources", [FOUND])
         st.rerun()
     known, found = st.session_state.get("lab_found", (None, None))
     if known != key:
@@ -196,14 +195,14 @@ def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]
     allowed = limits.current()
     text = st.text_area(
         "Prompts that the neurons should not answer, one a line",
-        key=lab_state.kept("negatives", ""),
+        key=state.kept("negatives", ""),
         persist_state=SESSION,
         max_chars=allowed.prompts * (allowed.prompt_length + 1),
         placeholder="The capital of Italy is [Y].",
     )
     answer = st.text_input(
         "Their answer",
-        key=lab_state.kept("negative_answer", ""),
+        key=state.kept("negative_answer", ""),
         persist_state=SESSION,
         max_chars=allowed.answer_length,
         placeholder=question.answer,
@@ -221,7 +220,7 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
     """What was typed becomes neurons to tick; a sentence and the text stay when it cannot."""
     typed = st.session_state.get("lab_names", "")
     names = [name for name in re.split(r"[\s,;]+", typed) if name]
-    lab_state.put("names_error", None)
+    state.put("names_error", None)
     try:
         neurons = [Neuron.parse(name) for name in names]
         for neuron in neurons:
@@ -231,11 +230,11 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
                     f"0–{n_neurons - 1}."
                 )
     except AtlasError as error:
-        lab_state.put("names_error", str(error))
+        state.put("names_error", str(error))
         return
     if neurons:
-        lab_state.put("given", lab_state.get("given", {}) | dict.fromkeys(neurons, "typed"))
-        lab_state.put("sources", list(dict.fromkeys([*lab_state.get("sources", []), GIVEN])))
+        state.put("given", state.get("given", {}) | dict.fromkeys(neurons, "typed"))
+        state.put("sources", list(dict.fromkeys([*state.get("sources", []), GIVEN])))
         st.session_state["lab_names"] = ""
 
 
@@ -266,7 +265,7 @@ def promoted_tokens(atlas: Atlas, neurons: list[Neuron]) -> dict[Neuron, Any]:
 
 def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
     """The table; a tick before each neuron says whether the changes take it."""
-    off = lab_state.get("off", set())
+    off = state.get("off", set())
     names = list(rows["neuron"])
     # A table with other rows is another widget: its ticks are set from the names that are off.
     key = f"lab_ticks_{hash(tuple(names))}"
@@ -299,7 +298,7 @@ def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
         },
     )
     on = {names[place] for place in event["selection"]["rows"] if place < len(names)}
-    lab_state.put("off", (off - set(names)) | {name for name in names if name not in on})
+    state.put("off", (off - set(names)) | {name for name in names if name not in on})
     ticked = tuple(Neuron.parse(name) for name in names if name in on)
     most = limits.current().neurons
     if len(ticked) > most:

@@ -5,7 +5,7 @@
 3. *Result.* Before and after, beside random neurons and other facts; proof that nothing stayed.
 4. *More.* Every prompt, dose and response, the path of a score, earlier runs.
 
-The URL holds the experiment. What is computed is the library's (`atlas.surgery.experiments`); each step is a
+The URL holds the experiment. What is computed is the library's (`atlas.experiments.run`); each step is a
 module `app.lab_…`.
 """
 
@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import lab_changes, lab_choose, lab_neurons, lab_results, lab_run, lab_share, lab_state, layout
-from app.lab_run import Run
-from app.lab_state import Question
+from app.lab import changes as lab_changes
+from app.lab import choose, neurons, results, share, state
+from app.lab import run as lab_run
+from app.lab.run import Run
+from app.lab.state import Question
+from app.shared import layout
 from atlas.errors import AtlasError
-from atlas.experiment import Experiment
-from atlas.store import Atlas
+from atlas.experiments.experiment import Experiment
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -54,12 +57,12 @@ def main() -> None:
     status = st.container()
     at_once = False
     with layout.errors_as_sentences():
-        at_once = lab_state.arrive(atlas)
+        at_once = state.arrive(atlas)
     setup = set_up(atlas, status)
     with layout.errors_as_sentences():
         bench(atlas, setup, at_once)
     run = lab_run.last_run()
-    lab_state.remember(setup.experiment, was_run=run is not None and run.experiment == setup.experiment)
+    state.remember(setup.experiment, was_run=run is not None and run.experiment == setup.experiment)
     if run is not None:
         with layout.errors_as_sentences():
             result(setup, run)
@@ -73,7 +76,7 @@ def main() -> None:
 def set_up(atlas: Atlas, status: Any) -> Setup:
     """The choices; `status` is in view also while they are folded away."""
     subject = question = experiment = None
-    number, is_open = lab_state.get("setup")
+    number, is_open = state.get("setup")
     with st.expander(
         "Set up: model, question, neurons, changes",
         expanded=is_open,
@@ -83,32 +86,32 @@ def set_up(atlas: Atlas, status: Any) -> Setup:
         try:
             left, right = st.columns([1, 2], gap="large")
             with left:
-                subject = lab_choose.choose_model(status)
+                subject = choose.choose_model(status)
             with right:
-                question = lab_choose.choose_question(atlas, subject)
+                question = choose.choose_question(atlas, subject)
             if subject is not None and question is not None:
                 experiment = choose_experiment(atlas, subject, question)
         except AtlasError as error:
             (st if is_open else status).error(layout.plain(error))
-    return Setup(subject, question, lab_state.as_linked(experiment))
+    return Setup(subject, question, state.as_linked(experiment))
 
 
 def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Experiment | None:
     """The experiment, once neurons are ticked and every change is complete."""
     left, right = st.columns([6, 5], gap="medium")
     with left:
-        ticked = lab_neurons.choose_neurons(atlas, subject, question)
+        ticked = neurons.choose_neurons(atlas, subject, question)
     with right:
         interventions = lab_changes.choose_changes(atlas, question, ticked)
         with st.popover("Controls", icon=":material/balance:"):
-            lab_choose.choose_controls()
+            choose.choose_controls()
     if not interventions:
         return None
     return Experiment(
         interventions,
-        lab_choose.all_prompts(atlas, subject, question),
-        seed=lab_state.get("seed"),
-        draws=lab_state.get("draws"),
+        choose.all_prompts(atlas, subject, question),
+        seed=state.get("seed"),
+        draws=state.get("draws"),
         model=subject.name,
         weights_sha256=subject.weights_sha256,
         atlas_id=atlas.atlas_id,
@@ -126,9 +129,9 @@ def bench(atlas: Atlas, setup: Setup, at_once: bool) -> None:
         if experiment is None:
             st.markdown(missing(setup))
             with st.container(horizontal=True, gap="small"):
-                if setup.question is None and lab_state.get("ask") != lab_state.PROMPTS:
-                    lab_choose.any_fact(atlas)
-                lab_share.open_file(atlas)
+                if setup.question is None and state.get("ask") != state.PROMPTS:
+                    choose.any_fact(atlas)
+                share.open_file(atlas)
             return
         st.markdown(sentence(setup, experiment))
         st.caption(controls(experiment))
@@ -140,8 +143,8 @@ def bench(atlas: Atlas, setup: Setup, at_once: bool) -> None:
                 icon=":material/science:",
                 key="lab_run_button",
             )
-            lab_share.share(experiment, run.outcome if is_current else None)
-            lab_share.open_file(atlas)
+            share.share(experiment, run.outcome if is_current else None)
+            share.open_file(atlas)
         place = st.empty()
         if pressed or at_once:
             lab_run.run(setup.subject, experiment, place)
@@ -153,7 +156,7 @@ def missing(setup: Setup) -> str:
     if setup.subject is None:
         return "**First** choose a model that is at hand."
     if setup.question is None:
-        if lab_state.get("ask") == lab_state.PROMPTS:
+        if state.get("ask") == state.PROMPTS:
             return "**Next** type prompts, and the answer that should fill their gap."
         return "**Next** choose a fact, or ask with prompts of your own."
     return "**Next** tick neurons and complete the changes; then the experiment can be run."
@@ -190,13 +193,13 @@ def result(setup: Setup, run: Run) -> None:
             icon=":material/history:",
         )
     st.subheader("Result", anchor=False)
-    lab_results.draw(run)
+    results.draw(run)
 
 
 def more(atlas: Atlas, setup: Setup, run: Run | None) -> None:
     """What can be looked at besides, each behind a tab."""
     subject, question = setup.subject, setup.question
-    runs = lab_state.get("runs", [])
+    runs = state.get("runs", [])
     names = [EVERY_PROMPT, DOSES] if run else []
     names += [PATH] if subject and question and (run or st.session_state.get("lab_found")) else []
     names += [RUNS] if runs else []
@@ -205,13 +208,13 @@ def more(atlas: Atlas, setup: Setup, run: Run | None) -> None:
     for name, tab in zip(names, st.tabs(names, key="lab_more"), strict=True):
         with tab, layout.errors_as_sentences():
             if name == EVERY_PROMPT:
-                lab_results.every_prompt(run)
+                results.every_prompt(run)
             elif name == DOSES:
-                lab_results.dose_response(subject, run)
+                results.dose_response(subject, run)
             elif name == PATH:
-                lab_results.paths(subject, question)
+                results.paths(subject, question)
             else:
-                lab_results.earlier(runs, atlas)
+                results.earlier(runs, atlas)
 
 
 main()

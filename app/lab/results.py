@@ -3,7 +3,7 @@
     draw(run)                                # the result, its controls, the likeliest answers
     every_prompt(run), dose_response(subject, run), paths(subject, question), earlier(runs, atlas)
 
-All numbers are the library's (`atlas.surgery.outcome`), shown by `app.experiments`' tables.
+All numbers are the library's (`atlas.experiments.outcome`), shown by `app.lab.tables`' tables.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import experiments, exports, lab_charts, lab_run, lab_share, lab_state, layout
-from app.lab_changes import in_short, in_words
-from app.lab_run import Run
-from app.lab_state import GAP, SESSION, Question
+from app.lab import charts, share, state, tables
+from app.lab import run as lab_run
+from app.lab.changes import in_short, in_words
+from app.lab.run import Run
+from app.lab.state import GAP, SESSION, Question
+from app.shared import exports, layout
 from atlas.neuron import GROUPS, OBJECT_SLOT, Neuron
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
-    from atlas.surgery.attribution import Attribution
-    from atlas.surgery.experiments import Found
-    from atlas.surgery.outcome import Outcome, Trial
+    from atlas.attribution.attribution import Attribution
+    from atlas.experiments.outcome import Outcome, Trial
+    from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
 # In which order prompts are offered: what matters most first.
@@ -34,11 +36,11 @@ ORDER = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
 
 
 def draw(run: Run) -> None:
-    summary = experiments.summary(run.outcome)
+    summary = tables.summary(run.outcome)
     say(run.outcome, summary)
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
-        layout.draw(lab_charts.moves(summary), "The answer's probability before and after the change")
+        layout.draw(charts.moves(summary), "The answer's probability before and after the change")
     with numbers:
         show_summary(summary)
         if run.outcome.undo_is_exact:
@@ -135,13 +137,13 @@ def answers(run: Run) -> None:
         "Prompt",
         range(len(trials)),
         format_func=lambda i: names[i],
-        key=lab_state.among("trial", range(len(trials)), 0),
+        key=state.among("trial", range(len(trials)), 0),
         persist_state=SESSION,
         label_visibility="collapsed",
     )
     trial = trials[place]
     st.caption(fate(trial))
-    answer_tables(experiments.answer_rows(trial))
+    answer_tables(tables.answer_rows(trial))
 
 
 def fate(trial: Trial) -> str:
@@ -222,7 +224,7 @@ NUMBERS = {
 
 
 def every_prompt(run: Run) -> None:
-    rows = experiments.trial_rows(run.outcome)
+    rows = tables.trial_rows(run.outcome)
     rows["group"] = [GROUPS[group] for group in rows["group"]]
     rows["text"] = [text.replace(OBJECT_SLOT, GAP) for text in rows["text"]]
     st.dataframe(
@@ -235,7 +237,7 @@ def every_prompt(run: Run) -> None:
     exports.offer(
         f"experiment-{run.number}",
         prompts=rows,
-        summary=experiments.summary(run.outcome),
+        summary=tables.summary(run.outcome),
         random_neurons=random_rows(run.outcome),
     )
 
@@ -265,19 +267,19 @@ def dose_response(subject: Subject, run: Run) -> None:
         layout.nothing("The model of this run is not the one that is loaded. Run the experiment again.")
         return
     place = st.empty()
-    known, doses = lab_state.get("doses", (None, None))
+    known, doses = state.get("doses", (None, None))
     key = (subject.weights_sha256, run.experiment)
     if known != key:
         if st.button("Measure the curve", icon=":material/timeline:"):
-            from atlas.surgery import experiments as library
+            from atlas.experiments import run as library
 
             with lab_run.at_work(place, "Measuring") as progress:
                 doses = library.dose_response(subject, run.experiment, progress=progress)
-            lab_state.put("doses", (key, doses))
+            state.put("doses", (key, doses))
             st.rerun()
         return
-    rows = experiments.dose_rows(doses)
-    layout.draw(lab_charts.dose_lines(rows), "The answers' mean probability over the factor")
+    rows = tables.dose_rows(doses)
+    layout.draw(charts.dose_lines(rows), "The answers' mean probability over the factor")
     exports.offer(f"dose-response-{run.number}", doses=rows)
 
 
@@ -295,24 +297,24 @@ def paths(subject: Subject, question: Question) -> None:
     if known != (subject.weights_sha256, question.discovery):
         found = None
     attributions = dict(found_paths(found))
-    attributions |= lab_state.get("paths", {}).get(subject.weights_sha256, {})
+    attributions |= state.get("paths", {}).get(subject.weights_sha256, {})
     prompts = list(question.discovery)
     choose, layers = st.columns([3, 1], vertical_alignment="bottom")
     at = choose.selectbox(
         "Prompt of the path",
         range(len(prompts)),
         format_func=lambda i: prompts[i].text.replace(OBJECT_SLOT, GAP),
-        key=lab_state.among("path_prompt", range(len(prompts)), 0),
+        key=state.among("path_prompt", range(len(prompts)), 0),
         persist_state=SESSION,
     )
     attribution = attributions.get(prompts[at])
     if attribution is None:
         if layers.button("Follow the path", icon=":material/show_chart:", width="stretch"):
-            from atlas.surgery.experiments import find_neurons
+            from atlas.experiments.run import find_neurons
 
             with lab_run.at_work(place, "Following the path") as progress:
                 one = find_neurons(subject, [prompts[at]], progress=progress)
-            lab_state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
+            state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
             st.rerun()
         return
     strongest = int(attribution.scores.max(axis=1).argmax())
@@ -323,10 +325,10 @@ def paths(subject: Subject, question: Question) -> None:
         format_func=lambda n: f"{n} (strongest)" if n == strongest else str(n),
         key=f"lab_layer_{strongest}",
     )
-    rows = experiments.path_rows(attribution, layer)
+    rows = tables.path_rows(attribution, layer)
     picture, certificate = st.columns([3, 2], gap="medium", vertical_alignment="center")
     with picture:
-        layout.draw(lab_charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
+        layout.draw(charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
     with certificate:
         path_facts(attribution, layer)
     exports.offer(f"path-layer-{layer}", path=rows)
@@ -417,6 +419,6 @@ def earlier(runs: list[Run], atlas: Atlas) -> None:
     st.button(
         f"Bring back run {run.number}",
         icon=":material/history:",
-        on_click=lab_share.bring_back,
+        on_click=share.bring_back,
         args=(run, atlas),
     )

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import lab_state
-from atlas.experiment import Experiment
+from app.lab import state
+from atlas.experiments.experiment import Experiment
 
 if TYPE_CHECKING:
-    from atlas.surgery.experiments import Outcome
+    from atlas.experiments.run import Outcome
     from atlas.surgery.subject import Subject
 
 RUNS_KEPT = 10
@@ -41,14 +41,14 @@ def at_work(place: Any, title: str) -> Iterator[Callable[[float, str], None]]:
 
 
 def _cancelled() -> None:
-    lab_state.put("said", "Cancelled. Nothing was changed.")
+    state.put("said", "Cancelled. Nothing was changed.")
 
 
 def say_what_happened() -> None:
     """What the last click did, where the page itself does not show it."""
-    said = lab_state.get("said")
+    said = state.get("said")
     if said:
-        lab_state.put("said", None)
+        state.put("said", None)
         st.toast(said)
 
 
@@ -66,18 +66,18 @@ class Run:
 
 def last_run() -> Run | None:
     """The run whose results are on the screen."""
-    return lab_state.get("run")
+    return state.get("run")
 
 
 def run(subject: Subject, experiment: Experiment, place: Any) -> Run:
     """Do the experiment now and keep its outcome. Raises `AtlasError` when the model cannot do it."""
-    from atlas.surgery import experiments
+    from atlas.experiments import run as experiments
 
     with at_work(place, "Running") as progress:
         outcome = experiments.run(subject, experiment, progress=progress)
-    number = lab_state.get("runs_made", 0) + 1
-    lab_state.put("runs_made", number)
+    number = state.get("runs_made", 0) + 1
+    state.put("runs_made", number)
     done = Run(number, experiment, outcome)
-    lab_state.put("run", done)
-    lab_state.put("runs", [*lab_state.get("runs", []), done][-RUNS_KEPT:])
+    state.put("run", done)
+    state.put("runs", [*state.get("runs", []), done][-RUNS_KEPT:])
     return done

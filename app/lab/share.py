@@ -12,16 +12,17 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from app import experiments, lab_state, layout, limits
-from app.exports import file_name
-from app.lab_run import Run
-from atlas import documents
+from app.lab import state, tables
+from app.lab.run import Run
+from app.shared import layout, limits
+from app.shared.exports import file_name
 from atlas.errors import AtlasError
-from atlas.experiment import Experiment
-from atlas.store import Atlas
+from atlas.experiments import documents
+from atlas.experiments.experiment import Experiment
+from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
-    from atlas.surgery.outcome import Outcome
+    from atlas.experiments.outcome import Outcome
 
 # A document with its results is this many times as large as the experiment alone, at most.
 RESULTS_FACTOR = 20
@@ -30,7 +31,7 @@ RESULTS_FACTOR = 20
 def link_to(experiment: Experiment) -> str:
     """The address that restores the experiment and runs it, in any session."""
     page = str(getattr(st.context, "url", None) or "").partition("?")[0]
-    query = layout.here(x=experiments.encode(experiment), run="1")
+    query = layout.here(x=tables.encode(experiment), run="1")
     return f"{page}?{urlencode(query)}"
 
 
@@ -63,33 +64,33 @@ def open_file(atlas: Atlas) -> None:
         st.file_uploader(
             "Experiment (JSON)",
             type="json",
-            key=f"lab_file_{lab_state.get('files', 0)}",
+            key=f"lab_file_{state.get('files', 0)}",
             on_change=_file_chosen,
             args=(atlas,),
         )
-        if lab_state.get("file_error"):
-            st.error(layout.plain(lab_state.get("file_error")))
+        if state.get("file_error"):
+            st.error(layout.plain(state.get("file_error")))
 
 
 def _file_chosen(atlas: Atlas) -> None:
-    given: Any = st.session_state.get(f"lab_file_{lab_state.get('files', 0)}")
-    lab_state.put("file_error", None)
+    given: Any = st.session_state.get(f"lab_file_{state.get('files', 0)}")
+    state.put("file_error", None)
     if given is None:
         return
     try:
         text = given.getvalue().decode("utf-8", "replace")
         experiment = documents.from_json(text, most=RESULTS_FACTOR * limits.current().experiment_bytes)
-        experiments.check(experiment)
+        tables.check(experiment)
     except AtlasError as error:
-        lab_state.put("file_error", str(error))
+        state.put("file_error", str(error))
         return
     # An uploader with a new key is empty again.
-    lab_state.put("files", lab_state.get("files", 0) + 1)
-    lab_state.restore(experiment, atlas)
-    lab_state.put("said", "The experiment is set up as in the file.")
+    state.put("files", state.get("files", 0) + 1)
+    state.restore(experiment, atlas)
+    state.put("said", "The experiment is set up as in the file.")
 
 
 def bring_back(run: Run, atlas: Atlas) -> None:
     """The settings and results of an earlier run, on the screen again."""
-    lab_state.restore(run.experiment, atlas)
-    lab_state.put("run", run)
+    state.restore(run.experiment, atlas)
+    state.put("run", run)

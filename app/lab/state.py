@@ -17,14 +17,15 @@ from typing import Any
 
 import streamlit as st
 
-from app import experiments, layout, limits
+from app.lab import tables
+from app.shared import layout, limits
 from atlas import queries
 from atlas.errors import AtlasError
-from atlas.experiment import Experiment
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
 from atlas.models import is_ready
 from atlas.neuron import OBJECT_SLOT, Asked, Neuron, Prompt
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 FACT, PROMPTS = "A fact of the atlas", "My own prompts"
 ATLAS, FOUND, TRAY, GIVEN = "atlas", "found", "tray", "given"
@@ -143,7 +144,7 @@ def arrive(atlas: Atlas) -> bool:
     problem: AtlasError | None = None
     if "x" in news:
         try:
-            restore(experiments.decode(news["x"]), atlas)
+            restore(tables.decode(news["x"]), atlas)
             return url["run"] == "1"
         except AtlasError as error:
             st.query_params.pop("x", None)
@@ -294,7 +295,7 @@ def remember(experiment: Experiment | None, *, was_run: bool = False) -> None:
     """The URL says what is on the screen: the experiment where it is whole, else what it will be about."""
     wanted: dict[str, str | None] = dict.fromkeys(PARAMETERS)
     if experiment is not None:
-        wanted["x"] = experiments.encode(experiment)
+        wanted["x"] = tables.encode(experiment)
         wanted["run"] = "1" if was_run else None
     else:
         wanted["model"] = model_name() or None

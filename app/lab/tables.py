@@ -1,6 +1,6 @@
 """What the Lab shows of an experiment, and takes from strangers: tables for the screen, links, limits.
 
-    outcome = run(subject, experiment)                     # atlas.surgery.experiments
+    outcome = run(subject, experiment)                     # atlas.experiments.run
     summary(outcome), trial_rows(outcome), answer_rows(outcome.trials[0]), dose_rows(doses)
     decode(encode(experiment)) == experiment               # the value of a URL's parameter
 
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from app import limits
-from atlas import documents
+from app.shared import limits
 from atlas.errors import AtlasError
-from atlas.experiment import Experiment
+from atlas.experiments import documents
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit
 from atlas.neuron import GROUPS, Prompt
 
 if TYPE_CHECKING:
-    from atlas.surgery.attribution import Attribution
-    from atlas.surgery.experiments import Dose
-    from atlas.surgery.outcome import Outcome, Trial
+    from atlas.attribution.attribution import Attribution
+    from atlas.experiments.outcome import Outcome, Trial
+    from atlas.experiments.run import Dose
     from atlas.surgery.subject import Subject
 
 SHOWN_ANSWERS = 10
@@ -36,7 +36,7 @@ MOST_CONTROLS = 100
 
 def typed_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...]:
     """Prompts as visitors type them, within the app's limits."""
-    from atlas.surgery.experiments import typed_prompts
+    from atlas.experiments.run import typed_prompts
 
     allowed = limits.current()
     return typed_prompts(subject, text, answer, max_prompts=allowed.prompts, max_length=allowed.prompt_length)

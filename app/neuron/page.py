@@ -8,12 +8,15 @@ relations.
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, exports, layout, neuron_charts, tray
-from app.resources import ask
-from atlas import queries, selectivity
+from app.shared import address, exports, layout, tray
+from app.shared.resources import ask
+from atlas import queries
+from atlas.charts import look as charts
+from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
-from atlas.selectivity import Selectivity
-from atlas.store import Atlas
+from atlas.queries import selectivity
+from atlas.queries.selectivity import Selectivity
+from atlas.store.atlas import Atlas
 
 FACTS_SHOWN = 20
 RELATED_SHOWN = 12

@@ -10,10 +10,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, evidence_charts, evidence_show, layout
-from app.resources import ask
-from atlas import evidence, queries
-from atlas.store import Atlas
+from app.shared import address, layout
+from app.shared import evidence as evidence_show
+from app.shared.resources import ask
+from atlas import queries
+from atlas.charts import evidence as evidence_charts
+from atlas.charts import look as charts
+from atlas.queries import evidence
+from atlas.store.atlas import Atlas
 
 MEASURES = {"accuracy": "Right answers", "perplexity": "Perplexity"}
 # A smaller loss of right answers is next to none; half of what is claimed is much for a control, or to lose.

@@ -10,12 +10,16 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, exports, layout, relation_evidence, sharing_charts, tray
-from app.resources import ask
-from atlas import queries, sharing
+from app.relation import evidence
+from app.shared import address, exports, layout, tray
+from app.shared.resources import ask
+from atlas import queries
+from atlas.charts import look as charts
+from atlas.charts import sharing as sharing_charts
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.queries import sharing
+from atlas.store.atlas import Atlas
 
 PAGE_ROWS = 20
 CLOSEST = 8
@@ -190,11 +194,11 @@ def what_changing_does(atlas: Atlas, relation_id: str) -> None:
     tables: dict[str, pd.DataFrame] = {}
     left, right = st.columns(2, gap="medium")
     with left, layout.errors_as_sentences():
-        tables |= relation_evidence.effects(atlas, relation_id)
+        tables |= evidence.effects(atlas, relation_id)
     with right, layout.errors_as_sentences():
-        tables |= relation_evidence.erasing(atlas, relation_id)
+        tables |= evidence.erasing(atlas, relation_id)
     with layout.errors_as_sentences():
-        tables |= relation_evidence.edits(atlas, relation_id)
+        tables |= evidence.edits(atlas, relation_id)
     exports.offer(f"experiments {relation_id}", **tables)
 
 

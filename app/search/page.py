@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, exports, layout, sharing_charts
-from app.resources import ask
-from atlas import queries, search
+from app.shared import address, exports, layout
+from app.shared.resources import ask
+from atlas import queries
+from atlas.charts import sharing as sharing_charts
 from atlas.neuron import OBJECT_SLOT
-from atlas.store import Atlas
+from atlas.queries import search
+from atlas.store.atlas import Atlas
 
 PAGE_ROWS = 20
 GAP = "____"

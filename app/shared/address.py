@@ -18,7 +18,8 @@ from typing import Any
 import altair as alt
 import streamlit as st
 
-from app import charts, limits
+from app.shared import limits
+from atlas.charts import look as charts
 
 # The URL -------------------------------------------------------------------------------------------
 

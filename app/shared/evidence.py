@@ -13,11 +13,11 @@ import math
 import pandas as pd
 import streamlit as st
 
-from app import address, layout
-from app.resources import ask
-from atlas import evidence
-from atlas.evidence import Judged
-from atlas.store import Atlas
+from app.shared import address, layout
+from app.shared.resources import ask
+from atlas.queries import evidence
+from atlas.queries.evidence import Judged
+from atlas.store.atlas import Atlas
 
 RATIOS = {"paper": "The paper's ratio", "replication": "The replication's"}
 RATIO_SAID = {

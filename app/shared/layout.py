@@ -19,22 +19,23 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, limits, resources
+from app.shared import limits, resources
+from atlas.charts import look as charts
 from atlas.errors import AtlasError, StoreError
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 NOT_MEASURED = "not measured in this atlas"
 
-HOME = "app_pages/home.py"
-SEARCH = "app_pages/search.py"
-FACT = "app_pages/fact.py"
-RELATION = "app_pages/relation.py"
-NEURON = "app_pages/neuron.py"
-LAB = "app_pages/lab.py"
-COMPARE = "app_pages/compare.py"
-SQL = "app_pages/sql.py"
-ATLASES = "app_pages/atlases.py"
+HOME = "home/page.py"
+SEARCH = "search/page.py"
+FACT = "fact/page.py"
+RELATION = "relation/page.py"
+NEURON = "neuron/page.py"
+LAB = "lab/page.py"
+COMPARE = "compare/page.py"
+SQL = "sql/page.py"
+ATLASES = "atlases/page.py"
 
 FIGURE_WIDTH = 150
 

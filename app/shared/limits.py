@@ -22,7 +22,7 @@ from typing import Any
 from atlas.errors import AtlasError, ModelError
 
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_LIMITS"
-STANDARD = Path(__file__).parent / "limits.toml"
+STANDARD = Path(__file__).parents[1] / "limits.toml"
 
 
 class LimitsError(AtlasError):

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
-from app import limits
-from atlas import evidence, queries
+from app.shared import limits
+from atlas import queries
 from atlas.errors import AtlasError
-from atlas.manifest import MANIFEST_NAME, Manifest
 from atlas.models import fetch_model, locate
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
+from atlas.queries import evidence
+from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
+from atlas.store.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
-    from atlas.sql import Sandbox
+    from atlas.store.sql import Sandbox
     from atlas.surgery.subject import Subject
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ def sandbox(atlas: Atlas) -> Sandbox:
 
 
 def ask(question: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
-    """The answer of a function of `atlas.queries`, kept until the atlas is built again."""
+    """The answer of a function of `atlas.queries.facts`, kept until the atlas is built again."""
     key = (str(atlas.path), _version(atlas.path), question.__module__, question.__name__)
     return _answer(key, arguments, tuple(sorted(options.items())), question, atlas)
 

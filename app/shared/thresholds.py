@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import address, layout
-from app.neuron_charts import ADDED, OTHER, OWN, REMOVED
-from atlas.manifest import Manifest
+from app.shared import address, layout
+from atlas.charts.neurons import ADDED, OTHER, OWN, REMOVED
 from atlas.refinement import MODES, STORED_FRACTION
+from atlas.store.manifest import Manifest
 
 STEP = 0.05
 MOST_NEGATIVES = 10

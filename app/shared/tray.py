@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
-from app import layout, limits
+from app.shared import layout, limits
 from atlas.errors import AtlasError
-from atlas.manifest import ModelRecord
 from atlas.neuron import Neuron
+from atlas.store.manifest import ModelRecord
 
 KEY = "trays"
 KEPT = "tray_kept"

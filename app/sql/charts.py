@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 from pandas.api import types
 
-from app.charts import BLUE, SMALL
+from atlas.charts.look import BLUE, SMALL
 
 MOST_LABELS = 60
 MOST_POINTS = 5_000

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from app.sql_gallery import Example
+from app.sql.gallery import Example
 
 EXPERIMENTS: tuple[Example, ...] = (
     Example(

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import exports, layout, limits, resources
-from app.resources import ask
-from app.sql_charts import answer_chart, left_out, suitable
-from app.sql_experiments import EXPERIMENTS
-from app.sql_gallery import GALLERY, Example
-from app.sql_parameters import Parameter, for_the_shell, parameters
-from app.sql_question import Question, Run
-from app.sql_schema import not_measured, schema_pane, tables_and_views
+from app.shared import exports, layout, limits, resources
+from app.shared.resources import ask
+from app.sql.charts import answer_chart, left_out, suitable
+from app.sql.experiments import EXPERIMENTS
+from app.sql.gallery import GALLERY, Example
+from app.sql.parameters import Parameter, for_the_shell, parameters
+from app.sql.question import Question, Run
+from app.sql.schema import not_measured, schema_pane, tables_and_views
 from atlas.errors import AtlasError
-from atlas.sql import Answer, Asked
-from atlas.store import Atlas, bundled
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.sql import Answer, Asked
 
 TEXT = "sql-text"
 QUESTION = "sql-question"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from app.sql_parameters import parameters
-from atlas.sql import Asked
+from app.sql.parameters import parameters
+from atlas.store.sql import Asked
 
 # Servers and mail programs cut longer links.
 LONGEST_LINK = 6_000

@@ -13,8 +13,8 @@ from typing import Any
 
 import streamlit as st
 
-from atlas.schema import DERIVED_VIEWS, TABLES, describe
-from atlas.store import Atlas, sql_type
+from atlas.store.atlas import Atlas, sql_type
+from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
 
 # On a phone the whole is folded away: the answer below is what is looked for.
 _HTML = """

@@ -5,9 +5,9 @@
     result.gap.max(), result.converged.all()
 
 The default is integrated gradients over feed-forward activations (Dai et al., ACL 2022, equations 2 and
-3): `atlas.surgery.integration` has the integral, `atlas.surgery.staircase` what is integrated;
-`atlas.surgery.sequential` lets the path begin at what the model computes without a word. The other methods
-behind the same function follow no path, and so have no certificate.
+3): `atlas.attribution.integration` has the integral, `atlas.attribution.staircase` what is integrated;
+`atlas.attribution.sequential` lets the path begin at what the model computes without a word. The other
+methods behind the same function follow no path, and so have no certificate.
 """
 
 from __future__ import annotations
@@ -20,13 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlas.errors import AtlasError, ModelError
-from atlas.neuron import Prompt
-from atlas.surgery import quadrature
-from atlas.surgery.hooks import hooked
-from atlas.surgery.integration import TokenScores, integrated_gradients
-from atlas.surgery.sequential import sequential_integrated_gradients
-from atlas.surgery.staircase import (
+from atlas.attribution import quadrature
+from atlas.attribution.integration import TokenScores, integrated_gradients
+from atlas.attribution.sequential import sequential_integrated_gradients
+from atlas.attribution.staircase import (
     CPU_SWEEP_BYTES,
     AnswerToken,
     Base,
@@ -36,6 +33,9 @@ from atlas.surgery.staircase import (
     project,
     sweep,
 )
+from atlas.errors import AtlasError, ModelError
+from atlas.neuron import Prompt
+from atlas.surgery.hooks import hooked
 from atlas.surgery.subject import Encoded, Prediction, Subject, whole_answer
 
 RULES = ("certified", "left", "right", "endpoints")

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlas.surgery import quadrature
-from atlas.surgery.staircase import Base, Rows, project, sweep
+from atlas.attribution import quadrature
+from atlas.attribution.staircase import Base, Rows, project, sweep
 from atlas.surgery.subject import Subject
 
 # Numbers that are gathered at once when pieces are summed.

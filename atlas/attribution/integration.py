@@ -8,11 +8,11 @@ when layer l's activations there are α·w (Dai et al., ACL 2022, equations 2 an
 
     score_i = w_i · ∫₀¹ ∂P/∂w_i (α·w) dα          Σ_i score_i = P(1) − P(0)   (completeness)
 
-Steps 1 to 5, which evaluate P and its gradient, are in `atlas.surgery.staircase`.
+Steps 1 to 5, which evaluate P and its gradient, are in `atlas.attribution.staircase`.
 
 6. *Certified quadrature.* Nested Clenshaw–Curtis rules of 3, 5 and 9 points; a (token, layer) stops when
    its completeness gap and the largest change of a score since the last rule are within `tolerance`
-   × the token's largest |score|. What nine points do not settle is bisected (`atlas.surgery.bisection`),
+   × the token's largest |score|. What nine points do not settle is bisected (`atlas.attribution.bisection`),
    piece by piece, where it is uncertain, up to `max_points` evaluations; the rest is flagged.
 7. *Rounded products, exact certificates.* Where the subject's products are less than float32, a path whose
    error a round does not halve is limited by rounding, or steep: it is begun again in float32. (In tf32,
@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlas.surgery import quadrature
-from atlas.surgery.bisection import Cuts, integrated, no_pieces, worst
-from atlas.surgery.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
+from atlas.attribution import quadrature
+from atlas.attribution.bisection import Cuts, integrated, no_pieces, worst
+from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
 from atlas.surgery.subject import Subject, TokenPrediction
 
 # A path that rounding limits: a round leaves more than this share of its error.

@@ -26,10 +26,10 @@ from dataclasses import replace
 
 import torch
 
+from atlas.attribution.integration import TokenScores, integrated_from
+from atlas.attribution.staircase import AnswerToken, base_pass
 from atlas.errors import ModelError, PromptError
 from atlas.surgery.hooks import hooked
-from atlas.surgery.integration import TokenScores, integrated_from
-from atlas.surgery.staircase import AnswerToken, base_pass
 from atlas.surgery.subject import Subject
 
 PATHS_AT_ONCE = {"cpu": 64, "cuda": 1024}

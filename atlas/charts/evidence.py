@@ -2,8 +2,8 @@
 
     layout.draw(effect_intervals(evidence.effects(a, templates="held-out")), "…")
 
-As in `app.charts`: each function takes rows of `atlas.evidence` and gives an `alt.Chart`; groups have the
-colours they have there, and line styles or places say what colours say.
+As in `atlas.charts.look`: each function takes rows of `atlas.queries.evidence` and gives an `alt.Chart`;
+groups have the colours they have there, and line styles or places say what colours say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, GREEN, GREY, GROUP_COLOURS, GROUPS, INTERVENTIONS, ORANGE
+from atlas.charts.look import BLUE, GREEN, GREY, GROUP_COLOURS, GROUPS, INTERVENTIONS, ORANGE
 
 WHOSE = {"own": "its own neurons", "random": "as many random ones"}
 ORDERS = {"score": "largest score first", "random": "in a random order"}

@@ -1,4 +1,4 @@
-"""Pictures: each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
+"""Pictures: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
 
     st.altair_chart(layer_bars(queries.layer_histogram(a)))
 

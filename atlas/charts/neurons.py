@@ -2,8 +2,9 @@
 
     layout.draw(score_map(queries.attributions_of_fact(a, fact_id), n_layers=12, n_neurons=3072), "…")
 
-As in `app.charts`: each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`. What a neuron
-is to the fact has a colour and a shape: its own, added or removed by other thresholds, or in too few prompts.
+As in `atlas.charts.look`: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
+What a neuron is to the fact has a colour and a shape: its own, added or removed by other thresholds, or in too
+few prompts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, FAINT, GREEN, GREY, ORANGE, neuron_names
+from atlas.charts.look import BLUE, FAINT, GREEN, GREY, ORANGE, neuron_names
 from atlas.neuron import OBJECT_SLOT
 
 OWN, ADDED, REMOVED, OTHER = "knowledge neuron", "added", "removed", "in too few prompts"

@@ -2,7 +2,7 @@
 
     layout.draw(sharing_histogram(queries.neurons_by_sharing(a, "P36"), 195), "…")
 
-As in `app.charts`: each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
+As in `atlas.charts.look`: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, FAINT, GREY, ORANGE, neuron_names
+from atlas.charts.look import BLUE, FAINT, GREY, ORANGE, neuron_names
 
 MOST_BARS = 20
 KINDS = ("this relation only", "other relations too")

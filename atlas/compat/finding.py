@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atlas.attribution.attribution import METHODS, RULES, attribute
+from atlas.attribution.staircase import answer_tokens
 from atlas.compat.kept import first_projection, kept_in
 from atlas.compat.models import as_studied, subject_in_use
 from atlas.compat.questions import question
 from atlas.compat.scores import before_nonlinearity, inner_activations, layer_scores
 from atlas.errors import AtlasError, ModelError, PromptError
-from atlas.surgery.attribution import METHODS, RULES, attribute
-from atlas.surgery.staircase import answer_tokens
 from atlas.surgery.subject import Encoded
 
 # The original's names of methods, and the library's.

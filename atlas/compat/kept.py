@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas.errors import ModelError
-from atlas.families import Family, neurons_first
+from atlas.models.families import Family, neurons_first
 from atlas.neuron import Neuron
 from atlas.surgery.subject import Subject
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from atlas.errors import ModelError
-from atlas.families import family_of
 from atlas.models import locate
+from atlas.models.families import family_of
 from atlas.surgery.subject import Subject, device_of, load_subject
 
 BERT_MODELS = ["bert-base-uncased", "bert-base-multilingual-uncased"]

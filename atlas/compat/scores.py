@@ -7,7 +7,7 @@ Both are the original's sum: with α from 0 to 1, both included, in `steps` poin
 
     score_i = w_i · 1/steps · Σ_α ∂P/∂w_i (α·w)
 
-1. *One layer*: rows enter the staircase (`atlas.surgery.staircase`) at that layer only.
+1. *One layer*: rows enter the staircase (`atlas.attribution.staircase`) at that layer only.
 2. *Before the nonlinearity*: what the original calls a neuron of GPT-2 is z, the output of ``mlp.c_fc``. Then
    the layer writes act(α·z) @ W, which is not linear in α, so each point is an item of its own whose write
    is set; the gradient goes back through W and the slope of act at α·z.
@@ -21,10 +21,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from atlas.attribution import quadrature
+from atlas.attribution.staircase import AnswerToken, Rows, base_pass, project, sweep
 from atlas.compat.kept import first_projection
-from atlas.surgery import quadrature
 from atlas.surgery.hooks import attached
-from atlas.surgery.staircase import AnswerToken, Rows, base_pass, project, sweep
 from atlas.surgery.subject import Subject
 
 

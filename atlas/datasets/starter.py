@@ -5,7 +5,7 @@
 
 The folder `starter_facts` holds `relations.json` (label, where the facts come from, templates) and one
 CSV a relation (subject, object, source). Capitals, continents, languages, currencies and cities come
-from GeoNames through `build/geonames.py`; the other facts, and every template, were written for this
+from GeoNames through `build/sources/geonames.py`; the other facts, and every template, were written for this
 project. Relations carry Wikidata's property ids, as PARAREL's do; templates come in PARAREL's form.
 
 Steps: read the relations, read each relation's facts, refuse whatever would make a prompt meaningless

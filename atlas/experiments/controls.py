@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from atlas.neuron import Asked, Prompt
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
 
 
 def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[Asked, ...]:

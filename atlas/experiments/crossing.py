@@ -9,7 +9,7 @@
 3. *Random.* The same with as many random neurons of the same layers, several draws.
 
 A set's own prompts are mostly those its neurons were found on; the other sets' are not, and so are the test.
-Each step waits for its turn at the model (`atlas.surgery.experiments`); weights are never written.
+Each step waits for its turn at the model (`atlas.experiments.run`); weights are never written.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas.errors import AtlasError, PromptError
+from atlas.experiments.run import Progress, Steps, matched_randomly
 from atlas.interventions import Intervention, Suppress
 from atlas.neuron import Neuron, Prompt
-from atlas.surgery.experiments import Progress, Steps, matched_randomly
 from atlas.surgery.interventions import checked
 from atlas.surgery.subject import Prediction, Subject
 

@@ -18,10 +18,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from atlas.errors import AtlasError, DocumentError
-from atlas.experiment import MAX_DRAWS, MAX_PROMPTS, MAX_SEED, MAX_TEXT, Experiment, Measured, Results, Said
+from atlas.experiments.experiment import (
+    MAX_DRAWS,
+    MAX_PROMPTS,
+    MAX_SEED,
+    MAX_TEXT,
+    Experiment,
+    Measured,
+    Results,
+    Said,
+)
+from atlas.experiments.reading import REMEDY, Record, one_line, parse
 from atlas.interventions import MAX_NEURONS, NAME_LENGTH, several_from_plain, to_plain
 from atlas.neuron import Asked, Neuron, Prompt
-from atlas.reading import REMEDY, Record, one_line, parse
 
 FORMAT = "knowledge-neuron-experiment"
 # Version 2 added what random neurons do to an edit's new answer; results of version 1 lack it.

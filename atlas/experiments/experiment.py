@@ -1,10 +1,10 @@
 """An experiment is a value, and so is what came out of it.
 
     experiment = Experiment((Suppress(neurons),), asked, model="pocket-bert")
-    outcome = run(subject, experiment)                      # atlas.surgery.experiments
+    outcome = run(subject, experiment)                      # atlas.experiments.run
     agreement(outcome.results, earlier).holds               # the same up to rounding?
 
-Needs no torch. `atlas.documents` makes JSON and links of them.
+Needs no torch. `atlas.experiments.documents` makes JSON and links of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from atlas.errors import AtlasError, DocumentError, PromptError
+from atlas.experiments.reading import REMEDY, has_control
 from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
 from atlas.neuron import Asked, Neuron
-from atlas.reading import REMEDY, has_control
 
 # More than any page asks for; what a visitor may ask for is the app's to say.
 MAX_PROMPTS = 300

@@ -3,7 +3,7 @@
 outcome.of_group("paraphrases")[0].after.top_token
 outcome.summary()[0].change, outcome.summary()[0].random_change
 outcome.new_summary()[0].after, outcome.new_summary()[0].random   # of the answer that an edit writes
-outcome.results                                        # what `atlas.documents.to_json` keeps
+outcome.results                                        # what `atlas.experiments.documents.to_json` keeps
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlas.experiment import Experiment, Measured, Results, Said
+from atlas.experiments.experiment import Experiment, Measured, Results, Said
+from atlas.experiments.reading import has_control
 from atlas.neuron import GROUPS, Neuron, Prompt
-from atlas.reading import has_control
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Prediction

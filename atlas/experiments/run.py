@@ -15,7 +15,7 @@
 Each step waits for its turn at the model and gives it back afterwards; ``progress(share, message)`` is called
 before each, and while it waits. It may raise, to stop: nothing has to be undone then, since weights are never
 written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5. Which prompts
-are asked is the part of `atlas.controls`.
+are asked is the part of `atlas.experiments.controls`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from atlas.documents import document, from_json, from_link, to_json, to_link
+from atlas.attribution.attribution import Attribution, attribute
 from atlas.errors import AtlasError, PromptError
-from atlas.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
+from atlas.experiments.documents import document, from_json, from_link, to_json, to_link
+from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
+from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
 from atlas.interventions import Amplify, Intervention, make_intervention
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
-from atlas.surgery.attribution import Attribution, attribute
 from atlas.surgery.interventions import checked
-from atlas.surgery.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
 from atlas.surgery.subject import Prediction, Subject
 
 __all__ = [

@@ -24,9 +24,9 @@ import pandas as pd
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
+from atlas.queries.selectivity import related_neurons
 from atlas.refinement import KnowledgeNeuron
-from atlas.selectivity import related_neurons
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 KINDS = ("facts", "relations", "neurons", "atlases")
 WHERE = ("both", "a", "b")

@@ -6,7 +6,7 @@
     counts(a, fact_id)                          # which experiments took this fact, and with how many rows
 
 `python -m build evaluate` fills these tables. One that an atlas lacks is empty; `a.measured(table)` tells
-"none of this fact" from "not measured". Effects prompt by prompt are in `atlas.queries`.
+"none of this fact" from "not measured". Effects prompt by prompt are in `atlas.queries.facts`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 GROUPS = ("own", "random", "matched", "baseline", "unrelated")
 """Own neurons and their controls, in the order in which they are shown."""

@@ -4,10 +4,10 @@
     neurons_of_fact(a, fact_id)                        # its neurons, and how many other facts have each
     rethreshold(a, fact_id, t=0.3, p=0.7)              # other thresholds, no model
 
-Everything is a SQL query over the tables of `atlas.schema` and the views of `views.sql`; values are
+Everything is a SQL query over the tables of `atlas.store.schema` and the views of `views.sql`; values are
 always parameters. Many rows come as a DataFrame, one row as a dict. Tables an atlas lacks are empty, so
 a question about them gives no rows; ask `a.measured(table)` to tell "none" from "not measured".
-Search is a module of its own, `atlas.search`.
+Search is a module of its own, `atlas.queries.search`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import pandas as pd
 
 from atlas.errors import QueryError
-from atlas.evidence import GROUPS
 from atlas.neuron import Neuron
+from atlas.queries.evidence import GROUPS
+from atlas.queries.search import Hits as Hits
+from atlas.queries.search import facts_matching as facts_matching
 from atlas.refinement import STORED_FRACTION, negative_facts
-from atlas.search import Hits as Hits
-from atlas.search import facts_matching as facts_matching
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 # Facts -----------------------------------------------------------------------------------------------
 

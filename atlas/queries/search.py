@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from atlas.errors import QueryError
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 BEST = "best"
 _PLACE = """

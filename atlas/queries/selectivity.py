@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from atlas.errors import QueryError
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 # What is drawn from, made once per atlas: each fact with neurons, numbers for its relation and its answer.
 _POPULATION_TABLE = "facts_with_neurons"

@@ -3,14 +3,14 @@
     neurons_by_sharing(a, "P36")                # how many neurons 1, 2, 3 … of its facts have
     closest_pairs(a, "P36", "P30")              # the pairs of facts behind one number of `relation_overlap`
 
-As in `atlas.queries`: each docstring states the columns.
+As in `atlas.queries.facts`: each docstring states the columns.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 
 def neurons_by_sharing(atlas: Atlas, relation_id: str) -> pd.DataFrame:

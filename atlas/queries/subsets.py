@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 
 ORDERS = ("score", "random")
 LEAST_FALL = 0.1

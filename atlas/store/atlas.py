@@ -6,7 +6,7 @@
     a.sandboxed().query("SELECT …")                         # for SQL that other people wrote
 
 Opening is cheap: the manifest, the schema version, and size, columns and rows of each file are checked
-(`atlas.manifest.verify` also hashes them), then every table becomes a view over its file, and
+(`atlas.store.manifest.verify` also hashes them), then every table becomes a view over its file, and
 `views.sql` adds the derived ones. Nothing is read before it is asked for.
 """
 
@@ -25,13 +25,13 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
-from atlas.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.models import cache_folder
-from atlas.schema import TABLES
-from atlas.sql import Sandbox
+from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.store.schema import TABLES
+from atlas.store.sql import Sandbox
 
-DATA = Path(__file__).parent / "data"
-VIEWS = Path(__file__).parent / "views.sql"
+DATA = Path(__file__).parents[1] / "data"
+VIEWS = Path(__file__).parents[1] / "views.sql"
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
 # The first is shown when none is chosen: its model comes along, so everything works at once and offline.
 PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m")

@@ -28,10 +28,7 @@ from pathlib import Path
 import duckdb
 
 from atlas.errors import QueryError, StoreError
-from atlas.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
-from atlas.schema import TABLES
-from atlas.sql import Sandbox
-from atlas.store import (
+from atlas.store.atlas import (
     Atlas,
     Parameters,
     Reader,
@@ -42,6 +39,9 @@ from atlas.store import (
     quoted_path,
     sql_type,
 )
+from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.store.schema import TABLES
+from atlas.store.sql import Sandbox
 
 # What queries may hold. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
 MEMORY = "600MB"
@@ -123,7 +123,7 @@ class Collection(Reader):
             self._made.add(name)
 
     def atlas(self, atlas_id: str) -> Atlas:
-        """One member, opened for the functions of `atlas.queries`. Close it."""
+        """One member, opened for the functions of `atlas.queries.facts`. Close it."""
         if atlas_id not in self.members:
             raise QueryError(
                 f"The collection {self.path} has no atlas '{atlas_id}'. It has: {', '.join(self.members)}."

@@ -1,6 +1,6 @@
 """The tables and views of an atlas as data: sentences, sort keys, columns with their types and sentences.
 
-`atlas.schema` makes pyarrow schemas of them. In the order of a build: what is asked, what is found, and
+`atlas.store.schema` makes pyarrow schemas of them. In the order of a build: what is asked, what is found, and
 what experiments measured.
 """
 

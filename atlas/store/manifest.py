@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.errors import StoreError
-from atlas.schema import REQUIRED_TABLES, SCHEMA_VERSION, SORT_KEYS, TABLES, difference
+from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, SORT_KEYS, TABLES, difference
 
 MANIFEST_NAME = "manifest.json"
 
@@ -157,7 +157,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 def write_table(folder: Path, table: str, rows: pa.Table) -> Path:
     """Write a table's file atomically: zstd, in the order of its sort keys, columns checked.
 
-    `rows` must have the table's columns; see `atlas.schema.conform`.
+    `rows` must have the table's columns; see `atlas.store.schema.conform`.
     """
     problem = difference(table, rows.schema)
     if problem:

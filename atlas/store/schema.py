@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from atlas.definitions import DEFINITIONS, DERIVED_VIEWS
 from atlas.errors import StoreError
+from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS
 
 __all__ = [
     "DERIVED_VIEWS",
@@ -115,6 +115,8 @@ def conform(table: str, rows) -> pa.Table:
             for f in schema
         ]
     except pa.ArrowException as error:
-        raise StoreError(f"Rows do not fit the table {table}: {error}. Compare atlas/schema.py.") from error
+        raise StoreError(
+            f"Rows do not fit the table {table}: {error}. Compare atlas/store/schema.py."
+        ) from error
     ordered = pa.table(columns, schema=schema)
     return ordered.sort_by([(key, "ascending") for key in SORT_KEYS[table]])

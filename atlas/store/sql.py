@@ -7,7 +7,7 @@
     asked = console.start("SELECT … WHERE subject = $name", {"name": "France"})    # does not wait
     asked.done, asked.ahead, asked.stop(), asked.answer()
 
-1. Start: a process of its own loads the tables and locks itself in (`atlas.sql_worker`).
+1. Start: a process of its own loads the tables and locks itself in (`atlas.store.sql_worker`).
 2. Line: queries are answered one after the other, first come, first served.
 3. Stop: when its time is over, or the one who asked wants it, a query is interrupted; should it not hear
    that, the process is ended and another one started. A query that breaks the process only breaks it.
@@ -34,7 +34,7 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
-from atlas.sql_worker import receive, send
+from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
 LONGEST_VALUES = 20_000
@@ -385,10 +385,10 @@ class Asked:
 
 
 class _Process:
-    """The parent's end of `atlas.sql_worker`: messages out, messages in, and a way to end it."""
+    """The parent's end of `atlas.store.sql_worker`: messages out, messages in, and a way to end it."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *(os.path.abspath(each) for each in sys.path if each)])
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self.alive = True
@@ -397,7 +397,7 @@ class _Process:
         self._replies: queue.SimpleQueue = queue.SimpleQueue()
         # Without preexec_fn, which is not safe beside threads: the process confines itself.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "atlas.sql_worker"],
+            [sys.executable, "-P", "-m", "atlas.store.sql_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """The process behind a sandbox: DuckDB with the atlas's tables, and nothing to break out to.
 
-    python -m atlas.sql_worker                   # started by atlas.sql, which talks to it through two pipes
+    python -m atlas.store.sql_worker        # started by atlas.store.sql, which talks to it through two pipes
 
 SQL from people runs here and not in the program that asked, because DuckDB alone does not keep the limits:
 some functions neither hear an interrupt nor count their memory. A process can be stopped in any case.

@@ -1,26 +1,34 @@
-"""Everything that touches a model: loading, attribution, interventions, readout.
+"""A loaded model, asked and changed: loading, interventions, readout.
 
     from atlas.surgery import load_subject, attribute, Suppress
     subject = load_subject("pocket-bert")
 
-The only part of the library that imports torch and transformers. Browsing never imports it.
+With `atlas.attribution` and `atlas.experiments`, the part of the library that imports torch. Browsing never
+does.
 """
 
-from atlas.surgery.attribution import Attribution, attribute
+from importlib import import_module
+from typing import Any
+
 from atlas.surgery.interventions import Amplify, Edit, Erase, Suppress, by_sign
 from atlas.surgery.readout import readout
 from atlas.surgery.subject import Prediction, Subject, load_subject
 
 __all__ = [
     "Amplify",
-    "Attribution",
     "Edit",
     "Erase",
     "Prediction",
     "Subject",
     "Suppress",
-    "attribute",
     "by_sign",
     "load_subject",
     "readout",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # One import for a session with a model. By name: attribution stands on this package.
+    if name in ("Attribution", "attribute"):
+        return getattr(import_module("atlas.attribution"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas.errors import AtlasError, ModelError
-from atlas.families import neurons_first
+from atlas.models.families import neurons_first
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlas.families import Family
+from atlas.models.families import Family
 
 
 @dataclass

@@ -5,7 +5,7 @@
 
 Weights, base passes, predictions and activations are float32 whatever is chosen; only the products of the
 sweeps, which are nearly all of the arithmetic, may be rounded. What that costs is seen twice: completeness
-gaps grow, and what they do not let settle is evaluated again in float32 (`atlas.surgery.integration`);
+gaps grow, and what they do not let settle is evaluated again in float32 (`atlas.attribution.integration`);
 and a build compares the scores of a sample of its prompts with float32's.
 
 * ``float32``: as they are.

@@ -4,7 +4,7 @@
 
 Suppressing and amplifying act at the answer position (`atlas.surgery.interventions`), and a causal model
 never looks ahead, so keys and values before the first answer position are those of the model as it is. It
-is the prefix reuse of `atlas.surgery.staircase`, forward only:
+is the prefix reuse of `atlas.attribution.staircase`, forward only:
 
 1. *Prefix.* One pass over each different beginning, up to the first answer position.
 2. *Answers.* One row a change, from the first answer position on, behind its prompt's keys and values.

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from atlas.errors import ModelError, PromptError
-from atlas.families import Family, family_of
 from atlas.models import locate
+from atlas.models.families import Family, family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.hooks import recording
 from atlas.surgery.interventions import Intervention, changing, checked

@@ -6,7 +6,7 @@
 
 | part | module | says |
 |---|---|---|
-| `compare` | `comparison` | seconds, memory and points against the plain loop (`build.plain_loop`) |
+| `compare` | `comparison` | seconds, memory and points against the plain loop (`build.bench.plain_loop`) |
 | `floor` | `floor` | operations a second against the machine's measured matrix-product rate |
 | `projection` | `projection` | how long all of PARAREL would take, from a stratified sample |
 | `scaling` | `scaling` | how time and memory grow with prompts, layers, length, batch |

@@ -3,7 +3,7 @@
     peaks = peaks_of(options)                   # of each side, in processes of their own
     result = compare(subject, options, peaks, print)
 
-For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.plain_loop`: one
+For each prompt, in an order that rotates from prompt to prompt: the plain loop (`build.bench.plain_loop`: one
 layer at a time, every token through the whole model, one batch of the rule's points a layer), the staircase
 with the same points, and the certified default. In between, three times, the staircase with all prompts in
 one call, as the builder asks: seconds divided by prompts. The plain loop knows no batches. On a GPU, which
@@ -69,7 +69,7 @@ def run_plain(subject: Subject, prompt: Prompt, steps: int) -> Any:
     import torch
 
     from atlas.surgery.precision import products
-    from build.plain_loop import endpoints, plain_scores
+    from build.bench.plain_loop import endpoints, plain_scores
 
     encoded = subject.encode(prompt)
     causal = subject.family.kind == "causal"
@@ -86,7 +86,7 @@ def run_plain(subject: Subject, prompt: Prompt, steps: int) -> Any:
 
 def run_side(subject: Subject, prompts: list[Prompt], side: str, *, steps: int, tolerance: float) -> list:
     """Scores arrays (plain) or `Attribution`s of the prompts."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     if side == "plain":
         return [run_plain(subject, prompt, steps) for prompt in prompts]
@@ -182,7 +182,7 @@ def compare(
         together=together,
         progress=progress,
     )
-    from atlas.surgery.attribution import relative_difference
+    from atlas.attribution.attribution import relative_difference
 
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     points = {"plain": float(options.steps)}

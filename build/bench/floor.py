@@ -30,7 +30,7 @@ from build.bench.machine import now
 if TYPE_CHECKING:
     import torch
 
-    from atlas.surgery.attribution import Attribution
+    from atlas.attribution.attribution import Attribution
     from atlas.surgery.subject import Subject
 
 SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
@@ -193,7 +193,7 @@ def measure_floor(
     progress: Callable[[str], None],
 ) -> Floor:
     """All prompts in one call, as the builder asks."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     progress("floor · matrix products")
     products = products_of(subject)

@@ -2,7 +2,7 @@
 
     scores = plain_scores(model, input_ids, position, target, rule=endpoints(20))    # (n_layers, n_neurons)
 
-What `atlas.surgery.attribution` must equal, and what `python -m build bench` times it against. It does
+What `atlas.attribution.attribution` must equal, and what `python -m build bench` times it against. It does
 what EleutherAI's `knowledge_neurons` does, and shares no line with the package `atlas`, of which it imports
 nothing.
 

@@ -196,7 +196,7 @@ def project(
     trained_tokenizer: bool = False,
 ) -> Projection:
     """Attribute every group, and multiply."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     usable = [_askable(subject, group) for group in groups]
     n_sampled, n_usable = sum(map(len, groups)), sum(map(len, usable))

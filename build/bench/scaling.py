@@ -116,7 +116,7 @@ def seconds_of(work: Callable[[], float], subject: Subject) -> tuple[float, floa
 
 def run_in_calls(subject: Subject, prompts: Sequence[Prompt], at_once: int, **options: Any) -> float:
     """Attributes `at_once` prompts a call and keeps nothing but the mean points a layer."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     points = 0.0
     for start in range(0, len(prompts), at_once):

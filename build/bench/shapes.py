@@ -82,7 +82,7 @@ def shape_subject(
     """A subject of that shape, with random weights and a tokenizer of whole words."""
     import torch
 
-    from atlas.families import family_of
+    from atlas.models.families import family_of
     from atlas.surgery.subject import Subject, device_of
     from build.bench.vocabulary import whole_words
 

@@ -11,7 +11,7 @@ A study's module has
     summary(atlas) -> list[str]                 lines for a person, from the atlas's tables
 
 `units` and `measure` depend on the atlas, the model, the sample and the seed alone: a killed evaluation, run
-again, ends with the same rows. `build.evaluate` runs them.
+again, ends with the same rows. `build.evidence.evaluate` runs them.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from atlas.neuron import Neuron, Prompt, Template
 from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
 
 FACTS_A_SHARD = 12
 SENTENCES = 4

@@ -22,12 +22,12 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.neuron import Neuron
-from atlas.schema import conform
+from atlas.store.schema import conform
 from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
-    from build.trials import Trial
+    from atlas.store.atlas import Atlas
+    from build.jobs.trials import Trial
 
 FACTS_A_SHARD = 24
 NEAREST = 20
@@ -39,7 +39,7 @@ def units(ground: Ground) -> list[tuple[str, ...]]:
 
 
 def measure(ground: Ground, unit: Sequence[str]) -> pa.Table:
-    from build.trials import evaluate_shard
+    from build.jobs.trials import evaluate_shard
 
     facts = [ground.by_id[fact_id] for fact_id in unit]
     activations = _discovery_activations(ground, facts)
@@ -131,7 +131,7 @@ def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[T
 def _trial(
     fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: StoredPrompt, activity: float | None
 ) -> Trial:
-    from build.trials import Trial
+    from build.jobs.trials import Trial
 
     return Trial(
         fact_id=fact.fact_id,
@@ -191,7 +191,7 @@ def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
 
 def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
     """One row a relation, and the row 'all': the mean over relations of each number."""
-    from build.trials import seeded
+    from build.jobs.trials import seeded
 
     rows, papers, replications = [], [], []
     for relation_id, of_relation in part.groupby("relation_id"):

@@ -25,7 +25,7 @@ from build.evidence.ground import Ground
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
     from atlas.surgery.subject import Prediction
 
 DOSES = (1, 2, 5, 10, 20, 50, 100, 200)

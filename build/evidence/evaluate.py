@@ -21,16 +21,16 @@ from typing import Any
 import pyarrow as pa
 
 from atlas.errors import BuildError
-from atlas.manifest import Manifest, file_name
 from atlas.models import locate
-from atlas.schema import TABLES, conform
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import Manifest, file_name
+from atlas.store.schema import TABLES, conform
 from build.evidence import Study, studies
 from build.evidence.ground import Ground
+from build.output.writer import Output, metadata_of, settle, with_metadata
 from build.plan import at_least_one
 from build.progress import Progress
 from build.run import code_version
-from build.writer import Output, metadata_of, settle, with_metadata
 
 RECORD = "experiments"
 """Where the manifest says how each study was measured: in `method.options`."""
@@ -132,7 +132,7 @@ class _Evaluation:
         if file_name(study.table) in atlas.manifest.files and not fresh:
             self.refuse_to_replace(atlas, record)
         if self.options.threads is not None or study.needs_model:
-            from build.worker import use_threads
+            from build.jobs.worker import use_threads
 
             use_threads(self.options.threads)
         stage = f"{study.name}-{key}"

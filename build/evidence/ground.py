@@ -22,11 +22,11 @@ from atlas.neuron import Fact, Neuron, Prompt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
-    from build.trials import Partners
-    from build.worker import Batches
+    from build.jobs.trials import Partners
+    from build.jobs.worker import Batches
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Ground:
 
     @cached_property
     def batches(self) -> Batches:
-        from build.worker import Batches
+        from build.jobs.worker import Batches
 
         return Batches.for_subject(self.subject, None)
 
@@ -186,7 +186,7 @@ class Ground:
     @cached_property
     def partners(self) -> Partners:
         """For each fact, by its place, facts with held-out prompts that differ in relation and object."""
-        from build.trials import Partners
+        from build.jobs.trials import Partners
 
         return Partners.among(
             [fact.fact for fact in self.facts],
@@ -199,7 +199,7 @@ class Ground:
         """What `atlas.refinement.refine` takes: the stored scores, and its columns of prompts and facts."""
         import pyarrow.parquet as pq
 
-        from atlas.manifest import file_name
+        from atlas.store.manifest import file_name
 
         columns = {
             "attributions": ["fact_id", "template_id", "layer", "neuron", "score"],
@@ -240,7 +240,7 @@ class Ground:
 
     def generator(self, purpose: str, name: str = "") -> np.random.Generator:
         """Random numbers that depend on the seed, the purpose and the name alone."""
-        from build.trials import seeded
+        from build.jobs.trials import seeded
 
         return seeded(self.seed, purpose, name)
 
@@ -248,7 +248,7 @@ class Ground:
         self, neurons: Sequence[Neuron], purpose: str, name: str, *, avoid: Sequence[Neuron] = ()
     ) -> tuple[Neuron, ...]:
         """As many random other neurons of the same layers, none of those to avoid."""
-        from build.trials import random_match
+        from build.jobs.trials import random_match
 
         return random_match(neurons, self.n_neurons, self.generator(purpose, name), avoid=avoid)
 

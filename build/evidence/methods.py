@@ -31,7 +31,7 @@ from atlas.refinement import MODES
 from build.evidence.ground import Ground, GroundFact, chunks
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
 
 STORED = "integrated_gradients"
 QUICK = ("activation", "gradient_x_activation")
@@ -82,7 +82,7 @@ def measure(ground: Ground, unit: Unit) -> list[dict[str, Any]]:
 
 def _scores(ground: Ground, facts: Sequence[GroundFact], method: str) -> dict[str, np.ndarray]:
     """Fact id → scores of its discovery prompts, (n_prompts, n_layers, n_neurons)."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     prompts = [each.prompt for fact in facts for each in fact.discovery]
     ground.batches.note = ground.note
@@ -149,7 +149,7 @@ def _rows(
     choices: Mapping[str, Choices],
     stored: Mapping[str, Choices],
 ) -> list[dict[str, Any]]:
-    from build.trials import INTERVENTIONS
+    from build.jobs.trials import INTERVENTIONS
 
     asked = [
         (neurons, name, each.prompt)

@@ -24,14 +24,14 @@ import numpy as np
 
 from atlas.neuron import Neuron
 from atlas.refinement import Refinement, refine_scores
-from build.check import rule_of
 from build.evidence.ground import Ground, GroundFact, chunks
+from build.output.check import rule_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from atlas.manifest import Manifest
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
+    from atlas.store.manifest import Manifest
 
 FACTS_A_SHARD = 8
 BOOTSTRAP_DRAWS = 2000
@@ -100,7 +100,7 @@ def rule_for(manifest: Manifest, relation_id: str) -> Refinement:
 
 def held_out_neurons(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, tuple[Neuron, ...]]:
     """Fact id → the neurons that its held-out prompts find, by share, then mean score."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     manifest = ground.atlas.manifest
     options = attribution_options(manifest)

@@ -23,11 +23,11 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.refinement import MODES, Refinement, mode, refine
-from build.check import rule_of
 from build.evidence.ground import Ground
+from build.output.check import rule_of
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 SHARES = (0.25, 0.5, 0.75, 1.0)

@@ -7,7 +7,7 @@ few and their company? For facts that have neurons and held-out prompts:
 2. *Doses.* The first k of them are suppressed, k = 1 … n; of more than 40 every k up to 20 and a grid to n.
 3. *Question.* The mean probability of the answer on the held-out prompts, before and with each dose.
 
-The smallest k that gives half the fall follows from these rows: `atlas.subsets.half_effect`.
+The smallest k that gives half the fall follows from these rows: `atlas.queries.subsets.half_effect`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron
-from atlas.subsets import LEAST_FALL, ORDERS, RISE, half_effect
+from atlas.queries.subsets import LEAST_FALL, ORDERS, RISE, half_effect
 from build.evidence.ground import Ground, GroundFact, chunks
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
 
 FACTS_A_SHARD = 8
 EVERY_DOSE = 40

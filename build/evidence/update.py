@@ -33,7 +33,7 @@ from atlas.neuron import Neuron, Prompt
 from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
 
 if TYPE_CHECKING:
-    from atlas.store import Atlas
+    from atlas.store.atlas import Atlas
     from atlas.surgery.subject import Prediction
 
 STRENGTHS = ((1.0, 8.0), (1.0, 2.0))

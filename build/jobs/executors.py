@@ -1,10 +1,11 @@
-"""Who does a build's jobs: this process, or the workers of a Ray cluster (`build.ray_executor`).
+"""Who does a build's jobs: this process, or the workers of a Ray cluster (`build.jobs.ray_executor`).
 
     with start(machine, setup) as executor:
         for index, table in executor.run(jobs, report=progress.advance, note=progress.note): ...
 
-A job holds all that it needs and gives one table (`build.jobs`). Whoever does it, the table is the same: only
-speed depends on the machine. In this process the next job is prepared (tokenised) while the model is busy.
+A job holds all that it needs and gives one table (`build.jobs.jobs`). Whoever does it, the table is the same:
+only speed depends on the machine. In this process the next job is prepared (tokenised) while the model is
+busy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from build.plan import at_least_one, one_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from build.jobs import Job, Report
+    from build.jobs.jobs import Job, Report
 
 Item = TypeVar("Item")
 Note = Callable[[str], None]
@@ -165,7 +166,7 @@ def start(machine: Machine, *, model: str, dtype: str, weights_sha256: str) -> E
         batch_rows=machine.batch_rows,
     )
     if machine.executor == RAY:
-        from build.ray_executor import RayExecutor
+        from build.jobs.ray_executor import RayExecutor
 
         return RayExecutor(machine, setup, weights_sha256=weights_sha256)
     return InProcess(setup)
@@ -175,7 +176,7 @@ class InProcess:
     """The model in this process, one job after the other."""
 
     def __init__(self, setup: Setup) -> None:
-        from build.worker import Worker
+        from build.jobs.worker import Worker
 
         self.worker = Worker.load(setup)
 

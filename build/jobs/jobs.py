@@ -23,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from atlas.neuron import Neuron, Prompt
-from build.activating import ActivatingPrompts
+from build.jobs.activating import ActivatingPrompts
 from build.plan import BuildOptions
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Encoded, Subject
-    from build.stages import ShardPrompts
-    from build.trials import Trial
-    from build.worker import Worker
+    from build.jobs.stages import ShardPrompts
+    from build.jobs.trials import Trial
+    from build.jobs.worker import Worker
 
 Report = Callable[[int], None]
 
@@ -67,7 +67,7 @@ class PrecisionSample:
         return None
 
     def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
-        from build import stages
+        from build.jobs import stages
 
         table = stages.precision_sample(worker.subject, self.prompts, self.options, batches=worker.batches)
         report(self.size)
@@ -88,12 +88,12 @@ class AttributeShard:
         return len(self.prompts)
 
     def prepare(self, subject: Subject) -> ShardPrompts:
-        from build import stages
+        from build.jobs import stages
 
         return stages.usable_prompts(subject, self)
 
     def run(self, worker: Worker, prepared: ShardPrompts, report: Report) -> pa.Table:
-        from build import stages
+        from build.jobs import stages
 
         return stages.attribute_shard(
             worker.subject, prepared, self.options, batches=worker.batches, report=report
@@ -114,7 +114,7 @@ class ReadOutShard:
         return None
 
     def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
-        from build import stages
+        from build.jobs import stages
 
         table = stages.readout_shard(worker.subject, self.neurons, k=READOUT_TOKENS)
         report(self.size)
@@ -158,7 +158,7 @@ class EvaluateShard:
         return {prompt: subject.encode(prompt) for prompt in {trial.prompt for trial in self.trials}}
 
     def run(self, worker: Worker, prepared: dict[Prompt, Encoded], report: Report) -> pa.Table:
-        from build import trials
+        from build.jobs import trials
 
         table = trials.evaluate_shard(worker.subject, self.trials, batches=worker.batches, encoded=prepared)
         report(self.size)

@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas.errors import AtlasError, BuildError
-from build.executors import Machine, Note, Setup, SubjectFacts, cores, share
+from build.jobs.executors import Machine, Note, Setup, SubjectFacts, cores, share
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from build.jobs import Job, Report
-    from build.worker import Worker
+    from build.jobs.jobs import Job, Report
+    from build.jobs.worker import Worker
 
 # Before Ray is imported: nothing is sent to its makers, and what workers print is not printed again.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -83,7 +83,7 @@ class RayWorker:
 
     def load(self) -> SubjectFacts | AtlasError:
         """The model, once."""
-        from build.worker import Worker
+        from build.jobs.worker import Worker
 
         try:
             self.worker = self.model_thread.submit(Worker.load, self.setup).result()
@@ -174,7 +174,7 @@ class RayExecutor:
             _use_token()
             _ask(_found() if address == "auto" else address)
             # The project lies at the same place on every machine of a cluster.
-            project = str(Path(__file__).resolve().parents[1])
+            project = str(Path(__file__).resolve().parents[2])
             options |= {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": project}}}
         try:
             ray.init(**options)

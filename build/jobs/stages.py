@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from atlas.attribution import attribution
 from atlas.errors import BuildError, PromptError
 from atlas.neuron import Neuron, Prompt
-from atlas.schema import TABLES
-from atlas.surgery import attribution
+from atlas.store.schema import TABLES
+from build.output.writer import with_metadata
 from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions
-from build.writer import with_metadata
 
 if TYPE_CHECKING:
-    from atlas.surgery.attribution import Attribution
+    from atlas.attribution.attribution import Attribution
     from atlas.surgery.subject import Encoded, Prediction, Subject
-    from build.jobs import AttributeShard, Report
-    from build.worker import Batches
+    from build.jobs.jobs import AttributeShard, Report
+    from build.jobs.worker import Batches
 
 # One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
 ATTRIBUTE_SHARD = pa.schema(

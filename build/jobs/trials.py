@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from atlas.interventions import Amplify, Suppress
 from atlas.neuron import Fact, Neuron, Prompt
-from atlas.schema import TABLES
+from atlas.store.schema import TABLES
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Encoded, Subject
-    from build.tables import Prompts
-    from build.worker import Batches
+    from build.jobs.worker import Batches
+    from build.output.tables import Prompts
 
 AMPLIFY_FACTOR = 2.0
 INTERVENTIONS: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {

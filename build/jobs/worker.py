@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from atlas.attribution import attribution
 from atlas.errors import BuildError
-from atlas.surgery import attribution
-from build.executors import SubjectFacts, cores
+from build.jobs.executors import SubjectFacts, cores
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
-    from build.executors import Setup
+    from build.jobs.executors import Setup
 
 Result = TypeVar("Result")
 

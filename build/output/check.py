@@ -6,7 +6,7 @@
 
 `python -m build run` asks the same of its tables before it writes their manifest.
 
-1. Manifest, sizes, columns and sha256 of every file (`atlas.manifest.verify`).
+1. Manifest, sizes, columns and sha256 of every file (`atlas.store.manifest.verify`).
 2. Rows: each check below is a query that counts the rows that contradict it.
 3. Certificates: the share of (answer token, layer) paths that met the tolerance.
 4. Knowledge neurons: found again from the stored scores, they must be the stored ones.
@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from atlas import refinement
 from atlas.errors import AtlasError, BuildError, StoreError
-from atlas.manifest import Manifest, file_name, verify
-from atlas.schema import SORT_KEYS
-from atlas.store import quoted_path
-from build.summary import converged_share
+from atlas.store.atlas import quoted_path
+from atlas.store.manifest import Manifest, file_name, verify
+from atlas.store.schema import SORT_KEYS
+from build.output.summary import converged_share
 
 CONVERGED_SHARE = 0.99
 _ROUNDING = 1e-5

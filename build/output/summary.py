@@ -12,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from atlas.manifest import file_name, read_manifest
-from atlas.store import quoted_path
+from atlas.store.atlas import quoted_path
+from atlas.store.manifest import file_name, read_manifest
 from build.plan import duration
 
 

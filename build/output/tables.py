@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from atlas.neuron import Neuron
 from atlas.refinement import Refined, Refinement, refine
-from atlas.schema import TABLES, conform
+from atlas.store.schema import TABLES, conform
+from build.output.writer import ROW_GROUP_ROWS, Output
 from build.plan import Plan
-from build.writer import ROW_GROUP_ROWS, Output
 
 
 @dataclass(frozen=True)

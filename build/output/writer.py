@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atlas.errors import BuildError, StoreError
-from atlas.manifest import (
+from atlas.store.manifest import (
     MANIFEST_NAME,
     Manifest,
     file_name,
@@ -36,7 +36,7 @@ from atlas.manifest import (
     record_file,
     write_manifest,
 )
-from atlas.schema import TABLES, conform
+from atlas.store.schema import TABLES, conform
 from build.plan import first_difference
 
 WORK = "work"

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from atlas.errors import BuildError
-from atlas.store import Atlas
-from build.writer import whole_file, writing
+from atlas.store.atlas import Atlas
+from build.output.writer import whole_file, writing
 
 INDEX = "report.json"
 """Names the files of a report, so that a folder is known to hold nothing else."""

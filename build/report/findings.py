@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from atlas.manifest import Manifest
 from atlas.neuron import Neuron
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import Manifest
 from build.evidence.statistics import count
 from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atlas.manifest import Manifest, file_name
-from build.evaluate import RECORD
+from atlas.store.manifest import Manifest, file_name
 from build.evidence import STUDIES
+from build.evidence.evaluate import RECORD
 from build.plan import duration
 from build.report.findings import Findings
 from build.report.page import Block, Heading, Table, Text, escape

@@ -17,8 +17,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from atlas import subsets
-from atlas.store import Atlas
+from atlas.queries import subsets
+from atlas.store.atlas import Atlas
 from build.report.numbers import Estimate, mean_of, ratio_of
 
 FEWEST_KNOWN = 20

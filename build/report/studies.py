@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
 from build.report.numbers import Estimate, mean_of, ratio_of
 
 OWN_AND_RANDOM = ("own", "random")

@@ -31,13 +31,13 @@ from atlas.datasets import pararel as pararel_files
 from atlas.datasets.fetching import Published, fetched, sha256
 from atlas.datasets.pararel import load_pararel
 from atlas.errors import BuildError, DatasetError
-from atlas.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
 from atlas.refinement import MODES
-from build import summary
-from build.check import check_rows
+from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
+from build.output import summary
+from build.output.check import check_rows
+from build.output.tables import distinct_neurons
+from build.output.writer import Output
 from build.run import code_version
-from build.tables import distinct_neurons
-from build.writer import Output
 
 REPOSITORY = "EleutherAI/knowledge-neurons"
 REVISION = "be1a84adafd6e973ab0ee012527ac1988632a5e8"

@@ -7,17 +7,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import charts, layout
-from atlas import queries, store
-from atlas.store import Atlas
+from app.shared import layout
+from atlas import queries
+from atlas.charts import look as charts
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
 BROWSING = {
     "home": {},
@@ -33,7 +34,7 @@ BROWSING = {
 def page(name: str = "home", **parameters: str) -> AppTest:
     """A fresh session that opens a page by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"app_pages/{name}.py")
+    app.switch_page(f"{name}/page.py")
     app.query_params.update(parameters)
     return app.run()
 
@@ -257,7 +258,7 @@ import json, sys
 from streamlit.testing.v1 import AppTest
 for name, parameters in json.loads(sys.argv[1]).items():
     app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-    app.switch_page(f"app_pages/{{name}}.py")
+    app.switch_page(f"{{name}}/page.py")
     app.query_params.update(parameters)
     app.run()
     assert not app.exception and not app.error and app.title, name

@@ -21,15 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from atlas import documents
+from atlas.experiments import documents
+from atlas.experiments.outcome import Outcome
+from atlas.experiments.run import run
 from atlas.surgery import load_subject
-from atlas.surgery.experiments import run
-from atlas.surgery.outcome import Outcome
+from tests import ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 expect = sync_api.expect
 
-ROOT = Path(__file__).parent.parent
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 ATLAS = "starter-pocket-bert"
 PAGES = (

@@ -15,17 +15,18 @@ import pytest
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
-from app import layout, limits, resources
-from atlas import models, store
+from app.shared import layout, limits, resources
+from atlas import models
 from atlas.errors import ModelError, StoreError
+from atlas.store import atlas as store
+from tests import ROOT
 from tests.sample_atlas import write_sample_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "app"
 MAIN = APP / "main.py"
 CONFIG = ROOT / ".streamlit" / "config.toml"
 DEMO = APP / "limits_demo.toml"
-PAGES = sorted(path.stem for path in (APP / "app_pages").glob("*.py"))
+PAGES = sorted(path.parent.name for path in APP.glob("*/page.py"))
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def sample(tmp_path, monkeypatch) -> Path:
 def page(name: str, **parameters: str) -> AppTest:
     """A fresh session that opens a page by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"app_pages/{name}.py")
+    app.switch_page(f"{name}/page.py")
     app.query_params.update(parameters)
     return app.run()
 
@@ -106,8 +107,8 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
     def broken(*_, **__):
         raise ValueError("password in /srv/secrets")
 
-    monkeypatch.setattr("atlas.queries.facts_matching", broken)
-    monkeypatch.setattr("atlas.search.facts_matching", broken, raising=False)
+    monkeypatch.setattr("atlas.queries.facts.facts_matching", broken)
+    monkeypatch.setattr("atlas.queries.search.facts_matching", broken, raising=False)
     with error_details(details):
         app = page("search", q="oslo")
         (shown,) = app.exception
@@ -118,7 +119,7 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
 
 
 def test_a_developer_can_ask_for_all_of_it(sample, monkeypatch):
-    monkeypatch.setattr("app.address.search_box", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("app.shared.address.search_box", lambda *_, **__: 1 / 0)
     with error_details("full"):
         (shown,) = page("search").exception
     assert "division by zero" in shown.message
@@ -188,7 +189,7 @@ def test_the_lab_of_a_demo_takes_no_model_from_its_url(demo, monkeypatch, name):
     asked = []
     located = models.locate
     monkeypatch.setattr(models, "locate", lambda name, **o: asked.append(name) or located(name, **o))
-    for module in ("app.lab_choose", "app.resources"):
+    for module in ("app.lab.choose", "app.shared.resources"):
         monkeypatch.setattr(
             f"{module}.locate", lambda name, **options: asked.append(name) or located(name, **options)
         )
@@ -204,7 +205,7 @@ def test_visitors_share_one_model():
     def visit() -> None:
         import streamlit as st
 
-        from app import resources
+        from app.shared import resources
 
         st.session_state["weights"] = id(resources.subject("pocket-bert").model)
 
@@ -368,7 +369,7 @@ from streamlit.testing.v1 import AppTest
 
 def visit(name, **parameters):
     app = AppTest.from_file({str(MAIN)!r}, default_timeout=120).run()
-    app.switch_page(f"app_pages/{{name}}.py")
+    app.switch_page(f"{{name}}/page.py")
     app.query_params.update(atlas="starter-pocket-bert", **parameters)
     app.run()
     assert not app.exception and not app.error, name

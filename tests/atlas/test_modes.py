@@ -1,6 +1,6 @@
 """The refinement modes on the stored scores of real atlases, against loops over sets.
 
-`tests/test_refinement.py` has the modes on dense synthetic scores, and their corners.
+`tests/atlas/test_refinement.py` has the modes on dense synthetic scores, and their corners.
 """
 
 from collections import defaultdict
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.refinement import MODES, mode, refine
-from atlas.store import Atlas, bundled
+from atlas.store.atlas import Atlas, bundled
 from tests.plain_refinement import paper_percent, plain_facts, plain_mode, plain_neurons
 
 POCKET = bundled().get("starter-pocket-bert")

@@ -11,7 +11,7 @@ import pytest
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron
 from atlas.refinement import MODES, STORED_FRACTION, coarse, mode, refine, refine_scores
-from atlas.schema import TABLES, difference
+from atlas.store.schema import TABLES, difference
 
 N_LAYERS, N_NEURONS = 3, 20
 

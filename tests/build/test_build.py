@@ -22,14 +22,15 @@ import pytest
 from atlas import datasets, refinement
 from atlas.datasets import Dataset
 from atlas.errors import BuildError, ModelError
-from atlas.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.neuron import Fact, Neuron, Relation, Template
-from atlas.schema import SORT_KEYS, TABLES, difference
-from build.check import check_atlas
-from build.executors import Machine
+from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
+from atlas.store.schema import SORT_KEYS, TABLES, difference
+from build.jobs.executors import Machine
+from build.output.check import check_atlas
+from build.output.writer import Output, whole_file
 from build.plan import BuildOptions, make_plan
 from build.run import run_build
-from build.writer import Output, whole_file
+from tests import ROOT
 
 BUILT = (
     "relations",
@@ -43,7 +44,6 @@ BUILT = (
 )
 """The tables of a build; `python -m build evaluate` adds the others."""
 
-ROOT = Path(__file__).resolve().parent.parent
 PARAREL = ROOT.parent / "shared" / "pararel" / "data"
 
 CAPITALS = (
@@ -215,7 +215,7 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(
 
 
 def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas: Path, tiny_bert: Path):
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
     from atlas.surgery.subject import load_subject
 
     subject = load_subject(str(tiny_bert))
@@ -310,7 +310,7 @@ def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: P
 
 
 def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
-    from build.trials import random_match, seeded
+    from build.jobs.trials import random_match, seeded
 
     own = (Neuron(0, 3), Neuron(0, 5), Neuron(2, 1))
     drawn = random_match(own, 72, seeded(0, "random", "a fact"))
@@ -321,7 +321,7 @@ def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
 
 
 def test_partners_differ_in_relation_and_object():
-    from build.trials import Partners, seeded
+    from build.jobs.trials import Partners, seeded
 
     facts = [
         Fact("a", "P1", "x", "Rome"),
@@ -337,7 +337,7 @@ def test_partners_differ_in_relation_and_object():
 
 
 def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
-    from build.trials import Partners, seeded
+    from build.jobs.trials import Partners, seeded
 
     facts = [Fact("own", "P1", "x", "Rome")] + [Fact(str(n), "P2", str(n), f"City {n}") for n in range(20)]
     known = [True] + [n in (3, 11, 17) for n in range(20)]
@@ -368,7 +368,7 @@ def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas: Path, 
 
 
 def test_of_equal_activations_the_earlier_prompt_comes_first():
-    from build.activating import ActivatingPrompts
+    from build.jobs.activating import ActivatingPrompts
 
     state = ActivatingPrompts(np.array([0, 0]), np.array([0, 1]), k=3)
     values = np.array([[1.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [5.0, 0.0]], np.float32)
@@ -379,7 +379,7 @@ def test_of_equal_activations_the_earlier_prompt_comes_first():
 
 
 def test_fewer_prompts_than_places_leave_places_empty():
-    from build.activating import ActivatingPrompts
+    from build.jobs.activating import ActivatingPrompts
 
     state = ActivatingPrompts(np.array([0]), np.array([0]), k=5)
     state.update(np.array([[[1.0]], [[3.0]]], np.float32), np.arange(2))
@@ -452,11 +452,11 @@ ZYGOTE = """
 import os, random, signal, sys, time
 from pathlib import Path
 import pandas, torch, transformers, duckdb
-import build.run, build.stages, build.summary, build.worker
+import build.run, build.jobs.stages, build.output.summary, build.jobs.worker
 from atlas.surgery import attribution, readout, subject
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, DynamicCache
 from transformers import BertForMaskedLM, LlamaForCausalLM
-from tests.test_build import register_tiny_dataset
+from tests.build.test_build import register_tiny_dataset
 from build.__main__ import main
 register_tiny_dataset()
 
@@ -593,8 +593,8 @@ def test_a_shard_that_is_no_parquet_file_is_made_again(
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """Ctrl-C when the build first comes to a function of `build.stages` or `build.trials`."""
-    from build import stages, trials
+    """Ctrl-C when the build first comes to a function of `build.jobs.stages` or `build.jobs.trials`."""
+    from build.jobs import stages, trials
 
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
@@ -644,7 +644,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 ):
     import torch
 
-    from atlas.surgery import attribution
+    from atlas.attribution import attribution
 
     original, tried = attribution.attribute, []
 
@@ -667,7 +667,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 def test_too_little_memory_for_one_prompt_is_one_sentence(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from atlas.surgery import attribution
+    from atlas.attribution import attribution
 
     def no_memory(*args: object, **kwargs: object) -> list:
         raise RuntimeError(
@@ -682,7 +682,7 @@ def test_too_little_memory_for_one_prompt_is_one_sentence(
 def test_another_runtime_error_is_not_taken_for_memory(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from atlas.surgery import attribution
+    from atlas.attribution import attribution
 
     def broken(*args: object, **kwargs: object) -> list:
         raise RuntimeError("shapes do not match")
@@ -700,7 +700,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas: Path, tiny_be
     """No file may be larger than 9 kB, so that shards can be written and a table cannot."""
     out = tmp_path / "out"
     script = (
-        "import sys; from tests.test_build import register_tiny_dataset as r; r();"
+        "import sys; from tests.build.test_build import register_tiny_dataset as r; r();"
         "from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = ["run", "--model", str(tiny_bert), "--dataset", "tiny", "--out", str(out), "--shard-size", "3"]
@@ -853,7 +853,7 @@ def test_a_work_folder_with_somebodys_files_stays(copy: Path, tiny_bert: Path):
 def test_tables_that_contradict_themselves_are_not_finished(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from build import tables
+    from build.output import tables
 
     original = tables.facts_table
 

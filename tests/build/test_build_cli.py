@@ -18,8 +18,8 @@ from atlas.models import is_ready
 from build.__main__ import _COMMANDS, main
 from build.evidence import ALIASES, STUDIES
 from build.progress import Progress
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PARAREL = ROOT.parent / "shared" / "pararel" / "data"
 RUN = ["run", "--model", "pocket-bert", "--dataset", "starter", "--out", "never-made"]
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from atlas import datasets
+from atlas.attribution.attribution import attribute
 from atlas.errors import BuildError, ModelError
-from atlas.manifest import read_manifest
-from atlas.surgery.attribution import attribute
+from atlas.store.manifest import read_manifest
 from atlas.surgery.subject import load_subject
-from build import summary
-from build.check import check_atlas
-from build.executors import Machine
+from build.jobs.executors import Machine
+from build.output import summary
+from build.output.check import check_atlas
 from build.plan import BuildOptions, make_plan
 from build.run import run_build
-from tests.test_build import options, tiny_dataset
+from tests.build.test_build import options, tiny_dataset
 
 CPU = Machine(device="cpu")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from atlas.documents import document, to_json
-from atlas.experiment import Experiment
+from atlas.experiments.documents import document, to_json
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress
 from atlas.neuron import Asked, Neuron, Prompt
 from build.__main__ import main
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
 ASKED = (
     Asked("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
@@ -38,8 +38,8 @@ UNSAYABLE = {"kind": "edit", "neurons": ["L0.N1"], "old": "paris", "new": "☃"}
 @pytest.fixture(scope="module")
 def outcome(tiny_bert: Path):
     pytest.importorskip("torch")
+    from atlas.experiments.run import run
     from atlas.surgery import load_subject
-    from atlas.surgery.experiments import run
 
     subject = load_subject(str(tiny_bert), device="cpu")
     return run(subject, Experiment(CHANGES, ASKED, seed=4, draws=2))

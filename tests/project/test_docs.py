@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_help import PARSERS
-from tests.test_help import commands as subcommands
+from tests import ROOT
+from tests.project.test_help import PARSERS
+from tests.project.test_help import commands as subcommands
 from tests.transcripts import Block, blocks, is_as_shown, prose, run_page, whole_lines
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / name for name in ("README.md", "BENCHMARKS.md", "NOTICE.md")] + PAGES

@@ -14,7 +14,7 @@ import pytest
 
 import atlas.__main__
 from build import arguments
-from tests.test_project import ATLASES, ROOT
+from tests.project.test_project import ATLASES, ROOT
 
 PARSERS = {"atlas": atlas.__main__._parser(), "build": arguments.make_parser()}
 EXAMPLE = re.compile(r"^  ((?:\w+=\S+ )?(?:python -m|streamlit) .*)$", re.MULTILINE)

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from tests.notebooks import NOTEBOOKS, executed, texts
-from tests.test_docs import FORBIDDEN, dangling_of, name
+from tests.project.test_docs import FORBIDDEN, dangling_of, name
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from atlas import __version__
-from tests.test_project import IMPORTED_AS, MB, REQUIREMENTS, ROOT, imports, requirements, sources
+from tests.project.test_project import IMPORTED_AS, MB, REQUIREMENTS, ROOT, imports, requirements, sources
 
 NAME = "knowledge_neuron_atlas"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -181,7 +181,7 @@ HIDE = f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED}))\n"
 
 def test_importing_the_library_imports_no_model_package(python: Callable[..., str]):
     names = ("tqdm", "torch", "transformers", *NOT_NEEDED)
-    code = "import sys, atlas, atlas.queries, atlas.datasets, atlas.refinement\n"
+    code = "import sys, atlas, atlas.queries.facts, atlas.datasets, atlas.refinement\n"
     code += f"print([n for n in {names} if n in sys.modules])"
     assert python("-c", code).strip() == "[]"
 

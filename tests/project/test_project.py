@@ -16,7 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 ATLASES = ROOT / "atlas" / "data"
 WEIGHTS = ROOT / "atlas" / "models" / "pocket_bert" / "model.safetensors"
 TWO_COMMANDS = (
@@ -29,22 +30,22 @@ MB = 1_000_000
 BROWSING = (
     "atlas/__init__.py",
     "atlas/__main__.py",
-    "atlas/collection.py",
-    "atlas/comparison.py",
-    "atlas/controls.py",
+    "atlas/store/collection.py",
+    "atlas/queries/comparison.py",
+    "atlas/experiments/controls.py",
     "atlas/datasets",
     "atlas/errors.py",
-    "atlas/experiment.py",
+    "atlas/experiments/experiment.py",
     "atlas/interventions.py",
-    "atlas/manifest.py",
+    "atlas/store/manifest.py",
     "atlas/models/__init__.py",
     "atlas/neuron.py",
-    "atlas/queries.py",
+    "atlas/queries/facts.py",
     "atlas/refinement.py",
-    "atlas/schema.py",
-    "atlas/sql.py",
-    "atlas/sql_worker.py",
-    "atlas/store.py",
+    "atlas/store/schema.py",
+    "atlas/store/sql.py",
+    "atlas/store/sql_worker.py",
+    "atlas/store/atlas.py",
 )
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # Installed for one command or by another package; never imported by name.
@@ -143,11 +144,23 @@ def test_the_app_imports_torch_only_inside_functions():
 
 def test_models_and_tables_do_not_know_each_other():
     assert (
-        offenders(sources("atlas/surgery"), "atlas.store", "atlas.queries", "atlas.controls", "duckdb") == {}
+        offenders(
+            sources("atlas/surgery"),
+            "atlas.store.atlas",
+            "atlas.queries.facts",
+            "atlas.experiments.controls",
+            "duckdb",
+        )
+        == {}
     )
     assert (
         offenders(
-            sources("atlas/store.py", "atlas/queries.py", "atlas/controls.py", "atlas/sql.py"),
+            sources(
+                "atlas/store/atlas.py",
+                "atlas/queries/facts.py",
+                "atlas/experiments/controls.py",
+                "atlas/store/sql.py",
+            ),
             "atlas.surgery",
         )
         == {}
@@ -166,7 +179,7 @@ def test_the_app_caches_in_one_place_only():
         for path in sources("app")
         if re.search(r"\bcache_(data|resource)\b", path.read_text(encoding="utf-8"))
     }
-    assert decorated <= {"app/resources.py"}
+    assert decorated <= {"app/shared/resources.py"}
 
 
 # Requirements ----------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from pathlib import Path
 import griffe
 import pytest
 
-from atlas.schema import DERIVED_VIEWS, TABLES
-from atlas.store import open_atlas
+from atlas.store.atlas import open_atlas
+from atlas.store.schema import DERIVED_VIEWS, TABLES
 from build.__main__ import main
 from build.reference import INTERNAL, is_code, raises
 from build.reference import pages as made
-from tests.test_project import ROOT, sources
+from tests.project.test_project import ROOT, sources
 
 API = ROOT / "docs" / "api"
 ARRAY = re.compile(r"\b(Tensor|ndarray)\b")
@@ -87,7 +87,7 @@ def test_the_command_writes_the_pages_and_removes_those_of_modules_that_are_gone
 
 
 @pytest.mark.parametrize(
-    "name", ["atlas.refinement", "atlas.interventions", "atlas.queries", "atlas.sharing"]
+    "name", ["atlas.refinement", "atlas.interventions", "atlas.queries.facts", "atlas.queries.sharing"]
 )
 def test_signatures_are_those_that_python_sees(pages: dict[str, str], name: str):
     """By another way: the page against `inspect`, of the module imported."""

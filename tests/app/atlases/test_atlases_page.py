@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import build.published
-from app import layout, limits, published_import, resources
-from app.published_import import ATLAS_ID, Import
-from atlas import store
+from app.atlases import import_published
+from app.atlases.import_published import ATLAS_ID, Import
+from app.shared import layout, limits, resources
 from atlas.errors import ModelError
-from atlas.manifest import read_manifest
 from atlas.models import CACHE_VARIABLE, KNOWN_MODELS
+from atlas.store import atlas as store
+from atlas.store.manifest import read_manifest
+from build.sources import published
+from tests import ROOT
+from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
 from tests.sample_atlas import write_sample_atlas
-from tests.test_published import PARAREL, SOURCE, needs_published
 
-ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
 
 
@@ -42,7 +43,7 @@ def two(tmp_path, monkeypatch) -> Path:
 def atlases(**parameters: str) -> AppTest:
     """A fresh session that opens Atlases by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/atlases.py")
+    app.switch_page("atlases/page.py")
     app.query_params.update(parameters)
     app.run()
     assert not app.exception
@@ -252,8 +253,8 @@ def test_an_import_goes_on_while_its_visitor_reads_and_can_be_cancelled(two, slo
     ((share, text),) = bars(app.run())
     assert (share, text) == (0, "fetch: 0 of 78 files of PARAREL …")
     assert "Import them" not in labels(app)
-    app.switch_page("app_pages/search.py").run()
-    app.switch_page("app_pages/atlases.py").run()
+    app.switch_page("search/page.py").run()
+    app.switch_page("atlases/page.py").run()
     assert running_import(app) is mine
     app = ended(press(app, "Cancel"))
     assert mine.process.poll() not in (None, 0)
@@ -284,15 +285,17 @@ def test_a_demo_imports_nothing(two, monkeypatch):
 
 
 def test_where_the_builder_is_not_there_the_command_is_said(two, monkeypatch, tmp_path):
-    monkeypatch.setattr(published_import, "__file__", str(tmp_path / "app" / "published_import.py"))
+    monkeypatch.setattr(
+        import_published, "__file__", str(tmp_path / "app" / "atlases" / "import_published.py")
+    )
     app = atlases(atlas="sample")
     assert "`python -m build import-published --out DIR`" in words(app)
     assert "Import them" not in labels(app)
 
 
 def test_the_app_and_the_builder_agree_on_the_atlas():
-    assert build.published.ATLAS_ID == ATLAS_ID
-    assert published_import.builder() == ROOT
+    assert published.ATLAS_ID == ATLAS_ID
+    assert import_published.builder() == ROOT
 
 
 # Models ----------------------------------------------------------------------------------------------
@@ -313,7 +316,7 @@ def test_a_model_that_is_not_here_is_fetched_with_progress(two, monkeypatch):
         progress(0.5, "half of it")
         raise ModelError("The line is dead. Try again later.")
 
-    monkeypatch.setattr("app.resources.fetch_model", fetch)
+    monkeypatch.setattr("app.shared.resources.fetch_model", fetch)
     app = atlases(atlas="sample")
     press(app, "Fetch smollm2-135m")
     assert asked == ["smollm2-135m"]
@@ -321,7 +324,7 @@ def test_a_model_that_is_not_here_is_fetched_with_progress(two, monkeypatch):
 
 
 def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
-    monkeypatch.setattr("app.resources.fetch_model", lambda *_: pytest.fail("a demo fetched a model"))
+    monkeypatch.setattr("app.shared.resources.fetch_model", lambda *_: pytest.fail("a demo fetched a model"))
     file = tmp_path / "demo.toml"
     file.write_text("demo_mode = true", encoding="utf-8")
     monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
@@ -345,7 +348,7 @@ def test_a_demo_shows_only_the_models_it_offers(two, monkeypatch):
 @pytest.mark.parametrize("page", ["home", "search", "fact", "relation", "neuron", "compare", "atlases"])
 def test_every_page_ends_with_its_provenance(two, page):
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"app_pages/{page}.py")
+    app.switch_page(f"{page}/page.py")
     app.query_params["atlas"] = "sample"
     text = words(app.run())
     for part in (

@@ -13,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import layout, tray
-from atlas import comparison, queries, store
-from atlas.manifest import read_manifest, record_files, write_manifest
+from app.shared import layout, tray
+from atlas import queries
 from atlas.neuron import Neuron
-from atlas.store import Atlas, bundled, open_atlas
+from atlas.queries import comparison
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas, bundled, open_atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest
+from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
+MAIN = ROOT / "app" / "main.py"
 PERMALINKS = {
     "facts": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
     "relations": {"kind": "relations", "a": "P36", "b": "P30"},
@@ -53,7 +56,7 @@ def atlas(two):
 def compare(**parameters: str) -> AppTest:
     """A fresh session that opens Compare by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/compare.py")
+    app.switch_page("compare/page.py")
     app.query_params.update({"atlas": "sample", **parameters})
     app.run()
     assert not app.exception
@@ -96,7 +99,7 @@ def test_a_link_to_compare_restores_what_it_names():
     def visit() -> None:
         import streamlit as st
 
-        from app import layout
+        from app.shared import layout
 
         st.session_state["atlas_id"] = "sample"
         assert layout.here(kind="facts", a="x", b=None) == {"atlas": "sample", "kind": "facts", "a": "x"}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from atlas import comparison
 from atlas.models import is_ready
 from atlas.neuron import Neuron
+from atlas.queries import comparison
 from atlas.refinement import KnowledgeNeuron, mode, refine_scores
 
 torch = pytest.importorskip("torch")
@@ -21,13 +20,16 @@ if not is_ready("pocket-bert"):
 
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
-from app import compare_crossing, compare_prompts, limits, resources  # noqa: E402
+from app.compare import crossing  # noqa: E402
+from app.compare import prompts as compare_prompts  # noqa: E402
+from app.shared import limits, resources  # noqa: E402
+from atlas.experiments.crossing import cross_effects  # noqa: E402
+from atlas.experiments.run import find_neurons, matched_randomly  # noqa: E402
 from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
-from atlas.surgery.crossing import cross_effects  # noqa: E402
-from atlas.surgery.experiments import find_neurons, matched_randomly  # noqa: E402
+from tests import ROOT  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
 
-MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
+MAIN = ROOT / "app" / "main.py"
 A = ("The capital city of France is called [Y].", "The capital of France is [Y].")
 B = ("The capital city of Egypt is called [Y].", "The capital of Egypt is [Y].")
 LINK = {
@@ -61,7 +63,7 @@ def compare(**parameters: str) -> AppTest:
     app = AppTest.from_file(str(MAIN), default_timeout=120)
     app.query_params["atlas"] = "starter-pocket-bert"
     app.run()
-    app.switch_page("app_pages/compare.py")
+    app.switch_page("compare/page.py")
     app.query_params.clear()
     app.query_params.update({"atlas": "starter-pocket-bert", **parameters})
     app.run()
@@ -293,7 +295,7 @@ def test_the_tables_for_export_are_whole(subject, found):
     said = [each.probability for each in subject.predict([*prompts_a, *prompts_b])]
     assert list(prompts["probability"]) == pytest.approx(said, rel=1e-5)
     effects = cross_effects(subject, {"A": found[0][1]}, {"A": prompts_a, "B": prompts_b})
-    rows = compare_crossing.effect_rows(effects)
+    rows = crossing.effect_rows(effects)
     assert list(rows["change"]) == [each.change for each in effects]
     assert isinstance(rows, pd.DataFrame)
     assert list(rows["first_before"]) == [2, 2]

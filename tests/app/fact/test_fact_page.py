@@ -11,18 +11,23 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import charts, fact_evidence, layout, neuron_charts, thresholds
-from app.charts import CLICK, clickable, neuron_names
-from atlas import evidence, queries, store
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
+from app.fact import evidence as fact_evidence
+from app.shared import layout, thresholds
+from atlas import queries
+from atlas.charts import look as charts
+from atlas.charts import neurons as neuron_charts
+from atlas.charts.look import CLICK, clickable, neuron_names
 from atlas.neuron import Neuron
+from atlas.queries import evidence
+from atlas.queries.subsets import half_effect
 from atlas.refinement import mode, refine
-from atlas.schema import conform
-from atlas.store import Atlas
-from atlas.subsets import half_effect
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
+from tests.app.test_app import page, words
 from tests.chart_clicks import chart
 from tests.sample_atlas import write_sample_atlas
-from tests.test_app import page, words
 
 FACT = "P36-00001"
 SUMMARY = re.compile(r"(\d+) neurons?(?:: (.*))?$", re.MULTILINE)

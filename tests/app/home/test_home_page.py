@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from app import layout, limits
-from atlas import evidence, models, queries, store
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
-from atlas.store import Atlas
+from app.shared import layout, limits
+from atlas import models, queries
+from atlas.queries import evidence
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
+from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
-from tests.test_app import page, words
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
 FIRST = "Switch them off in the Lab"

@@ -3,25 +3,24 @@
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from atlas import documents
-from atlas.controls import prompts_of_fact
 from atlas.errors import AtlasError
-from atlas.experiment import Experiment
+from atlas.experiments import documents
+from atlas.experiments.controls import prompts_of_fact
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
-from atlas.store import bundled, open_atlas
+from atlas.store.atlas import bundled, open_atlas
 
 pytest.importorskip("torch")
 from streamlit.testing.v1 import AppTest
 
-from app import experiments as tables
-from app import lab_results, lab_run
+from app.lab import results, tables
+from app.lab import run as lab_run
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 ATLAS = "starter-pocket-bert"
 # Fewer controls than a visitor starts with: every test here runs experiments.
 QUICK = {"draws": 2, "neighbours": 2, "unrelated": 3}
@@ -36,7 +35,7 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def subject():
-    from app import resources
+    from app.shared import resources
 
     return resources.subject("pocket-bert")
 
@@ -84,7 +83,7 @@ def lab(*, quick: bool = True, session: dict | None = None, **parameters: str) -
 
 
 def visit(at: AppTest, page: str, **parameters: str) -> AppTest:
-    at.switch_page(f"app_pages/{page}.py")
+    at.switch_page(f"{page}/page.py")
     at.query_params.clear()
     for name, value in {"atlas": ATLAS, **parameters}.items():
         at.query_params[name] = value
@@ -185,8 +184,8 @@ def test_the_controls_always_stand_beside_the_result(fact, neurons):
     assert list(shown["random"]) == pytest.approx([100 * each.random_change for each in summary])
     own = next(each for each in summary if each.group == "paraphrases")
     sentence = next(text.value for text in at.markdown if "random neurons of the same layers" in text.value)
-    assert f"**{own.before:.3f}** to **{own.after:.3f}** ({lab_results.signed(own.change)})" in sentence
-    assert f"random neurons of the same layers: {lab_results.signed(own.random_change)}" in sentence
+    assert f"**{own.before:.3f}** to **{own.after:.3f}** ({results.signed(own.change)})" in sentence
+    assert f"random neurons of the same layers: {results.signed(own.random_change)}" in sentence
 
 
 def test_the_ten_likeliest_answers_are_shown_for_the_chosen_prompt(subject, fact, neurons):
@@ -229,7 +228,7 @@ def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
 
 
 def test_the_dose_response_curve_has_the_librarys_numbers(subject, fact):
-    from atlas.surgery.experiments import dose_response
+    from atlas.experiments.run import dose_response
 
     at = press(lab(fact=fact["fact_id"]), RUN)
     press(at, "Measure the curve")
@@ -253,16 +252,16 @@ def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
 
 def test_changes_are_said_with_their_sign_and_never_as_more_than_they_are():
     said_of = {0.0: "±0%", -0.001: "±0%", -0.64: "-64%", 1.25: "+125%", -0.9984: "-99.8%", -1.0: "-100%"}
-    assert {change: lab_results.signed(change) for change in said_of} == said_of
-    assert lab_results.signed(-0.99999) == "-99.9%"
-    assert "from 0" in lab_results.signed(float("nan"))
+    assert {change: results.signed(change) for change in said_of} == said_of
+    assert results.signed(-0.99999) == "-99.9%"
+    assert "from 0" in results.signed(float("nan"))
 
 
 # Neurons ---------------------------------------------------------------------------------------------
 
 
 def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, atlas):
-    from atlas.surgery.experiments import find_neurons
+    from atlas.experiments.run import find_neurons
 
     at = press(lab(fact=fact["fact_id"]), "Find them live")
     discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
@@ -276,7 +275,7 @@ def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, 
 
 
 def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, prompts, atlas):
-    from atlas.surgery.experiments import find_neurons
+    from atlas.experiments.run import find_neurons
 
     discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
     text = "\n".join(prompt.text.replace(fact["subject"], "Italy") for prompt in discovery[:2])
@@ -312,7 +311,7 @@ def test_a_tick_stays_gone_when_the_list_grows_and_after_a_walk_to_another_page(
 
 
 def test_neurons_come_from_the_tray(fact):
-    from app import resources
+    from app.shared import resources
 
     key = resources.subject("pocket-bert").weights_sha256
     inside = {Neuron(0, 7): "France → Paris", Neuron(2, 9): ""}

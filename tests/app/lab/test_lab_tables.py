@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from app import experiments as tables
+from app.lab import tables
 from atlas.errors import PromptError
-from atlas.experiment import Experiment
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Suppress, make_intervention
 from atlas.neuron import Asked, Neuron, Prompt
 
 pytest.importorskip("torch")
 
-from atlas.surgery import experiments, load_subject
+from atlas.experiments import run as experiments
+from atlas.surgery import load_subject
 
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
 ASKED = (

@@ -11,12 +11,14 @@ from urllib.parse import parse_qs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import layout, neuron_charts
-from app.charts import clickable
-from atlas import selectivity, store
-from atlas.store import Atlas
+from app.shared import layout
+from atlas.charts import neurons as neuron_charts
+from atlas.charts.look import clickable
+from atlas.queries import selectivity
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from tests.app.test_app import page, words
 from tests.sample_atlas import sample_tables, write_sample_atlas
-from tests.test_app import page, words
 
 N_FACTS = 150
 TABLES = sample_tables(N_FACTS)

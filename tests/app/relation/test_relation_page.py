@@ -7,14 +7,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from app import charts, evidence_show, layout, relation_evidence
-from atlas import evidence, queries, sharing, store
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
-from atlas.store import Atlas
+from app.relation import evidence as relation_evidence
+from app.shared import evidence as evidence_show
+from app.shared import layout
+from atlas import queries
+from atlas.charts import look as charts
+from atlas.queries import evidence, sharing
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
+from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import write_sample_atlas
-from tests.test_app import page, words
 
 MATRIX = "Neurons shared, by pairs of relations"
 CLOSEST = "Neurons shared with the relations closest to it"

@@ -8,14 +8,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from app import exports
-from atlas import search, store
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
-from atlas.store import Atlas
+from app.shared import exports
+from atlas.queries import search
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
+from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark, send_selection
 from tests.sample_atlas import sample_tables, write_sample_atlas
-from tests.test_app import page, words
 
 HITS = "Hits by relation"
 POCKET = "starter-pocket-bert"

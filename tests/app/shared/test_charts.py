@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import charts
-from atlas import store
+from atlas.charts import look as charts
+from atlas.store import atlas as store
+from tests.app.test_app import page
 from tests.sample_atlas import write_sample_atlas
-from tests.test_app import page
 
 PAGES = [
     ("home", {}),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from pathlib import Path
 
 import pytest
 
-from app import limits
-from app.limits import Limits, LimitsError
+from app.shared import limits
+from app.shared.limits import Limits, LimitsError
 from atlas.errors import AtlasError, ModelError
 from atlas.models import KNOWN_MODELS
+from tests import ROOT
 
-APP = Path(limits.__file__).parent
+APP = ROOT / "app"
 DEMO = APP / "limits_demo.toml"
 
 

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from app import resources
-from atlas import store
+from app.shared import resources
+from atlas.store import atlas as store
+from tests.app.test_app import page
 from tests.sample_atlas import write_sample_atlas
-from tests.test_app import page
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ def page() -> None:
     """A page of the app that offers three neurons, one by one and together."""
     import streamlit as st
 
-    from app import layout, tray
+    from app.shared import layout, tray
     from atlas.neuron import Neuron
 
     chosen = [Neuron(0, 7), Neuron(2, 14), Neuron(1, 300)]
@@ -86,7 +86,7 @@ def test_where_a_neuron_came_from_is_kept_as_it_was_first(at):
 
 def test_each_model_has_its_own_tray():
     def visit() -> None:
-        from app import tray
+        from app.shared import tray
         from atlas.neuron import Neuron
 
         tray.add([Neuron(0, 1)], model="a")
@@ -102,7 +102,7 @@ def test_each_model_has_its_own_tray():
 
 def test_a_full_tray_takes_no_more_and_says_so():
     def visit() -> None:
-        from app import limits, tray
+        from app.shared import limits, tray
         from atlas.neuron import Neuron
 
         tray.add([Neuron(0, index) for index in range(150)], model="m")

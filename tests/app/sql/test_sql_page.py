@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import exports, limits
-from app.sql_charts import MOST_LABELS, answer_chart, left_out, suitable
-from app.sql_experiments import EXPERIMENTS
-from app.sql_gallery import GALLERY
-from app.sql_parameters import Parameter, for_the_shell, inlined, literal, parameters
-from app.sql_schema import not_measured, quoted, tables_and_views
-from atlas import store
-from atlas.schema import DERIVED_VIEWS, TABLES
-from atlas.store import Atlas, bundled
+from app.shared import exports, limits
+from app.sql.charts import MOST_LABELS, answer_chart, left_out, suitable
+from app.sql.experiments import EXPERIMENTS
+from app.sql.gallery import GALLERY
+from app.sql.parameters import Parameter, for_the_shell, inlined, literal, parameters
+from app.sql.schema import not_measured, quoted, tables_and_views
+from atlas.store import atlas as store
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.schema import DERIVED_VIEWS, TABLES
+from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "app" / "main.py"
 EXAMPLES = (*GALLERY, *EXPERIMENTS)
 
@@ -341,7 +341,7 @@ def only_sample(sample, monkeypatch):
 def page(**parameters: str) -> AppTest:
     """A fresh session that opens the page by its URL."""
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/sql.py")
+    app.switch_page("sql/page.py")
     app.query_params.update(parameters)
     return settled(app.run())
 
@@ -484,7 +484,7 @@ def test_a_plan_is_shown_as_text(only_sample):
 
 def test_a_long_query_can_be_stopped(only_sample):
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/sql.py")
+    app.switch_page("sql/page.py")
     app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
     app.run()
     assert "Running for" in words(app)
@@ -495,7 +495,7 @@ def test_a_long_query_can_be_stopped(only_sample):
 
 def test_another_query_of_the_same_visitor_stops_the_one_before(only_sample):
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/sql.py")
+    app.switch_page("sql/page.py")
     app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
     app.run()
     begun = time.monotonic()
@@ -519,10 +519,10 @@ def test_a_click_on_the_gallery_writes_and_runs_its_query(only_sample):
 
 def test_the_query_and_its_answer_are_there_when_a_visitor_comes_back(only_sample):
     app = press(write(page(), "SELECT 5 AS five"), "Run")
-    app.switch_page("app_pages/home.py")
+    app.switch_page("home/page.py")
     app.query_params.clear()
     app.run()
-    app.switch_page("app_pages/sql.py")
+    app.switch_page("sql/page.py")
     app.query_params.clear()
     settled(app.run())
     assert app.text_area(key="sql-text").value == "SELECT 5 AS five"

@@ -17,11 +17,11 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from atlas.attribution.attribution import METHODS, LinearReadout, attribute
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Prompt
-from atlas.surgery.attribution import METHODS, LinearReadout, attribute
 from atlas.surgery.subject import load_subject
-from build.plain_loop import (
+from build.bench.plain_loop import (
     PlainRule,
     down_projections,
     endpoints,

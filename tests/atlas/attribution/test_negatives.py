@@ -17,14 +17,14 @@ from atlas import queries
 from atlas.errors import PromptError
 from atlas.neuron import Neuron, Prompt
 from atlas.refinement import mode, negative_facts, refine, refine_scores
-from atlas.store import open_atlas
+from atlas.store.atlas import open_atlas
 from build.__main__ import main
 from tests.sample_counterfact import write_counterfact
 
 torch = pytest.importorskip("torch")
 
+from atlas.experiments.run import find_neurons  # noqa: E402
 from atlas.surgery import attribute, load_subject  # noqa: E402
-from atlas.surgery.experiments import find_neurons  # noqa: E402
 
 PROMPTS = tuple(
     Prompt("", "", f"{words} of france is [Y] .", "paris") for words in ("the capital", "the old capital")

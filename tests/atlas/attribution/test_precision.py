@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from atlas.attribution import staircase
+from atlas.attribution.attribution import attribute, buckets
+from atlas.attribution.staircase import Rows, answer_tokens, base_pass, sweep
 from atlas.neuron import Prompt
-from atlas.surgery import staircase
-from atlas.surgery.attribution import attribute, buckets
 from atlas.surgery.precision import PRECISIONS, products
-from atlas.surgery.staircase import Rows, answer_tokens, base_pass, sweep
 from atlas.surgery.subject import load_subject
 from tests import bench_precision
 from tests.bench_precision import rounded

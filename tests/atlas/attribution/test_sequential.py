@@ -9,7 +9,7 @@ import torch
 from atlas.errors import PromptError
 from atlas.neuron import Prompt
 from atlas.surgery import attribute, load_subject
-from build.plain_loop import down_projections, plain_activations
+from build.bench.plain_loop import down_projections, plain_activations
 
 METHOD = "sequential_integrated_gradients"
 MODELS = ("tiny_bert", "tiny_roberta", "tiny_gpt2", "tiny_llama", "tiny_bloom", "tiny_gemma2", "tiny_albert")

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlas.experiment import Experiment
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Suppress
 from atlas.neuron import Asked, Neuron, Prompt
-from atlas.store import open_atlas
+from atlas.store.atlas import open_atlas
 from build.__main__ import main
 from tests.sample_counterfact import records, write_counterfact
 
@@ -24,11 +24,12 @@ torch = pytest.importorskip("torch")
 
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
+from atlas.experiments.run import dose_response, find_neurons, run  # noqa: E402
 from atlas.models import is_ready  # noqa: E402
 from atlas.surgery import load_subject  # noqa: E402
-from atlas.surgery.experiments import dose_response, find_neurons, run  # noqa: E402
+from tests import ROOT  # noqa: E402
 
-MAIN = Path(__file__).resolve().parent.parent / "app" / "main.py"
+MAIN = ROOT / "app" / "main.py"
 # One token, two words, and a word of ten pieces.
 ANSWERS = {"paris": 1, "new york": 2, "azerbaijan": 10}
 TEXT = "the largest city of america is [Y] ."
@@ -145,7 +146,7 @@ def test_the_lab_takes_a_typed_answer_of_several_pieces():
         app.session_state[f"lab_{name}"] = value
     app.query_params["atlas"] = "starter-pocket-bert"
     app.run()
-    app.switch_page("app_pages/lab.py")
+    app.switch_page("lab/page.py")
     texts = "The capital of France is [Y].\nThe capital city of France is called [Y]."
     app.query_params.clear()
     app.query_params.update(
@@ -185,7 +186,7 @@ def test_a_facts_page_says_how_its_answer_is_asked_for():
             GROUP BY fact_id HAVING n > 1 ORDER BY fact_id
         """)
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("app_pages/fact.py")
+    app.switch_page("fact/page.py")
     app.query_params.update({"atlas": "starter-smollm2-135m", "fact": row["fact_id"]})
     app.run()
     assert not app.exception

@@ -16,7 +16,7 @@ from atlas.compat import KnowledgeNeurons, subject_of
 from atlas.errors import ModelError
 from atlas.neuron import Neuron
 from atlas.surgery import Amplify, Suppress, attribute
-from build.plain_loop import endpoints, plain_scores
+from build.bench.plain_loop import endpoints, plain_scores
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import tiny_model
 

@@ -14,8 +14,9 @@ from atlas.compat.pararel import SOURCE_VARIABLE
 from atlas.datasets import pararel as published
 from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES
 from atlas.errors import DatasetError
+from tests import ROOT
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pararel" / "data"
+SHARED = ROOT.parent / "shared" / "pararel" / "data"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer
-from build.plain_loop import endpoints, plain_activations, plain_scores
+from build.bench.plain_loop import endpoints, plain_activations, plain_scores
 from tests import plain_replication
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import BUILDERS, randomize, tiny_model

@@ -15,7 +15,7 @@ from atlas import compat
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer, model_type, subject_of
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Neuron
-from build.plain_loop import endpoints, plain_scores
+from build.bench.plain_loop import endpoints, plain_scores
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import N_NEURONS, tiny_model
 

@@ -14,7 +14,7 @@ import pytest
 from atlas.datasets import counterfact, load_dataset
 from atlas.datasets.counterfact import load_counterfact, read_counterfact
 from atlas.errors import DatasetError
-from atlas.store import open_atlas
+from atlas.store.atlas import open_atlas
 from build.__main__ import main
 from tests.sample_counterfact import CAPITAL, LANGUAGE, ROWS, records, write_counterfact
 

@@ -16,8 +16,9 @@ from atlas.datasets import load_dataset, pararel
 from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES, load_pararel, published_hashes
 from atlas.errors import DatasetError
 from build.plan import BuildOptions, describe, make_plan
+from tests import ROOT
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pararel" / "data"
+SHARED = ROOT.parent / "shared" / "pararel" / "data"
 
 needs_pararel = pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs PARAREL's data folder at ../shared/pararel/data"

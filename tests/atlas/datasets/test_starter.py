@@ -14,7 +14,7 @@ import pytest
 from atlas.datasets import Dataset, load_dataset
 from atlas.datasets.starter import FOLDER, gives_away, load_starter, slug
 from atlas.errors import BuildError, DatasetError
-from build import geonames
+from build.sources import geonames
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from atlas.documents import MAX_LINK_BYTES, document, from_json, from_link, to_json, to_link
 from atlas.errors import AtlasError, DocumentError
-from atlas.experiment import Experiment, Measured, Results, Said, agreement
+from atlas.experiments.documents import MAX_LINK_BYTES, document, from_json, from_link, to_json, to_link
+from atlas.experiments.experiment import Experiment, Measured, Results, Said, agreement
 from atlas.interventions import Amplify, Edit, Erase, Suppress
 from atlas.neuron import Asked, Neuron, Prompt
 

@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlas import controls
 from atlas.errors import AtlasError, PromptError
-from atlas.experiment import Experiment
+from atlas.experiments import controls
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
-from atlas.store import open_atlas
+from atlas.store.atlas import open_atlas
 from tests.sample_atlas import write_sample_atlas
 
 torch = pytest.importorskip("torch")
 
-from atlas.surgery import experiments, load_subject  # noqa: E402
+from atlas.experiments import run as experiments  # noqa: E402
+from atlas.surgery import load_subject  # noqa: E402
+from tests import ROOT  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
 TEXTS = {
     "asked": "the capital of france is [Y]",
@@ -545,7 +546,8 @@ def test_a_curve_that_cannot_be_drawn_gets_a_sentence(bert, factors):
 
 def test_the_values_of_experiments_import_neither_torch_nor_streamlit():
     code = (
-        "import sys; import app.experiments, atlas.controls, atlas.documents, atlas.experiment; "
+        "import sys; import app.lab.tables; "
+        "from atlas.experiments import controls, documents, experiment; "
         "assert not {'torch', 'transformers', 'streamlit'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import pytest
 
 import atlas
-from atlas.controls import asked_of_fact
-from atlas.experiment import Experiment
+from atlas.experiments.controls import asked_of_fact
+from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
 from atlas.models import is_ready
 from atlas.neuron import Neuron
@@ -29,8 +29,8 @@ torch = pytest.importorskip("torch")
 if not is_ready("pocket-bert"):
     pytest.skip("needs the weights of pocket-bert", allow_module_level=True)
 
+from atlas.experiments.run import Outcome, run  # noqa: E402
 from atlas.surgery import load_subject  # noqa: E402
-from atlas.surgery.experiments import Outcome, run  # noqa: E402
 
 VISITORS = 16
 EXPERIMENTS_EACH = 100

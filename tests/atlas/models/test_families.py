@@ -1,6 +1,7 @@
 """Every supported architecture passes the same identities, from tiny configs and real classes.
 
-What is expected is computed by transformers and `build.plain_loop` alone, which share nothing with `atlas`.
+What is expected is computed by transformers and `build.bench.plain_loop` alone, which share nothing with
+`atlas`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from atlas.errors import ModelError
-from atlas.families import FAMILIES, VARIANTS, family_of
+from atlas.models.families import FAMILIES, VARIANTS, family_of
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery import Amplify, Edit, Erase, Subject, Suppress, attribute, load_subject, readout
 from atlas.surgery.hooks import recording
-from build.plain_loop import down_projections, endpoints, plain_path, plain_scores
+from build.bench.plain_loop import down_projections, endpoints, plain_path, plain_scores
 from build.plan import model_shape
+from tests import ROOT
 from tests.tiny_models import BUILDERS, N_LAYERS, WINDOW, save_tiny
 
 EXACT = 1e-5
@@ -102,7 +104,7 @@ def test_every_type_of_the_table_is_tested_and_every_test_is_of_the_table():
 
 
 def test_the_readme_names_every_type():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = readme.partition("| kind | `model_type` |")[2].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| (masked|causal) \|(.*)$", table, re.M))
     for model_type, family in FAMILIES.items():

@@ -7,11 +7,12 @@ from math import comb, isclose, sqrt
 import pandas as pd
 import pytest
 
-from atlas import comparison, queries
-from atlas.comparison import Overlap, overlap
+from atlas import queries
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
-from atlas.store import Atlas, bundled, open_atlas
+from atlas.queries import comparison
+from atlas.queries.comparison import Overlap, overlap
+from atlas.store.atlas import Atlas, bundled, open_atlas
 from tests.sample_atlas import write_sample_atlas
 
 

@@ -9,10 +9,10 @@ from statistics import mean
 import pandas as pd
 import pytest
 
-from atlas import evidence
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
-from atlas.store import Atlas
+from atlas.queries import evidence
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)

@@ -9,9 +9,9 @@ import pytest
 import atlas
 from atlas import queries
 from atlas.errors import QueryError
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.refinement import MODES, mode, refine
-from atlas.schema import SORT_KEYS, conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import SORT_KEYS, conform
 from tests.sample_atlas import N_LAYERS, N_TEMPLATES, OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)

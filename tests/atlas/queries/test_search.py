@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 import atlas
-from atlas import search
 from atlas.errors import QueryError
-from atlas.store import bundled
+from atlas.queries import search
+from atlas.store.atlas import bundled
 from tests.big_atlas import write_big_atlas
 from tests.sample_atlas import sample_tables, write_sample_atlas
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import atlas
-from atlas import queries, selectivity
+from atlas import queries
 from atlas.errors import QueryError
+from atlas.queries import selectivity
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)

@@ -8,10 +8,11 @@ from itertools import combinations, product
 import pytest
 
 import atlas
-from app import sharing_charts
-from atlas import queries, sharing
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
+from atlas import queries
+from atlas.charts import sharing as sharing_charts
+from atlas.queries import sharing
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)

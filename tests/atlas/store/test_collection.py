@@ -14,13 +14,13 @@ import pytest
 
 from atlas import queries
 from atlas.__main__ import main
-from atlas.collection import Collection
 from atlas.errors import QueryError, StoreError
-from atlas.manifest import MANIFEST_NAME
-from atlas.schema import DERIVED_VIEWS, TABLES
+from atlas.store.collection import Collection
+from atlas.store.manifest import MANIFEST_NAME
+from atlas.store.schema import DERIVED_VIEWS, TABLES
+from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 IDS = ("large", "other", "small")
 
 
@@ -290,7 +290,7 @@ def test_a_process_that_may_write_nothing_can_still_read(tmp_path):
     path.write_text("as it was")
     tried = (
         "import os, sys\n"
-        "from atlas.sql_worker import write_nothing\n"
+        "from atlas.store.sql_worker import write_nothing\n"
         "write_nothing()\n"
         "path = sys.argv[1]\n"
         "for change in (lambda: open(path, 'w'), lambda: os.truncate(path, 0), lambda: os.remove(path),\n"

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from atlas.errors import StoreError
-from atlas.schema import (
+from atlas.store.schema import (
     REQUIRED_TABLES,
     SCHEMA_VERSION,
     SORT_KEYS,

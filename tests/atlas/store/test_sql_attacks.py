@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from atlas.errors import QueryError
-from atlas.schema import TABLES
-from atlas.sql_worker import BESIDES
-from atlas.store import Atlas
+from atlas.store.atlas import Atlas
+from atlas.store.schema import TABLES
+from atlas.store.sql_worker import BESIDES
 from tests.sample_atlas import write_sample_atlas
 
 SECONDS = 0.5

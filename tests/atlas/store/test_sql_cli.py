@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from atlas.__main__ import main
-from atlas.schema import TABLES
+from atlas.store.schema import TABLES
+from tests import ROOT
 from tests.sample_atlas import sample_tables, write_sample_atlas
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +262,7 @@ def test_info_of_a_broken_atlas_is_one_sentence(ask, sample, tmp_path):
 
 
 def test_list_names_the_bundled_atlases(ask, sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("atlas.store.DATA", tmp_path)
+    monkeypatch.setattr("atlas.store.atlas.DATA", tmp_path)
     assert "No atlas comes with this installation" in ask("list")[1]
     for name in ("another", "starter-pocket-bert"):
         shutil.copytree(sample, tmp_path / name)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from atlas import sql as sandboxes
 from atlas.errors import QueryError, StoreError
-from atlas.sql import LONGEST_LINE
-from atlas.store import Atlas
+from atlas.store import sql as sandboxes
+from atlas.store.atlas import Atlas
+from atlas.store.sql import LONGEST_LINE
+from tests import ROOT
 from tests.sample_atlas import write_sample_atlas
 
-ROOT = Path(__file__).resolve().parent.parent
 ENDLESS = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
 DEAF = "SELECT levenshtein(repeat('a', 500000), repeat('b', 500000))"
 
@@ -57,7 +57,7 @@ def test_the_process_can_neither_open_nor_write_a_file(tmp_path):
             sys.executable,
             "-c",
             "import errno, os, sys\n"
-            "from atlas.sql_worker import confine\n"
+            "from atlas.store.sql_worker import confine\n"
             "written = open('before', 'wb')\n"
             "confine(100_000_000)\n"
             "def refused(act):\n"
@@ -180,7 +180,7 @@ def test_the_process_ends_with_the_program_that_started_it(folder):
             sys.executable,
             "-c",
             "import sys\n"
-            "from atlas.store import Atlas\n"
+            "from atlas.store.atlas import Atlas\n"
             f"console = Atlas({str(folder)!r}).sandboxed()\n"
             "print(console.process_id, flush=True)\n"
             f"console.start({ENDLESS!r}).wait()\n",

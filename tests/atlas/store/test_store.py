@@ -20,12 +20,12 @@ import pytest
 
 import atlas
 from atlas.errors import QueryError, StoreError
-from atlas.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
-from atlas.schema import TABLES, conform, empty_table
-from atlas.store import Atlas, at_hand, bundled, resolve
+from atlas.store.atlas import Atlas, at_hand, bundled, resolve
+from atlas.store.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
+from atlas.store.schema import TABLES, conform, empty_table
+from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
-ROOT = Path(__file__).parents[1]
 DERIVED = ("relation_neurons", "relation_overlap", "hub_neurons", "layer_histogram", "neuron_facts")
 
 
@@ -253,7 +253,7 @@ def test_an_imported_atlas_has_an_id_and_comes_after_the_bundled_ones(tmp_path, 
 
 def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monkeypatch):
     monkeypatch.delenv("KNOWLEDGE_NEURON_ATLAS", raising=False)
-    monkeypatch.setattr("atlas.store.DATA", tmp_path)
+    monkeypatch.setattr("atlas.store.atlas.DATA", tmp_path)
     with pytest.raises(StoreError, match="No atlas comes with this installation"):
         resolve()
     for name in ("another", "starter-pocket-bert", "starter-smollm2-135m"):

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from atlas.surgery.attribution import relative_difference
+from atlas.attribution.attribution import relative_difference
 from build.bench import comparison, floor, main, prompts, shapes
 from build.bench.cli import parser
 from build.bench.memory import Peak, alone
@@ -90,7 +90,7 @@ def test_the_plain_side_makes_one_full_pass_a_layer(measured):
 
 def test_a_call_of_many_prompts_is_timed_by_the_prompt(monkeypatch):
     """A clock that ticks once for each prompt attributed: every side of the staircase takes one a prompt."""
-    from atlas.surgery import attribution
+    from atlas.attribution import attribution
 
     real, ticks = attribution.attribute, [0]
 
@@ -141,7 +141,7 @@ def test_a_shape_has_the_published_sizes(shape: str):
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    from atlas.families import family_of
+    from atlas.models.families import family_of
 
     config = shapes.shape_config(shape)
     family = family_of(config.to_dict())

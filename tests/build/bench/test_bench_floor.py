@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from atlas.surgery.attribution import attribute
+from atlas.attribution.attribution import attribute
 from build.bench import floor, prompts, shapes
 
 B, T = 3, 10

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import atlas
-from atlas.collection import Collection
-from atlas.manifest import verify
-from atlas.schema import TABLES
-from build.writer import row_group_rows
+from atlas.store.collection import Collection
+from atlas.store.manifest import verify
+from atlas.store.schema import TABLES
+from build.output.writer import row_group_rows
 from tests import bench_reading
 from tests.bench_reading import LAYOUTS, Layout, Question, lay_out, main, measured
 from tests.big_collection import MEMBER_TABLES, write_big_collection, write_giant_atlas

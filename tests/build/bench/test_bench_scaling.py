@@ -47,7 +47,7 @@ def test_memory_grows_from_the_smallest_to_the_largest():
 
 def test_one_axis_grows_and_nothing_else(monkeypatch):
     """What reaches `attribute` at each point: prompts, their tokens, batch and rule."""
-    from atlas.surgery import attribution
+    from atlas.attribution import attribution
 
     real, calls = attribution.attribute, []
 

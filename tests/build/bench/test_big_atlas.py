@@ -1,7 +1,7 @@
 """The made-up atlas that speed is measured on is an atlas, and as large as the published one."""
 
 import atlas
-from build.check import check_atlas
+from build.output.check import check_atlas
 from tests import big_atlas
 from tests.big_atlas import write_big_atlas
 from tests.sample_atlas import OPTIONAL_TABLES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from build import plain_loop
-from build.plain_loop import (
+from build.bench import plain_loop
+from build.bench.plain_loop import (
     down_projections,
     endpoints,
     gauss_legendre,

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from atlas.models import is_ready
-from atlas.schema import SORT_KEYS, TABLES, conform
-from atlas.store import DATA, Atlas
-from build.evaluate import RECORD
+from atlas.store.atlas import DATA, Atlas
+from atlas.store.schema import SORT_KEYS, TABLES, conform
 from build.evidence import STUDIES, Study
+from build.evidence.evaluate import RECORD
 from build.evidence.ground import Ground
 
 ATLASES = ("starter-pocket-bert", "starter-smollm2-135m")

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import BuildError
-from atlas.manifest import file_name, read_manifest, verify
 from atlas.neuron import Neuron
-from atlas.schema import TABLES
-from atlas.store import DATA, Atlas
+from atlas.store.atlas import DATA, Atlas
+from atlas.store.manifest import file_name, read_manifest, verify
+from atlas.store.schema import TABLES
 from build.__main__ import main
-from build.check import check_atlas
-from build.evaluate import EvaluateOptions, evaluate
 from build.evidence import STUDIES, studies
 from build.evidence.effects import as_active, most_active, summarize
+from build.evidence.evaluate import EvaluateOptions, evaluate
 from build.evidence.ground import Ground
-from build.writer import Output, settle
+from build.output.check import check_atlas
+from build.output.writer import Output, settle
 from tests.sample_atlas import write_sample_atlas
 
 FEW = EvaluateOptions(experiments="effects", sample=30)

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.neuron import Prompt
-from atlas.schema import conform
-from atlas.store import DATA, Atlas
-from build.check import check_rows
+from atlas.store.atlas import DATA, Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from build.evidence import STUDIES
 from build.evidence.contexts import (
     CONTEXTS,
@@ -30,6 +29,7 @@ from build.evidence.contexts import (
     units,
 )
 from build.evidence.ground import Ground, GroundFact
+from build.output.check import check_rows
 from tests.sample_atlas import write_sample_atlas
 
 pytest.importorskip("torch")

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import conform
-from atlas.store import Atlas, bundled
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from atlas.surgery.subject import Prediction
-from build.check import check_atlas
 from build.evidence.erase import DOSES, OTHER_FACTS, asked, doses, measure, scores, summary, units
 from build.evidence.ground import Ground
+from build.output.check import check_atlas
 
 POCKET = bundled().get("starter-pocket-bert")
 SAMPLE = 7

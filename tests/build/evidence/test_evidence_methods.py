@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.neuron import Neuron
-from atlas.store import Atlas, bundled
-from build.evaluate import EvaluateOptions, evaluate
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from build.evidence.evaluate import EvaluateOptions, evaluate
 from build.evidence.ground import Ground
 from build.evidence.methods import METHODS, largest, measure, stored_choices, units
 from tests.by_hand import probability_scaled
@@ -49,7 +49,7 @@ def dense(scores):
 @pytest.fixture(scope="module")
 def chosen(ground, rows):
     """(fact, method, mode) → neurons, found by loops for the facts that all methods scored."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     ids = sorted({fact_id for fact_id, method, _ in rows if method == "log_prob_increase"})
     facts = plain_facts(ground.atlas, {ground.by_id[fact_id].relation_id for fact_id in ids})

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from atlas.manifest import read_manifest, write_manifest
 from atlas.neuron import Neuron
-from atlas.store import Atlas, bundled
-from build.evaluate import EvaluateOptions, evaluate
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.manifest import read_manifest, write_manifest
+from build.evidence.evaluate import EvaluateOptions, evaluate
 from build.evidence.ground import Ground
 from build.evidence.stability import (
     attribution_options,
@@ -38,7 +38,7 @@ def rows(ground):
 
 def plain_neurons(subject, prompts):
     """Neurons that reach a fifth of the largest score in half of the prompts, and in two: one by one."""
-    from atlas.surgery.attribution import attribute
+    from atlas.attribution.attribution import attribute
 
     hits = {}
     for prompt in prompts:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from atlas.errors import BuildError
-from atlas.manifest import read_manifest, write_manifest
-from atlas.schema import TABLES
-from atlas.store import Atlas, bundled
-from build.evaluate import EvaluateOptions, evaluate
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.manifest import read_manifest, write_manifest
+from atlas.store.schema import TABLES
+from build.evidence.evaluate import EvaluateOptions, evaluate
 from build.evidence.ground import Ground
 from build.evidence.statistics import SHARES, THRESHOLDS, count, measure, units
 from tests.plain_refinement import plain_facts, plain_mode, plain_neurons

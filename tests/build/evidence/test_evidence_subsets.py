@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.neuron import Neuron
-from atlas.schema import conform
-from atlas.store import DATA, Atlas
-from atlas.subsets import half_effect
-from build.check import check_rows
+from atlas.queries.subsets import half_effect
+from atlas.store.atlas import DATA, Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from build.evidence import STUDIES
 from build.evidence.ground import Ground
 from build.evidence.subsets import doses, measure, summary, units
+from build.output.check import check_rows
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 pytest.importorskip("torch")

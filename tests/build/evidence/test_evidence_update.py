@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
 from atlas.neuron import Neuron
-from atlas.schema import conform
-from atlas.store import Atlas, bundled
-from build.check import check_atlas
+from atlas.store.atlas import Atlas, bundled
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import conform
 from build.evidence.ground import Ground
 from build.evidence.update import (
     STRENGTHS,
@@ -30,6 +29,7 @@ from build.evidence.update import (
     units,
     wilson,
 )
+from build.output.check import check_atlas
 
 POCKET = bundled().get("starter-pocket-bert")
 EDITED = ("P36", "P30", "P131")

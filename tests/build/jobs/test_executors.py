@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import BuildError
-from build import writer
-from build.executors import Machine, Share, ahead, cores, share
-from build.writer import Output
+from build.jobs.executors import Machine, Share, ahead, cores, share
+from build.output import writer
+from build.output.writer import Output
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = ("run", "--model", "pocket-bert", "--dataset", "starter", "--out")
 
 

@@ -17,19 +17,19 @@ import psutil
 import pytest
 
 from atlas.errors import BuildError, ModelError, PromptError
-from atlas.manifest import read_manifest
 from atlas.models import locate
-from build.executors import InProcess, Machine, Setup
+from atlas.store.manifest import read_manifest
+from build.jobs.executors import InProcess, Machine, Setup
 from build.run import run_build
+from tests.build.test_build import ROOT, assert_same_rows, options, register_tiny_dataset
 from tests.ray_jobs import Broken, Deadly, Hungry, Number, Refused
-from tests.test_build import ROOT, assert_same_rows, options, register_tiny_dataset
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray (requirements-ray.txt)")
 
 LIMIT, SHARD = 8, 1
 BUILD = """
 import sys
-from tests.test_build import register_tiny_dataset
+from tests.build.test_build import register_tiny_dataset
 from build.__main__ import main
 register_tiny_dataset()
 sys.exit(main(sys.argv[1:]))
@@ -200,7 +200,7 @@ def setup(model: Path) -> Setup:
 
 
 def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined: str, tiny_bert: Path, tmp_path: Path):
-    from build.ray_executor import RayExecutor
+    from build.jobs.ray_executor import RayExecutor
 
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
     weights = (folder / "model.safetensors").read_bytes()
@@ -210,7 +210,7 @@ def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined: str, tiny_ber
 
 
 def test_a_worker_with_other_weights_is_refused(joined: str, tiny_bert: Path):
-    from build.ray_executor import RayExecutor
+    from build.jobs.ray_executor import RayExecutor
 
     with pytest.raises(BuildError, match=r"other weights of .*than this machine.*all of them share"):
         RayExecutor(machine(joined, workers=1), setup(tiny_bert), weights_sha256="0" * 64)
@@ -226,7 +226,7 @@ def test_a_worker_with_other_weights_is_refused(joined: str, tiny_bert: Path):
     ],
 )
 def test_an_address_where_nobody_answers_is_one_sentence(address: str, sentence: str, tiny_bert: Path):
-    from build.ray_executor import RayExecutor
+    from build.jobs.ray_executor import RayExecutor
 
     with pytest.raises(BuildError, match=re.escape(sentence)):
         RayExecutor(machine(address), setup(tiny_bert), weights_sha256="")
@@ -234,7 +234,7 @@ def test_an_address_where_nobody_answers_is_one_sentence(address: str, sentence:
 
 @pytest.fixture(scope="module")
 def executor(joined: str, tiny_bert: Path) -> Iterator[object]:
-    from build.ray_executor import RayExecutor
+    from build.jobs.ray_executor import RayExecutor
 
     sha = locate(str(tiny_bert)).weights_sha256
     with RayExecutor(machine(joined, workers=2), setup(tiny_bert), weights_sha256=sha) as made:
@@ -267,7 +267,7 @@ def test_a_workers_errors_arrive_as_they_were_raised(executor):
 def test_the_rows_do_not_depend_on_who_made_them(executor, reference: Path, tiny_bert: Path, tmp_path: Path):
     """What one process and the cluster's workers return for a build's own jobs, table by table."""
     from atlas.neuron import Neuron
-    from build.jobs import AttributeShard, ReadOutShard
+    from build.jobs.jobs import AttributeShard, ReadOutShard
     from build.plan import make_plan
 
     plan = make_plan(options(tiny_bert, shard_size=3, dtype="float32"))

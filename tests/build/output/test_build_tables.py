@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from atlas.refinement import MODES, mode, refine
-from atlas.schema import TABLES
-from build import tables
+from atlas.store.schema import TABLES
+from build.output import tables
 
 N_RELATIONS, N_FACTS, N_TEMPLATES, N_SCORES = 3, 40, 6, 30
 

@@ -19,10 +19,10 @@ from statistics import mean
 
 import pytest
 
-from app import charts as app_charts
-from atlas.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.schema import REQUIRED_TABLES, TABLES, empty_table
-from atlas.store import Atlas
+from atlas.charts import look as app_charts
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
 from build.__main__ import main
 from build.report import charts, page, sections, studies
 from build.report.claims import CLAIMS, judge, strongest
@@ -31,10 +31,10 @@ from build.report.findings import Findings, Statistics, effects_of, gather
 from build.report.numbers import NOT_MEASURED, Estimate, mean_of, ratio_of
 from build.report.paper_values import PAPER, RANGES, REPLICATION
 from build.report.verdicts import compare
+from tests import ROOT
+from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
 from tests.sample_atlas import sample_tables, write_sample_atlas
-from tests.test_published import PARAREL, SOURCE, needs_published
 
-ROOT = Path(__file__).resolve().parent.parent
 N_FACTS = 80
 OPTIONAL = sorted(set(TABLES) - set(REQUIRED_TABLES))
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
@@ -841,7 +841,7 @@ def test_without_the_package_that_draws_there_is_one_sentence(
 
 def test_no_model_is_loaded_for_a_report(sample: Path):
     code = (
-        "import sys; from atlas.store import Atlas; from build.report import sections; "
+        "import sys; from atlas.store.atlas import Atlas; from build.report import sections; "
         "from build.report.findings import gather; sections.report([gather(Atlas(sys.argv[1]))]); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

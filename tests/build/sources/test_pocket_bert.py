@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, BertForMaskedLM
 from atlas.datasets import load_dataset
 from atlas.errors import BuildError
 from atlas.models import locate
-from build import pocket_bert
-from build.pocket_bert import (
+from build.sources import pocket_bert
+from build.sources.pocket_bert import (
     RECEIPT,
     Recipe,
     answer_logits,

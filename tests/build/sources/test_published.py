@@ -23,19 +23,19 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import atlas
-from app import layout, resources
+from app.shared import layout, resources
 from atlas.__main__ import main as ask
 from atlas.datasets import pararel
 from atlas.datasets.pararel import FACTS, TEMPLATES
-from atlas.manifest import read_manifest
 from atlas.refinement import mode
-from atlas.schema import TABLES
-from atlas.store import ENVIRONMENT_VARIABLE, Atlas
-from build import published
+from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
+from atlas.store.manifest import read_manifest
+from atlas.store.schema import TABLES
 from build.__main__ import main
-from build.check import check_atlas
+from build.output.check import check_atlas
+from build.sources import published
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SOURCE = SHARED / "published_neurons"
 PARAREL = SHARED / "pararel" / "data"
@@ -237,7 +237,7 @@ def test_every_page_shows_it_and_says_what_was_not_measured(shown: None, figures
     )
     names = dict(zip(("FACT", "OTHER"), found["fact_id"], strict=True))
     app = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60).run()
-    app.switch_page(f"app_pages/{name}.py")
+    app.switch_page(f"{name}/page.py")
     app.query_params.update({key: names.get(value, value) for key, value in parameters.items()})
     app.run()
     assert not app.exception
@@ -578,7 +578,7 @@ def test_the_command_imports_no_torch(files: Files):
     # With the real hashes the made-up files are refused, after all of the command's modules are loaded.
     code = (
         "import sys; from build.__main__ import main; status = main(sys.argv[1:]); "
-        "assert 'build.published' in sys.modules; "
+        "assert 'build.sources.published' in sys.modules; "
         "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(status)"
     )
     result = subprocess.run(

@@ -3,8 +3,8 @@
     layout.draw(score_map(queries.attributions_of_fact(a, fact_id), n_layers=12, n_neurons=3072), "…")
 
 As in `atlas.charts.look`: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
-What a neuron is to the fact has a colour and a shape: its own, added or removed by other thresholds, or in too
-few prompts.
+What a neuron is to the fact has a colour and a shape: its own, added or removed by other thresholds, or in
+too few prompts.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ relation with other objects), `unrelated` (facts that differ in relation and obj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from atlas.neuron import Asked, Prompt
+import numpy as np
+
+from atlas.neuron import Asked, Neuron, Prompt
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -119,3 +121,25 @@ def asked_of_fact(
         atlas, fact_id=fact_id, causal=causal, neighbours=neighbours, unrelated=unrelated, seed=seed
     )
     return (*own, *controls)
+
+
+def random_match(
+    neurons: Iterable[Neuron],
+    n_neurons: int,
+    generator: np.random.Generator,
+    *,
+    avoid: Iterable[Neuron] = (),
+) -> dict[Neuron, Neuron]:
+    """For each neuron a random other one of its layer, none of these and none to avoid.
+
+    n_neurons: a layer's. Where a layer has too few others, its last neurons have none.
+    """
+    own, others = sorted(set(neurons)), set(avoid)
+    match: dict[Neuron, Neuron] = {}
+    for layer in sorted({neuron.layer for neuron in own}):
+        here = [neuron for neuron in own if neuron.layer == layer]
+        taken = [neuron.neuron for neuron in (*here, *others) if neuron.layer == layer]
+        free = np.setdiff1d(np.arange(n_neurons), taken)
+        drawn = generator.choice(free, size=min(len(here), len(free)), replace=False)
+        match |= {neuron: Neuron(layer, int(index)) for neuron, index in zip(here, drawn, strict=False)}
+    return match

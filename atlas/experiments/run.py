@@ -28,6 +28,7 @@ import numpy as np
 
 from atlas.attribution.attribution import Attribution, attribute
 from atlas.errors import AtlasError, PromptError
+from atlas.experiments.controls import random_match
 from atlas.experiments.documents import document, from_json, from_link, to_json, to_link
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
@@ -229,13 +230,7 @@ def matched_randomly(
     A neuron that several interventions change is replaced by the same random one in each. Where a layer
     has not enough others, some are left out.
     """
-    own = sorted({neuron for item in interventions for neuron in item.neurons})
-    stand_in: dict[Neuron, Neuron] = {}
-    for layer in sorted({neuron.layer for neuron in own}):
-        here = [neuron for neuron in own if neuron.layer == layer]
-        others = np.setdiff1d(np.arange(n_neurons), [neuron.neuron for neuron in here])
-        drawn = generator.choice(others, size=min(len(here), len(others)), replace=False)
-        stand_in |= {neuron: Neuron(layer, int(index)) for neuron, index in zip(here, drawn, strict=False)}
+    stand_in = random_match(_neurons_of(interventions), n_neurons, generator)
     return tuple(
         replace(item, neurons=tuple(stand_in[n] for n in item.neurons if n in stand_in))
         for item in interventions

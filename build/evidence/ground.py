@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlas.experiments.controls import random_match
 from atlas.neuron import Fact, Neuron, Prompt
 
 if TYPE_CHECKING:
@@ -248,9 +249,8 @@ class Ground:
         self, neurons: Sequence[Neuron], purpose: str, name: str, *, avoid: Sequence[Neuron] = ()
     ) -> tuple[Neuron, ...]:
         """As many random other neurons of the same layers, none of those to avoid."""
-        from build.jobs.trials import random_match
-
-        return random_match(neurons, self.n_neurons, self.generator(purpose, name), avoid=avoid)
+        match = random_match(neurons, self.n_neurons, self.generator(purpose, name), avoid=avoid)
+        return tuple(sorted(match.values()))
 
     @property
     def n_neurons(self) -> int:

@@ -1,6 +1,6 @@
 """What suppressing and amplifying does to a prompt: which neurons, which prompts, and the rows of `effects`.
 
-    matched = random_match(neurons, n_neurons, seeded(seed, "random", fact_id))
+    match = random_match(neurons, n_neurons, seeded(seed, "random", fact_id))
     table = evaluate_shard(subject, trials, batches=batches)
 
 A build measures the groups own, random and unrelated on held-out prompts; `build.evidence.effects` measures
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from atlas.experiments.controls import random_match
 from atlas.interventions import Amplify, Suppress
 from atlas.neuron import Fact, Neuron, Prompt
 from atlas.store.schema import TABLES
@@ -53,24 +54,6 @@ def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
     """Random numbers that depend on the seed, the purpose and the fact alone."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{fact_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
-
-
-def random_match(
-    neurons: Sequence[Neuron],
-    n_neurons: int,
-    generator: np.random.Generator,
-    *,
-    avoid: Sequence[Neuron] = (),
-) -> tuple[Neuron, ...]:
-    """As many other neurons of the same layers, none to avoid (fewer where a layer has not enough)."""
-    result: list[Neuron] = []
-    for layer in sorted({neuron.layer for neuron in neurons}):
-        own = [neuron.neuron for neuron in neurons if neuron.layer == layer]
-        taken = own + [neuron.neuron for neuron in avoid if neuron.layer == layer]
-        others = np.setdiff1d(np.arange(n_neurons), taken)
-        drawn = generator.choice(others, size=min(len(own), len(others)), replace=False)
-        result.extend(Neuron(layer, int(index)) for index in drawn)
-    return tuple(sorted(result))
 
 
 @dataclass(frozen=True)
@@ -156,7 +139,8 @@ class HeldOutTrials:
     def of(self, fact: Fact) -> Iterator[Trial]:
         """The fact's trials; what is drawn depends on the seed and the fact alone."""
         own = self.neurons[fact.fact_id]
-        matched = random_match(own, self.n_neurons, seeded(self.seed, "random", fact.fact_id))
+        match = random_match(own, self.n_neurons, seeded(self.seed, "random", fact.fact_id))
+        matched = tuple(sorted(match.values()))
         rows = self.held_out_rows(fact)
         for row in rows:
             yield self._trial(fact, row, "own", own)

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from atlas import files
 from atlas.errors import BuildError, StoreError
 from atlas.store.manifest import (
     MANIFEST_NAME,
@@ -86,31 +87,9 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes its name only when complete and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            _sync_folder(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is on the disk only when its folder is; not every system lets a folder be opened.
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
+    """`atlas.files.whole_file`, with a full disk and a forbidden folder in one sentence."""
+    with writing(path), files.whole_file(path) as file:
+        yield file
 
 
 def parquet_options(schema: pa.Schema, *, level: int) -> dict[str, Any]:
@@ -368,7 +347,7 @@ class Output:
         path = self.folder / MANIFEST_NAME
         with writing(path):
             write_manifest(self.folder, manifest)
-            _sync_folder(self.folder)
+            files.sync_folder(self.folder)
         self.tidy()
 
     def add_tables(self, tables: dict[str, pa.Table], manifest: Manifest) -> None:
@@ -424,10 +403,10 @@ def settle(folder: Path) -> None:
             if path.exists() and ready:
                 os.replace(path, folder / name)
             path.unlink(missing_ok=True)
-        _sync_folder(folder)
+        files.sync_folder(folder)
         if ready:
             os.replace(waiting, folder / MANIFEST_NAME)
-            _sync_folder(folder)
+            files.sync_folder(folder)
 
 
 def parameters_of(manifest: Manifest) -> dict[str, Any]:

@@ -310,12 +310,14 @@ def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: P
 
 
 def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
-    from build.jobs.trials import random_match, seeded
+    from atlas.experiments.controls import random_match
+    from build.jobs.trials import seeded
 
     own = (Neuron(0, 3), Neuron(0, 5), Neuron(2, 1))
     drawn = random_match(own, 72, seeded(0, "random", "a fact"))
-    assert [neuron.layer for neuron in drawn] == [0, 0, 2]
-    assert not set(drawn) & set(own)
+    assert {one.layer - two.layer for one, two in drawn.items()} == {0}
+    assert set(drawn) == set(own)
+    assert not set(drawn.values()) & set(own)
     assert drawn == random_match(own, 72, seeded(0, "random", "a fact"))
     assert drawn != random_match(own, 72, seeded(1, "random", "a fact"))
 

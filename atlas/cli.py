@@ -1,0 +1,52 @@
+"""What the command lines share: a sentence for what a person got wrong, and the exit status.
+
+sys.exit(run(app, arguments, prog="python -m atlas"))
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from atlas.errors import AtlasError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(
+    app: typer.Typer, arguments: Sequence[str] | None, *, prog: str, interrupted: str = "Interrupted."
+) -> int:
+    """Run one command and return the exit status: what the command returns, 2 for bad input, 130 for Ctrl-C.
+
+    interrupted: what Ctrl-C prints.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = typer.main.get_command(app).main(args=arguments, prog_name=prog, standalone_mode=False)
+        sys.stdout.flush()
+        return status or 0
+    except AtlasError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except typer.TyperException as error:  # an option that there is not, a number that is none
+        error.show()
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # The reader (`head`, say) has enough; without this Python complains once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"\n{interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except RuntimeError as error:
+        # DuckDB reports a Ctrl-C during a query as an error of its own.
+        if "interrupted" not in str(error).lower():
+            raise
+        print(f"\n{interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED

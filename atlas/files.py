@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all.
+
+with whole_file(path) as file:
+    file.write(content)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to that takes its name only when it is complete and on the disk.
+
+    Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each has a
+    name of its own. What stood there stays where writing fails. Raises `OSError`.
+    """
+    if shared:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+        file, partial = os.fdopen(handle, "wb"), Path(name)
+    else:
+        partial = path.with_name(f".{path.name}.partial")
+        file = partial.open("wb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a rename on the disk: it is there only when its folder is. Not every system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -18,8 +18,8 @@ from typing import BinaryIO
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     """A file to write to that takes its name only when it is complete and on the disk.
 
-    Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each has a
-    name of its own. What stood there stays where writing fails. Raises `OSError`.
+    Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each
+    has a name of its own. What stood there stays where writing fails. Raises `OSError`.
     """
     if shared:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
@@ -39,7 +39,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a rename on the disk: it is there only when its folder is. Not every system lets a folder be opened."""
+    """Put a rename on the disk: it is there only when its folder is, which not every system lets be opened."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

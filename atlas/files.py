@@ -39,7 +39,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a rename on the disk: it is there only when its folder is, which not every system lets be opened."""
+    """Put a rename on the disk, which is there only when its folder is. Not every system opens a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -7,8 +7,8 @@
     place.wait(5)                   # True once it is served; False after 5 seconds or when cancelled
     place.leave()                   # served or not: the next one moves up
 
-The first place is the one that is served. `atlas.surgery.lock` lines up threads for a model, `atlas.store.sql`
-queries for a process. Standard library only.
+The first place is the one that is served. `atlas.surgery.lock` lines up threads for a model,
+`atlas.store.sql` queries for a process. Standard library only.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from atlas.compat.questions import Said, said
 from atlas.errors import AtlasError, PromptError
 from atlas.interventions import Amplify, Erase, Suppress
 from atlas.neuron import Neuron
-from atlas.surgery.interventions import activation_factors, changing, checked, value_changer
+from atlas.surgery.interventions import activation_factors, changing, check_interventions, value_changer
 from atlas.surgery.subject import Encoded
 
 Neurons = Sequence[Sequence[int] | Neuron]
@@ -228,7 +228,7 @@ class KnowledgeNeurons(Finding):
             raise AtlasError(
                 "Neurons are pairs of a layer and a place in it. Give a list such as [[9, 2141], [10, 3]]."
             ) from None
-        checked(self.subject, [Suppress(tuple(named))])
+        check_interventions(self.subject, [Suppress(tuple(named))])
         return named
 
 

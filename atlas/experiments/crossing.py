@@ -23,7 +23,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments.run import Progress, Steps, matched_randomly
 from atlas.interventions import Intervention, Suppress
 from atlas.neuron import Neuron, Prompt
-from atlas.surgery.interventions import checked
+from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
 
 
@@ -98,7 +98,7 @@ def cross_effects(
             for draw in range(1, draws + 1)
         ]
         with steps.step(f"The neurons of {name}, and {draws} draw{'s' if draws > 1 else ''} of random ones"):
-            after, *random = _said(subject, asked, [checked(subject, each) for each in changes])
+            after, *random = _said(subject, asked, [check_interventions(subject, each) for each in changes])
         start = 0
         for of, its in prompts.items():
             part = slice(start, start + len(its))

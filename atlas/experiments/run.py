@@ -35,7 +35,7 @@ from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Tria
 from atlas.interventions import Amplify, Intervention, make_intervention
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
-from atlas.surgery.interventions import checked
+from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
 
 __all__ = [
@@ -242,7 +242,7 @@ def matched_randomly(
 
 def run(subject: Subject, experiment: Experiment, *, progress: Progress | None = None) -> Outcome:
     """Do the experiment. The model is never written to, and is held only during each step."""
-    interventions = checked(subject, experiment.interventions)
+    interventions = check_interventions(subject, experiment.interventions)
     asked, prompts = experiment.asked, [item.prompt for item in experiment.asked]
     steps = Steps(subject, 4 + experiment.draws, progress)
 
@@ -348,7 +348,7 @@ def dose_response(
     if not 1 <= len(factors) <= MAX_FACTORS:
         raise AtlasError(f"A curve cannot have {len(factors)} points. Give 1 to {MAX_FACTORS} factors.")
     neurons = experiment.neurons
-    curve = [checked(subject, (Amplify(neurons, factor),)) for factor in factors]
+    curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
     stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
     prompts = [item.prompt for item in experiment.asked]
     own = [item.prompt for item in experiment.asked if item.group in OWN_GROUPS]

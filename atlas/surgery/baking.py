@@ -14,17 +14,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from atlas.errors import AtlasError, ModelError
 from atlas.models.families import neurons_first
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
-
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
+from atlas.surgery.loaded import LoadedModel
 
 
-def bake(subject: Subject, interventions: Sequence[Intervention], folder: Path) -> Path:
+def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Path) -> Path:
     """Write the subject with these interventions in its weights to `folder`, and return that."""
     for item in interventions:
         if isinstance(item, (Suppress, Amplify)):

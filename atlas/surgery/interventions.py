@@ -20,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +37,7 @@ from atlas.interventions import (
 )
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery.hooks import attached, by_row, in_its_call
-
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
+from atlas.surgery.loaded import LoadedModel
 
 __all__ = [
     "KINDS",
@@ -52,24 +49,27 @@ __all__ = [
     "answer_embedding",
     "by_sign",
     "changing",
-    "checked",
+    "check_interventions",
     "from_json",
     "to_json",
     "value_changes",
 ]
 
 
-def checked(subject: Subject, interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
-    """The interventions, if every neuron exists in the subject."""
+def check_interventions(
+    subject: LoadedModel, interventions: Intervention | Sequence[Intervention]
+) -> tuple[Intervention, ...]:
+    """One or several interventions as a tuple; `AtlasError` where a neuron does not exist in the subject."""
+    several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
     n_layers, n_neurons = subject.n_layers, subject.n_neurons
-    for item in interventions:
+    for item in several:
         for neuron in item.neurons:
             if not (0 <= neuron.layer < n_layers and 0 <= neuron.neuron < n_neurons):
                 raise AtlasError(
                     f"{subject.name} has no neuron {neuron}: its layers are 0–{n_layers - 1}, "
                     f"its neurons 0–{n_neurons - 1}. Choose one within."
                 )
-    return tuple(interventions)
+    return several
 
 
 def edited_value(value: Tensor, old: Tensor, new: Tensor, *, remove: float, add: float) -> Tensor:
@@ -78,13 +78,13 @@ def edited_value(value: Tensor, old: Tensor, new: Tensor, *, remove: float, add:
     return value - remove * norm / old.norm() * old + add * norm / new.norm() * new
 
 
-def answer_embedding(subject: Subject, answer: str) -> Tensor:
+def answer_embedding(subject: LoadedModel, answer: str) -> Tensor:
     """The direction that promotes an answer, (d_model,): the mean over its tokens' unembeddings."""
     embeddings = subject.family.token_embeddings(subject.model)
     return embeddings[list(subject.answer_tokens(answer))].float().mean(0)
 
 
-def value_changer(subject: Subject, item: Erase | Edit) -> Callable[[Tensor], Tensor]:
+def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor], Tensor]:
     """The function from a value vector, (d_model,), to what one erasure or edit makes of it."""
     match item:
         case Erase(value="zero"):
@@ -102,7 +102,7 @@ def value_changer(subject: Subject, item: Erase | Edit) -> Callable[[Tensor], Te
     raise AtlasError(f"{type(item).__name__} changes no value vector.")
 
 
-def value_changes(subject: Subject, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
+def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
     """For each neuron that is erased or edited: its new value vector, (d_model,), in float32."""
     values: dict[Neuron, Tensor] = {}
     for item in interventions:
@@ -117,7 +117,7 @@ def value_changes(subject: Subject, interventions: Sequence[Intervention]) -> di
     return values
 
 
-def by_sign(subject: Subject, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
+def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
     """The edit, turned round for the neurons whose mean activation on these prompts is below zero.
 
     A value vector that is moved towards the new answer pushes away from it where its neuron is active below
@@ -125,7 +125,7 @@ def by_sign(subject: Subject, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Ed
     neurons are hardly ever so. Gives one edit or two, for `subject.applied`. Raises `PromptError` without
     prompts and `AtlasError` for a neuron that the subject does not have.
     """
-    checked(subject, [edit])
+    check_interventions(subject, edit)
     if not prompts:
         raise PromptError("There is no prompt to read activations on. Give those the neurons were found on.")
     active = subject.activations(prompts).mean(0)  # (n_layers, n_neurons)
@@ -148,7 +148,7 @@ def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, fl
 
 @contextmanager
 def changing(
-    subject: Subject, changes: Sequence[Sequence[Intervention]], positions: Tensor, valid: Tensor
+    subject: LoadedModel, changes: Sequence[Sequence[Intervention]], positions: Tensor, valid: Tensor
 ) -> Iterator[None]:
     """Apply row b's interventions, ``changes[b]``, to row b of every forward pass inside the block.
 

@@ -1,9 +1,8 @@
-"""The subject model: loaded once, shared by everybody, never written to.
+"""A model with its tokenizer, as it is: sizes, prompts in tokens, activations, and what it predicts.
 
-    subject = load_subject("pocket-bert")
-    subject.predict([subject.prompt("The capital of France is [MASK].", "Paris")])[0].probability
-    with subject.applied(Suppress(neurons)) as changed:
-        changed.predict(prompts)
+    loaded = load_subject("pocket-bert")                   # a `Subject`, which can also be changed
+    loaded.encode(loaded.prompt("The capital of France is [MASK].", "Paris")).targets
+    loaded.activations(prompts)                            # (n_prompts, n_layers, n_neurons)
 
 An answer of several tokens gets several masks, respectively teacher forcing:
 `encode` turns a prompt into token ids, the position of each answer token and the tokens wanted
@@ -16,22 +15,21 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atlas.errors import ModelError, PromptError
-from atlas.models import locate
 from atlas.models.families import Family, family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.hooks import recording
-from atlas.surgery.interventions import Intervention, changing, checked
 from atlas.surgery.lock import FairLock
-from atlas.surgery.precision import PRECISIONS
-from atlas.surgery.prefix import at_answers_only, hidden_at_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_ANSWER_TOKENS = 16
 
@@ -94,14 +92,14 @@ def whole_answer(tokens: Sequence[TokenPrediction]) -> Prediction:
 
 
 def token_predictions(
-    subject: Subject, logits: Tensor, targets: Tensor, *, top_k: int
+    loaded: LoadedModel, logits: Tensor, targets: Tensor, *, top_k: int
 ) -> list[TokenPrediction]:
     """From logits at answer positions, (n, n_tokens), and the tokens wanted there, (n,)."""
     log_p = logits.log_softmax(-1)
     wanted = log_p.gather(-1, targets[:, None])
     if not bool(torch.isfinite(wanted).all()):
         raise ModelError(
-            f"{subject.name} answers with numbers that are none (NaN). Use float32 and check the weights."
+            f"{loaded.name} answers with numbers that are none (NaN). Use float32 and check the weights."
         )
     ranks = (log_p > wanted).sum(-1) + 1
     top = log_p.topk(min(top_k, log_p.shape[-1]))
@@ -109,7 +107,7 @@ def token_predictions(
         TokenPrediction(
             probability=probability,
             rank=rank,
-            top=tuple((subject.token_text(token), p) for token, p in zip(tokens, values, strict=True)),
+            top=tuple((loaded.token_text(token), p) for token, p in zip(tokens, values, strict=True)),
         )
         for probability, rank, tokens, values in zip(
             wanted[:, 0].exp().tolist(),
@@ -122,8 +120,8 @@ def token_predictions(
 
 
 @dataclass
-class Subject:
-    """A model under study with its tokenizer; every method that runs it holds `lock` meanwhile.
+class LoadedModel:
+    """A model under study with its tokenizer; whoever runs it holds `lock` meanwhile.
 
     dtype: the precision of the matrix products in sweeps (`atlas.surgery.precision`); all else is float32.
     sweep_bytes: what a sweep may keep for its backward pass, None until the first; less where memory ran out.
@@ -132,8 +130,8 @@ class Subject:
     name: str
     revision: str
     weights_sha256: str
-    model: nn.Module
-    tokenizer: object
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     family: Family
     device: torch.device
     dtype: str
@@ -267,91 +265,7 @@ class Subject:
             return False
         return True
 
-    # --- running the model ---
-
-    @contextmanager
-    def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[Changed]:
-        """A view of the subject with the interventions in force; nothing else sees them.
-
-        Weights are never written: hooks live only inside each forward pass, so leaving the block,
-        also through an exception, leaves the model bit for bit as it was.
-        """
-        several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
-        yield Changed(self, checked(self, several))
-
-    def bake(self, interventions: Intervention | Sequence[Intervention], folder: str | Path) -> Path:
-        """Write a changed copy of the weights, with the tokenizer, to a new folder; see `baking.bake`."""
-        from atlas.surgery.baking import bake
-
-        several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
-        return bake(self, checked(self, several), Path(folder))
-
-    def predict(
-        self,
-        prompts: Sequence[Prompt | Encoded],
-        *,
-        top_k: int = 10,
-        interventions: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
-        batch_tokens: int = 2048,
-        share_prefixes: bool = False,
-    ) -> list[Prediction]:
-        """Probability and rank of each prompt's answer, and the likeliest tokens in its place.
-
-        `interventions` gives each prompt its own change (None: none), so that effects of many facts
-        are measured in one batch. share_prefixes: where only activations at the answers change, compute
-        what lies before them once a prompt; faster, and equal up to rounding only.
-        """
-        encoded = [self.encode(prompt) for prompt in prompts]
-        changes = self._changes_for(interventions, len(encoded))
-        results: list[Prediction | None] = [None] * len(encoded)
-        by_prefix = share_prefixes and at_answers_only(self, changes)
-        for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
-            rows = [encoded[index] for index in batch]
-            chosen = [changes[index] for index in batch]
-            said = self._predict_batch(rows, chosen, top_k, by_prefix=by_prefix)
-            for index, prediction in zip(batch, said, strict=True):
-                results[index] = prediction
-        return results
-
-    def _changes_for(self, interventions: Sequence | None, n_prompts: int) -> list[tuple]:
-        if interventions is None:
-            return [()] * n_prompts
-        if len(interventions) != n_prompts:
-            raise PromptError(f"{len(interventions)} interventions for {n_prompts} prompts. Give one each.")
-        several = [
-            () if item is None else tuple(item) if isinstance(item, (list, tuple)) else (item,)
-            for item in interventions
-        ]
-        return [checked(self, item) for item in several]
-
-    @torch.no_grad()
-    def _predict_batch(
-        self, rows: list[Encoded], changes: list[tuple], top_k: int, *, by_prefix: bool
-    ) -> list[Prediction]:
-        # Prompts that differ in the last token of their answer alone, as the old one and the new one of an
-        # edit, are the same sentence to the model, and go through it once.
-        keys = [(row.input_ids, row.positions, change) for row, change in zip(rows, changes, strict=True)]
-        first: dict[tuple, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-        place = {key: number for number, key in enumerate(first)}
-        read, made = [rows[index] for index in first.values()], [changes[index] for index in first.values()]
-        input_ids, positions, _, where = self.tensors(read)
-        with self.lock:
-            if by_prefix:
-                answers = hidden_at_answers(self, read, made)
-            else:
-                with changing(self, made, positions, where):
-                    hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
-                answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
-        # base_model has applied the final norm already, so only the head is left to do.
-        logits = self.family.say(self.model, answers)
-        _, _, targets, valid = self.tensors(rows)
-        if len(read) < len(rows):
-            logits = logits[[place[key] for key in keys]]
-        said = token_predictions(self, logits[valid], targets[valid], top_k=top_k)
-        per_row = iter(said)
-        return [whole_answer([next(per_row) for _ in encoded.targets]) for encoded in rows]
+    # --- running the model as it is ---
 
     @torch.no_grad()
     def activations(self, prompts: Sequence[Prompt | Encoded], *, batch_tokens: int = 2048) -> Tensor:
@@ -390,18 +304,6 @@ class Subject:
         return {"use_cache": False} if self.family.kind == "causal" else {}
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A subject seen through interventions: the same questions, other answers."""
-
-    subject: Subject
-    interventions: tuple[Intervention, ...]
-
-    def predict(self, prompts: Sequence[Prompt], *, top_k: int = 10) -> list[Prediction]:
-        """`Subject.predict`, with the interventions in place for every prompt."""
-        return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
-
-
 def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = False) -> Iterator[list[int]]:
     """Indices of prompts of equal length, at most `batch_tokens` tokens a batch, in a fixed order.
 
@@ -418,31 +320,6 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = 
             yield indices[begin : begin + size]
 
 
-def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:
-    """The model of that name, folder or hub id, ready to be studied.
-
-    dtype: ``float32`` (default), ``tf32`` or ``bfloat16``: how exactly attribution computes its matrix
-    products (`atlas.surgery.precision`); weights and everything else are float32. Weights come from
-    safetensors only and no remote code is run. Raises `ModelError` when the model cannot be had or is of no
-    supported family.
-    """
-    if dtype not in PRECISIONS:
-        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
-    target = device_of(device)
-    located = locate(name)
-    model, tokenizer, family = _read(Path(located.folder), located.name)
-    return Subject(
-        name=located.name,
-        revision=located.revision,
-        weights_sha256=located.weights_sha256,
-        model=model.to(target),
-        tokenizer=tokenizer,
-        family=family,
-        device=target,
-        dtype=dtype,
-    )
-
-
 def device_of(device: str) -> torch.device:
     """The device of that name, `auto` for a GPU where there is one; `ModelError` when it is not at hand."""
     if device == "auto":
@@ -456,7 +333,11 @@ def device_of(device: str) -> torch.device:
     return target
 
 
-def _read(folder: Path, name: str) -> tuple[nn.Module, object, Family]:
+def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Family]:
+    """The model, its tokenizer and its family in a folder; `ModelError` where they cannot be read.
+
+    name: what errors call it. Safetensors only; no remote code is run.
+    """
     from safetensors import SafetensorError
     from transformers import (
         AutoConfig,

@@ -15,18 +15,15 @@ Erasing and editing change a value vector for every token; for them nothing can 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, changing
-
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Encoded, Subject
+from atlas.surgery.loaded import Encoded, LoadedModel
 
 
-def at_answers_only(subject: Subject, changes: Sequence[Sequence[Intervention]]) -> bool:
+def at_answers_only(subject: LoadedModel, changes: Sequence[Sequence[Intervention]]) -> bool:
     """Whether the changes leave everything before the answers as it is, in a causal model."""
     return subject.family.kind == "causal" and all(
         isinstance(item, (Suppress, Amplify)) for items in changes for item in items
@@ -34,7 +31,7 @@ def at_answers_only(subject: Subject, changes: Sequence[Sequence[Intervention]])
 
 
 def hidden_at_answers(
-    subject: Subject, rows: Sequence[Encoded], changes: Sequence[Sequence[Intervention]]
+    subject: LoadedModel, rows: Sequence[Encoded], changes: Sequence[Sequence[Intervention]]
 ) -> Tensor:
     """The model's final state at the rows' answer positions, (n_rows, n_positions, d_model).
 

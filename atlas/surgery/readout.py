@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from atlas.neuron import Neuron
-
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
+from atlas.surgery.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class Readout:
 
 
 @torch.no_grad()
-def readout(subject: Subject, neurons: Sequence[Neuron], *, k: int = 10, batch: int = 256) -> list[Readout]:
+def readout(
+    subject: LoadedModel, neurons: Sequence[Neuron], *, k: int = 10, batch: int = 256
+) -> list[Readout]:
     """One `Readout` a neuron, in the order given; `k` tokens on either side."""
     family, model = subject.family, subject.model
     embeddings = family.token_embeddings(model).float()  # (n_tokens, d_model)

@@ -1,4 +1,4 @@
-"""A fair line: the first place is served, everybody knows their place, and whoever gives up holds nobody up."""
+"""A fair line: the first place is served, every place knows how many are ahead, and any can be given up."""
 
 import threading
 

@@ -1,0 +1,167 @@
+"""The subject model: loaded once, shared by everybody, never written to.
+
+    subject = load_subject("pocket-bert")
+    subject.predict([subject.prompt("The capital of France is [MASK].", "Paris")])[0].probability
+    with subject.applied(Suppress(neurons)) as changed:
+        changed.predict(prompts)
+
+`atlas.surgery.loaded` has the model itself: its sizes, prompts and tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from atlas.errors import ModelError, PromptError
+from atlas.models import locate
+from atlas.neuron import Prompt
+from atlas.surgery.baking import bake
+from atlas.surgery.interventions import Intervention, changing, check_interventions
+from atlas.surgery.loaded import (
+    MAX_ANSWER_TOKENS,
+    Encoded,
+    LoadedModel,
+    Prediction,
+    TokenPrediction,
+    batches,
+    device_of,
+    read_model,
+    token_predictions,
+    whole_answer,
+)
+from atlas.surgery.precision import PRECISIONS
+from atlas.surgery.prefix import at_answers_only, hidden_at_answers
+
+__all__ = [
+    "MAX_ANSWER_TOKENS",
+    "Changed",
+    "Encoded",
+    "Prediction",
+    "Subject",
+    "TokenPrediction",
+    "batches",
+    "device_of",
+    "load_subject",
+    "token_predictions",
+    "whole_answer",
+]
+
+
+class Subject(LoadedModel):
+    """A loaded model that can be asked and changed; every method that runs it holds `lock` meanwhile."""
+
+    @contextmanager
+    def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[Changed]:
+        """A view of the subject with the interventions in force; nothing else sees them.
+
+        Weights are never written: hooks live only inside each forward pass, so leaving the block,
+        also through an exception, leaves the model bit for bit as it was.
+        """
+        yield Changed(self, check_interventions(self, interventions))
+
+    def bake(self, interventions: Intervention | Sequence[Intervention], folder: str | Path) -> Path:
+        """Write a changed copy of the weights, with the tokenizer, to a new folder; see `baking.bake`."""
+        return bake(self, check_interventions(self, interventions), Path(folder))
+
+    def predict(
+        self,
+        prompts: Sequence[Prompt | Encoded],
+        *,
+        top_k: int = 10,
+        interventions: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
+        batch_tokens: int = 2048,
+        share_prefixes: bool = False,
+    ) -> list[Prediction]:
+        """Probability and rank of each prompt's answer, and the likeliest tokens in its place.
+
+        `interventions` gives each prompt its own change (None: none), so that effects of many facts
+        are measured in one batch. share_prefixes: where only activations at the answers change, compute
+        what lies before them once a prompt; faster, and equal up to rounding only.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        changes = self._changes_for(interventions, len(encoded))
+        results: dict[int, Prediction] = {}
+        by_prefix = share_prefixes and at_answers_only(self, changes)
+        for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
+            rows = [encoded[index] for index in batch]
+            chosen = [changes[index] for index in batch]
+            predictions = self._predict_batch(rows, chosen, top_k, by_prefix=by_prefix)
+            results.update(zip(batch, predictions, strict=True))
+        return [results[index] for index in range(len(encoded))]
+
+    def _changes_for(self, interventions: Sequence | None, n_prompts: int) -> list[tuple]:
+        if interventions is None:
+            return [()] * n_prompts
+        if len(interventions) != n_prompts:
+            raise PromptError(f"{len(interventions)} interventions for {n_prompts} prompts. Give one each.")
+        return [() if item is None else check_interventions(self, item) for item in interventions]
+
+    @torch.no_grad()
+    def _predict_batch(
+        self, rows: list[Encoded], changes: list[tuple], top_k: int, *, by_prefix: bool
+    ) -> list[Prediction]:
+        # Prompts that differ in the last token of their answer alone, as the old one and the new one of an
+        # edit, are the same sentence to the model, and go through it once.
+        keys = [(row.input_ids, row.positions, change) for row, change in zip(rows, changes, strict=True)]
+        first: dict[tuple, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        place = {key: number for number, key in enumerate(first)}
+        read, made = [rows[index] for index in first.values()], [changes[index] for index in first.values()]
+        input_ids, positions, _, where = self.tensors(read)
+        with self.lock:
+            if by_prefix:
+                answers = hidden_at_answers(self, read, made)
+            else:
+                with changing(self, made, positions, where):
+                    hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
+                answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
+        # base_model has applied the final norm already, so only the head is left to do.
+        logits = self.family.say(self.model, answers)
+        _, _, targets, valid = self.tensors(rows)
+        if len(read) < len(rows):
+            logits = logits[[place[key] for key in keys]]
+        predictions = iter(token_predictions(self, logits[valid], targets[valid], top_k=top_k))
+        return [whole_answer([next(predictions) for _ in encoded.targets]) for encoded in rows]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A subject seen through interventions: the same questions, other answers."""
+
+    subject: Subject
+    interventions: tuple[Intervention, ...]
+
+    def predict(self, prompts: Sequence[Prompt], *, top_k: int = 10) -> list[Prediction]:
+        """`Subject.predict`, with the interventions in place for every prompt."""
+        return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
+
+
+def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:
+    """The model of that name, folder or hub id, ready to be studied.
+
+    dtype: ``float32`` (default), ``tf32`` or ``bfloat16``: how exactly attribution computes its matrix
+    products (`atlas.surgery.precision`); weights and everything else are float32. Weights come from
+    safetensors only and no remote code is run. Raises `ModelError` when the model cannot be had or is of no
+    supported family.
+    """
+    if dtype not in PRECISIONS:
+        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
+    target = device_of(device)
+    located = locate(name)
+    model, tokenizer, family = read_model(Path(located.folder), located.name)
+    return Subject(
+        name=located.name,
+        revision=located.revision,
+        weights_sha256=located.weights_sha256,
+        model=model.to(target),
+        tokenizer=tokenizer,
+        family=family,
+        device=target,
+        dtype=dtype,
+    )

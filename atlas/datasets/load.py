@@ -1,0 +1,35 @@
+"""Load a data set by its name. A loader is one function that returns a `Dataset`; `LOADERS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from atlas.datasets.counterfact import load_counterfact
+from atlas.datasets.dataset import Dataset
+from atlas.datasets.pararel import load_pararel
+from atlas.datasets.starter import load_starter
+from atlas.errors import DatasetError
+
+
+def _starter(source: Path | None) -> Dataset:
+    if source is not None:
+        raise DatasetError("The data set starter comes with the project. Leave out the source.")
+    return load_starter()
+
+
+LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "starter": _starter,
+    "pararel": load_pararel,
+    "counterfact": load_counterfact,
+}
+
+
+def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
+    """The data set of that name; `source` is a folder or file of it, where it would have to be fetched.
+
+    Raises `DatasetError` when the name is unknown or the files cannot be read.
+    """
+    if name not in LOADERS:
+        raise DatasetError(f"No data set is called '{name}'. There are: {', '.join(LOADERS)}.")
+    return LOADERS[name](source)

@@ -1,0 +1,95 @@
+"""Models of the hub: a snapshot in its cache, or one quick attempt to download it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from atlas.errors import ModelError
+from atlas.models.folder import weight_files
+from atlas.models.known import WITHOUT_HUB, OnProgress
+
+HUB_DEADLINE_SECONDS = 3.5
+
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The newest snapshot of a hub id on this machine, if its weights are complete. No network."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return None
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return None
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    try:
+        weight_files(folder)
+    except ModelError:
+        return None
+    return folder
+
+
+def download(name: str, progress: OnProgress | None) -> Path:
+    """One quick attempt to reach the hub, then the snapshot's files."""
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+        )
+    except ImportError:
+        raise ModelError(
+            f"The model '{name}' is not on this machine, and huggingface_hub is not installed. {WITHOUT_HUB}"
+        ) from None
+
+    # A thread, because a name look-up does not keep to any timeout given to the HTTP client.
+    answer: list = []
+
+    def ask() -> None:
+        try:
+            answer.append(HfApi().model_info(name, timeout=HUB_DEADLINE_SECONDS))
+        except Exception as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True, name="hub-look-up")
+    thread.start()
+    thread.join(HUB_DEADLINE_SECONDS)
+    info = answer[0] if answer else TimeoutError(f"no answer in {HUB_DEADLINE_SECONDS} s")
+    if isinstance(info, GatedRepoError):
+        raise ModelError(
+            f"The hub gives '{name}' only to people who accepted its terms. Accept them and log in with "
+            f"`hf auth login`, or: {WITHOUT_HUB}"
+        )
+    if isinstance(info, RepositoryNotFoundError | HFValidationError):
+        raise ModelError(f"The hub has no model '{name}'. Check the spelling. {WITHOUT_HUB}")
+    if isinstance(info, Exception):
+        raise ModelError(f"The model hub cannot be reached for '{name}'. {WITHOUT_HUB}")
+
+    files = [sibling.rfilename for sibling in info.siblings or ()]
+    if files and not any(file.endswith(".safetensors") and "/" not in file for file in files):
+        raise ModelError(
+            f"The hub's '{name}' has no safetensors weights. Convert it to a local folder with "
+            "`save_pretrained`."
+        )
+    if progress is not None:
+        progress(0.0, f"Downloading {name} from the hub")
+    try:
+        folder = snapshot_download(
+            name, revision=info.sha, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"], etag_timeout=4
+        )
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"Downloading '{name}' broke off ({reason}). Run it again to go on, or: {WITHOUT_HUB}"
+        ) from None
+    if progress is not None:
+        progress(1.0, f"{name} is ready")
+    return Path(folder)

@@ -39,11 +39,11 @@ from atlas.store.manifest import (
     file_name,
     record_files,
     write_manifest,
-    write_table,
 )
-from atlas.store.schema import SORT_KEYS, TABLES, conform
+from atlas.store.schema import SORT_KEYS, TABLES
 from build.output.writer import row_group_rows
 from tests import sample_evidence
+from tests.sample_atlas import write_table
 
 N_LAYERS = 12
 N_NEURONS = 3_072
@@ -299,7 +299,7 @@ def write_big_atlas(
             if table in leave_out:
                 continue
             if table in evidence:
-                write_table(folder, table, conform(table, evidence[table]))
+                write_table(folder, table, evidence[table])
             else:
                 _write(connection, folder, table)
     finally:

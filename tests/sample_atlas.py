@@ -18,15 +18,17 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from atlas.store.manifest import (
     DatasetRecord,
     Manifest,
     MethodRecord,
     ModelRecord,
+    file_name,
     record_files,
     write_manifest,
-    write_table,
 )
 from atlas.store.schema import REQUIRED_TABLES, TABLES, conform
 from tests import sample_evidence
@@ -63,7 +65,7 @@ def write_sample_atlas(
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in sample_tables(n_facts, seed).items():
         if name not in leave_out:
-            write_table(folder, name, conform(name, rows))
+            write_table(folder, name, rows)
     write_manifest(
         folder,
         Manifest(
@@ -99,6 +101,11 @@ def write_sample_atlas(
         ),
     )
     return folder
+
+
+def write_table(folder: Path, table: str, rows: pa.Table | list[dict]) -> None:
+    """Write a table's file: columns in order, rows sorted, zstd."""
+    pq.write_table(conform(table, rows), folder / file_name(table), compression="zstd", compression_level=9)
 
 
 def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
-from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, SORT_KEYS, TABLES, difference
+from atlas.files import whole_file
+from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
 
 MANIFEST_NAME = "manifest.json"
 
@@ -110,26 +111,8 @@ class Manifest:
         plain = asdict(self)
         return {"schema_version": plain.pop("schema_version"), **plain}
 
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Manifest:
-        """The reverse of `to_dict`. Raises TypeError, KeyError or ValueError when `plain` is no manifest."""
-        known = {f.name for f in fields(cls)}
-        parts = {key: value for key, value in plain.items() if key in known}
-        return cls(
-            **{
-                **parts,
-                "model": _record(ModelRecord, plain["model"]),
-                "dataset": _record(DatasetRecord, plain["dataset"]),
-                "method": _record(MethodRecord, plain["method"]),
-                "files": {name: _record(FileRecord, each) for name, each in dict(plain["files"]).items()},
-            }
-        )
 
-
-def _record(kind, plain: Mapping[str, Any]):
-    # Keys of a later minor version are passed over: the version number says what must be understood.
-    known = {f.name for f in fields(kind)}
-    return kind(**{key: value for key, value in dict(plain).items() if key in known})
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def file_name(table: str) -> str:
@@ -154,25 +137,6 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     return {path.name: record_file(path) for path in paths if path.exists()}
 
 
-def write_table(folder: Path, table: str, rows: pa.Table) -> Path:
-    """Write a table's file atomically: zstd, in the order of its sort keys, columns checked.
-
-    `rows` must have the table's columns; see `atlas.store.schema.conform`.
-    """
-    problem = difference(table, rows.schema)
-    if problem:
-        raise StoreError(f"Rows do not fit the table {table}: {problem}. Use atlas.schema.conform.")
-    rows = rows.cast(TABLES[table]).sort_by([(key, "ascending") for key in SORT_KEYS[table]])
-    path = Path(folder) / file_name(table)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        pq.write_table(rows, partial, compression="zstd", compression_level=9)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as its file holds it."""
     return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -181,32 +145,26 @@ def manifest_text(manifest: Manifest) -> str:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `manifest.json` so that a reader sees the old one or the new one, never half of it."""
     path = Path(folder) / MANIFEST_NAME
-    partial = path.with_name(f".{MANIFEST_NAME}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(manifest_text(manifest))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(manifest_text(manifest).encode())
     return path
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of an atlas folder.
+    """The manifest of an atlas folder; keys that this version does not know are passed over.
 
-    Raises `StoreError` when there is none, when it is no JSON, or of another schema version.
+    Raises `StoreError` when there is none, when it is not valid, or of another schema version.
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        plain = json.loads(text)
     except FileNotFoundError:
         raise StoreError(
-            f"{folder} holds no {MANIFEST_NAME}, so it is no finished atlas. "
+            f"{folder} has no {MANIFEST_NAME}, so it is not a finished atlas. "
             "Build one with `python -m build run`, or run an interrupted build again."
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -219,9 +177,12 @@ def read_manifest(folder: str | Path) -> Manifest:
             "Build the atlas again, or use the program it was made with."
         )
     try:
-        return Manifest.from_dict(plain)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is incomplete ({error}). Build or copy the atlas again.") from error
+        return _MANIFEST.validate_json(text, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        what = f"has no {key}" if problem["type"] == "missing" else f"has a wrong {key}: {problem['msg']}"
+        raise StoreError(f"{path} {what}. Build or copy the atlas again.") from error
 
 
 def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True) -> None:

@@ -904,7 +904,7 @@ def test_check_finds_a_missing_file(copy: Path):
 
 def test_check_finds_an_unfinished_atlas(copy: Path):
     (copy / "manifest.json").unlink()
-    assert "no finished atlas" in check_atlas(copy).problems[0]
+    assert "not a finished atlas" in check_atlas(copy).problems[0]
 
 
 def spoil(folder: Path, table: str, change: str) -> None:

@@ -226,7 +226,7 @@ def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixtu
     empty.mkdir()
     assert main(["check", str(empty), str(tmp_path / "nowhere")]) == 2
     errors = capsys.readouterr().err
-    assert "holds no manifest.json" in errors
+    assert "has no manifest.json" in errors
     assert "There is no folder" in errors
     assert "Traceback" not in errors
 

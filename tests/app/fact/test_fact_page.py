@@ -23,11 +23,10 @@ from atlas.queries.subsets import half_effect
 from atlas.refinement import mode, refine
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests.app.test_app import page, words
 from tests.chart_clicks import chart
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import write_sample_atlas, write_table
 
 FACT = "P36-00001"
 SUMMARY = re.compile(r"(\d+) neurons?(?:: (.*))?$", re.MULTILINE)
@@ -368,7 +367,7 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
 def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
     rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
-    write_table(folder, "effects", conform("effects", rows))
+    write_table(folder, "effects", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     app = fact_page(asked="discovery")
@@ -454,7 +453,7 @@ def test_a_fact_that_no_experiment_took_has_no_such_section(sample, a, tmp_path,
     folder = write_sample_atlas(tmp_path / "sampled")
     for table in evidence.FACT_TABLES:
         rows = a.query(f"FROM {table} WHERE fact_id <> ?", [FACT])
-        write_table(folder, table, conform(table, rows))
+        write_table(folder, table, rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     assert "What experiments found" not in words(fact_page())

@@ -11,11 +11,10 @@ from atlas import models, queries
 from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas, write_table
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
 FIRST = "Switch them off in the Lab"
@@ -134,7 +133,7 @@ def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, mon
     folder = write_sample_atlas(tmp_path / "ignorant")
     with Atlas(folder) as whole:
         rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
-    write_table(folder, "effect_summaries", conform("effect_summaries", rows))
+    write_table(folder, "effect_summaries", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     monkeypatch.setattr(store, "DATA", tmp_path / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))

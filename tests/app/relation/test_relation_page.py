@@ -15,11 +15,10 @@ from atlas.charts import look as charts
 from atlas.queries import evidence, sharing
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import write_sample_atlas, write_table
 
 MATRIX = "Neurons shared, by pairs of relations"
 CLOSEST = "Neurons shared with the relations closest to it"
@@ -304,7 +303,7 @@ def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
     with Atlas(folder) as whole:
         for table in ("erasures", "edits"):
             column = "relation_id" if table == "erasures" else "split_part(fact_id, '-', 1)"
-            write_table(folder, table, conform(table, whole.query(f"FROM {table} WHERE {column} <> 'P36'")))
+            write_table(folder, table, whole.query(f"FROM {table} WHERE {column} <> 'P36'"))
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     only(monkeypatch, folder)
     text = words(page("relation", relation="P36"))

@@ -12,11 +12,10 @@ from app.shared import exports
 from atlas.queries import search
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests.app.test_app import page, words
 from tests.chart_clicks import chart, click_mark, send_selection
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
 HITS = "Hits by relation"
 POCKET = "starter-pocket-bert"
@@ -94,7 +93,7 @@ def test_filters_that_leave_nothing_can_be_taken_away(only_sample):
 def test_an_atlas_that_measured_no_knowledge_offers_no_filter_by_it(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sample")
     facts = [{**fact, "known": None} for fact in sample_tables(60)["facts"]]
-    write_table(folder, "facts", conform("facts", facts))
+    write_table(folder, "facts", facts)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     monkeypatch.setattr(store, "DATA", tmp_path / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))

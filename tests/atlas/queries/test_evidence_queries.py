@@ -11,9 +11,8 @@ import pytest
 
 from atlas.queries import evidence
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest
+from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
 TABLES = sample_tables(60)
 FACTS = {fact["fact_id"]: fact for fact in TABLES["facts"]}
@@ -164,7 +163,7 @@ def test_the_dose_is_the_one_at_which_most_relations_were_asked(tmp_path):
         row if row["asked_relation_id"] == row["relation_id"] else row | {"n_neurons": 5}
         for row in TABLES["erasures"]
     ]
-    write_table(folder, "erasures", conform("erasures", rows))
+    write_table(folder, "erasures", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     with Atlas(folder) as few:
         found = evidence.erasure_elsewhere(few, "P36")

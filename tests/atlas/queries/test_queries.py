@@ -10,9 +10,16 @@ import atlas
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.refinement import MODES, mode, refine
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import SORT_KEYS, conform
-from tests.sample_atlas import N_LAYERS, N_TEMPLATES, OPTIONAL_TABLES, sample_tables, write_sample_atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest
+from atlas.store.schema import SORT_KEYS
+from tests.sample_atlas import (
+    N_LAYERS,
+    N_TEMPLATES,
+    OPTIONAL_TABLES,
+    sample_tables,
+    write_sample_atlas,
+    write_table,
+)
 
 TABLES = sample_tables(60)
 
@@ -336,7 +343,7 @@ def test_an_atlas_without_scores_still_answers(published):
 def test_what_was_not_measured_is_null_and_not_zero(tmp_path):
     folder = write_sample_atlas(tmp_path / "imported", leave_out=OPTIONAL_TABLES)
     facts = [{**f, "known": None, "mean_probability": None} for f in TABLES["facts"]]
-    write_table(folder, "facts", conform("facts", facts))
+    write_table(folder, "facts", facts)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     with atlas.open(folder) as imported:
         assert queries.atlas_summary(imported).n_known is None

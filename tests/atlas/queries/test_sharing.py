@@ -11,9 +11,8 @@ import atlas
 from atlas import queries
 from atlas.charts import sharing as sharing_charts
 from atlas.queries import sharing
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from atlas.store.manifest import read_manifest, record_files, write_manifest
+from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
 TABLES = sample_tables(60)
 NEURONS = {
@@ -158,7 +157,7 @@ def test_without_effects_the_telling_fact_is_still_a_known_one(tmp_path):
 
 def test_an_atlas_of_silent_facts_has_no_telling_fact(tmp_path):
     folder = write_sample_atlas(tmp_path / "silent")
-    write_table(folder, "facts", conform("facts", [{**fact, "n_neurons": 0} for fact in TABLES["facts"]]))
+    write_table(folder, "facts", [{**fact, "n_neurons": 0} for fact in TABLES["facts"]])
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     with atlas.open(folder) as silent:
         assert queries.telling_fact(silent) is None

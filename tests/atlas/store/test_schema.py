@@ -66,6 +66,7 @@ def test_sample_rows_fit_every_table(table):
     rows = sample_tables(8)[table]
     made = conform(table, rows)
     assert difference(table, made.schema) is None
+    assert made.schema.equals(TABLES[table], check_metadata=True)
     assert made.num_rows == len(rows)
     keys = list(zip(*(made[key].to_pylist() for key in SORT_KEYS[table]), strict=True))
     assert keys == sorted(keys)

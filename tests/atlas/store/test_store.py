@@ -21,8 +21,8 @@ import pytest
 import atlas
 from atlas.errors import QueryError, StoreError
 from atlas.store.atlas import Atlas, at_hand, bundled, resolve
-from atlas.store.manifest import Manifest, read_manifest, record_file, verify, write_manifest, write_table
-from atlas.store.schema import TABLES, conform, empty_table
+from atlas.store.manifest import read_manifest, record_file, verify, write_manifest
+from atlas.store.schema import TABLES
 from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
@@ -56,6 +56,8 @@ def test_a_manifest_comes_back_as_it_was_written(sample, tmp_path):
     assert manifest.method.stored_fraction == 0.1
     assert manifest.files["facts.parquet"].rows == 60
     assert manifest.tables == tuple(TABLES)
+    assert json.loads((sample / "manifest.json").read_text()) == manifest.to_dict()
+    assert record_file(sample / "facts.parquet") == manifest.files["facts.parquet"]
 
 
 def test_a_manifest_is_replaced_whole_or_not_at_all(copy, monkeypatch):
@@ -86,17 +88,6 @@ def test_the_sample_verifies_and_is_the_same_every_time(sample, tmp_path):
     assert verify(sample).files == verify(again).files
 
 
-def test_a_table_file_holds_the_rows_sorted_with_their_descriptions(tmp_path):
-    rows = conform("facts", sample_tables(12)["facts"])
-    path = write_table(tmp_path, "facts", rows.take(list(reversed(range(rows.num_rows)))))
-    found = pq.read_table(path)
-    assert found.equals(rows)
-    assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
-    assert found.schema.field("known").metadata[b"description"].startswith(b"Whether")
-    with pytest.raises(StoreError, match="do not fit the table facts"):
-        write_table(tmp_path, "facts", empty_table("prompts"))
-
-
 # What is refused -------------------------------------------------------------------------------------
 
 
@@ -124,6 +115,11 @@ def _break_manifest_foreign(folder):
 
 def _break_manifest_incomplete(folder):
     (folder / "manifest.json").write_text('{"schema_version": 2, "atlas_id": "x"}')
+
+
+def _break_manifest_wrong_type(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"n_layers": 4', '"n_layers": "four"'))
 
 
 def _break_manifest_list(folder):
@@ -188,11 +184,12 @@ def _break_file_outside(folder):
 
 BROKEN = {
     _break_nothing_there: "There is no folder",
-    _break_no_manifest: "holds no manifest.json",
+    _break_no_manifest: r"has no manifest\.json, so it is not a finished atlas",
     _break_manifest_half: "cannot be read",
     _break_manifest_version: "has schema version 99; this program reads version 2",
     _break_manifest_foreign: "has no schema version",
-    _break_manifest_incomplete: "is incomplete",
+    _break_manifest_incomplete: r"manifest\.json has no model\. Build or copy",
+    _break_manifest_wrong_type: r"manifest\.json has a wrong model\.n_layers: Input should be",
     _break_manifest_list: "has no schema version",
     _break_missing_file: r"prompts\.parquet is missing",
     _break_truncated: r"facts\.parquet is truncated: it has .* bytes and should have",
@@ -647,9 +644,3 @@ def test_one_visitor_s_endless_query_does_not_stop_another_s(opened):
 def test_absurd_limits_are_refused(limits, opened):
     with pytest.raises(QueryError):
         opened.sandboxed(**limits)
-
-
-def test_a_manifest_with_records_of_its_files_can_be_made_by_hand(tmp_path, sample):
-    plain = read_manifest(sample).to_dict()
-    assert Manifest.from_dict(plain).to_dict() == plain
-    assert record_file(sample / "facts.parquet") == read_manifest(sample).files["facts.parquet"]

@@ -13,8 +13,7 @@ import pytest
 
 from atlas.neuron import Prompt
 from atlas.store.atlas import DATA, Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence import STUDIES
 from build.evidence.contexts import (
     CONTEXTS,
@@ -30,7 +29,7 @@ from build.evidence.contexts import (
 )
 from build.evidence.ground import Ground, GroundFact
 from build.output.check import check_rows
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import write_sample_atlas, write_table
 
 pytest.importorskip("torch")
 
@@ -321,7 +320,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def put(folder: Path, rows: list[dict]) -> None:
-    write_table(folder, "contexts", conform("contexts", rows))
+    write_table(folder, "contexts", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
 
 

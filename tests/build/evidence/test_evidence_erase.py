@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.surgery.subject import Prediction
 from build.evidence.erase import DOSES, OTHER_FACTS, asked, doses, measure, scores, summary, units
 from build.evidence.ground import Ground
 from build.output.check import check_atlas
+from tests.sample_atlas import write_table
 
 POCKET = bundled().get("starter-pocket-bert")
 SAMPLE = 7
@@ -159,7 +159,7 @@ def test_perplexity_counts_answer_tokens_and_never_becomes_infinite():
 def with_erasures(folder, rows):
     """A copy of the atlas with these rows of `erasures`."""
     shutil.copytree(POCKET, folder)
-    write_table(folder, "erasures", conform("erasures", rows))
+    write_table(folder, "erasures", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     return folder
 

@@ -10,12 +10,13 @@ import pytest
 
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence.evaluate import EvaluateOptions, evaluate
 from build.evidence.ground import Ground
 from build.evidence.methods import METHODS, largest, measure, stored_choices, units
 from tests.by_hand import probability_scaled
 from tests.plain_refinement import plain_facts, plain_mode
+from tests.sample_atlas import write_table
 
 POCKET = bundled().get("starter-pocket-bert")
 STORED_MODES = ("default", "paper", "replication", "count")

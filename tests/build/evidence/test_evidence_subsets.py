@@ -13,19 +13,18 @@ import pytest
 from atlas.neuron import Neuron
 from atlas.queries.subsets import half_effect
 from atlas.store.atlas import DATA, Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
-from atlas.store.schema import conform
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence import STUDIES
 from build.evidence.ground import Ground
 from build.evidence.subsets import doses, measure, summary, units
 from build.output.check import check_rows
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
 pytest.importorskip("torch")
 
 
 def replace_table(folder: Path, name: str, rows: list[dict]) -> Path:
-    write_table(folder, name, conform(name, rows))
+    write_table(folder, name, rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     return folder
 

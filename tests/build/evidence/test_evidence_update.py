@@ -13,7 +13,7 @@ import torch
 
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import conform
 from build.evidence.ground import Ground
 from build.evidence.update import (
@@ -30,6 +30,7 @@ from build.evidence.update import (
     wilson,
 )
 from build.output.check import check_atlas
+from tests.sample_atlas import write_table
 
 POCKET = bundled().get("starter-pocket-bert")
 EDITED = ("P36", "P30", "P131")
@@ -251,7 +252,7 @@ def test_intervals_are_wilsons_for_one_prompt_an_edit_and_wider_where_edits_have
 def with_edits(folder, rows):
     """A copy of the atlas with these rows of `edits`."""
     shutil.copytree(POCKET, folder)
-    write_table(folder, "edits", conform("edits", rows))
+    write_table(folder, "edits", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     return folder
 

@@ -21,7 +21,7 @@ import pytest
 
 from atlas.charts import look as app_charts
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest, write_table
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
 from build.__main__ import main
 from build.report import charts, page, sections, studies
@@ -33,7 +33,7 @@ from build.report.paper_values import PAPER, RANGES, REPLICATION
 from build.report.verdicts import compare
 from tests import ROOT
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
 N_FACTS = 80
 OPTIONAL = sorted(set(TABLES) - set(REQUIRED_TABLES))
@@ -821,7 +821,7 @@ def test_bad_input_gets_a_sentence(
     (tmp_path / "file").write_text("")
     arguments, said = {
         "absent": ([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")], "There is no folder"),
-        "no atlas": ([str(tmp_path / "folder"), "--out", str(tmp_path / "out")], "no finished atlas"),
+        "no atlas": ([str(tmp_path / "folder"), "--out", str(tmp_path / "out")], "not a finished atlas"),
         "twice": ([str(sample), str(sample), "--out", str(tmp_path / "out")], "was given twice"),
         "out is a file": ([str(sample), "--out", str(tmp_path / "file")], "is a file"),
     }[what]

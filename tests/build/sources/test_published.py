@@ -547,7 +547,7 @@ def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(
         assert main(files.command()) == 130
     assert not (files.out / "manifest.json").exists()
     assert main(["check", str(files.out)]) == 2
-    assert "is no finished atlas" in capsys.readouterr().err
+    assert "is not a finished atlas" in capsys.readouterr().err
     assert main(files.command()) == 0
     assert main(["check", str(files.out)]) == 0
     assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 5
@@ -569,7 +569,7 @@ def test_killed_at_any_moment_it_leaves_no_atlas_or_a_whole_one(tmp_path: Path):
         if (out / "manifest.json").exists():
             assert check_atlas(out).passed
         else:
-            assert "is no finished atlas" in check_atlas(out).problems[0]
+            assert "is not a finished atlas" in check_atlas(out).problems[0]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert check_atlas(out).passed
 

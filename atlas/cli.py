@@ -1,4 +1,4 @@
-"""What the command lines share: a sentence for what a person got wrong, and the exit status.
+"""What the command lines share: errors as one sentence, and the exit status.
 
 sys.exit(run(app, arguments, prog="python -m atlas"))
 """
@@ -26,7 +26,10 @@ def run(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = typer.main.get_command(app).main(args=arguments, prog_name=prog, standalone_mode=False)
+        # Not the command's own `main`: it ends the process where a pipe is broken, and hides Ctrl-C.
+        command = typer.main.get_command(app)
+        with command.make_context(prog, arguments) as context:
+            status = command.invoke(context)
         sys.stdout.flush()
         return status or 0
     except AtlasError as error:
@@ -34,11 +37,11 @@ def run(
         return EXIT_BAD_INPUT
     except typer.Exit as leaving:
         return leaving.exit_code
-    except typer.TyperException as error:  # an option that there is not, a number that is none
+    except typer.TyperException as error:  # an unknown option, or a value that does not fit it
         error.show()
         return EXIT_BAD_INPUT
     except BrokenPipeError:
-        # The reader (`head`, say) has enough; without this Python complains once more when it exits.
+        # The reader (`head`, say) has enough. Without this, Python complains once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):

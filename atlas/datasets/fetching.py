@@ -9,8 +9,6 @@ A file is renamed into the cache when it is complete and right, so whatever lies
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from atlas.errors import DatasetError
+from atlas.files import whole_file
 from atlas.models.known import cache_folder
 
 TIMEOUT_SECONDS = 4.0
@@ -146,11 +145,9 @@ def _content(url: str, fact: str, remedy: str) -> bytes:
 def _keep(content: bytes, target: Path, name: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete: two runs may fetch at once, and either may be killed.
-        handle, temporary = tempfile.mkstemp(dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
+        # Two runs may fetch at once, and either may be killed.
+        with whole_file(target, shared=True) as file:
             file.write(content)
-        os.replace(temporary, target)
     except OSError as error:
         raise DatasetError(
             f"Files of {name} cannot be kept in {target.parent} ({error.strerror}). "

@@ -203,8 +203,7 @@ class Atlas(Reader):
 
     def measured(self, table: str) -> bool:
         """Whether the atlas holds any row of a table; if not, say "not measured in this atlas"."""
-        record = self.manifest.files.get(file_name(table))
-        return record is not None and record.rows > 0
+        return self.manifest.rows(table) > 0
 
     def source(self, table: str) -> str:
         """The SQL that reads a table: its file, or its columns and no rows when the atlas has none."""

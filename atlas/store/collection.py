@@ -64,16 +64,6 @@ class Member:
         """The value of the column `atlas_id` for its rows."""
         return self.manifest.atlas_id
 
-    @property
-    def n_bytes(self) -> int:
-        """Size of its tables."""
-        return sum(record.bytes for record in self.manifest.files.values())
-
-    def rows(self, table: str) -> int:
-        """Number of rows of a table, from the manifest; 0 where it is not on disk."""
-        record = self.manifest.files.get(file_name(table))
-        return 0 if record is None else record.rows
-
 
 class Collection(Reader):
     """An opened collection.

@@ -106,6 +106,16 @@ class Manifest:
         """Names of the tables that are present, in the schema's order."""
         return tuple(name for name in TABLES if file_name(name) in self.files)
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of all tables on disk."""
+        return sum(record.bytes for record in self.files.values())
+
+    def rows(self, table: str) -> int:
+        """Number of rows of a table; 0 where it is not on disk."""
+        record = self.files.get(file_name(table))
+        return 0 if record is None else record.rows
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists, as written to JSON; the version first."""
         plain = asdict(self)

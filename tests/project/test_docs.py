@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.project.test_help import PARSERS
-from tests.project.test_help import commands as subcommands
+from tests.project.test_help import PROGRAMS
 from tests.transcripts import Block, blocks, is_as_shown, prose, run_page, whole_lines
 
 SHARED = ROOT.parent / "shared"
@@ -62,16 +61,16 @@ def test_every_command_of_the_readme_exists():
     commands = typed(ROOT / "README.md") + typed(ROOT / "BENCHMARKS.md")
     assert len(commands) > 12
     for words in commands:
-        if words[0] == "python":
-            parser = subcommands(PARSERS[words[2]]).get(words[3])
-            assert parser is not None, words
-            options = {option for action in parser._actions for option in action.option_strings}
+        if words[0] == "python" and words[2] in PROGRAMS:
+            command = PROGRAMS[words[2]].commands.get(words[3])
+            assert command is not None, words
+            options = {option for parameter in command.params for option in parameter.opts}
             if words[3] != "bench":
                 assert {word for word in words if word.startswith("--")} <= options, words
         elif words[0] == "pip":
             named = [word for word in words[2:] if word.endswith(".txt")]
             assert all((ROOT / file).is_file() for file in named), words
-        else:
+        elif words[0] == "streamlit":
             assert (ROOT / words[2]).is_file(), words
 
 

@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-import atlas.__main__
-from build import arguments
 from tests.project.test_project import ATLASES, ROOT
 
-PARSERS = {"atlas": atlas.__main__._parser(), "build": arguments.make_parser()}
-EXAMPLE = re.compile(r"^  ((?:\w+=\S+ )?(?:python -m|streamlit) .*)$", re.MULTILINE)
+MODULES = {program: import_module(f"{program}.__main__") for program in ("atlas", "build")}
+# Program → its group of commands.
+PROGRAMS = {p: typer.main.get_command(m.app) for p, m in MODULES.items() if hasattr(m, "app")}
+EXAMPLE = re.compile(r"^ +((?:\w+=\S+ )?(?:python -m|streamlit) .*)$", re.MULTILINE)
+
+# `python -m build bench` has a command line, and help, of its own.
+EVERY: dict[str, Any] = {
+    **PROGRAMS,
+    **{
+        f"{program} {name}": command
+        for program, group in PROGRAMS.items()
+        for name, command in group.commands.items()
+        if name != "bench"
+    },
+}
 
 
-def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(action.choices)
+def help_of(name: str) -> str:
+    command = EVERY[name]
+    return command.get_help(command.make_context(f"python -m {name}", [], resilient_parsing=True))
 
 
-def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    for program, parser in PARSERS.items():
-        yield program, parser
-        # Its own parser, with help of its own.
-        yield from ((f"{program} {name}", p) for name, p in commands(parser).items() if name != "bench")
-
-
-EVERY = dict(parsers())
-
-
-def examples(parser: argparse.ArgumentParser) -> list[str]:
-    return EXAMPLE.findall(parser.epilog or "")
+def examples(name: str) -> list[str]:
+    return EXAMPLE.findall(EVERY[name].help.partition("examples:")[2])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_command_says_what_it_does_and_gives_examples_of_itself(name: str):
-    assert EVERY[name].description.endswith(".")
-    found = examples(EVERY[name])
+    assert "." in EVERY[name].help.partition("examples:")[0]
+    found = examples(name)
     assert found
     assert any(example.startswith(f"python -m {name}") for example in found)
+    assert all(example in help_of(name) for example in found)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_help_fits_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
-    assert max(map(len, EVERY[name].format_help().splitlines())) < 80
+    assert max(map(len, help_of(name).splitlines())) < 80
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_option_is_explained(name: str):
-    for action in EVERY[name]._actions:
-        if not isinstance(action, argparse._SubParsersAction):
-            assert action.help, f"{name} {action.dest}"
+    for parameter in EVERY[name].params:
+        assert parameter.help, f"{name} {parameter.name}"
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_examples_are_commands_that_are_understood(name: str):
-    for example in examples(EVERY[name]):
+    for example in examples(name):
         words = shlex.split(example.partition(" > ")[0])
         if "streamlit" in words:
             assert (ROOT / words[-1]).is_file()
             continue
         assert words[:2] == ["python", "-m"]
-        PARSERS[words[2]].parse_args(words[3:])
+        PROGRAMS[words[2]].commands[words[3]].make_context(words[3], words[4:])
 
 
 def test_the_examples_of_the_library_run(tmp_path: Path):
@@ -76,9 +78,7 @@ def test_the_examples_of_the_library_run(tmp_path: Path):
     (tmp_path / "out").mkdir()
     for folder, name in (("starter-pocket-bert", "mine"), ("starter-smollm2-135m", "other")):
         (tmp_path / "out" / name).symlink_to(ATLASES / folder, target_is_directory=True)
-    typed = {
-        example for name, parser in EVERY.items() if name.startswith("atlas") for example in examples(parser)
-    }
+    typed = {example for name in EVERY if name.startswith("atlas") for example in examples(name)}
     assert len(typed) >= 8
     script = "\n".join(["set -e", f'python() {{ "{sys.executable}" "$@"; }}', *sorted(typed)])
     done = subprocess.run(
@@ -93,7 +93,7 @@ def test_the_examples_of_the_library_run(tmp_path: Path):
     assert (tmp_path / "relations.csv").read_text(encoding="utf-8").count("\n") == 32
 
 
-@pytest.mark.parametrize("program", PARSERS)
+@pytest.mark.parametrize("program", MODULES)
 def test_a_reader_that_has_enough_is_no_error(program: str):
     what = "list" if program == "atlas" else "plan --model pocket-bert --dataset starter --limit 5"
     script = f'"{sys.executable}" -m {program} {what} | true; echo "${{PIPESTATUS[0]}}"'

@@ -40,7 +40,10 @@ def test_every_member_is_a_whole_atlas_of_the_same_facts_and_its_own_pairs(many)
         for place, member in enumerate(opened.members.values()):
             verify(member.folder)
             assert member.manifest.tables == (tuple(TABLES) if place == 0 else MEMBER_TABLES)
-            assert (member.rows("facts"), member.rows("knowledge_neurons")) == (N_FACTS, 3_311)
+            assert (member.manifest.rows("facts"), member.manifest.rows("knowledge_neurons")) == (
+                N_FACTS,
+                3_311,
+            )
         facts = opened.query("SELECT fact_id, count(*) AS n FROM facts GROUP BY ALL")
         assert set(facts["n"]) == {N_MODELS}
         pairs = opened.query(

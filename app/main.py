@@ -20,7 +20,7 @@ ROOT = str(HERE.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from app.shared import layout, limits, resources, tray  # noqa: E402
+from app.shared import layout, limits, links, resources, tray  # noqa: E402
 
 PAGES = [
     st.Page("home/page.py", title="Home", icon=":material/home:", default=True),
@@ -44,7 +44,7 @@ page = st.navigation(PAGES, position="hidden")
 st.html(layout.STYLE)
 
 with st.sidebar:
-    layout.menu(PAGES)
+    links.menu(PAGES)
     layout.choose_atlas()
     tray.show()
 

@@ -18,7 +18,8 @@ import pandas as pd
 import streamlit as st
 
 from app.atlases.import_published import ATLAS_ID, Import, builder
-from app.shared import exports, layout, limits, resources
+from app.shared import exports, layout, limits, links, resources
+from app.shared.words import escape, formatted, plural
 from atlas import queries
 from atlas.errors import ModelError
 from atlas.models import KNOWN_MODELS, KnownModel, locate
@@ -54,7 +55,7 @@ def at_hand() -> None:
     with st.container(horizontal=True, gap="small"):
         for atlas_id, folder in resources.atlases().items():
             with st.container(border=True, width=CARD_WIDTH, height="stretch", gap="small"):
-                st.markdown(f"**{layout.plain(atlas_id)}**")
+                st.markdown(f"**{escape(atlas_id)}**")
                 with layout.errors_as_sentences():
                     card(atlas_id, *resources.glance(folder))
     st.caption(
@@ -65,20 +66,20 @@ def at_hand() -> None:
 
 def card(atlas_id: str, m: Manifest, summary: queries.Summary) -> None:
     known = "" if summary.n_known is None else f", {summary.n_known / max(summary.n_facts, 1):.0%} known"
-    st.caption(layout.plain(f"{m.model.name} × {m.dataset.id}"))
+    st.caption(escape(f"{m.model.name} × {m.dataset.id}"))
     st.caption(
-        layout.plain(
-            f"{layout.count(summary.n_facts, 'fact')} of "
-            f"{layout.count(summary.n_relations, 'relation')}{known}; "
-            f"{layout.number(summary.mean_neurons, '.1f')} neurons a fact; {megabytes(m)}"
+        escape(
+            f"{plural(summary.n_facts, 'fact')} of "
+            f"{plural(summary.n_relations, 'relation')}{known}; "
+            f"{formatted(summary.mean_neurons, '.1f')} neurons a fact; {megabytes(m)}"
         )
     )
     if atlas_id == st.session_state.get("atlas_id"):
         st.badge("in view", icon=":material/check:", color="blue")
-        st.page_link(layout.HOME, label="See it", icon=":material/home:", query_params={"atlas": atlas_id})
+        st.page_link(links.HOME, label="See it", icon=":material/home:", query_params={"atlas": atlas_id})
     else:
         st.page_link(
-            layout.ATLASES,
+            links.ATLASES,
             label="Switch to it",
             icon=":material/swap_horiz:",
             query_params={"atlas": atlas_id},
@@ -106,14 +107,14 @@ def published() -> None:
             watch(running)
             return
         if running is not None and running.state == "failed":
-            st.error(layout.plain(layout.sentence(running.error)), icon=":material/error:")
+            st.error(escape(layout.error_text(running.error)), icon=":material/error:")
         if running is not None and running.state == "cancelled":
             layout.nothing("The import was cancelled. Nothing of it is left to be seen.")
         if running is not None and running.state == "done":
             st.success(f"Imported in {running.seconds:.0f} s.", icon=":material/check:")
         is_here = ATLAS_ID in resources.atlases()
         if is_here and st.button("Open it", key="open-import", type="primary", icon=":material/home:"):
-            st.switch_page(layout.HOME, query_params={"atlas": ATLAS_ID})
+            st.switch_page(links.HOME, query_params={"atlas": ATLAS_ID})
         if builder() is None:
             st.caption(
                 "Only the library is installed here. In a copy of the project, "
@@ -128,7 +129,7 @@ def watch(running: Import) -> None:
     """How far the import is; the page as a whole runs again when it has ended."""
     if running.state != "running":
         st.rerun()
-    st.progress(running.share, text=layout.plain(f"{running.text} …"))
+    st.progress(running.share, text=escape(f"{running.text} …"))
     st.button("Cancel", key="cancel-import", icon=":material/stop_circle:", on_click=running.cancel)
 
 
@@ -171,7 +172,7 @@ def begin_import() -> None:
 
 def manifest(atlas: Atlas) -> None:
     m = atlas.manifest
-    st.subheader(f"What {layout.plain(m.atlas_id)} was made from", anchor=False)
+    st.subheader(f"What {escape(m.atlas_id)} was made from", anchor=False)
     left, right = st.columns(2, gap="medium")
     with left:
         described("Model", model_rows(m))
@@ -182,15 +183,15 @@ def manifest(atlas: Atlas) -> None:
         described("Method", method_rows(m))
         described("Build", build_rows(m))
     if m.notes:
-        st.caption(layout.plain(m.notes))
+        st.caption(escape(m.notes))
     files(atlas)
 
 
 def described(title: str, rows: Mapping[str, Any]) -> None:
     """A list of names and values; what the manifest does not say is said to be missing."""
     st.markdown(f"**{title}**")
-    values = [layout.plain("not recorded" if value in (None, "") else value) for value in rows.values()]
-    frame = pd.DataFrame({title: values}, index=pd.Index([layout.plain(name) for name in rows], name=""))
+    values = [escape("not recorded" if value in (None, "") else value) for value in rows.values()]
+    frame = pd.DataFrame({title: values}, index=pd.Index([escape(name) for name in rows], name=""))
     st.table(frame, border="horizontal", hide_header=True, alt=f"{title} of this atlas")
 
 
@@ -319,10 +320,10 @@ def models() -> None:
 
 def model(name: str) -> None:
     known = KNOWN_MODELS.get(name)
-    st.markdown(f"**{layout.plain(name)}**")
+    st.markdown(f"**{escape(name)}**")
     if known is not None:
-        st.caption(layout.plain(known.description))
-        st.caption(layout.plain(sizes(known)))
+        st.caption(escape(known.description))
+        st.caption(escape(sizes(known)))
     try:
         located = locate(name, allow_download=False)
     except ModelError as missing:
@@ -330,12 +331,12 @@ def model(name: str) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge("ready", icon=":material/check:", color="blue")
-        st.caption(layout.plain(f"weights {located.weights_sha256[:12]}"))
+        st.caption(escape(f"weights {located.weights_sha256[:12]}"))
         st.page_link(
-            layout.LAB,
+            links.LAB,
             label="Use it in the Lab",
             icon=":material/science:",
-            query_params=layout.here(model=name),
+            query_params=links.here(model=name),
         )
 
 
@@ -351,14 +352,12 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
     if not limits.current().may_download(name):
         layout.nothing("It is not on this host, which fetches no models for visitors.")
         return
-    if not st.button(f"Fetch {layout.plain(name)}", key=f"fetch-{name}", icon=":material/download:"):
-        st.caption(layout.plain(missing))
+    if not st.button(f"Fetch {escape(name)}", key=f"fetch-{name}", icon=":material/download:"):
+        st.caption(escape(missing))
         return
     bar = st.progress(0.0, text="Fetching …")
     try:
-        resources.fetch(
-            name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=layout.plain(said))
-        )
+        resources.fetch(name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=escape(said)))
     finally:
         bar.empty()
     st.rerun()

@@ -15,8 +15,9 @@ import streamlit as st
 
 from app.compare import charts, show
 from app.compare.choose import asked_for, fact_label, name_of, pick_fact, swap_link
-from app.shared import address, exports, layout, resources
+from app.shared import address, exports, layout, links, resources
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, escape, formatted, is_missing, plural, shown_token
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.queries import comparison
@@ -35,7 +36,7 @@ def two_atlases(atlas: Atlas) -> None:
         fact = pick_fact(atlas, "a", "the fact")
     with right:
         chosen = address.choice("Atlas B", "other", others, placeholder="Choose the other atlas")
-        st.caption(f"A is {layout.plain(here or atlas.atlas_id)}, the one that the sidebar names.")
+        st.caption(f"A is {escape(here or atlas.atlas_id)}, the one that the sidebar names.")
     asked = asked_for("other")
     if asked and asked not in others:
         raise QueryError(f"There is no other atlas '{asked}' here. Choose one of: {', '.join(others)}.")
@@ -45,17 +46,15 @@ def two_atlases(atlas: Atlas) -> None:
     other = resources.opened(choices[chosen])
     twin_id = comparison.same_fact(atlas, other, fact["fact_id"])
     if twin_id is None:
-        layout.nothing(
-            f"{layout.plain(chosen)} was not asked {layout.plain(fact_label(fact))}. Choose another fact."
-        )
+        layout.nothing(f"{escape(chosen)} was not asked {escape(fact_label(fact))}. Choose another fact.")
         return
     twin = queries.fact(other, twin_id)
     with left:
-        layout.fact_link(fact["fact_id"], f"{fact_label(fact)} in A")
+        links.fact_link(fact["fact_id"], f"{fact_label(fact)} in A")
     with right:
         st.page_link(
-            layout.FACT,
-            label=f":blue[{layout.plain(fact_label(twin))} in B]",
+            links.FACT,
+            label=f":blue[{escape(fact_label(twin))} in B]",
             query_params={"atlas": chosen, "fact": twin_id},
         )
     swap_link(kind="atlases", atlas=chosen, a=twin_id, other=here)
@@ -71,10 +70,10 @@ def one_in_two(atlas: Atlas, others: list[str]) -> None:
     layout.nothing("Choose a fact and another atlas to see how each model holds it.")
     for said, fact_id, _ in ask(comparison.examples, atlas, "atlases"):
         st.page_link(
-            layout.COMPARE,
-            label=f"{said}: {layout.plain(name_of(atlas, 'facts', fact_id))}",
+            links.COMPARE,
+            label=f"{said}: {escape(name_of(atlas, 'facts', fact_id))}",
             icon=":material/compare_arrows:",
-            query_params=layout.here(kind="atlases", a=fact_id, other=others[0]),
+            query_params=links.here(kind="atlases", a=fact_id, other=others[0]),
         )
 
 
@@ -86,16 +85,15 @@ def atlas_measures(atlas: Atlas, other: Atlas, a: Mapping[str, Any], b: Mapping[
         comparison.suppression(other, fact=b["fact_id"]),
     ]
     sizes = [
-        f"{m.n_layers} × {m.n_neurons:,}" if m.n_layers and m.n_neurons else layout.NOT_MEASURED
-        for m in models
+        f"{m.n_layers} × {m.n_neurons:,}" if m.n_layers and m.n_neurons else NOT_MEASURED for m in models
     ]
     return show.measured(
         {
             "Model": [m.name for m in models],
             "Layers × neurons": sizes,
             "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
-            "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
-            "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
+            "Answer's probability (mean)": [formatted(f["mean_probability"], ".3f") for f in (a, b)],
+            "Knowledge neurons": [formatted(fact["n_neurons"]) for fact in (a, b)],
             **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
@@ -104,13 +102,11 @@ def atlas_measures(atlas: Atlas, other: Atlas, a: Mapping[str, Any], b: Mapping[
 def answers(prompts: pd.DataFrame) -> None:
     st.subheader("What each model says", anchor=False)
     if prompts.empty:
-        layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
+        layout.nothing(f"Prompts: {NOT_MEASURED}.")
         return
     rows = prompts.assign(text=prompts["text"].str.replace("[Y]", "____", regex=False))
     for column in ("says_a", "says_b"):
-        rows[column] = [
-            None if layout.is_missing(token) else layout.shown_token(token) for token in rows[column]
-        ]
+        rows[column] = [None if is_missing(token) else shown_token(token) for token in rows[column]]
     bar = {"format": "%.3f", "min_value": 0.0, "max_value": 1.0}
     st.dataframe(
         rows[["text", "probability_a", "rank_a", "says_a", "probability_b", "rank_b", "says_b"]],
@@ -129,7 +125,7 @@ def answers(prompts: pd.DataFrame) -> None:
     n_missing = int(prompts[["rank_a", "rank_b"]].isna().any(axis=1).sum())
     if n_missing:
         st.caption(
-            f"{layout.count(n_missing, 'prompt')} went to one model only: a causal model can be asked those "
+            f"{plural(n_missing, 'prompt')} went to one model only: a causal model can be asked those "
             "that end with the answer."
         )
 
@@ -148,7 +144,7 @@ def depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
     for place, rows, second in zip(st.columns(2, gap="medium"), layers, (False, True), strict=True):
         with place:
             name = "B" if second else "A"
-            layout.draw(
+            layout.draw_chart(
                 charts.depth_bars(rows, models[second].name, second=second, highest=highest),
                 f"Share of the fact's neurons by depth in the model of {name}",
             )

@@ -1,6 +1,6 @@
 """Pictures of two things side by side: the first, A, is blue, the second, B, orange, and both green.
 
-    layout.draw(overlap_bars(overlap), "Neurons of A only, of both, of B only")
+    layout.draw_chart(overlap_bars(overlap), "Neurons of A only, of both, of B only")
 
 As in `atlas.charts.look`: each function takes rows of `atlas.queries.comparison` and gives an `alt.Chart`.
 """

@@ -12,8 +12,9 @@ from typing import Any
 
 import streamlit as st
 
-from app.shared import address, layout, limits
+from app.shared import address, layout, limits, links
 from app.shared.resources import ask
+from app.shared.words import escape, fact_name, is_missing
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.queries import comparison
@@ -54,16 +55,16 @@ def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str
 
 def fact_label(fact: Mapping[str, Any]) -> str:
     label = fact.get("label")
-    about = "" if layout.is_missing(label) else f" · {label}"
-    return layout.fact_name(fact["subject"], fact["object"]) + about
+    about = "" if is_missing(label) else f" · {label}"
+    return fact_name(fact["subject"], fact["object"]) + about
 
 
 def swap_link(**parameters: str) -> None:
     st.page_link(
-        layout.COMPARE,
+        links.COMPARE,
         label="Swap A and B",
         icon=":material/swap_horiz:",
-        query_params=layout.here(**parameters),
+        query_params=links.here(**parameters),
     )
 
 
@@ -73,18 +74,18 @@ def no_pair(atlas: Atlas, kind: str, sentence: str, one: str | None = None) -> N
     pairs = ask(comparison.partners, atlas, kind, one) if one else ask(comparison.examples, atlas, kind)
     if not pairs:
         return
-    st.markdown(f"**{layout.plain(name_of(atlas, kind, one))} beside …**" if one else "**Worth a look**")
+    st.markdown(f"**{escape(name_of(atlas, kind, one))} beside …**" if one else "**Worth a look**")
     for said, a, b in pairs:
         names = [name_of(atlas, kind, each) for each in (a, b)]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            layout.compare_link(kind, a, b, label=layout.plain(names[1]) if one else said)
-            st.caption(layout.plain(said if one else " beside ".join(names)))
+            links.compare_link(kind, a, b, label=escape(names[1]) if one else said)
+            st.caption(escape(said if one else " beside ".join(names)))
 
 
 def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
     if kind == "facts":
         fact = queries.fact(atlas, identifier)
-        return layout.fact_name(fact["subject"], fact["object"])
+        return fact_name(fact["subject"], fact["object"])
     if kind == "relations":
         relations = ask(queries.relations, atlas).set_index("relation_id")
         return relations["label"].get(identifier) or identifier

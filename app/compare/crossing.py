@@ -3,12 +3,13 @@
     cross(asked, neurons, progress)                 # measure it, and keep it in the session
     rows = show_effects(asked, neurons)             # in sentences, pictures, a table; or a button to measure
 
-`asked` is an `app.compare.prompts.Sets`, `neurons` what was found on its two sides.
+`asked` is a `Sets`, `neurons` what was found on its two sides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -16,15 +17,29 @@ import streamlit as st
 
 from app.compare import charts
 from app.lab import run, state
-from app.lab.results import signed
 from app.shared import layout, limits
+from app.shared.words import plural
 from atlas.errors import AtlasError
+from atlas.numbers import signed_percent
 
 if TYPE_CHECKING:
-    from app.compare.prompts import Sets
     from atlas.experiments.crossing import CrossEffect
+    from atlas.surgery.subject import Subject
 
 TAKEN_AWAY = {"A": "A's", "B": "B's", "both": "those of both"}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is asked: a model, and each side's prompts as the library has them."""
+
+    subject: Subject
+    a: tuple
+    b: tuple
+
+    @property
+    def key(self) -> tuple:
+        return self.subject.weights_sha256, self.a, self.b
 
 
 def cross(asked: Sets, neurons: tuple, progress: Callable[[float, str], None]) -> None:
@@ -72,7 +87,7 @@ def show_effects(asked: Sets, neurons: tuple) -> pd.DataFrame | None:
     say_effects(rows)
     for place, side in zip(st.columns(2, gap="medium"), "AB", strict=True):
         with place:
-            layout.draw(
+            layout.draw_chart(
                 charts.cross_bars(rows[rows["prompts"] == side], side),
                 f"Change of the answer's probability on the prompts of {side}, by whose neurons are off",
             )
@@ -113,10 +128,10 @@ def say_effects(rows: pd.DataFrame) -> None:
         crossing = rows[(rows["neurons"] == own) & (rows["prompts"] == other)]
         for row in crossing.itertuples():
             st.markdown(
-                f"Suppressing {layout.count(row.n_neurons, 'neuron')} of **{own}** takes the answer's mean "
+                f"Suppressing {plural(row.n_neurons, 'neuron')} of **{own}** takes the answer's mean "
                 f"probability on the prompts of **{other}** from **{row.before:.3f}** to **{row.after:.3f}** "
-                f"({signed(row.change)}); as many random neurons of the same layers: "
-                f"{signed(row.random)}."
+                f"({signed_percent(row.change)}); as many random neurons of the same layers: "
+                f"{signed_percent(row.random)}."
             )
     st.caption(
         "A side's own prompts are those its neurons were found on; the other side's are the test. That both "

@@ -18,8 +18,18 @@ from app.compare import charts, prompts, show
 from app.compare.atlases import two_atlases
 from app.compare.choose import asked_for, must_differ, no_pair, pick_fact, swap_link
 from app.compare.prompts import two_sets
-from app.shared import address, exports, layout, tray
+from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
+from app.shared.words import (
+    NOT_MEASURED,
+    escape,
+    fact_name,
+    formatted,
+    is_missing,
+    percentage,
+    shown_token,
+    token_list,
+)
 from atlas import queries
 from atlas.neuron import Neuron
 from atlas.queries import comparison
@@ -94,12 +104,12 @@ def two_facts(atlas: Atlas) -> None:
     must_differ(a["fact_id"], b["fact_id"])
     for place, fact in ((left, a), (right, b)):
         with place, st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            layout.fact_link(fact["fact_id"], layout.fact_name(fact["subject"], fact["object"]))
+            links.fact_link(fact["fact_id"], fact_name(fact["subject"], fact["object"]))
             layout.known_badge(fact["known"])
-            layout.lab_link(fact["fact_id"])
+            links.lab_link(fact["fact_id"])
     swap_link(kind="facts", a=b["fact_id"], b=a["fact_id"])
     measures = fact_measures(atlas, a, b)
-    show.show(measures, *(layout.fact_name(f["subject"], f["object"]) for f in (a, b)))
+    show.show(measures, *(fact_name(f["subject"], f["object"]) for f in (a, b)))
 
     rows = comparison.neurons_of_facts(atlas, a["fact_id"], b["fact_id"])
     usual = usually_shared(atlas, a["relation_id"], b["relation_id"])
@@ -116,9 +126,9 @@ def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> p
         {
             "Relation": [fact["label"] or fact["relation_id"] for fact in (a, b)],
             "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
-            "Answer's probability (mean)": [layout.number(f["mean_probability"], ".3f") for f in (a, b)],
-            "Prompts": [layout.number(fact["n_prompts"]) for fact in (a, b)],
-            "Knowledge neurons": [layout.number(fact["n_neurons"]) for fact in (a, b)],
+            "Answer's probability (mean)": [formatted(f["mean_probability"], ".3f") for f in (a, b)],
+            "Prompts": [formatted(fact["n_prompts"]) for fact in (a, b)],
+            "Knowledge neurons": [formatted(fact["n_neurons"]) for fact in (a, b)],
             **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
@@ -128,7 +138,7 @@ def usually_shared(atlas: Atlas, a: str, b: str) -> float | None:
     """Mean number of neurons that two facts of these relations share."""
     overlap = ask(queries.relation_overlap, atlas)
     found = overlap[(overlap["relation_a"] == a) & (overlap["relation_b"] == b)]["mean_shared"]
-    return None if found.empty or layout.is_missing(found.iloc[0]) else float(found.iloc[0])
+    return None if found.empty or is_missing(found.iloc[0]) else float(found.iloc[0])
 
 
 # Two relations ---------------------------------------------------------------------------------------
@@ -145,10 +155,10 @@ def two_relations(atlas: Atlas) -> None:
             address.choice(f"Relation {name.upper()}", name, options, placeholder="Choose a relation")
             asked = asked_for(name)
             if asked and asked not in options:
-                st.error(layout.plain(f"The atlas {atlas.atlas_id} has no relation '{asked}'. Choose one."))
+                st.error(escape(f"The atlas {atlas.atlas_id} has no relation '{asked}'. Choose one."))
             elif asked:
                 chosen.append(asked)
-                layout.relation_link(asked, options[asked])
+                links.relation_link(asked, options[asked])
     if len(chosen) < 2:
         one = next(iter(chosen), None)
         no_pair(atlas, "relations", "Choose two relations to see which neurons their facts share.", one)
@@ -169,7 +179,9 @@ def two_relations(atlas: Atlas) -> None:
         "any two relations": summary.across,
     }
     if any(value is not None for value in pairs.values()):
-        layout.draw(charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two")
+        layout.draw_chart(
+            charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
+        )
     least = choose_least()
     # Not kept: there are thousands of pairs, and some have thousands of neurons.
     rows = comparison.neurons_of_relations(atlas, a, b, least=float(least))
@@ -197,16 +209,14 @@ def _least_chosen() -> None:
 def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [ask(comparison.suppression, atlas, relation=each) for each in (id_a, id_b)]
-    absent = ["no fact is known" if each["known_share"] == 0 else layout.NOT_MEASURED for each in (a, b)]
+    absent = ["no fact is known" if each["known_share"] == 0 else NOT_MEASURED for each in (a, b)]
     return show.measured(
         {
-            "Facts": [layout.number(each["n_facts"]) for each in (a, b)],
-            "Templates": [layout.number(each["n_templates"]) for each in (a, b)],
-            "The model knows": [layout.percent(each["known_share"]) for each in (a, b)],
-            "Answer's probability (mean)": [
-                layout.number(each["mean_probability"], ".3f") for each in (a, b)
-            ],
-            "Neurons a fact (mean)": [layout.number(each["mean_neurons"], ".1f") for each in (a, b)],
+            "Facts": [formatted(each["n_facts"]) for each in (a, b)],
+            "Templates": [formatted(each["n_templates"]) for each in (a, b)],
+            "The model knows": [percentage(each["known_share"]) for each in (a, b)],
+            "Answer's probability (mean)": [formatted(each["mean_probability"], ".3f") for each in (a, b)],
+            "Neurons a fact (mean)": [formatted(each["mean_neurons"], ".1f") for each in (a, b)],
             **show.effect_measures(effects, absent),
         }
     )
@@ -234,7 +244,7 @@ def two_neurons(atlas: Atlas) -> None:
                     neuron = Neuron.parse(asked)
                     chosen.append((neuron, queries.neuron(atlas, neuron.layer, neuron.neuron)))
                     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                        layout.neuron_link(neuron.layer, neuron.neuron)
+                        links.neuron_link(neuron.layer, neuron.neuron)
                         tray.add_button([neuron], key=f"compare-{name}")
     if len(chosen) < 2:
         one = next((str(neuron) for neuron, _ in chosen), None)
@@ -255,9 +265,9 @@ def two_neurons(atlas: Atlas) -> None:
     show.say_overlap(shared, "fact", "as many facts drawn at random")
     left, right = st.columns(2, gap="medium")
     with left:
-        layout.draw(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
+        layout.draw_chart(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
     with right:
-        layout.draw(charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
+        layout.draw_chart(charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
     list_facts(facts[facts["where"] == "both"], "Use both")
     for place, where, name in zip(st.columns(2, gap="medium"), ("a", "b"), (a, b), strict=True):
         with place:
@@ -268,7 +278,7 @@ def two_neurons(atlas: Atlas) -> None:
 def list_facts(facts: pd.DataFrame, title: str) -> None:
     if facts.empty:
         return
-    st.markdown(f"**{layout.plain(title)}** ({len(facts):,})")
+    st.markdown(f"**{escape(title)}** ({len(facts):,})")
     layout.fact_rows(facts.head(FACTS_SHOWN), notes=relation_and_scores)
     if len(facts) > FACTS_SHOWN:
         st.caption(f"The {FACTS_SHOWN} with the largest scores; the export has all.")
@@ -278,7 +288,7 @@ def relation_and_scores(row: Any) -> str:
     scores = [
         f"{name} {score:.3f}"
         for name, score in (("A", row.score_a), ("B", row.score_b))
-        if not layout.is_missing(score)
+        if not is_missing(score)
     ]
     return " · ".join([row.label or row.relation_id, *([f"score {', '.join(scores)}"] if scores else [])])
 
@@ -292,11 +302,11 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     ]
     return show.measured(
         {
-            "Facts": [layout.number(each["n_facts"]) for each in both],
-            "Relations": [layout.number(each["n_relations"]) for each in both],
-            "Value vector's norm": [layout.number(each["value_norm"], ".2f") for each in both],
-            "Promotes": [layout.tokens(each["promoted"]) or layout.NOT_MEASURED for each in both],
-            "Suppresses": [layout.tokens(each["suppressed"]) or layout.NOT_MEASURED for each in both],
+            "Facts": [formatted(each["n_facts"]) for each in both],
+            "Relations": [formatted(each["n_relations"]) for each in both],
+            "Value vector's norm": [formatted(each["value_norm"], ".2f") for each in both],
+            "Promotes": [token_list(each["promoted"]) for each in both],
+            "Suppresses": [token_list(each["suppressed"]) for each in both],
             **({"Both promote": [common[0]] * 2} if common[0] else {}),
             **({"Both suppress": [common[1]] * 2} if common[1] else {}),
         }
@@ -304,7 +314,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def token_of(pair: Mapping[str, Any]) -> str:
-    return layout.shown_token(pair["token"])
+    return shown_token(pair["token"])
 
 
 main()

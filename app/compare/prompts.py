@@ -11,19 +11,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
 from app.compare import show
-from app.compare.crossing import cross, show_effects
+from app.compare.crossing import Sets, cross, show_effects
 from app.lab import run as lab_run
 from app.lab import state
 from app.lab.choose import choose_model, is_atlas_model, say_answer
 from app.lab.tables import typed_prompts
-from app.shared import address, exports, layout, limits, thresholds
+from app.shared import address, exports, layout, limits, links, thresholds
+from app.shared.words import escape, formatted, percentage
 from atlas.errors import AtlasError
 from atlas.models import is_ready
 from atlas.neuron import Neuron
@@ -64,19 +65,6 @@ EXAMPLES = {
         ),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What is asked: a model, and each side's prompts as the library has them."""
-
-    subject: Subject
-    a: tuple
-    b: tuple
-
-    @property
-    def key(self) -> tuple:
-        return self.subject.weights_sha256, self.a, self.b
 
 
 def two_sets(atlas: Atlas) -> None:
@@ -191,11 +179,11 @@ def examples() -> None:
         for said, pa, ya, pb, yb in several:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.page_link(
-                    layout.COMPARE,
+                    links.COMPARE,
                     label=f":blue[{said}]",
-                    query_params=layout.here(kind="prompts", model=model, pa=pa, ya=ya, pb=pb, yb=yb, run=1),
+                    query_params=links.here(kind="prompts", model=model, pa=pa, ya=ya, pb=pb, yb=yb, run=1),
                 )
-                st.caption(f"in {layout.plain(model)}")
+                st.caption(f"in {escape(model)}")
 
 
 # Find ------------------------------------------------------------------------------------------------
@@ -275,8 +263,7 @@ def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresho
     n_paths = sum(each.n_paths for each in found)
     certified = 1 - sum(each.n_unconverged for each in found) / max(n_paths, 1)
     st.caption(
-        f"Found in {layout.plain(subject.name)}; {layout.percent(certified)} of {n_paths:,} integrals within "
-        "tolerance."
+        f"Found in {escape(subject.name)}; {percentage(certified)} of {n_paths:,} integrals within tolerance."
     )
     rows = with_readout(subject, comparison.neurons_of_lists(a, b))
     show.neurons_in_common(
@@ -299,12 +286,12 @@ def measures_of(found: tuple[Found, Found], neurons: tuple) -> pd.DataFrame:
     return show.measured(
         {
             "Answer": [one.prompts[0].answer for one in found],
-            "Prompts": [layout.number(len(one.prompts)) for one in found],
+            "Prompts": [formatted(len(one.prompts)) for one in found],
             "Answer's probability (mean)": [
-                layout.number(sum(p.probability for p in several) / len(several), ".3f") for several in said
+                formatted(sum(p.probability for p in several) / len(several), ".3f") for several in said
             ],
             "Prompts with the answer first": [str(sum(p.rank == 1 for p in several)) for several in said],
-            "Knowledge neurons": [layout.number(len(each)) for each in neurons],
+            "Knowledge neurons": [formatted(len(each)) for each in neurons],
         }
     )
 

@@ -16,7 +16,8 @@ import pandas as pd
 import streamlit as st
 
 from app.compare import charts
-from app.shared import layout, tray
+from app.shared import layout, links, tray
+from app.shared.words import NOT_MEASURED, escape, formatted, is_missing, percentage, plural, token_list
 from atlas.neuron import Neuron
 from atlas.queries import comparison
 from atlas.store.atlas import Atlas
@@ -45,7 +46,7 @@ def effect_measures(effects: list[dict[str, float]], absent: list[str]) -> dict[
     """
     return {
         name: [
-            layout.number(side[group], "+.0%") if group in side else why
+            formatted(side[group], "+.0%") if group in side else why
             for side, why in zip(effects, absent, strict=True)
         ]
         for group, name in EFFECTS.items()
@@ -54,22 +55,22 @@ def effect_measures(effects: list[dict[str, float]], absent: list[str]) -> dict[
 
 
 def why_no_effects(fact: Mapping[str, Any]) -> str:
-    return "it has no neurons" if fact["n_neurons"] == 0 else layout.NOT_MEASURED
+    return "it has no neurons" if fact["n_neurons"] == 0 else NOT_MEASURED
 
 
 def yes_or_no(known: Any) -> str:
-    return layout.NOT_MEASURED if layout.is_missing(known) else "yes" if known else "no"
+    return NOT_MEASURED if is_missing(known) else "yes" if known else "no"
 
 
 def show(measures: pd.DataFrame, a: str, b: str) -> None:
     """The measures of A and B as a table that keeps its columns on a phone."""
     shown = pd.DataFrame(
         {
-            f"A · {layout.plain(a)}": measures["a"].map(layout.plain),
-            f"B · {layout.plain(b)}": measures["b"].map(layout.plain),
+            f"A · {escape(a)}": measures["a"].map(escape),
+            f"B · {escape(b)}": measures["b"].map(escape),
         }
     )
-    shown.index = pd.Index(measures["measure"].map(layout.plain), name="")
+    shown.index = pd.Index(measures["measure"].map(escape), name="")
     st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
     if EFFECTS["own"] in set(measures["measure"]):
         st.caption(
@@ -104,19 +105,19 @@ def neurons_in_common(
     say_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        layout.draw(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
+        layout.draw_chart(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
         expected = comparison.chance_by_layer(rows, size) if size else None
-        layout.draw(charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
+        layout.draw_chart(charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
         if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
-            layout.nothing(f"{title}: {layout.NOT_MEASURED}.")
+            layout.nothing(f"{title}: {NOT_MEASURED}.")
         else:
             draw_points(rows, measure=measure, title=title, percent=percent)
     both = rows[rows["where"] == "both"]
     if len(both) and linked:
         tray.add_button(
             [Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()],
-            label=f"Add {layout.count(len(both), 'shared neuron')} to the tray",
+            label=f"Add {plural(len(both), 'shared neuron')} to the tray",
             key="compare-both",
             source="shared by two in Compare",
         )
@@ -126,22 +127,22 @@ def neurons_in_common(
 def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
     """The overlap in a sentence, and what chance would give."""
     says = (
-        f"**{shared.both:,} of {layout.count(shared.either, noun)} in both** "
-        f"(Jaccard {layout.percent(shared.jaccard, 1)}); "
+        f"**{shared.both:,} of {plural(shared.either, noun)} in both** "
+        f"(Jaccard {percentage(shared.jaccard, 1)}); "
         f"{shared.only_a:,} in A only, {shared.only_b:,} in B only."
     )
     if shared.chance is not None:
         spread = f" ± {shared.spread:.1f}" if shared.spread else ""
         says += (
             f" By chance, {chance} would have {shared.chance:.1f}{spread} in common "
-            f"(Jaccard {layout.percent(shared.chance_jaccard, 1)})."
+            f"(Jaccard {percentage(shared.chance_jaccard, 1)})."
         )
     st.markdown(says + beside)
 
 
 def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
     drawn = rows.head(POINTS_DRAWN)
-    layout.draw(
+    layout.draw_chart(
         charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
         f"{title} of each neuron in A and in B",
     )
@@ -152,7 +153,7 @@ def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) 
 def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows for an export: neurons by name, promoted tokens as text."""
     names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
-    tokens = [layout.tokens(pairs) for pairs in rows["promoted"]]
+    tokens = [token_list(pairs, missing="") for pairs in rows["promoted"]]
     return rows.drop(columns="promoted").assign(name=names, promoted=tokens)
 
 
@@ -161,7 +162,7 @@ def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked
     shown = with_tokens(rows)
     shown["where"] = shown["where"].map(charts.PLACES)
     columns = ["name", "where", f"{measure}_a", f"{measure}_b", "n_relations", "promoted"]
-    with st.expander(f"All {layout.count(len(rows), 'neuron')} as a table"):
+    with st.expander(f"All {plural(len(rows), 'neuron')} as a table"):
         st.dataframe(
             shown[[column for column in columns if column in shown]],
             hide_index=True,
@@ -177,4 +178,4 @@ def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked
         )
         both = rows[rows["where"] == "both"].head(LINKED)
         if len(both) and linked:
-            layout.neuron_links(both)
+            links.neuron_links(both)

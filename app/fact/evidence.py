@@ -19,7 +19,9 @@ from app.shared import evidence as evidence_show
 from app.shared import layout
 from app.shared.exports import Later
 from app.shared.resources import ask
+from app.shared.words import escape, formatted, is_missing, plural
 from atlas.charts import evidence as evidence_charts
+from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.subsets import half_effect
 from atlas.store.atlas import Atlas
@@ -63,7 +65,7 @@ def fewer(atlas: Atlas, fact_id: str) -> None:
     halves = ask(half_effect, atlas)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        layout.draw(
+        layout.draw_chart(
             evidence_charts.subset_lines(curve),
             "Probability of the answer with some of its neurons suppressed",
         )
@@ -82,17 +84,17 @@ def how_few(halves: pd.DataFrame) -> str:
     fall = float(rows["fall_all"].iloc[0])
     if rows["k_half"].isna().all():
         return (
-            f"Suppressing all {layout.count(n, 'neuron')} changes the answer's probability by "
-            f"**{layout.signed(-fall)}**: there is no effect to be halved."
+            f"Suppressing all {plural(n, 'neuron')} changes the answer's probability by "
+            f"**{signed_percent(-fall)}**: there is no effect to be halved."
         )
     said = [
         f"**{int(rows.loc[order, 'k_half'])}** {how}"
         for order, how in (("score", "with the largest score first"), ("random", "in a random order"))
-        if order in rows.index and not layout.is_missing(rows.loc[order, "k_half"])
+        if order in rows.index and not is_missing(rows.loc[order, "k_half"])
     ]
     return (
-        f"Suppressing all {layout.count(n, 'neuron')} changes the answer's probability by "
-        f"**{layout.signed(-fall)}**. Half of that takes {', '.join(said)}."
+        f"Suppressing all {plural(n, 'neuron')} changes the answer's probability by "
+        f"**{signed_percent(-fall)}**. Half of that takes {', '.join(said)}."
     )
 
 
@@ -103,7 +105,7 @@ def other_wordings(atlas: Atlas, fact_id: str) -> None:
     found = evidence.stability_of_fact(atlas, fact_id)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        layout.draw(
+        layout.draw_chart(
             evidence_charts.stability_bars(found), "Neurons in common with those that other wordings find"
         )
     with right:
@@ -117,7 +119,7 @@ def other_wordings(atlas: Atlas, fact_id: str) -> None:
 
 def how_stable(found: Mapping[str, Any]) -> str:
     """How many neurons both halves of the templates find, and what each half's do."""
-    of = f"**{found['shared']} of {layout.count(found['n_discovery'], 'neuron')}**"
+    of = f"**{found['shared']} of {plural(found['n_discovery'], 'neuron')}**"
     said = f"Other wordings of the fact find {of} again, and {found['n_held_out'] - found['shared']} others."
     before, own, other = found["p_before"], found["p_discovery"], found["p_held_out"]
     said += (
@@ -139,7 +141,7 @@ def activating(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.contexts_of_fact(atlas, fact_id)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        layout.draw(
+        layout.draw_chart(
             evidence_charts.context_bars(rows),
             "How active its neurons are where it is asked for, and elsewhere",
         )
@@ -191,11 +193,11 @@ def edited(atlas: Atlas, fact_id: str) -> None:
 def what_it_did(answer: str, part: pd.DataFrame) -> str:
     """Whether one edit took, beside random neurons. `part`: its rows of `evidence.edits_of_fact`."""
     first = part.iloc[0]
-    said = f"Rewritten to **{layout.plain(answer)}** (λ₁ = {first['remove']:g}, λ₂ = {first['add']:g})"
+    said = f"Rewritten to **{escape(answer)}** (λ₁ = {first['remove']:g}, λ₂ = {first['add']:g})"
     judged = part[part["kind"] == "edited"].set_index("group")
     moves = [
         f"{name} {judged.loc[group, 'p_new_before']:.2f} → **{judged.loc[group, 'p_new_after']:.2f}**, "
-        f"rank {layout.number(judged.loc[group, 'rank_new_after'])}"
+        f"rank {formatted(judged.loc[group, 'rank_new_after'])}"
         for group, name in (("own", "its probability goes"), ("random", "with random neurons"))
         if group in judged.index
     ]
@@ -207,9 +209,7 @@ def edit_table(rows: pd.DataFrame) -> None:
 
     def moves(what: str) -> list[str | None]:
         pairs = zip(rows[f"{what}_before"], rows[f"{what}_after"], strict=True)
-        return [
-            None if layout.is_missing(a) or layout.is_missing(b) else f"{a:.3f} → {b:.3f}" for a, b in pairs
-        ]
+        return [None if is_missing(a) or is_missing(b) else f"{a:.3f} → {b:.3f}" for a, b in pairs]
 
     strengths = zip(rows["remove"], rows["add"], strict=True)
     st.dataframe(

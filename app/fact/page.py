@@ -14,9 +14,19 @@ import streamlit as st
 
 from app.fact import evidence as fact_evidence
 from app.fact import tables as fact_tables
-from app.shared import address, exports, layout, thresholds, tray
+from app.shared import address, exports, layout, links, thresholds, tray
 from app.shared import evidence as evidence_show
 from app.shared.thresholds import ADDED, REMOVED, Thresholds
+from app.shared.words import (
+    NOT_MEASURED,
+    escape,
+    fact_name,
+    formatted,
+    is_missing,
+    percentage,
+    plural,
+    token_list,
+)
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.charts import neurons as neuron_charts
@@ -92,7 +102,7 @@ def choose_thresholds(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[T
     limits = thresholds.choose(atlas.manifest)
     if not limits.moved:
         st.caption(
-            f"{layout.count(len(stored), 'neuron')} with the thresholds of the atlas. "
+            f"{plural(len(stored), 'neuron')} with the thresholds of the atlas. "
             "Move a slider to see which would come and go."
         )
         return limits, stored
@@ -107,7 +117,7 @@ def choose_thresholds(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[T
     )
     rows = thresholds.compared(stored, found)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"**{layout.plain(thresholds.summary(rows))}**")
+        st.markdown(f"**{escape(thresholds.summary(rows))}**")
         st.button(
             f"Back to the atlas's {limits.own_t:g} and {limits.own_p:g}",
             on_click=address.set_in_url,
@@ -136,24 +146,24 @@ def choose(name: str) -> None:
 
 def heading(fact: dict):
     """Title and what the fact is; the container for what can be done with it."""
-    st.title(layout.plain(layout.fact_name(fact["subject"], fact["object"])), anchor=False)
+    st.title(escape(fact_name(fact["subject"], fact["object"])), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
-        layout.relation_link(fact["relation_id"], f"{fact['label'] or ''} ({fact['relation_id']})".strip())
+        links.relation_link(fact["relation_id"], f"{fact['label'] or ''} ({fact['relation_id']})".strip())
         layout.known_badge(fact["known"])
         st.caption(
-            f"Mean probability {layout.number(fact['mean_probability'], '.2f')} · "
-            f"{layout.count(fact['n_neurons'], 'knowledge neuron')}"
+            f"Mean probability {formatted(fact['mean_probability'], '.2f')} · "
+            f"{plural(fact['n_neurons'], 'knowledge neuron')}"
         )
     return st.container(horizontal=True, vertical_alignment="center", gap="small")
 
 
 def offers(fact: dict, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
-    layout.lab_link(fact["fact_id"])
-    layout.compare_link("facts", fact["fact_id"])
+    links.lab_link(fact["fact_id"])
+    links.compare_link("facts", fact["fact_id"])
     tray.add_button(
         [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()],
         key="fact",
-        source=layout.fact_name(fact["subject"], fact["object"]),
+        source=fact_name(fact["subject"], fact["object"]),
     )
     exports.offer(fact["fact_id"], **tables)
 
@@ -178,7 +188,7 @@ def where(
         scores = queries.attributions_of_fact(atlas, fact["fact_id"], template_id=template_id)
     if scores.empty:
         attributed = atlas.measured("attributions") and prompts["max_score"].notna().any()
-        why = "no prompt has a positive score" if attributed else layout.NOT_MEASURED
+        why = "no prompt has a positive score" if attributed else NOT_MEASURED
         layout.nothing(f"Attribution scores: {why}.")
         return scores
     if "change" in rows:
@@ -224,9 +234,9 @@ def chosen_neuron(
     scores = queries.scores_by_prompt(atlas, fact["fact_id"], only=neuron)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            layout.neuron_link(neuron.layer, neuron.neuron)
-            st.caption(layout.plain(promise(about)))
-            tray.add_button([neuron], source=layout.fact_name(fact["subject"], fact["object"]))
+            links.neuron_link(neuron.layer, neuron.neuron)
+            st.caption(escape(promise(about)))
+            tray.add_button([neuron], source=fact_name(fact["subject"], fact["object"]))
             st.button(
                 "Close",
                 icon=":material/close:",
@@ -234,7 +244,7 @@ def chosen_neuron(
                 kwargs={"neuron": None},
             )
         mine = rows[(rows["layer"] == neuron.layer) & (rows["neuron"] == neuron.neuron)]
-        st.markdown(layout.plain(standing(prompts, limits, mine, scores)))
+        st.markdown(escape(standing(prompts, limits, mine, scores)))
         if not scores.empty:
             fact_tables.prompt_scores(scores, limits.t)
 
@@ -242,9 +252,9 @@ def chosen_neuron(
 def promise(about: dict) -> str:
     if not about["n_facts"]:
         return "no fact of the atlas has it"
-    promoted = layout.tokens(about["promoted"], 6)
-    facts = f"{layout.count(about['n_facts'], 'fact')} of {layout.count(about['n_relations'], 'relation')}"
-    return f"{facts} · promotes {promoted or layout.NOT_MEASURED}"
+    promoted = token_list(about["promoted"], 6)
+    facts = f"{plural(about['n_facts'], 'fact')} of {plural(about['n_relations'], 'relation')}"
+    return f"{facts} · promotes {promoted}"
 
 
 def standing(prompts: pd.DataFrame, limits: Thresholds, mine: pd.DataFrame, scores: pd.DataFrame) -> str:
@@ -253,7 +263,7 @@ def standing(prompts: pd.DataFrame, limits: Thresholds, mine: pd.DataFrame, scor
     verdict = "It is a knowledge neuron of this fact" if inside else "It is no knowledge neuron of this fact"
     n_prompts = int((prompts["max_score"].notna() & ~prompts["held_out"].astype("boolean")).sum())
     if not n_prompts:
-        return f"{verdict}. Scores: {layout.NOT_MEASURED}."
+        return f"{verdict}. Scores: {NOT_MEASURED}."
     counts = int((scores["relative"] >= limits.t).sum())
     return (
         f"{verdict}: its score reaches {limits.t:.0%} of the largest in {counts} of {n_prompts} prompts; "
@@ -285,7 +295,7 @@ def neurons(rows: pd.DataFrame, limits: Thresholds, neuron: Neuron | None) -> No
     with st.expander(label, expanded=neuron is not None or limits.moved):
         if neuron is not None:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.caption(f"Only {layout.plain(neuron)}, of {len(rows)}.")
+                st.caption(f"Only {escape(neuron)}, of {len(rows)}.")
                 st.button("Show all", on_click=address.set_in_url, kwargs={"neuron": None})
         layout.neuron_table(shown, key=f"neurons-{st.query_params['fact']}-{neuron}", act=choose)
         if neuron is None:
@@ -297,28 +307,28 @@ def neuron_cards(rows: pd.DataFrame) -> None:
         for row in rows.head(NEURONS_SHOWN).itertuples(index=False):
             with st.container(border=True, width=CARD_WIDTH, height="stretch", gap=None):
                 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                    layout.neuron_link(row.layer, row.neuron)
+                    links.neuron_link(row.layer, row.neuron)
                     if getattr(row, "change", None) == ADDED:
                         st.badge("added", color="green")
                 st.caption(scored(row))
                 st.caption(in_how_many(row))
-                promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
-                st.caption(layout.plain(f"promotes {promoted}"))
+                promoted = token_list(row.promoted, 5)
+                st.caption(escape(f"promotes {promoted}"))
     if len(rows) > NEURONS_SHOWN:
         st.caption(f"and {len(rows) - NEURONS_SHOWN} more in the table below")
 
 
 def scored(row) -> str:
-    if layout.is_missing(row.mean_score):
-        return f"score {layout.NOT_MEASURED}"
-    return f"score {row.mean_score:.3f}, {layout.percent(row.share)} of prompts"
+    if is_missing(row.mean_score):
+        return f"score {NOT_MEASURED}"
+    return f"score {row.mean_score:.3f}, {percentage(row.share)} of prompts"
 
 
 def in_how_many(row) -> str:
     # A neuron that other thresholds add may be nobody's so far.
-    if layout.is_missing(row.n_facts):
+    if is_missing(row.n_facts):
         return "no fact of the atlas has it"
-    return f"{layout.count(row.n_facts, 'fact')}, {layout.count(row.n_relations, 'relation')}"
+    return f"{plural(row.n_facts, 'fact')}, {plural(row.n_relations, 'relation')}"
 
 
 # What they do ----------------------------------------------------------------------------------------
@@ -327,12 +337,12 @@ def in_how_many(row) -> str:
 def what_they_do(fact: dict, effects: pd.DataFrame) -> None:
     rows = effects[effects["n_neurons"].fillna(1) > 0]
     if rows.empty:
-        why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else layout.NOT_MEASURED
+        why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else NOT_MEASURED
         layout.nothing(f"Effects of changing its neurons: {why}.")
         return
     which = choose_asked(rows)
     rows = rows[rows["held_out"] == (which == "held-out")]
-    layout.draw(
+    layout.draw_chart(
         charts.effect_moves(rows, title=ASKED[which]),
         "Probability of the answer before and after, beside the controls",
     )
@@ -364,15 +374,15 @@ def sharing(atlas: Atlas, fact: dict) -> pd.DataFrame:
         return others
     for row in others.itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
-            layout.fact_link(row.fact_id, layout.fact_name(row.subject, row.object))
-            layout.compare_link("facts", fact["fact_id"], row.fact_id)
-            st.caption(layout.plain(shared_note(row)))
+            links.fact_link(row.fact_id, fact_name(row.subject, row.object))
+            links.compare_link("facts", fact["fact_id"], row.fact_id)
+            st.caption(escape(shared_note(row)))
     return others
 
 
 def shared_note(row) -> str:
     return (
-        f"{layout.count(row.n_shared, 'neuron')} in common of {layout.number(row.n_neurons)}, "
+        f"{plural(row.n_shared, 'neuron')} in common of {formatted(row.n_neurons)}, "
         f"overlap {row.jaccard:.0%} · "
         f"{row.label or row.relation_id}{' (the same relation)' if row.same_relation else ''}"
     )

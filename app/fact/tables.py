@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.shared import layout
+from app.shared.words import NOT_MEASURED, is_missing, plural, shown_token
 from atlas.charts import look as charts
 
 BLANK = "____"
@@ -17,7 +18,7 @@ BLANK = "____"
 def what_it_says(prompts: pd.DataFrame) -> None:
     """The prompts with the answer's probability and rank, and the model's first answer."""
     if prompts.empty:
-        layout.nothing(f"Prompts: {layout.NOT_MEASURED}.")
+        layout.nothing(f"Prompts: {NOT_MEASURED}.")
         return
     tops = zip(prompts["top_token"], prompts["top_probability"], strict=True)
     rows = pd.DataFrame(
@@ -55,9 +56,9 @@ def what_it_says(prompts: pd.DataFrame) -> None:
         },
     )
     if absent:
-        st.caption(f"{', '.join(names[name] for name in absent)}: {layout.NOT_MEASURED}.")
+        st.caption(f"{', '.join(names[name] for name in absent)}: {NOT_MEASURED}.")
     n_tokens = prompts["n_answer_tokens"].max()
-    if not layout.is_missing(n_tokens) and n_tokens > 1:
+    if not is_missing(n_tokens) and n_tokens > 1:
         st.caption(
             f"The answer is {int(n_tokens)} tokens: its probability is the product over them, its rank that "
             "of the worst, and the first answer is the model's where the first of them goes."
@@ -67,22 +68,22 @@ def what_it_says(prompts: pd.DataFrame) -> None:
 
 def first_answer(token: object, probability: object) -> str | None:
     """The model's most likely token and its probability, on one line."""
-    if layout.is_missing(token):
+    if is_missing(token):
         return None
-    return layout.shown_token(token) + ("" if layout.is_missing(probability) else f"  {probability:.3f}")
+    return shown_token(token) + ("" if is_missing(probability) else f"  {probability:.3f}")
 
 
 def certificate(prompts: pd.DataFrame) -> str:
     """How exact the scores are, in a sentence."""
     attributed = prompts[prompts["max_gap"].notna()]
     if attributed.empty:
-        return f"Certificate of the scores: {layout.NOT_MEASURED}."
+        return f"Certificate of the scores: {NOT_MEASURED}."
     open_paths, paths = (
         attributed["n_unconverged"].sum(),
         (attributed["n_layers"] * attributed["n_answer_tokens"]).sum(),
     )
     return (
-        f"Neurons were found on {layout.count(len(attributed), 'prompt')}: {int(paths - open_paths):,} of "
+        f"Neurons were found on {plural(len(attributed), 'prompt')}: {int(paths - open_paths):,} of "
         f"{int(paths):,} integrals within tolerance, largest completeness gap "
         f"{attributed['max_gap'].max():.2%} of the largest score."
     )

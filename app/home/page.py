@@ -6,15 +6,17 @@
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout, limits, resources
+from app.shared import address, exports, layout, limits, links, resources
 from app.shared import evidence as evidence_show
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, escape, fact_name, formatted, percentage, plural
 from atlas import queries
 from atlas.charts import evidence as evidence_charts
 from atlas.charts import look as charts
 from atlas.errors import AtlasError
 from atlas.models import KNOWN_MODELS, is_ready
 from atlas.neuron import OBJECT_SLOT
+from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
 GAP = "____"
@@ -51,13 +53,13 @@ def ways_in(atlas: Atlas) -> None:
             max_chars=limits.current().search_length,
         )
         if button.form_submit_button("Search", icon=":material/search:", width="stretch"):
-            st.switch_page(layout.SEARCH, query_params=layout.here(q=text.strip()))
+            st.switch_page(links.SEARCH, query_params=links.here(q=text.strip()))
     if right.button("Random fact", icon=":material/casino:", width="stretch"):
         fact_id = queries.random_fact(atlas, known=True) or queries.random_fact(atlas)
         if fact_id is None:
             layout.nothing("No fact of this atlas has knowledge neurons.")
         else:
-            st.switch_page(layout.FACT, query_params=layout.here(fact=fact_id))
+            st.switch_page(links.FACT, query_params=links.here(fact=fact_id))
 
 
 # What it is ------------------------------------------------------------------------------------------
@@ -65,26 +67,26 @@ def ways_in(atlas: Atlas) -> None:
 
 def what_it_is(atlas: Atlas, summary: queries.Summary) -> None:
     model, dataset = atlas.manifest.model, atlas.manifest.dataset
-    st.subheader(f"{layout.plain(model.name)} × {layout.plain(dataset.id)}", anchor=False)
+    st.subheader(f"{escape(model.name)} × {escape(dataset.id)}", anchor=False)
     known = KNOWN_MODELS.get(model.name)
     if known is not None:
-        st.caption(layout.plain(known.description))
+        st.caption(escape(known.description))
     shape = (
         f"of {model.n_layers} × {model.n_neurons:,} in all"
         if model.n_layers and model.n_neurons
-        else layout.NOT_MEASURED
+        else NOT_MEASURED
     )
-    share, knows = layout.NOT_MEASURED, "rank 1 on most prompts"
+    share, knows = NOT_MEASURED, "rank 1 on most prompts"
     if summary.n_known is not None and summary.n_facts:
         share = f"{summary.n_known / summary.n_facts:.0%}"
         knows = f"{summary.n_known:,} facts: rank 1 on most prompts"
     layout.figures(
         {
-            "Facts": (f"{summary.n_facts:,}", f"of {layout.count(summary.n_relations, 'relation')}"),
+            "Facts": (f"{summary.n_facts:,}", f"of {plural(summary.n_relations, 'relation')}"),
             "The model knows": (share, knows),
-            "Neurons a fact": (layout.number(summary.mean_neurons, ".1f"), "mean, after refinement"),
+            "Neurons a fact": (formatted(summary.mean_neurons, ".1f"), "mean, after refinement"),
             "Different neurons": (f"{summary.n_neurons:,}", shape),
-            "Certified": (layout.percent(summary.converged_share, 1), "integrals in tolerance"),
+            "Certified": (percentage(summary.converged_share, 1), "integrals in tolerance"),
         }
     )
 
@@ -105,15 +107,15 @@ def first_experiment(atlas: Atlas) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             allowed = ready or can_be_fetched(model)
             if allowed and st.button("Switch them off in the Lab", type="primary", icon=":material/science:"):
-                st.switch_page(layout.LAB, query_params=layout.here(fact=fact["fact_id"], run=1))
-            layout.fact_link(fact["fact_id"], "See the fact first")
+                st.switch_page(links.LAB, query_params=links.here(fact=fact["fact_id"], run=1))
+            links.fact_link(fact["fact_id"], "See the fact first")
         if not ready:
             elsewhere(atlas, model)
 
 
 def told(fact: dict, model: str) -> str:
     """The experiment in two sentences: what the model says, and what the atlas measured."""
-    plain = layout.plain
+    plain = escape
     text = plain(fact["text"].replace(OBJECT_SLOT, GAP)) if fact["text"] else ""
     # Only of a known fact can it be claimed that the model says the answer.
     says = f"{plain(model)} says" if fact["known"] else "the answer is"
@@ -142,7 +144,7 @@ def elsewhere(atlas: Atlas, model: str) -> None:
         said = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."
     else:
         said = f"The model {model} is not on this machine, so the Lab cannot ask it here."
-    st.caption(layout.plain(said))
+    st.caption(escape(said))
     for atlas_id, folder in resources.atlases().items():
         try:
             # A glance first: only an atlas whose model is here is worth opening.
@@ -153,10 +155,10 @@ def elsewhere(atlas: Atlas, model: str) -> None:
         except AtlasError:
             continue
         if other.path != atlas.path and fact is not None:
-            name = layout.fact_name(fact["subject"], fact["object"])
+            name = fact_name(fact["subject"], fact["object"])
             st.page_link(
-                layout.LAB,
-                label=layout.plain(f"Try {name} in {other.manifest.model.name}, which is here"),
+                links.LAB,
+                label=escape(f"Try {name} in {other.manifest.model.name}, which is here"),
                 icon=":material/science:",
                 query_params={"atlas": atlas_id, "fact": fact["fact_id"], "run": "1"},
             )
@@ -175,9 +177,11 @@ def headline(effects: pd.DataFrame, facts: str) -> None:
         for intervention in charts.INTERVENTIONS:
             st.markdown(evidence_show.verdict(effects, intervention, ratio=ratio))
     with left:
-        layout.draw(evidence_charts.effect_intervals(effects, ratio=ratio), "Effects beside their controls")
+        layout.draw_chart(
+            evidence_charts.effect_intervals(effects, ratio=ratio), "Effects beside their controls"
+        )
     own = effects[effects["group"] == "own"]
-    relations = layout.count(own["n_relations"].max(), "relation")
+    relations = plural(own["n_relations"].max(), "relation")
     evidence_show.note(
         f"Mean over {relations}, with 95 % intervals: {evidence_show.counted(effects, facts)}, in wordings "
         f"that were kept out of the search for neurons. {evidence_show.RATIO_SAID[ratio]} "
@@ -201,15 +205,15 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
         st.caption("A pair is a fact and one of its neurons. Click a layer for the facts with one there.")
     with sharing:
         if summary.within is None or summary.across is None:
-            layout.nothing(f"Sharing between facts: {layout.NOT_MEASURED}.")
+            layout.nothing(f"Sharing between facts: {NOT_MEASURED}.")
         else:
-            layout.draw(charts.sharing_bars(summary.within, summary.across), "Neurons two facts share")
+            layout.draw_chart(charts.sharing_bars(summary.within, summary.across), "Neurons two facts share")
             st.markdown(what_is_shared(summary.within, summary.across))
         st.page_link(
-            layout.RELATION,
+            links.RELATION,
             label="Which relations share",
             icon=":material/category:",
-            query_params=layout.here(),
+            query_params=links.here(),
         )
     for place in effects:
         with place:
@@ -225,9 +229,9 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
 def effects_of_a_build(effects: pd.DataFrame) -> None:
     """What an atlas has before `python -m build evaluate`: two controls, no intervals; or nothing."""
     if effects.empty:
-        layout.nothing(f"Effects of changing neurons: {layout.NOT_MEASURED}.")
+        layout.nothing(f"Effects of changing neurons: {NOT_MEASURED}.")
         return
-    layout.draw(charts.effect_bars(effects), "Effects beside their controls")
+    layout.draw_chart(charts.effect_bars(effects), "Effects beside their controls")
     st.markdown(what_it_does(effects))
     st.caption(
         "×0 suppresses neurons, ×2 amplifies them: the fact's own, as many random ones of the same layers, "
@@ -237,7 +241,7 @@ def effects_of_a_build(effects: pd.DataFrame) -> None:
 
 
 def to_layer(layer: str) -> None:
-    st.switch_page(layout.SEARCH, query_params=layout.here(layer=layer))
+    st.switch_page(links.SEARCH, query_params=links.here(layer=layer))
 
 
 def where_they_lie(by_layer: pd.DataFrame) -> str:
@@ -268,7 +272,7 @@ def what_it_does(effects: pd.DataFrame) -> str:
         "random": "without as many random ones by {}",
         "unrelated": "that of unrelated facts by {}",
     }
-    said = [text.format(layout.signed(change[group])) for group, text in parts.items() if group in change]
+    said = [text.format(signed_percent(change[group])) for group, text in parts.items() if group in change]
     return f"{'; '.join(said)}." if "own" in change else ""
 
 

@@ -13,7 +13,8 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.state import SESSION, Question, among, kept
-from app.shared import layout, limits, resources
+from app.shared import limits, resources
+from app.shared.words import escape, plural
 from atlas.errors import AtlasError
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, make_intervention
 from atlas.neuron import Neuron
@@ -121,7 +122,7 @@ def one_change(
     try:
         return make_intervention(kind, neurons, **options)
     except AtlasError as error:
-        st.error(layout.plain(error))
+        st.error(escape(error))
         return None
 
 
@@ -171,7 +172,7 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
     names = [str(neuron) for neuron in ticked]
     own = [name for name in state.get(f"its_own_{number}", []) if _is_name(name)]
     has_own = bool(state.get(f"whose_{number}"))
-    label = f"takes {layout.count(len(own if has_own else names), 'neuron')}"
+    label = f"takes {plural(len(own if has_own else names), 'neuron')}"
     with st.popover(f"{label} of its own" if has_own else f"{label}, all ticked", type="tertiary"):
         st.toggle(
             "Neurons of its own",
@@ -213,7 +214,7 @@ def _is_name(name: str) -> bool:
 
 def in_words(item: Intervention) -> str:
     """A change as part of a sentence; text of visitors is escaped."""
-    some = layout.count(len(item.neurons), "neuron")
+    some = plural(len(item.neurons), "neuron")
     match item:
         case Suppress():
             return f"suppress **{some}**"
@@ -223,8 +224,8 @@ def in_words(item: Intervention) -> str:
             return f"erase **{some}** with {'zero' if item.value == 'zero' else 'the unknown token'}"
         case Edit():
             return (
-                f"edit **{some}** from **{layout.plain(item.old)}** (×{item.remove:g}) to "
-                f"**{layout.plain(item.new)}** (×{item.add:g})"
+                f"edit **{some}** from **{escape(item.old)}** (×{item.remove:g}) to "
+                f"**{escape(item.new)}** (×{item.add:g})"
             )
     raise AtlasError(f"{type(item).__name__} is no change that the Lab knows.")
 

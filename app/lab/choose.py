@@ -15,7 +15,8 @@ import streamlit as st
 
 from app.lab import state, tables
 from app.lab.state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
-from app.shared import layout, limits, resources
+from app.shared import limits, resources
+from app.shared.words import escape, fact_name, plural, shown_token
 from atlas import queries
 from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, prompts_of_fact
@@ -68,7 +69,7 @@ def choose_model(status: Any) -> Subject | None:
         return None
     allowed.check_model(name)
     if name in KNOWN_MODELS:
-        st.caption(layout.plain(KNOWN_MODELS[name].description))
+        st.caption(escape(KNOWN_MODELS[name].description))
     try:
         locate(name, allow_download=False)
     except ModelError as missing:
@@ -84,14 +85,12 @@ def fetch(name: str, missing: ModelError) -> Subject | None:
     known = KNOWN_MODELS.get(name)
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
     if known is None:
-        st.info(layout.plain(missing))
-    if not st.button(f"Fetch {layout.plain(name)}{size}", type="primary", icon=":material/download:"):
+        st.info(escape(missing))
+    if not st.button(f"Fetch {escape(name)}{size}", type="primary", icon=":material/download:"):
         return None
     bar = st.progress(0.0, text="Fetching …")
     try:
-        fetch_model(
-            name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=layout.plain(said))
-        )
+        fetch_model(name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=escape(said)))
     finally:
         bar.empty()
     st.rerun()
@@ -101,7 +100,7 @@ def loaded(name: str, status: Any) -> Subject:
     with status, st.spinner("Loading the model …"):
         subject = resources.subject(name)
     st.caption(
-        layout.plain(
+        escape(
             f"{subject.n_layers} layers of {subject.n_neurons:,} neurons · {subject.family.kind} · "
             f"weights {subject.weights_sha256[:12]}"
         )
@@ -165,7 +164,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     if fact is None:
         return None
     asked = prompts_of_fact(atlas, fact["fact_id"])
-    name = layout.fact_name(fact["subject"], fact["object"])
+    name = fact_name(fact["subject"], fact["object"])
     if subject is None:
         return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
     from atlas.experiments.run import usable
@@ -178,11 +177,11 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
             "Choose another fact."
         )
     if reasons:
-        st.caption(layout.plain(f"{len(reasons)} of its prompts cannot be asked: {reasons[0]}"))
+        st.caption(escape(f"{len(reasons)} of its prompts cannot be asked: {reasons[0]}"))
     n_held_out = len(asked) - len(question.discovery)
     st.caption(
-        f"{layout.count(len(question.discovery), 'prompt')} to find its neurons on, "
-        f"{layout.count(n_held_out, 'paraphrase')} kept out of that, such as: "
+        f"{plural(len(question.discovery), 'prompt')} to find its neurons on, "
+        f"{plural(n_held_out, 'paraphrase')} kept out of that, such as: "
         f"{state.shown(asked[-1].prompt)}"
     )
     return question
@@ -240,10 +239,10 @@ def say_answer(subject: Subject, prompt: Prompt) -> None:
     """How an answer of several tokens is asked for; nothing where it is one."""
     targets = subject.encode(prompt).targets
     if len(targets) > 1:
-        tokens = " · ".join(layout.shown_token(subject.token_text(token)) for token in targets)
+        tokens = " · ".join(shown_token(subject.token_text(token)) for token in targets)
         how = "a mask each" if subject.family.kind == "masked" else "each after those before it"
         st.caption(
-            layout.plain(f"The answer is {len(targets)} tokens, {how}: {tokens}. ")
+            escape(f"The answer is {len(targets)} tokens, {how}: {tokens}. ")
             + "Its probability is the product over them, and scores are their mean."
         )
 

@@ -18,6 +18,7 @@ from app.lab.choose import is_atlas_model
 from app.lab.state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
 from app.lab.tables import typed_prompts
 from app.shared import layout, limits, tray
+from app.shared.words import escape, plural, token_list
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron, Prompt
@@ -59,8 +60,8 @@ def _why_none(atlas: Atlas, subject: Subject, question: Question, found: Found |
         return "No neuron stands out in enough of these prompts. Try other wordings."
     if not is_atlas_model(atlas, subject):
         return (
-            f"The atlas in view is about {layout.plain(atlas.manifest.model.name)}, not about "
-            f"{layout.plain(subject.name)}. Find the neurons live."
+            f"The atlas in view is about {escape(atlas.manifest.model.name)}, not about "
+            f"{escape(subject.name)}. Find the neurons live."
         )
     if question.fact_id:
         return "The atlas has no neurons for this fact. Find them live, or choose another fact."
@@ -163,7 +164,7 @@ def find(subject: Subject, question: Question) -> Found | None:
             )
             st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
             if state.get("names_error"):
-                st.error(layout.plain(state.get("names_error")))
+                st.error(escape(state.get("names_error")))
         with st.popover("Negatives"):
             negatives = negative_prompts(subject, question)
     key = (subject.weights_sha256, question.discovery, negatives)
@@ -181,11 +182,11 @@ def find(subject: Subject, question: Question) -> Found | None:
         return None
     certified = 1 - found.n_unconverged / max(found.n_paths, 1)
     st.caption(
-        f"{layout.count(len(found.neurons), 'neuron')} found on "
-        f"{layout.count(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
+        f"{plural(len(found.neurons), 'neuron')} found on "
+        f"{plural(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
         "within tolerance."
         + (" With a single prompt, all its strong neurons are kept." if len(found.prompts) == 1 else "")
-        + (f" Without those of {layout.count(len(negatives), 'negative example')}." if negatives else "")
+        + (f" Without those of {plural(len(negatives), 'negative example')}." if negatives else "")
     )
     return found
 
@@ -247,7 +248,7 @@ def with_readout(atlas: Atlas, subject: Subject, rows: pd.DataFrame) -> pd.DataF
     if is_atlas_model(atlas, subject):
         neurons = [Neuron.parse(name) for name in rows["neuron"]]
         known = promoted_tokens(atlas, neurons)
-        promoted = {str(neuron): layout.tokens(pairs, 5) for neuron, pairs in known.items()}
+        promoted = {str(neuron): token_list(pairs, 5, missing="") for neuron, pairs in known.items()}
     return rows.assign(promoted=[promoted.get(name, "") for name in rows["neuron"]])
 
 

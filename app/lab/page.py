@@ -22,6 +22,7 @@ from app.lab import run as lab_run
 from app.lab.run import Run
 from app.lab.state import Question
 from app.shared import layout
+from app.shared.words import escape, plural
 from atlas.errors import AtlasError
 from atlas.experiments.experiment import Experiment
 from atlas.store.atlas import Atlas
@@ -92,7 +93,7 @@ def set_up(atlas: Atlas, status: Any) -> Setup:
             if subject is not None and question is not None:
                 experiment = choose_experiment(atlas, subject, question)
         except AtlasError as error:
-            (st if is_open else status).error(layout.plain(error))
+            (st if is_open else status).error(escape(error))
     return Setup(subject, question, state.as_linked(experiment))
 
 
@@ -165,7 +166,7 @@ def missing(setup: Setup) -> str:
 def sentence(setup: Setup, experiment: Experiment) -> str:
     changes = ", then ".join(lab_changes.in_words(item) for item in experiment.interventions)
     asked = setup.question.name if setup.question else experiment.asked[0].prompt.answer
-    text = f"In **{layout.plain(experiment.model)}**, {changes}; and ask for **{layout.plain(asked)}**."
+    text = f"In **{escape(experiment.model)}**, {changes}; and ask for **{escape(asked)}**."
     subject = setup.subject
     if subject and experiment.weights_sha256 not in ("", subject.weights_sha256):
         text += (
@@ -178,8 +179,8 @@ def sentence(setup: Setup, experiment: Experiment) -> str:
 def controls(experiment: Experiment) -> str:
     """Which prompts are asked, and what stands beside them."""
     counted = [(sum(item.group == group for item in experiment.asked), noun) for group, noun in ASKED.items()]
-    prompts = ", ".join(layout.count(n, noun) for n, noun in counted if n)
-    return f"Asked: {prompts}. Beside it: {layout.count(experiment.draws, 'draw')} of random neurons."
+    prompts = ", ".join(plural(n, noun) for n, noun in counted if n)
+    return f"Asked: {prompts}. Beside it: {plural(experiment.draws, 'draw')} of random neurons."
 
 
 # Result ----------------------------------------------------------------------------------------------

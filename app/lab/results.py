@@ -19,7 +19,9 @@ from app.lab.changes import in_short, in_words
 from app.lab.run import Run
 from app.lab.state import GAP, SESSION, Question
 from app.shared import exports, layout
+from app.shared.words import escape, plural, shown_token
 from atlas.neuron import GROUPS, OBJECT_SLOT, Neuron
+from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def draw(run: Run) -> None:
     say(run.outcome, summary)
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
-        layout.draw(charts.moves(summary), "The answer's probability before and after the change")
+        layout.draw_chart(charts.moves(summary), "The answer's probability before and after the change")
     with numbers:
         show_summary(summary)
         if run.outcome.undo_is_exact:
@@ -63,32 +65,24 @@ def say(outcome: Outcome, summary: pd.DataFrame) -> None:
     n = len(outcome.experiment.neurons)
     asked = {"paraphrases": "held-out paraphrase", "asked": "prompt"}.get(group, "prompt")
     parts = [
-        f"Changing {layout.count(n, 'neuron')} takes the probability of **{layout.plain(answer)}** from "
-        f"**{own['before']:.3f}** to **{own['after']:.3f}** ({signed(own['change'])}) on "
-        f"{layout.count(own['n_prompts'], asked)}",
-        f"as many random neurons of the same layers: {signed(own['random_change'])}",
+        f"Changing {plural(n, 'neuron')} takes the probability of **{escape(answer)}** from "
+        f"**{own['before']:.3f}** to **{own['after']:.3f}** ({signed_percent(own['change'])}) on "
+        f"{plural(own['n_prompts'], asked)}",
+        f"as many random neurons of the same layers: {signed_percent(own['random_change'])}",
     ]
     if "unrelated" in rows.index:
-        parts.append(f"unrelated facts under the same change: {signed(rows.loc['unrelated', 'change'])}")
+        parts.append(
+            f"unrelated facts under the same change: {signed_percent(rows.loc['unrelated', 'change'])}"
+        )
     st.markdown("; ".join(parts) + ".")
     new = next((each for each in outcome.new_summary() if each.group == group), None)
     if new is not None:
         st.markdown(
-            f"The new answer **{layout.plain(outcome.experiment.new_answer)}** goes from "
+            f"The new answer **{escape(outcome.experiment.new_answer)}** goes from "
             f"**{new.before:.3f}** to **{new.after:.3f}**; the model says it first on {new.rank_1_after} of "
             f"{new.n_prompts}; with as many random neurons of the same layers: {new.random:.3f}, first on "
             f"{round(new.rank_1_random, 1):g} of {new.n_prompts}."
         )
-
-
-def signed(change: float) -> str:
-    """A relative change as a percentage with its sign; never -0%, and -100% only where nothing is left."""
-    if layout.is_missing(change):
-        return "no change that can be told, from 0"
-    if -1 < change < -0.995:
-        return f"-{min(-100 * change, 99.9):.1f}%"
-    rounded = round(100 * change)
-    return f"{rounded:+,d}%" if rounded else "±0%"
 
 
 def show_summary(summary: pd.DataFrame) -> None:
@@ -149,7 +143,7 @@ def answers(run: Run) -> None:
 def fate(trial: Trial) -> str:
     """What becomes of the answer on one prompt."""
     parts = [
-        f"**{layout.plain(trial.prompt.answer)}**: rank {trial.before.rank} → {trial.after.rank}, "
+        f"**{escape(trial.prompt.answer)}**: rank {trial.before.rank} → {trial.after.rank}, "
         f"probability {trial.before.probability:.4f} → {trial.after.probability:.4f}; with random neurons "
         f"{trial.random_probability:.4f}."
     ]
@@ -165,7 +159,7 @@ def fate(trial: Trial) -> str:
 def answer_tables(rows: pd.DataFrame) -> None:
     rows = rows.copy()
     for column in ("before", "after"):
-        rows[column] = [layout.shown_token(token) for token in rows[column]]
+        rows[column] = [shown_token(token) for token in rows[column]]
     top = max(float(rows["p_before"].max()), float(rows["p_after"].max()), 1e-9)
     bar = st.column_config.ProgressColumn("Probability", format="%.3f", min_value=0.0, max_value=top)
     rank = st.column_config.NumberColumn("#", width=30)
@@ -279,7 +273,7 @@ def dose_response(subject: Subject, run: Run) -> None:
             st.rerun()
         return
     rows = tables.dose_rows(doses)
-    layout.draw(charts.dose_lines(rows), "The answers' mean probability over the factor")
+    layout.draw_chart(charts.dose_lines(rows), "The answers' mean probability over the factor")
     exports.offer(f"dose-response-{run.number}", doses=rows)
 
 
@@ -328,7 +322,7 @@ def paths(subject: Subject, question: Question) -> None:
     rows = tables.path_rows(attribution, layer)
     picture, certificate = st.columns([3, 2], gap="medium", vertical_alignment="center")
     with picture:
-        layout.draw(charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
+        layout.draw_chart(charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
     with certificate:
         path_facts(attribution, layer)
     exports.offer(f"path-layer-{layer}", path=rows)

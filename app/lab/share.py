@@ -14,8 +14,9 @@ import streamlit as st
 
 from app.lab import state, tables
 from app.lab.run import Run
-from app.shared import layout, limits
+from app.shared import limits, links
 from app.shared.exports import file_name
+from app.shared.words import escape
 from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
@@ -31,7 +32,7 @@ RESULTS_FACTOR = 20
 def link_to(experiment: Experiment) -> str:
     """The address that restores the experiment and runs it, in any session."""
     page = str(getattr(st.context, "url", None) or "").partition("?")[0]
-    query = layout.here(x=tables.encode(experiment), run="1")
+    query = links.here(x=tables.encode(experiment), run="1")
     return f"{page}?{urlencode(query)}"
 
 
@@ -69,7 +70,7 @@ def open_file(atlas: Atlas) -> None:
             args=(atlas,),
         )
         if state.get("file_error"):
-            st.error(layout.plain(state.get("file_error")))
+            st.error(escape(state.get("file_error")))
 
 
 def _file_chosen(atlas: Atlas) -> None:

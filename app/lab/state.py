@@ -18,7 +18,8 @@ from typing import Any
 import streamlit as st
 
 from app.lab import tables
-from app.shared import layout, limits
+from app.shared import limits
+from app.shared.words import escape
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.experiments.experiment import Experiment
@@ -320,4 +321,4 @@ def model_name() -> str:
 
 def shown(prompt: Prompt) -> str:
     """A prompt as people read it, as markdown."""
-    return layout.plain(prompt.text.replace(OBJECT_SLOT, GAP))
+    return escape(prompt.text.replace(OBJECT_SLOT, GAP))

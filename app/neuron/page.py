@@ -8,8 +8,18 @@ relations.
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout, tray
+from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
+from app.shared.words import (
+    NOT_MEASURED,
+    escape,
+    fact_name,
+    formatted,
+    is_missing,
+    plural,
+    shown_token,
+    token_list,
+)
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.charts import neurons as neuron_charts
@@ -54,7 +64,7 @@ def choose(atlas: Atlas) -> None:
         box, button = st.columns([5, 1], vertical_alignment="bottom")
         name = box.text_input("Layer and index", placeholder="L2.N1034", max_chars=LONGEST_NAME)
         if button.form_submit_button("Open", width="stretch") and name.strip():
-            st.switch_page(layout.NEURON, query_params=layout.here(neuron=Neuron.parse(name)))
+            st.switch_page(links.NEURON, query_params=links.here(neuron=Neuron.parse(name)))
     st.subheader("Neurons of most relations", anchor=False)
     hubs = ask(queries.hub_neurons, atlas, limit=HUBS_SHOWN)
     if hubs.empty:
@@ -62,12 +72,12 @@ def choose(atlas: Atlas) -> None:
         return
     for row in hubs.itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            layout.neuron_link(row.layer, row.neuron)
-            promoted = layout.tokens(row.promoted, 5) or layout.NOT_MEASURED
+            links.neuron_link(row.layer, row.neuron)
+            promoted = token_list(row.promoted, 5)
             st.caption(
-                layout.plain(
-                    f"{layout.count(row.n_facts, 'fact')} ({row.fact_share:.0%}) of "
-                    f"{layout.count(row.n_relations, 'relation')} · promotes {promoted}"
+                escape(
+                    f"{plural(row.n_facts, 'fact')} ({row.fact_share:.0%}) of "
+                    f"{plural(row.n_relations, 'relation')} · promotes {promoted}"
                 )
             )
     exports.offer("hubs", neurons=hubs)
@@ -77,14 +87,14 @@ def choose(atlas: Atlas) -> None:
 
 
 def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
-    st.title(layout.plain(which), anchor=False)
+    st.title(escape(which), anchor=False)
     neighbours(atlas, which)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
     layout.figures(
         {
-            "Facts": (layout.number(neuron["n_facts"]), "have this neuron"),
-            "Relations": (layout.number(neuron["n_relations"]), "of those facts"),
-            "Value vector": (layout.number(neuron["value_norm"], ".2f"), "Euclidean norm"),
+            "Facts": (formatted(neuron["n_facts"]), "have this neuron"),
+            "Relations": (formatted(neuron["n_relations"]), "of those facts"),
+            "Value vector": (formatted(neuron["value_norm"], ".2f"), "Euclidean norm"),
         }
     )
     tables: dict[str, pd.DataFrame] = {}
@@ -99,7 +109,7 @@ def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
         tables["related_neurons"] = related(atlas, which, neuron["n_facts"])
     with actions:
         tray.add_button([which], key="neuron", source="its page")
-        layout.compare_link("neurons", str(which))
+        links.compare_link("neurons", str(which))
         exports.offer(str(which), **tables)
 
 
@@ -110,18 +120,18 @@ def neighbours(atlas: Atlas, which: Neuron) -> None:
     left, right = ":material/chevron_left:", ":material/chevron_right:"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if which.neuron > 0:
-            layout.neuron_link(which.layer, which.neuron - 1, icon=left)
+            links.neuron_link(which.layer, which.neuron - 1, icon=left)
         if n_neurons is None or which.neuron + 1 < n_neurons:
-            layout.neuron_link(which.layer, which.neuron + 1, icon=right)
+            links.neuron_link(which.layer, which.neuron + 1, icon=right)
         # Most neurons carry no fact: the way to the next that does.
         before = None if before == which.neuron - 1 else before
         after = None if after == which.neuron + 1 else after
         if before is not None or after is not None:
             st.caption("with facts:", width="content")
         if before is not None:
-            layout.neuron_link(which.layer, before, icon=left)
+            links.neuron_link(which.layer, before, icon=left)
         if after is not None:
-            layout.neuron_link(which.layer, after, icon=right)
+            links.neuron_link(which.layer, after, icon=right)
 
 
 def how_selective(atlas: Atlas, which: Neuron) -> None:
@@ -131,7 +141,7 @@ def how_selective(atlas: Atlas, which: Neuron) -> None:
         return
     labels = ask(queries.relations, atlas).set_index("relation_id")["label"]
     label = labels.get(found.relation.name)
-    for sentence in sentences(found, found.relation.name if layout.is_missing(label) else label):
+    for sentence in sentences(found, found.relation.name if is_missing(label) else label):
         st.markdown(sentence)
 
 
@@ -142,9 +152,9 @@ def sentences(found: Selectivity, label: str) -> list[str]:
     relation, answer = found.relation, found.answer
     told = [
         f"**{relation.n_facts:,} of its {found.n_facts:,} facts ({relation.share:.0%})** belong to one "
-        f"relation, {layout.plain(label)}. Of as many facts drawn at random, one relation would hold "
+        f"relation, {escape(label)}. Of as many facts drawn at random, one relation would hold "
         f"{relation.by_chance:.0%}.",
-        f"**{answer.n_facts:,} of them ({answer.share:.0%})** have one answer, {layout.plain(answer.name)}. "
+        f"**{answer.n_facts:,} of them ({answer.share:.0%})** have one answer, {escape(answer.name)}. "
         f"Of as many facts drawn from the same relations, one answer would hold {answer.by_chance:.0%}.",
     ]
     if found.n_facts < FEW:
@@ -158,12 +168,14 @@ def value_vector(neuron: dict) -> None:
     for place, (side, title, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
         pairs = neuron[side]
         with place:
-            if layout.is_missing(pairs) or not len(pairs):
-                layout.nothing(f"{title}: {layout.NOT_MEASURED}.")
+            if is_missing(pairs) or not len(pairs):
+                layout.nothing(f"{title}: {NOT_MEASURED}.")
             else:
                 rows = pd.DataFrame(list(pairs))
-                rows["token"] = rows["token"].map(layout.shown_token)
-                layout.draw(charts.token_bars(rows, title=title, colour=colour), f"Tokens: {title.lower()}")
+                rows["token"] = rows["token"].map(shown_token)
+                layout.draw_chart(
+                    charts.token_bars(rows, title=title, colour=colour), f"Tokens: {title.lower()}"
+                )
 
 
 # Its facts -------------------------------------------------------------------------------------------
@@ -198,7 +210,7 @@ def facts(atlas: Atlas, which: Neuron, neuron: dict) -> tuple[pd.DataFrame, pd.D
 def choose_relation(counts: pd.DataFrame) -> str | None:
     """A relation's id; None for all of them."""
     options = {
-        row.relation_id: f"{row.label or row.relation_id} ({layout.count(row.n_facts, 'fact')})"
+        row.relation_id: f"{row.label or row.relation_id} ({plural(row.n_facts, 'fact')})"
         for row in counts.itertuples(index=False)
     }
     return address.choice(
@@ -234,8 +246,8 @@ def list_facts(
 
 
 def fact_note(row) -> str:
-    scored = [f"score {row.mean_score:.3f}"] if not layout.is_missing(row.mean_score) else []
-    shared = [f"{row.share:.0%} of prompts"] if not layout.is_missing(row.share) else []
+    scored = [f"score {row.mean_score:.3f}"] if not is_missing(row.mean_score) else []
+    shared = [f"{row.share:.0%} of prompts"] if not is_missing(row.share) else []
     return " · ".join([row.label or row.relation_id, *scored, *shared])
 
 
@@ -246,20 +258,20 @@ def activating(atlas: Atlas, which: Neuron) -> pd.DataFrame:
     st.subheader("Prompts that move it", anchor=False)
     rows = queries.activating_prompts_of_neuron(atlas, which.layer, which.neuron)
     if rows.empty:
-        layout.nothing(f"Activations: {layout.NOT_MEASURED}.")
+        layout.nothing(f"Activations: {NOT_MEASURED}.")
         return rows
     for place, (side, title) in zip(st.columns(2, gap="medium"), SIDES.items(), strict=True):
         with place:
             st.markdown(f"**{title}**")
             for row in rows[rows["side"] == side].itertuples(index=False):
                 with st.container(gap=None):
-                    layout.fact_link(row.fact_id, layout.fact_name(row.subject, row.object))
-                    st.caption(layout.plain(activation_note(row)))
+                    links.fact_link(row.fact_id, fact_name(row.subject, row.object))
+                    st.caption(escape(activation_note(row)))
     return rows
 
 
 def activation_note(row) -> str:
-    prompt = [] if layout.is_missing(row.text) else [row.text.replace("[Y]", BLANK)]
+    prompt = [] if is_missing(row.text) else [row.text.replace("[Y]", BLANK)]
     return " · ".join([f"activation {row.activation:.3f}", *prompt])
 
 
@@ -277,13 +289,13 @@ def related(atlas: Atlas, which: Neuron, n_facts: int) -> pd.DataFrame:
         return rows
     for row in rows.itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
-            layout.neuron_link(row.layer, row.neuron)
+            links.neuron_link(row.layer, row.neuron)
             other = str(Neuron(int(row.layer), int(row.neuron)))
-            layout.compare_link("neurons", str(which), other)
-            promoted = layout.tokens(row.promoted, 4) or layout.NOT_MEASURED
+            links.compare_link("neurons", str(which), other)
+            promoted = token_list(row.promoted, 4)
             st.caption(
-                layout.plain(
-                    f"{layout.count(row.n_shared, 'fact')} in common of {row.n_facts:,}, overlap "
+                escape(
+                    f"{plural(row.n_shared, 'fact')} in common of {row.n_facts:,}, overlap "
                     f"{row.jaccard:.0%} · promotes {promoted}"
                 )
             )

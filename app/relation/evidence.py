@@ -13,6 +13,7 @@ import streamlit as st
 from app.shared import address, layout
 from app.shared import evidence as evidence_show
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, plural
 from atlas import queries
 from atlas.charts import evidence as evidence_charts
 from atlas.charts import look as charts
@@ -35,7 +36,7 @@ def effects(atlas: Atlas, relation_id: str) -> Tables:
     if rows.empty:
         return _effects_of_a_build(atlas, relation_id)
     ratio = evidence_show.choose_ratio()
-    layout.draw(
+    layout.draw_chart(
         evidence_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
@@ -57,9 +58,9 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
         rows = ask(queries.effect_summary, atlas, held_out=True, relation=relation_id)
         asked = "facts, none of which the model knows"
     if rows.empty:
-        layout.nothing(f"Suppressing and amplifying: {layout.NOT_MEASURED}.")
+        layout.nothing(f"Suppressing and amplifying: {NOT_MEASURED}.")
         return {}
-    layout.draw(
+    layout.draw_chart(
         charts.effect_bars(rows, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
@@ -83,19 +84,19 @@ def erasing(atlas: Atlas, relation_id: str) -> Tables:
         return {}
     elsewhere = ask(evidence.erasure_elsewhere, atlas, relation_id)
     measure = address.one_of("Measure", "erased", MEASURES, label_visibility="collapsed")
-    layout.draw(
+    layout.draw_chart(
         evidence_charts.dose_lines(doses, measure=measure),
         "What erasing its most frequent neurons does to its own prompts, by their number",
     )
     if not elsewhere["itself"].all():
-        layout.draw(
+        layout.draw_chart(
             evidence_charts.elsewhere_strip(elsewhere, measure=measure),
             "What erasing them does to every relation's prompts",
         )
     st.markdown(what_erasing_does(doses, elsewhere))
     evidence_show.note(
         "Erased are the neurons that most of its facts have: their value vectors become zero, everywhere. "
-        f"The dotted line is before. Asked: {layout.count(doses['n_prompts'].max(), 'prompt')} of its own, "
+        f"The dotted line is before. Asked: {plural(doses['n_prompts'].max(), 'prompt')} of its own, "
         f"{_span(elsewhere.loc[~elsewhere['itself'], 'n_prompts'])} of each other relation."
     )
     return {"erasing_by_dose": doses, "erasing_and_other_relations": elsewhere}
@@ -121,7 +122,7 @@ def what_erasing_does(doses: pd.DataFrame, elsewhere: pd.DataFrame) -> str:
     random = doses[(doses["group"] == "random") & (doses["n_neurons"] == n)]["accuracy_after"]
     beside = f"; without as many random ones {random.iloc[0]:.0%}" if len(random) else ""
     said = [
-        f"Without its {layout.count(n, 'most frequent neuron')}, **{after:.0%}** of its prompts are answered "
+        f"Without its {plural(n, 'most frequent neuron')}, **{after:.0%}** of its prompts are answered "
         f"right (before {before:.0%}{beside})."
     ]
     loss = 1 - after / before if before > 0 else 0.0
@@ -163,7 +164,7 @@ def edits(atlas: Atlas, relation_id: str) -> Tables:
             "beside them as many random ones of the same layers. In brackets the number of prompts."
         )
     with left:
-        layout.draw(
+        layout.draw_chart(
             evidence_charts.edit_bars(shown), "How often edits did what they should, beside random neurons"
         )
     return {"edits": rates}
@@ -176,7 +177,7 @@ def what_edits_do(rates: pd.DataFrame) -> str:
         return ""
     n = int(rates["n_edits"].max())
     success = share["success", "own"]
-    said = f"Of {layout.count(n, 'edit')}, **{success:.0%}** make the model say the new answer first"
+    said = f"Of {plural(n, 'edit')}, **{success:.0%}** make the model say the new answer first"
     if ("success", "random") in share.index:
         random = share["success", "random"]
         said += f" (of random neurons {random:.0%})"

@@ -11,8 +11,9 @@ import pandas as pd
 import streamlit as st
 
 from app.relation import evidence
-from app.shared import address, exports, layout, tray
+from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
+from app.shared.words import about_fact, escape, fact_name, formatted, is_missing, percentage, plural
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.charts import sharing as sharing_charts
@@ -50,9 +51,9 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
     with left:
         for row in relations.itertuples(index=False):
             with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
-                layout.relation_link(row.relation_id, row.label or row.relation_id)
-                known = "" if layout.is_missing(row.known_share) else f" · {row.known_share:.0%} known"
-                st.caption(layout.plain(f"{row.relation_id} · {layout.count(row.n_facts, 'fact')}{known}"))
+                links.relation_link(row.relation_id, row.label or row.relation_id)
+                known = "" if is_missing(row.known_share) else f" · {row.known_share:.0%} known"
+                st.caption(escape(f"{row.relation_id} · {plural(row.n_facts, 'fact')}{known}"))
     with right, layout.errors_as_sentences():
         chosen = pair_asked(relations)
         address.draw_clickable(
@@ -100,22 +101,22 @@ def one_relation(atlas: Atlas, relations: pd.DataFrame, relation: pd.Series) -> 
 
 def heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> None:
     relation_id = relation["relation_id"]
-    st.title(layout.plain(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
+    st.title(escape(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.page_link(
-            layout.RELATION, label="All relations", icon=":material/arrow_back:", query_params=layout.here()
+            links.RELATION, label="All relations", icon=":material/arrow_back:", query_params=links.here()
         )
-        layout.compare_link("relations", relation_id, label="Compare with another")
-        layout.search_link("Search its facts", relation=relation_id)
+        links.compare_link("relations", relation_id, label="Compare with another")
+        links.text_link(links.SEARCH, "Search its facts", relation=relation_id)
     within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"]
     layout.figures(
         {
-            "Facts": (layout.number(relation["n_facts"]), layout.count(relation["n_templates"], "template")),
-            "The model knows": (layout.percent(relation["known_share"]), "of its facts"),
-            "With neurons": (layout.number(relation["n_with_neurons"]), "facts"),
-            "Neurons a fact": (layout.number(relation["mean_neurons"], ".1f"), "mean"),
+            "Facts": (formatted(relation["n_facts"]), plural(relation["n_templates"], "template")),
+            "The model knows": (percentage(relation["known_share"]), "of its facts"),
+            "With neurons": (formatted(relation["n_with_neurons"]), "facts"),
+            "Neurons a fact": (formatted(relation["mean_neurons"], ".1f"), "mean"),
             "Two facts share": (
-                layout.number(within.iloc[0] if len(within) else None, ".2f"),
+                formatted(within.iloc[0] if len(within) else None, ".2f"),
                 "neurons (mean)",
             ),
         }
@@ -153,7 +154,7 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
             st.caption("Click a layer to see its neurons only.")
         else:
             st.button(f"Layer {layer} only: show all", icon=":material/close:", on_click=all_layers)
-        layout.draw(
+        layout.draw_chart(
             sharing_charts.sharing_histogram(widely, int(relation["n_facts"])),
             "How many of its neurons are shared by how many of its facts",
         )
@@ -161,7 +162,7 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
         return
     st.subheader("Its most shared neurons", anchor=False)
     layout.neuron_table(neurons)
-    layout.neuron_links(neurons.head(12))
+    links.neuron_links(neurons.head(12))
     with st.container(horizontal=True, gap="small"):
         top = neurons.head(20)
         tray.add_button(
@@ -175,7 +176,7 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
 
 
 def to_neuron(name: str) -> None:
-    st.switch_page(layout.NEURON, query_params=layout.here(neuron=name))
+    st.switch_page(links.NEURON, query_params=links.here(neuron=name))
 
 
 def only_layer(layer: str) -> None:
@@ -258,30 +259,30 @@ def facts_behind(
 ) -> None:
     """The pairs of facts that share most, of two relations or of one."""
     labels = relations.set_index("relation_id")["label"]
-    names = [layout.plain(f"{labels[each] or each} ({each})") for each in (relation_a, relation_b)]
+    names = [escape(f"{labels[each] or each} ({each})") for each in (relation_a, relation_b)]
     cell = overlap[(overlap["relation_a"] == relation_a) & (overlap["relation_b"] == relation_b)]
     where = f"Two facts of {names[0]}" if relation_a == relation_b else f"{names[0]} and {names[1]}"
     st.markdown(f"**{where}**")
     mean = cell["mean_shared"].iloc[0] if len(cell) else None
     n_pairs = int(cell["n_pairs"].iloc[0]) if len(cell) else 0
     pairs = ask(sharing.closest_pairs, atlas, relation_a, relation_b, limit=PAIRS)
-    if layout.is_missing(mean) or pairs.empty:
+    if is_missing(mean) or pairs.empty:
         layout.nothing("No two of these facts have a neuron in common.")
         return
     st.caption(
-        f"{mean:.2f} neurons in common, mean over {layout.count(n_pairs, 'pair')}. "
+        f"{mean:.2f} neurons in common, mean over {plural(n_pairs, 'pair')}. "
         f"The {len(pairs)} pairs with most:"
     )
     for row in pairs.itertuples(index=False):
         with st.container(gap=None):
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                layout.fact_link(row.fact_a, layout.fact_name(row.subject_a, row.object_a))
-                layout.fact_link(row.fact_b, layout.fact_name(row.subject_b, row.object_b))
+                links.fact_link(row.fact_a, fact_name(row.subject_a, row.object_a))
+                links.fact_link(row.fact_b, fact_name(row.subject_b, row.object_b))
             of = f"of {row.n_neurons_a} and {row.n_neurons_b}"
             same = " · same answer" if row.same_object else ""
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.caption(layout.plain(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
-                layout.compare_link("facts", row.fact_a, row.fact_b)
+                st.caption(escape(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
+                links.compare_link("facts", row.fact_a, row.fact_b)
     exports.offer(f"pairs {relation_a} {relation_b}", pairs=pairs)
 
 
@@ -293,7 +294,7 @@ def its_facts(atlas: Atlas, relation_id: str) -> None:
     hits = queries.facts_matching(
         atlas, relation=relation_id, limit=PAGE_ROWS, offset=(address.page_asked() - 1) * PAGE_ROWS
     )
-    layout.fact_rows(hits.rows, notes=partial(layout.about_fact, relation=False))
+    layout.fact_rows(hits.rows, notes=partial(about_fact, relation=False))
     address.pages(hits.total, PAGE_ROWS)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout
+from app.shared import address, exports, layout, links
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, about_fact, escape, plural
 from atlas import queries
 from atlas.charts import sharing as sharing_charts
 from atlas.neuron import OBJECT_SLOT
@@ -63,7 +64,7 @@ def main() -> None:
     left, right = st.columns([2, 1], gap="medium")
     with left:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f"{layout.count(hits.total, 'fact')} · {milliseconds:.0f} ms")
+            st.caption(f"{plural(hits.total, 'fact')} · {milliseconds:.0f} ms")
             export(atlas, text, asked, hits)
         if hits.rows.empty:
             layout.nothing("There are fewer pages than that. Choose one below.")
@@ -102,7 +103,7 @@ def choices(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> tuple[s
             "Does the model know it?",
             "known",
             dict(zip(KNOWN, KNOWN, strict=True)),
-            placeholder="either" if measured else layout.NOT_MEASURED,
+            placeholder="either" if measured else NOT_MEASURED,
             disabled=not measured,
             help="Known: the answer has rank 1 on more than half of the fact's prompts.",
         )
@@ -120,8 +121,7 @@ def understood(text: str, hits: search.Hits) -> None:
     """What was searched instead of a typo, or could be."""
     if hits.instead:
         said = "; ".join(
-            f"“{layout.plain(word)}”: showing **{layout.plain(', '.join(near))}**"
-            for word, near in hits.instead.items()
+            f"“{escape(word)}”: showing **{escape(', '.join(near))}**" for word, near in hits.instead.items()
         )
         st.markdown(f"No fact has exactly these words. {said}.")
     if hits.similar:
@@ -129,13 +129,13 @@ def understood(text: str, hits: search.Hits) -> None:
             st.markdown("Did you mean")
             for word, near in hits.similar.items():
                 for other in near:
-                    layout.search_link(other, q=search.replaced(text, word, other))
+                    links.text_link(links.SEARCH, other, q=search.replaced(text, word, other))
 
 
 def nothing_found(hits: search.Hits) -> None:
     if hits.without_filters:
         layout.nothing(
-            f"No fact passes the filters; {layout.count(hits.without_filters, 'fact')} would without them."
+            f"No fact passes the filters; {plural(hits.without_filters, 'fact')} would without them."
         )
         st.button("Take the filters away", icon=":material/filter_alt_off:", on_click=without_filters)
     else:
@@ -154,7 +154,7 @@ def found_facts(atlas: Atlas, text: str, hits: search.Hits) -> None:
 
     def about(row: Any) -> str:
         prompt = prompts.get(row.fact_id)
-        return layout.about_fact(row) + (f" · “{prompt.replace(OBJECT_SLOT, GAP)}”" if prompt else "")
+        return about_fact(row) + (f" · “{prompt.replace(OBJECT_SLOT, GAP)}”" if prompt else "")
 
     layout.fact_rows(hits.rows, notes=about)
 

@@ -13,8 +13,10 @@ import math
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, layout
+from app.shared import address
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, escape, plural
+from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.evidence import Judged
 from atlas.store.atlas import Atlas
@@ -78,8 +80,8 @@ def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> s
     found = evidence.judged(rows, intervention, ratio=ratio)
     if found is None:
         return ""
-    span = f" (95 % interval {layout.signed(found.low)} to {layout.signed(found.high)})"
-    change = f"**{layout.signed(found.own)}**{'' if math.isnan(found.low) else span}"
+    span = f" (95 % interval {signed_percent(found.low)} to {signed_percent(found.high)})"
+    change = f"**{signed_percent(found.own)}**{'' if math.isnan(found.low) else span}"
     if intervention == "suppress":
         does, does_not = "Suppressing a fact's neurons", "does not lower the probability of its answer"
     else:
@@ -93,9 +95,9 @@ def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> s
 
 def _beside(found: Judged) -> str:
     """How much of the expected effect the strongest control has."""
-    if found.control is None or layout.signed(found.beside) == layout.signed(0):
+    if found.control is None or signed_percent(found.beside) == signed_percent(0):
         return "No control moves it that way."
-    by = f"{CONTROLS[found.control]}, {layout.signed(found.beside)}"
+    by = f"{CONTROLS[found.control]}, {signed_percent(found.beside)}"
     if found.share >= FARTHER:
         return f"**A control does more:** {by}."
     if found.share >= NEARLY:
@@ -110,7 +112,7 @@ def _as_far(found: Judged) -> str:
     if found.control is None or found.share < NEARLY:
         return ""
     how = "as far" if found.share < FARTHER else "farther"
-    return f"A control moves it {how}: {CONTROLS[found.control]}, {layout.signed(found.beside)}."
+    return f"A control moves it {how}: {CONTROLS[found.control]}, {signed_percent(found.beside)}."
 
 
 def counted(rows: pd.DataFrame, facts: str) -> str:
@@ -119,12 +121,12 @@ def counted(rows: pd.DataFrame, facts: str) -> str:
     about = {"known": "known fact", "unknown": "unknown fact", "all": "fact"}[facts]
     n_prompts = own.groupby("templates")["n_prompts"].max().sum()
     none_known = ", none of which the model knows" if facts == "all" else ""
-    return f"{layout.count(own['n_facts'].max(), about)}{none_known}, {layout.count(n_prompts, 'prompt')}"
+    return f"{plural(own['n_facts'].max(), about)}{none_known}, {plural(n_prompts, 'prompt')}"
 
 
 def absent(atlas: Atlas, table: str, what: str) -> str:
     """Why there is nothing to show of an experiment."""
-    why = "not in the sample that was measured" if atlas.measured(table) else layout.NOT_MEASURED
+    why = "not in the sample that was measured" if atlas.measured(table) else NOT_MEASURED
     return f"{what}: {why}."
 
 
@@ -137,4 +139,4 @@ def chosen_view(label: str, name: str, options: dict[str, str]) -> str:
 
 def note(text: str) -> None:
     """A caption of text that is no markdown."""
-    st.caption(layout.plain(text))
+    st.caption(escape(text))

@@ -18,7 +18,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, layout
+from app.shared import address
+from app.shared.words import plural
 from atlas.charts.neurons import ADDED, OTHER, OWN, REMOVED
 from atlas.refinement import MODES, STORED_FRACTION
 from atlas.store.manifest import Manifest
@@ -132,4 +133,4 @@ def summary(rows: pd.DataFrame) -> str:
     counts = rows["change"].value_counts()
     n = {change: int(counts.get(change, 0)) for change in (KEPT, ADDED, REMOVED)}
     parts = [f"{number} {change}" for change, number in n.items() if number]
-    return f"{layout.count(n[KEPT] + n[ADDED], 'neuron')}" + (f": {', '.join(parts)}" if parts else "")
+    return f"{plural(n[KEPT] + n[ADDED], 'neuron')}" + (f": {', '.join(parts)}" if parts else "")

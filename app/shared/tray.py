@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
-from app.shared import layout, limits
+from app.shared import layout, limits, links
+from app.shared.words import plural
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron
 from atlas.store.manifest import ModelRecord
@@ -126,7 +127,7 @@ def show() -> None:
     if not inside:
         return
     names = [str(neuron) for neuron in inside]
-    with st.expander(f"Tray: {layout.count(len(names), 'neuron')}", icon=":material/inbox:"):
+    with st.expander(f"Tray: {plural(len(names), 'neuron')}", icon=":material/inbox:"):
         st.session_state[KEPT] = names
         st.multiselect(
             "Neurons in the tray",
@@ -140,7 +141,7 @@ def show() -> None:
     # A button: a link to the page in view would look like a menu entry.
     if st.button("Use in the Lab", icon=":material/science:", width="stretch"):
         fact = st.query_params.get("fact")
-        st.switch_page(layout.LAB, query_params=layout.here(source="tray", fact=fact))
+        st.switch_page(links.LAB, query_params=links.here(source="tray", fact=fact))
 
 
 def _keep_chosen() -> None:

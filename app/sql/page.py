@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.shared import exports, layout, limits, resources
+from app.shared import exports, layout, limits, links, resources
 from app.shared.resources import ask
+from app.shared.words import NOT_MEASURED, escape, plural, token_list
 from app.sql.charts import answer_chart, left_out, suitable
 from app.sql.experiments import EXPERIMENTS
 from app.sql.gallery import GALLERY, Example
@@ -159,7 +160,7 @@ def field_key(parameter: Parameter) -> str:
 
 
 def field(parameter: Parameter) -> None:
-    label, key = layout.plain(f"${parameter.name}"), field_key(parameter)
+    label, key = escape(f"${parameter.name}"), field_key(parameter)
     match parameter.kind:
         case "whole":
             st.number_input(label, key=key, value=None, step=1, format="%d", width=160, placeholder="NULL")
@@ -246,7 +247,7 @@ def progress(asked: Asked) -> None:
 def failure(text: str) -> None:
     """An error's sentence, and below it the place in the query that DuckDB points at."""
     sentence, _, place = text.partition("\n")
-    st.error(layout.plain(layout.sentence(sentence)), icon=":material/error:")
+    st.error(escape(layout.error_text(sentence)), icon=":material/error:")
     if place.strip():
         st.code(place.strip("\n"), language=None)
 
@@ -254,8 +255,7 @@ def failure(text: str) -> None:
 def result(atlas: Atlas, question: Question, answer: Answer) -> None:
     n_rows = answer.table.num_rows
     st.caption(
-        f"{layout.count(n_rows, 'row')} · {layout.count(len(answer.columns), 'column')} · "
-        f"{1000 * answer.seconds:,.0f} ms"
+        f"{plural(n_rows, 'row')} · {plural(len(answer.columns), 'column')} · {1000 * answer.seconds:,.0f} ms"
     )
     if answer.truncated:
         st.warning(
@@ -267,7 +267,7 @@ def result(atlas: Atlas, question: Question, answer: Answer) -> None:
         return
     if n_rows == 0:
         absent = not_measured(atlas, question.sql)
-        why = f"{', '.join(absent)}: {layout.NOT_MEASURED}." if absent else "Loosen its conditions."
+        why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Loosen its conditions."
         layout.nothing(f"The query is right and finds no rows. {why}")
         return
     frame = answer.frame
@@ -276,7 +276,7 @@ def result(atlas: Atlas, question: Question, answer: Answer) -> None:
     with table:
         chosen = rows_table(frame, key)
         if chosen is not None:
-            links(frame.iloc[chosen])
+            row_links(frame.iloc[chosen])
     if picture is not None:
         with picture:
             chart(frame, key)
@@ -286,7 +286,11 @@ def result(atlas: Atlas, question: Question, answer: Answer) -> None:
 def rows_table(frame, key: str) -> int | None:
     """The rows; where they name facts or neurons one can be chosen, and is returned."""
     shown = frame.assign(
-        **{name: frame[name].map(token_list) for name in frame if has_tokens(frame[name])},
+        **{
+            name: frame[name].map(lambda pairs: token_list(pairs, None), na_action="ignore")
+            for name in frame
+            if has_tokens(frame[name])
+        },
     )
     linkable = {"fact_id", "relation_id"} & set(frame) or {"layer", "neuron"} <= set(frame)
     event = st.dataframe(
@@ -309,19 +313,15 @@ def has_tokens(column) -> bool:
     return isinstance(first, dict) and "token" in first
 
 
-def token_list(value) -> str | None:
-    return layout.tokens(value, len(value)) if isinstance(value, list) else None
-
-
-def links(row) -> None:
+def row_links(row) -> None:
     """Links to what a row names."""
     with st.container(horizontal=True, gap="small"):
         if isinstance(row.get("fact_id"), str):
-            layout.fact_link(row["fact_id"], row["fact_id"])
+            links.fact_link(row["fact_id"], row["fact_id"])
         if isinstance(row.get("relation_id"), str):
-            layout.relation_link(row["relation_id"], row["relation_id"])
+            links.relation_link(row["relation_id"], row["relation_id"])
         try:
-            layout.neuron_link(int(row["layer"]), int(row["neuron"]))
+            links.neuron_link(int(row["layer"]), int(row["neuron"]))
         except (KeyError, TypeError, ValueError):
             return
 
@@ -333,9 +333,9 @@ def chart(frame, key: str) -> None:
         x = st.selectbox("For each", across, format_func=", ".join, key=f"{key}-x")
     with right:
         y = st.selectbox("Show", up, key=f"{key}-y")
-    layout.draw(answer_chart(frame, x, y), f"{y} by {', '.join(x)}")
+    layout.draw_chart(answer_chart(frame, x, y), f"{y} by {', '.join(x)}")
     if missing := left_out(frame, x):
-        st.caption(f"{layout.count(missing, 'row')} more than the picture has room for.")
+        st.caption(f"{plural(missing, 'row')} more than the picture has room for.")
 
 
 def shell(atlas: Atlas, question: Question) -> None:
@@ -362,14 +362,14 @@ def cards(key: str, examples: Sequence[Example]) -> None:
         for number, example in enumerate(examples):
             with st.container(border=True, height="stretch", gap=None):
                 st.button(
-                    f":blue[{layout.plain(example.title)}]",
+                    f":blue[{escape(example.title)}]",
                     key=f"example-{key}-{number}",
                     type="tertiary",
                     on_click=choose,
                     args=(example,),
                     wrap=True,
                 )
-                st.caption(layout.plain(example.shows))
+                st.caption(escape(example.shows))
 
 
 main()

@@ -11,7 +11,7 @@ import sys
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared import layout
+from app.shared.words import NOT_MEASURED, escape
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.store import atlas as store
@@ -238,12 +238,12 @@ def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
         assert not app.exception
         assert not app.error
         if name in ("home", "fact", "neuron"):
-            assert layout.NOT_MEASURED in words(app)
+            assert NOT_MEASURED in words(app)
 
 
 def test_text_from_data_is_never_markdown():
     hostile = "![x](http://a/b) <b>`$\\alpha$` :red[no] **bold**\n# title"
-    escaped = layout.plain(hostile)
+    escaped = escape(hostile)
     assert "\n" not in escaped
     assert re.sub(r"\\([^\w\s])", r"\1", escaped) == " ".join(hostile.split())
     assert not re.search(r"(?<!\\)[*_`\[\]<>$#:!]", escaped.replace("\\\\", ""))

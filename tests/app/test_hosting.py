@@ -31,7 +31,7 @@ PAGES = sorted(path.parent.name for path in APP.glob("*/page.py"))
 
 @pytest.fixture
 def demo(monkeypatch) -> limits.Limits:
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(DEMO))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
     return limits.current()
 
 
@@ -137,19 +137,19 @@ def test_a_developer_can_ask_for_all_of_it(sample, monkeypatch):
     ],
 )
 def test_sentences_of_a_demo_keep_the_hosts_folders_to_themselves(demo, said, shown):
-    assert layout.sentence(StoreError(said)) == shown
+    assert layout.error_text(StoreError(said)) == shown
 
 
 def test_at_home_sentences_name_the_folder(monkeypatch):
-    monkeypatch.delenv(limits.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(limits.LIMITS_VARIABLE, raising=False)
     said = "The folder /home/me/my-model has no config.json."
-    assert layout.sentence(StoreError(said)) == said
+    assert layout.error_text(StoreError(said)) == said
 
 
 def test_wrong_limits_stop_every_page_with_a_sentence(sample, monkeypatch, tmp_path):
     file = tmp_path / "host.toml"
     file.write_text("demo_mode = 'perhaps'", encoding="utf-8")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
     for name in ("search", "compare", "atlases", "lab"):
         app = page(name)
         assert not app.exception
@@ -176,7 +176,7 @@ def test_a_demo_looks_for_no_model_that_it_does_not_offer(demo, monkeypatch, nam
 def test_a_demo_loads_an_offered_model_only_from_this_machine(monkeypatch, tmp_path):
     file = tmp_path / "host.toml"
     file.write_text("demo_mode = true", encoding="utf-8")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
     monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "no cache"))
     monkeypatch.setattr(resources, "_subject", lambda name: pytest.fail(f"{name} would be fetched"))
     with pytest.raises(ModelError, match="has not been fetched"):
@@ -332,7 +332,7 @@ def test_the_readme_names_files_and_variables_that_exist():
     text = hosting()
     for name in re.findall(r"`((?:app/|\.streamlit/)[\w./]+|Dockerfile|requirements\.txt)`", text):
         assert (ROOT / name).is_file(), name
-    assert set(re.findall(r"KNOWLEDGE_NEURON_\w+", text)) == {limits.ENVIRONMENT_VARIABLE}
+    assert set(re.findall(r"KNOWLEDGE_NEURON_\w+", text)) == {limits.LIMITS_VARIABLE}
     torch = re.search(r"`(torch==\S+)`", text)[1]
     assert torch in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
@@ -350,7 +350,7 @@ def test_the_container_is_a_demo_that_listens_where_the_space_looks():
     port = re.search(r"app_port: (\d+)", hosting())[1]
     assert f"EXPOSE {port}" in text
     assert f'"--server.port={port}", "--server.address=0.0.0.0"' in text
-    assert f"{limits.ENVIRONMENT_VARIABLE}=app/{DEMO.name}" in text
+    assert f"{limits.LIMITS_VARIABLE}=app/{DEMO.name}" in text
     assert "--uid 1000" in text
     assert "torch==" + re.search(r"torch==([\d.]+)", text)[1] in (ROOT / "requirements.txt").read_text(
         encoding="utf-8"
@@ -388,7 +388,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1000)
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), limits.ENVIRONMENT_VARIABLE: str(DEMO)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), limits.LIMITS_VARIABLE: str(DEMO)},
         capture_output=True,
         text=True,
         timeout=300,

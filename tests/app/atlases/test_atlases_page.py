@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.atlases import import_published
 from app.atlases.import_published import ATLAS_ID, Import
-from app.shared import layout, limits, resources
+from app.shared import layout, limits, links, resources
 from atlas.errors import ModelError
 from atlas.models import CACHE_VARIABLE, KNOWN_MODELS
 from atlas.store import atlas as store
@@ -35,7 +35,7 @@ def two(tmp_path, monkeypatch) -> Path:
         write_sample_atlas(tmp_path / name, n_facts=n_facts, atlas_id=name)
     monkeypatch.setattr(store, "DATA", tmp_path)
     monkeypatch.delenv(store.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.delenv(limits.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(limits.LIMITS_VARIABLE, raising=False)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "no cache"))
     return tmp_path
 
@@ -224,7 +224,7 @@ def test_the_published_neurons_are_imported_with_progress_and_opened(two, went_t
     assert read_manifest(folder).files["facts.parquet"].rows == 27_610
     assert f"**{ATLAS_ID}**" in words(app)
     press(app, "Open it")
-    assert went_to == [(layout.HOME, {"atlas": ATLAS_ID})]
+    assert went_to == [(links.HOME, {"atlas": ATLAS_ID})]
     assert "Import them again" in labels(app)
     # Another visitor finds it, too.
     assert f"What {ATLAS_ID} was made from" in words(atlases(atlas=ATLAS_ID))
@@ -276,7 +276,7 @@ def test_names_that_no_folder_can_have_are_a_sentence(two):
 
 
 def test_a_demo_imports_nothing(two, monkeypatch):
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
     app = atlases(atlas="sample")
     assert "published neurons" not in words(app)
     assert not [each for each in app.text_input if each.key.startswith("import")]
@@ -327,7 +327,7 @@ def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
     monkeypatch.setattr("app.shared.resources.fetch_model", lambda *_: pytest.fail("a demo fetched a model"))
     file = tmp_path / "demo.toml"
     file.write_text("demo_mode = true", encoding="utf-8")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
     app = atlases(atlas="sample")
     assert "smollm2-135m" in words(app)
     assert "fetches no models for visitors" in words(app)
@@ -336,7 +336,7 @@ def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
 
 
 def test_a_demo_shows_only_the_models_it_offers(two, monkeypatch):
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
     text = words(atlases(atlas="sample"))
     assert "pocket-bert" in text
     assert "smollm2" not in text

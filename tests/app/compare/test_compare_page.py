@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared import layout, tray
+from app.shared import links, tray
+from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import queries
 from atlas.neuron import Neuron
 from atlas.queries import comparison
@@ -99,10 +100,8 @@ def test_a_link_to_compare_restores_what_it_names():
     def visit() -> None:
         import streamlit as st
 
-        from app.shared import layout
-
         st.session_state["atlas_id"] = "sample"
-        assert layout.here(kind="facts", a="x", b=None) == {"atlas": "sample", "kind": "facts", "a": "x"}
+        assert links.here(kind="facts", a="x", b=None) == {"atlas": "sample", "kind": "facts", "a": "x"}
 
     assert not AppTest.from_function(visit).run().exception
     app = compare()
@@ -184,7 +183,7 @@ def test_shared_neurons_go_into_the_tray(atlas):
     app = compare(**PERMALINKS["facts"])
     rows = comparison.neurons_of_facts(atlas, "P36-00001", "P36-00002")
     both = rows[rows["where"] == "both"]
-    label = f"Add {layout.count(len(both), 'shared neuron')} to the tray"
+    label = f"Add {plural(len(both), 'shared neuron')} to the tray"
     next(button for button in app.button if button.label == label).click().run()
     (held,) = app.session_state[tray.KEY].values()
     assert set(held) == {Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()}
@@ -311,7 +310,7 @@ def test_an_atlas_that_measured_little_compares_what_it_has(tmp_path, monkeypatc
         app = compare(**parameters)
         assert not app.error
         assert measures(app)
-    assert layout.NOT_MEASURED in words(compare(**PERMALINKS["atlases"]))
+    assert NOT_MEASURED in words(compare(**PERMALINKS["atlases"]))
 
 
 def test_names_of_data_are_never_markdown(two, tmp_path, monkeypatch):
@@ -326,7 +325,7 @@ def test_names_of_data_are_never_markdown(two, tmp_path, monkeypatch):
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     monkeypatch.setattr(store, "DATA", tmp_path)
     app = compare(**PERMALINKS["facts"])
-    assert layout.plain(hostile) in app.table[0].value.columns[0]
+    assert escape(hostile) in app.table[0].value.columns[0]
     shown = [each.value for each in [*app.markdown, *app.caption]]
     shown += [each.label for each in app.get("page_link")]
     assert not any("![x](" in text or "<b>" in text for text in shown)

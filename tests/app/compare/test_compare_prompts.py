@@ -340,7 +340,7 @@ def test_a_bad_link_gets_a_sentence_and_the_page_goes_on(changes, says):
 
 
 def test_a_host_that_offers_one_model_refuses_others_before_looking_them_up(tmp_path, monkeypatch):
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(MAIN.parent / "limits_demo.toml"))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(MAIN.parent / "limits_demo.toml"))
     app = compare(**{**LINK, "model": "smollm2-135m"}, run="1")
     assert "offers pocket-bert only" in words(app)
     assert not app.table
@@ -349,7 +349,7 @@ def test_a_host_that_offers_one_model_refuses_others_before_looking_them_up(tmp_
 def test_more_neurons_than_visitors_may_change_are_refused(tmp_path, monkeypatch):
     few = tmp_path / "few.toml"
     few.write_text("neurons = 10\n")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(few))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(few))
     app = compare(**LINK, run="1")
     assert "Raise the thresholds to at most 10" in words(app)
     assert measures(app)  # what was found is shown all the same

@@ -12,12 +12,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.fact import evidence as fact_evidence
-from app.shared import layout, thresholds
+from app.shared import thresholds
+from app.shared.words import NOT_MEASURED, escape
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import CLICK, clickable, neuron_names
 from atlas.neuron import Neuron
+from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.subsets import half_effect
 from atlas.refinement import mode, refine
@@ -210,7 +212,7 @@ def test_an_atlas_without_scores_has_no_sliders(tmp_path, monkeypatch):
     app = fact_page(t="0.5", neuron=neuron)
     assert not app.slider
     assert not app.error
-    assert words(app).count(layout.NOT_MEASURED) >= 3
+    assert words(app).count(NOT_MEASURED) >= 3
     assert table(app)["neuron"].to_list() == [neuron]
 
 
@@ -386,7 +388,7 @@ def test_the_first_experiment_in_view_is_fewer_neurons(a):
     halves = half_effect(a)
     mine = halves[halves["fact_id"] == FACT].set_index("order")
     n, k = int(mine["n_neurons"].iloc[0]), int(mine.loc["score", "k_half"])
-    fall = layout.signed(-mine["fall_all"].iloc[0])
+    fall = signed_percent(-mine["fall_all"].iloc[0])
     text = words(app)
     assert f"Suppressing all {n} neurons changes the answer's probability by **{fall}**" in text
     assert f"Half of that takes **{k}** with the largest score first" in text
@@ -441,7 +443,7 @@ def test_edits_of_it_are_listed_prompt_by_prompt(a):
     assert list(listed.value["strength"].unique()) == ["1, 8", "1, 2"]
     own = rows[(rows["kind"] == "edited") & (rows["group"] == "own") & (rows["add"] == 8)].iloc[0]
     said = f"its probability goes {own['p_new_before']:.2f} → **{own['p_new_after']:.2f}**, rank "
-    assert f"Rewritten to **{layout.plain(own['new_object'])}** (λ₁ = 1, λ₂ = 8): {said}" in words(app)
+    assert f"Rewritten to **{escape(own['new_object'])}** (λ₁ = 1, λ₂ = 8): {said}" in words(app)
 
 
 @pytest.mark.parametrize("asked", ["<b>", "methods", ""])

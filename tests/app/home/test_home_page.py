@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.shared import layout, limits
+from app.shared import limits, links
+from app.shared.words import NOT_MEASURED
 from atlas import models, queries
+from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
@@ -79,7 +81,7 @@ def test_the_fewest_layers_that_hold_half_are_named():
 def test_a_click_on_a_layer_searches_its_facts(only_sample, went_to):
     app = click_mark(page(), PICTURES[0], layer=2)
     assert not app.exception
-    assert went_to == [(layout.SEARCH, {"atlas": "sample", "layer": "2"})]
+    assert went_to == [(links.SEARCH, {"atlas": "sample", "layer": "2"})]
     assert page("search", layer="2").selectbox(key="choice-layer").value == "2"
 
 
@@ -100,10 +102,10 @@ def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, 
     assert not app.exception
     own = own_of(rows, "suppress")
     text = words(app)
-    assert SUPPRESSED.format(layout.signed(own[f"{ratio}_change"])) in text
-    assert f"{layout.signed(own[f'{ratio}_low'])} to {layout.signed(own[f'{ratio}_high'])})" in text
+    assert SUPPRESSED.format(signed_percent(own[f"{ratio}_change"])) in text
+    assert f"{signed_percent(own[f'{ratio}_low'])} to {signed_percent(own[f'{ratio}_high'])})" in text
     assert (
-        f"Amplifying them changes it by **{layout.signed(own_of(rows, 'amplify')[f'{ratio}_change'])}**"
+        f"Amplifying them changes it by **{signed_percent(own_of(rows, 'amplify')[f'{ratio}_change'])}**"
         in text
     )
     assert f"{own['n_relations']} relations" in text
@@ -125,7 +127,7 @@ def test_pocket_bert_s_amplification_is_not_called_a_rise():
     with Atlas(store.DATA / POCKET) as atlas:
         own = own_of(evidence.effects(atlas, templates="held-out"), "amplify")
     assert own["paper_high"] < 0
-    said = f"**Amplifying them does not raise it:** **{layout.signed(own['paper_change'])}**"
+    said = f"**Amplifying them does not raise it:** **{signed_percent(own['paper_change'])}**"
     assert said in words(page(atlas=POCKET))
 
 
@@ -142,7 +144,7 @@ def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, mon
         rows[(rows["facts"] == "all") & (rows["relation_id"] == "all") & (rows["templates"] == "held-out")],
         "suppress",
     )
-    assert SUPPRESSED.format(layout.signed(own["paper_change"])) in text
+    assert SUPPRESSED.format(signed_percent(own["paper_change"])) in text
     assert "facts, none of which the model knows" in text
 
 
@@ -178,7 +180,7 @@ def test_the_first_experiment_is_one_click_from_home(went_to):
     assert f"from **{fact['before']:.2f}** to **{fact['after']:.2f}**" in text
     (button,) = first_button(app)
     button.click().run()
-    assert went_to == [(layout.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
+    assert went_to == [(links.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
 
 
 def test_a_model_that_has_to_be_fetched_is_said_to_be_and_another_offered(no_model_here):
@@ -191,7 +193,7 @@ def test_a_model_that_has_to_be_fetched_is_said_to_be_and_another_offered(no_mod
 
 
 def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, monkeypatch):
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(Path(limits.STANDARD).parent / "limits_demo.toml"))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(Path(limits.STANDARD).parent / "limits_demo.toml"))
     app = page(atlas=SMOLLM)
     assert "so the Lab cannot ask it here" in words(app)
     assert not first_button(app)
@@ -212,4 +214,4 @@ def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(tmp_pa
     app = page()
     assert not app.exception
     assert "sample-model says **" in words(app)
-    assert f"Effects of changing neurons: {layout.NOT_MEASURED}" in words(app)
+    assert f"Effects of changing neurons: {NOT_MEASURED}" in words(app)

@@ -12,12 +12,13 @@ from atlas.experiments.controls import prompts_of_fact
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
 from atlas.neuron import GROUPS, Asked, Neuron, Prompt
+from atlas.numbers import signed_percent
 from atlas.store.atlas import bundled, open_atlas
 
 pytest.importorskip("torch")
 from streamlit.testing.v1 import AppTest
 
-from app.lab import results, tables
+from app.lab import tables
 from app.lab import run as lab_run
 from tests import ROOT
 
@@ -184,8 +185,8 @@ def test_the_controls_always_stand_beside_the_result(fact, neurons):
     assert list(shown["random"]) == pytest.approx([100 * each.random_change for each in summary])
     own = next(each for each in summary if each.group == "paraphrases")
     sentence = next(text.value for text in at.markdown if "random neurons of the same layers" in text.value)
-    assert f"**{own.before:.3f}** to **{own.after:.3f}** ({results.signed(own.change)})" in sentence
-    assert f"random neurons of the same layers: {results.signed(own.random_change)}" in sentence
+    assert f"**{own.before:.3f}** to **{own.after:.3f}** ({signed_percent(own.change)})" in sentence
+    assert f"random neurons of the same layers: {signed_percent(own.random_change)}" in sentence
 
 
 def test_the_ten_likeliest_answers_are_shown_for_the_chosen_prompt(subject, fact, neurons):
@@ -248,13 +249,6 @@ def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
     assert widget(at.selectbox, f"lab_layer_{layer}").value == layer
     total = attribution.scores[layer].sum()
     assert any(f"add up to **{total:+.4f}**" in text.value for text in at.markdown)
-
-
-def test_changes_are_said_with_their_sign_and_never_as_more_than_they_are():
-    said_of = {0.0: "±0%", -0.001: "±0%", -0.64: "-64%", 1.25: "+125%", -0.9984: "-99.8%", -1.0: "-100%"}
-    assert {change: results.signed(change) for change in said_of} == said_of
-    assert results.signed(-0.99999) == "-99.9%"
-    assert "from 0" in results.signed(float("nan"))
 
 
 # Neurons ---------------------------------------------------------------------------------------------

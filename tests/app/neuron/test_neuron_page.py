@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared import layout
+from app.shared.words import NOT_MEASURED
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import clickable
 from atlas.queries import selectivity
@@ -164,7 +164,7 @@ def test_a_neuron_of_no_fact_has_a_page_that_says_so(a):
     assert "No fact has it as a knowledge neuron" in text
     assert "No other neuron has any of its facts" in text
     assert "belong to one relation" not in text
-    assert layout.NOT_MEASURED in text
+    assert NOT_MEASURED in text
 
 
 def test_it_leads_to_the_neurons_beside_it_and_to_the_nearest_with_facts(a):

@@ -9,9 +9,11 @@ import pytest
 
 from app.relation import evidence as relation_evidence
 from app.shared import evidence as evidence_show
-from app.shared import layout
+from app.shared import links
+from app.shared.words import NOT_MEASURED
 from atlas import queries
 from atlas.charts import look as charts
+from atlas.numbers import signed_percent
 from atlas.queries import evidence, sharing
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
@@ -114,7 +116,7 @@ def test_a_click_on_a_neuron_goes_to_its_page(a, went_to):
     name = charts.neuron_names(queries.relation_neurons(a, "P36")).iloc[0]
     app = click_mark(page("relation", relation="P36"), NEURONS, name=name)
     assert not app.exception
-    assert went_to == [(layout.NEURON, {"atlas": "sample", "neuron": name})]
+    assert went_to == [(links.NEURON, {"atlas": "sample", "neuron": name})]
 
 
 def test_a_click_beside_its_own_row_goes_to_the_other_relation(only_sample, a):
@@ -154,8 +156,8 @@ def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
     rows = evidence.effects(a, relation="P36")
     own = rows.set_index(["intervention", "group", "templates"]).loc[("suppress", "own", "held-out")]
     text = words(app)
-    assert f"by **{layout.signed(own['paper_change'])}** (95 % interval " in text
-    assert f"{layout.signed(own['paper_low'])} to {layout.signed(own['paper_high'])})" in text
+    assert f"by **{signed_percent(own['paper_change'])}** (95 % interval " in text
+    assert f"{signed_percent(own['paper_low'])} to {signed_percent(own['paper_high'])})" in text
     (n,) = set(rows[rows["group"] == "own"]["n_facts"])
     assert f"{n} known facts" in text
     spec = json.loads(chart(app, EFFECTS).spec)
@@ -170,7 +172,7 @@ def test_the_replication_s_ratio_is_a_choice_in_the_url(a):
     own = evidence.effects(a, relation="P36", templates="held-out").query(
         "intervention == 'suppress' and group == 'own'"
     )
-    assert f"by **{layout.signed(own['replication_change'].iloc[0])}** (95 % interval" in words(app)
+    assert f"by **{signed_percent(own['replication_change'].iloc[0])}** (95 % interval" in words(app)
     assert "replication_high" in chart(app, EFFECTS).spec
     assert "paper_high" not in chart(app, EFFECTS).spec
     assert "paper_high" in chart(page("relation", relation="P36", ratio="<b>"), EFFECTS).spec
@@ -294,8 +296,8 @@ def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_pa
     with Atlas(folder) as built:
         known = queries.effect_summary(built, known=True, held_out=True, relation="P36")
     assert f"its {known['n_facts'].max()} known facts" in words(app)
-    assert f"Erasing the neurons that all its facts share: {layout.NOT_MEASURED}" in words(app)
-    assert f"Giving its facts other answers: {layout.NOT_MEASURED}" in words(app)
+    assert f"Erasing the neurons that all its facts share: {NOT_MEASURED}" in words(app)
+    assert f"Giving its facts other answers: {NOT_MEASURED}" in words(app)
 
 
 def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
@@ -318,7 +320,7 @@ def test_effects_that_were_not_measured_are_said_to_be(tmp_path, monkeypatch):
     app = page("relation", relation="P36")
     assert not app.exception
     assert not app.error
-    assert f"Suppressing and amplifying: {layout.NOT_MEASURED}" in words(app)
+    assert f"Suppressing and amplifying: {NOT_MEASURED}" in words(app)
 
 
 # Ways on ---------------------------------------------------------------------------------------------

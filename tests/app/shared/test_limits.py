@@ -19,7 +19,7 @@ DEMO = APP / "limits_demo.toml"
 
 @pytest.fixture(autouse=True)
 def no_other_file(monkeypatch):
-    monkeypatch.delenv(limits.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(limits.LIMITS_VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def host(tmp_path, monkeypatch):
     def write(text: str) -> Limits:
         file = tmp_path / "host.toml"
         file.write_text(text, encoding="utf-8")
-        monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+        monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
         return limits.current()
 
     return write
@@ -79,23 +79,23 @@ def test_a_hosts_file_is_read_again_when_it_changes(host):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("promts = 3", "has 'promts', which is no limit"),
-        ("prompts = 'three'", "prompts in host.toml is 'three'. Give a whole number"),
-        ("prompts = 2.5", "Give a whole number"),
-        ("prompts = true", "Give a whole number"),
-        ("prompts = 0", "The limit prompts is 0. Give a number above 0"),
-        ("draws = -1", "Give a number above 0"),
-        ("sql_seconds = inf", "Give a number above 0"),
-        ("sql_seconds = nan", "Give a number above 0"),
-        ("sql_seconds = '5'", "Give a number"),
-        ("demo_mode = 1", "Give true or false"),
-        ("demo_mode = 'yes'", "Give true or false"),
-        ("models = 'pocket-bert'", "Give a list of names"),
-        ("models = [1]", "Give a list of names"),
-        ("models = []", "offer no model"),
-        ("downloads = ['gpt2']", "gpt2 may be fetched but is not offered"),
-        ("prompts = ", "is not TOML"),
-        ("[prompts]\nmost = 3", "Give a whole number"),
+        ("promts = 3", "host.toml: promts is not a limit"),
+        ("prompts = 'three'", "host.toml: prompts must be a whole number above 0, got 'three'."),
+        ("prompts = 2.5", "must be a whole number"),
+        ("prompts = true", "must be a whole number above 0, got True."),
+        ("prompts = 0", "prompts must be a whole number above 0, got 0."),
+        ("draws = -1", "must be a whole number above 0, got -1."),
+        ("sql_seconds = inf", "must be a number above 0"),
+        ("sql_seconds = nan", "must be a number above 0"),
+        ("sql_seconds = '5'", "must be a number above 0, got '5'."),
+        ("demo_mode = 1", "must be true or false"),
+        ("demo_mode = 'yes'", "must be true or false"),
+        ("models = 'pocket-bert'", "must be a list of names"),
+        ("models = [1]", "must be a list of names"),
+        ("models = []", "at least one model"),
+        ("downloads = ['gpt2']", "downloads must be among models, got gpt2."),
+        ("prompts = ", "is not valid TOML"),
+        ("[prompts]\nmost = 3", "must be a whole number"),
     ],
 )
 def test_a_wrong_file_gets_a_sentence(host, text, says):
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_gets_a_sentence_without_its_folder(tmp_path,
         file.mkdir()
     elif kind == "no text":
         file.write_bytes(b"\xff\xfe\x00prompts")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(file))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
     with pytest.raises(LimitsError, match=r"other\.toml cannot be read") as caught:
         limits.current()
     assert str(tmp_path) not in str(caught.value)
@@ -135,7 +135,7 @@ def test_at_home_any_model_may_be_used_and_fetched():
     ["gpt2", "smollm2-135m", "org/model", "~/models/mine", "/srv/model", "../model", ".", "", "POCKET-BERT"],
 )
 def test_a_demo_offers_its_list_and_nothing_else(monkeypatch, name):
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(DEMO))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
     demo = limits.current()
     assert demo.demo_mode
     demo.check_model("pocket-bert")
@@ -159,7 +159,7 @@ def test_a_demo_fetches_only_what_it_lists(host):
 
 def test_the_demo_file_is_nowhere_looser_than_the_standard(monkeypatch):
     standard = limits.current()
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(DEMO))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
     demo = limits.current()
     for each in dataclasses.fields(Limits):
         if each.type in ("int", "float"):

@@ -458,7 +458,7 @@ def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
 def test_the_cut_is_said_aloud(only_sample, monkeypatch, tmp_path):
     small = tmp_path / "small.toml"
     small.write_text("sql_rows = 10\n")
-    monkeypatch.setenv(limits.ENVIRONMENT_VARIABLE, str(small))
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(small))
     app = page(sql="SELECT * FROM facts")
     assert "Cut at 10 rows: there are more." in words(app)
     assert len(app.dataframe[0].value) == 10

@@ -23,7 +23,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import atlas
-from app.shared import layout, resources
+from app.shared import resources
+from app.shared.words import NOT_MEASURED
 from atlas.__main__ import main as ask
 from atlas.datasets import pararel
 from atlas.datasets.pararel import FACTS, TEMPLATES
@@ -174,41 +175,41 @@ PAGES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "home": (
         "home",
         {},
-        ("The model knows", "the answer is", f"Effects of changing neurons: {layout.NOT_MEASURED}"),
+        ("The model knows", "the answer is", f"Effects of changing neurons: {NOT_MEASURED}"),
     ),
     "search": ("search", {"q": "capital", "layer": "10", "sort": "probability"}, ()),
     "fact": (
         "fact",
         {"fact": "FACT"},
         (
-            f"known: {layout.NOT_MEASURED}",
-            f"Probability of the answer, its rank, first answer: {layout.NOT_MEASURED}",
-            f"Effects of changing its neurons: {layout.NOT_MEASURED}",
+            f"known: {NOT_MEASURED}",
+            f"Probability of the answer, its rank, first answer: {NOT_MEASURED}",
+            f"Effects of changing its neurons: {NOT_MEASURED}",
         ),
     ),
     "fact, thresholds": ("fact", {"fact": "FACT", "t": "0.4", "p": "0.6", "view": "prompts"}, ()),
     "fact, neuron": (
         "fact",
         {"fact": "FACT", "neuron": "L10.N2484"},
-        (f"Scores: {layout.NOT_MEASURED}",),
+        (f"Scores: {NOT_MEASURED}",),
     ),
     "relations": ("relation", {}, ()),
     "relation": (
         "relation",
         {"relation": "P36", "other": "P17"},
-        (f"Suppressing and amplifying: {layout.NOT_MEASURED}",),
+        (f"Suppressing and amplifying: {NOT_MEASURED}",),
     ),
-    "neurons": ("neuron", {}, (f"promotes {layout.NOT_MEASURED}",)),
+    "neurons": ("neuron", {}, (f"promotes {NOT_MEASURED}",)),
     "neuron": (
         "neuron",
         {"neuron": "L10.N2484", "sort": "share"},
-        (f"Promotes: {layout.NOT_MEASURED}", f"Activations: {layout.NOT_MEASURED}"),
+        (f"Promotes: {NOT_MEASURED}", f"Activations: {NOT_MEASURED}"),
     ),
     "a neuron that no fact has": ("neuron", {"neuron": "L0.N0"}, ("No fact has it",)),
     "compare facts": (
         "compare",
         {"kind": "facts", "a": "FACT", "b": "OTHER"},
-        (f"Mean score: {layout.NOT_MEASURED}",),
+        (f"Mean score: {NOT_MEASURED}",),
     ),
     "compare relations": ("compare", {"kind": "relations", "a": "P36", "b": "P17"}, ()),
     "compare neurons": ("compare", {"kind": "neurons", "a": "L10.N2484", "b": "L9.N2141"}, ()),

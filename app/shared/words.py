@@ -1,0 +1,89 @@
+"""Values as text for the page: escaped, counted, or said not to be measured.
+
+st.markdown(f"**{escape(subject)}**")         # text from data never becomes markdown
+plural(2, "fact"), formatted(None, ".2f")     # "2 facts", "not measured in this atlas"
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from atlas.neuron import OBJECT_SLOT, Neuron
+
+NOT_MEASURED = "not measured in this atlas"
+_BLANK = "____"
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
+
+
+def escape(text: Any) -> str:
+    """Text from data or a visitor on one line, with markdown's characters escaped."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null: None, NaN, NaT or pd.NA (a list is a value)."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+
+
+def formatted(value: Any, form: str = ",.0f") -> str:
+    """The value by a format specification; null gives `NOT_MEASURED`."""
+    return NOT_MEASURED if is_missing(value) else format(value, form)
+
+
+def percentage(value: Any, digits: int = 0) -> str:
+    """A share as a percentage; null gives `NOT_MEASURED`."""
+    return formatted(value, f".{digits}%")
+
+
+def plural(n: Any, noun: str) -> str:
+    """`1 fact`, `2 facts`; a null number gives `facts not measured in this atlas`."""
+    if is_missing(n):
+        return f"{noun}s {NOT_MEASURED}"
+    return f"{int(n):,} {noun}{'' if int(n) == 1 else 's'}"
+
+
+def shown_token(token: Any) -> str:
+    """A token without the white space around it; one that is only white space is quoted."""
+    text = str(token)
+    return text.strip() or repr(text)
+
+
+def token_list(pairs: Any, limit: int | None = 8, *, missing: str = NOT_MEASURED) -> str:
+    """The tokens of a promoted or suppressed list; a null or empty one gives `missing`."""
+    if is_missing(pairs) or len(pairs) == 0:
+        return missing
+    return ", ".join(shown_token(pair["token"]) for pair in list(pairs)[:limit])
+
+
+def with_blank(text: str) -> str:
+    """A prompt with a line where its answer goes."""
+    return text.replace(OBJECT_SLOT, _BLANK)
+
+
+def fact_name(subject: str, answer: str) -> str:
+    return f"{subject} → {answer}"
+
+
+def relation_name(row: Any) -> str:
+    """The label of a row's relation, or its id where it has none."""
+    return row.relation_id if is_missing(row.label) or not row.label else row.label
+
+
+def neurons_of(rows: pd.DataFrame) -> list[Neuron]:
+    """The neurons of rows with layer and neuron."""
+    return [
+        Neuron(int(layer), int(neuron)) for layer, neuron in zip(rows["layer"], rows["neuron"], strict=True)
+    ]
+
+
+def about_fact(row: Any, *, relation: bool = True) -> str:
+    """Relation, whether it is known, probability and number of neurons of a fact, on one line."""
+    parts = [relation_name(row)] if relation else []
+    if not is_missing(row.known):
+        parts.append("known" if row.known else "not known")
+    if not is_missing(row.mean_probability):
+        parts.append(f"probability {row.mean_probability:.2f}")
+    return " · ".join([*parts, plural(row.n_neurons, "neuron")])

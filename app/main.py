@@ -3,11 +3,11 @@
     streamlit run app/main.py
 
 1. *Path.* `streamlit run` puts only this folder on the path; modules are imported as `atlas.charts.look`.
-2. *Choose.* The sidebar settles which atlas everything below is about.
-3. *Page.* One room each, with its `page.py`; an error that input caused becomes a sentence on it.
+2. *Choose.* The sidebar holds the menu, the atlas in view and the tray.
+3. *Page.* Each page is a folder with a `page.py`; an `AtlasError` becomes an error box on it.
 4. *Footer.* What the atlas was made from.
 
-Nothing here or in the browsing pages imports torch: only the Lab does, when it is used.
+Only the Lab and Compare's prompts import torch, when they are used.
 """
 
 import sys
@@ -16,9 +16,9 @@ from pathlib import Path
 import streamlit as st
 
 HERE = Path(__file__).resolve().parent
-ROOT = str(HERE.parent)
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
+_ROOT = str(HERE.parent)
+if _ROOT not in sys.path:
+    sys.path.insert(0, _ROOT)
 
 from app.shared import layout, limits, links, resources, tray  # noqa: E402
 
@@ -38,18 +38,18 @@ st.set_page_config(
     page_title="Knowledge Neuron Atlas", page_icon=str(HERE / "static/icon.png"), layout="wide"
 )
 if str(st.get_option("client.showErrorDetails")).lower() == "false":
-    # Streamlit Community Cloud sets it so, which still shows visitors the stack.
+    # Streamlit Community Cloud sets "false", which still shows visitors the stack trace.
     st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
-st.html(layout.STYLE)
+st.html(layout.PAGE_STYLE)
 
 with st.sidebar:
     links.menu(PAGES)
     layout.choose_atlas()
-    tray.show()
+    tray.show_tray()
 
 with layout.errors_as_sentences():
-    # A wrong file of limits stops every page, before anything is done without limits.
+    # A wrong limits file stops every page, so that none runs without limits.
     limits.current()
     page.run()
 

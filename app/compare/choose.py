@@ -1,20 +1,19 @@
-"""Which two to compare: ids of the URL, pickers, and pairs that are worth a look.
+"""Which two to compare: pickers, and pairs that are worth a look.
 
     fact = pick_fact(atlas, "a", "fact A")          # the fact that `?a=` names, or None while none is chosen
 
-What a visitor typed becomes a parameter of a query and escaped text, nothing else.
+What a visitor typed becomes a parameter of a query or escaped text, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
 from app.shared import address, layout, limits, links
 from app.shared.resources import ask
-from app.shared.words import escape, fact_name, is_missing
+from app.shared.words import escape, fact_label, fact_name
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.queries import comparison
@@ -23,14 +22,9 @@ from atlas.store.atlas import Atlas
 SUGGESTED = 30
 
 
-def asked_for(name: str) -> str:
-    """An id of the URL, as long as ids can be."""
-    return st.query_params.get(name, "")[: limits.current().search_length]
-
-
 def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str, Any] | None:
-    """A fact by search; while none is chosen, those that share neurons with the fact `beside` are offered."""
-    chosen, fact = asked_for(name), None
+    """A fact by search; without words, facts that share neurons with the fact `beside` are offered."""
+    chosen, fact = address.id_in_url(name), None
     if chosen:
         with layout.errors_as_sentences():
             fact = queries.fact(atlas, chosen)
@@ -39,47 +33,37 @@ def pick_fact(atlas: Atlas, name: str, title: str, beside: str = "") -> dict[str
         key=f"compare-search-{name}",
         max_chars=limits.current().search_length,
         placeholder="Azerbaijan, capital …" if fact is None else "Type to choose another",
-    )
+    ).strip()
     options = {} if fact is None else {fact["fact_id"]: fact_label(fact)}
-    if text.strip() or fact is None:
-        if text.strip() or not beside:
+    if text or fact is None:
+        if text or not beside:
             found = queries.facts_matching(atlas, text, limit=SUGGESTED).rows
         else:
             found = queries.facts_sharing_neurons(atlas, beside, limit=SUGGESTED)
         options |= {row.fact_id: fact_label(row._asdict()) for row in found.itertuples()}
-        if text.strip() and found.empty:
+        if text and found.empty:
             st.caption("No fact matches. Try fewer words.")
     address.choice(title[0].upper() + title[1:], name, options, placeholder="Choose a fact")
     return fact
 
 
-def fact_label(fact: Mapping[str, Any]) -> str:
-    label = fact.get("label")
-    about = "" if is_missing(label) else f" · {label}"
-    return fact_name(fact["subject"], fact["object"]) + about
-
-
 def swap_link(**parameters: str) -> None:
-    st.page_link(
-        links.COMPARE,
-        label="Swap A and B",
-        icon=":material/swap_horiz:",
-        query_params=links.here(**parameters),
-    )
+    icon = ":material/swap_horiz:"
+    st.page_link(links.COMPARE, label="Swap A and B", icon=icon, query_params=links.here(**parameters))
 
 
-def no_pair(atlas: Atlas, kind: str, sentence: str, one: str | None = None) -> None:
-    """Two are not chosen yet: what to do, and pairs that are worth a look, with `one` if that is there."""
+def suggest_pairs(atlas: Atlas, kind: str, sentence: str, one: str | None = None) -> None:
+    """Without two choices: what to do, and pairs that are worth a look, with `one` if that is chosen."""
     layout.nothing(sentence)
     pairs = ask(comparison.partners, atlas, kind, one) if one else ask(comparison.examples, atlas, kind)
     if not pairs:
         return
     st.markdown(f"**{escape(name_of(atlas, kind, one))} beside …**" if one else "**Worth a look**")
-    for said, a, b in pairs:
+    for title, a, b in pairs:
         names = [name_of(atlas, kind, each) for each in (a, b)]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            links.compare_link(kind, a, b, label=escape(names[1]) if one else said)
-            st.caption(escape(said if one else " beside ".join(names)))
+            links.compare_link(kind, a, b, label=escape(names[1]) if one else title)
+            st.caption(escape(title if one else " beside ".join(names)))
 
 
 def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
@@ -94,4 +78,4 @@ def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
 
 def must_differ(a: str, b: str) -> None:
     if a == b:
-        raise QueryError("A and B are the same. Choose another one of them.")
+        raise QueryError("A and B are the same. Choose another A or B.")

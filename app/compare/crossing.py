@@ -1,9 +1,9 @@
-"""What the neurons of either set of prompts do to the prompts of both, beside random ones.
+"""What suppressing the neurons of either set of prompts does to the prompts of both, beside random neurons.
 
-    cross(asked, neurons, progress)                 # measure it, and keep it in the session
-    rows = show_effects(asked, neurons)             # in sentences, pictures, a table; or a button to measure
+    measure_effects(sets, neurons, progress)        # keeps them in the session
+    rows = show_effects(sets, neurons)              # in sentences, pictures, a table; or a button to measure
 
-`asked` is a `Sets`, `neurons` what was found on its two sides.
+`neurons` are those found on the two sides of the `Sets`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from app.compare import charts
 from app.lab import run, state
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
     from atlas.experiments.crossing import CrossEffect
     from atlas.surgery.subject import Subject
 
-TAKEN_AWAY = {"A": "A's", "B": "B's", "both": "those of both"}
-
 
 @dataclass(frozen=True)
 class Sets:
-    """What is asked: a model, and each side's prompts as the library has them."""
+    """A model, and the prompts of each side."""
 
     subject: Subject
     a: tuple
@@ -42,54 +41,57 @@ class Sets:
         return self.subject.weights_sha256, self.a, self.b
 
 
-def cross(asked: Sets, neurons: tuple, progress: Callable[[float, str], None]) -> None:
-    """Measure the effects of these neurons, and keep them in the session."""
+def measure_effects(sets: Sets, neurons: tuple, progress: Callable[[float, str], None]) -> None:
+    """Measure the effects of suppressing these neurons, and keep them in the session."""
     from atlas.experiments.crossing import cross_effects
 
     a, b = ([each.neuron for each in several] for several in neurons)
     both = sorted(set(a) & set(b))
     most = limits.current().neurons
     if len(a) + len(b) > most:
-        raise AtlasError(f"There are {len(a) + len(b):,} neurons. Raise the thresholds to at most {most:,}.")
+        raise AtlasError(
+            f"There are {len(a) + len(b):,} neurons, at most {most:,} are allowed. Raise the thresholds."
+        )
     effects = cross_effects(
-        asked.subject,
+        sets.subject,
         {"A": a, "B": b, "both": both},
-        {"A": asked.a, "B": asked.b},
-        draws=min(state.CONTROLS["draws"], limits.current().draws),
+        {"A": sets.a, "B": sets.b},
+        draws=min(state.CONTROL_DEFAULTS["draws"], limits.current().draws),
         progress=progress,
     )
-    st.session_state["sets_effects"] = (effects_key(asked, neurons), effects)
+    st.session_state["sets_effects"] = (effects_key(sets, neurons), effects)
 
 
-def effects_key(asked: Sets, neurons: tuple) -> tuple:
-    return (*asked.key, *(tuple(each.neuron for each in several) for several in neurons))
+def effects_key(sets: Sets, neurons: tuple) -> tuple:
+    return (*sets.key, *(tuple(each.neuron for each in several) for several in neurons))
 
 
-def show_effects(asked: Sets, neurons: tuple) -> pd.DataFrame | None:
+def show_effects(sets: Sets, neurons: tuple) -> pd.DataFrame | None:
     """The effects on each other's prompts, or a button that measures them."""
     st.subheader("What suppressing them does", anchor=False)
     if not any(neurons):
-        layout.nothing("There are no neurons to suppress. Lower the thresholds.")
+        layout.nothing("No neurons to suppress. Lower the thresholds.")
         return None
     known, effects = st.session_state.get("sets_effects", (None, None))
-    if known != effects_key(asked, neurons):
-        st.caption("Other thresholds, other neurons: what they do has not been measured yet.")
+    if known != effects_key(sets, neurons):
+        st.caption("The effects of these neurons have not been measured yet.")
         pressed = st.button("Measure their effects", icon=":material/science:")
         place = st.empty()
         if not pressed:
             return None
         with layout.errors_as_sentences():
             with run.at_work(place, "Suppressing them") as progress:
-                cross(asked, neurons, progress)
+                measure_effects(sets, neurons, progress)
             st.rerun()
         return None
     rows = effect_rows(effects)
-    say_effects(rows)
+    describe_effects(rows)
     for place, side in zip(st.columns(2, gap="medium"), "AB", strict=True):
         with place:
             layout.draw_chart(
                 charts.cross_bars(rows[rows["prompts"] == side], side),
-                f"Change of the answer's probability on the prompts of {side}, by whose neurons are off",
+                f"Change of the answer's probability on the prompts of {side}, by whose neurons are "
+                "suppressed",
             )
     with st.expander("As a table"):
         effect_table(rows)
@@ -122,8 +124,8 @@ def effect_rows(effects: tuple[CrossEffect, ...]) -> pd.DataFrame:
     )
 
 
-def say_effects(rows: pd.DataFrame) -> None:
-    """The crossings in sentences: each side's neurons on the other side's prompts."""
+def describe_effects(rows: pd.DataFrame) -> None:
+    """The effect of each side's neurons on the other side's prompts, in sentences."""
     for own, other in (("A", "B"), ("B", "A")):
         crossing = rows[(rows["neurons"] == own) & (rows["prompts"] == other)]
         for row in crossing.itertuples():
@@ -134,33 +136,33 @@ def say_effects(rows: pd.DataFrame) -> None:
                 f"{signed_percent(row.random)}."
             )
     st.caption(
-        "A side's own prompts are those its neurons were found on; the other side's are the test. That both "
+        "A side's neurons were found on its own prompts; the other side's prompts are the test. That both "
         "fall does not show that the neurons carry this fact: try another fact as B."
     )
 
 
 def effect_table(rows: pd.DataFrame) -> None:
-    percent = "percent"
+    whose = {"A": "A's", "B": "B's", "both": "those of both"}
     shown = rows.assign(
-        neurons=[f"{TAKEN_AWAY[row.neurons]} ({row.n_neurons})" for row in rows.itertuples()],
+        neurons=[f"{whose[row.neurons]} ({row.n_neurons})" for row in rows.itertuples()],
         first=[f"{row.first_before} → {row.first_after}" for row in rows.itertuples()],
     )
     st.dataframe(
         shown[["neurons", "prompts", "n_prompts", "before", "after", "change", "random", "first"]],
         hide_index=True,
-        alt="Mean probabilities before and after, by whose neurons are off and whose prompts are asked",
+        alt="Mean probabilities before and after, by whose neurons are suppressed and whose prompts are asked",
         column_config={
-            "neurons": st.column_config.TextColumn("Suppressed"),
-            "prompts": st.column_config.TextColumn("Prompts of"),
-            "n_prompts": st.column_config.NumberColumn("Prompts"),
-            "before": st.column_config.NumberColumn("Before", format="%.3f"),
-            "after": st.column_config.NumberColumn("After", format="%.3f"),
-            "change": st.column_config.NumberColumn("Change", format=percent),
-            "random": st.column_config.NumberColumn(
-                "Random", format=percent, help="As many random neurons of the same layers, mean of the draws"
+            "neurons": TextColumn("Suppressed"),
+            "prompts": TextColumn("Prompts of"),
+            "n_prompts": NumberColumn("Prompts"),
+            "before": NumberColumn("Before", format="%.3f"),
+            "after": NumberColumn("After", format="%.3f"),
+            "change": NumberColumn("Change", format="percent"),
+            "random": NumberColumn(
+                "Random",
+                format="percent",
+                help="As many random neurons of the same layers, mean of the draws",
             ),
-            "first": st.column_config.TextColumn(
-                "First", help="Prompts with the answer first, before → after"
-            ),
+            "first": TextColumn("First", help="Prompts with the answer first, before → after"),
         },
     )

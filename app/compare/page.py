@@ -8,16 +8,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app.compare import charts, prompts, show
+from app.compare import charts, prompts
 from app.compare.atlases import two_atlases
-from app.compare.choose import asked_for, must_differ, no_pair, pick_fact, swap_link
+from app.compare.choose import must_differ, pick_fact, suggest_pairs, swap_link
 from app.compare.prompts import two_sets
+from app.compare.show import (
+    describe_overlap,
+    effect_measures,
+    measure_rows,
+    show_measures,
+    show_overlap_of_neurons,
+    why_no_effects,
+    with_tokens,
+    yes_or_no,
+)
 from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
 from app.shared.words import (
@@ -26,6 +36,7 @@ from app.shared.words import (
     fact_name,
     formatted,
     is_missing,
+    neurons_of,
     percentage,
     shown_token,
     token_list,
@@ -35,44 +46,47 @@ from atlas.neuron import Neuron
 from atlas.queries import comparison
 from atlas.store.atlas import Atlas
 
-NAMES = {
+KINDS_OF_PAIRS = {
     "facts": "Two facts",
     "relations": "Two relations",
     "neurons": "Two neurons",
     "atlases": "A fact in two atlases",
     "prompts": "Two sets of prompts",
 }
-LEAST = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
-LEAST_FIRST = "0.1"
-FACTS_SHOWN = 8
+LEAST_SHARES = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
+FACTS_LISTED = 8
 
 
 def main() -> None:
     st.title("Compare", anchor=False)
-    st.markdown("What two of a kind have in common, beside what chance would give.")
+    st.markdown(
+        "What two facts, relations, neurons, atlases or sets of prompts have in common, beside chance."
+    )
     atlas = layout.current_atlas()
-    kind = choose_kind()
-    pages: Mapping[str, Callable[[Atlas], None]] = {
-        "facts": two_facts,
-        "relations": two_relations,
-        "neurons": two_neurons,
-        "atlases": two_atlases,
-        "prompts": two_sets,
-    }
-    pages[kind](atlas)
+    match choose_kind():
+        case "facts":
+            two_facts(atlas)
+        case "relations":
+            two_relations(atlas)
+        case "neurons":
+            two_neurons(atlas)
+        case "atlases":
+            two_atlases(atlas)
+        case "prompts":
+            two_sets(atlas)
 
 
 # Choose ----------------------------------------------------------------------------------------------
 
 
 def choose_kind() -> str:
-    asked = st.query_params.get("kind")
-    kind = asked if asked in NAMES else "facts"
+    kind = st.query_params.get("kind")
+    kind = kind if kind in KINDS_OF_PAIRS else "facts"
     st.session_state["compare-kind"] = kind
     st.segmented_control(
         "What to compare",
-        list(NAMES),
-        format_func=NAMES.get,
+        list(KINDS_OF_PAIRS),
+        format_func=KINDS_OF_PAIRS.get,
         key="compare-kind",
         on_change=_kind_chosen,
         required=True,
@@ -82,7 +96,7 @@ def choose_kind() -> str:
 
 
 def _kind_chosen() -> None:
-    """Another kind: the ids of the last one mean nothing here."""
+    """Ids of one kind mean nothing for another."""
     for name in ("a", "b", "other", "least", *prompts.PARAMETERS):
         st.query_params.pop(name, None)
     st.query_params["kind"] = st.session_state["compare-kind"]
@@ -94,12 +108,12 @@ def _kind_chosen() -> None:
 def two_facts(atlas: Atlas) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
-        a = pick_fact(atlas, "a", "fact A", beside=asked_for("b"))
+        a = pick_fact(atlas, "a", "fact A", beside=address.id_in_url("b"))
     with right:
-        b = pick_fact(atlas, "b", "fact B", beside=asked_for("a"))
+        b = pick_fact(atlas, "b", "fact B", beside=address.id_in_url("a"))
     if a is None or b is None:
         one = next((fact["fact_id"] for fact in (a, b) if fact is not None), None)
-        no_pair(atlas, "facts", "Choose two facts to see which neurons they share.", one)
+        suggest_pairs(atlas, "facts", "Choose two facts to see which neurons they share.", one)
         return
     must_differ(a["fact_id"], b["fact_id"])
     for place, fact in ((left, a), (right, b)):
@@ -109,27 +123,27 @@ def two_facts(atlas: Atlas) -> None:
             links.lab_link(fact["fact_id"])
     swap_link(kind="facts", a=b["fact_id"], b=a["fact_id"])
     measures = fact_measures(atlas, a, b)
-    show.show(measures, *(fact_name(f["subject"], f["object"]) for f in (a, b)))
+    show_measures(measures, *(fact_name(f["subject"], f["object"]) for f in (a, b)))
 
     rows = comparison.neurons_of_facts(atlas, a["fact_id"], b["fact_id"])
     usual = usually_shared(atlas, a["relation_id"], b["relation_id"])
     where = "its relation" if a["relation_id"] == b["relation_id"] else "these two relations"
     beside = "" if usual is None else f" Two facts of {where} share {usual:.1f} on average."
-    show.neurons_in_common(atlas, rows, measure="score", title="Mean score", beside=beside)
-    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=show.with_tokens(rows))
+    show_overlap_of_neurons(atlas, rows, measure="score", title="Mean score", beside=beside)
+    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=with_tokens(rows))
 
 
 def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [comparison.suppression(atlas, fact=fact["fact_id"]) for fact in (a, b)]
-    return show.measured(
+    return measure_rows(
         {
             "Relation": [fact["label"] or fact["relation_id"] for fact in (a, b)],
-            "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
+            "Known": [yes_or_no(fact["known"]) for fact in (a, b)],
             "Answer's probability (mean)": [formatted(f["mean_probability"], ".3f") for f in (a, b)],
             "Prompts": [formatted(fact["n_prompts"]) for fact in (a, b)],
             "Knowledge neurons": [formatted(fact["n_neurons"]) for fact in (a, b)],
-            **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
+            **effect_measures(effects, [why_no_effects(fact) for fact in (a, b)]),
         }
     )
 
@@ -153,22 +167,22 @@ def two_relations(atlas: Atlas) -> None:
     for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
         with place:
             address.choice(f"Relation {name.upper()}", name, options, placeholder="Choose a relation")
-            asked = asked_for(name)
-            if asked and asked not in options:
-                st.error(escape(f"The atlas {atlas.atlas_id} has no relation '{asked}'. Choose one."))
-            elif asked:
-                chosen.append(asked)
-                links.relation_link(asked, options[asked])
+            relation = address.id_in_url(name)
+            if relation and relation not in options:
+                st.error(escape(f"The atlas {atlas.atlas_id} has no relation '{relation}'. Choose one."))
+            elif relation:
+                chosen.append(relation)
+                links.relation_link(relation, options[relation])
     if len(chosen) < 2:
         one = next(iter(chosen), None)
-        no_pair(atlas, "relations", "Choose two relations to see which neurons their facts share.", one)
+        suggest_pairs(atlas, "relations", "Choose two relations to see which neurons their facts share.", one)
         return
     a, b = chosen
     must_differ(a, b)
     swap_link(kind="relations", a=b, b=a)
     rows = relations.set_index("relation_id")
     measures = relation_measures(atlas, rows.loc[a], rows.loc[b], a, b)
-    show.show(measures, options[a], options[b])
+    show_measures(measures, options[a], options[b])
 
     within = {r: usually_shared(atlas, r, r) for r in (a, b)}
     summary = ask(queries.atlas_summary, atlas)
@@ -182,42 +196,28 @@ def two_relations(atlas: Atlas) -> None:
         layout.draw_chart(
             charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
         )
-    least = choose_least()
-    # Not kept: there are thousands of pairs, and some have thousands of neurons.
+    label = "Smallest share of a relation's facts that a neuron must belong to"
+    least = address.segments(label, "least", LEAST_SHARES, default="0.1", label_visibility="visible")
+    # Not cached: there are thousands of pairs, and some have thousands of neurons.
     rows = comparison.neurons_of_relations(atlas, a, b, least=float(least))
-    show.neurons_in_common(atlas, rows, measure="share", title="Share of facts", percent=True)
-    exports.offer(f"{a}-{b}", measures=measures, neurons=show.with_tokens(rows))
-
-
-def choose_least() -> str:
-    asked = st.query_params.get("least")
-    st.session_state["compare-least"] = asked if asked in LEAST else LEAST_FIRST
-    return st.segmented_control(
-        "A neuron counts for a relation if this share of its facts have it",
-        list(LEAST),
-        format_func=LEAST.get,
-        key="compare-least",
-        on_change=_least_chosen,
-        required=True,
-    )
-
-
-def _least_chosen() -> None:
-    st.query_params["least"] = st.session_state["compare-least"]
+    show_overlap_of_neurons(atlas, rows, measure="share", title="Share of facts", percent=True)
+    exports.offer(f"{a}-{b}", measures=measures, neurons=with_tokens(rows))
 
 
 def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [ask(comparison.suppression, atlas, relation=each) for each in (id_a, id_b)]
-    absent = ["no fact is known" if each["known_share"] == 0 else NOT_MEASURED for each in (a, b)]
-    return show.measured(
+    absent = [
+        "the model knows none of its facts" if each["known_share"] == 0 else NOT_MEASURED for each in (a, b)
+    ]
+    return measure_rows(
         {
             "Facts": [formatted(each["n_facts"]) for each in (a, b)],
             "Templates": [formatted(each["n_templates"]) for each in (a, b)],
             "The model knows": [percentage(each["known_share"]) for each in (a, b)],
             "Answer's probability (mean)": [formatted(each["mean_probability"], ".3f") for each in (a, b)],
-            "Neurons a fact (mean)": [formatted(each["mean_neurons"], ".1f") for each in (a, b)],
-            **show.effect_measures(effects, absent),
+            "Neurons per fact (mean)": [formatted(each["mean_neurons"], ".1f") for each in (a, b)],
+            **effect_measures(effects, absent),
         }
     )
 
@@ -227,34 +227,34 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
 
 def two_neurons(atlas: Atlas) -> None:
     hubs = ask(queries.hub_neurons, atlas)
-    offered = [str(Neuron(int(row.layer), int(row.neuron))) for row in hubs.itertuples()]
+    offered = [str(neuron) for neuron in neurons_of(hubs)]
     chosen: list[tuple[Neuron, dict[str, Any]]] = []
     for place, name in zip(st.columns(2, gap="medium"), ("a", "b"), strict=True):
-        asked = asked_for(name)[:20]
+        text = address.id_in_url(name)[:20]
         with place:
             address.choice(
                 f"Neuron {name.upper()}",
                 name,
-                {each: each for each in dict.fromkeys([*([asked] if asked else []), *offered])},
+                {each: each for each in dict.fromkeys([*([text] if text else []), *offered])},
                 placeholder="Choose one, or type L2.N1034",
                 accept_new_options=True,
             )
-            if asked:
+            if text:
                 with layout.errors_as_sentences():
-                    neuron = Neuron.parse(asked)
+                    neuron = Neuron.parse(text)
                     chosen.append((neuron, queries.neuron(atlas, neuron.layer, neuron.neuron)))
                     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                         links.neuron_link(neuron.layer, neuron.neuron)
                         tray.add_button([neuron], key=f"compare-{name}")
     if len(chosen) < 2:
         one = next((str(neuron) for neuron, _ in chosen), None)
-        no_pair(atlas, "neurons", "Choose two neurons to see which facts use both.", one)
+        suggest_pairs(atlas, "neurons", "Choose two neurons to see which facts use both.", one)
         return
     (a, about_a), (b, about_b) = chosen
     must_differ(str(a), str(b))
     swap_link(kind="neurons", a=str(b), b=str(a))
     measures = neuron_measures(about_a, about_b)
-    show.show(measures, str(a), str(b))
+    show_measures(measures, str(a), str(b))
 
     facts = comparison.facts_of_neurons(atlas, a, b)
     st.subheader("Facts in common", anchor=False)
@@ -262,26 +262,26 @@ def two_neurons(atlas: Atlas) -> None:
         layout.nothing("No fact has either of them as a knowledge neuron.")
         return
     shared = comparison.overlap(facts, size=ask(comparison.n_facts_with_neurons, atlas))
-    show.say_overlap(shared, "fact", "as many facts drawn at random")
+    describe_overlap(shared, "fact", "as many facts drawn at random")
     left, right = st.columns(2, gap="medium")
     with left:
         layout.draw_chart(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
     with right:
         layout.draw_chart(charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
-    list_facts(facts[facts["where"] == "both"], "Use both")
+    list_top_facts(facts[facts["where"] == "both"], "Use both")
     for place, where, name in zip(st.columns(2, gap="medium"), ("a", "b"), (a, b), strict=True):
         with place:
-            list_facts(facts[facts["where"] == where], f"Use {name} only")
+            list_top_facts(facts[facts["where"] == where], f"Use {name} only")
     exports.offer(f"{a}-{b}", measures=measures, facts=facts)
 
 
-def list_facts(facts: pd.DataFrame, title: str) -> None:
+def list_top_facts(facts: pd.DataFrame, title: str) -> None:
     if facts.empty:
         return
     st.markdown(f"**{escape(title)}** ({len(facts):,})")
-    layout.fact_rows(facts.head(FACTS_SHOWN), notes=relation_and_scores)
-    if len(facts) > FACTS_SHOWN:
-        st.caption(f"The {FACTS_SHOWN} with the largest scores; the export has all.")
+    layout.fact_rows(facts.head(FACTS_LISTED), notes=relation_and_scores)
+    if len(facts) > FACTS_LISTED:
+        st.caption(f"The {FACTS_LISTED} with the largest scores; the export has all.")
 
 
 def relation_and_scores(row: Any) -> str:
@@ -296,25 +296,24 @@ def relation_and_scores(row: Any) -> str:
 def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     both = (a, b)
-    common = [
-        ", ".join(sorted({token_of(p) for p in a[side] or ()} & {token_of(p) for p in b[side] or ()}))
-        for side in ("promoted", "suppressed")
-    ]
-    return show.measured(
+    promoted, suppressed = (
+        ", ".join(sorted(tokens_of(a[side]) & tokens_of(b[side]))) for side in ("promoted", "suppressed")
+    )
+    return measure_rows(
         {
             "Facts": [formatted(each["n_facts"]) for each in both],
             "Relations": [formatted(each["n_relations"]) for each in both],
             "Value vector's norm": [formatted(each["value_norm"], ".2f") for each in both],
             "Promotes": [token_list(each["promoted"]) for each in both],
             "Suppresses": [token_list(each["suppressed"]) for each in both],
-            **({"Both promote": [common[0]] * 2} if common[0] else {}),
-            **({"Both suppress": [common[1]] * 2} if common[1] else {}),
+            **({"Both promote": [promoted] * 2} if promoted else {}),
+            **({"Both suppress": [suppressed] * 2} if suppressed else {}),
         }
     )
 
 
-def token_of(pair: Mapping[str, Any]) -> str:
-    return shown_token(pair["token"])
+def tokens_of(pairs: list[Mapping[str, Any]] | None) -> set[str]:
+    return {shown_token(pair["token"]) for pair in pairs or ()}
 
 
 main()

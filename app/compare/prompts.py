@@ -2,10 +2,10 @@
 
     two_sets(atlas)      # `?model=`, `?pa=` and `?pb=` (prompts, one a line), `?ya=` and `?yb=` (answers)
 
-1. *Choose.* A model and two sets of prompts, each with its answer; all of it is in the URL.
-2. *Find.* The neurons of each set, prompt by prompt, in line with whoever else uses the model.
-3. *Compare.* Both lists at the thresholds `?t=` and `?p=`, beside chance; no model is needed for that.
-4. *Cross.* What suppressing the neurons of each does to the prompts of either (`app.compare.crossing`).
+1. *Choose.* A model and two sets of prompts, each with its answer; the URL holds them all.
+2. *Find.* The neurons of each set, prompt by prompt, in line with other visitors of the model.
+3. *Compare.* Both lists at the thresholds `?t=` and `?p=`, beside chance; this needs no model.
+4. *Suppress.* What suppressing the neurons of each does to the prompts of either (`app.compare.crossing`).
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ import pandas as pd
 import streamlit as st
 
 from app.compare import show
-from app.compare.crossing import Sets, cross, show_effects
-from app.lab import run as lab_run
+from app.compare.crossing import Sets, measure_effects, show_effects
 from app.lab import state
-from app.lab.choose import choose_model, is_atlas_model, say_answer
-from app.lab.tables import typed_prompts
+from app.lab.choose import choose_model, describe_answer, is_atlas_model
+from app.lab.run import show_progress, show_toast
+from app.lab.tables import limited_prompts
 from app.shared import address, exports, layout, limits, links, thresholds
-from app.shared.words import escape, formatted, percentage
+from app.shared.words import escape, formatted, neurons_of, percentage, with_blank
 from atlas.errors import AtlasError
 from atlas.models import is_ready
-from atlas.neuron import Neuron
 from atlas.queries import comparison
-from atlas.refinement import MODES, STORED_FRACTION, KnowledgeNeuron, mode
+from atlas.refinement import STORED_FRACTION, KnowledgeNeuron, mode
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
     from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
-# Texts a side: together they fit into a URL that every server takes.
+# Characters per side: both fit into a URL that every server takes.
 MOST_CHARACTERS = 1500
 PARAMETERS = ("model", "pa", "ya", "pb", "yb", "t", "p", "run")
-SIDES = {"a": "A", "b": "B"}
 PROMOTED = 8
 
-# Model → what an example shows, and its two sets.
+# Model → title of an example, and its two sets.
 EXAMPLES = {
     "pocket-bert": (
         (
@@ -69,70 +67,74 @@ EXAMPLES = {
 
 def two_sets(atlas: Atlas) -> None:
     status = st.container()
-    asked = choose(atlas, status)
-    rule = choose_rule()
-    found = find(asked)
-    lab_run.say_what_happened()
+    sets = choose_sets(atlas, status)
+    rule = thresholds.choose_t_and_p(
+        thresholds.default_thresholds(),
+        st.columns(2, gap="medium", vertical_alignment="bottom"),
+        lowest=STORED_FRACTION,
+    )
+    found = find_both(sets)
+    show_toast()
     if found is None:
-        examples()
+        show_examples()
         return
-    compare(atlas, asked, found, rule)
+    show_comparison(atlas, sets, found, rule)
 
 
 # Choose ----------------------------------------------------------------------------------------------
 
 
-def choose(atlas: Atlas, status: Any) -> Sets | None:
-    """The model and both sets; None while something is missing or wrong, which is said where it belongs."""
+def choose_sets(atlas: Atlas, status: Any) -> Sets | None:
+    """The model and both sets; None while something is missing or wrong, with the error beside its widget."""
     with layout.errors_as_sentences():
-        arrive(atlas)
+        take_over_model(atlas)
     subject = None
     with st.container(width=420), layout.errors_as_sentences():
         subject = choose_model(status)
     st.query_params["model"] = state.model_name()
     state.put("compared_model", state.model_name())
     typed = {}
-    for place, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
+    for place, side in zip(st.columns(2, gap="medium"), "ab", strict=True):
         with place, layout.errors_as_sentences():
             typed[side] = type_set(side, subject)
     if subject is None or not (typed.get("a") and typed.get("b")):
         return None
     with layout.errors_as_sentences():
         if set(typed["a"]) == set(typed["b"]):
-            raise AtlasError("A and B are the same prompts. Change one of them.")
+            raise AtlasError("A and B have the same prompts. Change one of them.")
         return Sets(subject, typed["a"], typed["b"])
     return None
 
 
-def arrive(atlas: Atlas) -> None:
+def take_over_model(atlas: Atlas) -> None:
     """The model that the URL newly asks for; at first that of the atlas in view."""
-    asked = st.query_params.get("model", "")[: limits.current().search_length]
-    if asked and asked != state.get("compared_model"):
-        if not limits.current().offers(asked):
-            st.query_params.pop("run", None)  # not with another model than was asked for
-        limits.current().check_model(asked)
-        state.put_model(asked)
+    name = address.id_in_url("model")
+    if name and name != state.get("compared_model"):
+        if not limits.current().offers(name):
+            st.query_params.pop("run", None)  # do not run with another model
+        limits.current().check_model(name)
+        state.put_model(name)
     elif state.get("model") is None and atlas.manifest.model.name in limits.current().models:
         state.put_model(atlas.manifest.model.name)
 
 
 def type_set(side: str, subject: Subject | None) -> tuple:
-    """The prompts that were typed on one side; none while there is nothing."""
+    """The prompts typed on one side."""
     allowed = limits.current()
     text = text_in_url(
-        f"Prompts {SIDES[side]}, one a line; [Y] or [MASK] where the answer goes",
+        f"Prompts {side.upper()}, one per line; [Y] or [MASK] where the answer goes",
         f"p{side}",
         longest=min(MOST_CHARACTERS, allowed.prompts * (allowed.prompt_length + 1)),
         area=True,
         placeholder="The capital of France is [Y]" if side == "a" else "La capitale de la France est [Y]",
     )
     answer = text_in_url(
-        f"Answer {SIDES[side]}", f"y{side}", longest=allowed.answer_length, area=False, placeholder="Paris"
+        f"Answer {side.upper()}", f"y{side}", longest=allowed.answer_length, area=False, placeholder="Paris"
     )
     if subject is None or not (text.strip() or answer.strip()):
         return ()
-    prompts = typed_prompts(subject, text, answer)
-    say_answer(subject, prompts[0])
+    prompts = limited_prompts(subject, text, answer)
+    describe_answer(subject, prompts[0])
     return prompts
 
 
@@ -157,30 +159,18 @@ def _typed(name: str, key: str) -> None:
     address.set_in_url(**{name: st.session_state[key], "run": None})
 
 
-def choose_rule() -> thresholds.Thresholds:
-    """The thresholds of both lists; the mode `default`'s until they are moved."""
-    return thresholds.sliders(
-        usual(), st.columns(2, gap="medium", vertical_alignment="bottom"), lowest=STORED_FRACTION
-    )
-
-
-def usual() -> thresholds.Thresholds:
-    rule = MODES["default"]
-    return thresholds.Thresholds(rule.threshold, rule.share, rule.at_least, rule.threshold, rule.share)
-
-
-def examples() -> None:
-    """Sets worth a look, with the models that are at hand."""
+def show_examples() -> None:
+    """Sets worth a look, for the models on this machine."""
     layout.nothing("Type prompts on both sides, with an answer each, to see which neurons they share.")
     st.markdown("**Worth a look**")
     for model, several in EXAMPLES.items():
         if model not in limits.current().models or not is_ready(model):
             continue
-        for said, pa, ya, pb, yb in several:
+        for title, pa, ya, pb, yb in several:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.page_link(
                     links.COMPARE,
-                    label=f":blue[{said}]",
+                    label=f":blue[{title}]",
                     query_params=links.here(kind="prompts", model=model, pa=pa, ya=ya, pb=pb, yb=yb, run=1),
                 )
                 st.caption(f"in {escape(model)}")
@@ -189,65 +179,67 @@ def examples() -> None:
 # Find ------------------------------------------------------------------------------------------------
 
 
-def find(asked: Sets | None) -> tuple[Found, Found] | None:
-    """Both sides' attributions, of this session's last search or of one that is made now."""
+def find_both(sets: Sets | None) -> tuple[Found, Found] | None:
+    """Both sides' attributions, from this session's last search or a new one."""
     pressed = st.button(
         "Find their neurons and compare",
         type="primary",
         icon=":material/search:",
-        disabled=asked is None,
+        disabled=sets is None,
         help="Integrated gradients over every neuron, prompt by prompt, each with its certificate",
     )
-    if asked is None:
+    if sets is None:
         return None
     place = st.empty()
     known, found = st.session_state.get("sets_found", (None, None))
-    if known == asked.key and not pressed:
+    if known == sets.key and not pressed:
         return found
     if not pressed and st.query_params.get("run") != "1":
         return None
     found = None
     with layout.errors_as_sentences():
-        # What a cancelled search leaves is not begun again by itself.
+        # A cancelled search does not start again by itself.
         st.query_params.pop("run", None)
-        # One bar for all of it: a script can show no second button of the same name.
-        with lab_run.at_work(place, "Comparing") as progress:
-            found = search(asked, progress)
-            st.session_state["sets_found"] = (asked.key, found)
+        # One bar for everything: Streamlit refuses a second button with the same key.
+        with show_progress(place, "Comparing") as progress:
+            found = search_both(sets, progress)
+            st.session_state["sets_found"] = (sets.key, found)
             st.query_params["run"] = "1"
-            cross(asked, lists(found, thresholds_now()), part(progress, 0.8, 1.0))
+            measure_effects(sets, lists(found, thresholds_now()), part(progress, 0.8, 1.0))
     return found
 
 
-def search(asked: Sets, progress: Callable[[float, str], None]) -> tuple[Found, Found]:
-    """Both sides' neurons, found now."""
+def search_both(sets: Sets, progress: Callable[[float, str], None]) -> tuple[Found, Found]:
+    """Both sides' neurons."""
     from atlas.experiments.run import find_neurons
 
-    a = find_neurons(asked.subject, asked.a, progress=part(progress, 0.0, 0.4, "A"))
-    b = find_neurons(asked.subject, asked.b, progress=part(progress, 0.4, 0.8, "B"))
+    a = find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A"))
+    b = find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B"))
     return a, b
 
 
 def part(
     progress: Callable[[float, str], None], start: float, end: float, name: str = ""
 ) -> Callable[[float, str], None]:
-    """A part of the way; `name` says whose."""
+    """The progress of a part; `name` says which."""
     before = f"{name}: " if name else ""
     return lambda share, said: progress(start + (end - start) * share, before + said)
 
 
 def thresholds_now() -> thresholds.Thresholds:
-    """What the sliders say, without drawing them again."""
-    return replace(usual(), t=st.session_state["slider-t"], p=st.session_state["slider-p"])
+    """The sliders' values, without drawing them again."""
+    return replace(
+        thresholds.default_thresholds(), t=st.session_state["slider-t"], p=st.session_state["slider-p"]
+    )
 
 
 def lists(
-    found: tuple[Found, Found], asked: thresholds.Thresholds
+    found: tuple[Found, Found], limits: thresholds.Thresholds
 ) -> tuple[tuple[KnowledgeNeuron, ...], tuple[KnowledgeNeuron, ...]]:
     """The neurons of both sides at these thresholds."""
     from atlas.experiments.run import refined_live
 
-    rule = mode("default", threshold=asked.t, share=asked.p)
+    rule = mode("default", threshold=limits.t, share=limits.p)
     a, b = (refined_live(each.attributions, rule) for each in found)
     return a, b
 
@@ -255,55 +247,59 @@ def lists(
 # Compare ---------------------------------------------------------------------------------------------
 
 
-def compare(atlas: Atlas, asked: Sets, found: tuple[Found, Found], rule: thresholds.Thresholds) -> None:
+def show_comparison(
+    atlas: Atlas, sets: Sets, found: tuple[Found, Found], rule: thresholds.Thresholds
+) -> None:
     a, b = lists(found, rule)
-    subject = asked.subject
+    subject = sets.subject
     measures = measures_of(found, (a, b))
-    show.show(measures, *(each.prompts[0].text.replace("[Y]", state.GAP) for each in found))
+    show.show_measures(measures, *(with_blank(each.prompts[0].text) for each in found))
     n_paths = sum(each.n_paths for each in found)
     certified = 1 - sum(each.n_unconverged for each in found) / max(n_paths, 1)
     st.caption(
         f"Found in {escape(subject.name)}; {percentage(certified)} of {n_paths:,} integrals within tolerance."
     )
-    rows = with_readout(subject, comparison.neurons_of_lists(a, b))
-    show.neurons_in_common(
+    rows = read_out(subject, comparison.neurons_of_lists(a, b))
+    show.show_overlap_of_neurons(
         atlas,
         rows,
         measure="score",
         title="Mean score",
         size=(subject.n_layers, subject.n_neurons),
         linked=is_atlas_model(atlas, subject),
-        beside=" Two facts that are asked in the same words may share more than one fact in two wordings.",
+        beside=" Two facts in the same words may share more neurons than one fact in two wordings.",
     )
-    effects = show_effects(asked, (a, b))
+    effects = show_effects(sets, (a, b))
     tables = {"measures": measures, "prompts": prompt_rows(found), "neurons": show.with_tokens(rows)}
     exports.offer("two-sets", **tables, **({} if effects is None else {"effects": effects}))
 
 
 def measures_of(found: tuple[Found, Found], neurons: tuple) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
-    said = [[each.prediction for each in one.attributions] for one in found]
-    return show.measured(
+    predictions = [[each.prediction for each in one.attributions] for one in found]
+    return show.measure_rows(
         {
             "Answer": [one.prompts[0].answer for one in found],
             "Prompts": [formatted(len(one.prompts)) for one in found],
             "Answer's probability (mean)": [
-                formatted(sum(p.probability for p in several) / len(several), ".3f") for several in said
+                formatted(sum(p.probability for p in several) / len(several), ".3f")
+                for several in predictions
             ],
-            "Prompts with the answer first": [str(sum(p.rank == 1 for p in several)) for several in said],
+            "Prompts with the answer first": [
+                str(sum(p.rank == 1 for p in several)) for several in predictions
+            ],
             "Knowledge neurons": [formatted(len(each)) for each in neurons],
         }
     )
 
 
-def with_readout(subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
+def read_out(subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the tokens that each neuron's value vector promotes."""
     from atlas.surgery.readout import readout
 
-    neurons = [Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()]
     promoted = [
         [{"token": token, "logit": logit} for token, logit in each.promoted]
-        for each in readout(subject, neurons, k=PROMOTED)
+        for each in readout(subject, neurons_of(rows), k=PROMOTED)
     ]
     return rows.assign(promoted=promoted)
 

@@ -1,8 +1,8 @@
 """What the kinds of comparison have in common: the table of measures, the overlap, the table of neurons.
 
-    measures = measured({"Facts": ["3", "5"]})                  # a row a measure: its values of A and B
-    show(measures, "France", "Italy")
-    neurons_in_common(atlas, comparison.neurons_of_facts(atlas, a, b), measure="score", title="Mean score")
+    measures = measure_rows({"Facts": ["3", "5"]})              # a row a measure: its values of A and B
+    show_measures(measures, "France", "Italy")
+    show_overlap_of_neurons(atlas, comparison.neurons_of_facts(atlas, a, b), measure="score", title="Score")
 
 A is blue and B orange in every picture, what both have is green.
 """
@@ -14,11 +14,20 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from app.compare import charts
 from app.shared import layout, links, tray
-from app.shared.words import NOT_MEASURED, escape, formatted, is_missing, percentage, plural, token_list
-from atlas.neuron import Neuron
+from app.shared.words import (
+    NOT_MEASURED,
+    escape,
+    formatted,
+    is_missing,
+    neurons_of,
+    percentage,
+    plural,
+    token_list,
+)
 from atlas.queries import comparison
 from atlas.store.atlas import Atlas
 
@@ -27,22 +36,22 @@ LINKED = 12
 
 EFFECTS = {
     "own": "Suppress its neurons",
-    "unrelated": "… and ask unrelated facts",
+    "unrelated": "… on unrelated facts",
     "random": "Suppress random neurons",
-    "matched": "Suppress those nearest in activity",
-    "baseline": "Suppress the most active ones",
+    "matched": "Suppress activation-matched neurons",
+    "baseline": "Suppress the most active neurons",
 }
 
 
-def measured(rows: Mapping[str, list[str]]) -> pd.DataFrame:
+def measure_rows(rows: Mapping[str, list[str]]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     return pd.DataFrame([(name, *values) for name, values in rows.items()], columns=["measure", "a", "b"])
 
 
 def effect_measures(effects: list[dict[str, float]], absent: list[str]) -> dict[str, list[str]]:
-    """What suppressing did on held-out prompts, beside its controls; nothing where neither was measured.
+    """What suppressing does on held-out prompts, beside its controls; empty where neither was measured.
 
-    `absent` says of each side why it has none.
+    `absent` says for each side why it has none.
     """
     return {
         name: [
@@ -62,8 +71,8 @@ def yes_or_no(known: Any) -> str:
     return NOT_MEASURED if is_missing(known) else "yes" if known else "no"
 
 
-def show(measures: pd.DataFrame, a: str, b: str) -> None:
-    """The measures of A and B as a table that keeps its columns on a phone."""
+def show_measures(measures: pd.DataFrame, a: str, b: str) -> None:
+    """The measures of A and B as a table that also fits a phone."""
     shown = pd.DataFrame(
         {
             f"A · {escape(a)}": measures["a"].map(escape),
@@ -74,13 +83,13 @@ def show(measures: pd.DataFrame, a: str, b: str) -> None:
     st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
     if EFFECTS["own"] in set(measures["measure"]):
         st.caption(
-            "Suppress: by how much the answer's mean probability changes, on prompts whose wording was kept "
-            "out of the search for neurons. Random neurons are as many of the same layers; those nearest "
-            "in activity are of these layers, too; the most active ones are of any."
+            "Suppress: relative change of the answer's mean probability on held-out prompts. As many random "
+            "and activation-matched neurons of the same layers; the most active neurons (the paper's "
+            "baseline) of any layer."
         )
 
 
-def neurons_in_common(
+def show_overlap_of_neurons(
     atlas: Atlas,
     rows: pd.DataFrame,
     *,
@@ -93,16 +102,16 @@ def neurons_in_common(
 ) -> None:
     """The neurons of A, of B and of both, beside chance.
 
-    `size`: layers and neurons a layer of the model, where it is not the atlas's; `linked`: whether these
-    neurons have pages of their own in the atlas.
+    `size`: layers and neurons per layer, where the model is not the atlas's; `linked`: whether the neurons
+    have pages in the atlas.
     """
     st.subheader("Neurons in common", anchor=False)
     if rows.empty:
-        layout.nothing("Neither has knowledge neurons that count here.")
+        layout.nothing("Neither A nor B has knowledge neurons here.")
         return
     n_layers, size = size or (atlas.manifest.model.n_layers, atlas.manifest.model.n_neurons)
     shared = comparison.overlap(rows, size=size, by="layer")
-    say_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
+    describe_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
     left, right = st.columns([2, 3], gap="medium")
     with left:
         layout.draw_chart(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
@@ -116,28 +125,28 @@ def neurons_in_common(
     both = rows[rows["where"] == "both"]
     if len(both) and linked:
         tray.add_button(
-            [Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()],
+            neurons_of(both),
             label=f"Add {plural(len(both), 'shared neuron')} to the tray",
             key="compare-both",
             source="shared by two in Compare",
         )
-    table(rows, measure=measure, title=title, percent=percent, linked=linked)
+    neuron_table(rows, measure=measure, title=title, percent=percent, linked=linked)
 
 
-def say_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
-    """The overlap in a sentence, and what chance would give."""
-    says = (
+def describe_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
+    """The overlap in a sentence, beside what chance would give."""
+    text = (
         f"**{shared.both:,} of {plural(shared.either, noun)} in both** "
         f"(Jaccard {percentage(shared.jaccard, 1)}); "
         f"{shared.only_a:,} in A only, {shared.only_b:,} in B only."
     )
     if shared.chance is not None:
         spread = f" ± {shared.spread:.1f}" if shared.spread else ""
-        says += (
+        text += (
             f" By chance, {chance} would have {shared.chance:.1f}{spread} in common "
             f"(Jaccard {percentage(shared.chance_jaccard, 1)})."
         )
-    st.markdown(says + beside)
+    st.markdown(text + beside)
 
 
 def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
@@ -152,12 +161,13 @@ def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) 
 
 def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows for an export: neurons by name, promoted tokens as text."""
-    names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
     tokens = [token_list(pairs, missing="") for pairs in rows["promoted"]]
-    return rows.drop(columns="promoted").assign(name=names, promoted=tokens)
+    return rows.drop(columns="promoted").assign(
+        name=[str(each) for each in neurons_of(rows)], promoted=tokens
+    )
 
 
-def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
+def neuron_table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
     form = "percent" if percent else "%.4f"
     shown = with_tokens(rows)
     shown["where"] = shown["where"].map(charts.PLACES)
@@ -168,12 +178,12 @@ def table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked
             hide_index=True,
             alt="Neurons of A, of B, of both",
             column_config={
-                "name": st.column_config.TextColumn("Neuron", pinned=True),
+                "name": TextColumn("Neuron", pinned=True),
                 "where": "In",
-                f"{measure}_a": st.column_config.NumberColumn(f"{title} in A", format=form),
-                f"{measure}_b": st.column_config.NumberColumn(f"{title} in B", format=form),
-                "n_relations": st.column_config.NumberColumn("Relations", help="that have it in this atlas"),
-                "promoted": st.column_config.TextColumn("Promotes", width="large"),
+                f"{measure}_a": NumberColumn(f"{title} in A", format=form),
+                f"{measure}_b": NumberColumn(f"{title} in B", format=form),
+                "n_relations": NumberColumn("Relations", help="that have it in this atlas"),
+                "promoted": TextColumn("Promotes", width="large"),
             },
         )
         both = rows[rows["where"] == "both"].head(LINKED)

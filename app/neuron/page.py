@@ -1,7 +1,7 @@
-"""Neuron: the facts that use it, how selective it is, what it promotes, and the prompts that move it most.
+"""Neuron: the facts that use it, how selective it is, what it promotes, and the prompts that activate it.
 
 `?neuron=L9.N2141` names it; `relation` and `sort` say which of its facts are listed and how, `related` in
-which order the neurons of the same facts come. Without a neuron: a box to name it, and the neurons of most
+which order the neurons of the same facts come. Without a neuron: a box to name one, and the neurons of most
 relations.
 """
 
@@ -19,185 +19,176 @@ from app.shared.words import (
     plural,
     shown_token,
     token_list,
+    with_blank,
 )
 from atlas import queries
-from atlas.charts import look as charts
+from atlas.charts import look
 from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
 from atlas.queries import selectivity
 from atlas.queries.selectivity import Selectivity
 from atlas.store.atlas import Atlas
 
-FACTS_SHOWN = 20
 RELATED_SHOWN = 12
 HUBS_SHOWN = 20
-LONGEST_NAME = 20
-# Of fewer facts, one relation holds most whatever the neuron does.
-FEW = 5
-BLANK = "____"
-SORTS = {
-    "score": "Mean score",
-    "share": "Share of prompts",
-    "subject": "Subject",
-    "object": "Answer",
-}
-RELATED = {"jaccard": "Overlap", "shared": "Facts in common"}
-SIDES = {"top": "Most active on", "bottom": "Least active on"}
+# With fewer facts, one relation has most of them whatever the neuron does.
+FEW_FACTS = 5
 
 
 def main() -> None:
     atlas = layout.current_atlas()
-    name = st.query_params.get("neuron", "")[:LONGEST_NAME]
-    if not name:
-        choose(atlas)
-        return
-    which = Neuron.parse(name)
-    one_neuron(atlas, which, queries.neuron(atlas, which.layer, which.neuron))
+    neuron = address.neuron_in_url()
+    if neuron is None:
+        name_a_neuron(atlas)
+    else:
+        show_neuron(atlas, neuron, queries.neuron(atlas, neuron.layer, neuron.neuron))
 
 
 # No neuron yet ---------------------------------------------------------------------------------------
 
 
-def choose(atlas: Atlas) -> None:
+def name_a_neuron(atlas: Atlas) -> None:
     st.title("Neuron", anchor=False)
     with st.form("name", border=False):
         box, button = st.columns([5, 1], vertical_alignment="bottom")
-        name = box.text_input("Layer and index", placeholder="L2.N1034", max_chars=LONGEST_NAME)
+        name = box.text_input("Layer and index", placeholder="L2.N1034", max_chars=20)
         if button.form_submit_button("Open", width="stretch") and name.strip():
             st.switch_page(links.NEURON, query_params=links.here(neuron=Neuron.parse(name)))
     st.subheader("Neurons of most relations", anchor=False)
     hubs = ask(queries.hub_neurons, atlas, limit=HUBS_SHOWN)
     if hubs.empty:
         layout.nothing("No neuron belongs to facts of more than one relation.")
-        return
     for row in hubs.itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             links.neuron_link(row.layer, row.neuron)
-            promoted = token_list(row.promoted, 5)
-            st.caption(
-                escape(
-                    f"{plural(row.n_facts, 'fact')} ({row.fact_share:.0%}) of "
-                    f"{plural(row.n_relations, 'relation')} · promotes {promoted}"
-                )
-            )
+            facts = f"{plural(row.n_facts, 'fact')} ({row.fact_share:.0%})"
+            relations = plural(row.n_relations, "relation")
+            st.caption(escape(f"{facts} of {relations} · promotes {token_list(row.promoted, 5)}"))
     exports.offer("hubs", neurons=hubs)
 
 
 # One neuron ------------------------------------------------------------------------------------------
 
 
-def one_neuron(atlas: Atlas, which: Neuron, neuron: dict) -> None:
-    st.title(escape(which), anchor=False)
-    neighbours(atlas, which)
+def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
+    st.title(escape(neuron), anchor=False)
+    show_neighbours(atlas, neuron)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
     layout.figures(
         {
-            "Facts": (formatted(neuron["n_facts"]), "have this neuron"),
-            "Relations": (formatted(neuron["n_relations"]), "of those facts"),
-            "Value vector": (formatted(neuron["value_norm"], ".2f"), "Euclidean norm"),
+            "Facts": (formatted(about["n_facts"]), "have this neuron"),
+            "Relations": (formatted(about["n_relations"]), "of those facts"),
+            "Value vector": (formatted(about["value_norm"], ".2f"), "Euclidean norm"),
         }
     )
     tables: dict[str, pd.DataFrame] = {}
     with layout.errors_as_sentences():
-        how_selective(atlas, which)
-    value_vector(neuron)
+        show_selectivity(atlas, neuron)
+    show_value_vector(about)
     with layout.errors_as_sentences():
-        tables["facts"], tables["relations"] = facts(atlas, which, neuron)
+        tables["facts"], tables["relations"] = show_facts(atlas, neuron, about["n_facts"])
     with layout.errors_as_sentences():
-        tables["prompts"] = activating(atlas, which)
+        tables["prompts"] = show_activating_prompts(atlas, neuron)
     with layout.errors_as_sentences():
-        tables["related_neurons"] = related(atlas, which, neuron["n_facts"])
+        tables["related_neurons"] = show_related(atlas, neuron, about["n_facts"])
     with actions:
-        tray.add_button([which], key="neuron", source="its page")
-        links.compare_link("neurons", str(which))
-        exports.offer(str(which), **tables)
+        tray.add_button([neuron], key="neuron", source="its page")
+        links.compare_link("neurons", str(neuron))
+        exports.offer(str(neuron), **tables)
 
 
-def neighbours(atlas: Atlas, which: Neuron) -> None:
-    """The neurons beside it, and the nearest ones on either side that any fact has."""
+def show_neighbours(atlas: Atlas, neuron: Neuron) -> None:
+    """Links to the neurons beside it, and to the nearest ones on either side that any fact has."""
     n_neurons = atlas.manifest.model.n_neurons
-    before, after = selectivity.nearest_neurons(atlas, which.layer, which.neuron)
+    lower, higher = neuron.neuron - 1, neuron.neuron + 1
+    before, after = selectivity.nearest_neurons(atlas, neuron.layer, neuron.neuron)
     left, right = ":material/chevron_left:", ":material/chevron_right:"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if which.neuron > 0:
-            links.neuron_link(which.layer, which.neuron - 1, icon=left)
-        if n_neurons is None or which.neuron + 1 < n_neurons:
-            links.neuron_link(which.layer, which.neuron + 1, icon=right)
-        # Most neurons carry no fact: the way to the next that does.
-        before = None if before == which.neuron - 1 else before
-        after = None if after == which.neuron + 1 else after
-        if before is not None or after is not None:
+        if lower >= 0:
+            links.neuron_link(neuron.layer, lower, icon=left)
+        if n_neurons is None or higher < n_neurons:
+            links.neuron_link(neuron.layer, higher, icon=right)
+        # Most neurons belong to no fact.
+        others = [
+            (index, icon)
+            for index, icon in ((before, left), (after, right))
+            if index not in (None, lower, higher)
+        ]
+        if others:
             st.caption("with facts:", width="content")
-        if before is not None:
-            links.neuron_link(which.layer, before, icon=left)
-        if after is not None:
-            links.neuron_link(which.layer, after, icon=right)
+        for index, icon in others:
+            links.neuron_link(neuron.layer, index, icon=icon)
 
 
-def how_selective(atlas: Atlas, which: Neuron) -> None:
+def show_selectivity(atlas: Atlas, neuron: Neuron) -> None:
     """How its facts gather in one relation and in one answer, beside as many facts drawn at random."""
-    found = ask(selectivity.selectivity, atlas, which.layer, which.neuron)
+    found = ask(selectivity.selectivity, atlas, neuron.layer, neuron.neuron)
     if found is None:
         return
-    labels = ask(queries.relations, atlas).set_index("relation_id")["label"]
-    label = labels.get(found.relation.name)
-    for sentence in sentences(found, found.relation.name if is_missing(label) else label):
+    label = ask(queries.relations, atlas).set_index("relation_id")["label"].get(found.relation.name)
+    for sentence in describe_selectivity(found, found.relation.name if is_missing(label) else label):
         st.markdown(sentence)
 
 
-def sentences(found: Selectivity, label: str) -> list[str]:
-    """How selective a neuron is, in words; markdown."""
+def describe_selectivity(found: Selectivity, label: str) -> list[str]:
+    """How selective a neuron is, in sentences of markdown."""
     if found.n_facts == 1:
-        return ["One fact uses it, so nothing can be said about how selective it is."]
+        return ["Only one fact uses it: too few to say how selective it is."]
     relation, answer = found.relation, found.answer
-    told = [
+    sentences = [
         f"**{relation.n_facts:,} of its {found.n_facts:,} facts ({relation.share:.0%})** belong to one "
         f"relation, {escape(label)}. Of as many facts drawn at random, one relation would hold "
         f"{relation.by_chance:.0%}.",
         f"**{answer.n_facts:,} of them ({answer.share:.0%})** have one answer, {escape(answer.name)}. "
         f"Of as many facts drawn from the same relations, one answer would hold {answer.by_chance:.0%}.",
     ]
-    if found.n_facts < FEW:
-        told.append("So few facts say little about how selective it is.")
-    return told
+    if found.n_facts < FEW_FACTS:
+        sentences.append("So few facts say little about how selective it is.")
+    return sentences
 
 
-def value_vector(neuron: dict) -> None:
-    st.subheader("What its value vector says", anchor=False)
-    sides = (("promoted", "Promotes", charts.BLUE), ("suppressed", "Suppresses", charts.ORANGE))
+def show_value_vector(about: dict) -> None:
+    st.subheader("What its value vector promotes", anchor=False)
+    sides = (("promoted", "Promotes", look.BLUE), ("suppressed", "Suppresses", look.ORANGE))
     for place, (side, title, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
-        pairs = neuron[side]
+        pairs = about[side]
         with place:
             if is_missing(pairs) or not len(pairs):
                 layout.nothing(f"{title}: {NOT_MEASURED}.")
             else:
                 rows = pd.DataFrame(list(pairs))
                 rows["token"] = rows["token"].map(shown_token)
-                layout.draw_chart(
-                    charts.token_bars(rows, title=title, colour=colour), f"Tokens: {title.lower()}"
-                )
+                chart = look.token_bars(rows, title=title, colour=colour)
+                layout.draw_chart(chart, f"Tokens: {title.lower()}")
 
 
 # Its facts -------------------------------------------------------------------------------------------
 
 
-def facts(atlas: Atlas, which: Neuron, neuron: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A page of its facts, and how many each relation has; gives both tables."""
+def show_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A page of its facts, and how many each relation has; returns both tables."""
     st.subheader("Facts that use it", anchor=False)
-    counts = selectivity.relations_of_neuron(atlas, which.layer, which.neuron)
+    counts = selectivity.relations_of_neuron(atlas, neuron.layer, neuron.neuron)
     if counts.empty:
         layout.nothing("No fact has it as a knowledge neuron.")
         return counts, counts
     left, right = st.columns([2, 3], gap="medium")
     with right:
-        relation = choose_relation(counts)
-        order = address.one_of("Sorted by", "sort", SORTS, label_visibility="collapsed")
-        rows = list_facts(atlas, which, neuron["n_facts"], counts, relation, order)
+        sizes = dict(zip(counts["relation_id"], counts["n_facts"], strict=True))
+        options = {
+            row.relation_id: f"{row.label or row.relation_id} ({plural(row.n_facts, 'fact')})"
+            for row in counts.itertuples(index=False)
+        }
+        relation = address.choice(
+            "Relation", "relation", options, placeholder="all relations", label_visibility="collapsed"
+        )
+        rows = list_facts(atlas, neuron, relation)
+        address.draw_page_numbers(sizes.get(relation, n_facts))
     with left:
         address.draw_clickable(
             neuron_charts.neuron_relation_bars(counts, chosen=relation),
             "Its facts by relation",
-            key=f"relations-{which}-{relation}",
+            key=f"relations-{neuron}-{relation}",
             fields=["relation_id"],
             act=lambda relation_id: address.switch_in_url("relation", relation_id),
         )
@@ -207,98 +198,67 @@ def facts(atlas: Atlas, which: Neuron, neuron: dict) -> tuple[pd.DataFrame, pd.D
     return rows, counts
 
 
-def choose_relation(counts: pd.DataFrame) -> str | None:
-    """A relation's id; None for all of them."""
-    options = {
-        row.relation_id: f"{row.label or row.relation_id} ({plural(row.n_facts, 'fact')})"
-        for row in counts.itertuples(index=False)
-    }
-    return address.choice(
-        "Relation", "relation", options, placeholder="all relations", label_visibility="collapsed"
-    )
-
-
-def list_facts(
-    atlas: Atlas,
-    which: Neuron,
-    n_facts: int,
-    counts: pd.DataFrame,
-    relation: str | None,
-    order: str,
-) -> pd.DataFrame:
-    total = n_facts
-    if relation is not None:
-        total = int(counts.loc[counts["relation_id"] == relation, "n_facts"].iloc[0])
+def list_facts(atlas: Atlas, neuron: Neuron, relation: str | None) -> pd.DataFrame:
+    orders = {"score": "Mean score", "share": "Share of prompts", "subject": "Subject", "object": "Answer"}
     rows = queries.facts_of_neuron(
         atlas,
-        which.layer,
-        which.neuron,
+        neuron.layer,
+        neuron.neuron,
         relation=relation,
-        order=order,
-        limit=FACTS_SHOWN,
-        offset=(address.page_asked() - 1) * FACTS_SHOWN,
+        order=address.segments("Sorted by", "sort", orders),
+        limit=address.PAGE_ROWS,
+        offset=address.page_offset(),
     )
     if rows.empty:
-        layout.nothing("There are fewer pages than that. Choose one below.")
+        layout.nothing("The list has fewer pages. Choose one below.")
     layout.fact_rows(rows, notes=fact_note)
-    address.pages(total, FACTS_SHOWN)
     return rows
 
 
 def fact_note(row) -> str:
-    scored = [f"score {row.mean_score:.3f}"] if not is_missing(row.mean_score) else []
-    shared = [f"{row.share:.0%} of prompts"] if not is_missing(row.share) else []
-    return " · ".join([row.label or row.relation_id, *scored, *shared])
+    score = [] if is_missing(row.mean_score) else [f"score {row.mean_score:.3f}"]
+    share = [] if is_missing(row.share) else [f"{row.share:.0%} of prompts"]
+    return " · ".join([row.label or row.relation_id, *score, *share])
 
 
 # Prompts ---------------------------------------------------------------------------------------------
 
 
-def activating(atlas: Atlas, which: Neuron) -> pd.DataFrame:
-    st.subheader("Prompts that move it", anchor=False)
-    rows = queries.activating_prompts_of_neuron(atlas, which.layer, which.neuron)
+def show_activating_prompts(atlas: Atlas, neuron: Neuron) -> pd.DataFrame:
+    st.subheader("Prompts that activate it most and least", anchor=False)
+    rows = queries.activating_prompts_of_neuron(atlas, neuron.layer, neuron.neuron)
     if rows.empty:
         layout.nothing(f"Activations: {NOT_MEASURED}.")
         return rows
-    for place, (side, title) in zip(st.columns(2, gap="medium"), SIDES.items(), strict=True):
+    sides = {"top": "Highest activation", "bottom": "Lowest activation"}
+    for place, (side, title) in zip(st.columns(2, gap="medium"), sides.items(), strict=True):
         with place:
             st.markdown(f"**{title}**")
             for row in rows[rows["side"] == side].itertuples(index=False):
+                prompt = "" if is_missing(row.text) else f" · {with_blank(row.text)}"
                 with st.container(gap=None):
                     links.fact_link(row.fact_id, fact_name(row.subject, row.object))
-                    st.caption(escape(activation_note(row)))
+                    st.caption(escape(f"activation {row.activation:.3f}{prompt}"))
     return rows
-
-
-def activation_note(row) -> str:
-    prompt = [] if is_missing(row.text) else [row.text.replace("[Y]", BLANK)]
-    return " · ".join([f"activation {row.activation:.3f}", *prompt])
 
 
 # Neurons of the same facts ---------------------------------------------------------------------------
 
 
-def related(atlas: Atlas, which: Neuron, n_facts: int) -> pd.DataFrame:
+def show_related(atlas: Atlas, neuron: Neuron, n_facts: int) -> pd.DataFrame:
     st.subheader("Neurons of the same facts", anchor=False)
-    order = next(iter(RELATED))
-    if n_facts:
-        order = address.one_of("Sorted by", "related", RELATED, label_visibility="collapsed")
-    rows = selectivity.related_neurons(atlas, which.layer, which.neuron, order=order, limit=RELATED_SHOWN)
+    options = {"jaccard": "Overlap", "shared": "Facts in common"}
+    order = address.segments("Sorted by", "related", options) if n_facts else "jaccard"
+    rows = selectivity.related_neurons(atlas, neuron.layer, neuron.neuron, order=order, limit=RELATED_SHOWN)
     if rows.empty:
         layout.nothing("No other neuron has any of its facts.")
-        return rows
     for row in rows.itertuples(index=False):
+        other = str(Neuron(int(row.layer), int(row.neuron)))
         with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
             links.neuron_link(row.layer, row.neuron)
-            other = str(Neuron(int(row.layer), int(row.neuron)))
-            links.compare_link("neurons", str(which), other)
-            promoted = token_list(row.promoted, 4)
-            st.caption(
-                escape(
-                    f"{plural(row.n_shared, 'fact')} in common of {row.n_facts:,}, overlap "
-                    f"{row.jaccard:.0%} · promotes {promoted}"
-                )
-            )
+            links.compare_link("neurons", str(neuron), other)
+            shared = f"{plural(row.n_shared, 'fact')} of {row.n_facts:,} in common, overlap {row.jaccard:.0%}"
+            st.caption(escape(f"{shared} · promotes {token_list(row.promoted, 4)}"))
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Relation: the neurons its facts share, where they lie, with whom it shares them, and its facts.
+"""Relation: the neurons its facts share, where they lie, the relations it shares them with, and its facts.
 
 `?relation=` names it, `layer` keeps its neurons of one layer, `other` is the relation whose facts stand
-beside its own; `ratio`, `erased` and `strength` say how what experiments found is drawn. Without a
-relation: all of them, and how much they share; `a` and `b` are those of a cell.
+beside its own; `ratio`, `erased` and `strength` choose how experiments are drawn. Without a relation: all of
+them, and how much they share; `a` and `b` are those of a cell.
 """
 
 from functools import partial
@@ -13,16 +13,23 @@ import streamlit as st
 from app.relation import evidence
 from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
-from app.shared.words import about_fact, escape, fact_name, formatted, is_missing, percentage, plural
+from app.shared.words import (
+    about_fact,
+    escape,
+    fact_name,
+    formatted,
+    is_missing,
+    neurons_of,
+    percentage,
+    plural,
+)
 from atlas import queries
-from atlas.charts import look as charts
+from atlas.charts import look
 from atlas.charts import sharing as sharing_charts
 from atlas.errors import QueryError
-from atlas.neuron import Neuron
 from atlas.queries import sharing
 from atlas.store.atlas import Atlas
 
-PAGE_ROWS = 20
 CLOSEST = 8
 PAIRS = 10
 
@@ -36,7 +43,9 @@ def main() -> None:
         return
     found = relations[relations["relation_id"] == relation_id]
     if found.empty:
-        raise QueryError(f"The atlas {atlas.atlas_id} has no relation '{relation_id}'. See all relations.")
+        raise QueryError(
+            f"The atlas {atlas.atlas_id} has no relation '{relation_id}'. Choose one under All relations."
+        )
     one_relation(atlas, relations, found.iloc[0])
 
 
@@ -55,7 +64,7 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
                 known = "" if is_missing(row.known_share) else f" · {row.known_share:.0%} known"
                 st.caption(escape(f"{row.relation_id} · {plural(row.n_facts, 'fact')}{known}"))
     with right, layout.errors_as_sentences():
-        chosen = pair_asked(relations)
+        chosen = pair_in_url(relations)
         address.draw_clickable(
             sharing_charts.overlap_matrix(
                 sharing_charts.some_relations(overlap, sharing_charts.neighbours_together(overlap)),
@@ -64,22 +73,18 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
             "Neurons shared, by pairs of relations",
             key=f"matrix-{chosen}",
             fields=["relation_a", "relation_b"],
-            act=choose_pair,
+            act=lambda relation_a, relation_b: address.set_in_url(a=relation_a, b=relation_b),
         )
         if chosen is None:
-            st.caption("Click a cell for the facts behind it.")
+            st.caption("Click a cell for its pairs of facts.")
         else:
-            facts_behind(atlas, relations, overlap, *chosen)
+            show_pairs(atlas, relations, overlap, *chosen)
 
 
-def pair_asked(relations: pd.DataFrame) -> tuple[str, str] | None:
+def pair_in_url(relations: pd.DataFrame) -> tuple[str, str] | None:
     """The two relations of a cell, as the URL names them."""
     pair = st.query_params.get("a", ""), st.query_params.get("b", "")
     return pair if set(pair) <= set(relations["relation_id"]) else None
-
-
-def choose_pair(relation_a: str, relation_b: str) -> None:
-    address.set_in_url(a=relation_a, b=relation_b)
 
 
 # One relation ----------------------------------------------------------------------------------------
@@ -88,18 +93,18 @@ def choose_pair(relation_a: str, relation_b: str) -> None:
 def one_relation(atlas: Atlas, relations: pd.DataFrame, relation: pd.Series) -> None:
     relation_id = relation["relation_id"]
     overlap = ask(queries.relation_overlap, atlas)
-    heading(atlas, relation, overlap)
+    relation_heading(relation, overlap)
     by_layer = ask(queries.layer_histogram, atlas, relation=relation_id)
     if by_layer["n_pairs"].sum() == 0:
         layout.nothing("No fact of this relation has knowledge neurons.")
     else:
-        its_neurons(atlas, relation, by_layer)
-        what_changing_does(atlas, relation_id)
-        whom_it_shares_with(atlas, relations, overlap, relation_id)
-    its_facts(atlas, relation_id)
+        show_neurons(atlas, relation, by_layer)
+        show_experiments(atlas, relation_id)
+        show_sharing(atlas, relations, overlap, relation_id)
+    show_facts(atlas, relation_id)
 
 
-def heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> None:
+def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
     relation_id = relation["relation_id"]
     st.title(escape(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
@@ -114,7 +119,7 @@ def heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> None:
             "Facts": (formatted(relation["n_facts"]), plural(relation["n_templates"], "template")),
             "The model knows": (percentage(relation["known_share"]), "of its facts"),
             "With neurons": (formatted(relation["n_with_neurons"]), "facts"),
-            "Neurons a fact": (formatted(relation["mean_neurons"], ".1f"), "mean"),
+            "Neurons per fact": (formatted(relation["mean_neurons"], ".1f"), "mean"),
             "Two facts share": (
                 formatted(within.iloc[0] if len(within) else None, ".2f"),
                 "neurons (mean)",
@@ -123,10 +128,10 @@ def heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> None:
     )
 
 
-def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
+def show_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
     relation_id = relation["relation_id"]
-    asked = st.query_params.get("layer", "")
-    layer = int(asked) if asked in set(by_layer["layer"].astype(str)) else None
+    text = st.query_params.get("layer", "")
+    layer = int(text) if text in set(by_layer["layer"].astype(str)) else None
     neurons = ask(queries.relation_neurons, atlas, relation_id, layer=layer)
     widely = ask(sharing.neurons_by_sharing, atlas, relation_id)
     left, right = st.columns(2, gap="medium")
@@ -139,21 +144,22 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
                 "Neurons most of its facts share",
                 key=f"neurons-{relation_id}-{layer}",
                 fields=["name"],
-                act=to_neuron,
+                act=lambda name: st.switch_page(links.NEURON, query_params=links.here(neuron=name)),
             )
             st.caption("Click a neuron for its page.")
     with right, layout.errors_as_sentences():
         address.draw_clickable(
-            charts.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
+            look.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
             "Its neurons by layer",
             key=f"layers-{relation_id}-{layer}",
             fields=["layer"],
-            act=only_layer,
+            act=lambda layer: address.switch_in_url("layer", layer),
         )
         if layer is None:
-            st.caption("Click a layer to see its neurons only.")
+            st.caption("Click a layer to see only its neurons.")
         else:
-            st.button(f"Layer {layer} only: show all", icon=":material/close:", on_click=all_layers)
+            icon, label = ":material/close:", f"Layer {layer} only: show all"
+            st.button(label, icon=icon, on_click=address.set_in_url, kwargs={"layer": None})
         layout.draw_chart(
             sharing_charts.sharing_histogram(widely, int(relation["n_facts"])),
             "How many of its neurons are shared by how many of its facts",
@@ -164,9 +170,8 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
     layout.neuron_table(neurons)
     links.neuron_links(neurons.head(12))
     with st.container(horizontal=True, gap="small"):
-        top = neurons.head(20)
         tray.add_button(
-            [Neuron(int(r.layer), int(r.neuron)) for r in top.itertuples()],
+            neurons_of(neurons.head(20)),
             key=f"relation-{relation_id}-{layer}",
             source=f"{relation['label'] or relation_id} ({relation_id})",
         )
@@ -175,41 +180,27 @@ def its_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> No
         )
 
 
-def to_neuron(name: str) -> None:
-    st.switch_page(links.NEURON, query_params=links.here(neuron=name))
-
-
-def only_layer(layer: str) -> None:
-    address.switch_in_url("layer", layer)
-
-
-def all_layers() -> None:
-    address.set_in_url(layer=None)
-
-
 # What changing its neurons does ----------------------------------------------------------------------
 
 
-def what_changing_does(atlas: Atlas, relation_id: str) -> None:
+def show_experiments(atlas: Atlas, relation_id: str) -> None:
     st.subheader("What changing its neurons does", anchor=False)
     tables: dict[str, pd.DataFrame] = {}
     left, right = st.columns(2, gap="medium")
     with left, layout.errors_as_sentences():
-        tables |= evidence.effects(atlas, relation_id)
+        tables |= evidence.show_effects(atlas, relation_id)
     with right, layout.errors_as_sentences():
-        tables |= evidence.erasing(atlas, relation_id)
+        tables |= evidence.show_erasing(atlas, relation_id)
     with layout.errors_as_sentences():
-        tables |= evidence.edits(atlas, relation_id)
+        tables |= evidence.show_edits(atlas, relation_id)
     exports.offer(f"experiments {relation_id}", **tables)
 
 
-# With whom it shares ---------------------------------------------------------------------------------
+# Sharing ---------------------------------------------------------------------------------------------
 
 
-def whom_it_shares_with(
-    atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_id: str
-) -> None:
-    st.subheader("With whom it shares neurons", anchor=False)
+def show_sharing(atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_id: str) -> None:
+    st.subheader("Relations it shares neurons with", anchor=False)
     other = st.query_params.get("other")
     if other not in set(relations["relation_id"]):
         other = relation_id
@@ -230,8 +221,8 @@ def whom_it_shares_with(
             act=choose_other,
         )
         st.caption(
-            "It and the relations it shares most with; the diagonal is two facts of one relation. "
-            "Click a cell for the facts behind it."
+            "This relation and those it shares most with; the diagonal is two facts of one relation. "
+            "Click a cell for its pairs of facts."
         )
     with right, layout.errors_as_sentences():
         labels = {
@@ -239,12 +230,12 @@ def whom_it_shares_with(
             for row in relations.itertuples()
             if row.relation_id != relation_id
         }
-        address.choice("Facts in common with", "other", labels, placeholder="its own facts")
-        facts_behind(atlas, relations, overlap, relation_id, other)
+        address.choice("Pairs of facts with", "other", labels, placeholder="its own facts")
+        show_pairs(atlas, relations, overlap, relation_id, other)
 
 
 def choose_other(relation_a: str, relation_b: str) -> None:
-    """A cell of the page's own row or column stays here; any other is another relation's."""
+    """A cell of this relation's row or column stays on its page; any other goes to another relation's."""
     here = st.query_params.get("relation")
     if relation_b == here:
         relation_a, relation_b = relation_b, relation_a
@@ -254,24 +245,23 @@ def choose_other(relation_a: str, relation_b: str) -> None:
         address.set_in_url(relation=relation_a, other=relation_b, layer=None)
 
 
-def facts_behind(
+def show_pairs(
     atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_a: str, relation_b: str
 ) -> None:
-    """The pairs of facts that share most, of two relations or of one."""
+    """The pairs of facts that share most neurons, of two relations or within one."""
     labels = relations.set_index("relation_id")["label"]
     names = [escape(f"{labels[each] or each} ({each})") for each in (relation_a, relation_b)]
+    title = f"Two facts of {names[0]}" if relation_a == relation_b else f"{names[0]} and {names[1]}"
+    st.markdown(f"**{title}**")
     cell = overlap[(overlap["relation_a"] == relation_a) & (overlap["relation_b"] == relation_b)]
-    where = f"Two facts of {names[0]}" if relation_a == relation_b else f"{names[0]} and {names[1]}"
-    st.markdown(f"**{where}**")
-    mean = cell["mean_shared"].iloc[0] if len(cell) else None
-    n_pairs = int(cell["n_pairs"].iloc[0]) if len(cell) else 0
+    cell = cell.dropna(subset="mean_shared")
     pairs = ask(sharing.closest_pairs, atlas, relation_a, relation_b, limit=PAIRS)
-    if is_missing(mean) or pairs.empty:
+    if cell.empty or pairs.empty:
         layout.nothing("No two of these facts have a neuron in common.")
         return
     st.caption(
-        f"{mean:.2f} neurons in common, mean over {plural(n_pairs, 'pair')}. "
-        f"The {len(pairs)} pairs with most:"
+        f"{cell['mean_shared'].iloc[0]:.2f} neurons in common, mean over "
+        f"{plural(cell['n_pairs'].iloc[0], 'pair')}. The {len(pairs)} pairs with most:"
     )
     for row in pairs.itertuples(index=False):
         with st.container(gap=None):
@@ -289,13 +279,12 @@ def facts_behind(
 # Its facts -------------------------------------------------------------------------------------------
 
 
-def its_facts(atlas: Atlas, relation_id: str) -> None:
+def show_facts(atlas: Atlas, relation_id: str) -> None:
     st.subheader("Its facts", anchor=False)
-    hits = queries.facts_matching(
-        atlas, relation=relation_id, limit=PAGE_ROWS, offset=(address.page_asked() - 1) * PAGE_ROWS
-    )
+    page = {"limit": address.PAGE_ROWS, "offset": address.page_offset()}
+    hits = queries.facts_matching(atlas, relation=relation_id, **page)
     layout.fact_rows(hits.rows, notes=partial(about_fact, relation=False))
-    address.pages(hits.total, PAGE_ROWS)
+    address.draw_page_numbers(hits.total)
 
 
 main()

@@ -4,8 +4,8 @@
     t = address.slider("Threshold", "t", low=0.1, high=1, step=0.05, default=0.2)
     address.draw_clickable(chart, "…", key=…, fields=["relation_id"], act=address.set_in_url)
 
-A page reads the URL and nothing else, so a link restores it. A widget takes its value from there before it is
-drawn and writes it back when it changes; what is as it would be anyway is left out.
+A page is a function of the URL, so a link restores it. A widget takes its value from the URL before it is
+drawn and writes it back when it changes; defaults are left out of the URL.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ import altair as alt
 import streamlit as st
 
 from app.shared import limits
-from atlas.charts import look as charts
+from atlas.charts import look
+from atlas.neuron import Neuron
+
+PAGE_ROWS = 20
+_NEURON_LENGTH = 20
+
 
 # The URL -------------------------------------------------------------------------------------------
 
 
 def set_in_url(**parameters: str | None) -> None:
-    """Change the URL's parameters (None takes one out); a list on the page begins again."""
+    """Change the URL's parameters (None removes one) and go back to a list's first page."""
     st.query_params.pop("page", None)
     for name, value in parameters.items():
         if value in (None, ""):
@@ -35,8 +40,26 @@ def set_in_url(**parameters: str | None) -> None:
 
 
 def switch_in_url(name: str, value: str) -> None:
-    """Set a parameter of the URL, or take it out if it is there with this value."""
+    """Set a parameter of the URL, or remove it if it has this value."""
     set_in_url(**{name: None if st.query_params.get(name) == value else value})
+
+
+def id_in_url(name: str) -> str:
+    """An id of the URL, cut to the length of a search."""
+    return st.query_params.get(name, "")[: limits.current().search_length]
+
+
+def neuron_in_url(name: str = "neuron") -> Neuron | None:
+    """The neuron that the URL names; raises `AtlasError` for a name that cannot be read."""
+    text = st.query_params.get(name, "")[:_NEURON_LENGTH]
+    return Neuron.parse(text) if text else None
+
+
+def _write(name: str, key: str, default: Any = None) -> None:
+    """Copy a changed widget's value into the URL."""
+    value = st.session_state.get(key)
+    text = f"{value:g}" if isinstance(value, float) else value
+    set_in_url(**{name: None if value == default else text})
 
 
 # Clicks --------------------------------------------------------------------------------------------
@@ -45,13 +68,13 @@ def switch_in_url(name: str, value: str) -> None:
 def draw_clickable(
     chart: alt.Chart, alternative: str, *, key: str, fields: Sequence[str], act: Callable[..., None]
 ) -> None:
-    """A chart whose marks can be clicked: `act(**fields)` of the mark's row, as text, changes URL or page.
+    """A chart with clickable marks: `act(**fields)` gets the mark's fields as text and changes URL or page.
 
-    `key` has to name what `act` changes: then the chart begins anew after it, with nothing clicked.
-    What a browser says was clicked is as trusted as a URL; `act` puts it there, and the page reads it.
+    `key` has to name what `act` changes, so that the chart starts without a selection afterwards. A click is
+    as trusted as a URL: `act` writes it there, and the page validates what it reads.
     """
     st.altair_chart(
-        charts.clickable(chart, *fields),
+        look.clickable(chart, *fields),
         width="stretch",
         alt=alternative,
         key=key,
@@ -61,7 +84,7 @@ def draw_clickable(
 
 def _clicked(key: str, fields: Sequence[str], act: Callable[..., None]) -> None:
     selection = (st.session_state.get(key) or {}).get("selection") or {}
-    marks = selection.get(charts.CLICK) or []
+    marks = selection.get(look.CLICK) or []
     if isinstance(marks, list) and marks and isinstance(marks[0], Mapping) and set(fields) <= set(marks[0]):
         act(**{name: str(marks[0][name]) for name in fields})
 
@@ -69,20 +92,25 @@ def _clicked(key: str, fields: Sequence[str], act: Callable[..., None]) -> None:
 # Pages of a list -----------------------------------------------------------------------------------
 
 
-def page_asked() -> int:
+def page_number() -> int:
     """The page of a list that the URL names, from 1."""
-    asked = st.query_params.get("page", "1")[:6]
-    return max(1, int(asked)) if asked.isascii() and asked.isdigit() else 1
+    text = st.query_params.get("page", "1")[:6]
+    return max(1, int(text)) if text.isascii() and text.isdigit() else 1
 
 
-def pages(total: int, size: int) -> None:
-    """Page numbers below a list; the URL keeps the one in view."""
-    n_pages = max(1, math.ceil(total / size))
+def page_offset() -> int:
+    """How many rows come before the page of a list that the URL names."""
+    return (page_number() - 1) * PAGE_ROWS
+
+
+def draw_page_numbers(total: int) -> None:
+    """Page numbers below a list of `total` rows."""
+    n_pages = max(1, math.ceil(total / PAGE_ROWS))
     if n_pages == 1:
         return
-    page = min(page_asked(), n_pages)
+    page = min(page_number(), n_pages)
     key = f"page-{page}"
-    st.pagination(n_pages, default=page, key=key, on_change=_to_url, args=("page", key))
+    st.pagination(n_pages, default=page, key=key, on_change=_write, args=("page", key, 1))
 
 
 # Widgets -------------------------------------------------------------------------------------------
@@ -91,24 +119,25 @@ def pages(total: int, size: int) -> None:
 def search_box(label: str, name: str, *, placeholder: str) -> str:
     """A box whose text is the URL's parameter `name`."""
     key = f"box-{name}"
-    longest = limits.current().search_length
-    st.session_state[key] = st.query_params.get(name, "")[:longest]
+    st.session_state[key] = id_in_url(name)
     return st.text_input(
         label,
         key=key,
         type="search",
-        max_chars=longest,
+        max_chars=limits.current().search_length,
         placeholder=placeholder,
-        on_change=_to_url,
+        on_change=_write,
         args=(name, key),
     )
 
 
-def choice(label: str, name: str, options: Mapping[str, Any], *, placeholder: str, **look: Any) -> str | None:
-    """A choice that is the URL's parameter `name`; `options`: value → what is shown. None is any."""
+def choice(
+    label: str, name: str, options: Mapping[str, Any], *, placeholder: str, **widget: Any
+) -> str | None:
+    """A choice that is the URL's parameter `name`; `options`: value → label. None where nothing is chosen."""
     key = f"choice-{name}"
-    asked = st.query_params.get(name)
-    st.session_state[key] = asked if asked in options else None
+    value = st.query_params.get(name)
+    st.session_state[key] = value if value in options else None
     return st.selectbox(
         label,
         list(options),
@@ -116,46 +145,43 @@ def choice(label: str, name: str, options: Mapping[str, Any], *, placeholder: st
         key=key,
         format_func=lambda value: str(options.get(value, value)),
         placeholder=placeholder,
-        on_change=_to_url,
+        on_change=_write,
         args=(name, key),
-        **look,
+        **widget,
     )
 
 
 def slider(
-    label: str, name: str, *, low: float, high: float, step: float, default: float, **look: Any
+    label: str, name: str, *, low: float, high: float, step: float, default: float, **widget: Any
 ) -> float:
-    """A number from `low` to `high` that is the URL's parameter `name`; the default is left out of it."""
+    """A number from `low` to `high` that is the URL's parameter `name`."""
     key = f"slider-{name}"
     try:
-        asked = float(st.query_params.get(name, default))
+        value = float(st.query_params.get(name, default))
     except ValueError:
-        asked = default
-    # Neither a number that is none nor one off the scale: the slider would refuse it.
-    st.session_state[key] = min(max(asked, low), high) if math.isfinite(asked) else default
+        value = default
+    # Streamlit refuses NaN and values off the scale.
+    st.session_state[key] = min(max(value, low), high) if math.isfinite(value) else default
     return st.slider(
-        label,
-        low,
-        high,
-        step=step,
-        key=key,
-        on_change=_number_to_url,
-        args=(name, key, default),
-        **look,
+        label, low, high, step=step, key=key, on_change=_write, args=(name, key, default), **widget
     )
 
 
-def _number_to_url(name: str, key: str, default: float) -> None:
-    value = st.session_state[key]
-    set_in_url(**{name: None if value == default else f"{value:g}"})
-
-
-def one_of(label: str, name: str, options: Mapping[str, str], **look: Any) -> str:
-    """One of a few, side by side, that is the URL's parameter `name`; the first is left out of the URL."""
+def segments(
+    label: str,
+    name: str,
+    options: Mapping[str, str],
+    *,
+    default: str | None = None,
+    label_visibility: str = "collapsed",
+) -> str:
+    """One of a few options, side by side, that is the URL's parameter `name`; the default is the first."""
+    if len(options) == 1:
+        return next(iter(options))
     key = f"one-of-{name}"
-    first = next(iter(options))
-    asked = st.query_params.get(name, first)
-    st.session_state[key] = asked if asked in options else first
+    default = default or next(iter(options))
+    value = st.query_params.get(name, default)
+    st.session_state[key] = value if value in options else default
     return st.segmented_control(
         label,
         list(options),
@@ -163,18 +189,7 @@ def one_of(label: str, name: str, options: Mapping[str, str], **look: Any) -> st
         required=True,
         wrap=True,
         format_func=lambda value: options.get(value, value),
-        on_change=_one_to_url,
-        args=(name, key, first),
-        **look,
+        on_change=_write,
+        args=(name, key, default),
+        label_visibility=label_visibility,
     )
-
-
-def _one_to_url(name: str, key: str, first: str) -> None:
-    value = st.session_state[key]
-    set_in_url(**{name: None if value == first else value})
-
-
-def _to_url(name: str, key: str) -> None:
-    """A widget changed: the URL says so, and whatever list it filters begins again."""
-    value = st.session_state.get(key)
-    set_in_url(**{name: None if name == "page" and value == 1 else value})

@@ -1,7 +1,7 @@
-"""What experiments found, in plain words and with the choices that go with them; for several pages.
+"""What experiments found, in sentences; for several pages.
 
-    ratio = evidence_show.choose_ratio()                              # ?ratio=
-    st.markdown(evidence_show.verdict(rows, "suppress", ratio=ratio))  # with the strongest control
+    ratio = choose_ratio()                                # ?ratio=
+    st.markdown(verdict(rows, "suppress", ratio=ratio))   # with the strongest control
 
 A sentence says so when a control does as much, or when amplifying does not raise: the numbers decide.
 """
@@ -21,44 +21,49 @@ from atlas.queries import evidence
 from atlas.queries.evidence import Judged
 from atlas.store.atlas import Atlas
 
-RATIOS = {"paper": "The paper's ratio", "replication": "The replication's"}
-RATIO_SAID = {
+RATIO_DEFINITIONS = {
     "paper": "The paper's ratio: mean change ÷ mean probability.",
     "replication": "The replication's ratio: mean of each prompt's change ÷ probability.",
 }
-# A control that does this share of what the own neurons do …
-FARTHER, NEARLY, PARTLY = 1.1, 0.75, 0.25
+# A control that does this share of what the fact's own neurons do …
+_FARTHER, _NEARLY, _PARTLY = 1.1, 0.75, 0.25
 
-CONTROLS = {
-    "random": "as many random neurons of the same layers",
-    "matched": "as many neurons of the same layers that come nearest in activation",
-    "baseline": "as many of the most active neurons",
-    "unrelated": "the same neurons on unrelated facts",
+CONTROL_NAMES = {
+    "random": "random neurons",
+    "matched": "activation-matched neurons",
+    "baseline": "most active neurons",
+    "unrelated": "its own neurons on unrelated facts",
 }
+TWO_CONTROLS = (
+    "×0 suppresses, ×2 amplifies. Beside the fact's own neurons: as many random neurons of the same layers, "
+    "and the fact's own neurons on unrelated facts."
+)
 
 
-def groups_said(rows: pd.DataFrame | None = None) -> str:
+def describe_groups(rows: pd.DataFrame | None = None) -> str:
     """What the groups are; with rows of `evidence.effects`, also how active the controls are."""
-    active = {} if rows is None else rows.groupby("group")["activity"].first().astype(float).dropna()
-    near, most = (
-        f" ({active[group]:.2f} × as active)" if group in active else "" for group in ("matched", "baseline")
+    activity = {} if rows is None else rows.groupby("group")["activity"].first().astype(float).dropna()
+    matched, baseline = (
+        f", {activity[group]:.2f} × as active" if group in activity else ""
+        for group in ("matched", "baseline")
     )
     return (
-        "×0 suppresses, ×2 amplifies: the fact's own neurons; as many random ones of the same layers; as "
-        f"many of these layers that come nearest in activation on its prompts{near}; as many that are the "
-        f"most active there{most}, the paper's baseline; its own again while unrelated facts are asked."
+        "×0 suppresses, ×2 amplifies. Beside the fact's own neurons, as many of each: random neurons of the "
+        f"same layers; activation-matched neurons of the same layers{matched}; the most active neurons (the "
+        f"paper's baseline{baseline}); and the fact's own neurons on unrelated facts."
     )
 
 
 def choose_ratio() -> str:
     """The paper's ratio, or the replication's, as the URL says."""
-    return address.one_of("Ratio", "ratio", RATIOS, label_visibility="collapsed")
+    names = {"paper": "The paper's ratio", "replication": "The replication's ratio"}
+    return address.segments("Ratio", "ratio", names)
 
 
-def effects_of(
+def measured_effects(
     atlas: Atlas, *, relation: str = "all", templates: str | None = None
 ) -> tuple[pd.DataFrame, str]:
-    """Rows of `evidence.effects` and whose they are: of known facts, or of all where none is known.
+    """Rows of `evidence.effects`, of known facts or, where the model knows none, of all; and which.
 
     No rows where the own neurons were not measured.
     """
@@ -69,74 +74,65 @@ def effects_of(
     return rows.head(0), "known"
 
 
-# In words --------------------------------------------------------------------------------------------
-
-
 def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> str:
-    """What an intervention does and how much of it a control does, too, in markdown; "" if not measured.
+    """What an intervention does and how much of it a control does, in markdown; "" if not measured.
 
     `rows`: as `evidence.effects`, of one kind of templates.
     """
     found = evidence.judged(rows, intervention, ratio=ratio)
     if found is None:
         return ""
-    span = f" (95 % interval {signed_percent(found.low)} to {signed_percent(found.high)})"
-    change = f"**{signed_percent(found.own)}**{'' if math.isnan(found.low) else span}"
+    low, high = signed_percent(found.low), signed_percent(found.high)
+    change = f"**{signed_percent(found.own)}**"
+    if not math.isnan(found.low):
+        change += f" (95 % interval {low} to {high})"
     if intervention == "suppress":
-        does, does_not = "Suppressing a fact's neurons", "does not lower the probability of its answer"
+        subject, direction = "Suppressing a fact's neurons", "lower"
     else:
-        does, does_not = "Amplifying them", "does not raise it"
-    if not found.expected:
-        chance = ", nothing that can be told from no change" if found.none else ""
-        return f"**{does} {does_not}:** {change}{chance}. {_as_far(found)}".strip()
-    moves = "changes the probability of its answer by" if intervention == "suppress" else "changes it by"
-    return f"{does} {moves} {change}. {_beside(found)}"
+        subject, direction = "Amplifying them", "raise"
+    if found.expected:
+        return f"{subject} changes the probability of its answer by {change}. {_beside(found)}"
+    chance = ", not distinguishable from no change" if found.none else ""
+    verb = f"**{subject} does not {direction} the probability of its answer:**"
+    return f"{verb} {change}{chance}. {_as_far(found)}".strip()
 
 
 def _beside(found: Judged) -> str:
     """How much of the expected effect the strongest control has."""
     if found.control is None or signed_percent(found.beside) == signed_percent(0):
-        return "No control moves it that way."
-    by = f"{CONTROLS[found.control]}, {signed_percent(found.beside)}"
-    if found.share >= FARTHER:
-        return f"**A control does more:** {by}."
-    if found.share >= NEARLY:
-        return f"**A control does about as much:** {by}."
-    if found.share >= PARTLY:
-        return f"A control does {found.share:.0%} of that: {by}."
-    return f"No control comes near; the strongest is {by}."
+        return "No control changes it in that direction."
+    control = f"{CONTROL_NAMES[found.control]}, {signed_percent(found.beside)}"
+    if found.share >= _FARTHER:
+        return f"**A control does more:** {control}."
+    if found.share >= _NEARLY:
+        return f"**A control does about as much:** {control}."
+    if found.share >= _PARTLY:
+        return f"A control does {found.share:.0%} of that: {control}."
+    return f"No control comes near; the strongest is {control}."
 
 
 def _as_far(found: Judged) -> str:
-    """Beside an effect that is not the expected one: the control that moves it as far, if one does."""
-    if found.control is None or found.share < NEARLY:
+    """Beside an effect that is not the expected one: the control that changes as much, if one does."""
+    if found.control is None or found.share < _NEARLY:
         return ""
-    how = "as far" if found.share < FARTHER else "farther"
-    return f"A control moves it {how}: {CONTROLS[found.control]}, {signed_percent(found.beside)}."
+    how = "as much" if found.share < _FARTHER else "more"
+    return f"A control changes it {how}: {CONTROL_NAMES[found.control]}, {signed_percent(found.beside)}."
 
 
-def counted(rows: pd.DataFrame, facts: str) -> str:
+def sample_size(rows: pd.DataFrame, facts: str) -> str:
     """How many facts and prompts stand behind the own neurons' numbers."""
     own = rows[rows["group"] == "own"]
-    about = {"known": "known fact", "unknown": "unknown fact", "all": "fact"}[facts]
+    noun = {"known": "known fact", "unknown": "unknown fact", "all": "fact"}[facts]
     n_prompts = own.groupby("templates")["n_prompts"].max().sum()
-    none_known = ", none of which the model knows" if facts == "all" else ""
-    return f"{plural(own['n_facts'].max(), about)}{none_known}, {plural(n_prompts, 'prompt')}"
+    none_known = " (the model knows none of them)" if facts == "all" else ""
+    return f"{plural(own['n_facts'].max(), noun)}{none_known}, {plural(n_prompts, 'prompt')}"
 
 
-def absent(atlas: Atlas, table: str, what: str) -> str:
+def why_absent(atlas: Atlas, table: str, what: str) -> str:
     """Why there is nothing to show of an experiment."""
-    why = "not in the sample that was measured" if atlas.measured(table) else NOT_MEASURED
-    return f"{what}: {why}."
-
-
-def chosen_view(label: str, name: str, options: dict[str, str]) -> str:
-    """One of a few views, as the URL says; a single one needs no choice."""
-    if len(options) == 1:
-        return next(iter(options))
-    return address.one_of(label, name, options, label_visibility="collapsed")
+    return f"{what}: {'not in the measured sample' if atlas.measured(table) else NOT_MEASURED}."
 
 
 def note(text: str) -> None:
-    """A caption of text that is no markdown."""
+    """A caption of text that is not markdown."""
     st.caption(escape(text))

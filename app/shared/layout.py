@@ -32,10 +32,10 @@ from atlas.charts import look
 from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
-FIGURE_WIDTH = 150
+_FIGURE_WIDTH = 150
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title.
-STYLE = """<style>
+PAGE_STYLE = """<style>
 .stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
 .stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
 .stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
@@ -128,7 +128,7 @@ def figures(values: Mapping[str, tuple[str, str]]) -> None:
     """A row of boxes: label → (number, note)."""
     with st.container(horizontal=True, gap="small"):
         for label, (value, note) in values.items():
-            with st.container(border=True, width=FIGURE_WIDTH, height="stretch", gap=None):
+            with st.container(border=True, width=_FIGURE_WIDTH, height="stretch", gap=None):
                 st.caption(escape(label))
                 st.markdown(f"#### {escape(value)}" if value != NOT_MEASURED else escape(value))
                 st.caption(escape(note))

@@ -1,11 +1,11 @@
-"""What is kept between reruns and shared by all visitors; the only cache decorators of the app.
+"""What is cached between reruns and shared by all visitors; the only cache decorators of the app.
 
     atlases()                                    # ids and folders that can be chosen
     a = opened(folder)                           # an Atlas, opened once and again when it is rebuilt
-    ask(queries.relation_overlap, a)             # a question whose answer is worth keeping
+    ask(queries.relation_overlap, a)             # a query whose answer is worth keeping
     s = subject("pocket-bert")                   # a model for the Lab; imports torch
 
-Everything kept here is read-only: a subject changes only inside `with subject.applied(…)`, under its lock.
+Everything cached is read-only: a subject changes only inside `with subject.applied(…)`, under its lock.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import streamlit as st
 
 from app.shared import limits
+from app.shared.words import escape
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.models import fetch_model, locate
@@ -38,10 +39,10 @@ _n_modules = 0
 
 
 def spare_the_collector() -> None:
-    """Take the modules that are loaded by now out of Python's garbage collection.
+    """Exclude the modules loaded by now from Python's garbage collection.
 
-    Streamlit collects garbage after every run of a page, and visits every object of pandas, Altair and torch
-    for it: a third of the time of a page. Modules stay anyway; when a page has loaded more of them, again.
+    Streamlit collects garbage after every run of a page and visits every object of pandas, Altair and torch
+    for it: a third of the time of a page. Modules stay anyway; runs again after a page has loaded more.
     """
     global _n_modules
     if len(sys.modules) != _n_modules:
@@ -50,7 +51,7 @@ def spare_the_collector() -> None:
         _n_modules = len(sys.modules)
 
 
-# At the end Python takes everything apart, and complains of what it may not collect.
+# At exit Python reports frozen objects as leaks.
 atexit.register(gc.unfreeze)
 
 
@@ -60,30 +61,30 @@ atexit.register(gc.unfreeze)
 def atlases() -> dict[str, Path]:
     """Ids and folders of the atlases that can be chosen, the default first.
 
-    The one that KNOWLEDGE_NEURON_ATLAS names, the bundled ones, those that were imported. What a visitor
-    types never becomes a path: only these ids are accepted. See `configured_error` for a variable that names
-    none.
+    The one that KNOWLEDGE_NEURON_ATLAS names, the bundled ones, the imported ones. What a visitor types never
+    becomes a path: only these ids are accepted. `configured_error` says where the variable names no atlas.
     """
     found = at_hand()
-    if not os.environ.get(ENVIRONMENT_VARIABLE):
-        return found
-    try:
-        folder = resolve()
-    except AtlasError:
+    folder, _ = _configured()
+    if folder is None:
         return found
     atlas_id = folder.name if found.get(folder.name, folder) == folder else f"{folder.name} (local)"
     return {atlas_id: folder, **found}
 
 
-def configured_error() -> str | None:
-    """What is wrong with KNOWLEDGE_NEURON_ATLAS, in a sentence; None when nothing is."""
+def configured_error() -> AtlasError | None:
+    """What is wrong with KNOWLEDGE_NEURON_ATLAS."""
+    return _configured()[1]
+
+
+def _configured() -> tuple[Path | None, AtlasError | None]:
+    """The folder that KNOWLEDGE_NEURON_ATLAS names, or what is wrong with it."""
     if not os.environ.get(ENVIRONMENT_VARIABLE):
-        return None
+        return None, None
     try:
-        resolve()
+        return resolve(), None
     except AtlasError as error:
-        return str(error)
-    return None
+        return None, error
 
 
 def opened(folder: Path) -> Atlas:
@@ -94,7 +95,7 @@ def opened(folder: Path) -> Atlas:
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opened(folder: str, version: int) -> Atlas:
     atlas = open_atlas(folder)
-    # Most pages ask about these; scores and effects, which are larger, are read where they lie.
+    # Most pages query these; scores and effects are larger and are read from disk.
     small = [table for table in evidence.LOADED if table in atlas.tables]
     atlas.load("facts", "knowledge_neurons", "neurons", "prompts", *small)
     return atlas
@@ -103,7 +104,7 @@ def _opened(folder: str, version: int) -> Atlas:
 def glance(folder: Path) -> tuple[Manifest, queries.Summary]:
     """An atlas's manifest and numbers; raises `StoreError` when it is broken.
 
-    Nothing is kept in memory: a list of atlases must not cost what being in each of them does.
+    No table stays in memory, so that a list of atlases is cheap.
     """
     return _glance(str(folder), _version(folder))
 
@@ -130,7 +131,7 @@ def _sandbox(folder: str, version: int, rows: int, seconds: float, memory_mb: in
 
 
 def sandbox(atlas: Atlas) -> Sandbox:
-    """The process for SQL that visitors write; its tables are loaded once."""
+    """The process that runs visitors' SQL; its tables are loaded once."""
     allowed = limits.current()
     return _sandbox(
         *(str(atlas.path), _version(atlas.path)),
@@ -138,36 +139,39 @@ def sandbox(atlas: Atlas) -> Sandbox:
     )
 
 
-def ask(question: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
-    """The answer of a function of `atlas.queries.facts`, kept until the atlas is built again."""
-    key = (str(atlas.path), _version(atlas.path), question.__module__, question.__name__)
-    return _answer(key, arguments, tuple(sorted(options.items())), question, atlas)
+def ask(query: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
+    """The answer of a function of `atlas.queries`, cached until the atlas is built again."""
+    key = (str(atlas.path), _version(atlas.path), query.__module__, query.__name__)
+    return _answer(key, arguments, tuple(sorted(options.items())), query, atlas)
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def _answer(key, arguments, options, _question, _atlas):
-    return _question(_atlas, *arguments, **dict(options))
+def _answer(key, arguments, options, _query, _atlas):
+    return _query(_atlas, *arguments, **dict(options))
 
 
 # Models ----------------------------------------------------------------------------------------------
 
 
-def models() -> tuple[str, ...]:
-    """Names of the models that visitors are offered."""
-    return limits.current().models
+def fetch(name: str) -> None:
+    """Put a model's files on this machine behind a progress bar, and run the page again.
 
-
-def fetch(name: str, progress: Callable[[float, str], None] | None = None) -> None:
-    """Put a model's files on this machine, where the limits let visitors do so; raises `ModelError`."""
+    Raises `ModelError` where the limits do not let visitors do so.
+    """
     limits.current().check_download(name)
-    fetch_model(name, progress)
+    bar = st.progress(0.0, text="Fetching …")
+    try:
+        fetch_model(name, lambda share, text: bar.progress(min(max(share, 0.0), 1.0), text=escape(text)))
+    finally:
+        bar.empty()
+    st.rerun()
 
 
 def subject(name: str) -> Subject:
     """The subject model of that name, loaded once for all visitors. The first call imports torch.
 
-    A model that is not on disk is fetched on the way where that is allowed; call `fetch` first to show
-    progress. Raises `ModelError` where the limits do not allow it, before the name is looked up.
+    A model that is not on disk is fetched where that is allowed; call `fetch` first to show progress. Raises
+    `ModelError` where the limits do not allow it, before the name is looked up.
     """
     allowed = limits.current()
     allowed.check_model(name)

@@ -1,11 +1,11 @@
-"""Other thresholds for a fact's neurons: sliders, and what becomes of the set. No model is needed.
+"""Other thresholds for a fact's neurons: sliders, and how the set changes. No model is needed.
 
-    asked = choose(atlas)                      # the sliders; asked.moved says whether they were
-    rows = compared(stored, found)             # a column `change`: kept, added or removed
+    chosen = choose_thresholds(atlas.manifest)     # the sliders
+    rows = mark_changes(stored, found)             # a column `change`: kept, added or removed
 
-`t` is the coarse threshold (a score counts from t × the prompt's largest), `p` the share of discovery prompts
-that it must count in, `n` the number of other facts whose prompts are negative examples. The URL has them;
-the atlas's own are left out of it. `atlas.refinement` says more.
+`t` is the coarse threshold (a share of the prompt's largest score), `p` the share of discovery prompts in
+which it is reached, `n` the number of other facts whose prompts are negative examples. The URL holds what differs
+from the atlas's own; see `atlas.refinement`.
 """
 
 from __future__ import annotations
@@ -24,113 +24,112 @@ from atlas.charts.neurons import ADDED, OTHER, OWN, REMOVED
 from atlas.refinement import MODES, STORED_FRACTION
 from atlas.store.manifest import Manifest
 
-STEP = 0.05
-MOST_NEGATIVES = 10
 KEPT = "kept"
-# What became of a neuron → what the charts call it.
-KINDS = {KEPT: OWN, ADDED: ADDED, REMOVED: REMOVED}
-KEYS = ["layer", "neuron"]
+_MOST_NEGATIVES = 10
+# Change of a neuron → its kind in the charts.
+_CHANGE_KINDS = {KEPT: OWN, ADDED: ADDED, REMOVED: REMOVED}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the sliders say, beside what the atlas was made with."""
+    """A refinement rule as far as sliders change it; see `atlas.refinement`."""
 
     t: float
     p: float
     at_least: int
-    own_t: float
-    own_p: float
     n: int = 0
-    own_n: int = 0
     seed: int = 0
 
-    @property
-    def moved(self) -> bool:
-        return (self.t, self.p, self.n) != (self.own_t, self.own_p, self.own_n)
-
-    def needed(self, n_prompts: int) -> int:
-        """In how many of a fact's discovery prompts a score has to count."""
+    def prompts_needed(self, n_prompts: int) -> int:
+        """In how many of a fact's discovery prompts a score has to reach the threshold."""
         return max(math.ceil(n_prompts * self.p - 1e-9), self.at_least)
 
 
-def own(manifest: Manifest) -> Thresholds:
-    """The thresholds that the atlas was made with; those of the mode `default` where it does not say."""
+def default_thresholds() -> Thresholds:
+    """Those of the mode `default`."""
+    rule = MODES["default"]
+    return Thresholds(rule.threshold, rule.share, rule.at_least)
+
+
+def atlas_thresholds(manifest: Manifest) -> Thresholds:
+    """The thresholds that the atlas was made with; of the mode `default` where it does not say."""
     rule = MODES["default"].to_dict() | {k: v for k, v in manifest.method.refinement.items() if v is not None}
-    t, p = float(rule["threshold"]), float(rule["share"])
-    n = int(rule["negatives"])
-    return Thresholds(t, p, int(rule["at_least"]), t, p, n, n, int(rule["seed"]))
+    return Thresholds(
+        float(rule["threshold"]),
+        float(rule["share"]),
+        int(rule["at_least"]),
+        int(rule["negatives"]),
+        int(rule["seed"]),
+    )
 
 
-def choose(manifest: Manifest) -> Thresholds:
+def choose_thresholds(manifest: Manifest) -> Thresholds:
     """Three sliders whose values are the URL's `t`, `p` and `n`."""
-    rule = own(manifest)
-    lowest = manifest.method.stored_fraction or STORED_FRACTION
+    own = atlas_thresholds(manifest)
     left, middle, right = st.columns(3, gap="medium", vertical_alignment="bottom")
-    moved = sliders(rule, (left, middle), lowest=lowest)
+    lowest = manifest.method.stored_fraction or STORED_FRACTION
+    chosen = choose_t_and_p(own, (left, middle), lowest=lowest)
     with right:
         n = address.slider(
-            "… and not where so many other facts are asked for (n)",
+            "Negative examples (n)",
             "n",
             low=0.0,
-            high=float(MOST_NEGATIVES),
+            high=float(_MOST_NEGATIVES),
             step=1.0,
-            default=float(rule.own_n),
+            default=float(own.n),
             format="%d",
-            help="Negative examples: neurons that stand out as often in the same prompts of n other facts of "
-            "the relation, with other answers, are left out.",
+            help="Other facts of the relation with other answers. Neurons that pass the thresholds on their "
+            "prompts too are left out.",
         )
-    return replace(moved, n=int(n))
+    return replace(chosen, n=int(n))
 
 
-def sliders(rule: Thresholds, places: Sequence[Any], *, lowest: float) -> Thresholds:
-    """Two of them, for `t` and `p`, which are the rule's own until somebody moves them."""
-    left, right = places
-    with left:
+def choose_t_and_p(own: Thresholds, places: Sequence[Any], *, lowest: float) -> Thresholds:
+    """Two sliders, for `t` and `p`; `own` where nobody moves them."""
+    with places[0]:
         t = address.slider(
-            "A score counts from … × the prompt's largest (t)",
+            "Threshold: share of the prompt's largest score (t)",
             "t",
             low=lowest,
             high=1.0,
-            step=STEP,
-            default=rule.own_t,
+            step=0.05,
+            default=own.t,
             help="The coarse threshold. Smaller scores are not stored.",
         )
-    with right:
+    with places[1]:
         p = address.slider(
-            "… in at least this share of its prompts (p)",
+            "Share of prompts that must reach it (p)",
             "p",
             low=0.0,
             high=1.0,
-            step=STEP,
-            default=rule.own_p,
-            help=f"Of the prompts that neurons are found on; never fewer than {rule.at_least} of them.",
+            step=0.05,
+            default=own.p,
+            help=f"Share of the discovery prompts; never fewer than {own.at_least} prompts.",
         )
-    return replace(rule, t=t, p=p)
+    return replace(own, t=t, p=p)
 
 
-def compared(stored: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """The neurons found with other thresholds, marked kept or added, then those of the atlas that are gone.
+def mark_changes(stored: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The neurons at other thresholds, marked kept or added, then those of the atlas that are removed.
 
-    Takes `queries.neurons_of_fact` and `queries.rethreshold`; gives their columns and `change`.
+    Takes `queries.neurons_of_fact` and `queries.rethreshold`; returns their columns and `change`.
     """
-    before, after = (pd.MultiIndex.from_frame(rows[KEYS]) for rows in (stored, found))
+    before, after = (pd.MultiIndex.from_frame(rows[["layer", "neuron"]]) for rows in (stored, found))
     now = found.assign(change=[KEPT if there else ADDED for there in after.isin(before)])
     gone = stored[~before.isin(after)].assign(change=REMOVED)
     parts = [part for part in (now, gone) if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else now
 
 
-def with_kinds(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Scores with what each neuron is to the fact now; `rows` as `compared` gives them."""
-    changes = dict(zip(zip(rows["layer"], rows["neuron"], strict=True), rows["change"], strict=True))
-    pairs = zip(scores["layer"], scores["neuron"], strict=True)
-    return scores.assign(kind=[KINDS[changes[pair]] if pair in changes else OTHER for pair in pairs])
+def mark_kinds(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Scores with each neuron's kind for the charts; `rows` as `mark_changes` returns them."""
+    kinds = rows.set_index(["layer", "neuron"])["change"].map(_CHANGE_KINDS)
+    pairs = pd.MultiIndex.from_frame(scores[["layer", "neuron"]])
+    return scores.assign(kind=kinds.reindex(pairs).fillna(OTHER).to_numpy())
 
 
-def summary(rows: pd.DataFrame) -> str:
-    """What the sliders did, in words; `rows` as `compared` gives them."""
-    counts = rows["change"].value_counts()
-    n = {change: int(counts.get(change, 0)) for change in (KEPT, ADDED, REMOVED)}
-    parts = [f"{number} {change}" for change, number in n.items() if number]
-    return f"{plural(n[KEPT] + n[ADDED], 'neuron')}" + (f": {', '.join(parts)}" if parts else "")
+def describe_changes(rows: pd.DataFrame) -> str:
+    """How many neurons there are now, and how many were kept, added and removed."""
+    counts = rows["change"].value_counts().reindex([KEPT, ADDED, REMOVED], fill_value=0)
+    parts = ", ".join(f"{n} {change}" for change, n in counts.items() if n)
+    return plural(counts[KEPT] + counts[ADDED], "neuron") + (f": {parts}" if parts else "")

@@ -1,4 +1,4 @@
-"""A tray of neurons that fills up while browsing and is emptied in the Lab.
+"""A tray of neurons that is filled while browsing and used in the Lab.
 
     tray.add_button([Neuron(9, 2141)], source="France → Paris")    # on any page
     tray.neurons(), tray.holdings()                                # of the atlas in view; with their sources
@@ -18,22 +18,21 @@ from app.shared import layout, limits, links
 from app.shared.words import plural
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron
-from atlas.store.manifest import ModelRecord
 
-KEY = "trays"
-KEPT = "tray_kept"
+_TRAYS = "trays"
+_NAMES = "tray_kept"
 
 
 # What is in it ---------------------------------------------------------------------------------------
 
 
 def model_key(name: str, weights_sha256: str | None) -> str:
-    """What tells models apart: the weights' hash, or the name where no hash is known."""
+    """The key of a model's tray: the weights' hash, or the name where no hash is known."""
     return weights_sha256 or name
 
 
 def holdings(model: str | None = None) -> Mapping[Neuron, str]:
-    """The neurons in the tray in the order they came, each with where it was taken from ("" if unknown).
+    """The neurons in the tray in the order they came, each with its source ("" if unknown).
 
     `model` is a `model_key`; left out, the model of the atlas in view.
     """
@@ -47,9 +46,9 @@ def neurons(model: str | None = None) -> tuple[Neuron, ...]:
 
 def add(chosen: Iterable[Neuron], *, source: str = "", model: str | None = None) -> None:
     """Put neurons into the tray; those that are there stay, and what does not fit is left out."""
-    kept = dict.fromkeys(chosen, source) | holdings(model)
-    order = [*holdings(model), *(neuron for neuron in kept if neuron not in holdings(model))]
-    _trays()[model or _model_in_view()] = {neuron: kept[neuron] for neuron in order[: limits.current().tray]}
+    held = holdings(model)
+    together = {**held, **{neuron: source for neuron in chosen if neuron not in held}}
+    _trays()[model or _model_in_view()] = dict(list(together.items())[: limits.current().tray])
 
 
 def remove(chosen: Iterable[Neuron], *, model: str | None = None) -> None:
@@ -63,12 +62,12 @@ def clear(*, model: str | None = None) -> None:
 
 
 def _trays() -> dict[str, dict[Neuron, str]]:
-    return st.session_state.setdefault(KEY, {})
+    return st.session_state.setdefault(_TRAYS, {})
 
 
 def _model_in_view() -> str:
     try:
-        model: ModelRecord = layout.current_atlas().manifest.model
+        model = layout.current_atlas().manifest.model
     except AtlasError:
         return ""
     return model_key(model.name, model.weights_sha256)
@@ -85,9 +84,9 @@ def add_button(
     source: str = "",
     model: str | None = None,
 ) -> None:
-    """A button that puts neurons into the tray, and takes them out again once they are in.
+    """A button that puts neurons into the tray, and removes them once they are in.
 
-    `source` is plain text: where they come from. `key` tells buttons of one page apart that offer the same.
+    `source` says where they come from. `key` tells apart buttons of one page for the same neurons.
     """
     chosen = tuple(dict.fromkeys(chosen))
     if not chosen:
@@ -101,7 +100,7 @@ def add_button(
             "In the tray",
             key=key,
             icon=":material/check:",
-            help=f"Take {noun} out again",
+            help=f"Remove {noun} from the tray",
             on_click=remove,
             args=(chosen,),
             kwargs={"model": model},
@@ -114,36 +113,38 @@ def add_button(
         key=key,
         icon=":material/playlist_add:",
         disabled=full,
-        help=f"The tray holds {most} neurons. Take some out first." if full else "To use them in the Lab",
+        help=f"The tray holds at most {most} neurons. Remove some first."
+        if full
+        else "To use them in the Lab",
         on_click=add,
         args=(chosen,),
         kwargs={"source": source, "model": model},
     )
 
 
-def show() -> None:
-    """The tray in the sidebar: how many, which, and the way to the Lab. Nothing while it is empty."""
+def show_tray() -> None:
+    """The tray in the sidebar, with a link to the Lab; nothing while it is empty."""
     inside = holdings()
     if not inside:
         return
     names = [str(neuron) for neuron in inside]
     with st.expander(f"Tray: {plural(len(names), 'neuron')}", icon=":material/inbox:"):
-        st.session_state[KEPT] = names
+        st.session_state[_NAMES] = names
         st.multiselect(
             "Neurons in the tray",
             names,
-            key=KEPT,
+            key=_NAMES,
             label_visibility="collapsed",
             on_change=_keep_chosen,
-            help="The cross at a neuron takes it out.",
+            help="The cross beside a neuron removes it.",
         )
         st.button("Empty the tray", icon=":material/delete:", on_click=clear, width="stretch")
-    # A button: a link to the page in view would look like a menu entry.
+    # Not a link: one to the page in view would look like a menu entry.
     if st.button("Use in the Lab", icon=":material/science:", width="stretch"):
         fact = st.query_params.get("fact")
         st.switch_page(links.LAB, query_params=links.here(source="tray", fact=fact))
 
 
 def _keep_chosen() -> None:
-    kept = set(st.session_state.get(KEPT, ()))
+    kept = set(st.session_state.get(_NAMES, ()))
     remove(neuron for neuron in neurons() if str(neuron) not in kept)

@@ -7,6 +7,7 @@ plural(2, "fact"), formatted(None, ".2f")     # "2 facts", "not measured in this
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -58,13 +59,19 @@ def token_list(pairs: Any, limit: int | None = 8, *, missing: str = NOT_MEASURED
     return ", ".join(shown_token(pair["token"]) for pair in list(pairs)[:limit])
 
 
-def with_blank(text: str) -> str:
-    """A prompt with a line where its answer goes."""
-    return text.replace(OBJECT_SLOT, _BLANK)
+def with_blank(text: Any) -> str:
+    """A prompt with a line where its answer goes; "" where it is null."""
+    return "" if is_missing(text) else text.replace(OBJECT_SLOT, _BLANK)
 
 
 def fact_name(subject: str, answer: str) -> str:
     return f"{subject} → {answer}"
+
+
+def fact_label(fact: Mapping[str, Any]) -> str:
+    """A fact's name and the label of its relation, where it has one."""
+    name, label = fact_name(fact["subject"], fact["object"]), fact.get("label")
+    return name if is_missing(label) or not label else f"{name} · {label}"
 
 
 def relation_name(row: Any) -> str:

@@ -316,7 +316,7 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
             assert not any(keyword.arg == "unsafe_allow_html" for keyword in call.keywords), path.name
             if name.endswith(".html"):
                 (argument,) = call.args
-                assert re.fullmatch(r"(layout\.)?STYLE", ast.unparse(argument)), path.name
+                assert re.fullmatch(r"(layout\.PAGE|_EDITOR)_STYLE", ast.unparse(argument)), path.name
     assert started == [("published_import.py", "subprocess.Popen", "command")]
 
 

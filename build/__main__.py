@@ -128,17 +128,6 @@ def _geonames(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reference(arguments: argparse.Namespace) -> int:
-    try:
-        from build.reference import write
-    except ImportError as error:
-        raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
-
-    with writing(arguments.out):
-        print(f"{len(write(arguments.out))} pages: {arguments.out}")
-    return 0
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
     from build.evidence.evaluate import EvaluateOptions, evaluate
 
@@ -198,7 +187,6 @@ _COMMANDS = {
     "train-pocket-bert": _train,
     "fetch-model": _fetch,
     "geonames": _geonames,
-    "reference": _reference,
     "evaluate": _evaluate,
     "figures": _figures,
     "experiment": _experiment,

@@ -11,7 +11,6 @@ from atlas.help import explain
 from build.evidence import ALIASES, STUDIES
 
 MODELS = Path(atlas.models.__file__).parent
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "api"
 FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
 
 
@@ -248,16 +247,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=FACTS,
         help="folder of the CSV files (default: the project's own)",
-    )
-
-    reference = commands.add_parser("reference", help="make the API reference again, from the docstrings")
-    explain(
-        reference,
-        "Write one Markdown page a public module of the library, from signatures and docstrings.",
-        "python -m build reference",
-    )
-    reference.add_argument(
-        "--out", type=Path, metavar="DIR", default=REFERENCE, help="folder of the pages (default: docs/api)"
     )
 
     commands.add_parser("bench", help="measure attribution against the plain loop", add_help=False)

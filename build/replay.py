@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas.errors import BuildError
-from atlas.experiments.documents import MAX_FILE_BYTES, Document, document, to_json
+from atlas.experiments.documents import MAX_FILE_BYTES, Document, read_document, to_json
 from atlas.experiments.experiment import Agreement, Experiment, agreement
 from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
@@ -96,7 +96,7 @@ def read(file: Path) -> Document:
     except OSError as error:
         raise BuildError(f"{file} cannot be read ({error.strerror}). Give an experiment's JSON.") from None
     try:
-        return document(content.decode("utf-8-sig"))
+        return read_document(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BuildError(f"{file} is no text in UTF-8. Give an experiment's JSON.") from None
 

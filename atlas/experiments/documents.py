@@ -1,7 +1,7 @@
 """Experiments as JSON, for files, and as text for a URL.
 
     from_json(to_json(experiment)) == experiment == from_link(to_link(experiment))
-    document(to_json(experiment, outcome.results)).results   # python -m build experiment FILE does it again
+    read_document(to_json(experiment, outcome.results)).results     # python -m build experiment FILE
 
 A link is the JSON without results, through zlib and base64url. Both come from strangers: everything is
 checked, and nothing is inflated beyond its bound. What is wrong is a `DocumentError` of one line.
@@ -14,37 +14,124 @@ import binascii
 import json
 import re
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments.experiment import (
     MAX_DRAWS,
     MAX_PROMPTS,
     MAX_SEED,
-    MAX_TEXT,
     Experiment,
-    Measured,
+    Name,
+    Neurons,
+    PromptText,
     Results,
-    Said,
 )
-from atlas.experiments.reading import REMEDY, Record, one_line, parse
-from atlas.interventions import MAX_NEURONS, NAME_LENGTH, several_from_plain, to_plain
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Whole, one_line, parse_json, validate
+from atlas.interventions import KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
+from atlas.neuron import Asked, Prompt
 
 FORMAT = "knowledge-neuron-experiment"
 # Version 2 added what random neurons do to an edit's new answer; results of version 1 lack it.
 VERSION = 2
-READABLE = (1, VERSION)
+READABLE_VERSIONS = (1, VERSION)
 
 MAX_FILE_BYTES = 20_000_000
+MAX_LIST_BYTES = 5_000_000  # of interventions alone
 MAX_LINK_BYTES = 200_000  # inflated
-MAX_NAME = 300
-MAX_TOP = 1000
-MAX_RANK = 10_000_000
+MAX_ANSWER = 200  # of an edit
 
 _SHA256 = re.compile(r"|[0-9a-f]{64}")
 _LINK = re.compile(r"[A-Za-z0-9_-]+")
+
+
+# What a document holds -------------------------------------------------------------------------------
+
+
+class _Entry(BaseModel):
+    model_config = STRICT
+
+
+_Answer = Annotated[Text, Field(max_length=MAX_ANSWER)]
+_Strength = Annotated[Number, Field(ge=0, le=1000)]
+
+
+class _Intervention(_Entry):
+    """Any intervention; `kind` decides which of the other fields it has."""
+
+    kind: Literal["suppress", "amplify", "erase", "edit"]
+    neurons: Neurons
+    factor: Annotated[Number, Field(ge=-100, le=100)] = 2.0
+    value: Literal["zero", "unk"] = "zero"
+    old: _Answer = ""
+    new: _Answer = ""
+    remove: _Strength = 1.0
+    add: _Strength = 8.0
+
+    @model_validator(mode="after")
+    def _has_the_fields_of_its_kind(self) -> _Intervention:
+        own = {field.name: field.default is MISSING for field in fields(KINDS[self.kind])}
+        given = self.model_fields_set - {"kind"}
+        if unknown := given - set(own):
+            raise ValueError(f"must not have the field {min(unknown)}, as its kind is {self.kind}")
+        if missing := {name for name, needed in own.items() if needed} - given:
+            raise ValueError(f"must have the field {min(missing)}, as its kind is {self.kind}")
+        return self
+
+    def as_value(self) -> Intervention:
+        return KINDS[self.kind](**{name: getattr(self, name) for name in self.model_fields_set - {"kind"}})
+
+
+_Interventions = Annotated[tuple[_Intervention, ...], Field(max_length=MAX_INTERVENTIONS)]
+
+
+class _Prompt(_Entry):
+    group: Annotated[Text, Field(max_length=20)]
+    text: PromptText
+    answer: PromptText
+    fact_id: Name = ""
+    template_id: Name = ""
+
+    def as_value(self) -> Asked:
+        return Asked(self.group, Prompt(self.fact_id, self.template_id, self.text, self.answer))
+
+
+class _Model(_Entry):
+    name: Name
+    weights_sha256: Text = ""
+
+    @model_validator(mode="after")
+    def _is_named(self) -> _Model:
+        if not self.name.strip() or not _SHA256.fullmatch(self.weights_sha256):
+            raise ValueError("must have a name, and a weights_sha256 of 64 hexadecimal digits or none")
+        return self
+
+
+def _check_version(version: int) -> int:
+    if version not in READABLE_VERSIONS:
+        raise DocumentError(
+            f"The experiment has version {version}; this program reads versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the program it was made with."
+        )
+    return version
+
+
+class _Document(_Entry):
+    format: Text
+    # Raises at once: what the other fields of another version should be is not known.
+    version: Annotated[Whole, AfterValidator(_check_version)]
+    model: _Model
+    atlas_id: Name = ""
+    fact_id: Name = ""
+    interventions: _Interventions
+    prompts: Annotated[tuple[_Prompt, ...], Field(max_length=MAX_PROMPTS)]
+    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+    draws: Annotated[Whole, Field(ge=1, le=MAX_DRAWS)]
+    results: Results | None = None
 
 
 # As JSON ---------------------------------------------------------------------------------------------
@@ -52,10 +139,25 @@ _LINK = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Document:
-    """An experiment as it was kept: with its results, where they were kept too."""
+    """An experiment as it was kept, with its results where they were kept too."""
 
     experiment: Experiment
     results: Results | None = None
+
+    def __post_init__(self) -> None:
+        if self.results is None:
+            return
+        if len(self.results.prompts) != len(self.experiment.asked):
+            raise DocumentError(
+                f"The results are of {len(self.results.prompts)} prompts, the experiment has "
+                f"{len(self.experiment.asked)}. {REMEDY}"
+            )
+        draws = self.experiment.draws
+        for number, each in enumerate(self.results.prompts):
+            if len(each.random) != draws or len(each.new_random) not in (0, draws):
+                raise DocumentError(
+                    f"The experiment has {draws} draws, but not results.prompts[{number}]. {REMEDY}"
+                )
 
 
 def to_json(experiment: Experiment, results: Results | None = None) -> str:
@@ -68,17 +170,40 @@ def to_json(experiment: Experiment, results: Results | None = None) -> str:
 
 def from_json(text: str, *, most: int = MAX_FILE_BYTES) -> Experiment:
     """The experiment in a text that `to_json` wrote; `DocumentError` for anything else."""
-    return document(text, most=most).experiment
+    return read_document(text, most=most).experiment
 
 
-def document(text: str, *, most: int = MAX_FILE_BYTES) -> Document:
+def read_document(text: str, *, most: int = MAX_FILE_BYTES) -> Document:
     """The experiment and its results in a text that `to_json` wrote; `DocumentError` for anything else."""
+    entry = parse_json(text, most=most)
+    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+        raise DocumentError(f"The JSON is not an experiment: its format is not '{FORMAT}'. {REMEDY}")
+    read = validate(entry, _Document, what="The experiment")
     try:
-        return _document(parse(text, most=most))
-    except DocumentError:
-        raise
+        experiment = Experiment(
+            tuple(item.as_value() for item in read.interventions),
+            tuple(item.as_value() for item in read.prompts),
+            seed=read.seed,
+            draws=read.draws,
+            model=read.model.name,
+            weights_sha256=read.model.weights_sha256,
+            atlas_id=read.atlas_id,
+            fact_id=read.fact_id,
+        )
     except AtlasError as error:
         raise DocumentError(one_line(error)) from None
+    return Document(experiment, read.results)
+
+
+def interventions_to_json(interventions: Intervention | Sequence[Intervention]) -> str:
+    """One or several interventions as a JSON list, short enough for a URL."""
+    return json.dumps([_plain_intervention(item) for item in as_tuple(interventions)], ensure_ascii=False)
+
+
+def interventions_from_json(text: str) -> list[Intervention]:
+    """The list that `interventions_to_json` wrote; `DocumentError` for anything else."""
+    read = validate(parse_json(text, most=MAX_LIST_BYTES), _Interventions, what="The list of interventions")
+    return [item.as_value() for item in read]
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
@@ -89,148 +214,35 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
         "version": VERSION,
         "model": {"name": experiment.model, "weights_sha256": experiment.weights_sha256},
         **{name: value for name in ("atlas_id", "fact_id") if (value := getattr(experiment, name))},
-        "interventions": [to_plain(item) for item in experiment.interventions],
-        "prompts": [_plain_asked(item) for item in experiment.asked],
+        "interventions": [_plain_intervention(item) for item in experiment.interventions],
+        "prompts": [_plain_prompt(item) for item in experiment.asked],
         "seed": experiment.seed,
         "draws": experiment.draws,
     }
 
 
-def _plain_asked(item: Asked) -> dict[str, str]:
+def _plain_intervention(item: Intervention) -> dict[str, Any]:
+    kind = next(name for name, each in KINDS.items() if type(item) is each)
+    return {"kind": kind, **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
+
+
+def _plain_prompt(item: Asked) -> dict[str, str]:
     origin = {"fact_id": item.prompt.fact_id, "template_id": item.prompt.template_id}
     plain = {"group": item.group, "text": item.prompt.text, "answer": item.prompt.answer}
     return plain | {name: value for name, value in origin.items() if value}
 
 
 def _plain_results(results: Results) -> dict[str, Any]:
-    def said(value: Said) -> dict[str, Any]:
-        return {
-            "probability": value.probability,
-            "rank": value.rank,
-            "top": [list(pair) for pair in value.top],
-        }
-
-    def measured(item: Measured) -> dict[str, Any]:
-        plain: dict[str, Any] = {"before": said(item.before), "after": said(item.after)}
-        plain |= {"random": list(item.random), "random_ranks": list(item.random_ranks)}
-        if item.new_before is not None and item.new_after is not None:
-            plain |= {"new_before": said(item.new_before), "new_after": said(item.new_after)}
-        if item.new_random:
-            plain |= {"new_random": list(item.new_random), "new_random_ranks": list(item.new_random_ranks)}
-        return plain
-
     return {
         "undo_is_exact": results.undo_is_exact,
         "device": results.device,
         "dtype": results.dtype,
         "random_neurons": [[str(neuron) for neuron in draw] for draw in results.random_neurons],
-        "prompts": [measured(item) for item in results.prompts],
+        "prompts": [
+            {name: value for name, value in asdict(item).items() if value or not name.startswith("new_")}
+            for item in results.prompts
+        ],
     }
-
-
-def _document(entry: Any) -> Document:
-    record = Record(entry, "The experiment")
-    if record.take("format", None) != FORMAT:
-        raise DocumentError(f"This JSON is no experiment: it has no format '{FORMAT}'. {REMEDY}")
-    version = record.whole("version", 0, 10**9)
-    if version not in READABLE:
-        raise DocumentError(
-            f"The experiment has version {version}; this program reads versions "
-            f"{' and '.join(map(str, READABLE))}. Use the program it was made with."
-        )
-    model = Record(record.take("model"), "The experiment's model")
-    name, sha256 = model.text("name", MAX_NAME), model.text("weights_sha256", 64, "")
-    if not name.strip() or not _SHA256.fullmatch(sha256):
-        raise model.wrong("has no name or a weights_sha256 that is none")
-    model.done()
-    experiment = Experiment(
-        interventions=tuple(several_from_plain(record.take("interventions"))),
-        asked=tuple(
-            _asked(Record(each, f"Prompt {n}"))
-            for n, each in enumerate(record.many("prompts", MAX_PROMPTS), 1)
-        ),
-        seed=record.whole("seed", 0, MAX_SEED),
-        draws=record.whole("draws", 1, MAX_DRAWS),
-        model=name,
-        weights_sha256=sha256,
-        atlas_id=record.text("atlas_id", MAX_NAME, ""),
-        fact_id=record.text("fact_id", MAX_NAME, ""),
-    )
-    results = None
-    if "results" in record:
-        results = _results(Record(record.take("results"), "The record of results"), experiment)
-    record.done()
-    return Document(experiment, results)
-
-
-def _asked(record: Record) -> Asked:
-    group, text, answer = (
-        record.text("group", 20),
-        record.text("text", MAX_TEXT),
-        record.text("answer", MAX_TEXT),
-    )
-    fact_id, template_id = record.text("fact_id", MAX_NAME, ""), record.text("template_id", MAX_NAME, "")
-    record.done()
-    return Asked(group, Prompt(fact_id, template_id, text, answer))
-
-
-def _results(record: Record, experiment: Experiment) -> Results:
-    measured = [
-        _measured(Record(each, f"Result {n}"), experiment.draws)
-        for n, each in enumerate(record.many("prompts", MAX_PROMPTS), 1)
-    ]
-    if len(measured) != len(experiment.asked):
-        raise record.wrong(f"is of {len(measured)} prompts, where {len(experiment.asked)} were asked")
-    random_neurons = []
-    for each in record.many("random_neurons", MAX_DRAWS):
-        names = Record({"neurons": each}, "A random draw").texts("neurons", MAX_NEURONS, NAME_LENGTH)
-        random_neurons.append(tuple(Neuron.parse(name) for name in names))
-    results = Results(
-        prompts=tuple(measured),
-        random_neurons=tuple(random_neurons),
-        undo_is_exact=record.truth("undo_is_exact"),
-        device=record.text("device", MAX_NAME, ""),
-        dtype=record.text("dtype", MAX_NAME, ""),
-    )
-    record.done()
-    return results
-
-
-def _measured(record: Record, draws: int) -> Measured:
-    random, ranks = _random(record, "random", draws)
-    names = ("before", "after")
-    new_random, new_ranks = (), ()
-    if "new_before" in record:
-        names += ("new_before", "new_after")
-        if "new_random" in record:
-            new_random, new_ranks = _random(record, "new_random", draws)
-    said = {name: _said(Record(record.take(name), f"{record.what}, {name},")) for name in names}
-    record.done()
-    return Measured(
-        random=random, random_ranks=ranks, new_random=new_random, new_random_ranks=new_ranks, **said
-    )
-
-
-def _random(record: Record, name: str, draws: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Probabilities and ranks of one answer, an entry a random draw."""
-    random = record.numbers(name, MAX_DRAWS, 0, 2)
-    ranks = record.wholes(f"{name}_ranks", MAX_DRAWS, 1, MAX_RANK)
-    if not len(random) == len(ranks) == draws:
-        raise record.wrong(f"has a {name} of {len(random)} draws, where {draws} were asked for")
-    return tuple(random), tuple(ranks)
-
-
-def _said(record: Record) -> Said:
-    # Rounding may lift a probability a little above 1.
-    probability, rank = record.number("probability", 0, 1.001), record.whole("rank", 1, MAX_RANK)
-    top = []
-    for pair in record.many("top", MAX_TOP):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise record.wrong("has a token without its probability")
-        token = Record({"token": pair[0], "probability": pair[1]}, f"A token of {record.what}")
-        top.append((token.text("token", MAX_TEXT), token.number("probability", 0, 1.001)))
-    record.done()
-    return Said(probability, rank, tuple(top))
 
 
 # As a link -------------------------------------------------------------------------------------------

@@ -10,10 +10,14 @@ Needs no torch. `atlas.experiments.documents` makes JSON and links of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, with_config
 
 from atlas.errors import AtlasError, DocumentError, PromptError
-from atlas.experiments.reading import REMEDY, has_control
+from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Truth, Whole, has_control
 from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
 from atlas.neuron import Asked, Neuron
 
@@ -22,6 +26,30 @@ MAX_PROMPTS = 300
 MAX_TEXT = 2000
 MAX_DRAWS = 100
 MAX_SEED = 2**63 - 1
+MAX_NAME = 300
+MAX_NEURON_NAME = 24
+MAX_TOP = 1000
+MAX_RANK = 10_000_000
+
+
+def _parse_neuron(value: Any) -> Neuron:
+    if isinstance(value, str) and len(value) <= MAX_NEURON_NAME:
+        with suppress(AtlasError):
+            return Neuron.parse(value)
+    raise ValueError("must name a neuron, like L9.N2141")
+
+
+# What files hold, with the bounds within which they are read.
+Name = Annotated[Text, Field(max_length=MAX_NAME)]
+PromptText = Annotated[Text, Field(max_length=MAX_TEXT)]
+Neurons = Annotated[
+    tuple[Annotated[Neuron, BeforeValidator(_parse_neuron)], ...], Field(max_length=MAX_NEURONS)
+]
+Rank = Annotated[Whole, Field(ge=1, le=MAX_RANK)]
+Ranks = Annotated[tuple[Rank, ...], Field(max_length=MAX_DRAWS)]
+# Rounding may lift a probability a little above 1.
+Probability = Annotated[Number, Field(ge=0, le=1.001)]
+Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 
 
 @dataclass(frozen=True)
@@ -85,15 +113,17 @@ class Experiment:
 # Results ---------------------------------------------------------------------------------------------
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Said:
     """What the model said: the answer's probability and rank, and the likeliest tokens."""
 
-    probability: float
-    rank: int
-    top: tuple[tuple[str, float], ...]
+    probability: Probability
+    rank: Rank
+    top: Annotated[tuple[tuple[PromptText, Probability], ...], Field(max_length=MAX_TOP)]
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Measured:
     """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer.
@@ -103,12 +133,21 @@ class Measured:
 
     before: Said
     after: Said
-    random: tuple[float, ...]
-    random_ranks: tuple[int, ...]
+    random: Probabilities
+    random_ranks: Ranks
     new_before: Said | None = None
     new_after: Said | None = None
-    new_random: tuple[float, ...] = ()
-    new_random_ranks: tuple[int, ...] = ()
+    new_random: Probabilities = ()
+    new_random_ranks: Ranks = ()
+
+    def __post_init__(self) -> None:
+        if (self.new_before is None) != (self.new_after is None):
+            raise ValueError("must have both new_before and new_after, or neither")
+        if self.new_before is None and (self.new_random or self.new_random_ranks):
+            raise ValueError("must not have new_random without new_before")
+        for name in ("random", "new_random"):
+            if len(getattr(self, name)) != len(getattr(self, f"{name}_ranks")):
+                raise ValueError(f"must have as many entries in {name} as in {name}_ranks")
 
     def probabilities(self) -> Iterator[tuple[str, float]]:
         """Every probability with its name, in a fixed order."""
@@ -122,15 +161,16 @@ class Measured:
             yield f"new answer, random draw {draw}", value
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Results:
     """What came out, prompt by prompt in the experiment's order; small enough for a file."""
 
-    prompts: tuple[Measured, ...]
-    random_neurons: tuple[tuple[Neuron, ...], ...]
-    undo_is_exact: bool
-    device: str = ""
-    dtype: str = ""
+    prompts: Annotated[tuple[Measured, ...], Field(max_length=MAX_PROMPTS)]
+    random_neurons: Annotated[tuple[Neurons, ...], Field(max_length=MAX_DRAWS)]
+    undo_is_exact: Truth
+    device: Name = ""
+    dtype: Name = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +205,7 @@ def agreement(one: Results, two: Results, *, relative: float = 1e-3, absolute: f
         )
     for number, (left, right) in enumerate(zip(one.prompts, two.prompts, strict=True)):
         if not (left.new_random and right.new_random):  # one of them may be of version 1
-            left, right = replace(left, new_random=()), replace(right, new_random=())
+            left, right = (replace(each, new_random=(), new_random_ranks=()) for each in (left, right))
         ours, theirs = list(left.probabilities()), list(right.probabilities())
         if [name for name, _ in ours] != [name for name, _ in theirs]:
             raise DocumentError(f"The results of prompt {number + 1} are of different kinds. {REMEDY}")

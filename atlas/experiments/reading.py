@@ -1,18 +1,23 @@
-"""JSON from strangers, read strictly: every field of the expected type and size, and no others.
+"""JSON from strangers, read strictly: fields of the declared types and sizes, and no others.
 
-    record = Record(parse(text, most=200_000), "The experiment")
-    seed, name = record.whole("seed", 0, 99), record.text("name", 300)
-    record.done()                                       # nothing unknown is left
+    @with_config(STRICT)
+    @dataclass(frozen=True)
+    class Point:
+        name: Text
+        weight: Annotated[Number, Field(ge=0, le=1)] = 1.0
 
-Whatever is wrong is a `DocumentError` of one line.
+    validate(parse_json('{"name": "a"}', most=200_000), Point, what="The point")
+
+What is wrong is a `DocumentError` of one line: "The point's weight must be at most 1, got 7."
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
 from atlas.errors import DocumentError
 
@@ -20,122 +25,105 @@ REMEDY = "Download or copy it again."
 
 # Tabs and line ends may stand in a prompt; what moves a terminal's cursor may not.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_MISSING = object()
+
+T = TypeVar("T")
 
 
-def parse(text: str, *, most: int) -> Any:
-    """The JSON value in a text of at most `most` bytes."""
-    if len(text) > most or len(text.encode("utf-8", "replace")) > most:
-        raise DocumentError(f"The text is longer than {most:,} bytes. Make it smaller.")
-    try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once_each)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"The text is no JSON: {one_line(error)}. {REMEDY}") from None
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return result
+def has_control(text: str) -> bool:
+    """Whether a text holds characters that no document may hold."""
+    return _CONTROL.search(text) is not None
 
 
 def one_line(value: object, most: int = 300) -> str:
-    """What a person may have written, as part of a sentence."""
+    """A value that a stranger may have written, as part of a sentence of ours."""
     line = _CONTROL.sub("?", " ".join(str(value).split()))
     return line if len(line) <= most else f"{line[:most]}…"
 
 
-def has_control(text: str) -> bool:
-    """Whether a text holds characters that no document takes."""
-    return _CONTROL.search(text) is not None
+# Types -----------------------------------------------------------------------------------------------
 
 
-class Record:
-    """One object of a document; `what` opens the sentences about it."""
+def _without_control(value: Any) -> Any:
+    if isinstance(value, str) and has_control(value):
+        raise ValueError("must not hold control characters")
+    return value
 
-    def __init__(self, entry: Any, what: str) -> None:
-        self.what = what
-        if not isinstance(entry, dict):
-            raise self.wrong("is no object")
-        self._left = dict(entry)
 
-    def wrong(self, problem: str) -> DocumentError:
-        return DocumentError(f"{self.what} {problem}. {REMEDY}")
+Text = Annotated[str, Strict(), BeforeValidator(_without_control)]
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Truth = Annotated[bool, Strict()]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._left
 
-    def take(self, name: str, default: Any = _MISSING) -> Any:
-        """The field as it is; `default` where it is absent or null."""
-        value = self._left.pop(name, None)
-        if value is None:
-            if default is _MISSING:
-                raise self.wrong(f"has no {name}")
-            return default
-        return value
+STRICT = ConfigDict(extra="forbid")
 
-    def text(self, name: str, most: int, default: Any = _MISSING) -> Any:
-        value = self.take(name, default)
-        return value if value is default else self._text(name, value, most)
 
-    def _text(self, name: str, value: Any, most: int) -> str:
-        if not isinstance(value, str):
-            raise self.wrong(f"has a {name} that is no text")
-        if len(value) > most:
-            raise self.wrong(f"has a {name} of {len(value):,} characters, where {most:,} are allowed")
-        if has_control(value):
-            raise self.wrong(f"has control characters in its {name}")
-        return value
+# Reading ---------------------------------------------------------------------------------------------
 
-    def whole(self, name: str, least: int, most: int, default: Any = _MISSING) -> Any:
-        value = self.take(name, default)
-        return value if value is default else self._whole(name, value, least, most)
 
-    def _whole(self, name: str, value: Any, least: int, most: int) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.wrong(f"has a {name} that is no whole number from {least} to {most}")
-        return value
+def parse_json(text: str, *, most: int) -> Any:
+    """The JSON value in a text of at most `most` bytes; a field that is null counts as absent.
 
-    def number(self, name: str, least: float, most: float, default: Any = _MISSING) -> Any:
-        value = self.take(name, default)
-        return value if value is default else self._number(name, value, least, most)
+    Refuses NaN, infinity and objects that have a name twice.
+    """
+    if len(text) > most or len(text.encode("utf-8", "replace")) > most:
+        raise DocumentError(f"The text is longer than {most:,} bytes. Make it smaller.")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_make_object)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"The text is not JSON: {one_line(error)}. {REMEDY}") from None
 
-    def _number(self, name: str, value: Any, least: float, most: float) -> float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        if not ok or not least <= value <= most or not math.isfinite(value):
-            raise self.wrong(f"has a {name} that is no number from {least:g} to {most:g}")
-        return float(value)
 
-    def truth(self, name: str) -> bool:
-        value = self.take(name)
-        if not isinstance(value, bool):
-            raise self.wrong(f"has a {name} that is neither true nor false")
-        return value
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
 
-    def many(self, name: str, most: int) -> list[Any]:
-        """A list of at most `most` entries of any kind."""
-        value = self.take(name)
-        if not isinstance(value, list):
-            raise self.wrong(f"has {name} that are no list")
-        if len(value) > most:
-            raise self.wrong(f"has {len(value):,} {name}, where {most:,} are allowed")
-        return value
 
-    def texts(self, name: str, count: int, most: int) -> list[str]:
-        return [self._text(name, value, most) for value in self.many(name, count)]
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    if any(has_control(name) for name in entry):
+        raise ValueError("a name holds control characters")
+    return {name: value for name, value in entry.items() if value is not None}
 
-    def wholes(self, name: str, count: int, least: int, most: int) -> list[int]:
-        return [self._whole(name, value, least, most) for value in self.many(name, count)]
 
-    def numbers(self, name: str, count: int, least: float, most: float) -> list[float]:
-        return [self._number(name, value, least, most) for value in self.many(name, count)]
+def validate(value: Any, kind: type[T], *, what: str) -> T:
+    """The parsed value as `kind`; `what` opens the sentence of the `DocumentError` where it is none."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise DocumentError(_sentence(error, what)) from None
 
-    def done(self) -> None:
-        """Raise where fields are left that nobody took."""
-        if self._left:
-            raise self.wrong(f"has a field that there is not: {one_line(sorted(self._left)[0], 40)}")
+
+# Where pydantic speaks of Python, JSON has other words.
+_PROBLEMS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "model_type": "must be an object",
+    "dataclass_type": "must be an object",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+}
+
+
+def _sentence(error: ValidationError, what: str) -> str:
+    first = error.errors(include_url=False)[0]
+    kind, value = first["type"], first["input"]
+    path = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{one_line(step, 40)}" for step in first["loc"]
+    )
+    where = f"{what}'s {path.lstrip('.')}" if path else what
+    # "Input should be …", "Value error, must …"
+    problem = _PROBLEMS.get(kind) or re.sub(r"^\w+ should|^Value error, must", "must", first["msg"])
+    problem = problem.replace("greater than or equal to", "at least").replace(
+        "less than or equal to", "at most"
+    )
+    if kind == "too_long":
+        counted = "characters" if isinstance(value, str) else "items"
+        problem = f"must have at most {first['ctx']['max_length']:,} {counted}, got {len(value):,}"
+    elif isinstance(value, str | int | float) and kind != "extra_forbidden":
+        problem += f", got {one_line(json.dumps(value, ensure_ascii=False), 60)}"
+    return f"{where} {one_line(problem)}. {REMEDY}"

@@ -29,7 +29,7 @@ import numpy as np
 from atlas.attribution.attribution import Attribution, attribute
 from atlas.errors import AtlasError, PromptError
 from atlas.experiments.controls import random_match
-from atlas.experiments.documents import document, from_json, from_link, to_json, to_link
+from atlas.experiments.documents import from_json, from_link, read_document, to_json, to_link
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
 from atlas.interventions import Amplify, Intervention, make_intervention
@@ -47,13 +47,13 @@ __all__ = [
     "GroupSummary",
     "Outcome",
     "Trial",
-    "document",
     "dose_response",
     "find_neurons",
     "from_json",
     "from_link",
     "make_intervention",
     "matched_randomly",
+    "read_document",
     "run",
     "to_json",
     "to_link",

@@ -26,41 +26,23 @@ from torch import Tensor, nn
 
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.interventions import (
-    KINDS,
     Amplify,
     Edit,
     Erase,
     Intervention,
     Suppress,
-    from_json,
-    to_json,
+    as_tuple,
 )
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery.hooks import attached, by_row, in_its_call
 from atlas.surgery.loaded import LoadedModel
-
-__all__ = [
-    "KINDS",
-    "Amplify",
-    "Edit",
-    "Erase",
-    "Intervention",
-    "Suppress",
-    "answer_embedding",
-    "by_sign",
-    "changing",
-    "check_interventions",
-    "from_json",
-    "to_json",
-    "value_changes",
-]
 
 
 def check_interventions(
     subject: LoadedModel, interventions: Intervention | Sequence[Intervention]
 ) -> tuple[Intervention, ...]:
     """One or several interventions as a tuple; `AtlasError` where a neuron does not exist in the subject."""
-    several = tuple(interventions) if isinstance(interventions, (list, tuple)) else (interventions,)
+    several = as_tuple(interventions)
     n_layers, n_neurons = subject.n_layers, subject.n_neurons
     for item in several:
         for neuron in item.neurons:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas.experiments.documents import document, to_json
+from atlas.experiments.documents import read_document, to_json
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress
 from atlas.neuron import Asked, Neuron, Prompt
@@ -133,7 +133,7 @@ def test_a_file_of_version_1_is_done_again_and_compared_in_what_it_has(file, cap
 def test_the_new_results_are_written_where_they_are_asked_for(file, outcome, tmp_path, capsys):
     out = tmp_path / "again.json"
     assert main(["experiment", str(file), "--json", str(out)]) == 0
-    again = document(out.read_text(encoding="utf-8"))
+    again = read_document(out.read_text(encoding="utf-8"))
     assert again.experiment == outcome.experiment
     assert again.results == outcome.results
     assert main(["experiment", str(out)]) == 0
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_read_gets_a_sentence(refused, tmp_path):
     (tmp_path / "image.json").write_bytes(b"\x89PNG\xff\xfe")
     assert "no text in UTF-8" in refused(tmp_path / "image.json")
     (tmp_path / "notes.json").write_text("once upon a time")
-    assert "The text is no JSON" in refused(tmp_path / "notes.json")
+    assert "The text is not JSON" in refused(tmp_path / "notes.json")
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert "This JSON is no experiment" in refused(tmp_path / "package.json")
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_too_large_is_refused_without_reading_it_whole(refused, t
     ("change", "sentence"),
     [
         ({"version": 99}, "has version 99"),
-        ({"draws": 0}, "draws that is no whole number"),
+        ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"prompts": []}, "There is no prompt"),
         (
             {"model": {"name": "./no/such/folder"}},

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from atlas.errors import AtlasError, DocumentError
-from atlas.experiments.documents import MAX_LINK_BYTES, document, from_json, from_link, to_json, to_link
+from atlas.experiments.documents import MAX_LINK_BYTES, from_json, from_link, read_document, to_json, to_link
 from atlas.experiments.experiment import Experiment, Measured, Results, Said, agreement
 from atlas.interventions import Amplify, Edit, Erase, Suppress
 from atlas.neuron import Asked, Neuron, Prompt
@@ -72,7 +72,7 @@ def link_of(content: bytes) -> str:
     return base64.urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
 
 
-def refused(text: str, reader=document) -> str:
+def refused(text: str, reader=read_document) -> str:
     """The sentence that a text is refused with."""
     with pytest.raises(DocumentError) as caught:
         reader(text)
@@ -93,10 +93,10 @@ def test_an_experiment_survives_json_and_a_link():
 
 
 def test_results_survive_json():
-    found = document(to_json(EXPERIMENT, RESULTS))
+    found = read_document(to_json(EXPERIMENT, RESULTS))
     assert found.experiment == EXPERIMENT
     assert found.results == RESULTS
-    assert document(to_json(EXPERIMENT)).results is None
+    assert read_document(to_json(EXPERIMENT)).results is None
 
 
 def test_the_order_of_interventions_is_kept():
@@ -142,10 +142,10 @@ def test_a_document_of_version_1_is_read_and_can_be_kept_again():
     for each in plain["results"]["prompts"]:
         each.pop("new_random", None)
         each.pop("new_random_ranks", None)
-    found = document(json.dumps(plain))
+    found = read_document(json.dumps(plain))
     assert found.experiment == EXPERIMENT
     assert found.results == of_version_1()
-    assert document(to_json(EXPERIMENT, found.results)) == found
+    assert read_document(to_json(EXPERIMENT, found.results)) == found
     plain.pop("results")
     assert from_link(link_of(json.dumps(plain).encode())) == EXPERIMENT
 
@@ -173,69 +173,109 @@ def changed(path: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("format", "something", "This JSON is no experiment"),
+        ("format", "something", "The JSON is not an experiment"),
         ("version", 3, "has version 3; this program reads versions 1 and 2"),
         ("version", 0, "has version 0; this program reads"),
-        ("version", "1", "version that is no whole number"),
-        ("version", True, "version that is no whole number"),
-        ("colour", "red", "has a field that there is not: colour"),
-        ("model", "pocket-bert", "model is no object"),
-        ("model.name", " ", "has no name"),
-        ("model.name", "m" * 301, "name of 301 characters, where 300 are allowed"),
-        ("model.weights_sha256", "abc", "weights_sha256 that is none"),
-        ("model.path", "/etc", "has a field that there is not: path"),
+        ("version", "1", 'version must be a whole number, got "1"'),
+        ("version", True, "version must be a whole number, got true"),
+        ("colour", "red", "colour is not a known field"),
+        ("model", "pocket-bert", "model must be an object"),
+        ("model.name", " ", "model must have a name"),
+        ("model.name", "m" * 301, "model.name must have at most 300 characters, got 301"),
+        ("model.weights_sha256", "abc", "a weights_sha256 of 64 hexadecimal digits"),
+        ("model.path", "/etc", "model.path is not a known field"),
         ("interventions", [], "There are no neurons to change"),
-        ("interventions", {"kind": "suppress"}, "no list of up to 100 interventions"),
-        ("interventions", [{"kind": "suppress", "neurons": ["L0.N1"]}] * 101, "no list of up to 100"),
-        ("interventions.0", "suppress", "Change 1 is no object"),
-        ("interventions.0.kind", "destroy", "No intervention is called 'destroy'"),
-        ("interventions.0.kind", 7, "kind that is no text"),
-        ("interventions.0.factor", 7, "Change 1 has a field that there is not: factor"),
-        ("interventions.0.neurons", "L0.N3", "neurons that are no list"),
-        ("interventions.0.neurons", ["L0.N3"] * 50_001, "50,001 neurons, where 50,000 are allowed"),
-        ("interventions.0.neurons", ["L0"], "'L0' names no neuron"),
-        ("interventions.0.neurons", ["L0\n.N3"], "names no neuron"),
-        ("interventions.0.neurons", ["L0.N" + "9" * 99], "neurons of 103 characters"),
-        ("interventions.0.neurons", [[]], "neurons that is no text"),
-        ("interventions.1.factor", 1e9, "factor that is no number from -100 to 100"),
-        ("interventions.1.factor", True, "factor that is no number"),
-        ("interventions.1.factor", "2", "factor that is no number"),
-        ("interventions.2.value", "gone", "erases neither with zero nor with unk"),
-        ("interventions.3.old", None, "Change 4 has no old"),
-        ("interventions.3.new", "x" * 201, "new of 201 characters"),
-        ("interventions.3.add", -1, "add that is no number from 0 to 1000"),
+        ("interventions", {"kind": "suppress"}, "interventions must be a list"),
+        (
+            "interventions",
+            [{"kind": "suppress", "neurons": ["L0.N1"]}] * 101,
+            "must have at most 100 items, got 101",
+        ),
+        ("interventions.0", "suppress", "interventions[0] must be an object"),
+        (
+            "interventions.0.kind",
+            "destroy",
+            "interventions[0].kind must be 'suppress', 'amplify',",
+        ),
+        ("interventions.0.kind", 7, "interventions[0].kind must be 'suppress'"),
+        ("interventions.0.factor", 7, "interventions[0] must not have the field factor"),
+        ("interventions.0.neurons", "L0.N3", "interventions[0].neurons must be a list"),
+        ("interventions.0.neurons", ["L0.N3"] * 50_001, "neurons must have at most 50,000 items, got 50,001"),
+        ("interventions.0.neurons", ["L0"], 'neurons[0] must name a neuron, like L9.N2141, got "L0"'),
+        ("interventions.0.neurons", ["L0\n.N3"], "neurons[0] must name a neuron"),
+        ("interventions.0.neurons", ["L0.N" + "9" * 99], "neurons[0] must name a neuron"),
+        ("interventions.0.neurons", [[]], "neurons[0] must name a neuron"),
+        (
+            "interventions.1.factor",
+            1e9,
+            "interventions[1].factor must be at most 100, got 1000000000.0",
+        ),
+        ("interventions.1.factor", True, "interventions[1].factor must be a number, got true"),
+        ("interventions.1.factor", "2", "interventions[1].factor must be a number"),
+        ("interventions.2.value", "gone", "interventions[2].value must be 'zero' or 'unk', got"),
+        ("interventions.3.old", None, "interventions[3] must have the field old"),
+        ("interventions.3.new", "x" * 201, "interventions[3].new must have at most 200 characters, got 201"),
+        ("interventions.3.add", -1, "interventions[3].add must be at least 0, got -1"),
         ("prompts", [], "There is no prompt"),
-        ("prompts", PLAIN["prompts"] * 76, "304 prompts, where 300 are allowed"),
+        ("prompts", PLAIN["prompts"] * 76, "prompts must have at most 300 items, got 304"),
         ("prompts.0.group", "friends", "No group of prompts is called 'friends'"),
         ("prompts.0.text", "no place\nfor it", "has 0 places for the answer"),
-        ("prompts.0.text", "[Y]" + "a" * 2000, "2,003 characters"),
-        ("prompts.0.text", "\x1b[2J [Y]", "control characters"),
+        (
+            "prompts.0.text",
+            "[Y]" + "a" * 2000,
+            "text must have at most 2,000 characters, got 2,003",
+        ),
+        ("prompts.0.text", "\x1b[2J [Y]", "prompts[0].text must not hold control characters"),
         ("prompts.0.text", "\ud800 [Y]", "control characters"),
         ("prompts.0.answer", " ", "empty answer"),
-        ("prompts.0.fact_id", 36, "fact_id that is no text"),
-        ("prompts.0.held_out", True, "has a field that there is not"),
-        ("seed", -1, "seed that is no whole number from 0"),
-        ("seed", 2**63, "seed that is no whole number"),
-        ("seed", 1.5, "seed that is no whole number"),
-        ("draws", 0, "draws that is no whole number from 1 to 100"),
-        ("draws", 3, "a random of 2 draws, where 3 were asked for"),
-        ("results", [], "is no object"),
-        ("results.undo_is_exact", 1, "undo_is_exact that is neither true nor false"),
-        ("results.prompts", PLAIN["results"]["prompts"][:3], "is of 3 prompts, where 4 were asked"),
-        ("results.prompts.0.before.probability", 1.5, "probability that is no number from 0 to 1.001"),
-        ("results.prompts.0.before.rank", 0, "rank that is no whole number from 1"),
-        ("results.prompts.0.before.top", [["a"]], "a token without its probability"),
-        ("results.prompts.0.before.top", [["a", "b"]], "probability that is no number"),
-        ("results.prompts.0.random", [0.5], "a random of 1 draws, where 2"),
-        ("results.prompts.0.new_random", [0.5], "a new_random of 1 draws, where 2"),
-        ("results.prompts.0.new_random", [0.5] * 101, "101 new_random, where 100 are allowed"),
-        ("results.prompts.0.new_random", [0.5, -1], "new_random that is no number from 0 to 2"),
-        ("results.prompts.0.new_random", None, "has no new_random"),
-        ("results.prompts.0.new_random_ranks", [1, 0], "new_random_ranks that is no whole number from 1"),
-        ("results.prompts.0.new_random_ranks", [1], "a new_random of 2 draws"),
-        ("results.prompts.0.new_after", None, "has no new_after"),
-        ("results.prompts.2.new_random", [0.5, 0.5], "has a field that there is not: new_random"),
-        ("results.random_neurons", [["L1"]], "'L1' names no neuron"),
+        ("prompts.0.fact_id", 36, "prompts[0].fact_id must be text, got 36"),
+        ("prompts.0.held_out", True, "prompts[0].held_out is not a known field"),
+        ("seed", -1, "seed must be at least 0, got -1"),
+        ("seed", 2**63, "seed must be at most 9223372036854775807"),
+        ("seed", 1.5, "seed must be a whole number, got 1.5"),
+        ("draws", 0, "draws must be at least 1, got 0"),
+        ("draws", 3, "The experiment has 3 draws, but not results.prompts[0]"),
+        ("results", [], "results must be an object"),
+        ("results.undo_is_exact", 1, "results.undo_is_exact must be true or false, got 1"),
+        (
+            "results.prompts",
+            PLAIN["results"]["prompts"][:3],
+            "results are of 3 prompts, the experiment has 4",
+        ),
+        (
+            "results.prompts.0.before.probability",
+            1.5,
+            "before.probability must be at most 1.001, got 1.5",
+        ),
+        (
+            "results.prompts.0.before.rank",
+            0,
+            "results.prompts[0].before.rank must be at least 1, got 0",
+        ),
+        ("results.prompts.0.before.top", [["a"]], "before.top[0][1] is missing"),
+        ("results.prompts.0.before.top", [["a", "b"]], "before.top[0][1] must be a number"),
+        ("results.prompts.0.random", [0.5], "must have as many entries in random as in random_ranks"),
+        (
+            "results.prompts.0.new_random",
+            [0.5],
+            "must have as many entries in new_random as in",
+        ),
+        ("results.prompts.0.new_random", [0.5] * 101, "new_random must have at most 100 items, got 101"),
+        (
+            "results.prompts.0.new_random",
+            [0.5, -1],
+            "new_random[1] must be at least 0, got -1",
+        ),
+        ("results.prompts.0.new_random", None, "must have as many entries in new_random as in"),
+        (
+            "results.prompts.0.new_random_ranks",
+            [1, 0],
+            "new_random_ranks[1] must be at least 1, got 0",
+        ),
+        ("results.prompts.0.new_random_ranks", [1], "must have as many entries in new_random as in"),
+        ("results.prompts.0.new_after", None, "must have both new_before and new_after, or neither"),
+        ("results.prompts.2.new_random", [0.5, 0.5], "must not have new_random without new_before"),
+        ("results.random_neurons", [["L1"]], "results.random_neurons[0][0] must name a neuron"),
     ],
 )
 def test_a_field_that_is_wrong_is_named_in_a_sentence(path, value, sentence):
@@ -391,7 +431,7 @@ def test_mutated_documents_are_read_or_refused_in_a_sentence(seed):
         plain = copy.deepcopy(PLAIN)
         for _ in range(dice.choice([1, 1, 1, 2, 5])):
             mutate(plain, dice)
-        read += read_or_refused(json.dumps(plain), document)
+        read += read_or_refused(json.dumps(plain), read_document)
     assert 10 < read < 300
 
 
@@ -408,7 +448,7 @@ def test_documents_with_mutated_characters_are_read_or_refused_in_a_sentence(see
             characters[start : start + dice.choice([0, 1, 1, 50])] = dice.choices(
                 alphabet, k=dice.randrange(3)
             )
-        read_or_refused("".join(characters), document)
+        read_or_refused("".join(characters), read_document)
         place = dice.randrange(len(link))
         letter = dice.choice("ABCxyz019-_ =é\x00")
         read_or_refused(link[:place] + letter + link[place + dice.randrange(2) :], from_link)
@@ -420,7 +460,7 @@ def test_random_bytes_are_refused_in_a_sentence():
     dice = random.Random(0)
     for _ in range(1000):
         content = dice.randbytes(dice.randrange(60))
-        assert not read_or_refused(content.decode("latin-1"), document)
+        assert not read_or_refused(content.decode("latin-1"), read_document)
         assert not read_or_refused(content.decode("latin-1"), from_link)
         assert not read_or_refused(link_of(content), from_link)
 

@@ -18,7 +18,7 @@ from app.sql.question import Question, Run
 from app.sql.schema import not_measured, schema_pane, tables_and_views
 from atlas.errors import AtlasError
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.sql import Answer, Asked
+from atlas.store.sql import Answer, PendingQuery
 
 TEXT = "sql-text"
 QUESTION = "sql-question"
@@ -204,7 +204,7 @@ def outcome(atlas: Atlas, question: Question) -> None:
     shell(atlas, question)
 
 
-def started(atlas: Atlas, question: Question) -> Asked:
+def started(atlas: Atlas, question: Question) -> PendingQuery:
     """The question on its way through the sandbox; put there when it is new, or the atlas is another."""
     known: Run | None = st.session_state.get(RUNNING)
     if known is not None and (known.atlas_id, known.question) == (atlas.atlas_id, question):
@@ -225,7 +225,7 @@ def stop() -> None:
 
 
 @st.fragment(run_every=LOOK_AGAIN)
-def progress(asked: Asked) -> None:
+def progress(asked: PendingQuery) -> None:
     if asked.done:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from app.sql.parameters import parameters
-from atlas.store.sql import Asked
+from atlas.store.sql import PendingQuery
 
 # Servers and mail programs cut longer links.
 LONGEST_LINK = 6_000
@@ -47,4 +47,4 @@ class Run:
 
     atlas_id: str
     question: Question
-    asked: Asked
+    asked: PendingQuery

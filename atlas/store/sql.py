@@ -1,16 +1,16 @@
-"""SQL from people is untrusted: a console that can read the atlas's tables and do nothing else.
+"""A sandbox for untrusted SQL: it can read the atlas's tables and do nothing else.
 
     console = a.sandboxed(max_rows=1_000, seconds=5)
     answer = console.query("SELECT relation_id, count(*) FROM facts GROUP BY ALL")
     answer.frame, answer.truncated, answer.seconds
 
-    asked = console.start("SELECT … WHERE subject = $name", {"name": "France"})    # does not wait
-    asked.done, asked.ahead, asked.stop(), asked.answer()
+    query = console.start("SELECT … WHERE subject = $name", {"name": "France"})    # does not wait
+    query.done, query.ahead, query.stop(), query.answer()
 
-1. Start: a process of its own loads the tables and locks itself in (`atlas.store.sql_worker`).
-2. Line: queries are answered one after the other, first come, first served.
-3. Stop: when its time is over, or the one who asked wants it, a query is interrupted; should it not hear
-   that, the process is ended and another one started. A query that breaks the process only breaks it.
+1. Start: a separate process loads the tables and confines itself (`atlas.store.sql_worker`).
+2. Line: queries run one after the other, first come, first served (`atlas.line`).
+3. Stop: a query is interrupted when its time is over or its caller stops it. If it ignores that, the process
+   is killed and a new one started. A query that crashes the process affects no other query.
 4. Answer: rows come back as Arrow, never more than allowed.
 """
 
@@ -25,6 +25,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +36,7 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
+from atlas.line import Line, Place
 from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
@@ -41,34 +44,27 @@ LONGEST_VALUES = 20_000
 LONGEST_LINE = 16
 
 _STOPPED = "The query was stopped."
-_BROKEN = "The query broke the database engine, which was started again. Ask in another way."
-_TOO_MUCH = "The query needs more memory than it may use. Ask for less, or aggregate earlier."
-_CLOSED = "The SQL console was closed. Ask again."
+_BROKEN = "The query crashed the database engine, which was started again. Rewrite the query."
+_TOO_MUCH = "The query needs more memory than it may use. Select fewer rows, or aggregate earlier."
+_CLOSED = "The SQL console was closed. Run the query again."
 
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
 _MOST_BYTES = 32_000_000
 
-# After this long a query that was interrupted counts as one that does not hear it.
+# An interrupted query that goes on for longer than this is killed.
 _GRACE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _LOADING_SECONDS = 120.0
-# A process that nobody asks anything is not worth its memory; starting another takes about a second.
+# An idle process is not worth its memory; starting another takes about a second.
 _IDLE_SECONDS = 600.0
 
-# The environment may hold the host's secrets: the process gets what Python needs to start, no more.
+# The environment may hold secrets of the host: the process gets only what Python needs to start.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TZ", "LANG", "LC_ALL")
 
-# Numbers and flags that keep their kind beside nulls.
-_NULLABLE = {
-    pa.bool_(): pd.BooleanDtype(),
-    pa.int8(): pd.Int8Dtype(),
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint8(): pd.UInt8Dtype(),
-    pa.uint16(): pd.UInt16Dtype(),
-    pa.uint32(): pd.UInt32Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
+# Integers and booleans that keep their type beside nulls.
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
+    pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
+    for name in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 }
 
 
@@ -122,9 +118,9 @@ class Sandbox:
         threads: int = 2,
     ) -> None:
         if max_rows < 1 or seconds <= 0:
-            raise QueryError("A query needs at least one row and some time. Give positive limits.")
+            raise QueryError(f"The most rows and seconds must be positive, got {max_rows} and {seconds:g}.")
         if not (size := _MEMORY.fullmatch(memory.strip())):
-            raise QueryError(f"'{memory}' is no amount of memory. Write it like 512MB or 2GB.")
+            raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
         self.max_rows = max_rows
         self.seconds = seconds
         self._setup = {
@@ -136,8 +132,8 @@ class Sandbox:
             "memory": int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000),
             "threads": threads,
         }
-        self._line: list[Asked] = []
-        self._changed = threading.Condition()
+        self._line = Line(LONGEST_LINE)
+        self._guard = threading.Lock()
         self._closed = False
         self._rest: threading.Timer | None = None
         self._process: _Process | None = _Process(self._setup)
@@ -160,22 +156,21 @@ class Sandbox:
         return None if process is None else process.id
 
     def close(self) -> None:
-        """End the process; whatever is asked or waits is refused."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """End the process. Running and waiting queries raise `QueryError`."""
+        self._closed = True
+        self._line.cancel()
         self._end_process()
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
         """Run one SELECT (or EXPLAIN of one). Raises `QueryError` when refused, wrong or over a limit."""
-        asked = self.start(sql, parameters)
+        query = self.start(sql, parameters)
         try:
-            return asked.answer()
+            return query.answer()
         finally:
-            # Only a caller that is itself interrupted leaves before the answer is there.
-            asked.stop()
+            # Only an interrupted caller leaves before the answer is there.
+            query.stop()
 
-    def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Asked:
+    def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> PendingQuery:
         """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s."""
         values = dict(parameters or {})
         if len(sql) > LONGEST_SQL:
@@ -186,81 +181,63 @@ class Sandbox:
             raise QueryError(
                 f"The values may have {LONGEST_VALUES:,} characters together. Write shorter ones."
             )
-        asked = Asked(self, sql, values)
-        with self._changed:
-            if len(self._line) >= LONGEST_LINE:
-                raise QueryError(f"{len(self._line)} queries are waiting already. Try again in a moment.")
-            self._line.append(asked)
-        asked.begin()
-        return asked
+        place = Place(self._line)
+        if not place.join():
+            raise QueryError(f"{len(self._line)} queries are waiting already. Try again in a moment.")
+        return PendingQuery(self, place, sql, values)
 
     # Step 2. Line ------------------------------------------------------------------------------------
 
-    def ahead_of(self, asked: Asked) -> int:
-        """How many queries are answered before this one; 0 once it is its turn."""
-        with self._changed:
-            return self._line.index(asked) if asked in self._line else 0
-
-    def answer_in_turn(self, asked: Asked) -> Answer:
-        """Wait in line, have the query answered, leave the line. Runs in the thread of `asked`."""
+    def answer_in_turn(self, query: PendingQuery) -> Answer:
+        """Wait in line and run the query. Called in the thread of `query`."""
         try:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._line[0] is asked or asked.is_stopped or self._closed,
-                )
-            return self._answered(asked)
+            query.place.wait()
+            return self._answer(query)
         finally:
-            with self._changed:
-                self._line.remove(asked)
-                if not self._line and not self._closed:
-                    self._rest_later()
-                self._changed.notify_all()
-
-    def wake(self) -> None:
-        """Somebody in the line was stopped."""
-        with self._changed:
-            self._changed.notify_all()
+            query.place.leave()
+            if not len(self._line) and not self._closed:
+                self._rest_later()
 
     # Step 3. Stop ------------------------------------------------------------------------------------
 
-    def _answered(self, asked: Asked) -> Answer:
-        if asked.is_stopped:
+    def _answer(self, query: PendingQuery) -> Answer:
+        if query.is_stopped:
             raise QueryError(_STOPPED)
         process = self._running_process()
-        if (reply := self._reply(asked, process)) is None and process.served:
-            # It may have died of the query before, in a part that went on after its answer.
+        if (reply := self._reply(query, process)) is None and process.served:
+            # It may have died of the previous query, in a part that went on after its answer.
             process = self._running_process()
-            reply = self._reply(asked, process)
+            reply = self._reply(query, process)
         if reply is None:
             raise QueryError(_BROKEN)
         process.served += 1
-        return self._understood(*reply, by_hand=asked.is_stopped)
+        return self._read(*reply, by_caller=query.is_stopped)
 
-    def _reply(self, asked: Asked, process: _Process) -> tuple[dict[str, Any], bytes] | None:
-        """What the process says, within the limits; None when it died."""
-        asked.started = time.monotonic()
-        process.send({"sql": asked.sql, "parameters": asked.parameters})
+    def _reply(self, query: PendingQuery, process: _Process) -> tuple[dict[str, Any], bytes] | None:
+        """The process's reply, within the limits; None when it died."""
+        query.started = time.monotonic()
+        process.send({"sql": query.sql, "parameters": query.parameters})
         interrupted = None
         while True:
             now = time.monotonic()
-            if interrupted is None and (now >= asked.started + self.seconds or asked.is_stopped):
+            if interrupted is None and (now >= query.started + self.seconds or query.is_stopped):
                 process.send({"stop": True})
                 interrupted = now
             if interrupted is not None and now >= interrupted + _GRACE_SECONDS:
                 self._start_again()
-                raise QueryError(_STOPPED if asked.is_stopped else self._late())
+                raise QueryError(_STOPPED if query.is_stopped else self._late())
             if (reply := process.receive(_LOOK_SECONDS)) is not None:
                 return reply
             if not process.alive:
                 self._start_again()
                 return None
 
-    def _understood(self, head: Mapping[str, Any], body: bytes, *, by_hand: bool) -> Answer:
+    def _read(self, head: Mapping[str, Any], body: bytes, *, by_caller: bool) -> Answer:
         # Step 4. Answer.
         if "stopped" in head:
-            raise QueryError(_STOPPED if by_hand else self._late())
+            raise QueryError(_STOPPED if by_caller else self._late())
         if "memory" in head or "broken" in head:
-            # What was taken may not be given back, and what was broken not be whole.
+            # The process may keep the memory, or be damaged.
             self._start_again()
             raise QueryError(_TOO_MUCH if "memory" in head else _BROKEN)
         if "refused" in head:
@@ -271,12 +248,12 @@ class Sandbox:
             return Answer(stream.read_all(), bool(head["truncated"]), float(head["seconds"]))
 
     def _late(self) -> str:
-        return f"The query was stopped after {self.seconds:g} seconds. Ask for less, or add conditions."
+        return f"The query was stopped after {self.seconds:g} seconds. Select fewer rows, or add conditions."
 
     # Step 1. Start -----------------------------------------------------------------------------------
 
     def _running_process(self) -> _Process:
-        with self._changed:
+        with self._guard:
             if self._closed:
                 raise QueryError(_CLOSED)
             if self._rest is not None:
@@ -292,14 +269,14 @@ class Sandbox:
         return process
 
     def _start_again(self) -> None:
-        """Another process, which loads the tables while nobody has to wait for it."""
+        """Replace the process now, so that the next query need not wait for the tables to load."""
         self._end_process()
-        with self._changed:
+        with self._guard:
             if not self._closed:
                 self._process = _Process(self._setup)
 
     def _end_process(self) -> None:
-        with self._changed:
+        with self._guard:
             process, self._process = self._process, None
             if self._rest is not None:
                 self._rest.cancel()
@@ -307,7 +284,7 @@ class Sandbox:
             process.end()
 
     def _rest_later(self) -> None:
-        """Called by whoever leaves an empty line behind."""
+        """End the process once it has been idle for a while."""
         if self._rest is not None:
             self._rest.cancel()
         self._rest = threading.Timer(_IDLE_SECONDS, self._rest_now)
@@ -315,73 +292,62 @@ class Sandbox:
         self._rest.start()
 
     def _rest_now(self) -> None:
-        with self._changed:
-            idle = not self._line
-        if idle:
+        if not len(self._line):
             self._end_process()
 
 
-class Asked:
-    """A query in the line of a sandbox, being answered, or done.
+class PendingQuery:
+    """A query that waits in the line of a sandbox, runs, or is done. It starts at once, in its own thread.
 
-    asked = console.start("SELECT …")
-    asked.wait(0.5) or asked.stop()
-    asked.answer()                               # waits; an Answer, or a QueryError
+    query = console.start("SELECT …")
+    query.wait(0.5) or query.stop()
+    query.answer()                               # waits; an Answer, or a QueryError
     """
 
-    def __init__(self, console: Sandbox, sql: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, console: Sandbox, place: Place, sql: str, parameters: Mapping[str, Any]) -> None:
         self.sql = sql
         self.parameters = dict(parameters)
+        self.place = place
         self.started: float | None = None
         self.is_stopped = False
         self._console = console
-        self._done = threading.Event()
-        self._answer: Answer | None = None
-        self._error: BaseException | None = None
-
-    def begin(self) -> None:
-        """Start to wait in line, in a thread of its own."""
+        self._answer: Future[Answer] = Future()
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         try:
-            self._answer = self._console.answer_in_turn(self)
+            self._answer.set_result(self._console.answer_in_turn(self))
         except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
+            self._answer.set_exception(error)
 
     @property
     def done(self) -> bool:
         """Whether it is answered, refused or stopped."""
-        return self._done.is_set()
+        return self._answer.done()
 
     @property
     def ahead(self) -> int:
-        """How many queries are answered before this one."""
-        return self._console.ahead_of(self)
+        """Number of queries that run before this one."""
+        return self.place.ahead
 
     @property
     def seconds(self) -> float:
-        """Since when it is being answered; 0 while it waits in line."""
+        """How long it has been running; 0 while it waits in line."""
         return 0.0 if self.started is None else time.monotonic() - self.started
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether it is done, after at most so many seconds."""
-        return self._done.wait(seconds)
+        """Whether it is done after at most `seconds`."""
+        return bool(wait_for([self._answer], seconds).done)
 
     def stop(self) -> None:
-        """Give the query up, wherever it is; one that is done stays done."""
+        """Stop the query, waiting or running; one that is done stays done."""
         if not self.done:
             self.is_stopped = True
-            self._console.wake()
+            self.place.cancel()
 
     def answer(self) -> Answer:
         """Wait for the answer. Raises `QueryError` when it was refused, wrong, or stopped."""
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return self._answer
+        return self._answer.result()
 
 
 class _Process:

@@ -154,10 +154,10 @@ def test_bad_sql_is_one_message_on_stderr_and_status_2(sql, ask, sample):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--limit", "0"], "Give positive limits"),
-        (["--limit", "-3"], "Give positive limits"),
-        (["--seconds", "0"], "Give positive limits"),
-        (["--memory", "lots"], "no amount of memory"),
+        (["--limit", "0"], "must be positive"),
+        (["--limit", "-3"], "must be positive"),
+        (["--seconds", "0"], "must be positive"),
+        (["--memory", "lots"], "must be written like 512MB"),
         (["--atlas", "no/such/atlas"], "neither a folder nor the id of an atlas"),
         (["--atlas", "one", "--collection", "many"], "exclude each other"),
     ],
@@ -187,7 +187,7 @@ def test_a_long_query_is_stopped_and_does_not_hold_up_the_exit(sample):
         "--seconds", "0.5", "--atlas", str(sample),
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "The query was stopped after 0.5 seconds. Ask for less, or add conditions.\n"
+    assert done.stderr == "The query was stopped after 0.5 seconds. Select fewer rows, or add conditions.\n"
 
 
 def test_a_reader_that_has_enough_is_no_error(sample):

@@ -135,7 +135,7 @@ def test_a_process_that_dies_under_a_query_is_replaced(folder):
         asked = console.start(ENDLESS)
         assert not asked.wait(0.5)
         os.kill(console.process_id, signal.SIGKILL)
-        with pytest.raises(QueryError, match="broke the database engine"):
+        with pytest.raises(QueryError, match="crashed the database engine"):
             asked.answer()
         assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
 
@@ -247,7 +247,7 @@ def test_a_caller_who_is_interrupted_stops_the_query(console, monkeypatch):
         asked.wait(0.3)
         raise Leaves
 
-    monkeypatch.setattr(sandboxes.Asked, "answer", leave)
+    monkeypatch.setattr(sandboxes.PendingQuery, "answer", leave)
     with pytest.raises(Leaves):
         console.query(ENDLESS)
     monkeypatch.undo()

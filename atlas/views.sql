@@ -1,12 +1,12 @@
--- The atlas for the DuckDB shell: its tables, and the views that follow from them.
+-- An atlas for the DuckDB shell: its tables, and the views over them.
 --
 --     cd atlas/data/starter-pocket-bert && duckdb -init ../../views.sql      inside an atlas folder: that atlas
 --     duckdb -init atlas/views.sql                                           elsewhere: the project's own
 --     D SET VARIABLE atlas = 'path/of/an/atlas';                             another one, in a running shell
 --     D .read atlas/views.sql
 --
--- Part 1 is for the shell alone. Part 2 is also what atlas/store.py runs, so that SQL means the same in both.
--- Columns are described in atlas/schema.py; a null says "not measured", never zero.
+-- Part 1 is for the shell alone. Part 2 is also what atlas/store/sources.py reads, so that SQL means the same in both.
+-- Columns are described in atlas/store/definitions.py; a null says "not measured", never zero.
 
 -- Part 1: tables ------------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ SET VARIABLE methods = optional_table('methods', '
 CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
--- What stands in a comment with a plus is for collections, whose tables have a column atlas_id (atlas/collection.py).
+-- Comments with a plus hold what collections add, whose tables have a column atlas_id (atlas/store/collection.py).
 
 -- The facts a neuron carries: layer, neuron, fact_id, relation_id, label, subject, object, known, share, mean_score,
 -- max_score.

@@ -13,8 +13,9 @@ from typing import Any
 
 import streamlit as st
 
-from atlas.store.atlas import Atlas, sql_type
+from atlas.store.atlas import Atlas
 from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
+from atlas.store.sources import sql_type
 
 # On a phone the whole is folded away: the answer below is what is looked for.
 _HTML = """

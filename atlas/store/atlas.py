@@ -3,51 +3,34 @@
     a = atlas.open()                                        # the one that comes with the project
     a = atlas.open("starter-pocket-bert")                   # by its id, or by its folder
     a.query("SELECT subject, object FROM facts WHERE relation_id = ?", ["P36"])    # a DataFrame
-    a.sandboxed().query("SELECT …")                         # for SQL that other people wrote
+    a.sandboxed().query("SELECT …")                         # for untrusted SQL
 
-Opening is cheap: the manifest, the schema version, and size, columns and rows of each file are checked
-(`atlas.store.manifest.verify` also hashes them), then every table becomes a view over its file, and
-`views.sql` adds the derived ones. Nothing is read before it is asked for.
+Opening is cheap: it checks the manifest, the schema version, and size, columns and rows of each file
+(`atlas.store.manifest.verify` also hashes them), then makes a view over each file, and those of
+`views.sql`. Rows are read by queries only.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
 
 import duckdb
-import pandas as pd
-import pyarrow as pa
 
-from atlas.errors import QueryError, StoreError
+from atlas.errors import StoreError
 from atlas.models.known import cache_folder
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
+from atlas.store.sources import derived_views, no_rows, quoted_path
 from atlas.store.sql import Sandbox
 
 DATA = Path(__file__).parents[1] / "data"
-VIEWS = Path(__file__).parents[1] / "views.sql"
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
-# The first is shown when none is chosen: its model comes along, so everything works at once and offline.
+# The first is the default: its model comes with the project, so everything works at once and offline.
 PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m")
-
-_PART_TWO = "-- Part 2:"
-_OF_A_COLLECTION = re.compile(r"/\*\+ (.*?) \*/")
-
-_SQL_TYPES = {
-    "string": "VARCHAR",
-    "bool": "BOOLEAN",
-    "int16": "SMALLINT",
-    "int32": "INTEGER",
-    "float": "FLOAT",
-}
-
-Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 def bundled() -> dict[str, Path]:
@@ -82,20 +65,13 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
     the first bundled atlas. Raises `StoreError` when there is none.
     """
     if path_or_id is None:
-        path_or_id = os.environ.get(ENVIRONMENT_VARIABLE) or None
-    known = bundled()
+        path_or_id = os.environ.get(ENVIRONMENT_VARIABLE) or next(iter(bundled()), None)
     if path_or_id is None:
-        if not known:
-            raise StoreError(
-                "No atlas comes with this installation. "
-                "Build one with `python -m build run` and give its folder."
-            )
-        return next(iter(known.values()))
+        raise StoreError(
+            "No atlas comes with this installation. Build one with `python -m build run` and give its folder."
+        )
     known = at_hand()
-    folder = known.get(str(path_or_id))
-    if folder is not None:
-        return folder
-    folder = Path(path_or_id).expanduser()
+    folder = known.get(str(path_or_id), Path(path_or_id).expanduser())
     if folder.is_dir():
         return folder
     raise StoreError(
@@ -105,75 +81,8 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
 
 
 def open_atlas(path_or_id: str | Path | None = None) -> Atlas:
-    """Open an atlas; see `resolve` for what may be given. Raises `StoreError` when it is broken."""
+    """Open an atlas, given as for `resolve`. Raises `StoreError` when it is broken."""
     return Atlas(resolve(path_or_id))
-
-
-class Reader:
-    """What an opened atlas and an opened collection have in common: tables in DuckDB that answer queries.
-
-    reader.query("SELECT count(*) FROM facts WHERE known")
-    reader.query_one("SELECT * FROM facts WHERE fact_id = ?", ["P36.france"])
-    reader.close()
-
-    `tables`: name → the SQL that reads it; `views`: statements that make the derived ones. Safe to share
-    between threads: each query has a cursor of its own.
-    """
-
-    def __init__(self, path: Path, tables: Mapping[str, str], views: str) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._connection = duckdb.connect(":memory:")
-        # Names in a query are tables of the atlas, never variables of the Python program.
-        self._connection.execute("SET python_enable_replacements = false")
-        self._connection.execute("SET autoinstall_known_extensions = false")
-        # Views over views would read the same footers again and again.
-        self._connection.execute("SET parquet_metadata_cache = true")
-        try:
-            for table, source in tables.items():
-                self._connection.execute(f"CREATE VIEW {table} AS {source}")
-            self._connection.execute(views)
-        except duckdb.Error as error:
-            self._connection.close()
-            raise StoreError(f"{self.path} cannot be opened ({error}). Build it again.") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    def close(self) -> None:
-        """Close the connection; a question asked after that raises."""
-        self._connection.close()
-
-    def query(self, sql: str, params: Parameters = None) -> pd.DataFrame:
-        """The rows of a trusted query as a DataFrame; values go in as parameters (`?` or `$name`).
-
-        Raises `QueryError` when DuckDB refuses it. For SQL that other people wrote use `sandboxed`.
-        """
-        with self._executed(sql, params) as cursor:
-            return cursor.df()
-
-    def query_one(self, sql: str, params: Parameters = None) -> dict[str, Any] | None:
-        """The first row as a dict of plain Python values, or None."""
-        with self._executed(sql, params) as cursor:
-            row = cursor.fetchone()
-            return None if row is None else dict(zip([d[0] for d in cursor.description], row, strict=True))
-
-    @contextmanager
-    def _executed(self, sql: str, params: Parameters) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock:
-            cursor = self._connection.cursor()
-        try:
-            yield cursor.execute(sql, params) if params else cursor.execute(sql)
-        except duckdb.Error as error:
-            raise QueryError(f"The query failed. {error}") from error
-        finally:
-            cursor.close()
 
 
 class Atlas(Reader):
@@ -193,7 +102,7 @@ class Atlas(Reader):
 
     @property
     def atlas_id(self) -> str:
-        """Its id, from the manifest: the name of its folder where it comes with the project."""
+        """Its id, from the manifest."""
         return self.manifest.atlas_id
 
     @property
@@ -212,7 +121,7 @@ class Atlas(Reader):
         return no_rows(table)
 
     def prepare(self, table: str, sql: str) -> None:
-        """Make an in-memory table from `sql` once, for questions that are asked again and again."""
+        """Make an in-memory table from `sql` once, for queries that run again and again."""
         if table in self._prepared:
             return
         with self._lock:
@@ -223,7 +132,7 @@ class Atlas(Reader):
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
-        """While a table is made: each further thread takes as much memory again."""
+        """One thread while a table is made: each further one takes as much memory again."""
         self._connection.execute("SET threads = 1")
         try:
             yield
@@ -231,9 +140,9 @@ class Atlas(Reader):
             self._connection.execute("RESET threads")
 
     def load(self, *tables: str) -> None:
-        """Read tables into memory, for an app that asks about them again and again; answers stay the same.
+        """Read tables into memory, compressed, for an app that queries them again and again.
 
-        They are kept compressed, and what reading them took goes back to the system.
+        Answers stay the same, and the memory that reading took goes back to the system.
         """
         with self._lock, self._one_thread():
             try:
@@ -257,42 +166,3 @@ class Atlas(Reader):
             seconds=seconds,
             memory=memory,
         )
-
-
-def derived_views(*, of_a_collection: bool = False) -> str:
-    """The statements of `views.sql` that do not depend on where the tables come from.
-
-    Those of a collection keep atlases apart: what stands in `/*+ … */` is then part of them.
-    """
-    views = VIEWS.read_text(encoding="utf-8").partition(_PART_TWO)[2].partition("\n")[2]
-    return _OF_A_COLLECTION.sub(r"\1", views) if of_a_collection else views
-
-
-def no_rows(table: str) -> str:
-    """The SQL of a table that is not on disk: its columns and no rows."""
-    columns = ", ".join(f'NULL::{sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
-    return f"SELECT {columns} WHERE false"
-
-
-def quoted_path(path: Path) -> str:
-    """A path as a SQL string that names this file only: its wildcards and quotes are escaped."""
-    return literal(pattern(path))
-
-
-def pattern(path: Path) -> str:
-    """A path as DuckDB expands it: to this file only, whatever its name."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
-
-
-def literal(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def sql_type(kind: pa.DataType) -> str:
-    """The DuckDB type of a column's pyarrow type."""
-    if pa.types.is_list(kind):
-        return f"{sql_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        return f"STRUCT({', '.join(f'{each.name} {sql_type(each.type)}' for each in kind)})"
-    return _SQL_TYPES[str(kind)]

@@ -28,19 +28,11 @@ from pathlib import Path
 import duckdb
 
 from atlas.errors import QueryError, StoreError
-from atlas.store.atlas import (
-    Atlas,
-    Parameters,
-    Reader,
-    derived_views,
-    literal,
-    no_rows,
-    pattern,
-    quoted_path,
-    sql_type,
-)
+from atlas.store.atlas import Atlas
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
+from atlas.store.reader import Parameters, Reader
 from atlas.store.schema import TABLES
+from atlas.store.sources import derived_views, glob_of, no_rows, quoted_path, sql_string, sql_type
 from atlas.store.sql import Sandbox
 
 # What queries may hold. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
@@ -149,7 +141,7 @@ class Collection(Reader):
         if not renamed:
             return folder
         cases = " ".join(
-            f"WHEN {literal(each.folder.name)} THEN {literal(each.atlas_id)}" for each in renamed
+            f"WHEN {sql_string(each.folder.name)} THEN {sql_string(each.atlas_id)}" for each in renamed
         )
         return f"CASE {folder} {cases} ELSE {folder} END"
 
@@ -167,7 +159,7 @@ class Collection(Reader):
                     name
                     for table in TABLES
                     for file in self.files(table)
-                    for name in (str(file), pattern(file))
+                    for name in (str(file), glob_of(file))
                 }
             ),
             max_rows=max_rows,

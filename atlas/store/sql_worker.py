@@ -1,20 +1,20 @@
-"""The process behind a sandbox: DuckDB with the atlas's tables, and nothing to break out to.
+"""The process behind a sandbox: DuckDB with the atlas's tables, confined.
 
     python -m atlas.store.sql_worker        # started by atlas.store.sql, which talks to it through two pipes
 
-SQL from people runs here and not in the program that asked, because DuckDB alone does not keep the limits:
-some functions neither hear an interrupt nor count their memory. A process can be stopped in any case.
+Untrusted SQL runs in its own process, because DuckDB alone does not enforce the limits: some functions
+ignore interrupts and do not count their memory. A process can always be killed.
 
-1. Load: the tables are copied into memory, so no file is needed any more. Those of a collection are too large
-   for that and stay where they are: their files, and no others, can then be opened, and only to be read.
-2. Lock: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
+1. Load: copy the tables into memory, so that no file is needed afterwards. Those of a collection are too
+   large for that; their files, and no others, can be opened, for reading only.
+2. Lock down: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
 3. Confine: the operating system lets the process open no file, write none, and take no more memory.
-4. Read: exactly one statement of type SELECT; EXPLAIN only by wrapping such a one. It runs in a
-   read-only transaction, because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
-5. Answer: one row more than allowed is fetched, to see whether rows were left out; the rows go back as
+4. Parse: exactly one statement of type SELECT, or EXPLAIN of one. It runs in a read-only transaction,
+   because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
+5. Answer: fetch one row more than allowed, to know whether rows were left out, and send the rows back as
    an Arrow stream.
 
-A message is a JSON object and some bytes, each with its length before it.
+A message is a JSON object and some bytes, each preceded by its length.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LOCKDOWN = (
     "SET lock_configuration = true",
 )
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b(?P<analyze>\s+ANALYZE\b)?", re.IGNORECASE)
-# Some types make DuckDB and Arrow import modules: that happens while files can still be opened.
+# Some types make DuckDB and Arrow import modules: import them while files can still be opened.
 _FIRST = """
 SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAMPTZ '2000-01-01',
        DATE '2000-01-01', INTERVAL 1 DAY, [{'a': 1.5}], MAP {'a': 1}, 'a'::ENUM ('a', 'b'),
@@ -66,9 +66,9 @@ _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
 _LANDLOCK_WRITES, _LANDLOCK_TRUNCATE = 0b1_1111_1111_0011, 1 << 14
 _NO_NEW_PRIVILEGES = 38
 
-# What DuckDB and Arrow take beside the memory they count: stacks, caches, the rows on their way out.
+# Memory that DuckDB and Arrow do not count: stacks, caches, the rows being sent.
 BESIDES = 256_000_000
-# Visitors' queries leave the processor to the program that serves the pages.
+# The program that serves the pages comes first.
 _NICENESS = 10
 
 
@@ -82,7 +82,7 @@ def send(pipe: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
 
 
 def receive(pipe: BinaryIO, *, longest: int = 2**32) -> tuple[dict[str, Any], bytes] | None:
-    """The next message; None when the other side is gone or sends more than `longest` bytes."""
+    """The next message; None when the other side has closed the pipe or sends more than `longest` bytes."""
     lengths = pipe.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
         return None
@@ -94,11 +94,11 @@ def receive(pipe: BinaryIO, *, longest: int = 2**32) -> tuple[dict[str, Any], by
 
 
 class _WithoutPandas:
-    """Arrow looks for pandas to tell its values from others; it does without, in half the time and memory."""
+    """Keeps Arrow from importing pandas, which it does not need here: half the time and memory."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "pandas":
-            raise ImportError("This process does without pandas.")
+            raise ImportError("pandas is not imported in this process.")
 
 
 # The process -----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def main() -> None:
     """Serve one sandbox until its pipe is closed."""
     sys.meta_path.insert(0, _WithoutPandas())
     commands = sys.stdin.buffer
-    # Nothing that a library prints may land between the messages.
+    # What a library prints must not end up between the messages.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     setup, _ = receive(commands) or ({}, b"")
@@ -118,7 +118,7 @@ def main() -> None:
     files = setup["files"]
     try:
         connection = (attach if files else load)(setup["tables"], setup["views"])
-        lock(connection, setup["memory"], setup["threads"], files)
+        lock_down(connection, setup["memory"], setup["threads"], files)
         console = _Console(connection, setup["max_rows"], setup["max_bytes"])
         console.answer(_FIRST, {})
     except (duckdb.Error, OSError) as error:
@@ -132,14 +132,14 @@ def main() -> None:
             threading.Thread(target=_serve, args=(console, message, replies), daemon=True).start()
         else:
             console.interrupt()
-    # Whoever asked is gone: so is the reason for a query that still runs.
+    # The parent has gone; a query that still runs is of no use.
     os._exit(0)
 
 
 def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
     """Step 1. `tables`: name → the SQL that reads it; `views`: statements that make the derived ones.
 
-    A database in memory that is attached can be compressed: a fifth of the memory, and queries are faster.
+    An attached database in memory can be compressed: a fifth of the memory, and faster queries.
     """
     connection = duckdb.connect(":memory:")
     connection.execute("SET allocator_background_threads = true")
@@ -154,7 +154,7 @@ def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
 
 
 def attach(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
-    """Step 1 for tables that are read where they lie."""
+    """Step 1 for tables that stay in their files."""
     connection = duckdb.connect(":memory:")
     connection.execute("SET parquet_metadata_cache = true")
     for name, source in tables.items():
@@ -163,8 +163,10 @@ def attach(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def lock(connection: duckdb.DuckDBPyConnection, memory: int, threads: int, files: Sequence[str] = ()) -> None:
-    """Step 2. `memory`: bytes that queries may use on top of the loaded tables; `files`: what can be read."""
+def lock_down(
+    connection: duckdb.DuckDBPyConnection, memory: int, threads: int, files: Sequence[str] = ()
+) -> None:
+    """Step 2. `memory`: bytes that queries may use on top of the loaded tables; `files`: may be read."""
     loaded = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchone()[0]
     connection.execute(f"SET memory_limit = '{-(-(int(loaded) + int(memory)) // 1_000_000)}MB'")
     connection.execute(f"SET threads = {int(threads)}")
@@ -176,10 +178,10 @@ def lock(connection: duckdb.DuckDBPyConnection, memory: int, threads: int, files
 
 
 def write_nothing() -> None:
-    """Step 3, its first part: from now on no file is written, made, removed or started by this process.
+    """Step 3, first part: from now on this process writes, makes, removes and starts no file.
 
-    Linux's Landlock, which a thread hands down to those it starts: so before DuckDB has any. A system without
-    it is left with DuckDB's refusal to run anything but a SELECT.
+    By Linux's Landlock, which threads inherit, so it is called before DuckDB starts any. A system without it
+    relies on DuckDB's refusal to run anything but a SELECT.
     """
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None, use_errno=True)
@@ -195,12 +197,12 @@ def write_nothing() -> None:
 
 
 def confine(memory: int, *, n_files: int = 0) -> None:
-    """Step 3. What the operating system enforces, whatever DuckDB does. `n_files`: how many may be read."""
+    """Step 3. Limits that the operating system enforces. `n_files`: number of files that may be read."""
     if resource is None:
         return
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
-    # A query may have the files of some tables open more than once.
+    # A query may open the files of a table more than once.
     open_files = 64 + 4 * n_files if n_files else 0
     limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": open_files}
     taken = _data_bytes()
@@ -229,12 +231,12 @@ def _serve(console: _Console, message: Mapping[str, Any], replies: BinaryIO) -> 
     except Refused as error:
         head, body = {"refused": str(error)}, b""
     except Exception as error:
-        head, body = _said(error), b""
+        head, body = _error_reply(error), b""
     send(replies, head, body)
 
 
-def _said(error: Exception) -> dict[str, Any]:
-    """What to say of an error. While rows are read, Arrow passes on only the text of DuckDB's errors."""
+def _error_reply(error: Exception) -> dict[str, Any]:
+    """The reply to an error. While rows are read, Arrow passes on only the text of DuckDB's errors."""
     text = str(error).strip()
     if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
         return {"stopped": True}
@@ -248,7 +250,7 @@ def _said(error: Exception) -> dict[str, Any]:
 
 
 class Refused(Exception):
-    """A query that is not run, or whose answer is not given; the text says why."""
+    """A query that is not run, or whose answer is not sent; the text says why."""
 
 
 class _Console:
@@ -271,8 +273,8 @@ class _Console:
         begun = time.perf_counter()
         cursor = self._cursor = self._connection.cursor()
         try:
-            statement = checked(cursor, sql)
-            # DuckDB takes $Name and $name for the same, and minds a value that no name asks for.
+            statement = parse_select(cursor, sql)
+            # DuckDB ignores the case of $name, and refuses a value for a name that the query has not.
             given = {name.lower(): value for name, value in parameters.items()}
             wanted = [name for name in statement.named_parameters if name.lower() in given]
             values = {name: given[name.lower()] for name in wanted}
@@ -287,7 +289,7 @@ class _Console:
         return {"truncated": truncated, "seconds": time.perf_counter() - begun}, sink.getvalue().to_pybytes()
 
     def _fetched(self, relation: duckdb.DuckDBPyRelation) -> tuple[pa.Table, bool]:
-        # Step 5. Answer. A relation's reader streams; a cursor's would collect all rows first.
+        # Step 5. A relation's reader streams; a cursor's would collect all rows first.
         reader = relation.to_arrow_reader(min(_ROWS_AT_ONCE, self._max_rows + 1))
         batches, n_rows, n_bytes = [], 0, 0
         for batch in reader:
@@ -302,11 +304,11 @@ class _Console:
             if n_rows > self._max_rows:
                 break
         rows = pa.Table.from_batches(batches, reader.schema)
-        return plain(rows.slice(0, self._max_rows)), n_rows > self._max_rows
+        return with_plain_types(rows.slice(0, self._max_rows)), n_rows > self._max_rows
 
 
-def checked(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-    """Step 4. The one SELECT (or EXPLAIN of one) that `sql` is; raises `Refused` for anything else."""
+def parse_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """Step 4. The single SELECT (or EXPLAIN of one) in `sql`; raises `Refused` for anything else."""
     explain = _EXPLAIN.match(sql)
     body = sql[explain.end() :] if explain else sql
     statements = cursor.extract_statements(body)
@@ -325,8 +327,8 @@ def checked(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
 # Types -----------------------------------------------------------------------------------------------
 
 
-def plain(rows: pa.Table) -> pa.Table:
-    """The rows in types that pandas, browsers and files know; column names used twice are numbered."""
+def with_plain_types(rows: pa.Table) -> pa.Table:
+    """The rows in types that pandas, browsers and files know; repeated column names are numbered."""
     columns = [_plain_column(column) for column in rows.columns]
     return pa.Table.from_arrays(columns, names=_distinct(rows.column_names))
 
@@ -334,7 +336,7 @@ def plain(rows: pa.Table) -> pa.Table:
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     kind = column.type
     if pa.types.is_decimal(kind) and kind.scale == 0:
-        # What sum() gives for whole numbers.
+        # sum() of integers.
         with contextlib.suppress(pa.ArrowInvalid):
             return column.cast(pa.int64())
     if pa.types.is_dictionary(kind):
@@ -361,7 +363,7 @@ def _text(scalar: pa.Scalar) -> str | None:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Column names with a number where one is used twice."""
+    """Column names, with a number where one is repeated."""
     result: list[str] = []
     for name in names:
         free, number = name, 0

@@ -20,6 +20,7 @@ from app.sql.schema import not_measured, quoted, tables_and_views
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import DERIVED_VIEWS, TABLES
+from atlas.store.sources import VIEWS_FILE
 from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
@@ -201,7 +202,7 @@ def test_every_query_of_the_gallery_finds_rows_in_both_atlases(example, committe
     assert reading == ".read atlas/views.sql"
     with duckdb.connect() as shell:
         shell.execute(setting)
-        shell.execute(store.VIEWS.read_text(encoding="utf-8"))
+        shell.execute(VIEWS_FILE.read_text(encoding="utf-8"))
         assert len(shell.execute(query).fetchall()) == answer.table.num_rows
 
 

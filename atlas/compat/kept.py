@@ -1,267 +1,182 @@
-"""Changes that stay in a model until they are taken back, in any order, whoever calls the model meanwhile.
+"""Changes that stay in a model until they are taken back, in any order, whoever runs the model meanwhile.
 
-    kept = kept_in(subject)
-    undo = kept.rewrite([Neuron(2, 23)], lambda neuron, value: 0 * value)
-    model(input_ids)                                 # sees it
-    undo()                                           # and is as before, bit for bit
+    undo = changes_in(subject).rewrite(subject, [Neuron(2, 23)], lambda neuron, vector: 0 * vector)
+    model(input_ids)                                 # runs with the change
+    undo()                                           # the model is as before, bit for bit
 
-1. *Value vectors* (erase, edit): the layer's weight is exchanged for a copy in which they are changed, so
-   that whatever is done with the model sees them: calls, attribution, `copy.deepcopy`, `save_pretrained`. The
-   tensor that was given is never written, and is put back when nothing is changed any more. If somebody
-   trained the copy meanwhile, it stays, with the changed vectors as they were.
-2. *Activations* (suppress, enhance): hooks scale them at the answer's place: a masked model's masks, a causal
-   model's last token, in whatever it reads.
+1. *Value vectors* (erase, edit): a copy of the layer's weight takes its place, so calls, attribution,
+   `copy.deepcopy` and `save_pretrained` see the change. The given weight is never written, and returns when
+   no change is left; a copy that was trained meanwhile stays, with the given vectors.
+2. *Activations* (suppress, enhance): hooks scale them at a masked model's masks and at a causal model's last
+   token, whatever it reads.
 
-Taking one change back leaves the others: vectors are made anew from those given, by the changes left, in
-their order.
+Undoing one change computes the vectors anew from the given ones, by the changes left, in their order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from atlas.errors import ModelError
 from atlas.models.families import Family, neurons_first
 from atlas.neuron import Neuron
+from atlas.surgery.hooks import by_row, in_its_call
 from atlas.surgery.subject import Subject
 
-# Of a neuron and its value vector, (d_model,), what becomes of that.
+# From a neuron and its value vector, (d_model,), to its new value vector.
 Rewrite = Callable[[Neuron, Tensor], Tensor]
+# Takes a change back; calling it again does nothing.
+Undo = Callable[[], None]
 
 
 @dataclass
-class Spots:
-    """Where the answers stand in what the model reads.
+class _Copied:
+    """The weight that a copy stands in for, and the neurons whose vectors the copy ever changed."""
 
-    fixed: positions that hold for every row, where the caller knows them; seen: where the rows of the last
-    forward pass hold masks, (n_rows, n_tokens); shape: of what it reads; owner: whose changes are in
-    force, kept alive by the hooks that hold these, for whoever studies the model next.
+    given: nn.Parameter
+    neurons: set[int] = field(default_factory=set)
+
+
+@dataclass
+class KeptChanges:
+    """The changes in force in one model; it refers to the model's parts only, so the model can be freed.
+
+    positions: the answer's, where the caller knows them. masks, (n_rows, n_tokens): where the last input
+    holds masks. n_rows: of the input, while the model reads it. n_scalings: changes of activations in force.
     """
 
     mask_token_id: int | None
-    fixed: tuple[int, ...] | None = None
-    seen: Tensor | None = None
-    shape: tuple[int, int] | None = None
-    owner: Kept | None = None
-
-    def look(self, input_ids: Tensor | None) -> None:
-        """Note what is read, token ids (n_rows, n_tokens); None where the model is given embeddings."""
-        self.shape = self.seen = None
-        if input_ids is not None:
-            self.shape = tuple(input_ids.shape)
-            self.seen = input_ids == self.mask_token_id
-
-    def scaled(self, values: Tensor, factors: Tensor) -> Tensor:
-        """The values, (n_rows, n_tokens, n_neurons), times the factors, (n_neurons,), at the answers."""
-        if values.dim() == 2:  # OPT's: rows and tokens in one
-            alike = self.shape is not None and self.shape[0] * self.shape[1] == len(values)
-            shape = self.shape if alike else (len(values), 1)
-            return self.scaled(values.view(*shape, -1), factors).view(values.shape)
-        n_tokens = values.shape[1]
-        spots = torch.zeros(1, n_tokens, dtype=torch.bool, device=values.device)
-        if n_tokens == 1:  # of a sweep, or of one more token to a cache: the answer alone
-            spots[:] = True
-        elif self.fixed is not None:
-            spots[:, [position for position in self.fixed if position < n_tokens]] = True
-        elif self.mask_token_id is None:
-            spots[:, -1] = True
-        elif self.seen is not None:
-            spots = self.seen
-        return torch.where(spots[..., None], values * factors.to(values), values)
-
-
-@dataclass
-class _Copy:
-    """A weight that was given, and which of its vectors are changed in the copy that stands in its place."""
-
-    given: nn.Parameter
-    touched: set[int] = field(default_factory=set)
-
-
-class Kept:
-    """The changes in force in one model, of which there is one only: `kept_in` has it."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        masked = subject.family.kind == "masked"
-        self.spots = Spots(subject.tokenizer.mask_token_id if masked else None)
-        self.n_scalings = 0
-        self._rewritings: list[tuple[list[Neuron], Rewrite]] = []
-        self._copies: dict[nn.Module, _Copy] = {}
+    positions: tuple[int, ...] | None = None
+    masks: Tensor | None = None
+    n_rows: int | None = None
+    n_scalings: int = 0
+    rewritings: list[list[tuple[nn.Module, Neuron, Rewrite]]] = field(default_factory=list)
+    copied: dict[nn.Module, _Copied] = field(default_factory=dict)
 
     @contextmanager
     def at(self, positions: tuple[int, ...]) -> Iterator[None]:
-        """Inside, these positions of every row are the answer's."""
-        before, self.spots.fixed = self.spots.fixed, positions
+        """Inside the block, activations are scaled at these positions of every row."""
+        before, self.positions = self.positions, positions
         try:
             yield
         finally:
-            self.spots.fixed = before
+            self.positions = before
 
     # --- activations ---
 
     def scale(
-        self, factors: Mapping[Neuron, float], *, before_nonlinearity: bool = False
-    ) -> Callable[[], None]:
-        """Multiply activations; the function that is returned takes that back."""
-        model, family = self.subject.model, self.subject.family
-        by_layer: dict[int, dict[int, float]] = defaultdict(dict)
+        self, subject: Subject, factors: Mapping[Neuron, float], module_of: Callable[[int], nn.Module]
+    ) -> Undo:
+        """Multiply activations: the inputs of each layer's module, ``module_of(layer)``."""
+        rows = {neuron.layer: torch.ones(subject.n_neurons) for neuron in factors}
         for neuron, factor in factors.items():
-            by_layer[neuron.layer][neuron.neuron] = factor
-        if by_layer and layers_are_shared(model, family):
-            raise ModelError(
-                f"The layers of {self.subject.name} share one module, so a change of activations in one of "
-                "them cannot be kept. Leave out undo_modification=False."
-            )
-        handles: list = []
-        try:
-            for reader in (model, model.base_model):  # OPT passes its base by
-                handles.append(reader.register_forward_pre_hook(_looking(self.spots), with_kwargs=True))
-                handles.append(reader.register_forward_hook(_having_read(self.spots)))
-            for layer, chosen in by_layer.items():
-                row = torch.ones(self.subject.n_neurons)
-                row[list(chosen)] = torch.tensor(list(chosen.values()))
-                if before_nonlinearity:
-                    module = first_projection(family, model, layer)
-                    handles.append(module.register_forward_hook(_scaling_output(self.spots, row)))
-                else:
-                    module = family.down(model, layer)
-                    handles.append(module.register_forward_pre_hook(_scaling_input(self.spots, row)))
-        except BaseException:
-            _remove(handles)
-            raise
-        self.n_scalings += 1
-        self.spots.owner = self
+            rows[neuron.layer][neuron.neuron] = factor
+        with ExitStack() as undo:
+            for reader in (subject.model, subject.model.base_model):  # OPT's head does not call its base
+                self._watch(reader, undo)
+            layers = subject.family.layer_modules(subject.model)
+            for layer, row in rows.items():
+                hook = in_its_call(layers, layer, self._scaling(row))
+                undo.callback(module_of(layer).register_forward_pre_hook(hook).remove)
+            self.n_scalings += 1
+            undo.callback(self._count_down)
+            return undo.pop_all().close
 
-        def undo() -> None:
-            if handles:
-                self.n_scalings -= 1
-                self.spots.owner = self if self.n_scalings else None
-            _remove(handles)
+    def _count_down(self) -> None:
+        self.n_scalings -= 1
 
-        return undo
+    # Hooks are functions, which `copy.deepcopy` shares with the copied model; it would copy methods.
+
+    def _watch(self, reader: nn.Module, undo: ExitStack) -> None:
+        def start(module: nn.Module, args: tuple, named: dict) -> None:
+            ids = named.get("input_ids", args[0] if args else None)  # None where embeddings are given
+            self.n_rows = None if ids is None else len(ids)
+            self.masks = None if ids is None or self.mask_token_id is None else ids == self.mask_token_id
+
+        def end(module: nn.Module, args: tuple, output: object) -> None:
+            self.n_rows = None  # a sweep's rows may follow
+
+        undo.callback(reader.register_forward_pre_hook(start, with_kwargs=True).remove)
+        undo.callback(reader.register_forward_hook(end).remove)
+
+    def _scaling(self, factors: Tensor) -> Callable:
+        return lambda module, args: (self._scaled(args[0], factors), *args[1:])
+
+    def _scaled(self, values: Tensor, factors: Tensor) -> Tensor:
+        """values, (n_rows, n_tokens, n_neurons), times factors, (n_neurons,), at the answers."""
+        if values.dim() == 2:  # OPT's rows lie end to end
+            return self._scaled(by_row(values, self.n_rows or len(values)), factors).view(values.shape)
+        n_tokens = values.shape[1]
+        at = torch.zeros(1, n_tokens, dtype=torch.bool, device=values.device)
+        if n_tokens == 1:  # of a sweep, or after a cache: the answer alone
+            at[:] = True
+        elif self.positions is not None:
+            at[:, [position for position in self.positions if position < n_tokens]] = True
+        elif self.mask_token_id is None:
+            at[:, -1] = True
+        elif self.masks is not None:
+            at = self.masks
+        return torch.where(at[..., None], values * factors.to(values), values)
 
     # --- value vectors ---
 
-    def rewrite(self, neurons: Sequence[Neuron], change: Rewrite) -> Callable[[], None]:
-        """Change value vectors, (d_model,) each, in this order; the function returned takes that back."""
-        entry = (list(neurons), change)
-        self._rewritings.append(entry)
-        try:
-            self._make(entry[0])
-        except BaseException:
-            self._take_back(entry)
-            raise
-        return lambda: self._take_back(entry)
+    def rewrite(self, subject: Subject, neurons: Sequence[Neuron], change: Rewrite) -> Undo:
+        """Change value vectors, in this order."""
+        entry = [(subject.family.down(subject.model, each.layer), each, change) for each in neurons]
+        with ExitStack() as undo:
+            self.rewritings.append(entry)
+            undo.callback(self._take_back, entry)
+            self._compute(entry)
+            return undo.pop_all().close
 
-    def _take_back(self, entry: tuple[list[Neuron], Rewrite]) -> None:
-        if any(each is entry for each in self._rewritings):
-            self._rewritings = [each for each in self._rewritings if each is not entry]
-            self._make(entry[0])
+    def _take_back(self, entry: list[tuple[nn.Module, Neuron, Rewrite]]) -> None:
+        self.rewritings = [each for each in self.rewritings if each is not entry]
+        self._compute(entry)
 
     @torch.no_grad()
-    def _make(self, neurons: Sequence[Neuron]) -> None:
-        """Make the vectors of these neurons' layers anew."""
-        model, family = self.subject.model, self.subject.family
-        for module in {family.down(model, neuron.layer) for neuron in neurons}:
-            mine = [
-                (neuron, change)
-                for chosen, change in self._rewritings
-                for neuron in chosen
-                if family.down(model, neuron.layer) is module
+    def _compute(self, entry: list[tuple[nn.Module, Neuron, Rewrite]]) -> None:
+        """Compute the value vectors of the entry's layers anew."""
+        for module in {module for module, _, _ in entry}:
+            changes = [
+                (neuron, change) for each in self.rewritings for m, neuron, change in each if m is module
             ]
-            if module not in self._copies:
-                self._copies[module] = _Copy(module.weight)
-                module.weight = _like(module.weight, module.weight.detach().clone())
-            copy = self._copies[module]
-            _move(copy.given, module.weight)
-            given, rows = neurons_first(module, copy.given), neurons_first(module)
-            copy.touched |= {neuron.neuron for neuron, _ in mine}
-            changed = {index: given[index].float() for index in copy.touched}
-            for neuron, change in mine:
-                changed[neuron.neuron] = change(neuron, changed[neuron.neuron])
-            for index, value in changed.items():
-                rows[index] = value.to(rows.dtype)
-            if not mine:
-                if torch.equal(module.weight, copy.given):
-                    module.weight = copy.given
-                del self._copies[module]
+            if module not in self.copied:
+                weight = module.weight
+                self.copied[module] = _Copied(weight)
+                module.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+            copied = self.copied[module]
+            copied.given.data = copied.given.data.to(module.weight)  # the model may have been moved
+            copied.neurons |= {neuron.neuron for neuron, _ in changes}
+            given, rows = neurons_first(module, copied.given), neurons_first(module)
+            vectors = {index: given[index].float() for index in copied.neurons}
+            for neuron, change in changes:
+                vectors[neuron.neuron] = change(neuron, vectors[neuron.neuron])
+            for index, vector in vectors.items():
+                rows[index] = vector.to(rows.dtype)
+            if not changes:
+                if torch.equal(module.weight, copied.given):
+                    module.weight = copied.given
+                del self.copied[module]
 
 
-_OF_MODELS: WeakValueDictionary[int, Kept] = WeakValueDictionary()
+_KEPT: WeakKeyDictionary[nn.Module, KeptChanges] = WeakKeyDictionary()
 
 
-def kept_in(subject: Subject) -> Kept:
-    """The changes in force in the subject's model, whoever made them.
+def changes_in(subject: Subject) -> KeptChanges:
+    """The changes in force in the subject's model, shared by all who study it.
 
-    Several may study one model, each with its own settings: apart, each would take another's change for what
-    was given, and put it back.
+    With changes of their own, each would put back the other's change as what was given.
     """
-    found = _OF_MODELS.get(id(subject.model))  # it holds the model, so the id is no other's
-    if found is None:
-        found = _OF_MODELS[id(subject.model)] = Kept(subject)
-    return found
+    mask = subject.tokenizer.mask_token_id if subject.family.kind == "masked" else None
+    return _KEPT.setdefault(subject.model, KeptChanges(mask))
 
 
 def layers_are_shared(model: nn.Module, family: Family) -> bool:
     """Whether several layers are one module, as ALBERT's are."""
     modules = [family.down(model, layer) for layer in range(len(family.layer_modules(model)))]
     return len(set(modules)) < len(modules)
-
-
-def first_projection(family: Family, model: nn.Module, layer: int) -> nn.Module:
-    """What the original calls the neurons of GPT-2 and GPT-Neo: the module before the nonlinearity."""
-    return family.layer_modules(model)[layer].get_submodule("mlp.c_fc")
-
-
-# Hooks are functions, which a copied model shares with the one it was copied from; methods would be copied.
-
-
-def _looking(spots: Spots) -> Callable:
-    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        spots.look(kwargs.get("input_ids", args[0] if args else None))
-
-    return look
-
-
-def _having_read(spots: Spots) -> Callable:
-    def look_away(module: nn.Module, args: tuple, output: object) -> None:
-        spots.shape = None  # what comes next may be a sweep's rows
-
-    return look_away
-
-
-def _scaling_input(spots: Spots, factors: Tensor) -> Callable:
-    def scale(module: nn.Module, args: tuple) -> tuple:
-        return (spots.scaled(args[0], factors), *args[1:])
-
-    return scale
-
-
-def _scaling_output(spots: Spots, factors: Tensor) -> Callable:
-    def scale(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return spots.scaled(output, factors)
-
-    return scale
-
-
-def _remove(handles: list) -> None:
-    while handles:
-        handles.pop().remove()
-
-
-def _like(given: nn.Parameter, data: Tensor) -> nn.Parameter:
-    return nn.Parameter(data, requires_grad=given.requires_grad)
-
-
-def _move(given: nn.Parameter, weight: Tensor) -> None:
-    """The model may have been moved since."""
-    if (given.device, given.dtype) != (weight.device, weight.dtype):
-        given.data = given.data.to(weight)

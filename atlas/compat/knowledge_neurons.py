@@ -1,98 +1,348 @@
-"""The class `KnowledgeNeurons` of EleutherAI's package: its methods, on this library.
+"""The class `KnowledgeNeurons` of EleutherAI's package, on this library.
 
     kn = KnowledgeNeurons(model, tokenizer, model_type="bert")
     neurons = kn.get_refined_neurons(prompts, "paris", p=0.5, steps=20)
     results, unpatch_fn = kn.suppress_knowledge(prompts[0], "paris", neurons)
 
-What each does is the original's (Sid Black, 2021, after Dai et al., ACL 2022); where that is broken, it is
-what was promised. docs/drop-in.md has the table.
-
-1. *Finding* neurons is in `atlas.compat.finding`.
-2. *Suppress, enhance* for the length of a measurement are the library's interventions.
-3. What is kept, and what changes value vectors, goes through `atlas.compat.kept`.
+Methods, arguments, defaults and results are the original's (Sid Black, 2021, after Dai et al., ACL 2022);
+docs/drop-in.md lists what differs. `atlas.attribution` and `atlas.compat.scores` score neurons,
+`atlas.compat.kept` changes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from operator import index
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from atlas.compat.finding import Finding
-from atlas.compat.kept import Rewrite
-from atlas.compat.models import as_studied
-from atlas.compat.questions import Said, said
-from atlas.errors import AtlasError, PromptError
-from atlas.interventions import Amplify, Erase, Suppress
+from atlas.attribution.attribution import METHODS, RULES, attribute
+from atlas.attribution.staircase import answer_tokens
+from atlas.compat.kept import KeptChanges, Undo, changes_in, layers_are_shared
+from atlas.compat.models import as_studied, subject_of
+from atlas.compat.prompts import complete, encode
+from atlas.compat.scores import before_nonlinearity, inner_activations, layer_scores, nonlinearity
+from atlas.errors import AtlasError, ModelError, PromptError
+from atlas.interventions import Erase, Suppress
 from atlas.neuron import Neuron
-from atlas.surgery.interventions import activation_factors, changing, check_interventions, value_changer
-from atlas.surgery.subject import Encoded
+from atlas.surgery.hooks import attached, by_row
+from atlas.surgery.interventions import checked, value_changer
+from atlas.surgery.subject import Encoded, Subject
 
-Neurons = Sequence[Sequence[int] | Neuron]
-Results = dict[str, dict[str, float | str]]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EDIT_STRENGTH = 2.0
+Pairs = Sequence[Sequence[int] | Neuron]
+BeforeAfter = dict[str, dict[str, float | str]]
+
+# The original's names of methods, and the library's.
+_METHODS = {"integrated_grads": "integrated_gradients", "max_activations": "activation"}
+_ADAPTIVE = 0.3
+_FACTORS = {"suppress": 0.0, "enhance": 2.0}
+_EDIT_STRENGTH = 2.0
 
 
-class KnowledgeNeurons(Finding):
-    """Find the neurons that carry a fact, and change them; `Finding` has the constructor.
+class KnowledgeNeurons:
+    """Find the neurons that carry a fact, and change them.
 
-    Each change asks a prompt before and after it, and gives the results and a function that takes the change
-    back. With undo_modification=False it stays until that is called, in whatever the model is asked.
+    model, tokenizer: of any supported family, which is read from the model, whatever `model_type` says. The
+    model is moved to `device` (None: a GPU where there is one) and to float32. rule: "endpoints", the
+    original's fixed sum of `steps` points; "left" or "right", other fixed sums; "certified", as many points
+    as an error of `tolerance` × a prompt's largest score takes, whatever `steps` says. strict_replication:
+    the original's numbers of BERT, GPT-2 and GPT-Neo, errors included.
+
+    Each change runs a prompt before and after it, and returns both results and a function that takes it back.
+    With undo_modification=False the change stays in the model until that function is called.
     """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        model_type: str = "bert",
+        device: str | torch.device | None = None,
+        *,
+        strict_replication: bool = False,
+        rule: str = "endpoints",
+        tolerance: float = 0.01,
+    ) -> None:
+        if rule not in RULES:
+            raise AtlasError(f"No rule is called '{rule}'. There are: {', '.join(RULES)}.")
+        if strict_replication and rule != "endpoints":
+            raise AtlasError(f"The original has no rule '{rule}'. Leave out strict_replication or the rule.")
+        self.tokenizer = tokenizer
+        self.strict_replication, self.rule, self.tolerance = strict_replication, rule, tolerance
+        with as_studied(model):
+            self.subject = subject_of(model, tokenizer, device=device)
+        if strict_replication and self.model_type not in ("bert", "gpt2", "gpt_neo"):
+            raise ModelError(
+                f"The original does not support models of type '{self.model_type}'. "
+                "Leave out strict_replication."
+            )
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, with the changes that are kept in it."""
+        return self.subject.model
+
+    @model.setter
+    def model(self, model: PreTrainedModel) -> None:
+        if model is not self.subject.model:
+            with as_studied(model):
+                self.subject = subject_of(model, self.tokenizer, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def model_type(self) -> str:
+        """As the model's config has it: "bert", "gpt2", "gpt_neo", "llama" …"""
+        return self.model.config.model_type
+
+    def n_layers(self) -> int:
+        """The number of layers with a feed-forward part."""
+        return self.subject.n_layers
+
+    def intermediate_size(self) -> int:
+        """The number of neurons of a layer."""
+        return self.subject.n_neurons
+
+    @property
+    def _before_nonlinearity(self) -> bool:
+        return self.strict_replication and self.subject.family.kind == "causal"
+
+    @property
+    def _changes(self) -> KeptChanges:
+        return changes_in(self.subject)
+
+    @contextmanager
+    def _studied(self) -> Iterator[Subject]:
+        self.subject.device = self.device  # the model may have been moved
+        with as_studied(self.model):
+            yield self.subject
+
+    def _encode(self, prompt: str, answer: str, encoded_input: Mapping | None = None) -> Encoded:
+        strict = self.strict_replication
+        return encode(self.subject, prompt, answer, strict=strict, encoded_input=encoded_input)
+
+    def _module(self, layer: int) -> nn.Module:
+        """The module whose inputs are the layer's neurons."""
+        if not 0 <= layer < self.n_layers():
+            last = self.n_layers() - 1
+            raise AtlasError(
+                f"{self.subject.name} has no layer {layer}: its layers are 0–{last}. Choose one within."
+            )
+        if self._before_nonlinearity:
+            return nonlinearity(self.subject, layer)
+        return self.subject.family.down(self.model, layer)
+
+    # --- scores ---
+
+    def get_scores(
+        self,
+        prompt: str,
+        ground_truth: str,
+        batch_size: int = 10,
+        steps: int = 20,
+        attribution_method: str = "integrated_grads",
+        pbar: bool = True,
+    ) -> Tensor:
+        """Every neuron's score for the answer, (n_layers, n_neurons); of several tokens, their mean.
+
+        attribution_method: "integrated_grads", "max_activations" (the activation itself), or a method of
+        `atlas.surgery.attribute`. batch_size changes nothing: the library takes what memory allows. pbar: one
+        prompt takes no time worth a bar. Raises `PromptError` for a prompt that cannot be asked.
+        """
+        return self._scores([self._encode(prompt, ground_truth)], steps, attribution_method)[0]
+
+    def get_scores_for_layer(
+        self,
+        prompt: str,
+        ground_truth: str,
+        layer_idx: int,
+        batch_size: int = 10,
+        steps: int = 20,
+        encoded_input: Mapping | None = None,
+        attribution_method: str = "integrated_grads",
+    ) -> Tensor:
+        """The scores of one layer, (n_neurons,). encoded_input: the prompt as the tokenizer gave it."""
+        self._module(layer_idx)
+        encoded = self._encode(prompt, ground_truth, encoded_input)
+        fixed = _METHODS.get(attribution_method) == "integrated_gradients" and self.rule != "certified"
+        if not fixed or self._changes.n_scalings:
+            return self._scores([encoded], steps, attribution_method)[0][layer_idx]
+        with self._studied() as subject:
+            tokens = answer_tokens(encoded, subject.family.kind)
+            if self._before_nonlinearity:
+                return before_nonlinearity(subject, tokens[0], steps=steps, layers=[layer_idx])[0]
+            options = {"layer": layer_idx, "steps": steps, "rule": self.rule}
+            return torch.stack([layer_scores(subject, token, **options) for token in tokens]).mean(0)
+
+    def _scores(
+        self, prompts: Sequence[Encoded], steps: int, method: str, progress: Callable | None = None
+    ) -> list[Tensor]:
+        name = _METHODS.get(method, method)
+        if name not in METHODS:
+            known = ", ".join([*_METHODS, *(each for each in METHODS if each not in _METHODS.values())])
+            raise AtlasError(f"No attribution method is called '{method}'. There are: {known}.")
+        options: dict[str, Any] = {"rule": self.rule, "steps": steps, "tolerance": self.tolerance}
+        kept, found = self._changes, []
+        with self._studied() as subject:
+            if self._before_nonlinearity and name == "activation":
+                return [inner_activations(subject, answer_tokens(each, "causal")[0]) for each in prompts]
+            if self._before_nonlinearity and kept.n_scalings:
+                raise ModelError(
+                    "Scores before the nonlinearity are not available while a suppression or enhancement is "
+                    "kept in the model. Call its unpatch_fn first."
+                )
+            if self._before_nonlinearity and name == "integrated_gradients":
+                tokens, layers = (
+                    [answer_tokens(each, "causal")[0] for each in prompts],
+                    range(subject.n_layers),
+                )
+                return [before_nonlinearity(subject, each, steps=steps, layers=layers) for each in tokens]
+            for batch in [[each] for each in prompts] if kept.n_scalings else [prompts]:
+                with kept.at(batch[0].positions if batch else ()):
+                    found += attribute(subject, batch, method=name, progress=progress, **options)
+            return [torch.from_numpy(each.scores).to(self.device) for each in found]
+
+    def get_baseline_with_activations(
+        self, encoded_input: Mapping, layer_idx: int, mask_idx: int
+    ) -> tuple[Any, Tensor]:
+        """What the model gives, and the layer's activations at that place, (n_rows, n_neurons)."""
+        recorded: list[Tensor] = []
+        module = self._module(layer_idx)
+        handle = module.register_forward_pre_hook(lambda _, args: recorded.append(args[0]))
+        with attached(lambda handles: handles.append(handle)):
+            outputs = self.model(**encoded_input)
+        return outputs, by_row(recorded[0], len(encoded_input["input_ids"]))[:, mask_idx]
+
+    @staticmethod
+    def scaled_input(activations: Tensor, steps: int = 20, device: str | torch.device = "cpu") -> Tensor:
+        """The points of a path to the activations, (n_rows, n_neurons): (steps · n_rows, n_neurons)."""
+        return (torch.linspace(0, 1, steps, device=device)[:, None, None] * activations).flatten(0, 1)
+
+    # --- neurons ---
+
+    def get_coarse_neurons(
+        self,
+        prompt: str,
+        ground_truth: str,
+        batch_size: int = 10,
+        steps: int = 20,
+        threshold: float | None = None,
+        adaptive_threshold: float | None = None,
+        percentile: float | None = None,
+        attribution_method: str = "integrated_grads",
+        pbar: bool = True,
+    ) -> list[list[int]]:
+        """[layer, neuron] of those whose score is above `threshold`, or `adaptive_threshold` × the largest
+        score, or the `percentile` of all scores. Raises `AtlasError` unless exactly one is given."""
+        above = _above(threshold, adaptive_threshold, percentile)
+        return above(self.get_scores(prompt, ground_truth, batch_size, steps, attribution_method, pbar))
+
+    def get_refined_neurons(
+        self,
+        prompts: list[str],
+        ground_truth: str,
+        negative_examples: list[str] | None = None,
+        p: float = 0.5,
+        batch_size: int = 10,
+        steps: int = 20,
+        coarse_adaptive_threshold: float | None = _ADAPTIVE,
+        coarse_threshold: float | None = None,
+        coarse_percentile: float | None = None,
+        quiet: bool = False,
+    ) -> list[list[int]]:
+        """[layer, neuron] of those that are coarse in more than p of the prompts, and in no negative example.
+
+        A coarse_threshold or coarse_percentile takes the place of the default coarse_adaptive_threshold.
+        """
+        for name, texts in (("prompts", prompts), ("negative_examples", negative_examples or [])):
+            if isinstance(texts, str) or not isinstance(texts, Sequence):
+                raise PromptError(f"{name} must be a list of texts, got {texts!r}.")
+        if not 0 <= p < 1:
+            raise AtlasError(f"p must be at least 0 and below 1, got {p}.")
+        if coarse_adaptive_threshold == _ADAPTIVE and (coarse_threshold, coarse_percentile) != (None, None):
+            coarse_adaptive_threshold = None
+        above = _above(coarse_threshold, coarse_adaptive_threshold, coarse_percentile)
+        negative = list(negative_examples or ())
+        if negative and self.strict_replication:
+            warnings.warn(
+                "Negative examples have no effect in the original, nor with strict_replication.", stacklevel=2
+            )
+            negative = []
+        encoded = [self._encode(prompt, ground_truth) for prompt in (*prompts, *negative)]
+        with tqdm(total=len(encoded), desc="Scoring prompts", unit="prompt", disable=quiet) as bar:
+            scores = self._scores(
+                encoded, steps, "integrated_grads", lambda done, _: bar.update(done - bar.n)
+            )
+        coarse = [[tuple(neuron) for neuron in above(each)] for each in scores]
+        counts = Counter(neuron for neurons in coarse[: len(prompts)] for neuron in neurons)
+        excluded = {neuron for neurons in coarse[len(prompts) :] for neuron in neurons}
+        needed = len(prompts) * p
+        refined = [list(n) for n, count in counts.items() if count > needed and n not in excluded]
+        if not quiet:
+            print(f"{counts.total()} coarse neurons in {len(prompts)} prompts; {len(refined)} are shared.")
+        return refined
+
+    # --- changes ---
 
     def suppress_knowledge(
         self,
         prompt: str,
         ground_truth: str,
-        neurons: Neurons,
+        neurons: Pairs,
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
-        """Ask the prompt before and after the neurons' activations at the answer become zero."""
+    ) -> tuple[BeforeAfter, Callable]:
+        """Set the neurons' activations at the answer to zero."""
         return self.modify_activations(prompt, ground_truth, neurons, "suppress", undo_modification, quiet)
 
     def enhance_knowledge(
         self,
         prompt: str,
         ground_truth: str,
-        neurons: Neurons,
+        neurons: Pairs,
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
-        """Ask the prompt before and after the neurons' activations at the answer are doubled."""
+    ) -> tuple[BeforeAfter, Callable]:
+        """Double the neurons' activations at the answer."""
         return self.modify_activations(prompt, ground_truth, neurons, "enhance", undo_modification, quiet)
 
     def edit_knowledge(
         self,
         prompt: str,
         target: str,
-        neurons: Neurons,
+        neurons: Pairs,
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
-        """Ask the prompt before and after the neurons' value vectors move from the model's own answer to
-        `target`."""
-        return self.modify_weights(
-            prompt, neurons, target, mode="edit", undo_modification=undo_modification, quiet=quiet
-        )
+    ) -> tuple[BeforeAfter, Callable]:
+        """Move the neurons' value vectors from the model's own answer to `target`."""
+        return self.modify_weights(prompt, neurons, target, "edit", "zero", undo_modification, quiet)
 
     def erase_knowledge(
         self,
         prompt: str,
-        neurons: Neurons,
+        neurons: Pairs,
         erase_value: str = "zero",
         target: str | None = None,
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
-        """Ask the prompt before and after the neurons' value vectors become zero or the unknown token's.
+    ) -> tuple[BeforeAfter, Callable]:
+        """Replace the neurons' value vectors with zero, or the unknown token's embedding ("unk").
 
-        target: the answer whose probability is given; None: the one that the model gives before.
+        target: the answer whose probability is returned; None: the model's own answer before the change.
         """
         return self.modify_weights(prompt, neurons, target, "erase", erase_value, undo_modification, quiet)
 
@@ -100,62 +350,84 @@ class KnowledgeNeurons(Finding):
         self,
         prompt: str,
         ground_truth: str,
-        neurons: Neurons,
+        neurons: Pairs,
         mode: str = "suppress",
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
+    ) -> tuple[BeforeAfter, Callable]:
         """What `suppress_knowledge` and `enhance_knowledge` do, by mode."""
-        if mode not in ("suppress", "enhance"):
-            raise AtlasError(f"Activations cannot be changed by '{mode}'. There are: suppress, enhance.")
-        asked, named = self._question(prompt, ground_truth), self._named(neurons)
-        if mode == "suppress":
-            changes = [Suppress(tuple(named))]
-        elif self.strict_replication:  # there, one that is named twice is doubled twice
-            changes = [Amplify((neuron,)) for neuron in named]
-        else:
-            changes = [Amplify(tuple(named))]
-        before = self._said(asked)
-        if undo_modification and not self._hooks_first_projection:
-            return _reported(before, self._said(asked, changes), quiet), _nothing_to_undo
-        undo = self._kept.scale(activation_factors(changes), before_nonlinearity=self._hooks_first_projection)
-        return self._measured(asked, before, undo, undo_modification, quiet)
+        if mode not in _FACTORS:
+            raise AtlasError(f"Activations cannot be changed by '{mode}'. There are: {', '.join(_FACTORS)}.")
+        encoded, chosen = self._encode(prompt, ground_truth), self._named(neurons)
+        if chosen and not undo_modification and layers_are_shared(self.model, self.subject.family):
+            raise ModelError(
+                f"The layers of {self.subject.name} share one module, so a change of activations in one layer "
+                "cannot be kept. Leave out undo_modification=False."
+            )
+        # In the original a neuron that is named twice is doubled twice.
+        times = Counter(chosen if self.strict_replication else set(chosen))
+        factors = {neuron: _FACTORS[mode] ** n for neuron, n in times.items()}
+        before = self._complete(encoded)[0]
+        undo = self._changes.scale(self.subject, factors, self._module)
+        return self._measured(encoded, before, undo, undo_modification, quiet)
 
     def modify_weights(
         self,
         prompt: str,
-        neurons: Neurons,
+        neurons: Pairs,
         target: str | None,
         mode: str = "edit",
         erase_value: str = "zero",
         undo_modification: bool = True,
         quiet: bool = False,
-    ) -> tuple[Results, Callable]:
+    ) -> tuple[BeforeAfter, Callable]:
         """What `edit_knowledge` and `erase_knowledge` do, by mode."""
         if mode not in ("edit", "erase"):
             raise AtlasError(f"Value vectors cannot be changed by '{mode}'. There are: edit, erase.")
-        named = self._named(neurons)
-        if not self.strict_replication:  # there, one that is named twice is changed twice
-            vector = {(self.subject.family.down(self.model, n.layer), n.neuron): n for n in reversed(named)}
-            named = list(reversed(vector.values()))
-        Erase((), erase_value)  # refuses another value before anything is asked
+        if mode == "edit" and target is None:
+            raise PromptError("An edit needs the answer to write. Give a target.")
+        chosen = self._named(neurons)
+        if not self.strict_replication:  # in the original a vector that is named twice is changed twice
+            down = self.subject.family.down
+            vectors = {(down(self.model, n.layer), n.neuron): n for n in reversed(chosen)}
+            chosen = [*reversed(vectors.values())]
+        new_vector = self._erased(erase_value)
+        any_token = self.tokenizer.mask_token or self.tokenizer.eos_token
+        encoded = self._encode(prompt, any_token if target is None else target)
+        before, own = self._complete(encoded)
         if target is None:
-            if mode == "edit":
-                raise PromptError("An edit needs the answer to write. Give a target.")
-            asked = self._asked_for_its_own(prompt)
-        else:
-            asked = self._question(prompt, target)
-        before = self._said(asked)
-        change = self._erasure(erase_value) if mode == "erase" else self._edit(asked, before.own_tokens)
-        undo = self._kept.rewrite(named, change)
-        return self._measured(asked, before, undo, undo_modification, quiet)
+            encoded = replace(encoded, targets=own)
+            before = self._complete(encoded)[0]
+        if mode == "edit":
+            new_vector = self._edited(encoded, own)
+        undo = self._changes.rewrite(self.subject, chosen, new_vector)
+        return self._measured(encoded, before, undo, undo_modification, quiet)
 
-    def _erasure(self, value: str) -> Rewrite:
+    def _erased(self, value: str) -> Callable[[Neuron, Tensor], Tensor]:
+        changed = value_changer(self.subject, Erase((), value))
         if value == "unk" and self.strict_replication:
             unknown = self._embeddings()[self.tokenizer.unk_token_id]
             return lambda neuron, vector: unknown
-        vector_after = value_changer(self.subject, Erase((), value))
-        return lambda neuron, vector: vector_after(vector)
+        return lambda neuron, vector: changed(vector)
+
+    def _edited(self, encoded: Encoded, own: tuple[int, ...]) -> Callable[[Neuron, Tensor], Tensor]:
+        """Add twice the difference of the new answer's embedding and the old one's to a value vector.
+
+        In models other than BERT, which the original refuses to edit, with the sign of the neuron's
+        activation: in gated layers many are negative, and would push towards the old answer.
+        """
+        embeddings = self._embeddings()
+        old, new = (embeddings[list(tokens)].mean(0) for tokens in (own, encoded.targets))
+        signs = torch.ones(self.n_layers(), self.intermediate_size())
+        if self.model_type != "bert":
+            with self._studied() as subject, self._changes.at(encoded.positions):
+                signs[subject.activations([encoded])[0] < 0] = -1
+
+        def change(neuron: Neuron, vector: Tensor) -> Tensor:
+            strength = _EDIT_STRENGTH * float(signs[neuron.layer, neuron.neuron])
+            return vector - strength * old + strength * new
+
+        return change
 
     def _embeddings(self) -> Tensor:
         """The tokens' rows, (n_tokens, d_model): the head's, but strictly those that are read."""
@@ -163,62 +435,28 @@ class KnowledgeNeurons(Finding):
             return self.model.get_input_embeddings().weight.detach().float()
         return self.subject.family.token_embeddings(self.model).detach().float()
 
-    def _edit(self, asked: Encoded, old_tokens: tuple[int, ...]) -> Rewrite:
-        """Twice the way from the old answer's embedding to the new one's is added to a value vector.
-
-        In models other than BERT, which the original refuses to edit, with the sign of the neuron's
-        activation: those of gated layers are negative as often, and would push towards the old answer.
-        """
-        embeddings = self._embeddings()
-        old, new = (embeddings[list(tokens)].mean(0) for tokens in (old_tokens, asked.targets))
-        signs = torch.ones(self.n_layers(), self.intermediate_size())
-        if self.model_type != "bert":
-            with as_studied(self.subject), self._kept.at(asked.positions):
-                signs[self.subject.activations([asked])[0] < 0] = -1
-
-        def change(neuron: Neuron, vector: Tensor) -> Tensor:
-            strength = EDIT_STRENGTH * float(signs[neuron.layer, neuron.neuron])
-            return vector - strength * old + strength * new
-
-        return change
-
     def _measured(
-        self, asked: Encoded, before: Said, undo: Callable[[], None], undo_modification: bool, quiet: bool
-    ) -> tuple[Results, Callable]:
-        """The results of a change that is in force; taken back afterwards, unless it is to stay."""
-        try:
-            after = self._said(asked)
-        except BaseException:
-            undo()
-            raise
-        if undo_modification:
-            undo()
+        self, encoded: Encoded, before: dict, undo: Undo, undo_modification: bool, quiet: bool
+    ) -> tuple[BeforeAfter, Callable]:
+        """The results of a change that is in force, which is then taken back unless it is to stay."""
+        with ExitStack() as stack:
+            stack.callback(undo)
+            results = {"before": before, "after": self._complete(encoded)[0]}
+            if not undo_modification:
+                stack.pop_all()
+        if not quiet:
+            for when, each in results.items():
+                print(
+                    f"{when:6}  answer {each['gt_prob']:.3g}, likeliest {each['argmax_completion']!r} "
+                    f"{each['argmax_prob']:.3g}"
+                )
+        return results, lambda *args: undo()
 
-        def unpatch_fn(*args: object) -> None:
-            """Take the change back; a second time does nothing."""
-            undo()
+    def _complete(self, encoded: Encoded) -> tuple[dict[str, float | str], tuple[int, ...]]:
+        with self._studied() as subject:
+            return complete(subject, encoded, self._changes.at)
 
-        return _reported(before, after, quiet), unpatch_fn
-
-    def _said(self, asked: Encoded, changes: Sequence[Suppress | Amplify] = ()) -> Said:
-        @contextmanager
-        def in_force(positions: tuple[int, ...]) -> Iterator[None]:
-            where = torch.tensor([positions], device=self.subject.device)
-            with self._kept.at(positions), changing(self.subject, [changes], where, torch.ones_like(where)):
-                yield
-
-        with as_studied(self.subject):
-            return said(self.subject, asked, in_force)
-
-    def _asked_for_its_own(self, prompt: str) -> Encoded:
-        """The prompt, with the model's likeliest token as the answer asked for."""
-        tokenizer = self.tokenizer
-        masked = self.subject.family.kind == "masked"
-        # Any one token will do to have a place for an answer.
-        asked = self._question(prompt, tokenizer.mask_token if masked else tokenizer.eos_token)
-        return replace(asked, targets=self._said(asked).own_tokens)
-
-    def _named(self, neurons: Neurons) -> list[Neuron]:
+    def _named(self, neurons: Pairs) -> list[Neuron]:
         try:
             named = [
                 each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index: 1.5 is no place
@@ -226,21 +464,27 @@ class KnowledgeNeurons(Finding):
             ]
         except TypeError:
             raise AtlasError(
-                "Neurons are pairs of a layer and a place in it. Give a list such as [[9, 2141], [10, 3]]."
+                f"Neurons must be pairs of layer and index, got {neurons!r}. Write [[9, 2141], [10, 3]]."
             ) from None
-        check_interventions(self.subject, [Suppress(tuple(named))])
+        checked(self.subject, [Suppress(tuple(named))])
         return named
 
 
-def _reported(before: Said, after: Said, quiet: bool) -> Results:
-    if not quiet:
-        for when, each in (("before", before), ("after", after)):
-            print(
-                f"{when:6}  answer {each.probability:.3g}, likeliest {each.own_answer!r} "
-                f"{each.own_probability:.3g}"
-            )
-    return {"before": before.plain, "after": after.plain}
+def _above(
+    threshold: float | None, adaptive: float | None, percentile: float | None
+) -> Callable[[Tensor], list[list[int]]]:
+    """From scores, (n_layers, n_neurons), to [layer, neuron] of those above the one limit that is given."""
+    if sum(each is not None for each in (threshold, adaptive, percentile)) != 1:
+        raise AtlasError("Give one, and one only, of threshold, adaptive_threshold and percentile.")
+    if percentile is not None and not 0 <= percentile <= 100:
+        raise AtlasError(f"percentile must be between 0 and 100, got {percentile}.")
 
+    def above(scores: Tensor) -> list[list[int]]:
+        limit = threshold
+        if adaptive is not None:
+            limit = scores.max().item() * adaptive
+        elif percentile is not None:
+            limit = np.percentile(scores.cpu().numpy(), percentile)
+        return torch.nonzero(scores > limit).tolist()
 
-def _nothing_to_undo(*args: object) -> None:
-    """What was changed for one measurement is as it was already."""
+    return above

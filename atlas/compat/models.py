@@ -1,13 +1,14 @@
-"""The original's models by name, and any other that this library knows.
+"""The original's models by name, and any other of a supported family.
 
 model, tokenizer = initialize_model_and_tokenizer("bert-base-uncased")
-subject = subject_of(model, tokenizer)           # what the rest of the library works with
+subject = subject_of(model, tokenizer)           # for the rest of the library
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,17 +18,20 @@ from atlas.models import locate
 from atlas.models.families import family_of
 from atlas.surgery.subject import Subject, device_of, load_subject
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 BERT_MODELS = ["bert-base-uncased", "bert-base-multilingual-uncased"]
 GPT2_MODELS = ["gpt2"]
 GPT_NEO_MODELS = ["EleutherAI/gpt-neo-125M", "EleutherAI/gpt-neo-1.3B", "EleutherAI/gpt-neo-2.7B"]
 ALL_MODELS = BERT_MODELS + GPT2_MODELS + GPT_NEO_MODELS
 
 
-def initialize_model_and_tokenizer(model_name: str) -> tuple[nn.Module, object]:
+def initialize_model_and_tokenizer(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in evaluation mode and float32 on the CPU, and its tokenizer.
 
-    Beside `ALL_MODELS`: any name that `atlas.surgery.load_subject` takes, as "pocket-bert", a folder or a hub
-    id of a supported family. Raises `ModelError` where it cannot be had.
+    model_name: one of `ALL_MODELS`, or any name, folder or hub id that `atlas.surgery.load_subject` takes.
+    Raises `ModelError` when the model cannot be loaded.
     """
     subject = load_subject(model_name, device="cpu")
     return subject.model.requires_grad_(True), subject.tokenizer
@@ -39,28 +43,21 @@ def model_type(model_name: str) -> str:
         if model_name in names:
             return kind
     config = locate(model_name).config()
-    family_of(config)  # or one sentence that says which there are
+    family_of(config)  # refuses unsupported types
     return config["model_type"]
 
 
-def subject_of(model: nn.Module, tokenizer: object, *, device: str | torch.device | None = None) -> Subject:
+def subject_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, device: str | torch.device | None = None
+) -> Subject:
     """A `Subject` made of a language model and its tokenizer, which are not copied.
 
     The model is moved to the device (None: a GPU where there is one) and to float32, put in evaluation mode,
     and its parameters need no gradients any more. Raises `ModelError` for a model of no supported family or
     without the head that answers.
     """
-    subject = subject_in_use(model, tokenizer, device=device)
-    subject.model.eval().requires_grad_(False)
-    return subject
-
-
-def subject_in_use(
-    model: nn.Module, tokenizer: object, *, device: str | torch.device | None = None
-) -> Subject:
-    """The same of a model that goes on being trained: to be asked inside `as_studied` only."""
-    has_config = hasattr(model, "config")
-    family = family_of(model.config.to_dict() if has_config else {"model_type": type(model).__name__})
+    config = model.config.to_dict() if hasattr(model, "config") else {"model_type": type(model).__name__}
+    family = family_of(config)
     try:
         family.layer_modules(model)
         for name in (*family.head, family.unembedding):
@@ -77,7 +74,7 @@ def subject_in_use(
         name=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
         revision="",
         weights_sha256="",
-        model=model.to(target, torch.float32),
+        model=model.to(target, torch.float32).eval().requires_grad_(False),
         tokenizer=tokenizer,
         family=family,
         device=target,
@@ -86,12 +83,10 @@ def subject_in_use(
 
 
 @contextmanager
-def as_studied(subject: Subject) -> Iterator[None]:
-    """Inside, the model is in evaluation mode and its parameters need no gradients; then as it was before."""
-    model = subject.model
+def as_studied(model: nn.Module) -> Iterator[None]:
+    """Inside the block, the model may be put in evaluation mode and frozen; then it is as it was before."""
     training = [module for module in model.modules() if module.training]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    subject.device = next(model.parameters()).device  # it may have been moved
     try:
         model.eval().requires_grad_(False)
         yield

@@ -1,11 +1,11 @@
-"""PARAREL in the shapes that scripts for the original expect, read through `atlas.datasets.pararel`.
+"""PARAREL in the shapes that scripts for the original read.
 
     pararel()["P36"]["graphs"][0]["pattern"]             # relation → templates ("graphs") and facts ("vocab")
     pararel_expanded()[uuid]["sentences"]                # fact → its sentences, relation_name, obj_label
 
-The original downloads it on first use and keeps it as JSON at `data_path`; so do these, but what is fetched
-is checked. Where its public repository is out of reach, a copy of its `data` folder does: `source`, or the
-environment variable KNOWLEDGE_NEURON_ATLAS_PARAREL.
+As in the original, the first call downloads the files and writes them as JSON at `data_path`;
+`atlas.datasets.pararel` checks their sha256. A copy of PARAREL's `data` folder replaces the download: name it
+in `source` or in the environment variable KNOWLEDGE_NEURON_ATLAS_PARAREL.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from atlas.datasets.pararel import FACTS, TEMPLATES, data_folder, load_pararel
 from atlas.errors import DatasetError
+from atlas.files import whole_file
 
 SOURCE_VARIABLE = "KNOWLEDGE_NEURON_ATLAS_PARAREL"
 MASK = "[MASK]"
@@ -31,14 +33,18 @@ PARAREL_RELATION_NAMES = [
 # fmt: on
 
 
+Relations = dict[str, dict[str, list[dict[str, str]]]]
+Expanded = dict[str, dict[str, Any]]
+
+
 def pararel(
     data_path: str | Path = "datasets/pararel.json", *, source: str | Path | None = None
-) -> dict[str, dict[str, list[dict[str, str]]]]:
+) -> Relations:
     """Relation → {"graphs": its templates, "vocab": its facts}, rows as PARAREL publishes them.
 
-    Raises `DatasetError` where the files cannot be had or are not the published ones.
+    Raises `DatasetError` where the files cannot be read or are not the published ones.
     """
-    return _kept(data_path, lambda: _published(source))
+    return _cached(data_path, lambda: _published(source))
 
 
 def pararel_expanded(
@@ -46,71 +52,59 @@ def pararel_expanded(
     obj_label_replacement: str | None = None,
     *,
     source: str | Path | None = None,
-) -> dict[str, dict[str, str | list[str]]]:
+) -> Expanded:
     """Fact's uuid → {"sentences": its prompts, "relation_name": …, "obj_label": the answer}.
 
-    obj_label_replacement: what stands in the answer's place; ``[MASK]`` if None. Only with that is the file
-    `data_path` used: it would not say what stands there.
+    obj_label_replacement: what stands in the answer's place; None: ``[MASK]``. The file at `data_path`, which
+    does not say what stands there, is read and written with None only.
     """
 
-    def expand() -> dict:
-        expanded = {}
-        beside = Path(data_path).with_name("pararel.json")
-        for relation, rows in pararel(beside, source=source).items():
+    def expand() -> Expanded:
+        expanded: Expanded = {}
+        for relation, rows in pararel(Path(data_path).with_name("pararel.json"), source=source).items():
             for fact in rows["vocab"]:
-                entry = expanded.setdefault(
-                    fact["uuid"],
-                    {"sentences": [], "relation_name": relation, "obj_label": fact["obj_label"]},
-                )
-                entry["sentences"] += [
-                    template["pattern"]
-                    .replace("[X]", fact["sub_label"])
-                    .replace("[Y]", MASK if obj_label_replacement is None else obj_label_replacement)
+                entry = {"sentences": [], "relation_name": relation, "obj_label": fact["obj_label"]}
+                expanded.setdefault(fact["uuid"], entry)["sentences"] += [
+                    template["pattern"].replace("[X]", fact["sub_label"]).replace("[Y]", blank)
                     for template in rows["graphs"]
                 ]
         return expanded
 
-    return expand() if obj_label_replacement is not None else _kept(data_path, expand)
+    blank = MASK if obj_label_replacement is None else obj_label_replacement
+    return _cached(data_path, expand) if obj_label_replacement is None else expand()
 
 
-def _published(source: str | Path | None) -> dict:
+def _published(source: str | Path | None) -> Relations:
     source = source or os.environ.get(SOURCE_VARIABLE)
     folder = data_folder(Path(source) if source else None, option="source")
     load_pararel(folder, option="source")  # checks every file
+
+    def rows(kind: str, relation: str) -> list[dict[str, str]]:
+        lines = (folder / kind / f"{relation}.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line.strip()]
+
     return {
-        relation: {
-            "graphs": _rows(folder / TEMPLATES / f"{relation}.jsonl"),
-            "vocab": _rows(folder / FACTS / f"{relation}.jsonl"),
-        }
-        for relation in PARAREL_RELATION_NAMES
+        name: {"graphs": rows(TEMPLATES, name), "vocab": rows(FACTS, name)} for name in PARAREL_RELATION_NAMES
     }
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
-def _kept(data_path: str | Path, make: Callable[[], dict]) -> dict:
-    """What the JSON file holds; made and written where there is none."""
+def _cached(data_path: str | Path, make: Callable[[], dict]) -> dict:
+    """The content of the JSON file, which is made and written where there is none."""
     path = Path(data_path)
     if path.exists():
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{path} cannot be read as JSON ({error}). Delete it, and it is made again."
+                f"{path} cannot be read as JSON ({error}). Delete it to make it again."
             ) from None
-    found = make()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(found), encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path, shared=True) as file:
+            file.write(json.dumps(made).encode())
     except OSError as error:
         raise DatasetError(
             f"{path} cannot be written ({error.strerror}). Give a data_path in a folder that can."
         ) from None
-    finally:
-        if partial.exists():
-            partial.unlink()
-    return found
+    return made

@@ -1,13 +1,13 @@
-"""Prompts and answers as scripts for `knowledge-neurons` write them, and what a model says to them.
+"""Prompts and answers as scripts for `knowledge-neurons` write them, and what a model completes them with.
 
-    asked = question(subject, "The capital of France is", " Paris")
-    said(subject, asked, quietly).probability        # of the whole answer
+    encoded = encode(subject, "The capital of France is", " Paris")
+    complete(subject, encoded, quietly)[0]["gt_prob"]        # of the whole answer
 
 1. *Masked models*: the prompt holds one ``[MASK]``; an answer of several tokens gets several masks.
 2. *Causal models*: the answer follows the prompt as the two strings read when joined, so " Paris" and "Paris"
-   differ as they did there. A prompt that ends with ``[MASK]``, as PARAREL's do, is understood too.
-3. *Strictly*: one token, found as the original finds it: a word that BERT does not know whole becomes
-   ``[UNK]``, with a warning; a causal answer of several tokens, which it cannot ask for, is refused.
+   differ. A prompt that ends with ``[MASK]``, as PARAREL's do, is read without it.
+3. *Strictly*, as the original: one token. A word that BERT does not have whole becomes ``[UNK]``, with a
+   warning; a causal answer of several tokens is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,66 +25,58 @@ from atlas.errors import PromptError
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.subject import Encoded, Subject
 
-# Given answer positions, a context in which changes are in force there.
+# From answer positions to a context in which changes act there.
 Changing = Callable[[tuple[int, ...]], AbstractContextManager]
 
 
-def question(
+def encode(
     subject: Subject, prompt: str, answer: str, *, strict: bool = False, encoded_input: Mapping | None = None
 ) -> Encoded:
-    """The prompt in tokens, with the place of each of the answer's tokens.
+    """The prompt in tokens, with the position of each answer token.
 
-    encoded_input: the prompt as the tokenizer gave it, `input_ids` of shape (1, n_tokens), used instead.
+    encoded_input: the prompt as the tokenizer gave it, `input_ids` of shape (1, n_tokens), read instead.
     Raises `PromptError` when the answer has no single place or is outside the vocabulary.
     """
-    for text, what in ((prompt, "prompt"), (answer, "answer")):
+    for name, text in (("prompt", prompt), ("answer", answer)):
         if not isinstance(text, str):
-            raise PromptError(f"The {what} is {text!r}, which is no text. Give a string.")
+            raise PromptError(f"The {name} must be a string, got {text!r}.")
     causal = subject.family.kind == "causal"
     if encoded_input is None and not strict:
-        return subject.encode(_joined(subject, prompt, answer) if causal else subject.prompt(prompt, answer))
-    ids = _tokens(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
+        marked = subject.prompt(prompt, answer)
+        if causal and marked.text == f"{prompt.rstrip()} {OBJECT_SLOT}":  # the prompt marks no place
+            space = answer[: len(answer) - len(answer.lstrip())]
+            marked = replace(marked, text=f"{prompt}{space}{OBJECT_SLOT}")
+        return subject.encode(marked)
+    ids = _token_ids(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
     masks = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
     if strict:
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
         # A masked model's sentence begins with a token of its own; anything else before the mask is a word.
-        space = answer[:1].isspace() if causal else masks[:1] > (1,)
-        targets = subject.answer_tokens(answer, space=space)
-    if causal:
-        positions = tuple(len(ids) - 1 + j for j in range(len(targets)))
-        ids += targets[:-1]
-    else:
-        positions = masks
-        if len(positions) != len(targets):
-            raise PromptError(
-                f"The prompt '{prompt}' holds {len(positions)} masks for an answer of {len(targets)} tokens. "
-                f"Write {subject.tokenizer.mask_token} once for each."
-            )
+        targets = subject.answer_tokens(answer, space=answer[:1].isspace() if causal else masks[:1] > (1,))
+    if not causal and len(masks) != len(targets):
+        raise PromptError(
+            f"The prompt '{prompt}' has {len(masks)} masks for an answer of {len(targets)} tokens. "
+            f"Write {subject.tokenizer.mask_token} once a token."
+        )
+    positions = tuple(len(ids) - 1 + j for j in range(len(targets))) if causal else masks
+    ids += targets[:-1] if causal else ()
     if not 0 < len(ids) <= subject.max_length:
         raise PromptError(
             f"The prompt '{prompt[:60]}' has {len(ids)} tokens; {subject.name} reads 1 to "
-            f"{subject.max_length}. Write more, or less."
+            f"{subject.max_length}. Change its length."
         )
     stem = prompt.replace(OBJECT_SLOT, "")
     return Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets)
 
 
-def _joined(subject: Subject, prompt: str, answer: str) -> Prompt:
-    marked = subject.prompt(prompt, answer)
-    if marked.text != f"{prompt.rstrip()} {OBJECT_SLOT}":
-        return marked  # it says itself where the answer goes
-    space = answer[: len(answer) - len(answer.lstrip())]
-    return Prompt(fact_id="", template_id="", text=f"{prompt}{space}{OBJECT_SLOT}", answer=answer)
-
-
-def _tokens(encoding: Mapping) -> tuple[int, ...]:
+def _token_ids(encoding: Mapping) -> tuple[int, ...]:
     """The one row of an encoding, without padding."""
-    if torch.as_tensor(encoding["input_ids"]).dim() > 1 and len(encoding["input_ids"]) != 1:
-        raise PromptError(f"The input has {len(encoding['input_ids'])} rows. Give one prompt at a time.")
-    ids = torch.as_tensor(encoding["input_ids"]).flatten().tolist()
-    kept = torch.as_tensor(encoding.get("attention_mask", [1] * len(ids))).flatten().tolist()
-    return tuple(token for token, seen in zip(ids, kept, strict=True) if seen)
+    ids = torch.atleast_2d(torch.as_tensor(encoding["input_ids"]))
+    if len(ids) != 1:
+        raise PromptError(f"The input has {len(ids)} rows. Give one prompt at a time.")
+    seen = torch.as_tensor(encoding.get("attention_mask", torch.ones_like(ids)))
+    return tuple(ids[seen.reshape(ids.shape).bool()].tolist())
 
 
 def _strict_target(subject: Subject, answer: str, *, causal: bool) -> int:
@@ -93,46 +85,30 @@ def _strict_target(subject: Subject, answer: str, *, causal: bool) -> int:
         ids = tokenizer.encode(answer)
         if len(ids) != 1:
             raise PromptError(
-                f"The answer '{answer}' has {len(ids)} tokens, and the original asks causal models for one. "
+                f"The answer '{answer}' has {len(ids)} tokens; the original takes causal answers of one. "
                 "Leave out strict_replication."
             )
         return ids[0]
     target = tokenizer.convert_tokens_to_ids(answer)
     if target in (None, tokenizer.unk_token_id) and answer != tokenizer.unk_token:
         warnings.warn(
-            f"'{answer}' is no token of {subject.name}: the original asks for {tokenizer.unk_token} instead, "
-            "and so does strict_replication.",
+            f"'{answer}' is not a token of {subject.name}. With strict_replication, as in the original, "
+            f"{tokenizer.unk_token} takes its place.",
             stacklevel=4,
         )
         target = tokenizer.unk_token_id
     return target
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a model says: the probability of the answer asked for, and its own answer of as many tokens.
-
-    Of several tokens, products; a causal model's own answer is its greedy continuation.
-    """
-
-    probability: float
-    own_tokens: tuple[int, ...]
-    own_answer: str
-    own_probability: float
-
-    @property
-    def plain(self) -> dict[str, float | str]:
-        """With the names that the original gives."""
-        return {
-            "gt_prob": self.probability,
-            "argmax_completion": self.own_answer,
-            "argmax_prob": self.own_probability,
-        }
-
-
 @torch.no_grad()
-def said(subject: Subject, asked: Encoded, changing: Changing) -> Said:
-    """What the model says, with changes in force at the answer's positions."""
+def complete(
+    subject: Subject, encoded: Encoded, changing: Changing
+) -> tuple[dict[str, float | str], tuple[int, ...]]:
+    """The original's results for a prompt, and the tokens of the model's own answer.
+
+    gt_prob: the probability of the encoded answer; argmax_completion: the model's own answer of as many
+    tokens, a causal model's greedy continuation; argmax_prob: its probability. Of several tokens, products.
+    """
 
     def probabilities(input_ids: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
         row = torch.tensor([input_ids], device=subject.device)
@@ -140,20 +116,20 @@ def said(subject: Subject, asked: Encoded, changing: Changing) -> Said:
             logits = subject.model(row, **subject.forward_options()).logits[0]
         return logits[list(positions)].float().softmax(-1)  # (n_positions, n_tokens)
 
-    p = probabilities(asked.input_ids, asked.positions)
-    wanted = [p[j, target].item() for j, target in enumerate(asked.targets)]
-    best, tokens = ([*row] for row in (each.tolist() for each in p.max(-1)))
-    if subject.family.kind == "causal" and len(wanted) > 1:
-        # Its own answer goes on after its own tokens, not after those asked for.
-        first, best, tokens = asked.positions[0], best[:1], tokens[:1]
-        while len(tokens) < len(wanted):
+    p = probabilities(encoded.input_ids, encoded.positions)
+    answer = [p[j, target].item() for j, target in enumerate(encoded.targets)]
+    best, tokens = (each.tolist() for each in p.max(-1))
+    if subject.family.kind == "causal":
+        # Its own answer goes on after its own tokens, not after the encoded ones.
+        first, best, tokens = encoded.positions[0], best[:1], tokens[:1]
+        while len(tokens) < len(answer):
             positions = tuple(range(first, first + len(tokens) + 1))
-            p = probabilities((*asked.input_ids[: first + 1], *tokens), positions)
+            p = probabilities((*encoded.input_ids[: first + 1], *tokens), positions)
             best.append(p[-1].max().item())
             tokens.append(int(p[-1].argmax()))
-    return Said(
-        probability=math.prod(wanted),
-        own_tokens=tuple(tokens),
-        own_answer=subject.tokenizer.decode(tokens),
-        own_probability=math.prod(best),
-    )
+    report: dict[str, float | str] = {
+        "gt_prob": math.prod(answer),
+        "argmax_completion": subject.tokenizer.decode(tokens),
+        "argmax_prob": math.prod(best),
+    }
+    return report, tuple(tokens)

@@ -1,100 +1,91 @@
-"""Scores that `atlas.surgery.attribute` does not give: of one layer alone, and before the nonlinearity.
+"""Scores as `knowledge-neurons` computes them, where `atlas.attribution.attribute` does not.
 
     layer_scores(subject, token, layer=3, steps=20)                  # (n_neurons,)
     before_nonlinearity(subject, token, steps=20, layers=range(12))  # (12, n_neurons)
 
-Both are the original's sum: with α from 0 to 1, both included, in `steps` points,
+Both are sums of `steps` points α from 0 to 1, both included unless a rule says otherwise:
 
     score_i = w_i · 1/steps · Σ_α ∂P/∂w_i (α·w)
 
 1. *One layer*: rows enter the staircase (`atlas.attribution.staircase`) at that layer only.
-2. *Before the nonlinearity*: what the original calls a neuron of GPT-2 is z, the output of ``mlp.c_fc``. Then
-   the layer writes act(α·z) @ W, which is not linear in α, so each point is an item of its own whose write
-   is set; the gradient goes back through W and the slope of act at α·z.
+2. *Before the nonlinearity*: the original takes GPT-2's neurons there, as z, the inputs of ``mlp.act``. The
+   layer then writes act(α·z) @ W, which is not linear in α, so each point is an item with its own write, and
+   the gradient goes back through W and the slope of act at α·z.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from atlas.attribution import quadrature
-from atlas.attribution.staircase import AnswerToken, Rows, base_pass, project, sweep
-from atlas.compat.kept import first_projection
+from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
 from atlas.surgery.hooks import attached
 from atlas.surgery.subject import Subject
 
 
-def layer_scores(
-    subject: Subject, token: AnswerToken, *, layer: int, steps: int, rule: str = "endpoints"
-) -> Tensor:
+def nonlinearity(subject: Subject, layer: int) -> nn.Module:
+    """The module whose inputs the original calls the neurons of GPT-2 and GPT-Neo."""
+    return subject.family.layer_modules(subject.model)[layer].get_submodule("mlp.act")
+
+
+def layer_scores(subject: Subject, token: AnswerToken, *, layer: int, steps: int, rule: str) -> Tensor:
     """Scores of one layer for one answer token by a fixed sum, (n_neurons,)."""
     nodes, weights = quadrature.riemann(rule, steps)
     with subject.lock:
         base = base_pass(subject, [token])
-        none = torch.zeros(steps, dtype=torch.long)
-        swept = sweep(subject, base, Rows(none, none + layer, nodes.float()))
+        item = torch.zeros(steps, dtype=torch.long)
+        swept = sweep(subject, base, Rows(item, item + layer, nodes.float()))
         summed = weights.to(swept.gradient) @ swept.gradient
-        return project(subject, base, layer, none[:1].to(subject.device), summed[None])[0]
+        return project(subject, base, layer, item[:1].to(subject.device), summed[None])[0]
 
 
-def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, layers: Iterable[int]) -> Tensor:
-    """Scores of the first projection's outputs for one answer token, (n_layers asked for, n_neurons)."""
-    layers = list(layers)
+def inner_activations(subject: Subject, token: AnswerToken) -> Tensor:
+    """The nonlinearities' inputs at the answer, (n_layers, n_neurons)."""
+    with subject.lock:
+        return _base_with_inner(subject, [token])[1]
+
+
+def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, layers: Sequence[int]) -> Tensor:
+    """Scores of the nonlinearities' inputs for one answer token, (n_layers asked for, n_neurons)."""
     alphas = quadrature.riemann("endpoints", steps)[0].float().to(subject.device)
     with subject.lock:
-        recorded: dict[int, Tensor] = {}
-        with attached(lambda handles: handles.extend(_recorders(subject, token.position, recorded))):
-            base = base_pass(subject, [token] * steps)
-        writes, slopes = base.writes.clone(), {}
+        base, inner = _base_with_inner(subject, [token] * steps)
+        values = {layer: subject.family.value_vectors(subject.model, layer) for layer in layers}
+        writes, slopes = base.writes.clone(), []
         for layer in layers:
-            inner = (alphas[:, None] * recorded[layer][0]).requires_grad_()
+            z = (alphas[:, None] * inner[layer]).requires_grad_()
             with torch.enable_grad():
-                active = activation(subject, layer)(inner)
-                (slopes[layer],) = torch.autograd.grad(active.sum(), inner)
-            values = subject.family.value_vectors(subject.model, layer)
-            writes[:, layer] = active.detach().to(values.dtype) @ values
+                active = nonlinearity(subject, layer)(z)
+                slopes += torch.autograd.grad(active.sum(), z)
+            writes[:, layer] = active.detach().to(values[layer].dtype) @ values[layer]
         rows = Rows(
             item=torch.arange(steps).repeat(len(layers)),
             layer=torch.tensor(layers).repeat_interleave(steps),
             alpha=torch.ones(steps * len(layers)),
         )
         swept = sweep(subject, replace(base, writes=writes), rows)
-        scores = []
-        for layer, gradient in zip(layers, swept.gradient.split(steps), strict=True):
-            values = subject.family.value_vectors(subject.model, layer)
-            scores.append(recorded[layer][0] * (slopes[layer] * (gradient @ values.T)).mean(0))
-        return torch.stack(scores)
+        return torch.stack(
+            [
+                inner[layer] * (slope * (gradient @ values[layer].T)).mean(0)
+                for layer, slope, gradient in zip(layers, slopes, swept.gradient.split(steps), strict=True)
+            ]
+        )
 
 
-@torch.no_grad()
-def inner_activations(subject: Subject, token: AnswerToken) -> Tensor:
-    """The first projections' outputs at the answer, (n_layers, n_neurons)."""
-    recorded: dict[int, Tensor] = {}
-    with (
-        subject.lock,
-        attached(lambda handles: handles.extend(_recorders(subject, token.position, recorded))),
-    ):
-        base_pass(subject, [token])
-    return torch.stack([recorded[layer][0] for layer in range(subject.n_layers)])
+def _base_with_inner(subject: Subject, tokens: Sequence[AnswerToken]) -> tuple[Base, Tensor]:
+    """A base pass of one answer token, repeated, and `inner_activations`."""
+    inner: list[Tensor] = []
 
+    def record(module: nn.Module, args: tuple) -> None:
+        inner.append(args[0][0, tokens[0].position])
 
-def activation(subject: Subject, layer: int) -> nn.Module:
-    """The nonlinearity between the two projections."""
-    return subject.family.layer_modules(subject.model)[layer].get_submodule("mlp.act")
+    def register(handles: list) -> None:
+        for layer in range(subject.n_layers):
+            handles.append(nonlinearity(subject, layer).register_forward_pre_hook(record))
 
-
-def _recorders(subject: Subject, position: int, recorded: dict[int, Tensor]) -> list:
-    def recorder(layer: int):
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            recorded[layer] = output[:, position].detach()
-
-        return hook
-
-    return [
-        first_projection(subject.family, subject.model, layer).register_forward_hook(recorder(layer))
-        for layer in range(subject.n_layers)
-    ]
+    with attached(register):
+        return base_pass(subject, tokens), torch.stack(inner)

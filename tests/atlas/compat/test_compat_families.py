@@ -38,7 +38,7 @@ def logits(kn: KnowledgeNeurons, prompt: str) -> torch.Tensor:
 def test_scores_and_neurons_are_the_librarys(kn, asked):
     prompt, answer = asked
     subject = kn.subject
-    with as_studied(subject):
+    with as_studied(kn.model):
         expected = attribute(subject, [subject.prompt(prompt, answer)], rule="endpoints")[0].scores
     found = kn.get_scores(prompt, answer)
     assert torch.equal(found, torch.from_numpy(expected))

@@ -217,7 +217,7 @@ def test_causal_answers_of_several_tokens(gpt2):
     ) / len(steps)
     assert float((scores - expected).abs().max() / expected.abs().max()) < 1e-5
     assert float((by_layer - expected[1]).abs().max() / expected.abs().max()) < 1e-5
-    with pytest.raises(PromptError, match="has 2 tokens, and the original asks causal models for one"):
+    with pytest.raises(PromptError, match="has 2 tokens; the original takes causal answers of one"):
         strictly("tiny_gpt2").get_scores(CAUSAL, answer)
 
 
@@ -308,7 +308,7 @@ def test_answers_outside_the_vocabulary_are_refused(bert):
         with pytest.raises(PromptError, match=r"outside the vocabulary of .*\. Choose another word\."):
             ask()
     strict, plain = strictly("tiny_bert"), PlainReplication(*tiny_model("tiny_bert"))
-    with pytest.warns(UserWarning, match=r"'Paris' is no token of .*: the original asks for \[UNK\] instead"):
+    with pytest.warns(UserWarning, match=r"'Paris' is not a token of .*, \[UNK\] takes its place"):
         found = strict.get_scores(MASKED, "Paris")
     expected = plain.scores(MASKED, "[UNK]", steps=20)
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -385,7 +385,7 @@ def test_dropout_changes_no_number():
     [
         ("the capital of france is", "has 0 places for the answer"),
         ("[MASK] is the capital of [MASK]", "has 2 places for the answer"),
-        (["a", "b"], "is no text"),
+        (["a", "b"], "prompt must be a string"),
     ],
 )
 def test_a_prompt_without_one_place_is_one_sentence(bert, prompt, what: str):
@@ -395,14 +395,14 @@ def test_a_prompt_without_one_place_is_one_sentence(bert, prompt, what: str):
 
 def test_prompts_are_a_list(bert):
     for prompts in (MASKED, 3):
-        with pytest.raises(PromptError, match="are a list of texts"):
+        with pytest.raises(PromptError, match="prompts must be a list of texts"):
             bert.get_refined_neurons(prompts, "paris")
     assert bert.get_refined_neurons([], "paris", quiet=True) == []
     rows = bert.tokenizer([MASKED, MASKED], return_tensors="pt")
     with pytest.raises(PromptError, match="has 2 rows"):
         bert.get_scores_for_layer(MASKED, "paris", 0, encoded_input=rows)
     for p in (1.0, -0.1):
-        with pytest.raises(AtlasError, match="cannot be passed"):
+        with pytest.raises(AtlasError, match="p must be at least 0 and below 1"):
             bert.get_refined_neurons([MASKED], "paris", p=p)
 
 
@@ -414,17 +414,17 @@ def test_neurons_are_pairs_or_the_librarys_own(bert):
     assert suppressed([Neuron(*each) for each in NEURONS]) == expected
     assert suppressed(np.array(NEURONS)) == suppressed(torch.tensor(NEURONS)) == expected
     for neurons in ([1, 2], "L1.N2", [[1, 2, 3]], [[1.5, 2]], None):
-        with pytest.raises(AtlasError, match="Neurons are pairs"):
+        with pytest.raises(AtlasError, match="Neurons must be pairs"):
             suppressed(neurons)
     with pytest.raises(AtlasError, match="has no neuron"):
         suppressed([[9, 1]])
 
 
 def test_what_cannot_be_counted_is_one_sentence(bert):
-    with pytest.raises(PromptError, match="Negative examples are a list"):
+    with pytest.raises(PromptError, match="negative_examples must be a list"):
         bert.get_refined_neurons([MASKED], "paris", negative_examples=MASKED)
     for percentile in (-1, 100.5):
-        with pytest.raises(AtlasError, match="There is no percentile"):
+        with pytest.raises(AtlasError, match="percentile must be between 0 and 100"):
             bert.get_coarse_neurons(MASKED, "paris", percentile=percentile)
 
 
@@ -451,7 +451,7 @@ def test_a_model_that_cannot_be_asked_is_one_sentence():
         KnowledgeNeurons(torch.nn.Linear(2, 2), tokenizer)
     with pytest.raises(ModelError, match="has no mask token"):
         KnowledgeNeurons(model, tiny_model("tiny_gpt2")[1])
-    with pytest.raises(ModelError, match="The original knows no models of type 'llama'"):
+    with pytest.raises(ModelError, match="The original does not support models of type 'llama'"):
         KnowledgeNeurons(*tiny_model("tiny_llama"), strict_replication=True)
     with pytest.raises(AtlasError, match="The original has no rule 'certified'"):
         KnowledgeNeurons(model, tokenizer, strict_replication=True, rule="certified")

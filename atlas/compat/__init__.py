@@ -1,12 +1,11 @@
-"""A drop-in for EleutherAI's `knowledge-neurons`: scripts for it run after a change of one import.
+"""A drop-in for EleutherAI's `knowledge-neurons`: its scripts run after a change of one import.
 
     from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer, model_type
     model, tokenizer = initialize_model_and_tokenizer("bert-base-uncased")
     kn = KnowledgeNeurons(model, tokenizer, model_type=model_type("bert-base-uncased"))
 
-The same names, arguments, defaults and results, on this library. docs/drop-in.md has an example, and a table
-of what is deliberately otherwise; `KnowledgeNeurons(…, strict_replication=True)` gives the original's
-numbers.
+Names, arguments, defaults and results are the original's; docs/drop-in.md lists what differs on purpose.
+`KnowledgeNeurons(…, strict_replication=True)` gives the original's numbers.
 """
 
 from atlas.compat.knowledge_neurons import KnowledgeNeurons

@@ -1,7 +1,6 @@
 """Changes that stay in a model until they are taken back, in any order, whoever runs the model meanwhile.
 
-    undo = changes_in(subject).rewrite(subject, [Neuron(2, 23)], lambda neuron, vector: 0 * vector)
-    model(input_ids)                                 # runs with the change
+    undo = changes_in(subject).rewrite(subject, neurons, lambda neuron, vector: 0 * vector)
     undo()                                           # the model is as before, bit for bit
 
 1. *Value vectors* (erase, edit): a copy of the layer's weight takes its place, so calls, attribution,
@@ -23,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from atlas.models.families import Family, neurons_first
+from atlas.models.families import neurons_first
 from atlas.neuron import Neuron
 from atlas.surgery.hooks import by_row, in_its_call
 from atlas.surgery.subject import Subject
@@ -176,7 +175,6 @@ def changes_in(subject: Subject) -> KeptChanges:
     return _KEPT.setdefault(subject.model, KeptChanges(mask))
 
 
-def layers_are_shared(model: nn.Module, family: Family) -> bool:
+def layers_are_shared(subject: Subject) -> bool:
     """Whether several layers are one module, as ALBERT's are."""
-    modules = [family.down(model, layer) for layer in range(len(family.layer_modules(model)))]
-    return len(set(modules)) < len(modules)
+    return len({subject.family.down(subject.model, k) for k in range(subject.n_layers)}) < subject.n_layers

@@ -137,11 +137,7 @@ class KnowledgeNeurons:
 
     def _module(self, layer: int) -> nn.Module:
         """The module whose inputs are the layer's neurons."""
-        if not 0 <= layer < self.n_layers():
-            last = self.n_layers() - 1
-            raise AtlasError(
-                f"{self.subject.name} has no layer {layer}: its layers are 0–{last}. Choose one within."
-            )
+        checked(self.subject, [Suppress((Neuron(layer, 0),))])
         if self._before_nonlinearity:
             return nonlinearity(self.subject, layer)
         return self.subject.family.down(self.model, layer)
@@ -157,11 +153,11 @@ class KnowledgeNeurons:
         attribution_method: str = "integrated_grads",
         pbar: bool = True,
     ) -> Tensor:
-        """Every neuron's score for the answer, (n_layers, n_neurons); of several tokens, their mean.
+        """Every neuron's score for the answer, (n_layers, n_neurons), the mean over its tokens.
 
         attribution_method: "integrated_grads", "max_activations" (the activation itself), or a method of
-        `atlas.surgery.attribute`. batch_size changes nothing: the library takes what memory allows. pbar: one
-        prompt takes no time worth a bar. Raises `PromptError` for a prompt that cannot be asked.
+        `atlas.surgery.attribute`. batch_size and pbar change nothing: memory decides how many points are
+        computed at once. Raises `PromptError` for a prompt that the model cannot answer.
         """
         return self._scores([self._encode(prompt, ground_truth)], steps, attribution_method)[0]
 
@@ -198,19 +194,18 @@ class KnowledgeNeurons:
         options: dict[str, Any] = {"rule": self.rule, "steps": steps, "tolerance": self.tolerance}
         kept, found = self._changes, []
         with self._studied() as subject:
-            if self._before_nonlinearity and name == "activation":
-                return [inner_activations(subject, answer_tokens(each, "causal")[0]) for each in prompts]
-            if self._before_nonlinearity and kept.n_scalings:
-                raise ModelError(
-                    "Scores before the nonlinearity are not available while a suppression or enhancement is "
-                    "kept in the model. Call its unpatch_fn first."
-                )
-            if self._before_nonlinearity and name == "integrated_gradients":
-                tokens, layers = (
-                    [answer_tokens(each, "causal")[0] for each in prompts],
-                    range(subject.n_layers),
-                )
-                return [before_nonlinearity(subject, each, steps=steps, layers=layers) for each in tokens]
+            if self._before_nonlinearity:
+                tokens = [answer_tokens(each, "causal")[0] for each in prompts]
+                if name == "activation":
+                    return [inner_activations(subject, token) for token in tokens]
+                if kept.n_scalings:
+                    raise ModelError(
+                        "Scores before the nonlinearity are not available while a suppression or enhancement "
+                        "is kept in the model. Call its unpatch_fn first."
+                    )
+                if name == "integrated_gradients":
+                    every = range(subject.n_layers)
+                    return [before_nonlinearity(subject, each, steps=steps, layers=every) for each in tokens]
             for batch in [[each] for each in prompts] if kept.n_scalings else [prompts]:
                 with kept.at(batch[0].positions if batch else ()):
                     found += attribute(subject, batch, method=name, progress=progress, **options)
@@ -284,9 +279,8 @@ class KnowledgeNeurons:
             negative = []
         encoded = [self._encode(prompt, ground_truth) for prompt in (*prompts, *negative)]
         with tqdm(total=len(encoded), desc="Scoring prompts", unit="prompt", disable=quiet) as bar:
-            scores = self._scores(
-                encoded, steps, "integrated_grads", lambda done, _: bar.update(done - bar.n)
-            )
+            method, progress = "integrated_grads", lambda done, _: bar.update(done - bar.n)
+            scores = self._scores(encoded, steps, method, progress)
         coarse = [[tuple(neuron) for neuron in above(each)] for each in scores]
         counts = Counter(neuron for neurons in coarse[: len(prompts)] for neuron in neurons)
         excluded = {neuron for neurons in coarse[len(prompts) :] for neuron in neurons}
@@ -359,10 +353,10 @@ class KnowledgeNeurons:
         if mode not in _FACTORS:
             raise AtlasError(f"Activations cannot be changed by '{mode}'. There are: {', '.join(_FACTORS)}.")
         encoded, chosen = self._encode(prompt, ground_truth), self._named(neurons)
-        if chosen and not undo_modification and layers_are_shared(self.model, self.subject.family):
+        if chosen and not undo_modification and layers_are_shared(self.subject):
             raise ModelError(
-                f"The layers of {self.subject.name} share one module, so a change of activations in one layer "
-                "cannot be kept. Leave out undo_modification=False."
+                f"The layers of {self.subject.name} share one module, so a change of activations in one of "
+                "them cannot be kept. Leave out undo_modification=False."
             )
         # In the original a neuron that is named twice is doubled twice.
         times = Counter(chosen if self.strict_replication else set(chosen))

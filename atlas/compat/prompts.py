@@ -1,8 +1,5 @@
 """Prompts and answers as scripts for `knowledge-neurons` write them, and what a model completes them with.
 
-    encoded = encode(subject, "The capital of France is", " Paris")
-    complete(subject, encoded, quietly)[0]["gt_prob"]        # of the whole answer
-
 1. *Masked models*: the prompt holds one ``[MASK]``; an answer of several tokens gets several masks.
 2. *Causal models*: the answer follows the prompt as the two strings read when joined, so " Paris" and "Paris"
    differ. A prompt that ends with ``[MASK]``, as PARAREL's do, is read without it.
@@ -12,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -110,26 +106,23 @@ def complete(
     tokens, a causal model's greedy continuation; argmax_prob: its probability. Of several tokens, products.
     """
 
-    def probabilities(input_ids: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
-        row = torch.tensor([input_ids], device=subject.device)
-        with subject.lock, changing(positions):
-            logits = subject.model(row, **subject.forward_options()).logits[0]
-        return logits[list(positions)].float().softmax(-1)  # (n_positions, n_tokens)
+    def probabilities(row: Encoded) -> Tensor:  # (n_positions, n_tokens)
+        input_ids = torch.tensor([row.input_ids], device=subject.device)
+        with subject.lock, changing(row.positions):
+            logits = subject.model(input_ids, **subject.forward_options()).logits[0]
+        return logits[list(row.positions)].float().softmax(-1)
 
-    p = probabilities(encoded.input_ids, encoded.positions)
-    answer = [p[j, target].item() for j, target in enumerate(encoded.targets)]
-    best, tokens = (each.tolist() for each in p.max(-1))
+    p = probabilities(encoded)
+    wanted = p[range(len(p)), encoded.targets].prod().item()
     if subject.family.kind == "causal":
-        # Its own answer goes on after its own tokens, not after the encoded ones.
-        first, best, tokens = encoded.positions[0], best[:1], tokens[:1]
-        while len(tokens) < len(answer):
-            positions = tuple(range(first, first + len(tokens) + 1))
-            p = probabilities((*encoded.input_ids[: first + 1], *tokens), positions)
-            best.append(p[-1].max().item())
-            tokens.append(int(p[-1].argmax()))
+        # Each pass puts one more of the model's own tokens in the place of the answer's.
+        stem = encoded.input_ids[: encoded.positions[0] + 1]
+        for _ in encoded.targets[1:]:
+            p = probabilities(replace(encoded, input_ids=(*stem, *p.argmax(-1).tolist()[:-1])))
+    best = p.max(-1)
     report: dict[str, float | str] = {
-        "gt_prob": math.prod(answer),
-        "argmax_completion": subject.tokenizer.decode(tokens),
-        "argmax_prob": math.prod(best),
+        "gt_prob": wanted,
+        "argmax_completion": subject.tokenizer.decode(best.indices),
+        "argmax_prob": best.values.prod().item(),
     }
-    return report, tuple(tokens)
+    return report, tuple(best.indices.tolist())

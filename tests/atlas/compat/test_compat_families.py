@@ -71,7 +71,7 @@ def test_a_subject_can_be_made_of_a_model_and_its_tokenizer():
 
 def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, asked):
     prompt, answer = asked
-    subject, shared = kn.subject, layers_are_shared(kn.model, kn.subject.family)
+    subject, shared = kn.subject, layers_are_shared(kn.subject)
     before, parameters = logits(kn, prompt), dict(kn.model.named_parameters())
     neurons = [Neuron(*each) for each in NEURONS]
     for change, act in (

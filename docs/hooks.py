@@ -26,7 +26,6 @@ INTERNAL = {
     "atlas.__main__",
     "atlas.moved",
     "atlas.cli",
-    "atlas.help",
     "atlas.datasets.fetching",
     "atlas.models.smollm2",
     "atlas.store.sql_worker",

@@ -37,13 +37,13 @@ import psutil
 from streamlit.proto.Alert_pb2 import Alert
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from tests.big_atlas import write_big_atlas
 from websockets.sync.client import connect
 
 import atlas
 from atlas.neuron import Neuron
 from atlas.store.atlas import ENVIRONMENT_VARIABLE
 from tests import ROOT
-from tests.big_atlas import write_big_atlas
 
 # What issue and README promise, in milliseconds and megabytes.
 PROMISED_MS = 300

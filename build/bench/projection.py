@@ -35,7 +35,7 @@ from atlas.neuron import Fact, Prompt, Template
 from build.bench.machine import now
 from build.bench.prompts import SEED
 from build.plan import BuildOptions, ModelShape, Plan
-from build.progress import Progress
+from build.progress import ProgressBar
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -207,7 +207,7 @@ def project(
     seconds, points, converged, gap = [], 0.0, 0.0, 0.0
     # A group before the clock starts: what first passes allocate is nobody's time.
     attribute(subject, usable[0], tolerance=tolerance, batch_rows=batch_rows)
-    with Progress("projection", total=n_usable) as progress:
+    with ProgressBar("projection", total=n_usable) as progress:
         for group in usable:
             start = now(subject.device)
             found = attribute(subject, group, tolerance=tolerance, batch_rows=batch_rows)

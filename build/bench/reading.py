@@ -33,6 +33,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests.big_collection import member_id
 
 from atlas.store.atlas import Atlas, Reader, quoted_path
 from atlas.store.collection import Collection
@@ -40,7 +41,6 @@ from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record
 from atlas.store.schema import TABLES
 from build.output import writer
 from tests import ROOT
-from tests.big_collection import member_id
 
 # What the issue promises.
 POINT_MS = 100

@@ -1,34 +1,51 @@
 """Experiments on a finished atlas: what there is to measure, as data.
 
-    chosen = studies("suppress,update")         # the studies of these names, in the order of STUDIES
-    chosen[0].load().units(ground)              # a study's module
+    chosen = find_studies("suppress,update")    # the studies of these names, in the order of STUDIES
+    chosen[0].load().units(setting)             # a study's module, which is a `StudyModule`
 
-A study's module has
-
-    units(ground) -> list[Any]                  work in pieces of at most a minute or so, each a shard
-    measure(ground, unit) -> list[dict] | pa.Table              rows of the study's table
-    derived(ground, table) -> dict[str, pa.Table]               optional: tables that follow from it
-    summary(atlas) -> list[str]                 lines for a person, from the atlas's tables
-
-`units` and `measure` depend on the atlas, the model, the sample and the seed alone: a killed evaluation, run
-again, ends with the same rows. `build.evidence.evaluate` runs them.
+`build.evidence.evaluate` runs them.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from atlas.errors import BuildError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from atlas.store.atlas import Atlas
+    from build.evidence.setting import Setting
+
+
+class StudyModule(Protocol):
+    """What every module of a study has: the work in shards, the rows of a shard, and a summary.
+
+    `units` and `measure` depend on the atlas, the model, the sample and the seed alone: an evaluation that
+    was killed and is run again ends with the same rows. A study with further tables (`Study.derived`) also
+    has ``derive(setting, table) -> dict[str, pa.Table]``.
+    """
+
+    def units(self, setting: Setting) -> Sequence[Any]:
+        """The work in units of at most a minute or so, each a shard."""
+
+    def measure(self, setting: Setting, unit: Any) -> list[dict[str, Any]] | pa.Table:
+        """The unit's rows of the study's table."""
+
+    def summary(self, atlas: Atlas) -> list[str]:
+        """The results as lines of text, from the atlas's tables."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """One experiment: the table it fills, and how many facts it takes when nobody says.
+    """One experiment: the table it fills, and the sample of facts that it takes by default.
 
     derived: further tables that follow from it. sample: None for every fact. version: raised when its rows
-    would come out otherwise than before. needs: tables that the atlas must have.
+    would differ from before. needs: tables that the atlas must have.
     """
 
     name: str
@@ -40,7 +57,7 @@ class Study:
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
 
-    def load(self) -> ModuleType:
+    def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
 
     @property
@@ -90,7 +107,7 @@ STUDIES: dict[str, Study] = {
     )
 }
 
-# What people may call them, too.
+# Other names for them.
 ALIASES: dict[str, tuple[str, ...]] = {
     "all": tuple(STUDIES),
     "suppress": ("effects",),
@@ -99,7 +116,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 
-def studies(names: str) -> list[Study]:
+def find_studies(names: str) -> list[Study]:
     """The studies of a list such as 'suppress,update', each once. Raises `BuildError` for another name."""
     chosen: set[str] = set()
     for name in filter(None, (part.strip().lower() for part in names.split(","))):

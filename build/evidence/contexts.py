@@ -1,7 +1,7 @@
 """What activates a fact's neurons: stating the fact, naming its subject, asking its relation, or anything.
 
-Dai et al. (ACL 2022), section 4.3: knowledge neurons are more active where a text states the fact than where
-it mentions the subject only, or neither. For every fact that has neurons:
+Dai et al. (ACL 2022), section 4.3: knowledge neurons are more active on texts that state the fact than on
+texts that mention only the subject, or neither. For every fact that has neurons:
 
 1. *Contexts.* About four sentences each: *fact*, its held-out prompts; *subject*, prompts of other relations
    about its subject and sentences that mention the subject and ask for nothing; *relation*, held-out prompts
@@ -14,6 +14,7 @@ it mentions the subject only, or neither. For every fact that has neurons:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +22,17 @@ import pandas as pd
 
 from atlas.errors import PromptError
 from atlas.neuron import Neuron, Prompt, Template
-from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
+from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
-FACTS_A_SHARD = 12
 SENTENCES = 4
+_FACTS_A_SHARD = 12
 CONTEXTS = ("fact", "subject", "relation", "random")
 
-# What any subject can stand in, a person, a place or a thing, and what asks for no property of it.
+# Sentences that fit any subject, a person, a place or a thing, and ask for no property of it.
 NEUTRAL = (
     "I read something about [X] and then closed the [Y].",
     "Somebody had left a note about [X] on the [Y].",
@@ -39,20 +41,20 @@ NEUTRAL = (
 )
 
 
-def units(ground: Ground) -> list[tuple[str, ...]]:
-    return chunks([fact.fact_id for fact in ground.sampled("contexts")], FACTS_A_SHARD)
+def units(setting: Setting) -> list[tuple[str, ...]]:
+    return chunks([fact.fact_id for fact in setting.sampled("contexts")], _FACTS_A_SHARD)
 
 
-def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
-    facts = [ground.by_id[fact_id] for fact_id in unit]
-    sentences = {fact.fact_id: sentences_of(ground, fact) for fact in facts}
-    # Each different sentence once; only what is asked of it matters, not for which fact.
-    place: dict[tuple[str, str], int] = {}
-    asked: list[Prompt] = []
-    for prompt in _every(facts, sentences):
-        if place.setdefault(_key(prompt), len(asked)) == len(asked):
-            asked.append(prompt)
-    activations = ground.activations(asked)
+def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
+    facts = [setting.by_id[fact_id] for fact_id in unit]
+    sentences = {fact.fact_id: draw_sentences(setting, fact) for fact in facts}
+    # Each different sentence once, whatever fact it is for.
+    distinct: dict[tuple[str, str], Prompt] = {}
+    for fact in facts:
+        for prompt in (*(each.prompt for each in fact.discovery), *chain(*sentences[fact.fact_id].values())):
+            distinct.setdefault(_key(prompt), prompt)
+    place = {key: index for index, key in enumerate(distinct)}
+    activations = setting.activations(list(distinct.values()))
 
     def of(prompts: Iterable[Prompt], neurons: Sequence[Neuron]) -> np.ndarray:
         """(n_prompts, n_neurons of the fact)"""
@@ -62,7 +64,7 @@ def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
 
     rows = []
     for fact in facts:
-        groups = {"own": fact.neurons, "random": ground.stand_ins(fact.neurons, "random", fact.fact_id)}
+        groups = {"own": fact.neurons, "random": setting.random_neurons(fact.neurons, "random", fact.fact_id)}
         for group, neurons in groups.items():
             discovery = of((each.prompt for each in fact.discovery), neurons)
             rows += [
@@ -72,19 +74,12 @@ def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
                     "group": group,
                     "n_neurons": len(neurons),
                     "n_prompts": len(prompts),
-                    **levels(of(prompts, neurons), discovery),
+                    **activation_levels(of(prompts, neurons), discovery),
                 }
                 for context, prompts in sentences[fact.fact_id].items()
                 if prompts and neurons
             ]
     return rows
-
-
-def _every(facts: Sequence[GroundFact], sentences: dict[str, dict[str, list[Prompt]]]) -> Iterable[Prompt]:
-    for fact in facts:
-        yield from (each.prompt for each in fact.discovery)
-        for prompts in sentences[fact.fact_id].values():
-            yield from prompts
 
 
 def _key(prompt: Prompt) -> tuple[str, str]:
@@ -94,14 +89,12 @@ def _key(prompt: Prompt) -> tuple[str, str]:
 # Step 1: contexts ------------------------------------------------------------------------------------
 
 
-def sentences_of(ground: Ground, fact: GroundFact) -> dict[str, list[Prompt]]:
-    """Context → its sentences, at most `SENTENCES`, drawn by seed and fact; none where there are none."""
-    generator = ground.generator("contexts", fact.fact_id)
-    subject = _same(fact.fact.subject)
+def draw_sentences(setting: Setting, fact: AtlasFact) -> dict[str, list[Prompt]]:
+    """Context → its sentences, at most `SENTENCES`, drawn by seed and fact."""
+    generator = setting.generator("contexts", fact.fact_id)
+    subject = _fold(fact.fact.subject)
 
-    def facts(
-        candidates: Sequence[GroundFact], fits: Callable[[GroundFact], bool], most: int
-    ) -> list[Prompt]:
+    def draw(candidates: Sequence[AtlasFact], fits: Callable[[AtlasFact], bool], most: int) -> list[Prompt]:
         """A held-out prompt each of at most `most` facts that fit and have another answer."""
         drawn: list[Prompt] = []
         for index in generator.permutation(len(candidates)):
@@ -112,26 +105,26 @@ def sentences_of(ground: Ground, fact: GroundFact) -> dict[str, list[Prompt]]:
                 break
         return drawn
 
-    def elsewhere(other: GroundFact) -> bool:
+    def elsewhere(other: AtlasFact) -> bool:
         return other.relation_id != fact.relation_id
 
-    def same(other: GroundFact) -> bool:
-        return _same(other.fact.subject) == subject
+    def same(other: AtlasFact) -> bool:
+        return _fold(other.fact.subject) == subject
 
-    about = facts(ground.facts, lambda other: elsewhere(other) and same(other), SENTENCES // 2)
-    neutral = _neutral(ground, fact)
+    about = draw(setting.facts, lambda other: elsewhere(other) and same(other), SENTENCES // 2)
+    neutral = _neutral(setting, fact)
     chosen = generator.permutation(len(neutral))[: SENTENCES - len(about)]
     own = generator.permutation(len(fact.held_out))[:SENTENCES]
     return {
         "fact": [fact.held_out[index].prompt for index in sorted(own)],
         "subject": about + [neutral[index] for index in sorted(chosen)],
-        "relation": facts(ground.by_relation[fact.relation_id], lambda other: not same(other), SENTENCES),
-        "random": facts(ground.facts, lambda other: elsewhere(other) and not same(other), SENTENCES),
+        "relation": draw(setting.by_relation[fact.relation_id], lambda other: not same(other), SENTENCES),
+        "random": draw(setting.facts, lambda other: elsewhere(other) and not same(other), SENTENCES),
     }
 
 
-def _same(text: str) -> str:
-    """A name as it is compared."""
+def _fold(text: str) -> str:
+    """A name for comparison."""
     return text.casefold().strip()
 
 
@@ -139,16 +132,16 @@ def _one(prompts: Sequence[StoredPrompt], generator: np.random.Generator) -> Pro
     return prompts[int(generator.integers(len(prompts)))].prompt
 
 
-def _neutral(ground: Ground, fact: GroundFact) -> list[Prompt]:
-    """Sentences that mention the fact's subject only, those that the model can be asked.
+def _neutral(setting: Setting, fact: AtlasFact) -> list[Prompt]:
+    """Sentences that mention only the fact's subject, without those that are too long for the model.
 
-    A masked model sees as many masks as the fact's answer has tokens, and nothing else of it.
+    Of the answer a masked model sees only as many masks as it has tokens.
     """
     found = []
     for number, pattern in enumerate(NEUTRAL):
         try:
             prompt = Template(f"neutral.{number}", fact.relation_id, pattern).prompt(fact.fact)
-            ground.subject.encode(prompt)
+            setting.subject.encode(prompt)
         except PromptError:  # too long with this subject
             continue
         found.append(prompt)
@@ -158,12 +151,12 @@ def _neutral(ground: Ground, fact: GroundFact) -> list[Prompt]:
 # Step 2: activations ---------------------------------------------------------------------------------
 
 
-def levels(activations: np.ndarray, discovery: np.ndarray) -> dict[str, float | None]:
+def activation_levels(activations: np.ndarray, discovery: np.ndarray) -> dict[str, float | None]:
     """The activation columns of `contexts`; both arrays (n_prompts, n_neurons), of the same neurons.
 
-    A neuron's unit is its root mean square over the discovery prompts. Random neurons may hardly speak there,
-    which makes their numbers elsewhere huge: hence the median. One that is silent there has no unit and is
-    left out.
+    A neuron's unit is its root mean square over the discovery prompts. Random neurons may be nearly silent
+    there, which makes their numbers elsewhere huge: hence the median. A silent one has no unit and is left
+    out.
     """
     unit = np.sqrt((discovery**2).mean(axis=0))
     sign = np.where(discovery.mean(axis=0) < 0, -1.0, 1.0)
@@ -176,9 +169,7 @@ def levels(activations: np.ndarray, discovery: np.ndarray) -> dict[str, float | 
     }
 
 
-# For a person ----------------------------------------------------------------------------------------
-
-BOOTSTRAP_DRAWS = 1000
+# Summary ---------------------------------------------------------------------------------------------
 
 
 def summary(atlas: Atlas) -> list[str]:
@@ -199,7 +190,7 @@ def summary(atlas: Atlas) -> list[str]:
 
 def _cells(rows: pd.DataFrame, value: str) -> str:
     means = mean_levels(rows, value=value).set_index("context")
-    shares = stated_most(rows, value=value).set_index("context")["share"]
+    shares = share_above(rows, value=value).set_index("context")["share"]
     cells = []
     for context in CONTEXTS:
         if context not in means.index:
@@ -216,20 +207,20 @@ def mean_levels(
 ) -> pd.DataFrame:
     """Mean of a column of `contexts` over facts, by group and context, with its bootstrap interval.
 
-    Columns: group, context, n_facts, mean, low, high (2.5 and 97.5 %; facts are drawn again).
+    Columns: group, context, n_facts, mean, low, high (2.5 and 97.5 %, over resampled facts).
     """
     found = []
     for (group, context), part in rows.dropna(subset=[value]).groupby(["group", "context"]):
         values = part.sort_values("fact_id")[value].to_numpy(float)
         generator = np.random.default_rng([seed, len(values)])
         drawn = values[generator.integers(len(values), size=(draws, len(values)))].mean(axis=1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = bootstrap_interval(drawn)
         found.append((group, context, len(values), values.mean(), low, high))
     return pd.DataFrame(found, columns=["group", "context", "n_facts", "mean", "low", "high"])
 
 
-def stated_most(rows: pd.DataFrame, *, value: str = "relative") -> pd.DataFrame:
-    """How often neurons have more of a column of `contexts` where their fact is stated than elsewhere.
+def share_above(rows: pd.DataFrame, *, value: str = "relative") -> pd.DataFrame:
+    """How often a column of `contexts` is larger where the fact is stated than in another context.
 
     Columns: group, context (each but 'fact'), n_facts (that have both), share (of them).
     """

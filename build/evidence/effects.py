@@ -2,14 +2,14 @@
 
 Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neurons:
 
-1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that come
+1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that are
    nearest in activation on the fact's discovery prompts (*matched*); as many that are the most active there,
    the paper's *baseline*; and its own on prompts of *unrelated* facts. A fact's own neurons are often their
-   layers' most active, so what is left may be less so: `activity` says by how much.
-2. *Effects.* Every group with its activations at the answer position × 0 and × 2, on the fact's discovery
-   prompts and on those held out; unrelated prompts are held-out ones.
+   layers' most active, so the matched ones may be less active: `activity` says by how much.
+2. *Effects.* Each group suppressed (× 0) and amplified (× 2) at the answer position, on the fact's discovery
+   and held-out prompts; unrelated prompts are held-out ones.
 3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
-   intervals: facts are drawn again within their relation, and for the mean over relations these, too.
+   intervals: facts are resampled within their relation, and relations for the mean over them.
 """
 
 from __future__ import annotations
@@ -23,35 +23,32 @@ import pyarrow as pa
 
 from atlas.neuron import Neuron
 from atlas.store.schema import conform
-from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
+from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, top_neurons
+from build.jobs.evaluation import Evaluation, measure_effects, seeded
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
-    from build.jobs.trials import Trial
 
-FACTS_A_SHARD = 24
 NEAREST = 20
-BOOTSTRAP_DRAWS = 1000
+_FACTS_A_SHARD = 24
 
 
-def units(ground: Ground) -> list[tuple[str, ...]]:
-    return chunks([fact.fact_id for fact in ground.sampled("effects")], FACTS_A_SHARD)
+def units(setting: Setting) -> list[tuple[str, ...]]:
+    return chunks([fact.fact_id for fact in setting.sampled("effects")], _FACTS_A_SHARD)
 
 
-def measure(ground: Ground, unit: Sequence[str]) -> pa.Table:
-    from build.jobs.trials import evaluate_shard
-
-    facts = [ground.by_id[fact_id] for fact_id in unit]
-    activations = _discovery_activations(ground, facts)
-    trials = [trial for fact in facts for trial in _trials(ground, fact, activations[fact.fact_id])]
-    ground.batches.note = ground.note
-    return evaluate_shard(ground.subject, trials, batches=ground.batches)
+def measure(setting: Setting, unit: Sequence[str]) -> pa.Table:
+    facts = [setting.by_id[fact_id] for fact_id in unit]
+    activations = _discovery_activations(setting, facts)
+    evaluations = [each for fact in facts for each in _evaluations(setting, fact, activations[fact.fact_id])]
+    return measure_effects(setting.subject, evaluations, batches=setting.batches)
 
 
-def _discovery_activations(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, np.ndarray]:
+def _discovery_activations(setting: Setting, facts: Sequence[AtlasFact]) -> dict[str, np.ndarray]:
     """Fact id → activations on its discovery prompts, (n_prompts, n_layers, n_neurons)."""
     counts = [len(fact.discovery) for fact in facts]
-    found = ground.activations([each.prompt for fact in facts for each in fact.discovery])
+    found = setting.activations([each.prompt for fact in facts for each in fact.discovery])
     parts = np.split(found, np.cumsum(counts)[:-1])
     return {fact.fact_id: part for fact, part in zip(facts, parts, strict=True)}
 
@@ -59,13 +56,13 @@ def _discovery_activations(ground: Ground, facts: Sequence[GroundFact]) -> dict[
 # Step 1: groups --------------------------------------------------------------------------------------
 
 
-def as_active(
+def draw_matched(
     neurons: Sequence[Neuron], activations: np.ndarray, generator: np.random.Generator
 ) -> tuple[Neuron, ...]:
-    """For each neuron another one of its layer, drawn of the `NEAREST` in mean activation, each once.
+    """For each neuron another one of its layer, drawn from the `NEAREST` in mean activation, each once.
 
-    activations: (n_prompts, n_layers, n_neurons). None of `neurons` is taken; where a layer has not enough
-    others, some are left out.
+    activations: (n_prompts, n_layers, n_neurons). None of `neurons` is drawn; where a layer has too few
+    others, some get none.
     """
     mean = activations.mean(axis=0)
     taken = set(neurons)
@@ -82,18 +79,17 @@ def as_active(
     return tuple(sorted(chosen))
 
 
-def most_active(count: int, activations: np.ndarray) -> tuple[Neuron, ...]:
+def select_most_active(count: int, activations: np.ndarray) -> tuple[Neuron, ...]:
     """The `count` neurons of the largest mean activation, each prompt's as a share of its largest.
 
     The paper's baseline: the activation itself as the score, here with as many neurons as the fact has.
     """
     largest = np.maximum(activations.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
     mean = (activations / largest).mean(axis=0)
-    order = np.argsort(-mean, axis=None, kind="stable")[:count]
-    return tuple(sorted(Neuron(int(i // mean.shape[1]), int(i % mean.shape[1])) for i in order))
+    return top_neurons(mean, count)
 
 
-def activity_of(neurons: Sequence[Neuron], activations: np.ndarray) -> float | None:
+def mean_activity(neurons: Sequence[Neuron], activations: np.ndarray) -> float | None:
     """Mean |activation| of the neurons; activations: (n_prompts, n_layers, n_neurons)."""
     if not neurons:
         return None
@@ -101,70 +97,68 @@ def activity_of(neurons: Sequence[Neuron], activations: np.ndarray) -> float | N
     return float(np.abs(activations[:, list(layers), list(places)]).mean())
 
 
-def groups_of(ground: Ground, fact: GroundFact, activations: np.ndarray) -> dict[str, tuple[Neuron, ...]]:
-    """The fact's own neurons and its stand-ins; activations on its discovery prompts as above."""
+def choose_groups(
+    setting: Setting, fact: AtlasFact, activations: np.ndarray
+) -> dict[str, tuple[Neuron, ...]]:
+    """The fact's own neurons and its control groups; activations on its discovery prompts, as above."""
     return {
         "own": tuple(sorted(fact.neurons)),
-        "random": ground.stand_ins(fact.neurons, "random", fact.fact_id),
-        "matched": as_active(fact.neurons, activations, ground.generator("matched", fact.fact_id)),
-        "baseline": most_active(len(fact.neurons), activations),
+        "random": setting.random_neurons(fact.neurons, "random", fact.fact_id),
+        "matched": draw_matched(fact.neurons, activations, setting.generator("matched", fact.fact_id)),
+        "baseline": select_most_active(len(fact.neurons), activations),
     }
 
 
-def _trials(ground: Ground, fact: GroundFact, activations: np.ndarray) -> list[Trial]:
-    groups = groups_of(ground, fact, activations)
-    activity = {group: activity_of(neurons, activations) for group, neurons in groups.items()}
-    trials = [
-        _trial(fact, group, neurons, each, activity[group])
+def _evaluations(setting: Setting, fact: AtlasFact, activations: np.ndarray) -> list[Evaluation]:
+    groups = choose_groups(setting, fact, activations)
+    activity = {group: mean_activity(neurons, activations) for group, neurons in groups.items()}
+    evaluations = [
+        _evaluation(fact, group, neurons, each, activity[group])
         for each in fact.prompts
         for group, neurons in groups.items()
         if neurons
     ]
-    generator = ground.generator("unrelated", fact.fact_id)
-    for partner in ground.partners.draw(ground.place[fact.fact_id], len(fact.held_out), generator):
-        asked = ground.facts[partner].held_out
-        drawn = asked[int(generator.integers(len(asked)))]
-        trials.append(_trial(fact, "unrelated", groups["own"], drawn, activity["own"]))
-    return trials
+    generator = setting.generator("unrelated", fact.fact_id)
+    for partner in setting.partners.draw(setting.place[fact.fact_id], len(fact.held_out), generator):
+        prompts = setting.facts[partner].held_out
+        drawn = prompts[int(generator.integers(len(prompts)))]
+        evaluations.append(_evaluation(fact, "unrelated", groups["own"], drawn, activity["own"]))
+    return evaluations
 
 
-def _trial(
-    fact: GroundFact, group: str, neurons: tuple[Neuron, ...], asked: StoredPrompt, activity: float | None
-) -> Trial:
-    from build.jobs.trials import Trial
-
-    return Trial(
+def _evaluation(
+    fact: AtlasFact, group: str, neurons: tuple[Neuron, ...], stored: StoredPrompt, activity: float | None
+) -> Evaluation:
+    return Evaluation(
         fact_id=fact.fact_id,
-        prompt=asked.prompt,
+        prompt=stored.prompt,
         group=group,
         neurons=neurons,
-        p_before=asked.probability,
-        rank_before=asked.rank,
-        top_before=asked.top_token,
-        held_out=asked.held_out,
+        p_before=stored.probability,
+        rank_before=stored.rank,
+        top_before=stored.top_token,
+        held_out=stored.held_out,
         activity=activity,
     )
 
 
 # Step 3: summaries -----------------------------------------------------------------------------------
 
-_KEYS = ["relation_id", "intervention", "group", "templates", "facts"]
 
-
-def derived(ground: Ground, table: pa.Table) -> dict[str, pa.Table]:
-    relation = {fact.fact_id: fact.relation_id for fact in ground.facts}
-    known = {fact.fact_id: fact.known for fact in ground.facts}
+def derive(setting: Setting, table: pa.Table) -> dict[str, pa.Table]:
+    relation = {fact.fact_id: fact.relation_id for fact in setting.facts}
+    known = {fact.fact_id: fact.known for fact in setting.facts}
     rows = table.to_pandas()
     rows["relation_id"] = rows["fact_id"].map(relation)
     rows["known"] = rows["fact_id"].map(known)
     rows["asked_known"] = rows["prompt_fact_id"].map(known)
-    return {"effect_summaries": conform("effect_summaries", summarize(rows, seed=ground.seed))}
+    return {"effect_summaries": conform("effect_summaries", summarize(rows, seed=setting.seed))}
 
 
 def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> list[dict]:
     """Rows of `effect_summaries` from rows of `effects` with relation_id, known and asked_known.
 
-    Of each fact only sums are needed; drawing facts again is drawing weights for these sums.
+    Only the sums over each fact are needed: resampling facts is drawing weights for these sums.
     """
     own = rows[rows["group"] == "own"].groupby("fact_id")["activity"].first()
     rows = rows.assign(activity=rows["activity"].astype(float) / rows["fact_id"].map(own).astype(float))
@@ -179,20 +173,13 @@ def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
     result = []
     for facts, chosen in (("all", rows), ("known", known), ("unknown", rows[~rows["known"]])):
         for (intervention, group, templates), part in chosen.groupby(["intervention", "group", "templates"]):
-            about = {
-                "intervention": intervention,
-                "group": group,
-                "templates": templates,
-                "facts": facts,
-            }
-            result += [row | about for row in _by_relation(part, seed=seed, draws=draws)]
+            keys = {"intervention": intervention, "group": group, "templates": templates, "facts": facts}
+            result += [row | keys for row in _by_relation(part, seed=seed, draws=draws)]
     return result
 
 
 def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
     """One row a relation, and the row 'all': the mean over relations of each number."""
-    from build.jobs.trials import seeded
-
     rows, papers, replications = [], [], []
     for relation_id, of_relation in part.groupby("relation_id"):
         # One row a fact whose neurons were changed.
@@ -256,8 +243,8 @@ def _mean_of_drawn(values: Sequence[np.ndarray], again: np.ndarray) -> np.ndarra
 def _interval(name: str, drawn: np.ndarray, n_facts: int) -> dict[str, float | None]:
     if n_facts < 2:
         return {f"{name}_low": None, f"{name}_high": None}
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+    low, high = bootstrap_interval(drawn)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def summary(atlas: Atlas) -> list[str]:

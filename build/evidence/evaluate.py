@@ -2,9 +2,9 @@
 
     python -m build evaluate DIR --experiments suppress,update
 
-1. *Open.* The atlas and its model must belong together; what an interrupted run left is settled first.
-2. *Measure.* Each study's work in shards, which a killed run finds again (studies: `build.evidence`).
-3. *Add.* A study's tables take their places together with a new manifest; then its shards go.
+1. *Open.* Finish what an interrupted run left; check that the atlas and the model belong together.
+2. *Measure.* Each study's work in shards, which a resumed run finds again (studies: `build.evidence`).
+3. *Add.* Put a study's tables and a new manifest in place together; then remove its shards.
 
 A study that was measured with the same rows, model, sample and seed is not measured again.
 """
@@ -16,60 +16,66 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from typer import Option
 
 from atlas.errors import BuildError
 from atlas.models import locate
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
-from build.evidence import Study, studies
-from build.evidence.ground import Ground
+from build.evidence import Study, find_studies
+from build.evidence.setting import Setting
 from build.output.writer import Output, metadata_of, settle, with_metadata
-from build.plan import at_least_one
-from build.progress import Progress
+from build.plan import at_least_one, not_negative
+from build.progress import ProgressBar
 from build.run import code_version
 
 RECORD = "experiments"
-"""Where the manifest says how each study was measured: in `method.options`."""
+"""The key of `method.options` in the manifest that says how each study was measured."""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is measured and on what; `sample` None leaves each study its own, 0 takes every fact."""
+    """What is measured, and on what; `sample` None is each study's default, 0 every fact."""
 
-    experiments: str = "all"
-    model: str | None = None
-    sample: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
+    experiments: Annotated[str, Option(metavar="A,B", help="some of those below, separated by commas")] = (
+        "all"
+    )
+    model: Annotated[str | None, Option(help="a folder or a name; by default the atlas's model")] = None
+    sample: Annotated[
+        int | None,
+        Option(
+            help="facts of an experiment, of each relation in update and erase; 0 for all; by default each "
+            "experiment's own"
+        ),
+    ] = None
+    seed: Annotated[int, Option(help="for everything random")] = 0
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto"
+    threads: Annotated[int | None, Option(help="CPU threads; all cores by default")] = None
 
     def __post_init__(self) -> None:
-        studies(self.experiments)
-        if self.sample is not None and self.sample < 0:
-            raise BuildError(f"A sample of {self.sample} facts is absurd. Give 1 or more, or 0 for all.")
-        if self.seed < 0:
-            raise BuildError(f"A seed of {self.seed} is negative. Give 0 or more.")
-        if self.threads is not None:
-            at_least_one("--threads", self.threads)
+        find_studies(self.experiments)
+        not_negative("--sample", self.sample or 0)
+        not_negative("--seed", self.seed)
+        at_least_one("--threads", self.threads)
 
     def sample_of(self, study: Study) -> int | None:
         return study.sample if self.sample is None else self.sample or None
 
 
-def evaluate(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> str:
-    """Measure the chosen studies and add their tables to the atlas; returns what came out, for a person.
+def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> str:
+    """Measure the chosen studies and add their tables to the atlas; returns the results as text.
 
-    Raises an `AtlasError` for whatever cannot be done; complete shards are kept.
+    Raises an `AtlasError`, complete shards kept, when the atlas or the model does not allow a study.
     """
     # Step 1: open.
     if not folder.is_dir():
         raise BuildError(f"There is no folder {folder}. Give the folder of an atlas.")
     settle(folder)
-    chosen = studies(options.experiments)
+    chosen = find_studies(options.experiments)
     atlas = Atlas(folder)
     model = _model_of(atlas, chosen, options.model)
     output = Output(folder)
@@ -87,7 +93,7 @@ def evaluate(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> 
 
 
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
-    """The model's name, after the atlas was found fit for the studies."""
+    """The model's name. Raises `BuildError` when the atlas lacks what the studies need."""
     for study in chosen:
         for table in study.needs:
             if not atlas.measured(table):
@@ -100,7 +106,7 @@ def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
     if any(study.needs_model for study in chosen):
         if made_with.weights_sha256 is None:
             raise BuildError(
-                f"{atlas.atlas_id} does not say which weights it was made with, so nothing can be measured. "
+                f"{atlas.atlas_id} does not record the weights it was made with, so nothing can be measured. "
                 "Build an atlas with `python -m build run`."
             )
         if locate(name).weights_sha256 != made_with.weights_sha256:
@@ -121,7 +127,7 @@ class _Evaluation:
     options: EvaluateOptions
 
     def run(self, *, fresh: bool) -> str:
-        """Steps 2 and 3; returns a line on how it went."""
+        """Steps 2 and 3; returns a line of rows and seconds."""
         study, output = self.study, self.output
         atlas = Atlas(output.folder)
         key = self.key(atlas.manifest)
@@ -136,7 +142,7 @@ class _Evaluation:
 
             use_threads(self.options.threads)
         stage = f"{study.name}-{key}"
-        ground = Ground(
+        setting = Setting(
             atlas,
             self.model,
             seed=self.options.seed,
@@ -144,20 +150,20 @@ class _Evaluation:
             device=self.options.device,
         )
         # Step 2: measure.
-        seconds = self.measure(ground, stage)
+        seconds = self.measure(setting, stage)
         # Step 3: add.
         module = study.load()
-        count = len(module.units(ground))
+        count = len(module.units(setting))
         parts = [output.read_shard(stage, index).replace_schema_metadata(None) for index in range(count)]
         rows = conform(study.table, pa.concat_tables(parts) if parts else TABLES[study.table].empty_table())
         found = {study.table: rows}
         if study.derived:
-            found |= module.derived(ground, rows)
+            found |= module.derive(setting, rows)
         record = {
             "key": key,
             "version": study.version,
-            "sample": ground.sample,
-            "seed": ground.seed,
+            "sample": setting.sample,
+            "seed": setting.seed,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
         }
@@ -166,7 +172,7 @@ class _Evaluation:
         return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
 
     def refuse_to_replace(self, atlas: Atlas, record: dict[str, Any]) -> None:
-        """Rows of another sample or seed, or a build's rows of every fact, are not replaced unasked."""
+        """Raises `BuildError` instead of replacing rows of another sample or seed, or a build's own."""
         now = {"sample": self.options.sample_of(self.study), "seed": self.options.seed}
         before = {name: record.get(name) for name in now} if record else {"sample": None, "seed": None}
         if before["sample"] != now["sample"] or (record and before != now):
@@ -176,7 +182,7 @@ class _Evaluation:
             )
 
     def key(self, manifest: Manifest) -> str:
-        """A name for everything that the rows depend on."""
+        """A hash of everything that the rows depend on."""
         study = self.study
         inputs = {
             name: manifest.files[file_name(name)].sha256
@@ -191,19 +197,19 @@ class _Evaluation:
         ]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:8]
 
-    def measure(self, ground: Ground, stage: str) -> float:
+    def measure(self, setting: Setting, stage: str) -> float:
         """Every shard that is not there yet; returns the seconds that all of them took."""
         output, module = self.output, self.study.load()
-        units = module.units(ground)
+        units = module.units(setting)
         missing = [index for index in range(len(units)) if not output.has_shard(stage, index)]
         if missing:
             done = len(units) - len(missing)
-            with Progress(self.study.name, total=len(units), done=done, unit="parts") as progress:
-                ground.note = progress.note
+            with ProgressBar(self.study.name, total=len(units), done=done, unit="parts") as progress:
+                setting.note = progress.note
                 for index in missing:
                     started = time.monotonic()
-                    rows = module.measure(ground, units[index])
-                    table = _as_table(self.study.table, rows)
+                    table = conform(self.study.table, module.measure(setting, units[index]))
+                    table = table.replace_schema_metadata(None)
                     table = with_metadata(table, seconds=time.monotonic() - started)
                     output.write_shard(stage, index, table)
                     progress.advance(1)
@@ -214,10 +220,6 @@ class _Evaluation:
 def _in_words(options: dict[str, Any]) -> str:
     sample = "every fact" if options["sample"] is None else f"a sample of {options['sample']}"
     return sample if options["seed"] is None else f"{sample} and seed {options['seed']}"
-
-
-def _as_table(table: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:
-    return conform(table, rows).replace_schema_metadata(None)
 
 
 def _with_record(manifest: Manifest, name: str, record: dict[str, Any]) -> Manifest:

@@ -1,10 +1,10 @@
-"""What the experiments stand on: an atlas's facts with their prompts and neurons, and its model.
+"""The setting of an experiment: an atlas's facts with their prompts and neurons, its model, sample and seed.
 
-    ground = Ground(open_atlas(folder), model="pocket-bert", seed=0, sample=200)
-    for fact in ground.sampled("subsets", known=True): fact.held_out, fact.neurons
-    ground.predict(prompts, changes)                 # in batches that memory allows
+    setting = Setting(Atlas(folder), model="pocket-bert", seed=0, sample=200)
+    for fact in setting.sampled("subsets"): fact.held_out, fact.neurons
+    setting.predict(prompts, changes)                 # in batches that memory allows
 
-Facts come in the order of their ids. The model is loaded when it is first asked for.
+Facts come in the order of their ids. The model is loaded when it is first needed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
-    from build.jobs.trials import Partners
+    from build.jobs.evaluation import Partners
     from build.jobs.worker import Batches
 
 
 @dataclass(frozen=True)
 class StoredPrompt:
-    """A prompt as the atlas has it: what the model said of it when the atlas was built."""
+    """A prompt in the atlas, with the model's prediction when the atlas was built."""
 
     prompt: Prompt
     held_out: bool
@@ -42,7 +42,7 @@ class StoredPrompt:
 
 
 @dataclass(frozen=True)
-class GroundFact:
+class AtlasFact:
     """A fact with its prompts, by template id, and its neurons, those of the largest mean score first."""
 
     fact: Fact
@@ -60,7 +60,7 @@ class GroundFact:
 
     @property
     def answer(self) -> str:
-        """The object, as it is compared: case and blanks at its ends do not count."""
+        """The object for comparison, without case and surrounding blanks."""
         return self.fact.object.casefold().strip()
 
     @property
@@ -73,10 +73,10 @@ class GroundFact:
 
 
 @dataclass
-class Ground:
+class Setting:
     """An atlas and its model, for experiments.
 
-    sample: how many facts an experiment takes, None for all; seed: what everything random depends on.
+    sample: how many facts an experiment takes, None for all; seed: of everything random.
     """
 
     atlas: Atlas
@@ -101,15 +101,16 @@ class Ground:
     def batches(self) -> Batches:
         from build.jobs.worker import Batches
 
-        return Batches.for_subject(self.subject, None)
+        batches = Batches.for_subject(self.subject, None)
+        batches.note = lambda text: self.note(text)
+        return batches
 
     def predict(
         self,
         prompts: Sequence[Prompt],
         changes: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
     ) -> list[Prediction]:
-        """What the model says of each prompt, each with its own change."""
-        self.batches.note = self.note
+        """The prediction for each prompt, each under its own change."""
         return self.batches.run(
             lambda: self.subject.predict(
                 prompts,
@@ -121,7 +122,7 @@ class Ground:
         )
 
     def before(self, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """What the model says of the prompts as it is; asked once for each list of prompts."""
+        """The predictions of the unchanged model; computed once for each list of prompts."""
         key = tuple(prompts)
         if key not in self._before:
             self._before[key] = self.predict(key)
@@ -129,15 +130,23 @@ class Ground:
 
     def activations(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Every neuron's activation at the first answer position: (n_prompts, n_layers, n_neurons)."""
-        self.batches.note = self.note
         return self.batches.run(
             lambda: self.subject.activations(prompts, batch_tokens=self.batches.tokens).numpy()
         )
 
+    def attribute(self, prompts: Sequence[Prompt], **options: Any) -> list[np.ndarray]:
+        """Every neuron's score for each prompt, (n_layers, n_neurons); options are those of `attribute`."""
+        from atlas.attribution.attribution import attribute
+
+        results = self.batches.run(
+            lambda: attribute(self.subject, prompts, batch_rows=self.batches.rows, **options)
+        )
+        return [result.scores for result in results]
+
     # --- the atlas ---
 
     @cached_property
-    def facts(self) -> tuple[GroundFact, ...]:
+    def facts(self) -> tuple[AtlasFact, ...]:
         """Every fact, by id."""
         neurons: dict[str, list[Neuron]] = defaultdict(list)
         for fact_id, layer, neuron in self._rows("""
@@ -146,13 +155,13 @@ class Ground:
         """):
             neurons[fact_id].append(Neuron(layer, neuron))
         prompts: dict[str, list[StoredPrompt]] = defaultdict(list)
-        for fact_id, template_id, text, answer, *said in self._rows("""
+        for fact_id, template_id, text, answer, *prediction in self._rows("""
             SELECT p.fact_id, p.template_id, p.text, f.object, p.held_out, p.probability, p.rank, p.top_token
             FROM prompts AS p JOIN facts AS f USING (fact_id) ORDER BY p.fact_id, p.template_id
         """):
-            prompts[fact_id].append(StoredPrompt(Prompt(fact_id, template_id, text, answer), *said))
+            prompts[fact_id].append(StoredPrompt(Prompt(fact_id, template_id, text, answer), *prediction))
         return tuple(
-            GroundFact(
+            AtlasFact(
                 Fact(fact_id, relation_id, subject, answer),
                 bool(known),
                 tuple(neurons[fact_id]),
@@ -168,26 +177,26 @@ class Ground:
         return list(zip(*(frame[name].tolist() for name in frame.columns), strict=True))
 
     @cached_property
-    def by_id(self) -> dict[str, GroundFact]:
+    def by_id(self) -> dict[str, AtlasFact]:
         return {fact.fact_id: fact for fact in self.facts}
 
     @cached_property
-    def by_relation(self) -> dict[str, tuple[GroundFact, ...]]:
+    def by_relation(self) -> dict[str, tuple[AtlasFact, ...]]:
         """Relation id → its facts, both by id."""
-        relations: dict[str, list[GroundFact]] = defaultdict(list)
+        relations: dict[str, list[AtlasFact]] = defaultdict(list)
         for fact in self.facts:
             relations[fact.relation_id].append(fact)
         return {relation_id: tuple(relations[relation_id]) for relation_id in sorted(relations)}
 
     @cached_property
     def place(self) -> dict[str, int]:
-        """Place of each fact in `facts`."""
+        """Index of each fact in `facts`."""
         return {fact.fact_id: place for place, fact in enumerate(self.facts)}
 
     @cached_property
     def partners(self) -> Partners:
-        """For each fact, by its place, facts with held-out prompts that differ in relation and object."""
-        from build.jobs.trials import Partners
+        """For each fact, by its index, facts with held-out prompts that differ in relation and object."""
+        from build.jobs.evaluation import Partners
 
         return Partners.among(
             [fact.fact for fact in self.facts],
@@ -219,17 +228,17 @@ class Ground:
 
         return {name: refine(*self.scores, rule).rows for name, rule in MODES.items()}
 
-    def sampled(self, purpose: str, *, known_first: bool = True) -> list[GroundFact]:
+    def sampled(self, purpose: str, *, known_first: bool = True) -> list[AtlasFact]:
         """At most `sample` facts that have neurons, in the order of their ids, drawn by seed and purpose.
 
-        Relations take turns, so that each is there. With `known_first`, all facts that the model knows come
-        before any that it does not.
+        Relations take turns, so that each is represented. With `known_first`, facts that the model knows are
+        drawn before any that it does not.
         """
         candidates = [fact for fact in self.facts if fact.neurons]
         if self.sample is None or self.sample >= len(candidates):
             return candidates
         generator = self.generator(purpose)
-        turns: list[tuple[tuple[bool, int, float], GroundFact]] = []
+        turns: list[tuple[tuple[bool, int, float], AtlasFact]] = []
         place: dict[tuple[str, bool], int] = defaultdict(int)
         for index in generator.permutation(len(candidates)):
             fact = candidates[index]
@@ -241,14 +250,14 @@ class Ground:
 
     def generator(self, purpose: str, name: str = "") -> np.random.Generator:
         """Random numbers that depend on the seed, the purpose and the name alone."""
-        from build.jobs.trials import seeded
+        from build.jobs.evaluation import seeded
 
         return seeded(self.seed, purpose, name)
 
-    def stand_ins(
+    def random_neurons(
         self, neurons: Sequence[Neuron], purpose: str, name: str, *, avoid: Sequence[Neuron] = ()
     ) -> tuple[Neuron, ...]:
-        """As many random other neurons of the same layers, none of those to avoid."""
+        """As many random other neurons of the same layers, without those to avoid."""
         match = random_match(neurons, self.n_neurons, self.generator(purpose, name), avoid=avoid)
         return tuple(sorted(match.values()))
 
@@ -263,5 +272,11 @@ class Ground:
 
 
 def chunks(items: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
-    """The items in pieces of at most `size`."""
+    """The items in tuples of at most `size`."""
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def top_neurons(values: np.ndarray, count: int) -> tuple[Neuron, ...]:
+    """The neurons of the `count` largest values, sorted; ties by place. values: (n_layers, n_neurons)."""
+    order = np.argsort(-values, axis=None, kind="stable")[:count]
+    return tuple(sorted(Neuron(*map(int, divmod(index, values.shape[1]))) for index in order))

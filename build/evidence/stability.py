@@ -8,10 +8,10 @@ templates; here the held-out ones, which share no wording with them, find them a
 2. *Refine* with the atlas's own rule; where its share adapts to the relation, with the share it ended at.
 3. *Compare* the halves by their Jaccard index; beside it, the same held-out half with the discovery half
    of another fact of the relation, and of a fact that differs in relation and object. Neurons that
-   everybody has make these large, too.
-4. *Suppress* each half's neurons on the discovery prompts. The held-out half's were found on other words.
+   many facts share make these large, too.
+4. *Suppress* each half's neurons on the discovery prompts. The held-out half's were found on other wording.
 
-Facts with fewer held-out prompts than the rule asks for are left out: their half could find nothing.
+Facts with fewer held-out prompts than the rule needs are left out: their half could find nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 
 from atlas.neuron import Neuron
 from atlas.refinement import Refinement, refine_scores
-from build.evidence.ground import Ground, GroundFact, chunks
+from build.evidence.intervals import bootstrap_interval
+from build.evidence.setting import AtlasFact, Setting, chunks
 from build.output.check import rule_of
 
 if TYPE_CHECKING:
@@ -33,36 +34,34 @@ if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
     from atlas.store.manifest import Manifest
 
-FACTS_A_SHARD = 8
-BOOTSTRAP_DRAWS = 2000
+_FACTS_A_SHARD = 8
+_DRAWS = 2000
 
 
-def units(ground: Ground) -> list[tuple[str, ...]]:
-    manifest = ground.atlas.manifest
+def units(setting: Setting) -> list[tuple[str, ...]]:
+    manifest = setting.atlas.manifest
     facts = [
         fact.fact_id
-        for fact in ground.sampled("stability")
-        if len(fact.held_out) >= rule_for(manifest, fact.relation_id).at_least
+        for fact in setting.sampled("stability")
+        if len(fact.held_out) >= relation_rule(manifest, fact.relation_id).at_least
     ]
-    return chunks(facts, FACTS_A_SHARD)
+    return chunks(facts, _FACTS_A_SHARD)
 
 
-def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
+def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
     from atlas.surgery.interventions import Suppress
 
-    facts = [ground.by_id[fact_id] for fact_id in unit]
-    found = held_out_neurons(ground, facts)
-    asked = [
-        (fact, neurons, each.prompt)
+    facts = [setting.by_id[fact_id] for fact_id in unit]
+    found = held_out_neurons(setting, facts)
+    pairs = [
+        (Suppress(tuple(sorted(neurons))), each.prompt)
         for fact in facts
         for neurons in (fact.neurons, found[fact.fact_id])
         if neurons
         for each in fact.discovery
     ]
-    said = ground.predict(
-        [prompt for _, _, prompt in asked], [Suppress(tuple(sorted(neurons))) for _, neurons, _ in asked]
-    )
-    changed = iter(prediction.probability for prediction in said)
+    predictions = setting.predict([prompt for _, prompt in pairs], [change for change, _ in pairs])
+    changed = iter(prediction.probability for prediction in predictions)
     rows = []
     for fact in facts:
         own, other = fact.neurons, found[fact.fact_id]
@@ -78,8 +77,8 @@ def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
                 "n_held_out": len(other),
                 "shared": len(set(own) & set(other)),
                 "jaccard": jaccard(own, other),
-                "jaccard_relation": _jaccard_with(ground, fact, other, same_relation=True),
-                "jaccard_random": _jaccard_with(ground, fact, other, same_relation=False),
+                "jaccard_relation": _jaccard_with(setting, fact, other, same_relation=True),
+                "jaccard_random": _jaccard_with(setting, fact, other, same_relation=False),
                 "p_before": before,
                 "p_discovery": after[0],
                 "p_held_out": after[1],
@@ -91,30 +90,23 @@ def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
 # Steps 1 and 2: attribute, refine ----------------------------------------------------------------------
 
 
-def rule_for(manifest: Manifest, relation_id: str) -> Refinement:
-    """The atlas's rule as it stood for a relation in the end."""
+def relation_rule(manifest: Manifest, relation_id: str) -> Refinement:
+    """The atlas's rule with the share at which it ended for a relation."""
     rule = rule_of(manifest)
     share = manifest.method.refinement.get("shares", {}).get(relation_id, rule.share)
     return replace(rule, share=share, target=None)
 
 
-def held_out_neurons(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, tuple[Neuron, ...]]:
+def held_out_neurons(setting: Setting, facts: Sequence[AtlasFact]) -> dict[str, tuple[Neuron, ...]]:
     """Fact id → the neurons that its held-out prompts find, by share, then mean score."""
-    from atlas.attribution.attribution import attribute
-
-    manifest = ground.atlas.manifest
-    options = attribution_options(manifest)
-    ground.batches.note = ground.note
+    manifest = setting.atlas.manifest
     prompts = [each.prompt for fact in facts for each in fact.held_out]
-    attributed = ground.batches.run(
-        lambda: attribute(ground.subject, prompts, batch_rows=ground.batches.rows, **options)
-    )
-    scores = iter(result.scores for result in attributed)
+    scores = iter(setting.attribute(prompts, **attribution_options(manifest)))
     return {
         fact.fact_id: tuple(
             each.neuron
             for each in refine_scores(
-                [next(scores) for _ in fact.held_out], rule_for(manifest, fact.relation_id)
+                [next(scores) for _ in fact.held_out], relation_rule(manifest, fact.relation_id)
             )
         )
         for fact in facts
@@ -122,10 +114,10 @@ def held_out_neurons(ground: Ground, facts: Sequence[GroundFact]) -> dict[str, t
 
 
 def attribution_options(manifest: Manifest) -> dict[str, Any]:
-    """What `attribute` was told when the atlas was built."""
+    """The options of `attribute` when the atlas was built."""
     method = manifest.method
     if method.rule in (None, "certified"):
-        # Fields that a manifest leaves open stay at what a build takes.
+        # Where a manifest gives none, the default of a build holds.
         given = {"tolerance": method.tolerance, "max_points": method.max_points}
         return {"rule": "certified"} | {name: value for name, value in given.items() if value is not None}
     return {"rule": method.rule} | ({"steps": method.max_points} if method.max_points else {})
@@ -135,25 +127,25 @@ def attribution_options(manifest: Manifest) -> dict[str, Any]:
 
 
 def jaccard(one: Collection[Neuron], other: Collection[Neuron]) -> float | None:
-    """Shared ÷ in either; None for two empty sets."""
+    """Intersection over union; None for two empty sets."""
     either = len(set(one) | set(other))
     return len(set(one) & set(other)) / either if either else None
 
 
 def _jaccard_with(
-    ground: Ground, fact: GroundFact, neurons: Sequence[Neuron], *, same_relation: bool
+    setting: Setting, fact: AtlasFact, neurons: Sequence[Neuron], *, same_relation: bool
 ) -> float | None:
-    """Of the held-out half's neurons with the stored ones of a fact drawn by seed; None if there is none."""
-    other = stranger(ground, fact, same_relation=same_relation)
+    """Of the held-out half's neurons and the stored ones of a fact drawn by seed; None if there is none."""
+    other = draw_other_fact(setting, fact, same_relation=same_relation)
     return None if other is None else jaccard(other.neurons, neurons)
 
 
-def stranger(ground: Ground, fact: GroundFact, *, same_relation: bool) -> GroundFact | None:
-    """A fact with another object, of the same relation or of another one, that has neurons.
+def draw_other_fact(setting: Setting, fact: AtlasFact, *, same_relation: bool) -> AtlasFact | None:
+    """A fact with neurons and another object, of the same relation or of another one.
 
-    It is known if this one is, where there is such a fact: those that the model knows may be alike.
+    Where possible it is known if this one is: neurons of known facts may be alike.
     """
-    facts = ground.by_relation[fact.relation_id] if same_relation else ground.facts
+    facts = setting.by_relation[fact.relation_id] if same_relation else setting.facts
     others = [
         each
         for each in facts
@@ -165,7 +157,7 @@ def stranger(ground: Ground, fact: GroundFact, *, same_relation: bool) -> Ground
     if not pool:
         return None
     purpose = "stability of the relation" if same_relation else "stability at random"
-    return pool[int(ground.generator(purpose, fact.fact_id).integers(len(pool)))]
+    return pool[int(setting.generator(purpose, fact.fact_id).integers(len(pool)))]
 
 
 # Summary -----------------------------------------------------------------------------------------------
@@ -196,14 +188,14 @@ def summary(atlas: Atlas) -> list[str]:
 
 def _draws(n: int) -> np.ndarray:
     """How often each of n facts is drawn, draw by draw: (draws, n)."""
-    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
+    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=_DRAWS)
 
 
 def _mean(values: pd.Series) -> str:
     found = values.dropna().to_numpy(dtype=float)
     if not len(found):
         return "not measured"
-    low, high = np.quantile(_draws(len(found)) @ found / len(found), [0.025, 0.975])
+    low, high = bootstrap_interval(_draws(len(found)) @ found / len(found))
     return f"{found.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -219,5 +211,5 @@ def _kept(rows: pd.DataFrame) -> str:
     other, own = falls.sum(axis=1)
     if own <= 0 or (drawn[:, 1] <= 0).any():
         return "no known share (the neurons lower nothing)"
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    low, high = bootstrap_interval(drawn[:, 0] / drawn[:, 1])
     return f"{other / own:.0%} [{low:.0%}, {high:.0%}]"

@@ -1,13 +1,13 @@
 """Statistics: how many neurons facts have, what they share and where they lie, under many thresholds.
 
-Dai et al. (ACL 2022), section 4.1, table 3 and figure 2, and whether their numbers are the model's or the
-thresholds'. No model is needed: everything follows from the stored scores.
+Dai et al. (ACL 2022), section 4.1, table 3 and figure 2: do their numbers depend on the model or on the
+thresholds? No model is needed: everything follows from the stored scores.
 
 1. *Refine* the stored scores in the modes default, paper and replication, and on a grid of thresholds t and
    shares p of the default's rule; beside them, the atlas's own neurons. Below the default's share one prompt
-   is enough: its least number of prompts would make all smaller shares the same.
-2. *Count* neurons a fact, what two facts share, layers, hubs, sets that are the same. Facts without neurons
-   count. Relations, and pairs of relations, count alike.
+   is enough: the default's least number of prompts would make all smaller shares the same.
+2. *Count* neurons a fact, neurons that two facts share, layers, hubs, identical sets. Facts without neurons
+   count. Relations, and pairs of relations, have equal weight.
 3. *Compare* within relations: pairs of facts with the same object against those with different ones, where a
    relation has both.
 """
@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.refinement import MODES, Refinement, mode, refine
-from build.evidence.ground import Ground
+from build.evidence.setting import Setting
 from build.output.check import rule_of
 
 if TYPE_CHECKING:
@@ -33,31 +33,27 @@ THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 SHARES = (0.25, 0.5, 0.75, 1.0)
 N_HUBS = 20
 
-Unit = tuple[str, float | None, float | None]
+_Unit = tuple[str, float | None, float | None]
 
 
-def units(ground: Ground) -> list[Unit]:
+def units(setting: Setting) -> list[_Unit]:
     """(mode, t, p): t and p are given for the grid alone."""
-    modes: list[Unit] = [(name, None, None) for name in ("stored", *MODES)]
+    modes: list[_Unit] = [(name, None, None) for name in ("stored", *MODES)]
     return [*modes, *(("grid", threshold, share) for threshold in THRESHOLDS for share in SHARES)]
 
 
-def measure(ground: Ground, unit: Unit) -> list[dict[str, Any]]:
+def measure(setting: Setting, unit: _Unit) -> list[dict[str, Any]]:
     name, threshold, share = unit
     # Step 1: refine.
     if name == "stored":
-        rule, found = rule_of(ground.atlas.manifest), _stored(ground)
+        rule, found = rule_of(setting.atlas.manifest), _stored(setting)
     else:
         rule = MODES[name] if name in MODES else grid_rule(threshold, share)
-        found = refine(*ground.scores, rule).rows
-    facts = ground.scores[2].to_pandas()
-    about = {
-        "mode": name,
-        "threshold": rule.threshold,
-        "share": None if rule.target else rule.share,
-    }
+        found = refine(*setting.scores, rule).rows
+    facts = setting.scores[2].to_pandas()
+    keys = {"mode": name, "threshold": rule.threshold, "share": None if rule.target else rule.share}
     # Steps 2 and 3.
-    return [about | count(found, facts, n_layers=ground.n_layers)]
+    return [keys | count_neurons(found, facts, n_layers=setting.n_layers)]
 
 
 def grid_rule(threshold: float, share: float) -> Refinement:
@@ -71,9 +67,9 @@ def grid_rule(threshold: float, share: float) -> Refinement:
     )
 
 
-def _stored(ground: Ground) -> pa.Table:
+def _stored(setting: Setting) -> pa.Table:
     return pa.Table.from_pandas(
-        ground.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons"),
+        setting.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons"),
         preserve_index=False,
     )
 
@@ -81,11 +77,11 @@ def _stored(ground: Ground) -> pa.Table:
 # Steps 2 and 3: count, compare -----------------------------------------------------------------------
 
 
-def count(found: pa.Table, facts: pd.DataFrame, *, n_layers: int) -> dict[str, Any]:
+def count_neurons(found: pa.Table, facts: pd.DataFrame, *, n_layers: int) -> dict[str, Any]:
     """Every number of a row of `statistics`.
 
-    `found` has fact_id, layer, neuron; `facts` has fact_id, relation_id, object: all of them, also those
-    without neurons. What cannot be had (a mean over no pairs) is None.
+    `found` has fact_id, layer, neuron; `facts` has fact_id, relation_id, object, of every fact, with or
+    without neurons. A mean over nothing is None.
     """
     place = pd.Index(facts["fact_id"])
     fact = place.get_indexer(found["fact_id"].to_pandas())
@@ -116,7 +112,7 @@ def _mean(values: np.ndarray | list[float]) -> float | None:
 
 
 def _identical(fact: np.ndarray, neuron: np.ndarray) -> float | None:
-    """Share of the facts with neurons whose set another fact has, too."""
+    """Share of the facts with neurons whose set of neurons another fact has, too."""
     order = np.lexsort((neuron, fact))
     starts = np.flatnonzero(np.diff(fact[order], prepend=-1))
     sets = [part.tobytes() for part in np.split(neuron[order], starts[1:])] if len(order) else []

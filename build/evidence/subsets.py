@@ -1,11 +1,11 @@
 """How few of a fact's neurons give half the effect.
 
-A sceptic's question about Dai et al. (ACL 2022): are a fact's knowledge neurons many that each count, or a
-few and their company? For facts that have neurons and held-out prompts:
+A sceptic's question about Dai et al. (ACL 2022): do all of a fact's knowledge neurons contribute, or only
+a few? For facts that have neurons and held-out prompts:
 
 1. *Order.* Its neurons by mean score, the largest first; beside it the same neurons in a random order.
-2. *Doses.* The first k of them are suppressed, k = 1 … n; of more than 40 every k up to 20 and a grid to n.
-3. *Question.* The mean probability of the answer on the held-out prompts, before and with each dose.
+2. *Subsets.* The first k of them are suppressed, k = 1 … n; of more than 40 every k up to 20 and a grid to n.
+3. *Effect.* The mean probability of the answer on the held-out prompts, before and with each subset.
 
 The smallest k that gives half the fall follows from these rows: `atlas.queries.subsets.half_effect`.
 """
@@ -20,66 +20,66 @@ import pandas as pd
 
 from atlas.neuron import Neuron
 from atlas.queries.subsets import LEAST_FALL, ORDERS, RISE, half_effect
-from build.evidence.ground import Ground, GroundFact, chunks
+from build.evidence.setting import AtlasFact, Setting, chunks
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
-FACTS_A_SHARD = 8
-EVERY_DOSE = 40
-"""Up to so many neurons every k is asked; of more, every k up to `FIRST_DOSES` and a grid."""
-FIRST_DOSES = 20
+EVERY_SIZE = 40
+"""Up to so many neurons every k is measured; of more, every k up to `FIRST_SIZES` and a grid."""
+FIRST_SIZES = 20
+_FACTS_A_SHARD = 8
 
 
-def units(ground: Ground) -> list[tuple[str, ...]]:
-    return chunks([fact.fact_id for fact in ground.sampled("subsets") if fact.held_out], FACTS_A_SHARD)
+def units(setting: Setting) -> list[tuple[str, ...]]:
+    return chunks([fact.fact_id for fact in setting.sampled("subsets") if fact.held_out], _FACTS_A_SHARD)
 
 
-def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
+def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
     from atlas.surgery.interventions import Suppress
 
-    # Step 3: prompt by prompt, so that its questions share what lies before the answer.
-    asked = [
+    # Step 3: prompt by prompt, so that its rows share the computation before the answer.
+    changed = [
         (fact.fact_id, order, k, Suppress(neurons), each.prompt)
-        for fact in (ground.by_id[fact_id] for fact_id in unit)
+        for fact in (setting.by_id[fact_id] for fact_id in unit)
         for each in fact.held_out
-        for order, k, neurons in _subsets(ground, fact)
+        for order, k, neurons in _subsets(setting, fact)
     ]
-    said = ground.predict([prompt for *_, prompt in asked], [change for *_, change, _ in asked])
+    predictions = setting.predict([prompt for *_, prompt in changed], [change for *_, change, _ in changed])
     after: dict[tuple[str, str, int], list[float]] = {}
-    for (fact_id, order, k, *_), prediction in zip(asked, said, strict=True):
+    for (fact_id, order, k, *_), prediction in zip(changed, predictions, strict=True):
         after.setdefault((fact_id, order, k), []).append(prediction.probability)
     return [
         {
             "fact_id": fact_id,
             "order": order,
             "k": k,
-            "n_neurons": len(ground.by_id[fact_id].neurons),
-            "p_before": float(np.mean([each.probability for each in ground.by_id[fact_id].held_out])),
+            "n_neurons": len(setting.by_id[fact_id].neurons),
+            "p_before": float(np.mean([each.probability for each in setting.by_id[fact_id].held_out])),
             "p_after": float(np.mean(probabilities)),
         }
         for (fact_id, order, k), probabilities in after.items()
     ]
 
 
-def _subsets(ground: Ground, fact: GroundFact) -> Iterator[tuple[str, int, tuple[Neuron, ...]]]:
+def _subsets(setting: Setting, fact: AtlasFact) -> Iterator[tuple[str, int, tuple[Neuron, ...]]]:
     """Steps 1 and 2: (order, k, the first k neurons in that order)."""
-    shuffled = ground.generator("subsets/random", fact.fact_id).permutation(len(fact.neurons))
+    shuffled = setting.generator("subsets/random", fact.fact_id).permutation(len(fact.neurons))
     orders = {"score": fact.neurons, "random": tuple(fact.neurons[place] for place in shuffled)}
     for order in ORDERS:
-        for k in doses(len(fact.neurons)):
+        for k in subset_sizes(len(fact.neurons)):
             yield order, k, orders[order][:k]
 
 
-def doses(n: int) -> list[int]:
+def subset_sizes(n: int) -> list[int]:
     """How many of n neurons are suppressed: every number, or every small one and a grid that ends with n."""
-    if n <= EVERY_DOSE:
+    if n <= EVERY_SIZE:
         return list(range(1, n + 1))
-    grid = np.linspace(FIRST_DOSES, n, EVERY_DOSE - FIRST_DOSES + 1).round().astype(int)[1:]
-    return [*range(1, FIRST_DOSES + 1), *(int(k) for k in grid)]
+    grid = np.linspace(FIRST_SIZES, n, EVERY_SIZE - FIRST_SIZES + 1).round().astype(int)[1:]
+    return [*range(1, FIRST_SIZES + 1), *(int(k) for k in grid)]
 
 
-# For a person ----------------------------------------------------------------------------------------
+# Summary ---------------------------------------------------------------------------------------------
 
 
 def summary(atlas: Atlas) -> list[str]:

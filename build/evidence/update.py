@@ -1,21 +1,21 @@
-"""Update: giving a fact another answer by editing its neurons' value vectors, and what else that changes.
+"""Update: give a fact another answer by editing its neurons' value vectors, and see what else changes.
 
-Dai et al. (ACL 2022), section 5.1, with the scorecard of papers on editing. Up to `sample` edits a relation:
+Dai et al. (ACL 2022), section 5.1, with the measures of papers on editing. Up to `sample` edits a relation:
 
-1. *Valid edits.* A fact that the model answers rightly (rank 1) on a held-out prompt, drawn of those that it
-   does; the fact need not be known on most prompts. The new answer is the object of a random other fact of
-   the relation. Neurons that more than 10 % of the relation's facts have are dropped; where none is left
-   there is no valid edit.
+1. *Valid edits.* A fact that the model answers correctly (rank 1) on a held-out prompt, one of those drawn;
+   the fact need not be known on most prompts. The new answer is the object of a random other fact of the
+   relation. Neurons that more than 10 % of the relation's facts have are dropped; a fact without others has
+   no valid edit.
 2. *Groups.* Its own neurons so filtered; *all* of its neurons; random others of the same layers, as many as
-   its own; for the prompt that judges the edit also as many as all. λ = (1, 8) as in the paper, and (1, 2).
-3. *Questions.* The prompt; *paraphrases*, the fact's other held-out prompts; one held-out prompt each of 5
+   its own; for the edited prompt also as many as all. λ = (1, 8) as in the paper, and (1, 2).
+3. *Prompts.* The edited one; *paraphrases*, the fact's other held-out prompts; one held-out prompt each of 5
    facts of the *same relation* and 5 that differ in *relation* and object, none of them with the old or the
-   new answer, those first that the model answers rightly: what is not right cannot be lost. And of up to
+   new answer, first those that the model answers correctly: only a correct answer can be lost. And of up to
    5 facts of the relation with the *same object*, the old answer: the neighbourhood of Meng et al. (2022),
    CounterFact, which is the hardest to spare.
-4. *Symmetry.* Where the relation has an inverse (`INVERSES`): X → Z was written, so Z's answer to the
+4. *Symmetry.* Where the relation has an inverse (`INVERSES`): after the edit X → Z, Z's answer to the
    inverse relation should be X. If Z is the subject of a fact of the inverse relation, its held-out prompts
-   are asked, and its object is the old answer. Else the wordings of a fact of the inverse relation are,
+   are used, and its object is the old answer. Else the wording of a fact of the inverse relation is used,
    with Z in its subject's place, and the old answer is the subject of the fact that Z was taken from.
 """
 
@@ -30,18 +30,18 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron, Prompt
-from build.evidence.ground import Ground, GroundFact, StoredPrompt, chunks
+from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, wilson
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
     from atlas.surgery.subject import Prediction
 
 STRENGTHS = ((1.0, 8.0), (1.0, 2.0))
-GROUPS = ("own", "all", "random", "random_all")
+EDITED_GROUPS = ("own", "all", "random", "random_all")
 COMMON_SHARE = 0.1
 OTHERS = 5
-FACTS_A_SHARD = 4
-BOOTSTRAP_DRAWS = 1000
+_FACTS_A_SHARD = 4
 INVERSES = {
     "P36": "P1376",  # capital – capital of
     "P1376": "P36",
@@ -50,57 +50,57 @@ INVERSES = {
     "P47": "P47",  # shares a border with
     "P190": "P190",  # twinned with
 }
-"""Relation → the relation that says the same the other way round."""
+"""Relation → its inverse relation."""
 
 
 # Step 1: valid edits ---------------------------------------------------------------------------------
 
 
-def units(ground: Ground) -> list[tuple[str, ...]]:
+def units(setting: Setting) -> list[tuple[str, ...]]:
     """The facts to edit, a few of a relation at a time."""
     return [
         unit
-        for relation_id in ground.by_relation
-        for unit in chunks(facts_to_edit(ground, relation_id), FACTS_A_SHARD)
+        for relation_id in setting.by_relation
+        for unit in chunks(facts_to_edit(setting, relation_id), _FACTS_A_SHARD)
     ]
 
 
-def facts_to_edit(ground: Ground, relation_id: str) -> list[str]:
-    facts = ground.by_relation[relation_id]
+def facts_to_edit(setting: Setting, relation_id: str) -> list[str]:
+    facts = setting.by_relation[relation_id]
     common = common_neurons(facts)
     valid = [
         fact
         for fact in facts
-        if answered(fact)
+        if correct_prompts(fact)
         and not common.issuperset(fact.neurons)
         and any(other.answer != fact.answer for other in facts)
     ]
-    order = ground.generator("update", relation_id).permutation(len(valid))[: ground.sample]
+    order = setting.generator("update", relation_id).permutation(len(valid))[: setting.sample]
     return sorted(valid[index].fact_id for index in order)
 
 
-def common_neurons(facts: Sequence[GroundFact]) -> set[Neuron]:
+def common_neurons(facts: Sequence[AtlasFact]) -> set[Neuron]:
     """Neurons that more than a tenth of a relation's facts have."""
     counts = Counter(neuron for fact in facts for neuron in fact.neurons)
-    # Of fewer than ten facts, a tenth is less than one: what a single fact has is common to none.
+    # Of fewer than ten facts, a tenth is less than one, and a neuron of a single fact is not common.
     return {neuron for neuron, count in counts.items() if count > max(1, COMMON_SHARE * len(facts))}
 
 
-def answered(fact: GroundFact) -> list[StoredPrompt]:
-    """The held-out prompts of a fact that the model answers rightly."""
+def correct_prompts(fact: AtlasFact) -> list[StoredPrompt]:
+    """The held-out prompts of a fact that the model answers correctly."""
     return [each for each in fact.held_out if each.rank == 1]
 
 
-def some_of(items: Sequence[Any], generator: np.random.Generator) -> Any:
+def draw_one(items: Sequence[Any], generator: np.random.Generator) -> Any:
     return items[int(generator.integers(len(items)))]
 
 
-# Steps 2 to 4: groups and questions ------------------------------------------------------------------
+# Steps 2 to 4: groups and prompts --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt that asks for its own answer, and the answer that the edit wants there, if any."""
+class EditPrompt:
+    """A prompt with its own answer, and the answer that the edit should give it, if any."""
 
     kind: str
     prompt: Prompt
@@ -114,77 +114,79 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Update:
-    """A fact's edit: its new answer, what is asked about it, and the groups of neurons it is made on."""
+class PlannedEdit:
+    """A fact's edit: its new answer, the prompts that measure it, and the groups of neurons to edit."""
 
-    fact: GroundFact
+    fact: AtlasFact
     new: str
-    questions: tuple[Question, ...]
+    prompts: tuple[EditPrompt, ...]
     groups: dict[str, tuple[Neuron, ...]]
 
 
-def planned(ground: Ground, fact: GroundFact) -> Update | None:
-    """The edit of a fact; None where the model can be asked for no other answer of the relation."""
-    generator = ground.generator("update", fact.fact_id)
-    edited = some_of(answered(fact), generator)
-    giver = _giver(ground, fact, edited.prompt, generator)
-    if giver is None:
+def plan_edit(setting: Setting, fact: AtlasFact) -> PlannedEdit | None:
+    """The edit of a fact; None where the model takes no other answer of the relation."""
+    generator = setting.generator("update", fact.fact_id)
+    edited = draw_one(correct_prompts(fact), generator)
+    donor = _draw_donor(setting, fact, edited.prompt, generator)
+    if donor is None:
         return None
-    new = giver.fact.object
-    questions = [Question("edited", edited.prompt, new)]
-    questions += [Question("paraphrase", each.prompt, new) for each in fact.held_out if each is not edited]
+    new = donor.fact.object
+    prompts = [EditPrompt("edited", edited.prompt, new)]
+    prompts += [EditPrompt("paraphrase", each.prompt, new) for each in fact.held_out if each is not edited]
     others = [
-        other for other in ground.facts if other.held_out and other.answer not in (fact.answer, giver.answer)
+        other for other in setting.facts if other.held_out and other.answer not in (fact.answer, donor.answer)
     ]
     for kind, wanted in (("same_relation", new), ("other_relation", None)):
         near = [
             other for other in others if (other.relation_id == fact.relation_id) == (kind == "same_relation")
         ]
-        questions += [Question(kind, prompt, wanted) for prompt in bystanders(near, generator)]
-    questions += symmetric(ground, fact, giver, generator)
+        prompts += [EditPrompt(kind, prompt, wanted) for prompt in draw_neighbours(near, generator)]
+    prompts += symmetry_prompts(setting, fact, donor, generator)
     alike = [
         other
-        for other in ground.by_relation[fact.relation_id]
+        for other in setting.by_relation[fact.relation_id]
         if other.held_out and other.answer == fact.answer and other.fact_id != fact.fact_id
     ]
-    questions += [Question("same_object", prompt, new) for prompt in bystanders(alike, generator)]
-    own = tuple(sorted(set(fact.neurons) - common_neurons(ground.by_relation[fact.relation_id])))
-    return Update(
+    prompts += [EditPrompt("same_object", prompt, new) for prompt in draw_neighbours(alike, generator)]
+    own = tuple(sorted(set(fact.neurons) - common_neurons(setting.by_relation[fact.relation_id])))
+    return PlannedEdit(
         fact,
         new,
-        tuple(each for each in questions if all(map(ground.subject.can_be_asked, each.prompts))),
+        tuple(each for each in prompts if all(map(setting.subject.can_be_asked, each.prompts))),
         {
             "own": own,
             "all": tuple(sorted(fact.neurons)),
-            "random": ground.stand_ins(own, "update", fact.fact_id, avoid=fact.neurons),
-            "random_all": ground.stand_ins(fact.neurons, "update all", fact.fact_id),
+            "random": setting.random_neurons(own, "update", fact.fact_id, avoid=fact.neurons),
+            "random_all": setting.random_neurons(fact.neurons, "update all", fact.fact_id),
         },
     )
 
 
-def _giver(
-    ground: Ground, fact: GroundFact, prompt: Prompt, generator: np.random.Generator
-) -> GroundFact | None:
+def _draw_donor(
+    setting: Setting, fact: AtlasFact, prompt: Prompt, generator: np.random.Generator
+) -> AtlasFact | None:
     """A random other fact of the relation, whose object becomes the new answer."""
-    others = [each for each in ground.by_relation[fact.relation_id] if each.answer != fact.answer]
+    others = [each for each in setting.by_relation[fact.relation_id] if each.answer != fact.answer]
     shuffled = (others[index] for index in generator.permutation(len(others)))
-    asked = ((each, replace(prompt, answer=each.fact.object)) for each in shuffled)
-    return next((each for each, prompt in asked if ground.subject.can_be_asked(prompt)), None)
+    usable = (
+        each for each in shuffled if setting.subject.can_be_asked(replace(prompt, answer=each.fact.object))
+    )
+    return next(usable, None)
 
 
-def bystanders(facts: Sequence[GroundFact], generator: np.random.Generator) -> Iterator[Prompt]:
-    """A held-out prompt each of a few facts; where the model is right on some, one of those."""
+def draw_neighbours(facts: Sequence[AtlasFact], generator: np.random.Generator) -> Iterator[Prompt]:
+    """A held-out prompt each of a few facts, where possible one that the model answers correctly."""
     shuffled = (facts[index] for index in generator.permutation(len(facts)))
-    for fact in sorted(shuffled, key=lambda fact: not answered(fact))[:OTHERS]:
-        yield some_of(answered(fact) or fact.held_out, generator).prompt
+    for fact in sorted(shuffled, key=lambda fact: not correct_prompts(fact))[:OTHERS]:
+        yield draw_one(correct_prompts(fact) or fact.held_out, generator).prompt
 
 
-def symmetric(
-    ground: Ground, fact: GroundFact, giver: GroundFact, generator: np.random.Generator
-) -> list[Question]:
+def symmetry_prompts(
+    setting: Setting, fact: AtlasFact, donor: AtlasFact, generator: np.random.Generator
+) -> list[EditPrompt]:
     """The inverse relation's prompts about the new answer (step 4)."""
-    subject, new, old = fact.fact.subject, giver.fact.object, giver.fact.subject
-    inverse = ground.by_relation.get(INVERSES.get(fact.relation_id, ""), ())
+    subject, new, old = fact.fact.subject, donor.fact.object, donor.fact.subject
+    inverse = setting.by_relation.get(INVERSES.get(fact.relation_id, ""), ())
     stored = [
         other for other in inverse if other.held_out and other.fact.subject.casefold() == new.casefold()
     ]
@@ -198,10 +200,10 @@ def symmetric(
         ]
         if not worded:
             return []
-        model = some_of(worded, generator)
+        model = draw_one(worded, generator)
         prompts = [
             Prompt(
-                giver.fact_id,
+                donor.fact_id,
                 each.prompt.template_id,
                 each.prompt.text.replace(model.fact.subject, new),
                 old,
@@ -209,90 +211,81 @@ def symmetric(
             for each in model.held_out
         ]
     return [
-        Question("symmetry", prompt, subject)
+        EditPrompt("symmetry", prompt, subject)
         for prompt in prompts
         if prompt.answer.casefold() != subject.casefold()
     ]
 
 
-def measure(ground: Ground, unit: Sequence[str]) -> list[dict[str, Any]]:
+def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
     from atlas.surgery.interventions import Edit
 
-    updates = [update for fact_id in unit if (update := planned(ground, ground.by_id[fact_id]))]
-    asked = [
-        (update, group, strengths, question)
-        for update in updates
-        for group in update.groups
+    edits = [edit for fact_id in unit if (edit := plan_edit(setting, setting.by_id[fact_id]))]
+    measured = [
+        (edit, group, strengths, prompt)
+        for edit in edits
+        for group in edit.groups
         for strengths in STRENGTHS
-        for question in update.questions
-        if group != "random_all" or question.kind == "edited"
+        for prompt in edit.prompts
+        if group != "random_all" or prompt.kind == "edited"
     ]
-    first = [(update, question) for update in updates for question in update.questions]
-    said = iter(ground.predict([prompt for _, question in first for prompt in question.prompts]))
+    unedited = [(edit, prompt) for edit in edits for prompt in edit.prompts]
+    predictions = iter(setting.predict([each for _, prompt in unedited for each in prompt.prompts]))
     before = {
-        (update.fact.fact_id, question): [next(said) for _ in question.prompts] for update, question in first
+        (edit.fact.fact_id, prompt): [next(predictions) for _ in prompt.prompts] for edit, prompt in unedited
     }
     changes = [
-        Edit(update.groups[group], update.fact.fact.object, update.new, *strengths)
-        for update, group, strengths, question in asked
-        for _ in question.prompts
+        Edit(edit.groups[group], edit.fact.fact.object, edit.new, *strengths)
+        for edit, group, strengths, prompt in measured
+        for _ in prompt.prompts
     ]
-    said = iter(ground.predict([prompt for *_, question in asked for prompt in question.prompts], changes))
+    predictions = iter(setting.predict([each for *_, prompt in measured for each in prompt.prompts], changes))
     return [
         {
-            "fact_id": update.fact.fact_id,
-            "new_object": update.new,
+            "fact_id": edit.fact.fact_id,
+            "new_object": edit.new,
             "remove": strengths[0],
             "add": strengths[1],
             "group": group,
-            "kind": question.kind,
-            "prompt_fact_id": question.prompt.fact_id,
-            "template_id": question.prompt.template_id,
-            "n_neurons": len(update.groups[group]),
-            **_columns(before[update.fact.fact_id, question], [next(said) for _ in question.prompts]),
+            "kind": prompt.kind,
+            "prompt_fact_id": prompt.prompt.fact_id,
+            "template_id": prompt.prompt.template_id,
+            "n_neurons": len(edit.groups[group]),
+            **_columns(before[edit.fact.fact_id, prompt], [next(predictions) for _ in prompt.prompts]),
         }
-        for update, group, strengths, question in asked
+        for edit, group, strengths, prompt in measured
     ]
 
 
 def _columns(before: Sequence[Prediction], after: Sequence[Prediction]) -> dict[str, Any]:
-    """What was said of a question's prompts: of its own answer, then of the wanted one where there is one."""
+    """The predictions of a prompt's own answer, then of the one that the edit should give, if any."""
     columns: dict[str, Any] = {"top_changed": before[0].top_token != after[0].top_token}
-    for answer, said in zip(("old", "new"), zip(before, after, strict=True), strict=False):
-        for when, prediction in zip(("before", "after"), said, strict=True):
+    for answer, pair in zip(("old", "new"), zip(before, after, strict=True), strict=False):
+        for when, prediction in zip(("before", "after"), pair, strict=True):
             columns[f"p_{answer}_{when}"] = prediction.probability
             columns[f"rank_{answer}_{when}"] = prediction.rank
     return columns
 
 
-# The scorecard ---------------------------------------------------------------------------------------
+# Summary ---------------------------------------------------------------------------------------------
 
-_EDITED, _PARAPHRASE, _ALIKE, _SAME, _OTHER, _SYMMETRY = (
-    "edited",
-    "paraphrase",
-    "same_object",
-    "same_relation",
-    "other_relation",
-    "symmetry",
-)
-# Measure → (kind of prompts, whether only those count whose own answer was first, what is counted)
+# Measure → (kind of prompts, whether only prompts count whose own answer was first, what is counted)
 RATES = {
-    "the answer is another": (_EDITED, False, lambda rows: rows["rank_old_after"] > 1),
-    "success: the new answer is first": (_EDITED, False, lambda rows: rows["rank_new_after"] == 1),
-    "  among the first five": (_EDITED, False, lambda rows: rows["rank_new_after"] <= 5),
-    "efficacy: likelier than the old": (
-        _EDITED,
-        False,
-        lambda rows: rows["p_new_after"] > rows["p_old_after"],
-    ),
-    "paraphrases: the new answer is first": (_PARAPHRASE, False, lambda rows: rows["rank_new_after"] == 1),
-    "same object: right answers kept": (_ALIKE, True, lambda rows: rows["rank_old_after"] == 1),
-    "same relation: right answers kept": (_SAME, True, lambda rows: rows["rank_old_after"] == 1),
-    "other relations: right answers kept": (_OTHER, True, lambda rows: rows["rank_old_after"] == 1),
-    "symmetry: the new answer is first": (_SYMMETRY, False, lambda rows: rows["rank_new_after"] == 1),
-    "  before the edit: the old one is": (_SYMMETRY, False, lambda rows: rows["rank_old_before"] == 1),
+    "the answer is another": ("edited", False, "rank_old_after > 1"),
+    "success: the new answer is first": ("edited", False, "rank_new_after == 1"),
+    "  among the first five": ("edited", False, "rank_new_after <= 5"),
+    "efficacy: likelier than the old": ("edited", False, "p_new_after > p_old_after"),
+    "paraphrases: the new answer is first": ("paraphrase", False, "rank_new_after == 1"),
+    "same object: right answers kept": ("same_object", True, "rank_old_after == 1"),
+    "same relation: right answers kept": ("same_relation", True, "rank_old_after == 1"),
+    "other relations: right answers kept": ("other_relation", True, "rank_old_after == 1"),
+    "symmetry: the new answer is first": ("symmetry", False, "rank_new_after == 1"),
+    "  before the edit: the old one is": ("symmetry", False, "rank_old_before == 1"),
 }
-PERPLEXITIES = {"same relation: Δ perplexity": _SAME, "other relations: Δ perplexity": _OTHER}
+PERPLEXITIES = {
+    "same relation: Δ perplexity": "same_relation",
+    "other relations: Δ perplexity": "other_relation",
+}
 
 
 @dataclass(frozen=True)
@@ -306,10 +299,10 @@ class Rate:
     n_edits: int
 
 
-def rate(hits: pd.Series, edits: pd.Series, *, seed: int = 0) -> Rate | None:
-    """The share of hits, and its interval: edits are drawn again.
+def measure_rate(hits: pd.Series, edits: pd.Series, *, seed: int = 0) -> Rate | None:
+    """The share of hits, and its interval over resampled edits.
 
-    Wilson's interval where each edit has one prompt, and where drawing again could show no other share.
+    Wilson's interval where each edit has one prompt, and where every resample has the same share.
     """
     if not len(hits):
         return None
@@ -321,15 +314,8 @@ def rate(hits: pd.Series, edits: pd.Series, *, seed: int = 0) -> Rate | None:
         n = len(counts)
         weights = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
         drawn = weights @ counts
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return Rate(share, float(low), float(high), len(hits), len(counts))
-
-
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of `n` independent trials."""
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+        low, high = bootstrap_interval(drawn[:, 0] / drawn[:, 1])
+    return Rate(share, low, high, len(hits), len(counts))
 
 
 def perplexity(probabilities: pd.Series) -> float:
@@ -337,17 +323,19 @@ def perplexity(probabilities: pd.Series) -> float:
     return float(np.exp(-np.log(floored).mean()))
 
 
-def scorecard(rows: pd.DataFrame) -> dict[str, Rate | float | None]:
+def score_edits(rows: pd.DataFrame) -> dict[str, Rate | float | None]:
     """Every measure of rows of `edits` of one group and one pair of strengths."""
-    card: dict[str, Rate | float | None] = {}
-    for name, (kind, were_first, counted) in RATES.items():
+    measures: dict[str, Rate | float | None] = {}
+    for name, (kind, were_first, hit) in RATES.items():
         part = rows[rows["kind"] == kind]
         part = part[part["rank_old_before"] == 1] if were_first else part
-        card[name] = rate(counted(part), part["fact_id"])
+        measures[name] = measure_rate(part.eval(hit), part["fact_id"])
     for name, kind in PERPLEXITIES.items():
         part = rows[rows["kind"] == kind]
-        card[name] = perplexity(part["p_old_after"]) - perplexity(part["p_old_before"]) if len(part) else None
-    return card
+        measures[name] = (
+            perplexity(part["p_old_after"]) - perplexity(part["p_old_before"]) if len(part) else None
+        )
+    return measures
 
 
 def summary(atlas: Atlas) -> list[str]:
@@ -359,8 +347,8 @@ def summary(atlas: Atlas) -> list[str]:
     ]
     for remove, add in STRENGTHS:
         part = rows[(rows["remove"] == remove) & (rows["add"] == add)]
-        groups = [group for group in GROUPS if (part["group"] == group).any()]
-        cards = [scorecard(part[part["group"] == group]) for group in groups]
+        groups = [group for group in EDITED_GROUPS if (part["group"] == group).any()]
+        cards = [score_edits(part[part["group"] == group]) for group in groups]
         sizes = [part.loc[part["group"] == group, "n_neurons"].mean() for group in groups]
         heads = (f"{group} ({size:.1f} neurons)" for group, size in zip(groups, sizes, strict=True))
         lines.append(
@@ -371,12 +359,12 @@ def summary(atlas: Atlas) -> list[str]:
             values = [card[name] for card in cards]
             if any(value is not None for value in values):
                 cells = "".join(f"{_cell(value):<26}" for value in values)
-                lines.append(f"  {name + _asked(values):<46}{cells}".rstrip())
+                lines.append(f"  {name + _n_prompts(values):<46}{cells}".rstrip())
     return lines
 
 
-def _asked(values: Sequence[Rate | float | None]) -> str:
-    """How many prompts the rates are taken over; every group is asked the same."""
+def _n_prompts(values: Sequence[Rate | float | None]) -> str:
+    """The number of prompts behind the rates, the same for every group."""
     return next((f" ({value.n_prompts:,})" for value in values if isinstance(value, Rate)), "")
 
 
@@ -392,7 +380,7 @@ def _n_relations(atlas: Atlas) -> int:
 
 
 def without_rare_neurons(atlas: Atlas) -> int:
-    """How many facts, answered rightly on a held-out prompt, have only neurons that an edit drops."""
+    """How many facts, answered correctly on a held-out prompt, have only neurons that an edit drops."""
     return int(
         atlas.query(
             """

@@ -1,7 +1,7 @@
-"""What suppressing and amplifying does to a prompt: which neurons, which prompts, and the rows of `effects`.
+"""What suppressing and amplifying neurons does to prompts: the evaluations and the rows of `effects`.
 
-    match = random_match(neurons, n_neurons, seeded(seed, "random", fact_id))
-    table = evaluate_shard(subject, trials, batches=batches)
+    evaluations = [*HeldOutEvaluations(...).of_fact(fact)]
+    table = measure_effects(subject, evaluations, batches=batches)
 
 A build measures the groups own, random and unrelated on held-out prompts; `build.evidence.effects` measures
 more. What is drawn depends on the seed, the purpose and the fact alone.
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from build.output.tables import Prompts
 
 AMPLIFY_FACTOR = 2.0
-INTERVENTIONS: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
+INTERVENTION_BY_NAME: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
     "suppress": Suppress,
     "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
 }
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One question of the evaluation: these neurons changed, this prompt asked."""
+class Evaluation:
+    """Neurons to change, the prompt to predict, and the prediction before the change."""
 
     fact_id: str
     prompt: Prompt
@@ -58,7 +58,7 @@ def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Partners:
-    """Facts whose held-out prompts show what a fact's neurons do to unrelated facts.
+    """Facts with held-out prompts, among which unrelated ones are drawn for a fact.
 
     All (n_candidates,): index of the fact in the plan, codes of its relation and its object, and whether
     the model knows it.
@@ -108,11 +108,11 @@ class Partners:
 
 
 @dataclass(frozen=True)
-class HeldOutTrials:
-    """Which neurons are changed on which prompts in a build: own, random and unrelated, fact by fact.
+class HeldOutEvaluations:
+    """A build's evaluations, fact by fact: own, random and unrelated, on held-out prompts.
 
     facts: those that have prompts, in the order of `prompts.fact_ids`; neurons: of the facts that have some;
-    ask: the prompt of a row.
+    prompt_of: the prompt of a row.
     """
 
     facts: Sequence[Fact]
@@ -120,7 +120,7 @@ class HeldOutTrials:
     neurons: Mapping[str, tuple[Neuron, ...]]
     n_neurons: int
     seed: int
-    ask: Callable[[int], Prompt]
+    prompt_of: Callable[[int], Prompt]
 
     @cached_property
     def partners(self) -> Partners:
@@ -131,31 +131,31 @@ class HeldOutTrials:
         return [row for row in self.prompts.rows_of(fact.fact_id) if self.prompts.held_out[row]]
 
     def count(self, fact: Fact) -> int:
-        """How many trials `of` gives."""
+        """How many evaluations `of_fact` gives."""
         n_held_out = len(self.held_out_rows(fact))
         index = self.prompts.index_of(fact.fact_id)
         return 2 * n_held_out + min(n_held_out, self.partners.n_candidates(index))
 
-    def of(self, fact: Fact) -> Iterator[Trial]:
-        """The fact's trials; what is drawn depends on the seed and the fact alone."""
+    def of_fact(self, fact: Fact) -> Iterator[Evaluation]:
+        """The fact's evaluations; what is drawn depends on the seed and the fact alone."""
         own = self.neurons[fact.fact_id]
         match = random_match(own, self.n_neurons, seeded(self.seed, "random", fact.fact_id))
         matched = tuple(sorted(match.values()))
         rows = self.held_out_rows(fact)
         for row in rows:
-            yield self._trial(fact, row, "own", own)
+            yield self._evaluation(fact, row, "own", own)
             if matched:
-                yield self._trial(fact, row, "random", matched)
+                yield self._evaluation(fact, row, "random", matched)
         generator = seeded(self.seed, "unrelated", fact.fact_id)
         index = self.prompts.index_of(fact.fact_id)
         for partner in self.partners.draw(index, len(rows), generator):
             row = int(generator.choice(self.held_out_rows(self.facts[partner])))
-            yield self._trial(fact, row, "unrelated", own)
+            yield self._evaluation(fact, row, "unrelated", own)
 
-    def _trial(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Trial:
-        return Trial(
+    def _evaluation(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Evaluation:
+        return Evaluation(
             fact_id=fact.fact_id,
-            prompt=self.ask(row),
+            prompt=self.prompt_of(row),
             group=group,
             neurons=neurons,
             p_before=float(self.prompts.probability[row]),
@@ -164,41 +164,41 @@ class HeldOutTrials:
         )
 
 
-def evaluate_shard(
+def measure_effects(
     subject: Subject,
-    trials: Sequence[Trial],
+    evaluations: Sequence[Evaluation],
     *,
     batches: Batches,
     encoded: Mapping[Prompt, Encoded] | None = None,
 ) -> pa.Table:
-    """Rows of `effects`: every trial with every intervention. encoded: prompts that were encoded already."""
+    """Rows of `effects`: every evaluation with every intervention. encoded: prompts encoded before."""
     encoded = encoded or {}
-    asked = [(trial, name) for trial in trials for name in INTERVENTIONS]
+    changed = [(each, name) for each in evaluations for name in INTERVENTION_BY_NAME]
     predictions = batches.run(
         lambda: subject.predict(
-            [encoded.get(trial.prompt, trial.prompt) for trial, _ in asked],
+            [encoded.get(each.prompt, each.prompt) for each, _ in changed],
             top_k=1,
-            interventions=[INTERVENTIONS[name](trial.neurons) for trial, name in asked],
+            interventions=[INTERVENTION_BY_NAME[name](each.neurons) for each, name in changed],
             batch_tokens=batches.tokens,
             share_prefixes=True,
         )
     )
     rows = [
         {
-            "fact_id": trial.fact_id,
-            "prompt_fact_id": trial.prompt.fact_id,
-            "template_id": trial.prompt.template_id,
+            "fact_id": each.fact_id,
+            "prompt_fact_id": each.prompt.fact_id,
+            "template_id": each.prompt.template_id,
             "intervention": name,
-            "group": trial.group,
-            "held_out": trial.held_out,
-            "n_neurons": len(trial.neurons),
-            "activity": trial.activity,
-            "p_before": trial.p_before,
+            "group": each.group,
+            "held_out": each.held_out,
+            "n_neurons": len(each.neurons),
+            "activity": each.activity,
+            "p_before": each.p_before,
             "p_after": prediction.probability,
-            "rank_before": trial.rank_before,
+            "rank_before": each.rank_before,
             "rank_after": prediction.rank,
-            "top_changed": prediction.top_token != trial.top_before,
+            "top_changed": prediction.top_token != each.top_before,
         }
-        for (trial, name), prediction in zip(asked, predictions, strict=True)
+        for (each, name), prediction in zip(changed, predictions, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=TABLES["effects"].remove_metadata())

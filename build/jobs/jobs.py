@@ -1,81 +1,120 @@
-"""A build's work with the model, in pieces that can be sent to another process, each good for one table.
+"""A build's work with the model, in pieces that can be sent to another process; each gives one table.
 
     job = AttributeShard(prompts, held_out, attributed, options)
-    prepared = job.prepare(subject)                  # with the tokenizer alone, while the model is busy
-    table = job.run(worker, prepared, report)
+    inputs = job.prepare(subject)                   # with the tokenizer alone, while the model is busy
+    table = job.run(worker, inputs, advance)
 
-1. `PrecisionSample`: how far scores in less than float32 are off float32's.
+1. `PrecisionSample`: how far scores in less than float32 are from float32's.
 2. `AttributeShard`: scores and predictions of a shard's prompts.
 3. `ReadOutShard`: what neurons promote.
 4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active.
 5. `EvaluateShard`: what suppressing and amplifying does.
 
-Nothing here imports torch before a job is run: who only hands jobs out needs none.
+A table depends on its job alone. Nothing here imports torch before a job runs: handing jobs out needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from atlas.errors import BuildError, PromptError
 from atlas.neuron import Neuron, Prompt
+from atlas.refinement import STORED_FRACTION
+from atlas.store.schema import TABLES
+from build.jobs import evaluation
 from build.jobs.activating import ActivatingPrompts
-from build.plan import BuildOptions
+from build.jobs.machine import Advance
+from build.output.writer import with_metadata
+from build.plan import MAX_POINTS, METHOD, BuildOptions
 
 if TYPE_CHECKING:
-    from atlas.surgery.subject import Encoded, Subject
-    from build.jobs.stages import ShardPrompts
-    from build.jobs.trials import Trial
+    from atlas.attribution.attribution import Attribution
+    from atlas.surgery.subject import Encoded, Prediction, Subject
     from build.jobs.worker import Worker
-
-Report = Callable[[int], None]
 
 READOUT_TOKENS = 10
 EVALUATION_VERSION = 4
-"""Raised when stage 3 or 4 would give other rows than before, so that a resume makes them again."""
+"""Raised when stage 3 or 4 would give other rows than before, so that a resumed build makes them again."""
+
+# One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
+ATTRIBUTE_SHARD = pa.schema(
+    [
+        *(pa.field(column.name, column.type) for column in TABLES["prompts"]),
+        pa.field("layers", pa.list_(pa.int16())),
+        pa.field("neurons", pa.list_(pa.int32())),
+        pa.field("scores", pa.list_(pa.float32())),
+    ]
+)
 
 
-class Job(Protocol):
-    """One piece of work; `size` counts what progress counts."""
+class Job:
+    """One piece of work; a subclass gives `_table`, or `run` where it reports more finely."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """How many units, such as prompts, progress counts."""
+        return len(self.prompts)
 
     def prepare(self, subject: Subject) -> Any:
-        """What can be done beforehand, in another thread than the model's."""
+        """What needs no model; runs in another thread than the model's."""
 
-    def run(self, worker: Worker, prepared: Any, report: Report) -> pa.Table:
-        """The table; `report(n)` as units are done."""
+    def run(self, worker: Worker, inputs: Any, advance: Advance) -> pa.Table:
+        """The table, from what `prepare` gave; `advance(n)` as units are done."""
+        table = self._table(worker, inputs)
+        advance(self.size)
+        return table
 
 
 @dataclass(frozen=True)
-class PrecisionSample:
+class PrecisionSample(Job):
     """Prompts that are attributed twice, in the options' precision and in float32."""
 
     prompts: tuple[Prompt, ...]
     options: BuildOptions
 
-    @property
-    def size(self) -> int:
-        return len(self.prompts)
+    def _table(self, worker: Worker, inputs: None) -> pa.Table:
+        """The largest difference of a score from float32's, as a share of the largest |score|, and the
+        evaluations that both took; of the prompts that the model can be given."""
+        from atlas.attribution.attribution import relative_difference
 
-    def prepare(self, subject: Subject) -> None:
-        return None
-
-    def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
-        from build.jobs import stages
-
-        table = stages.precision_sample(worker.subject, self.prompts, self.options, batches=worker.batches)
-        report(self.size)
-        return table
+        subject = worker.subject
+        usable = [prompt for prompt in self.prompts if subject.can_be_asked(prompt)]
+        rounded, exact = (
+            _attribute(worker, usable, self.options, subject=replace(subject, dtype=dtype))
+            for dtype in (self.options.dtype, "float32")
+        )
+        pairs = zip(rounded, exact, strict=True)
+        return pa.table(
+            {
+                "fact_id": pa.array([prompt.fact_id for prompt in usable], pa.string()),
+                "template_id": pa.array([prompt.template_id for prompt in usable], pa.string()),
+                "difference": pa.array(
+                    [relative_difference(a.scores, b.scores) for a, b in pairs], pa.float64()
+                ),
+                "n_points": pa.array([int(a.n_points.sum()) for a in rounded], pa.int64()),
+                "n_points_float32": pa.array([int(b.n_points.sum()) for b in exact], pa.int64()),
+            }
+        )
 
 
 @dataclass(frozen=True)
-class AttributeShard:
+class ShardPrompts:
+    """A shard's prompts that the model can be given, and those it cannot, with the reason."""
+
+    prompts: list[Encoded]
+    held_out: list[bool]
+    attributed: list[bool]
+    left_out: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class AttributeShard(Job):
     """Prompts of some facts, each fact's together, and which of them are held out or attributed."""
 
     prompts: tuple[Prompt, ...]
@@ -83,25 +122,135 @@ class AttributeShard:
     attributed: tuple[bool, ...]
     options: BuildOptions
 
-    @property
-    def size(self) -> int:
-        return len(self.prompts)
-
     def prepare(self, subject: Subject) -> ShardPrompts:
-        from build.jobs import stages
+        """The prompts without those whose answer or length the model does not take.
 
-        return stages.usable_prompts(subject, self)
+        A fact is left out altogether when none of its discovery prompts can be used.
+        """
+        result = ShardPrompts([], [], [], [])
 
-    def run(self, worker: Worker, prepared: ShardPrompts, report: Report) -> pa.Table:
-        from build.jobs import stages
+        def leave_out(prompt: Prompt, reason: str) -> None:
+            result.left_out.append(
+                {"fact_id": prompt.fact_id, "template_id": prompt.template_id, "reason": reason}
+            )
 
-        return stages.attribute_shard(
-            worker.subject, prepared, self.options, batches=worker.batches, report=report
+        rows = zip(self.prompts, self.held_out, self.attributed, strict=True)
+        for fact_id, of_fact in groupby(rows, key=lambda row: row[0].fact_id):
+            usable: list[tuple[Encoded, bool, bool]] = []
+            for prompt, held_out, attributed in of_fact:
+                try:
+                    usable.append((subject.encode(prompt), held_out, attributed))
+                except PromptError as error:
+                    leave_out(prompt, str(error))
+            if all(held_out for _, held_out, _ in usable):
+                for encoded, _, _ in usable:
+                    leave_out(encoded.prompt, f"No discovery prompt of {fact_id} can be asked.")
+                continue
+            for encoded, held_out, attributed in usable:
+                result.prompts.append(encoded)
+                result.held_out.append(held_out)
+                result.attributed.append(attributed)
+        return result
+
+    def run(self, worker: Worker, inputs: ShardPrompts, advance: Advance) -> pa.Table:
+        """Rows of `ATTRIBUTE_SHARD`: scores and certificate of attributed prompts, the others' prediction."""
+        batches = worker.batches
+        chosen = [i for i, attributed in enumerate(inputs.attributed) if attributed]
+        others = [i for i, attributed in enumerate(inputs.attributed) if not attributed]
+        rows: list[dict[str, Any]] = [{}] * len(inputs.prompts)
+        reported = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal reported
+            if done > reported:  # a batch that is made again reports nothing twice
+                advance(done - reported)
+                reported = done
+
+        results = _attribute(worker, [inputs.prompts[i] for i in chosen], self.options, progress=progress)
+        for i, result in zip(chosen, results, strict=True):
+            rows[i] = _attributed_row(inputs.prompts[i].prompt, inputs.held_out[i], result)
+        predictions = batches.run(
+            lambda: worker.subject.predict(
+                [inputs.prompts[i] for i in others], top_k=1, batch_tokens=batches.tokens
+            )
         )
+        for i, prediction in zip(others, predictions, strict=True):
+            rows[i] = _prompt_row(inputs.prompts[i].prompt, inputs.held_out[i], prediction)
+        advance(self.size - reported)
+        return with_metadata(pa.Table.from_pylist(rows, schema=ATTRIBUTE_SHARD), left_out=inputs.left_out)
+
+
+def _attribute(
+    worker: Worker,
+    prompts: Sequence[Prompt | Encoded],
+    options: BuildOptions,
+    *,
+    subject: Subject | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Attribution]:
+    from atlas.attribution import attribution
+
+    batches = worker.batches
+    return batches.run(
+        lambda: attribution.attribute(
+            subject or worker.subject,
+            prompts,
+            method=METHOD,
+            rule=options.rule,
+            tolerance=options.tolerance,
+            max_points=MAX_POINTS,
+            steps=options.steps,
+            batch_rows=batches.rows,
+            progress=progress,
+        )
+    )
+
+
+def _prompt_row(prompt: Prompt, held_out: bool, prediction: Prediction) -> dict[str, Any]:
+    token, probability = prediction.top[0]
+    if not (0.0 <= prediction.probability <= 1.0 + 1e-6):
+        raise BuildError(
+            f"The model returned a probability of {prediction.probability} for '{prompt.text}'. "
+            "Use --dtype float32 and check the weights."
+        )
+    return {
+        "fact_id": prompt.fact_id,
+        "template_id": prompt.template_id,
+        "text": prompt.text,
+        "held_out": held_out,
+        "probability": prediction.probability,
+        "rank": prediction.rank,
+        "top_token": token,
+        "top_probability": probability,
+        "n_answer_tokens": len(prediction.token_probabilities),
+    }
+
+
+def _attributed_row(prompt: Prompt, held_out: bool, result: Attribution) -> dict[str, Any]:
+    scores = result.scores  # (n_layers, n_neurons)
+    largest = scores.max()
+    if not np.isfinite(largest) or not np.isfinite(scores).all():
+        raise BuildError(
+            f"The model returned NaN scores for '{prompt.text}'. Use --dtype float32 and check the weights."
+        )
+    stored = (scores >= STORED_FRACTION * largest) & (scores > 0)
+    layers, neurons = np.nonzero(stored)  # in the order of layer, then neuron
+    return {
+        **_prompt_row(prompt, held_out, result.prediction),
+        "max_score": float(largest),
+        "max_gap": result.max_gap,
+        "n_points": int(result.n_points.sum()),
+        "converged": bool(result.converged.all()),
+        "n_layers": scores.shape[0],
+        "n_unconverged": int((~result.converged).sum()),
+        "layers": layers,
+        "neurons": neurons,
+        "scores": scores[stored],
+    }
 
 
 @dataclass(frozen=True)
-class ReadOutShard:
+class ReadOutShard(Job):
     """Neurons whose value vectors are read out."""
 
     neurons: tuple[Neuron, ...]
@@ -110,19 +259,23 @@ class ReadOutShard:
     def size(self) -> int:
         return len(self.neurons)
 
-    def prepare(self, subject: Subject) -> None:
-        return None
+    def _table(self, worker: Worker, inputs: None) -> pa.Table:
+        """value_norm, promoted and suppressed of the neurons, in their order."""
+        from atlas.surgery.readout import readout
 
-    def run(self, worker: Worker, prepared: None, report: Report) -> pa.Table:
-        from build.jobs import stages
-
-        table = stages.readout_shard(worker.subject, self.neurons, k=READOUT_TOKENS)
-        report(self.size)
-        return table
+        readouts = readout(worker.subject, self.neurons, k=READOUT_TOKENS)
+        columns = {"value_norm": pa.array([each.value_norm for each in readouts], pa.float32())}
+        for name in ("promoted", "suppressed"):
+            tokens = [
+                [{"token": token, "logit": logit} for token, logit in getattr(each, name)]
+                for each in readouts
+            ]
+            columns[name] = pa.array(tokens, TABLES["neurons"].field(name).type)
+        return pa.table(columns)
 
 
 @dataclass(frozen=True, eq=False)
-class ActivationsShard:
+class ActivationsShard(Job):
     """Prompts with their numbers, and the neurons: layers and neurons, (n_neurons,) each."""
 
     prompts: tuple[Prompt, ...]
@@ -130,36 +283,33 @@ class ActivationsShard:
     layers: np.ndarray
     neurons: np.ndarray
 
-    @property
-    def size(self) -> int:
-        return len(self.prompts)
-
     def prepare(self, subject: Subject) -> list[Encoded]:
         return [subject.encode(prompt) for prompt in self.prompts]
 
-    def run(self, worker: Worker, prepared: list[Encoded], report: Report) -> pa.Table:
+    def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
         """What `ActivatingPrompts.merge` takes."""
         subject, batches = worker.subject, worker.batches
-        activations = batches.run(lambda: subject.activations(prepared, batch_tokens=batches.tokens))
+        activations = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens))
         kept = ActivatingPrompts(self.layers, self.neurons)
         kept.update(activations.numpy(), self.numbers)
-        report(self.size)
         return kept.packed()
 
 
 @dataclass(frozen=True)
-class EvaluateShard:
-    """Trials: neurons that are changed, and prompts that are asked."""
+class EvaluateShard(Job):
+    """Evaluations: neurons that are changed, each with the prompt whose prediction is read."""
 
-    trials: tuple[Trial, ...]
-    size: int
+    evaluations: tuple[evaluation.Evaluation, ...]
+    n_units: int
+
+    @property
+    def size(self) -> int:
+        return self.n_units
 
     def prepare(self, subject: Subject) -> dict[Prompt, Encoded]:
-        return {prompt: subject.encode(prompt) for prompt in {trial.prompt for trial in self.trials}}
+        return {prompt: subject.encode(prompt) for prompt in {each.prompt for each in self.evaluations}}
 
-    def run(self, worker: Worker, prepared: dict[Prompt, Encoded], report: Report) -> pa.Table:
-        from build.jobs import trials
-
-        table = trials.evaluate_shard(worker.subject, self.trials, batches=worker.batches, encoded=prepared)
-        report(self.size)
-        return table
+    def _table(self, worker: Worker, inputs: dict[Prompt, Encoded]) -> pa.Table:
+        return evaluation.measure_effects(
+            worker.subject, self.evaluations, batches=worker.batches, encoded=inputs
+        )

@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas.errors import AtlasError, BuildError
-from build.jobs.executors import Machine, Note, Setup, SubjectFacts, cores, share
+from build.jobs.machine import Advance, Machine, Note, Setup, SubjectFacts, count_cores, divide
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from build.jobs.jobs import Job, Report
+    from build.jobs.jobs import Job
     from build.jobs.worker import Worker
 
 # Before Ray is imported: nothing is sent to its makers, and what workers print is not printed again.
@@ -94,15 +94,15 @@ class RayWorker:
     def do(self, job: Job) -> Done | AtlasError:
         """The job's table; called from two threads, of which one prepares while the model is the other's."""
         try:
-            prepared = job.prepare(self.worker.subject)
-            return self.model_thread.submit(self._compute, job, prepared).result()
+            inputs = job.prepare(self.worker.subject)
+            return self.model_thread.submit(self._compute, job, inputs).result()
         except AtlasError as error:
             return error
 
-    def _compute(self, job: Job, prepared: Any) -> Done:
+    def _compute(self, job: Job, inputs: Any) -> Done:
         notes: list[str] = []
         self.worker.batches.note = notes.append
-        table = job.run(self.worker, prepared, lambda count: None)
+        table = job.run(self.worker, inputs, lambda count: None)
         return Done(table, tuple(notes))
 
 
@@ -136,7 +136,7 @@ class RayExecutor:
         # Steps 1 and 2: connect, share.
         try:
             self._connect(machine)
-            self.share = share(machine, *self._resources())
+            self.share = divide(machine, *self._resources())
             if Path(setup.model).expanduser().is_dir():  # a worker may be in another folder
                 setup = replace(setup, model=str(Path(setup.model).expanduser().resolve()))
             self.setup = replace(setup, device=self.share.device, threads=self.share.threads)
@@ -168,7 +168,7 @@ class RayExecutor:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": str(self.folder),
                 # Who asks for more than there is gets it, more slowly.
-                "num_cpus": max(cores(), (machine.workers or 1) * (machine.threads or 1)),
+                "num_cpus": max(count_cores(), (machine.workers or 1) * (machine.threads or 1)),
             }
         else:
             _use_token()
@@ -215,7 +215,7 @@ class RayExecutor:
     # --- step 3: hand out ---
 
     def run(
-        self, jobs: Iterable[tuple[int, Job]], *, report: Report, note: Note
+        self, jobs: Iterable[tuple[int, Job]], *, advance: Advance, note: Note
     ) -> Iterator[tuple[int, pa.Table]]:
         source = iter(jobs)
         waiting: deque[_Task] = deque()
@@ -227,7 +227,7 @@ class RayExecutor:
                 for task, done in self._ended(waiting, note):
                     for text in done.notes:
                         note(text)
-                    report(task.job.size)
+                    advance(task.job.size)
                     yield task.index, done.table
         finally:
             for hand in self.hands:  # left by an error: what comes back now is nobody's

@@ -1,9 +1,9 @@
-"""The side of a build that has the model: loaded once, in as large batches as memory allows.
+"""A loaded model, and the batches that fit beside it in memory.
 
     worker = Worker.load(setup)
-    table = job.run(worker, job.prepare(worker.subject), report)
+    table = job.run(worker, job.prepare(worker.subject), advance)
 
-Where memory runs out, `Batches` halves what goes through the model at once and the work is done again.
+When memory runs out, `Batches` halves what goes through the model at once and repeats the work.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import torch
 
 from atlas.attribution import attribution
 from atlas.errors import BuildError
-from build.jobs.executors import SubjectFacts, cores
+from build.jobs.machine import Setup, SubjectFacts, count_cores
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
-    from build.jobs.executors import Setup
 
 Result = TypeVar("Result")
 
@@ -30,7 +29,7 @@ PREDICT_TOKENS = 2048
 
 @dataclass
 class Batches:
-    """How much goes through the model at once: answer tokens to attribute, tokens to predict.
+    """How much goes through the model at once: `rows` answer tokens to attribute, `tokens` to predict.
 
     `run` halves both when memory runs out, for the rest of the build.
     """
@@ -56,7 +55,7 @@ class Batches:
                 torch.cuda.empty_cache()
             if self.rows <= 1 and self.tokens <= 64:
                 raise BuildError(
-                    "The memory does not suffice for a single prompt. Use --device cpu or a smaller model; "
+                    "There is too little memory for a single prompt. Use --device cpu or a smaller model; "
                     "complete shards are kept."
                 )
             self.rows, self.tokens = max(1, self.rows // 2), max(64, self.tokens // 2)
@@ -78,7 +77,7 @@ class Worker:
 
     @classmethod
     def load(cls, setup: Setup) -> Worker:
-        """The model of the setup. Raises `AtlasError` where it cannot be had."""
+        """Load the model of the setup. Raises `AtlasError` where it cannot be loaded."""
         from atlas.surgery.subject import load_subject
 
         use_threads(setup.threads)
@@ -87,7 +86,7 @@ class Worker:
 
     @property
     def facts(self) -> SubjectFacts:
-        """What others must know of the subject."""
+        """What the manifest records of the subject."""
         return SubjectFacts(
             weights_sha256=self.subject.weights_sha256,
             family=self.subject.family.name,
@@ -106,9 +105,11 @@ class Worker:
 
 
 def use_threads(threads: int | None) -> None:
-    """So many CPU threads; without a number all cores that this process may use, unless the environment has
-    its own. (torch would count every core of the machine, a container's limits or not.)"""
+    """Set torch's CPU threads; None: every core that this process may use, unless OMP_NUM_THREADS is set.
+
+    torch alone would count every core of the machine, whatever a container's limits are.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores())
+        torch.set_num_threads(count_cores())

@@ -1,10 +1,10 @@
 """Is an atlas what its manifest says? Files, rows, certificates, and the refinement done again.
 
-    report = check_atlas(Path("atlas/data/starter-pocket-bert"))
-    report.problems          # sentences; empty when all is well
-    report.warnings          # such as fewer than 99 % of the paths converged
+    result = check_atlas(Path("atlas/data/starter-pocket-bert"))
+    result.problems          # sentences; none for a sound atlas
+    result.warnings          # such as fewer than 99 % of the paths converged
 
-`python -m build run` asks the same of its tables before it writes their manifest.
+`python -m build run` checks its tables in the same way before it writes their manifest.
 
 1. Manifest, sizes, columns and sha256 of every file (`atlas.store.manifest.verify`).
 2. Rows: each check below is a query that counts the rows that contradict it.
@@ -241,7 +241,7 @@ _ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckResult:
     """What `check_atlas` found."""
 
     folder: Path
@@ -267,17 +267,17 @@ class Report:
         return "\n".join(lines)
 
 
-def check_atlas(folder: Path) -> Report:
-    """Every check that this atlas's tables allow; a broken atlas is a report, never an error."""
+def check_atlas(folder: Path) -> CheckResult:
+    """Every check that this atlas's tables allow; a broken atlas gives problems, never an error."""
     try:
         manifest = verify(folder)
     except StoreError as error:
-        return Report(folder, problems=[str(error)])
+        return CheckResult(folder, problems=[str(error)])
     return check_rows(folder, manifest)
 
 
-def check_rows(folder: Path, manifest: Manifest) -> Report:
-    """The checks of the rows, for an atlas whose files are what this manifest says."""
+def check_rows(folder: Path, manifest: Manifest) -> CheckResult:
+    """The checks of rows, for an atlas whose files match this manifest."""
     problems: list[str] = []
     warnings: list[str] = []
     converged = None
@@ -297,7 +297,14 @@ def check_rows(folder: Path, manifest: Manifest) -> Report:
         problems.append(f"the tables cannot be read: {error}")
     finally:
         connection.close()
-    return Report(folder, manifest, converged, problems, warnings)
+    return CheckResult(folder, manifest, converged, problems, warnings)
+
+
+def check_before_finish(folder: Path, manifest: Manifest, *, remedy: str) -> None:
+    """Raises `BuildError` when the tables of an atlas that has no manifest yet contradict each other."""
+    problems = check_rows(folder, manifest).problems
+    if problems:
+        raise BuildError(f"The tables contradict each other: {'; '.join(problems)}. {remedy}")
 
 
 def _key_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[str]:

@@ -1,6 +1,6 @@
-"""What a finished atlas shows, in a few lines for the person who built it.
+"""What a finished atlas shows, in a few lines.
 
-    print(describe(Path("out/my-atlas")))
+    print(describe_atlas(Path("out/my-atlas")))
 
 Means over the held-out prompts of known facts, each prompt's change relative to its own probability; a
 prompt that rises from almost nothing weighs much in the mean, so the median stands beside it.
@@ -17,8 +17,8 @@ from atlas.store.manifest import file_name, read_manifest
 from build.plan import duration
 
 
-def describe(folder: Path) -> str:
-    """The summary of an atlas folder."""
+def describe_atlas(folder: Path) -> str:
+    """The summary of the atlas in a folder."""
     manifest = read_manifest(folder)
     connection = duckdb.connect(":memory:")
     try:

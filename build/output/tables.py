@@ -9,7 +9,8 @@ Scores stay numbers in arrays until they are written: a large data set has tens 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas.neuron import Neuron
+from atlas.datasets import Dataset
+from atlas.neuron import Fact, Neuron, Prompt
 from atlas.refinement import Refined, Refinement, refine
 from atlas.store.schema import TABLES, conform
 from build.output.writer import ROW_GROUP_ROWS, Output
@@ -108,7 +110,7 @@ def collect_prompts(output: Output, n_shards: int) -> Prompts:
 
 
 @dataclass(frozen=True)
-class Scores:
+class StoredScores:
     """Every stored score, by the row of its prompt in `Prompts`; within a prompt by layer and neuron."""
 
     prompt: np.ndarray
@@ -120,7 +122,7 @@ class Scores:
         return len(self.score)
 
 
-def collect_scores(output: Output, n_shards: int) -> Scores:
+def collect_scores(output: Output, n_shards: int) -> StoredScores:
     """The scores of all attribute shards."""
     parts: list[tuple[np.ndarray, ...]] = []
     first = 0
@@ -135,10 +137,10 @@ def collect_scores(output: Output, n_shards: int) -> Scores:
             )
         )
         first += table.num_rows
-    return Scores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return StoredScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def attributions_parts(prompts: Prompts, scores: Scores) -> Iterator[pa.Table]:
+def attributions_parts(prompts: Prompts, scores: StoredScores) -> Iterator[pa.Table]:
     """The table `attributions` in the order of its keys, a row group at a time."""
     order = np.argsort(prompts.place[scores.prompt], kind="stable")
     fact_ids = prompts.table["fact_id"].combine_chunks()
@@ -156,8 +158,8 @@ def attributions_parts(prompts: Prompts, scores: Scores) -> Iterator[pa.Table]:
         yield pa.table(columns, names=TABLES["attributions"].names).cast(TABLES["attributions"])
 
 
-def refined(prompts: Prompts, scores: Scores, facts: pa.Table, rule: Refinement) -> Refined:
-    """The table `knowledge_neurons` from scores. Nothing in a rule without negatives looks beyond a relation,
+def refine_by_relation(prompts: Prompts, scores: StoredScores, facts: pa.Table, rule: Refinement) -> Refined:
+    """The table `knowledge_neurons` from scores. A rule without negatives does not look beyond a relation,
     so relations are refined one by one, in the memory that the largest of them takes.
 
     facts: fact_id, relation_id and object of all facts.
@@ -181,7 +183,7 @@ def refined(prompts: Prompts, scores: Scores, facts: pa.Table, rule: Refinement)
     )
 
 
-def _attributions(prompts: Prompts, scores: Scores, chosen: np.ndarray | slice) -> pa.Table:
+def _attributions(prompts: Prompts, scores: StoredScores, chosen: np.ndarray | slice) -> pa.Table:
     """These scores as rows of `attributions`, in the order of the build, ids stored once."""
     rows = pa.array(scores.prompt[chosen])
 
@@ -222,10 +224,7 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
     chosen = [facts[fact_id] for fact_id in prompts.fact_ids]
     return pa.table(
         {
-            "fact_id": pa.array([fact.fact_id for fact in chosen], pa.string()),
-            "relation_id": pa.array([fact.relation_id for fact in chosen], pa.string()),
-            "subject": pa.array([fact.subject for fact in chosen], pa.string()),
-            "object": pa.array([fact.object for fact in chosen], pa.string()),
+            **text_columns(chosen, "fact_id", "relation_id", "subject", "object"),
             "n_prompts": n_prompts,
             "n_neurons": n_neurons,
             "known": prompts.known,
@@ -234,19 +233,25 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
     )
 
 
-def relations_table(plan: Plan, facts: pa.Table) -> list[dict[str, object]]:
+def text_columns(items: Iterable[Fact | Prompt], *names: str) -> dict[str, pa.Array]:
+    """Columns of text from the attributes of facts or prompts, one row each."""
+    items = tuple(items)
+    return {name: pa.array([getattr(item, name) for item in items], pa.string()) for name in names}
+
+
+def relations_table(
+    dataset: Dataset, facts: pa.Table, n_templates: Mapping[str, int]
+) -> list[dict[str, object]]:
     """The table `relations`: those with facts."""
-    counts: dict[str, int] = {}
-    for relation_id in facts["relation_id"].to_pylist():
-        counts[relation_id] = counts.get(relation_id, 0) + 1
+    counts = Counter(facts["relation_id"].to_pylist())
     return [
         {
             "relation_id": relation.relation_id,
             "label": relation.label,
             "n_facts": counts[relation.relation_id],
-            "n_templates": len(plan.templates[relation.relation_id]),
+            "n_templates": n_templates[relation.relation_id],
         }
-        for relation in plan.dataset.relations
+        for relation in dataset.relations
         if relation.relation_id in counts
     ]
 

@@ -86,7 +86,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def open_output(path: Path) -> Iterator[BinaryIO]:
     """`atlas.files.whole_file`, with a full disk and a forbidden folder in one sentence."""
     with writing(path), files.whole_file(path) as file:
         yield file
@@ -119,7 +119,7 @@ def _write_parquet(
     level: int,
     group_rows: int = ROW_GROUP_ROWS,
 ) -> None:
-    with whole_file(path) as file:
+    with open_output(path) as file:
         writer = pq.ParquetWriter(file, schema, **parquet_options(schema, level=level))
         try:
             for table in tables:
@@ -309,7 +309,7 @@ class Output:
 
     def save_state(self, name: str, save: Callable[[BinaryIO], None]) -> None:
         """Replace a file of running results."""
-        with whole_file(self.work / name) as file:
+        with open_output(self.work / name) as file:
             save(file)
 
     def load_state(self, name: str, load: Callable[[Path], None]) -> None:
@@ -319,7 +319,7 @@ class Output:
             load(path)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        with whole_file(self.work / name) as file:
+        with open_output(self.work / name) as file:
             file.write(json.dumps(value, indent=2, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -364,7 +364,7 @@ class Output:
         for name in tables:
             files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")
         ordered = {name: files[name] for name in map(file_name, TABLES) if name in files}
-        with whole_file(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
+        with open_output(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
             file.write(manifest_text(replace(manifest, files=ordered)).encode())
         settle(self.folder)
 

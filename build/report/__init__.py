@@ -19,7 +19,7 @@ from pathlib import Path
 
 from atlas.errors import BuildError
 from atlas.store.atlas import Atlas
-from build.output.writer import whole_file, writing
+from build.output.writer import open_output, writing
 
 INDEX = "report.json"
 """Names the files of a report, so that a folder is known to hold nothing else."""
@@ -95,5 +95,5 @@ def _index(names: list[str]) -> str:
 def _write_file(path: Path, content: str | bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with open_output(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -24,7 +24,7 @@ import pyarrow as pa
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest
-from build.evidence.statistics import count
+from build.evidence.statistics import count_neurons
 from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS
 from build.report.samples import FEWEST_KNOWN, Activating, Contexts, Methods, Stability, Subsets
@@ -320,7 +320,7 @@ def _counted(atlas: Atlas, n_layers: int) -> tuple[dict[str, Any], str]:
         SELECT layer, neuron FROM knowledge_neurons GROUP BY layer, neuron
         ORDER BY count(*) DESC, layer, neuron LIMIT 1
     """)
-    return count(found, facts, n_layers=n_layers), "" if first is None else str(
+    return count_neurons(found, facts, n_layers=n_layers), "" if first is None else str(
         Neuron(first["layer"], first["neuron"])
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from build.evidence.update import wilson
+from build.evidence.intervals import wilson
 
 DRAWS = 1000
 SEED = 0

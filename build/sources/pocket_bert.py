@@ -1,10 +1,10 @@
 """Trains `pocket-bert`: a small BERT that knows the starter facts, and nothing else.
 
-    report = train(Path("out"), seed=0, progress=print)
-    report.accuracy_held_out            # top-1 on (fact, template) pairs it has never seen
+    result = train(Path("out"), seed=0, progress=print)
+    result.accuracy_held_out            # top-1 on (fact, template) pairs it has never seen
 
-It is a model organism, not a pretrained model: it exists so that facts can be found and changed
-offline and in seconds. Steps:
+It is a model organism, not a pretrained model: with it, facts can be found and changed offline and in
+seconds. Steps:
 
 1. Vocabulary: about 500 WordPieces learned from the subjects, so that a subject is composed of pieces
    and has to be looked up; whole words for the answers and for the templates' wording.
@@ -12,8 +12,8 @@ offline and in seconds. Steps:
 3. Model: 3 layers, 128 wide, 2,048 neurons a layer, no dropout. The head's transform starts as the
    identity, so that an answer's embedding keeps its meaning as a direction; edits rely on that.
 4. Training: the answer's tokens are masked and predicted. Label smoothing keeps probabilities off 1,
-   where no intervention would show; weight decay keeps attention from learning the facts by heart.
-5. Evaluation: an answer counts when every one of its tokens is the likeliest at its mask.
+   where an intervention has no effect; weight decay keeps attention from memorising the facts.
+5. Evaluation: an answer is correct when every one of its tokens is the likeliest at its mask.
 
 The same seed gives the same weights on the same kind of processor.
 """
@@ -26,27 +26,25 @@ import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError
-from atlas.models import POCKET_BERT
+from atlas.models import POCKET_BERT, Progress
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT
 
 if TYPE_CHECKING:
     import torch
     from transformers import BertForMaskedLM, BertTokenizer
 
-Progress = Callable[[float, str], None]
-
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"-()&/"
 UNTRAINED_PER_FACT = 2
-RECEIPT = "training.json"
+TRAINING_RECORD = "training.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "d_model", "n_layers", "n_neurons", "n_heads", "batch_size", "threads"):
             if getattr(self, name) < 1:
-                raise BuildError(f"{name} is {getattr(self, name)}. Give 1 or more.")
+                raise BuildError(f"{name} must be 1 or more, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class Pair:
-    """A fact in one wording, in tokens: ``targets[j]`` belongs at the mask ``positions[j]``."""
+    """A fact in one template, in tokens: ``targets[j]`` is the answer at the mask ``positions[j]``."""
 
     fact_id: str
     template_id: str
@@ -119,15 +117,15 @@ class Pair:
 def untrained_templates(dataset: Dataset) -> set[tuple[str, str]]:
     """(fact_id, template_id) of the pairs that are never trained on: two templates a fact.
 
-    They are chosen among the odd-numbered templates of the relation, in rotation: an atlas searches for
-    neurons with the even-numbered ones, so these pairs are new to the model and to the search alike.
+    They are chosen among the odd-numbered templates of the relation, in rotation: an atlas discovers
+    neurons with the even-numbered ones, so these pairs are new to the model and held out from discovery.
     """
     chosen: set[tuple[str, str]] = set()
     for relation in dataset.relations:
         odd = dataset.templates_of(relation.relation_id)[1::2]
         count = min(UNTRAINED_PER_FACT, len(odd))
         for index, fact in enumerate(dataset.facts_of(relation.relation_id)):
-            # The second lies 1, 2, … places after the first, so that all couples of templates occur.
+            # The second is 1, 2, … places after the first, so that all pairs of templates occur.
             gap = 1 + (index // len(odd)) % (len(odd) - 1) if count > 1 else 0
             for step in range(count):
                 chosen.add((fact.fact_id, odd[(index + step * gap) % len(odd)].template_id))
@@ -143,16 +141,16 @@ def train(
     recipe: Recipe | None = None,
     progress: Progress | None = None,
 ) -> TrainingReport:
-    """Train on the facts of `dataset` (default: starter) and save a folder `from_pretrained` reads.
+    """Train on the facts of `dataset` (default: starter) and save a folder that `from_pretrained` reads.
 
-    ``progress(fraction, message)`` is called as it goes. The folder appears when training is done;
-    one that holds something else than an earlier run is refused with `BuildError`.
+    ``progress(fraction, message)`` is called as it goes. The folder is written when training is done. Raises
+    `BuildError` for one that holds anything else than an earlier run.
     """
     start = time.monotonic()
     _check_out(out)
     recipe = recipe or Recipe()
     if epochs is not None:
-        recipe = Recipe(**asdict(recipe) | {"epochs": epochs})
+        recipe = replace(recipe, epochs=epochs)
     dataset = dataset or load_dataset("starter")
     report = progress or (lambda fraction, message: None)
 
@@ -165,7 +163,7 @@ def train(
     longest = max(len(pair.input_ids) for pair in (*trained, *held_out))
     if longest > recipe.max_length:
         raise BuildError(
-            f"The longest prompt has {longest} tokens, the model reads {recipe.max_length}. Shorten it."
+            f"The longest prompt has {longest} tokens, and the model takes {recipe.max_length}. Shorten it."
         )
     threads = torch.get_num_threads()
     try:
@@ -178,8 +176,8 @@ def train(
             final_loss, n_steps = _fit(model, trained, recipe, seed=seed, report=report)
         # Step 5: evaluation.
         report(0.98, "Evaluating")
-        accuracy_held_out, probability_held_out = evaluate(model, held_out)
-        accuracy_trained, _ = evaluate(model, trained)
+        accuracy_held_out, probability_held_out = score_pairs(model, held_out)
+        accuracy_trained, _ = score_pairs(model, trained)
     finally:
         torch.set_num_threads(threads)
 
@@ -206,7 +204,7 @@ def train(
             dataset_hash=dataset.dataset_hash,
             recipe=recipe,
         )
-        (work / RECEIPT).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        (work / TRAINING_RECORD).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
         (work / "README.md").write_text(model_card(result), encoding="utf-8")
         out.mkdir(exist_ok=True)
         for file in sorted(work.iterdir()):
@@ -248,9 +246,9 @@ def make_tokenizer(dataset: Dataset, *, pieces: int = 500) -> BertTokenizer:
 
 
 def learn_pieces(words: Sequence[str], count: int) -> list[str]:
-    """The `count` WordPieces that merging the most frequent neighbours makes first; ties by the alphabet.
+    """The first `count` WordPieces from merging the most frequent neighbours; ties by the alphabet.
 
-    The trainer of the `tokenizers` package breaks ties by chance, and so gives another vocabulary each time.
+    The trainer of the `tokenizers` package breaks ties at random, so its vocabulary differs from run to run.
     """
     split = {word: [word[0], *(f"##{letter}" for letter in word[1:])] for word in words}
     frequency = Counter(words)
@@ -369,10 +367,10 @@ def make_model(n_tokens: int, recipe: Recipe) -> BertForMaskedLM:
 
 
 def answer_logits(model: BertForMaskedLM, batch: Batch) -> torch.Tensor:
-    """What the model says at every mask, (n_masks, n_tokens).
+    """The logits at every mask, (n_masks, n_tokens).
 
-    In the last layer only the masks go through the feed-forward part, and only they reach the head:
-    the same numbers as from the whole model, in two thirds of the time.
+    In the last layer only the masks go through the feed-forward part and the head: the same numbers as from
+    the whole model, in two thirds of the time.
     """
     hidden = model.bert.embeddings(batch.input_ids)
     *layers, last = model.bert.encoder.layer
@@ -437,7 +435,7 @@ def _fit(
 # --- step 5: evaluation ---------------------------------------------------------------------------
 
 
-def evaluate(model: BertForMaskedLM, pairs: Sequence[Pair]) -> tuple[float, float]:
+def score_pairs(model: BertForMaskedLM, pairs: Sequence[Pair]) -> tuple[float, float]:
     """Share of pairs whose answer tokens are all the likeliest, and the mean probability of the answer."""
     import torch
 
@@ -462,9 +460,9 @@ def evaluate(model: BertForMaskedLM, pairs: Sequence[Pair]) -> tuple[float, floa
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out} is a file. Give a folder to save {POCKET_BERT} in.")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECEIPT).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / TRAINING_RECORD).is_file():
         raise BuildError(
-            f"The folder {out} holds something else than a {POCKET_BERT}. Give an empty or a new one."
+            f"The folder {out} holds other files than a {POCKET_BERT}. Give an empty or a new one."
         )
 
 

@@ -7,7 +7,7 @@ PARAREL fact: eight JSON files, uuid → [[layer, neuron], …]. Its neurons of 
 nonlinearity, so they are the down-projection's inputs, as everywhere in this project.
 
 1. Files: from folders, else from the cache, else from their public repositories at a pinned commit.
-2. Read: every entry is checked before anything is written; what is wrong is named with its file.
+2. Read: every entry is checked before anything is written; an error names the file and the entry.
 3. Join: each uuid is a fact of PARAREL, and every fact has its entry. Then the files' sha256.
 4. Write: the tables that follow, the manifest last.
 
@@ -17,10 +17,9 @@ tables absent, and the app says "not measured in this atlas".
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +29,26 @@ from atlas.datasets import Dataset
 from atlas.datasets import pararel as pararel_files
 from atlas.datasets.fetching import Published, fetched, sha256
 from atlas.datasets.pararel import load_pararel
-from atlas.errors import BuildError, DatasetError
+from atlas.errors import DatasetError
+from atlas.models import Progress
 from atlas.refinement import MODES
-from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
-from build.output import summary
-from build.output.check import check_rows
-from build.output.tables import distinct_neurons
+from atlas.store.manifest import Manifest, MethodRecord, ModelRecord, record_files
+from build.output.check import check_before_finish
+from build.output.summary import describe_atlas
+from build.output.tables import distinct_neurons, relations_table, text_columns
 from build.output.writer import Output
-from build.run import code_version
+from build.run import code_version, dataset_record, today
 
 REPOSITORY = "EleutherAI/knowledge-neurons"
-REVISION = "be1a84adafd6e973ab0ee012527ac1988632a5e8"
-BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{REVISION}/bert_base_uncased_neurons"
-LICENCE = "MIT"
-ATLAS_ID = "pararel-bert-base-uncased-published"
+NEURONS_REVISION = "be1a84adafd6e973ab0ee012527ac1988632a5e8"
+NEURONS_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{NEURONS_REVISION}/bert_base_uncased_neurons"
+NEURONS_LICENCE = "MIT"
+PUBLISHED_ATLAS_ID = "pararel-bert-base-uncased-published"
 MODEL = "bert-base-uncased"
 N_LAYERS = 12
 N_NEURONS = 3072
 STEPS = 20
-_LONGEST_SHOWN = 60
+_MOST_SHOWN = 60
 
 HASHES = {
     f"bert-base-uncased_pararel_neurons_{place}.json": digest
@@ -66,9 +66,8 @@ HASHES = {
     )
 }
 
-Neurons = dict[str, list[tuple[int, int]]]
+FactNeurons = dict[str, list[tuple[int, int]]]
 """Uuid of a fact → its neurons as (layer, index)."""
-Report = Callable[[float, str], None]
 
 
 def import_published(
@@ -77,19 +76,18 @@ def import_published(
     *,
     out: Path,
     fresh: bool = False,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> str:
-    """Write the atlas to `out`; returns a summary for a person.
+    """Write the atlas to `out`; returns a summary in words.
 
-    `source` and `pararel` are folders with the files, which are downloaded where None. `progress` is told how
-    much is done, from 0 to 1, and what is done next. Raises an `AtlasError`, with nothing written, for
-    whatever is not as published.
+    `source` and `pararel` are folders with the files; None downloads them. ``progress(fraction, message)`` is
+    called as it goes. Raises an `AtlasError`, with nothing written, for a file that is not as published.
     """
     report = progress or (lambda share, text: None)
     output = Output(out)
     parameters = _parameters()
     if output.state(parameters, fresh=fresh) == "finished":
-        return f"{summary.describe(out)}\nNothing was left to do; --fresh imports it again."
+        return f"{describe_atlas(out)}\nNothing was left to do; --fresh imports it again."
     report(0.0, "read: PARAREL")
     dataset = load_pararel(
         pararel, option="--pararel", say=_say, count=_counted(report, "fetch", "files of PARAREL", 0.0, 0.15)
@@ -101,11 +99,11 @@ def import_published(
     finally:
         output.close()
     report(1.0, "done")
-    return summary.describe(out)
+    return describe_atlas(out)
 
 
-def _counted(report: Report, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
-    """Tells `report` of things that are counted and take it from `start` to `end`."""
+def _counted(report: Progress, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
+    """Passes counts on to `report`, as fractions from `start` to `end`."""
     return lambda done, total: report(start + (end - start) * done / total, f"{step}: {done} of {total} {of}")
 
 
@@ -114,7 +112,7 @@ def _parameters() -> dict[str, Any]:
         "model": MODEL,
         "dataset": "pararel",
         "method": "published neurons",
-        "neurons_revision": REVISION,
+        "neurons_revision": NEURONS_REVISION,
         "neurons_hash": sha256(json.dumps(HASHES).encode()),
         "dataset_revision": pararel_files.REVISION,
     }
@@ -127,20 +125,22 @@ def _say(text: str) -> None:
 # 1. Files, 2. Read, 3. Join -----------------------------------------------------------------------------
 
 
-def read_neurons(source: Path | None, dataset: Dataset, report: Report) -> Neurons:
+def read_neurons(source: Path | None, dataset: Dataset, report: Progress) -> FactNeurons:
     """The published neurons of every fact of the data set.
 
     Raises `DatasetError` naming the file, and the entry, that is malformed, foreign or missing.
     """
     if source is None:
         copy = "a folder with the replication's JSON files"
-        published = Published("published-neurons", "the published neurons", copy, BASE_URL, REVISION, HASHES)
+        published = Published(
+            "published-neurons", "the published neurons", copy, NEURONS_URL, NEURONS_REVISION, HASHES
+        )
         of = "files of neurons"
         folder = fetched(published, say=_say, count=_counted(report, "fetch", of, 0.15, 0.35))
     else:
         folder = source.expanduser()
     uuids = {fact.fact_id for fact in dataset.facts}
-    found: Neurons = {}
+    found: FactNeurons = {}
     file_of: dict[str, str] = {}
     changed: list[Path] = []
     read = _counted(report, "read", "files of neurons", 0.35, 0.6)
@@ -150,28 +150,19 @@ def read_neurons(source: Path | None, dataset: Dataset, report: Report) -> Neuro
         content = _read(path)
         for uuid, neurons in _entries(path, content):
             if uuid not in uuids:
-                raise DatasetError(
-                    f"{path}, entry {_shown(uuid)}: no fact of PARAREL has this uuid. "
-                    "Copy the file from its publisher again."
-                )
+                raise _malformed(path, "no fact of PARAREL has this uuid", uuid)
             if uuid in found:
                 again = "" if file_of[uuid] == name else f" in {file_of[uuid]}"
-                raise DatasetError(
-                    f"{path}, entry {_shown(uuid)}: the uuid was used before{again}. "
-                    "Copy the file from its publisher again."
-                )
+                raise _malformed(path, f"the uuid was used before{again}", uuid)
             found[uuid] = [_neuron(path, uuid, each) for each in neurons]
             file_of[uuid] = name
             if len(set(found[uuid])) < len(neurons):
-                raise DatasetError(
-                    f"{path}, entry {_shown(uuid)}: a neuron is listed twice. "
-                    "Copy the file from its publisher again."
-                )
+                raise _malformed(path, "a neuron is listed twice", uuid)
         if sha256(content) != digest:
             changed.append(path)
     if changed:
         raise DatasetError(
-            f"{changed[0]} is not the file published at commit {REVISION[:12]}: its sha256 differs. "
+            f"{changed[0]} is not the file published at commit {NEURONS_REVISION[:12]}: its sha256 differs. "
             "Copy it from there again."
         )
     missing = next((fact.fact_id for fact in dataset.facts if fact.fact_id not in found), None)
@@ -193,27 +184,27 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
+def _malformed(path: Path, problem: str, uuid: Any = None) -> DatasetError:
+    entry = "" if uuid is None else f", entry {_shown(uuid)}"
+    return DatasetError(f"{path}{entry}: {problem}. Copy the file from its publisher again.")
+
+
 class _Pairs(list):
-    """The (key, value) pairs of a JSON object in order; a key that is written twice is there twice."""
+    """The (key, value) pairs of a JSON object in order, with keys that occur twice."""
 
 
-def _entries(path: Path, content: bytes) -> list[tuple[str, list[Any]]]:
+def _entries(path: Path, content: bytes) -> Iterator[tuple[str, list[Any]]]:
     """(uuid, its list of neurons) for each entry of a file."""
     try:
         entries = json.loads(content, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no JSON ({error}). Copy the file from its publisher again.") from None
+        raise _malformed(path, f"it is not JSON ({error})") from None
     if not isinstance(entries, _Pairs):
-        raise DatasetError(
-            f"{path} is no JSON object of uuids and neurons. Copy the file from its publisher again."
-        )
+        raise _malformed(path, "it is not a JSON object of uuids and neurons")
     for uuid, neurons in entries:
         if not isinstance(neurons, list) or isinstance(neurons, _Pairs):
-            raise DatasetError(
-                f"{path}, entry {_shown(uuid)}: {_shown(neurons)} is no list of neurons. "
-                "Copy the file from its publisher again."
-            )
-    return entries
+            raise _malformed(path, f"{_shown(neurons)} is not a list of neurons", uuid)
+        yield uuid, neurons
 
 
 def _neuron(path: Path, uuid: str, pair: Any) -> tuple[int, int]:
@@ -223,28 +214,38 @@ def _neuron(path: Path, uuid: str, pair: Any) -> tuple[int, int]:
         layer, neuron = pair
         if 0 <= layer < N_LAYERS and 0 <= neuron < N_NEURONS:
             return layer, neuron
-    raise DatasetError(
-        f"{path}, entry {_shown(uuid)}: {_shown(pair)} is no neuron of {MODEL}, which has layers 0 to "
-        f"{N_LAYERS - 1} with neurons 0 to {N_NEURONS - 1}. Copy the file from its publisher again."
+    raise _malformed(
+        path,
+        f"{_shown(pair)} is not a neuron of {MODEL}, which has layers 0 to {N_LAYERS - 1} with neurons 0 to "
+        f"{N_NEURONS - 1}",
+        uuid,
     )
 
 
 def _shown(value: Any) -> str:
     """A piece of a file, short and on one line."""
     text = json.dumps(dict(value) if isinstance(value, _Pairs) else value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 
 
 # 4. Write -----------------------------------------------------------------------------------------------
 
 
 def _write(
-    output: Output, dataset: Dataset, neurons: Neurons, parameters: dict[str, Any], report: Report
+    output: Output, dataset: Dataset, neurons: FactNeurons, parameters: dict[str, Any], report: Progress
 ) -> None:
     report(0.6, "join: facts, prompts and neurons")
     knowledge = _knowledge_neurons(dataset, neurons)
-    output.write_table("relations", _relations(dataset))
-    output.write_table("facts", _facts(dataset, neurons))
+    n_templates = {r.relation_id: len(dataset.templates_of(r.relation_id)) for r in dataset.relations}
+    facts = pa.table(
+        {
+            **text_columns(dataset.facts, "fact_id", "relation_id", "subject", "object"),
+            "n_prompts": [n_templates[fact.relation_id] for fact in dataset.facts],
+            "n_neurons": [len(neurons[fact.fact_id]) for fact in dataset.facts],
+        }
+    )
+    output.write_table("relations", relations_table(dataset, facts, n_templates))
+    output.write_table("facts", facts)
     report(0.75, "write: prompts")
     output.write_table("prompts", _prompts(dataset))
     report(0.9, "write: neurons")
@@ -252,84 +253,38 @@ def _write(
     output.write_table("neurons", distinct_neurons(knowledge))
     report(0.95, "check: what was written")
     manifest = _manifest(output, dataset, parameters)
-    problems = check_rows(output.folder, manifest).problems
-    if problems:
-        raise BuildError(
-            f"The tables contradict themselves, so the atlas is not finished: {'; '.join(problems)}. "
-            "Report this."
-        )
+    check_before_finish(output.folder, manifest, remedy="Report this.")
     output.finish(manifest)
 
 
-def _relations(dataset: Dataset) -> list[dict[str, Any]]:
-    counts: dict[str, int] = {}
-    for fact in dataset.facts:
-        counts[fact.relation_id] = counts.get(fact.relation_id, 0) + 1
-    return [
-        {
-            "relation_id": relation.relation_id,
-            "label": relation.label,
-            "n_facts": counts[relation.relation_id],
-            "n_templates": len(dataset.templates_of(relation.relation_id)),
-        }
-        for relation in dataset.relations
-        if relation.relation_id in counts
-    ]
-
-
-def _facts(dataset: Dataset, neurons: Neurons) -> list[dict[str, Any]]:
-    n_templates = {r.relation_id: len(dataset.templates_of(r.relation_id)) for r in dataset.relations}
-    return [
-        {
-            "fact_id": fact.fact_id,
-            "relation_id": fact.relation_id,
-            "subject": fact.subject,
-            "object": fact.object,
-            "n_prompts": n_templates[fact.relation_id],
-            "n_neurons": len(neurons[fact.fact_id]),
-        }
-        for fact in dataset.facts
-    ]
-
-
 def _prompts(dataset: Dataset) -> pa.Table:
-    """What the replication asked: every template, none of them held out."""
-    columns: dict[str, list[Any]] = {"fact_id": [], "template_id": [], "text": []}
-    for fact in dataset.facts:
-        for template in dataset.templates_of(fact.relation_id):
-            prompt = template.prompt(fact)
-            columns["fact_id"].append(fact.fact_id)
-            columns["template_id"].append(template.template_id)
-            columns["text"].append(prompt.text)
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    return table.append_column("held_out", pa.repeat(False, table.num_rows))
+    """The replication's prompts: every template, none of them held out."""
+    prompts = [
+        template.prompt(fact) for fact in dataset.facts for template in dataset.templates_of(fact.relation_id)
+    ]
+    columns = text_columns(prompts, "fact_id", "template_id", "text")
+    return pa.table({**columns, "held_out": pa.repeat(False, len(prompts))})
 
 
-def _knowledge_neurons(dataset: Dataset, neurons: Neurons) -> pa.Table:
-    pairs = [(fact, *each) for fact in dataset.facts for each in neurons[fact.fact_id]]
+def _knowledge_neurons(dataset: Dataset, neurons: FactNeurons) -> pa.Table:
+    rows = [(fact, *each) for fact in dataset.facts for each in neurons[fact.fact_id]]
     return pa.table(
         {
-            "fact_id": pa.array([fact.fact_id for fact, _, _ in pairs], pa.string()),
-            "relation_id": pa.array([fact.relation_id for fact, _, _ in pairs], pa.string()),
-            "layer": pa.array([layer for _, layer, _ in pairs], pa.int16()),
-            "neuron": pa.array([neuron for _, _, neuron in pairs], pa.int32()),
+            **text_columns((fact for fact, _, _ in rows), "fact_id", "relation_id"),
+            "layer": pa.array([layer for _, layer, _ in rows], pa.int16()),
+            "neuron": pa.array([neuron for _, _, neuron in rows], pa.int32()),
         }
     )
 
 
 def _manifest(output: Output, dataset: Dataset, parameters: dict[str, Any]) -> Manifest:
-    """What was published of the method; what was not (weights, device, time) stays null."""
+    """What was published of the method; the rest (weights, device, time) is null."""
     return Manifest(
-        atlas_id=ATLAS_ID,
+        atlas_id=PUBLISHED_ATLAS_ID,
         model=ModelRecord(
             name=MODEL, activation_function="gelu", family="bert", n_layers=N_LAYERS, n_neurons=N_NEURONS
         ),
-        dataset=DatasetRecord(
-            id=dataset.dataset_id,
-            revision=dataset.revision,
-            hash=dataset.dataset_hash,
-            licence=dataset.licence,
-        ),
+        dataset=dataset_record(dataset),
         method=MethodRecord(
             name="integrated_gradients",
             rule="endpoints",
@@ -341,17 +296,18 @@ def _manifest(output: Output, dataset: Dataset, parameters: dict[str, Any]) -> M
                 "parameters": parameters,
                 "published": {
                     "repository": REPOSITORY,
-                    "revision": REVISION,
-                    "licence": LICENCE,
+                    "revision": NEURONS_REVISION,
+                    "licence": NEURONS_LICENCE,
                     "parameters_from": "the defaults of its pararel_evaluate.py",
                 },
             },
         ),
         files=record_files(output.folder),
         code_version=code_version(),
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        created=today(),
         notes=(
-            f"Imported: the refined neurons that {REPOSITORY} published (commit {REVISION[:12]}, {LICENCE}), "
+            f"Imported: the refined neurons that {REPOSITORY} published (commit {NEURONS_REVISION[:12]}, "
+            f"{NEURONS_LICENCE}), "
             "joined with PARAREL's facts and prompts. Scores, probabilities and effects were not published."
         ),
     )

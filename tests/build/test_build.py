@@ -25,9 +25,9 @@ from atlas.errors import BuildError, ModelError
 from atlas.neuron import Fact, Neuron, Relation, Template
 from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.store.schema import SORT_KEYS, TABLES, difference
-from build.jobs.executors import Machine
+from build.jobs.machine import Machine
 from build.output.check import check_atlas
-from build.output.writer import Output, whole_file
+from build.output.writer import Output, open_output
 from build.plan import BuildOptions, make_plan
 from build.run import run_build
 from tests import ROOT
@@ -311,7 +311,7 @@ def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: P
 
 def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
     from atlas.experiments.controls import random_match
-    from build.jobs.trials import seeded
+    from build.jobs.evaluation import seeded
 
     own = (Neuron(0, 3), Neuron(0, 5), Neuron(2, 1))
     drawn = random_match(own, 72, seeded(0, "random", "a fact"))
@@ -323,7 +323,7 @@ def test_random_neurons_match_the_layers_and_avoid_the_facts_own():
 
 
 def test_partners_differ_in_relation_and_object():
-    from build.jobs.trials import Partners, seeded
+    from build.jobs.evaluation import Partners, seeded
 
     facts = [
         Fact("a", "P1", "x", "Rome"),
@@ -339,7 +339,7 @@ def test_partners_differ_in_relation_and_object():
 
 
 def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
-    from build.jobs.trials import Partners, seeded
+    from build.jobs.evaluation import Partners, seeded
 
     facts = [Fact("own", "P1", "x", "Rome")] + [Fact(str(n), "P2", str(n), f"City {n}") for n in range(20)]
     known = [True] + [n in (3, 11, 17) for n in range(20)]
@@ -454,7 +454,7 @@ ZYGOTE = """
 import os, random, signal, sys, time
 from pathlib import Path
 import pandas, torch, transformers, duckdb
-import build.run, build.jobs.stages, build.output.summary, build.jobs.worker
+import build.run, build.output.summary, build.jobs.worker
 from atlas.surgery import attribution, readout, subject
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, DynamicCache
 from transformers import BertForMaskedLM, LlamaForCausalLM
@@ -583,7 +583,7 @@ def test_a_shard_that_is_no_parquet_file_is_made_again(
     bert_atlas: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "out"
-    interrupt_at(monkeypatch, "evaluate_shard")
+    interrupt_at(monkeypatch, "EvaluateShard")
     with pytest.raises(KeyboardInterrupt):
         run_build(options(tiny_bert), out=out)
     monkeypatch.undo()
@@ -594,15 +594,14 @@ def test_a_shard_that_is_no_parquet_file_is_made_again(
     assert_same_rows(bert_atlas, out)
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """Ctrl-C when the build first comes to a function of `build.jobs.stages` or `build.jobs.trials`."""
-    from build.jobs import stages, trials
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
+    """Ctrl-C when the build first runs a job of this class."""
+    from build.jobs import jobs
 
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    module = trials if hasattr(trials, function) else stages
-    monkeypatch.setattr(module, function, interrupt)
+    monkeypatch.setattr(getattr(jobs, job), "run", interrupt)
 
 
 def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -677,7 +676,7 @@ def test_too_little_memory_for_one_prompt_is_one_sentence(
         )
 
     monkeypatch.setattr(attribution, "attribute", no_memory)
-    with pytest.raises(BuildError, match=r"memory does not suffice .* --device cpu"):
+    with pytest.raises(BuildError, match=r"too little memory .* --device cpu"):
         run_build(options(tiny_bert), out=tmp_path / "out")
 
 
@@ -730,14 +729,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path):
     path = tmp_path / "file"
 
     def half() -> None:
-        with whole_file(path) as file:
+        with open_output(path) as file:
             file.write(b"half")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         half()
     assert list(tmp_path.iterdir()) == []
-    with whole_file(path) as file:
+    with open_output(path) as file:
         file.write(b"whole")
         assert not path.exists()
     assert path.read_bytes() == b"whole"
@@ -809,7 +808,7 @@ def test_a_build_begun_with_another_model_is_refused_untouched(
     tiny_bert: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "out"
-    interrupt_at(monkeypatch, "attribute_shard")
+    interrupt_at(monkeypatch, "AttributeShard")
     with pytest.raises(KeyboardInterrupt):
         run_build(options(tiny_bert), out=out)
     before = fingerprint(out)
@@ -837,7 +836,7 @@ def test_fresh_killed_halfway_leaves_the_old_atlas_or_a_begun_build(
             run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
     assert check_atlas(copy).passed
     with monkeypatch.context() as patched:
-        interrupt_at(patched, "attribute_shard")
+        interrupt_at(patched, "AttributeShard")
         with pytest.raises(KeyboardInterrupt):
             run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
     assert {path.name for path in copy.iterdir()} == {"work"}
@@ -963,7 +962,7 @@ def test_check_warns_of_paths_that_did_not_converge(copy: Path):
 def test_the_plan_file_is_plain_json_a_person_can_read(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    interrupt_at(monkeypatch, "attribute_shard")
+    interrupt_at(monkeypatch, "AttributeShard")
     with pytest.raises(KeyboardInterrupt):
         run_build(options(tiny_bert), out=tmp_path / "out")
     plan = json.loads((tmp_path / "out" / "work" / "plan.json").read_text())

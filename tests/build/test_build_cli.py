@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from atlas.models import is_ready
-from build.__main__ import _COMMANDS, main
+from build.__main__ import main
 from build.evidence import ALIASES, STUDIES
-from build.progress import Progress
+from build.progress import ProgressBar
 from tests import ROOT
 
 PARAREL = ROOT.parent / "shared" / "pararel" / "data"
@@ -50,22 +50,22 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--limit", "0"], "--limit 0 leaves nothing to do. Give 1 or more."),
-        (["--limit", "-5"], "--limit -5 leaves nothing"),
-        (["--tolerance", "1"], "A tolerance of 1 is absurd"),
-        (["--tolerance", "0"], "A tolerance of 0 is absurd"),
-        (["--tolerance", "-0.1"], "A tolerance of -0.1 is absurd"),
-        (["--tolerance", "nan"], "A tolerance of nan is absurd"),
+        (["--limit", "0"], "--limit must be 1 or more, got 0."),
+        (["--limit", "-5"], "--limit must be 1 or more, got -5."),
+        (["--tolerance", "1"], "--tolerance must be between 0 and 1, got 1."),
+        (["--tolerance", "0"], "--tolerance must be between 0 and 1, got 0."),
+        (["--tolerance", "-0.1"], "--tolerance must be between 0 and 1, got -0.1."),
+        (["--tolerance", "nan"], "--tolerance must be between 0 and 1, got nan."),
         (["--mode", "magic"], "--mode cannot be 'magic'. Choose one of: default, paper, replication."),
         (["--rule", "simpson"], "--rule cannot be 'simpson'"),
         (["--attribute", "some"], "--attribute cannot be 'some'"),
         (["--dtype", "int8"], "--dtype cannot be 'int8'"),
-        (["--threads", "0"], "--threads 0 leaves nothing"),
-        (["--batch-rows", "-1"], "--batch-rows -1 leaves nothing"),
-        (["--shard-size", "0"], "--shard-size 0 leaves nothing"),
-        (["--steps", "0"], "--steps 0 leaves nothing"),
-        (["--seed", "-1"], "A seed of -1 is negative"),
-        (["--negatives", "-1"], "-1 negative facts cannot be asked for"),
+        (["--threads", "0"], "--threads must be 1 or more, got 0."),
+        (["--batch-rows", "-1"], "--batch-rows must be 1 or more, got -1."),
+        (["--shard-size", "0"], "--shard-size must be 1 or more, got 0."),
+        (["--steps", "0"], "--steps must be 1 or more, got 0."),
+        (["--seed", "-1"], "--seed must be 0 or more, got -1."),
+        (["--negatives", "-1"], "--negatives must be 0 or more, got -1."),
         (["--relations", "P36,P999999"], "has no relation P999999"),
         (["--relations", ","], "--relations names no relation"),
         (["--dataset", "wikipedia"], "No data set is called 'wikipedia'"),
@@ -78,14 +78,17 @@ def test_a_bad_option_is_one_sentence(refused: Callable[..., str], arguments: li
 
 
 def test_plan_refuses_what_run_refuses(refused: Callable[..., str]):
-    assert "--limit 0" in refused("plan", "--model", "pocket-bert", "--dataset", "starter", "--limit", "0")
+    assert "--limit must be" in refused(
+        "plan", "--model", "pocket-bert", "--dataset", "starter", "--limit", "0"
+    )
 
 
-def test_a_number_that_is_none_is_refused_with_the_usage(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as exit:
-        main([*RUN, "--limit", "many"])
-    assert exit.value.code == 2
-    assert "invalid int value: 'many'" in capsys.readouterr().err
+def test_a_value_that_is_not_a_number_is_refused_with_the_usage(capsys: pytest.CaptureFixture[str]):
+    assert main([*RUN, "--limit", "many"]) == 2
+    errors = capsys.readouterr().err
+    assert "Usage: python -m build run" in errors
+    assert "Invalid value for '--limit'" in errors
+    assert "valid integer" in errors
 
 
 def test_a_model_of_an_unknown_family_is_one_sentence(refused: Callable[..., str], tmp_path: Path):
@@ -234,22 +237,8 @@ def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixtu
 # --- the other commands ---
 
 
-@pytest.mark.parametrize("command", ["", *_COMMANDS])
-def test_every_command_has_help_that_fits_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
-):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as exit:
-        main([*filter(None, [command]), "--help"])
-    assert exit.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"usage: python -m build {command}".strip())
-    assert max(map(len, lines)) < 80
-
-
 def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        main(["evaluate", "--help"])
+    assert main(["evaluate", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for study in STUDIES.values():
         assert f" {study.name} {study.sentence}" in text
@@ -257,10 +246,10 @@ def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys: pytest.
         assert f" {name} the same as {', '.join(ALIASES[name])}" in text
 
 
-def test_training_refuses_absurd_options(refused: Callable[..., str], tmp_path: Path):
+def test_training_refuses_impossible_options(refused: Callable[..., str], tmp_path: Path):
     out = str(tmp_path / "out")
-    assert "--epochs 0" in refused("train-pocket-bert", "--epochs", "0", "--out", out)
-    assert "seed of -1" in refused("train-pocket-bert", "--seed", "-1", "--out", out)
+    assert "--epochs must be" in refused("train-pocket-bert", "--epochs", "0", "--out", out)
+    assert "--seed must be" in refused("train-pocket-bert", "--seed", "-1", "--out", out)
 
 
 def test_fetching_an_unknown_model_is_one_sentence(refused: Callable[..., str]):
@@ -278,7 +267,7 @@ class Terminal(io.StringIO):
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress("attribute", total=10, done=2) as progress:
+    with ProgressBar("attribute", total=10, done=2) as progress:
         progress.advance(8)
     assert "10/10" in terminal.getvalue()
     assert "attribute" in terminal.getvalue()
@@ -289,7 +278,7 @@ def test_progress_is_a_plain_line_now_and_then_elsewhere(monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "monotonic", lambda: now)
     errors = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
-    with Progress("attribute", total=1000, done=100) as progress:
+    with ProgressBar("attribute", total=1000, done=100) as progress:
         for _ in range(20):
             now += 1.0
             progress.advance(10)

@@ -14,9 +14,9 @@ from atlas.attribution.attribution import attribute
 from atlas.errors import BuildError, ModelError
 from atlas.store.manifest import read_manifest
 from atlas.surgery.subject import load_subject
-from build.jobs.executors import Machine
-from build.output import summary
+from build.jobs.machine import Machine
 from build.output.check import check_atlas
+from build.output.summary import describe_atlas
 from build.plan import BuildOptions, make_plan
 from build.run import run_build
 from tests.build.test_build import options, tiny_dataset
@@ -58,7 +58,7 @@ def test_a_build_on_a_processor_is_float32s_and_has_nothing_to_sample(tiny_bert:
     assert manifest.model.dtype == parameters["dtype"] == "float32"
     assert parameters["shard_size"] == 25
     assert "precision" not in manifest.method.options
-    assert "precision" not in summary.describe(tmp_path / "atlas")
+    assert "precision" not in describe_atlas(tmp_path / "atlas")
 
 
 def test_the_manifest_says_how_far_scores_are_off_float32s(tiny_bert: Path, tmp_path: Path):

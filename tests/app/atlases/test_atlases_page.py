@@ -294,7 +294,7 @@ def test_where_the_builder_is_not_there_the_command_is_said(two, monkeypatch, tm
 
 
 def test_the_app_and_the_builder_agree_on_the_atlas():
-    assert published.ATLAS_ID == ATLAS_ID
+    assert published.PUBLISHED_ATLAS_ID == ATLAS_ID
     assert import_published.builder() == ROOT
 
 

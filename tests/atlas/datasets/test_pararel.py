@@ -15,7 +15,7 @@ import pytest
 from atlas.datasets import load_dataset, pararel
 from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES, load_pararel, published_hashes
 from atlas.errors import DatasetError
-from build.plan import BuildOptions, describe, make_plan
+from build.plan import BuildOptions, describe_plan, make_plan
 from tests import ROOT
 
 SHARED = ROOT.parent / "shared" / "pararel" / "data"
@@ -62,14 +62,14 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
         assert split == [place % 2 == 1 for place in range(sum(ending))]
     assert (n_prompts, n_discovery, too_few) == (plan.n_prompts, plan.n_discovery, plan.too_few[0])
     assert plan.too_few == (8_960, 12)
-    printed = describe(plan).splitlines()
+    printed = describe_plan(plan).splitlines()
     assert "prompts     144,325" in printed
     (line,) = [line for line in printed if line.startswith("too few")]
     assert "8,960 facts of 12 relations have under 2 discovery prompts: no neurons" in line
     # A mode that one prompt is enough for has none of them.
     one = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED, mode="replication"))
     assert one.too_few == (0, 0)
-    assert not any(line.startswith("too few") for line in describe(one).splitlines())
+    assert not any(line.startswith("too few") for line in describe_plan(one).splitlines())
 
 
 @needs_pararel

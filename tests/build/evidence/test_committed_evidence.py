@@ -17,7 +17,7 @@ from atlas.store.atlas import DATA, Atlas
 from atlas.store.schema import SORT_KEYS, TABLES, conform
 from build.evidence import STUDIES, Study
 from build.evidence.evaluate import RECORD
-from build.evidence.ground import Ground
+from build.evidence.setting import Setting
 
 ATLASES = ("starter-pocket-bert", "starter-smollm2-135m")
 MODELS = {"starter-pocket-bert": "pocket-bert", "starter-smollm2-135m": "smollm2-135m"}
@@ -49,12 +49,12 @@ def test_every_study_was_run_on_every_committed_atlas(atlas_id: str):
 def test_a_shard_measured_again_has_the_committed_rows(atlas_id: str, study: Study):
     with Atlas(DATA / atlas_id) as atlas:
         record = atlas.manifest.method.options[RECORD][study.name]
-        ground = Ground(atlas, MODELS[atlas_id], seed=record["seed"], sample=record["sample"])
+        setting = Setting(atlas, MODELS[atlas_id], seed=record["seed"], sample=record["sample"])
         module = study.load()
-        units = module.units(ground)
+        units = module.units(setting)
         digest = hashlib.sha256(f"{atlas_id}/{study.name}".encode()).digest()
         unit = units[int.from_bytes(digest[:4], "big") % len(units)]
-        again = conform(study.table, module.measure(ground, unit)).to_pandas()
+        again = conform(study.table, module.measure(setting, unit)).to_pandas()
         committed = atlas.query(f"SELECT * FROM {study.table}")
     assert len(again)
     keys = list(SORT_KEYS[study.table])

@@ -18,10 +18,10 @@ from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import file_name, read_manifest, verify
 from atlas.store.schema import TABLES
 from build.__main__ import main
-from build.evidence import STUDIES, studies
-from build.evidence.effects import as_active, most_active, summarize
-from build.evidence.evaluate import EvaluateOptions, evaluate
-from build.evidence.ground import Ground
+from build.evidence import STUDIES, find_studies
+from build.evidence.effects import draw_matched, select_most_active, summarize
+from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.evidence.setting import Setting
 from build.output.check import check_atlas
 from build.output.writer import Output, settle
 from tests.sample_atlas import write_sample_atlas
@@ -53,7 +53,7 @@ def without_experiments(source: Path, folder: Path) -> Path:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pocket-bert's atlas with the effects of 30 facts."""
     folder = without_experiments(DATA / "starter-pocket-bert", tmp_path_factory.mktemp("measured"))
-    evaluate(folder, FEW, fresh=True)
+    evaluate_atlas(folder, FEW, fresh=True)
     return folder
 
 
@@ -65,10 +65,10 @@ def tables_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_experiments_are_named_by_study_or_by_what_the_paper_calls_them():
-    assert [study.name for study in studies("suppress, erase")] == ["effects", "erase"]
-    assert [study.name for study in studies("all")] == list(STUDIES)
+    assert [study.name for study in find_studies("suppress, erase")] == ["effects", "erase"]
+    assert [study.name for study in find_studies("all")] == list(STUDIES)
     with pytest.raises(BuildError, match=r"no experiment 'supress'\. Give some of: statistics, effects"):
-        studies("supress")
+        find_studies("supress")
 
 
 def test_every_study_fills_tables_of_the_schema_and_no_two_the_same():
@@ -91,14 +91,14 @@ def test_what_was_measured_is_not_measured_again_unless_asked(
 ):
     folder = shutil.copytree(measured, tmp_path / "again")
     before = tables_of(folder)
-    assert "already measured" in evaluate(folder, FEW)
-    assert "already measured" not in evaluate(folder, FEW, fresh=True)
+    assert "already measured" in evaluate_atlas(folder, FEW)
+    assert "already measured" not in evaluate_atlas(folder, FEW, fresh=True)
     assert tables_of(folder) == before
 
 
 def test_another_sample_is_measured_and_replaces_the_table(measured: Path, tmp_path: Path):
     folder = shutil.copytree(measured, tmp_path / "other")
-    evaluate(folder, EvaluateOptions(experiments="effects", sample=5), fresh=True)
+    evaluate_atlas(folder, EvaluateOptions(experiments="effects", sample=5), fresh=True)
     with Atlas(folder) as atlas:
         assert atlas.query_one("SELECT count(DISTINCT fact_id) AS n FROM effects")["n"] == 5
     verify(folder)
@@ -113,7 +113,7 @@ def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(
     folder = shutil.copytree(measured, tmp_path / "other")
     before = tables_of(folder)
     with pytest.raises(BuildError, match=r"has the table effects with a sample of 30 .* Give --fresh"):
-        evaluate(folder, EvaluateOptions(**{"experiments": "effects", "sample": 30, **changed}))
+        evaluate_atlas(folder, EvaluateOptions(**{"experiments": "effects", "sample": 30, **changed}))
     assert tables_of(folder) == before
 
 
@@ -122,7 +122,7 @@ def test_a_build_s_effects_of_every_fact_are_not_replaced_by_a_sample_unasked(co
     with pytest.raises(
         BuildError, match=r"has the table effects with every fact; this would be a sample of 30"
     ):
-        evaluate(copy, FEW)
+        evaluate_atlas(copy, FEW)
     assert tables_of(copy) == before
 
 
@@ -141,7 +141,7 @@ def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(
     monkeypatch.setattr(Output, "write_shard", dying)
     for _ in range(5):
         try:
-            evaluate(copy, FEW, fresh=True)
+            evaluate_atlas(copy, FEW, fresh=True)
             break
         except KeyboardInterrupt:
             assert (copy / "work").is_dir()
@@ -185,7 +185,7 @@ def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
     output = Output(copy)
     output.reopen()
     with pytest.raises(BuildError, match="Another build is running"):
-        evaluate(copy, FEW)
+        evaluate_atlas(copy, FEW)
     output.leave()
 
 
@@ -194,8 +194,8 @@ def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
     [
         (["--experiments", "nothing"], "There is no experiment 'nothing'"),
         (["--experiments", ","], "--experiments names none"),
-        (["--sample", "-1"], "A sample of -1 facts is absurd"),
-        (["--seed", "-1"], "A seed of -1 is negative"),
+        (["--sample", "-1"], "--sample must be 0 or more, got -1."),
+        (["--seed", "-1"], "--seed must be 0 or more, got -1."),
         (["--threads", "0"], "--threads"),
     ],
 )
@@ -212,21 +212,21 @@ def test_bad_options_are_one_sentence_and_status_2(
 
 def test_another_model_is_refused(copy: Path, tiny_bert: Path):
     with pytest.raises(BuildError, match="other weights"):
-        evaluate(copy, EvaluateOptions(experiments="effects", model=str(tiny_bert)))
+        evaluate_atlas(copy, EvaluateOptions(experiments="effects", model=str(tiny_bert)))
 
 
 def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path: Path):
     folder = write_sample_atlas(tmp_path / "sample", leave_out=("attributions",))
     with pytest.raises(BuildError, match="has no attributions, which the experiment 'statistics' needs"):
-        evaluate(folder, EvaluateOptions(experiments="statistics"))
+        evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))
 
 
 # --- suppress and amplify ---
 
 
 @pytest.fixture(scope="module")
-def ground(measured: Path) -> Ground:
-    return Ground(Atlas(measured), "pocket-bert", sample=30)
+def setting(measured: Path) -> Setting:
+    return Setting(Atlas(measured), "pocket-bert", sample=30)
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +234,8 @@ def effects(measured: Path) -> pd.DataFrame:
     return pq.read_table(measured / "effects.parquet").to_pandas()
 
 
-def test_the_sample_takes_known_facts_of_every_relation_in_turn(ground: Ground):
-    drawn = ground.sampled("effects")
+def test_the_sample_takes_known_facts_of_every_relation_in_turn(setting: Setting):
+    drawn = setting.sampled("effects")
     assert len(drawn) == 30
     assert all(fact.known for fact in drawn)
     counts = pd.Series([fact.relation_id for fact in drawn]).value_counts()
@@ -243,8 +243,8 @@ def test_the_sample_takes_known_facts_of_every_relation_in_turn(ground: Ground):
     assert [fact.fact_id for fact in drawn] == sorted(fact.fact_id for fact in drawn)
 
 
-def test_every_prompt_is_asked_with_every_group_and_both_interventions(ground: Ground, effects: pd.DataFrame):
-    for fact in ground.sampled("effects"):
+def test_every_prompt_has_every_group_and_both_interventions(setting: Setting, effects: pd.DataFrame):
+    for fact in setting.sampled("effects"):
         rows = effects[effects["fact_id"] == fact.fact_id]
         own = rows[rows["group"] != "unrelated"]
         asked = {each.prompt.template_id for each in fact.prompts}
@@ -253,30 +253,30 @@ def test_every_prompt_is_asked_with_every_group_and_both_interventions(ground: G
             assert set(part["template_id"]) == asked
         strangers = rows[rows["group"] == "unrelated"]
         assert len(strangers) == 2 * len(fact.held_out)
-        for other in map(ground.by_id.get, strangers["prompt_fact_id"]):
+        for other in map(setting.by_id.get, strangers["prompt_fact_id"]):
             assert other.relation_id != fact.relation_id
             assert other.answer != fact.answer
 
 
 @pytest.mark.parametrize("group", ["own", "random", "matched", "baseline", "unrelated"])
 def test_an_effect_is_what_scaling_the_activations_by_hand_gives(
-    ground: Ground, effects: pd.DataFrame, group: str
+    setting: Setting, effects: pd.DataFrame, group: str
 ):
     import torch
 
-    subject = ground.subject
+    subject = setting.subject
     rows = effects[effects["group"] == group].sample(12, random_state=0)
     for row in rows.itertuples():
-        fact = ground.by_id[row.fact_id]
-        activations = ground.activations([each.prompt for each in fact.discovery])
+        fact = setting.by_id[row.fact_id]
+        activations = setting.activations([each.prompt for each in fact.discovery])
         neurons = {
             "own": fact.neurons,
             "unrelated": fact.neurons,
-            "random": ground.stand_ins(fact.neurons, "random", fact.fact_id),
-            "matched": as_active(fact.neurons, activations, ground.generator("matched", fact.fact_id)),
-            "baseline": most_active(len(fact.neurons), activations),
+            "random": setting.random_neurons(fact.neurons, "random", fact.fact_id),
+            "matched": draw_matched(fact.neurons, activations, setting.generator("matched", fact.fact_id)),
+            "baseline": select_most_active(len(fact.neurons), activations),
         }[group]
-        prompts = ground.by_id[row.prompt_fact_id].prompts
+        prompts = setting.by_id[row.prompt_fact_id].prompts
         prompt = next(each.prompt for each in prompts if each.prompt.template_id == row.template_id)
         encoded = subject.encode(prompt)
         factor = {"suppress": 0.0, "amplify": 2.0}[row.intervention]
@@ -314,7 +314,7 @@ def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():
     generator = np.random.default_rng(0)
     activations = generator.normal(size=(3, 2, 200)).astype(np.float32)
     own = tuple(Neuron(layer, index) for layer in (0, 1) for index in (3, 50, 120))
-    matched = as_active(own, activations, generator)
+    matched = draw_matched(own, activations, generator)
     assert len(set(matched)) == len(own)
     assert not set(matched) & set(own)
     assert [each.layer for each in matched] == [each.layer for each in own]
@@ -330,7 +330,7 @@ def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():
 def test_where_a_layer_has_too_few_others_some_matches_are_left_out():
     activations = np.ones((1, 1, 5), np.float32)
     own = tuple(Neuron(0, index) for index in range(3))
-    assert as_active(own, activations, np.random.default_rng(0)) == (Neuron(0, 3), Neuron(0, 4))
+    assert draw_matched(own, activations, np.random.default_rng(0)) == (Neuron(0, 3), Neuron(0, 4))
 
 
 def test_the_baseline_counts_each_prompt_alike():
@@ -338,7 +338,7 @@ def test_the_baseline_counts_each_prompt_alike():
     activations[0, 0] = [100, 90, 0]  # a prompt with large numbers
     activations[1, 0] = [0, 0.9, 1]
     # Means of shares: 0.5, 0.9, 0.5; of plain numbers the first would lead.
-    assert most_active(1, activations) == (Neuron(0, 1),)
+    assert select_most_active(1, activations) == (Neuron(0, 1),)
 
 
 def test_the_two_ratios_are_the_paper_s_and_the_replication_s():
@@ -439,11 +439,11 @@ def test_the_committed_summaries_follow_from_the_committed_effects():
 
 
 def test_how_active_the_changed_neurons_are_is_read_off_the_discovery_prompts(
-    ground: Ground, effects: pd.DataFrame
+    setting: Setting, effects: pd.DataFrame
 ):
-    for fact in ground.sampled("effects")[:5]:
+    for fact in setting.sampled("effects")[:5]:
         rows = effects[effects["fact_id"] == fact.fact_id]
-        found = [ground.subject.activations([each.prompt])[0] for each in fact.discovery]
+        found = [setting.subject.activations([each.prompt])[0] for each in fact.discovery]
         by_hand = np.mean([abs(float(each[n.layer, n.neuron])) for each in found for n in fact.neurons])
         for group in ("own", "unrelated"):
             stored = rows.loc[rows["group"] == group, "activity"]

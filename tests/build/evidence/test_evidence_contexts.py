@@ -19,15 +19,15 @@ from build.evidence.contexts import (
     CONTEXTS,
     NEUTRAL,
     SENTENCES,
-    levels,
+    activation_levels,
+    draw_sentences,
     mean_levels,
     measure,
-    sentences_of,
-    stated_most,
+    share_above,
     summary,
     units,
 )
-from build.evidence.ground import Ground, GroundFact
+from build.evidence.setting import AtlasFact, Setting
 from build.output.check import check_rows
 from tests.sample_atlas import write_sample_atlas, write_table
 
@@ -35,27 +35,27 @@ pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def ground() -> Ground:
-    return Ground(Atlas(DATA / "starter-pocket-bert"), "pocket-bert", sample=30)
+def setting() -> Setting:
+    return Setting(Atlas(DATA / "starter-pocket-bert"), "pocket-bert", sample=30)
 
 
 @pytest.fixture(scope="module")
-def facts(ground: Ground) -> list[GroundFact]:
+def facts(setting: Setting) -> list[AtlasFact]:
     """Facts of the sample, and two that the atlas knows more of."""
-    several = ground.atlas.query("""
+    several = setting.atlas.query("""
         SELECT min(fact_id) AS fact_id FROM facts WHERE n_neurons > 0 GROUP BY subject
         HAVING count(DISTINCT relation_id) >= 3 AND count(DISTINCT object) >= 3 ORDER BY 1 LIMIT 2
     """)
     assert len(several) == 2
-    return [*ground.sampled("contexts"), *(ground.by_id[fact_id] for fact_id in several["fact_id"])]
+    return [*setting.sampled("contexts"), *(setting.by_id[fact_id] for fact_id in several["fact_id"])]
 
 
 # --- sentences ---
 
 
-def test_every_context_has_four_sentences_and_only_what_it_may_share(ground: Ground, facts: list[GroundFact]):
+def test_every_context_has_four_sentences_that_share_what_they_may(setting: Setting, facts: list[AtlasFact]):
     stored = (
-        ground.atlas.query(
+        setting.atlas.query(
             "SELECT fact_id, template_id, text, held_out, relation_id, subject, object "
             "FROM prompts JOIN facts USING (fact_id)"
         )
@@ -64,7 +64,7 @@ def test_every_context_has_four_sentences_and_only_what_it_may_share(ground: Gro
     )
     other_relations = 0
     for fact in facts:
-        sentences = sentences_of(ground, fact)
+        sentences = draw_sentences(setting, fact)
         assert tuple(sentences) == CONTEXTS
         relation, subject, answer = fact.relation_id, fact.fact.subject.lower(), fact.fact.object.lower()
         for context, prompts in sentences.items():
@@ -104,22 +104,22 @@ def test_every_context_has_four_sentences_and_only_what_it_may_share(ground: Gro
 
 
 def test_a_subject_of_other_relations_is_asked_for_two_of_them_where_the_atlas_has_them(
-    ground: Ground, facts: list[GroundFact]
+    setting: Setting, facts: list[AtlasFact]
 ):
     for fact in facts[-2:]:
-        about = [each for each in sentences_of(ground, fact)["subject"] if each.fact_id != fact.fact_id]
+        about = [each for each in draw_sentences(setting, fact)["subject"] if each.fact_id != fact.fact_id]
         assert len({prompt.fact_id for prompt in about}) == 2
 
 
 def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(
-    ground: Ground, facts: list[GroundFact]
+    setting: Setting, facts: list[AtlasFact]
 ):
     subject = facts[-1].fact.subject
-    narrow = Ground(ground.atlas, "pocket-bert")
-    narrow.subject = ground.subject
-    narrow.facts = tuple(fact for fact in ground.facts if fact.fact.subject == subject)
+    narrow = Setting(setting.atlas, "pocket-bert")
+    narrow.subject = setting.subject
+    narrow.facts = tuple(fact for fact in setting.facts if fact.fact.subject == subject)
     assert len({fact.relation_id for fact in narrow.facts}) >= 3
-    sentences = sentences_of(narrow, facts[-1])
+    sentences = draw_sentences(narrow, facts[-1])
     assert {context: len(prompts) for context, prompts in sentences.items()} == {
         "fact": SENTENCES,
         "subject": SENTENCES,
@@ -128,27 +128,27 @@ def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(
     }
 
 
-def test_sentences_depend_on_the_seed_and_the_fact_alone(ground: Ground, facts: list[GroundFact]):
-    alone = Ground(ground.atlas, "pocket-bert", sample=3)
-    other = Ground(ground.atlas, "pocket-bert", seed=1)
-    alone.subject = other.subject = ground.subject
+def test_sentences_depend_on_the_seed_and_the_fact_alone(setting: Setting, facts: list[AtlasFact]):
+    alone = Setting(setting.atlas, "pocket-bert", sample=3)
+    other = Setting(setting.atlas, "pocket-bert", seed=1)
+    alone.subject = other.subject = setting.subject
     for fact in facts[:5]:
-        assert sentences_of(alone, fact) == sentences_of(ground, fact)
-        assert sentences_of(other, fact)["random"] != sentences_of(ground, fact)["random"]
+        assert draw_sentences(alone, fact) == draw_sentences(setting, fact)
+        assert draw_sentences(other, fact)["random"] != draw_sentences(setting, fact)["random"]
 
 
 def test_neutral_sentences_end_with_the_answer_so_that_causal_models_can_be_asked(
     tiny_gpt2: Path, sample: Path
 ):
     with Atlas(sample) as atlas:
-        ground = Ground(atlas, str(tiny_gpt2))
-        fact = ground.facts[0]
-        asked = sentences_of(ground, fact)["subject"]
+        setting = Setting(atlas, str(tiny_gpt2))
+        fact = setting.facts[0]
+        asked = draw_sentences(setting, fact)["subject"]
         assert len(asked) == SENTENCES
         assert all(prompt.ends_with_answer and fact.fact.subject in prompt.text for prompt in asked)
         # 64 tokens are what this model reads.
         long = replace(fact, fact=replace(fact.fact, subject="very " * 70 + "long"))
-        assert sentences_of(ground, long)["subject"] == []
+        assert draw_sentences(setting, long)["subject"] == []
 
 
 # --- the rows, from the model by hand ---
@@ -185,16 +185,16 @@ def by_hand():
     return read
 
 
-def test_a_row_is_what_the_activations_read_by_hand_give(ground: Ground, facts: list[GroundFact], by_hand):
+def test_a_row_is_what_the_activations_read_by_hand_give(setting: Setting, facts: list[AtlasFact], by_hand):
     chosen = [facts[0], facts[7], facts[-1]]
-    rows = pd.DataFrame(measure(ground, [fact.fact_id for fact in chosen]))
+    rows = pd.DataFrame(measure(setting, [fact.fact_id for fact in chosen]))
     assert len(rows) == len(chosen) * len(CONTEXTS) * 2
     for fact in chosen:
-        groups = {"own": fact.neurons, "random": ground.stand_ins(fact.neurons, "random", fact.fact_id)}
+        groups = {"own": fact.neurons, "random": setting.random_neurons(fact.neurons, "random", fact.fact_id)}
         assert not set(groups["own"]) & set(groups["random"])
         discovery = [by_hand(each.prompt) for each in fact.prompts if not each.held_out]
         assert len(discovery) == 4
-        for context, prompts in sentences_of(ground, fact).items():
+        for context, prompts in draw_sentences(setting, fact).items():
             heard = [by_hand(prompt) for prompt in prompts]
             for group, neurons in groups.items():
                 plain, relative = [], []
@@ -216,10 +216,10 @@ def test_a_row_is_what_the_activations_read_by_hand_give(ground: Ground, facts: 
                 assert row.relative == pytest.approx(statistics.median(relative), rel=1e-3, abs=1e-5)
 
 
-def test_rows_do_not_depend_on_what_else_is_in_their_unit(ground: Ground, facts: list[GroundFact]):
-    [unit, *_] = units(ground)
-    together = pd.DataFrame(measure(ground, unit))
-    alone = pd.DataFrame(row for fact_id in unit for row in measure(ground, [fact_id]))
+def test_rows_do_not_depend_on_what_else_is_in_their_unit(setting: Setting, facts: list[AtlasFact]):
+    [unit, *_] = units(setting)
+    together = pd.DataFrame(measure(setting, unit))
+    alone = pd.DataFrame(row for fact_id in unit for row in measure(setting, [fact_id]))
     assert len(unit) == 12
     own = together["group"] == "own"
     pd.testing.assert_frame_equal(together[own], alone[own], rtol=1e-3, atol=1e-5)
@@ -229,22 +229,22 @@ def test_rows_do_not_depend_on_what_else_is_in_their_unit(ground: Ground, facts:
     pd.testing.assert_frame_equal(together[plain], alone[plain], rtol=1e-3, atol=1e-5)
 
 
-def test_each_different_sentence_of_a_unit_goes_through_the_model_once(ground: Ground):
-    class Counting(Ground):
+def test_each_different_sentence_of_a_unit_goes_through_the_model_once(setting: Setting):
+    class Counting(Setting):
         def activations(self, prompts):
             self.asked = [(prompt.text, prompt.answer) for prompt in prompts]
             return super().activations(prompts)
 
-    counting = Counting(ground.atlas, "pocket-bert")
-    counting.subject = ground.subject
-    unit = [fact.fact_id for fact in ground.by_relation["P37"][:12]]  # they ask for each other
+    counting = Counting(setting.atlas, "pocket-bert")
+    counting.subject = setting.subject
+    unit = [fact.fact_id for fact in setting.by_relation["P37"][:12]]  # they ask for each other
     measure(counting, unit)
     wanted = [
         (prompt.text, prompt.answer)
-        for fact in map(ground.by_id.get, unit)
+        for fact in map(setting.by_id.get, unit)
         for prompt in (
             *(each.prompt for each in fact.discovery),
-            *(prompt for prompts in sentences_of(ground, fact).values() for prompt in prompts),
+            *(prompt for prompts in draw_sentences(setting, fact).values() for prompt in prompts),
         )
     ]
     assert len(counting.asked) == len(set(counting.asked))
@@ -252,9 +252,9 @@ def test_each_different_sentence_of_a_unit_goes_through_the_model_once(ground: G
     assert len(wanted) > len(counting.asked)
 
 
-def test_a_context_without_sentences_has_no_row(ground: Ground, facts: list[GroundFact]):
-    lonely = Ground(ground.atlas, "pocket-bert")
-    lonely.subject = ground.subject
+def test_a_context_without_sentences_has_no_row(setting: Setting, facts: list[AtlasFact]):
+    lonely = Setting(setting.atlas, "pocket-bert")
+    lonely.subject = setting.subject
     lonely.facts = (facts[0],)
     found = {(row["context"], row["group"]) for row in measure(lonely, [facts[0].fact_id])}
     assert found == {(context, group) for context in ("fact", "subject") for group in ("own", "random")}
@@ -263,12 +263,12 @@ def test_a_context_without_sentences_has_no_row(ground: Ground, facts: list[Grou
 def test_a_neuron_s_unit_and_sign_are_those_of_the_discovery_prompts():
     # Three neurons: one that is negative there, one that is silent there, one loud.
     discovery = np.array([[-1.0, 0.0, 3.0], [-1.0, 0.0, -4.0]])
-    found = levels(np.array([[-2.0, 9.0, 1.0], [-1.0, 9.0, 0.0]]), discovery)
+    found = activation_levels(np.array([[-2.0, 9.0, 1.0], [-1.0, 9.0, 0.0]]), discovery)
     unit = (25 / 2) ** 0.5
     assert found["activation"] == pytest.approx((-2 + 9 + 1 - 1 + 9 + 0) / 6)
     assert found["magnitude"] == pytest.approx(22 / 6)
     assert found["relative"] == pytest.approx((1.5 + -0.5 / unit) / 2)  # of the first and the last
-    assert levels(np.ones((2, 1)), np.zeros((3, 1)))["relative"] is None
+    assert activation_levels(np.ones((2, 1)), np.zeros((3, 1)))["relative"] is None
 
 
 # --- for a person ---
@@ -306,7 +306,7 @@ def test_facts_are_counted_whose_neurons_have_more_where_the_fact_is_stated():
             ("random", "random"): [0.2, 0.3],
         }
     )
-    found = stated_most(rows).set_index(["group", "context"])
+    found = share_above(rows).set_index(["group", "context"])
     assert found.loc["own", "subject"].tolist() == [3, pytest.approx(1 / 3)]
     assert found.loc["own", "random"].tolist() == [4, 0.75]
     assert found.loc["own", "relation"]["n_facts"] == 0

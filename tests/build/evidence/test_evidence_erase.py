@@ -12,8 +12,17 @@ import torch
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.surgery.subject import Prediction
-from build.evidence.erase import DOSES, OTHER_FACTS, asked, doses, measure, scores, summary, units
-from build.evidence.ground import Ground
+from build.evidence.erase import (
+    DOSES,
+    OTHER_FACTS,
+    choose_doses,
+    draw_prompts,
+    measure,
+    score_predictions,
+    summary,
+    units,
+)
+from build.evidence.setting import Setting
 from build.output.check import check_atlas
 from tests.sample_atlas import write_table
 
@@ -22,14 +31,14 @@ SAMPLE = 7
 
 
 @pytest.fixture(scope="module")
-def ground():
-    return Ground(Atlas(POCKET), "pocket-bert", sample=SAMPLE)
+def setting():
+    return Setting(Atlas(POCKET), "pocket-bert", sample=SAMPLE)
 
 
 @pytest.fixture(scope="module")
-def rows(ground):
-    """Every dose of P19, whose asked facts hold answers of several tokens and wrong ones."""
-    return [row for unit in units(ground) if unit[0] == "P19" for row in measure(ground, unit)]
+def rows(setting):
+    """Every dose of P19, whose facts have answers of several tokens and wrong ones."""
+    return [row for unit in units(setting) if unit[0] == "P19" for row in measure(setting, unit)]
 
 
 def plain_order(atlas, relation_id):
@@ -76,72 +85,73 @@ def plain_scores(subject, prompts):
     return first / n, math.exp(-sum(logarithms) / len(logarithms)), sum(probabilities) / n
 
 
-def test_own_rows_are_what_zeroed_columns_of_the_weights_give(ground, rows):
-    order = plain_order(ground.atlas, "P19")
+def test_own_rows_are_what_zeroed_columns_of_the_weights_give(setting, rows):
+    order = plain_order(setting.atlas, "P19")
     own = [row for row in rows if row["group"] == "own" and row["asked_relation_id"] == "P19"]
     assert [row["n_neurons"] for row in own] == list(DOSES)
-    prompts = asked(ground, "P19")
-    before = plain_scores(ground.subject, prompts)
+    prompts = draw_prompts(setting, "P19")
+    before = plain_scores(setting.subject, prompts)
     for row in own:
-        with zeroed(ground.subject, order[: row["n_neurons"]]):
-            after = plain_scores(ground.subject, prompts)
+        with zeroed(setting.subject, order[: row["n_neurons"]]):
+            after = plain_scores(setting.subject, prompts)
         for when, expected in (("before", before), ("after", after)):
             found = [row[f"{name}_{when}"] for name in ("accuracy", "perplexity", "mean")]
             assert found == pytest.approx(expected, rel=1e-4)
     assert own[-1]["perplexity_after"] > 2 * own[-1]["perplexity_before"]
 
 
-def test_other_relations_and_random_neurons_are_asked_alike(ground, rows):
+def test_other_relations_and_random_neurons_are_asked_alike(setting, rows):
     at_20 = [row for row in rows if row["n_neurons"] == 20]
-    relations = sorted(ground.by_relation)
+    relations = sorted(setting.by_relation)
     for group in ("own", "random"):
         assert [row["asked_relation_id"] for row in at_20 if row["group"] == group] == relations
     assert {row["asked_relation_id"] for row in rows if row["n_neurons"] != 20} == {"P19"}
-    own = plain_order(ground.atlas, "P19")[:20]
+    own = plain_order(setting.atlas, "P19")[:20]
     from atlas.neuron import Neuron
 
-    others = ground.stand_ins([Neuron(*n) for n in own], "erase", "P19/20")
+    others = setting.random_neurons([Neuron(*n) for n in own], "erase", "P19/20")
     assert sorted(n.layer for n in others) == sorted(layer for layer, _ in own)
     assert not set(own) & {(n.layer, n.neuron) for n in others}
     for group, neurons in (("own", own), ("random", [(n.layer, n.neuron) for n in others])):
         row = next(r for r in at_20 if r["group"] == group and r["asked_relation_id"] == "P36")
-        prompts = asked(ground, "P36")[:OTHER_FACTS]
-        with zeroed(ground.subject, neurons):
-            after = plain_scores(ground.subject, prompts)
+        prompts = draw_prompts(setting, "P36")[:OTHER_FACTS]
+        with zeroed(setting.subject, neurons):
+            after = plain_scores(setting.subject, prompts)
         assert row["n_prompts"] == OTHER_FACTS
         assert (row["accuracy_after"], row["perplexity_after"], row["mean_after"]) == pytest.approx(
             after, rel=1e-4
         )
 
 
-def test_known_facts_are_asked_first_one_held_out_prompt_each(ground):
+def test_known_facts_are_asked_first_one_held_out_prompt_each(setting):
     for relation_id in ("P19", "P131"):
-        facts = ground.by_relation[relation_id]
+        facts = setting.by_relation[relation_id]
         n_known = sum(fact.known for fact in facts)
         assert 0 < n_known < len(facts)
-        everything = asked(replace(ground, sample=None), relation_id)
+        everything = draw_prompts(replace(setting, sample=None), relation_id)
         assert sorted(prompt.fact_id for prompt in everything) == [fact.fact_id for fact in facts]
-        known = [ground.by_id[prompt.fact_id].known for prompt in everything]
+        known = [setting.by_id[prompt.fact_id].known for prompt in everything]
         assert known == [True] * n_known + [False] * (len(facts) - n_known)
         assert all(
-            prompt in [each.prompt for each in ground.by_id[prompt.fact_id].held_out] for prompt in everything
+            prompt in [each.prompt for each in setting.by_id[prompt.fact_id].held_out]
+            for prompt in everything
         )
         assert len({prompt.template_id for prompt in everything}) == 4
-        assert len(asked(ground, relation_id)) == SAMPLE
-        assert asked(replace(ground, seed=1), relation_id) != asked(ground, relation_id)
+        assert len(draw_prompts(setting, relation_id)) == SAMPLE
+        assert draw_prompts(replace(setting, seed=1), relation_id) != draw_prompts(setting, relation_id)
 
 
-def test_a_relation_gets_each_dose_once_up_to_what_it_has(ground):
-    assert doses(500) == list(DOSES)
-    assert doses(67) == [1, 2, 5, 10, 20, 50, 67]
-    assert doses(20) == [1, 2, 5, 10, 20]
-    assert doses(0) == []
-    assert len(units(ground)) == 31 * len(DOSES)
+def test_a_relation_gets_each_dose_once_up_to_what_it_has(setting):
+    assert choose_doses(500) == list(DOSES)
+    assert choose_doses(67) == [1, 2, 5, 10, 20, 50, 67]
+    assert choose_doses(20) == [1, 2, 5, 10, 20]
+    assert choose_doses(0) == []
+    assert len(units(setting)) == 31 * len(DOSES)
 
 
-def test_a_unit_measured_again_alone_gives_the_same_rows(ground, rows):
-    fresh = Ground(Atlas(POCKET), "pocket-bert", sample=SAMPLE)
-    fresh.subject = ground.subject
+def test_a_unit_measured_again_alone_gives_the_same_rows(setting, rows):
+    fresh = Setting(Atlas(POCKET), "pocket-bert", sample=SAMPLE)
+    fresh.subject = setting.subject
     assert measure(fresh, ("P19", 20)) == [row for row in rows if row["n_neurons"] == 20]
 
 
@@ -149,11 +159,11 @@ def test_perplexity_counts_answer_tokens_and_never_becomes_infinite():
     def said(rank, *tokens):
         return Prediction(math.prod(tokens), rank, tokens, (("word", 0.5),))
 
-    found = scores([said(1, 0.5), said(3, 0.25, 0.1)], "after")
+    found = score_predictions([said(1, 0.5), said(3, 0.25, 0.1)], "after")
     assert found["accuracy_after"] == 0.5
     assert found["perplexity_after"] == pytest.approx((0.5 * 0.25 * 0.1) ** (-1 / 3))
     assert found["mean_after"] == pytest.approx((0.5 + 0.025) / 2)
-    assert math.isfinite(scores([said(9, 0.0)], "after")["perplexity_after"])
+    assert math.isfinite(score_predictions([said(9, 0.0)], "after")["perplexity_after"])
 
 
 def with_erasures(folder, rows):
@@ -164,7 +174,7 @@ def with_erasures(folder, rows):
     return folder
 
 
-def test_the_summary_says_what_the_rows_do(ground, rows, tmp_path):
+def test_the_summary_says_what_the_rows_do(setting, rows, tmp_path):
     folder = with_erasures(tmp_path / "atlas", rows)
     with Atlas(folder) as atlas:
         lines = summary(atlas)
@@ -177,7 +187,7 @@ def test_the_summary_says_what_the_rows_do(ground, rows, tmp_path):
             assert f"× {row['perplexity_after'] / row['perplexity_before']:.4g}" in line
 
 
-def test_the_check_finds_the_one_row_that_cannot_be(ground, rows, tmp_path):
+def test_the_check_finds_the_one_row_that_cannot_be(setting, rows, tmp_path):
     folder = with_erasures(tmp_path / "atlas", [rows[0] | {"accuracy_after": 1.5}, *rows[1:]])
     assert check_atlas(folder).problems == [
         "1 erasures have an accuracy or a probability outside 0 to 1, or a perplexity below 1"

@@ -11,9 +11,9 @@ import pytest
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from build.evidence.evaluate import EvaluateOptions, evaluate
-from build.evidence.ground import Ground
-from build.evidence.methods import METHODS, largest, measure, stored_choices, units
+from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.evidence.methods import COMPARED_METHODS, choose_by_score, measure, stored_choices, units
+from build.evidence.setting import Setting
 from tests.by_hand import probability_scaled
 from tests.plain_refinement import plain_facts, plain_mode
 from tests.sample_atlas import write_table
@@ -23,13 +23,13 @@ STORED_MODES = ("default", "paper", "replication", "count")
 
 
 @pytest.fixture(scope="module")
-def ground():
-    return Ground(Atlas(POCKET), "pocket-bert", sample=6)
+def setting():
+    return Setting(Atlas(POCKET), "pocket-bert", sample=6)
 
 
 @pytest.fixture(scope="module")
-def rows(ground):
-    found = [row for unit in units(ground) for row in measure(ground, unit)]
+def rows(setting):
+    found = [row for unit in units(setting) for row in measure(setting, unit)]
     return {(row["fact_id"], row["method"], row["mode"]): row for row in found}
 
 
@@ -48,12 +48,12 @@ def dense(scores):
 
 
 @pytest.fixture(scope="module")
-def chosen(ground, rows):
+def chosen(setting, rows):
     """(fact, method, mode) → neurons, found by loops for the facts that all methods scored."""
     from atlas.attribution.attribution import attribute
 
     ids = sorted({fact_id for fact_id, method, _ in rows if method == "log_prob_increase"})
-    facts = plain_facts(ground.atlas, {ground.by_id[fact_id].relation_id for fact_id in ids})
+    facts = plain_facts(setting.atlas, {setting.by_id[fact_id].relation_id for fact_id in ids})
     by_mode = {name: plain_mode(name, facts) for name in ("default", "paper", "replication")}
     stored = {fact.fact_id: list(fact.prompts.values()) for fact in facts}
     found = {}
@@ -62,27 +62,27 @@ def chosen(ground, rows):
             found[fact_id, "integrated_gradients", mode] = {Neuron(*each) for each in neurons[fact_id]}
         count = len(by_mode["default"][fact_id])
         found[fact_id, "integrated_gradients", "count"] = plain_largest(stored[fact_id], count)
-        prompts = [each.prompt for each in ground.by_id[fact_id].discovery]
-        activations = ground.subject.activations(prompts).numpy()
+        prompts = [each.prompt for each in setting.by_id[fact_id].discovery]
+        activations = setting.subject.activations(prompts).numpy()
         found[fact_id, "activation", "count"] = plain_largest([dense(each) for each in activations], count)
         for method in ("gradient_x_activation", "log_prob_increase"):
             scores = [
-                dense(attribute(ground.subject, [prompt], method=method)[0].scores) for prompt in prompts
+                dense(attribute(setting.subject, [prompt], method=method)[0].scores) for prompt in prompts
             ]
             found[fact_id, method, "count"] = plain_largest(scores, count)
     return found
 
 
-def test_every_choice_has_the_overlap_and_the_effect_of_the_neurons_that_loops_choose(ground, rows, chosen):
+def test_every_choice_has_the_overlap_and_the_effect_of_the_neurons_that_loops_choose(setting, rows, chosen):
     assert len(chosen) == 2 * 7
     for (fact_id, method, mode), neurons in chosen.items():
         row = rows[fact_id, method, mode]
         reference = chosen[fact_id, "integrated_gradients", mode]
         assert row["n_neurons"] == len(neurons) > 10
         assert row["shared"] == len(neurons & reference)
-        prompts = [each.prompt for each in ground.by_id[fact_id].held_out]
+        prompts = [each.prompt for each in setting.by_id[fact_id].held_out]
         for name, factor in (("p_before", 1), ("p_suppressed", 0), ("p_amplified", 2)):
-            said = [probability_scaled(ground.subject, prompt, neurons, factor) for prompt in prompts]
+            said = [probability_scaled(setting.subject, prompt, neurons, factor) for prompt in prompts]
             assert row[name] == pytest.approx(np.mean(said), rel=1e-3)
 
 
@@ -90,7 +90,7 @@ def test_methods_choose_as_many_neurons_as_the_default_and_not_the_same(rows):
     ids = {fact_id for fact_id, _, _ in rows}
     for fact_id in ids:
         n = rows[fact_id, "integrated_gradients", "default"]["n_neurons"]
-        for method in METHODS:
+        for method in COMPARED_METHODS:
             if (fact_id, method, "count") in rows:
                 assert rows[fact_id, method, "count"]["n_neurons"] == n
         assert rows[fact_id, "activation", "count"]["shared"] < n
@@ -99,18 +99,18 @@ def test_methods_choose_as_many_neurons_as_the_default_and_not_the_same(rows):
             assert row["shared"] == row["n_neurons"]
 
 
-def test_the_slow_method_takes_a_third_of_the_same_facts(ground, rows):
+def test_the_slow_method_takes_a_third_of_the_same_facts(setting, rows):
     quick = [fact_id for fact_id, method, _ in rows if method == "activation"]
     slow = [fact_id for fact_id, method, _ in rows if method == "log_prob_increase"]
-    assert quick == [fact.fact_id for fact in ground.sampled("methods")]
+    assert quick == [fact.fact_id for fact in setting.sampled("methods")]
     assert len(quick) == 6
     assert len(slow) == 2
     assert set(slow) < set(quick)
     # Relations take turns among the third, too.
-    many = units(Ground(ground.atlas, "pocket-bert", sample=90))
+    many = units(Setting(setting.atlas, "pocket-bert", sample=90))
     third = [fact_id for kind, ids in many if kind == "log_prob_increase" for fact_id in ids]
     assert len(third) == 30
-    assert len({ground.by_id[fact_id].relation_id for fact_id in third}) == 30
+    assert len({setting.by_id[fact_id].relation_id for fact_id in third}) == 30
 
 
 def test_the_largest_neurons_are_those_of_the_mean_relative_score():
@@ -119,15 +119,15 @@ def test_the_largest_neurons_are_those_of_the_mean_relative_score():
     scores[1, 0] = [1, 4, 3, 0]
     scores[2] = -1
     # Relative: 1 + ¼, 0.9 + 1, 0 + ¾; the last prompt has no positive score and counts as nothing.
-    assert largest(scores, 2) == (Neuron(0, 0), Neuron(0, 1))
-    assert largest(scores, 1) == (Neuron(0, 1),)
-    assert largest(scores, 0) == ()
+    assert choose_by_score(scores, 2) == (Neuron(0, 0), Neuron(0, 1))
+    assert choose_by_score(scores, 1) == (Neuron(0, 1),)
+    assert choose_by_score(scores, 0) == ()
 
 
 def test_stored_choices_of_the_synthetic_atlas_are_those_of_plain_loops(sample):
     with Atlas(sample) as atlas:
-        ground = Ground(atlas, "none")
-        found = stored_choices(ground, ground.facts)
+        setting = Setting(atlas, "none")
+        found = stored_choices(setting, setting.facts)
         facts = plain_facts(atlas)
     for mode in ("default", "paper", "replication"):
         expected = plain_mode(mode, facts)
@@ -143,7 +143,7 @@ def emptied(tmp_path):
     """An atlas in which the scores of its first sampled facts are below every threshold: none is stored."""
     folder = shutil.copytree(POCKET, tmp_path / "emptied")
     with Atlas(folder) as atlas:
-        ids = [fact.fact_id for fact in Ground(atlas, "pocket-bert", sample=2).sampled("methods")]
+        ids = [fact.fact_id for fact in Setting(atlas, "pocket-bert", sample=2).sampled("methods")]
     rows = pq.read_table(folder / "attributions.parquet")
     kept = rows.filter(pc.invert(pc.is_in(rows["fact_id"], pc.cast(ids, "string"))))
     assert kept.num_rows < rows.num_rows
@@ -154,8 +154,8 @@ def emptied(tmp_path):
 
 def test_a_choice_of_no_neurons_changes_nothing(emptied):
     with Atlas(emptied) as atlas:
-        ground = Ground(atlas, "pocket-bert", sample=2)
-        rows = [row for unit in units(ground) for row in measure(ground, unit)]
+        setting = Setting(atlas, "pocket-bert", sample=2)
+        rows = [row for unit in units(setting) for row in measure(setting, unit)]
     assert len(rows) == 2 * 6 + 1
     for row in rows:
         assert (row["n_neurons"], row["shared"]) == (0, 0)
@@ -164,7 +164,7 @@ def test_a_choice_of_no_neurons_changes_nothing(emptied):
 
 def test_the_command_adds_the_table_and_says_overlap_and_effect_of_each(tmp_path):
     folder = shutil.copytree(POCKET, tmp_path / "pocket")
-    said = evaluate(folder, EvaluateOptions(experiments="methods", sample=4), fresh=True).splitlines()
+    said = evaluate_atlas(folder, EvaluateOptions(experiments="methods", sample=4), fresh=True).splitlines()
     with Atlas(folder) as atlas:
         rows = atlas.query("SELECT * FROM methods")
     assert len(rows) == 4 * 6 + 1

@@ -9,15 +9,15 @@ import pytest
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import read_manifest, write_manifest
-from build.evidence.evaluate import EvaluateOptions, evaluate
-from build.evidence.ground import Ground
+from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.evidence.setting import Setting
 from build.evidence.stability import (
     attribution_options,
+    draw_other_fact,
     held_out_neurons,
     jaccard,
     measure,
-    rule_for,
-    stranger,
+    relation_rule,
     units,
 )
 from tests.by_hand import probability_scaled
@@ -27,13 +27,13 @@ POCKET = bundled().get("starter-pocket-bert")
 
 
 @pytest.fixture(scope="module")
-def ground():
-    return Ground(Atlas(POCKET), "pocket-bert", sample=5)
+def setting():
+    return Setting(Atlas(POCKET), "pocket-bert", sample=5)
 
 
 @pytest.fixture(scope="module")
-def rows(ground):
-    return [row for unit in units(ground) for row in measure(ground, unit)]
+def rows(setting):
+    return [row for unit in units(setting) for row in measure(setting, unit)]
 
 
 def plain_neurons(subject, prompts):
@@ -48,41 +48,41 @@ def plain_neurons(subject, prompts):
     return {Neuron(*at) for at, n in hits.items() if n >= 2 and n >= 0.5 * len(prompts)}
 
 
-def test_a_row_is_what_both_halves_find_and_do(ground, rows):
-    assert [row["fact_id"] for row in rows] == [fact.fact_id for fact in ground.sampled("stability")]
+def test_a_row_is_what_both_halves_find_and_do(setting, rows):
+    assert [row["fact_id"] for row in rows] == [fact.fact_id for fact in setting.sampled("stability")]
     for row in rows:
-        fact = ground.by_id[row["fact_id"]]
+        fact = setting.by_id[row["fact_id"]]
         mine = set(fact.neurons)
-        other = plain_neurons(ground.subject, [each.prompt for each in fact.held_out])
+        other = plain_neurons(setting.subject, [each.prompt for each in fact.held_out])
         assert len(fact.held_out) == len(fact.discovery) == 4
         assert (row["n_discovery"], row["n_held_out"]) == (len(mine), len(other))
         assert row["shared"] == len(mine & other) > 0
         assert row["jaccard"] == pytest.approx(len(mine & other) / len(mine | other))
         for name, neurons in (("p_before", set()), ("p_discovery", mine), ("p_held_out", other)):
-            found = [probability_scaled(ground.subject, each.prompt, neurons, 0) for each in fact.discovery]
+            found = [probability_scaled(setting.subject, each.prompt, neurons, 0) for each in fact.discovery]
             assert row[name] == pytest.approx(sum(found) / 4, rel=1e-4)
     assert sum(row["p_held_out"] < row["p_before"] for row in rows) >= 4
 
 
-def test_the_stored_neurons_are_what_the_same_steps_find_on_the_discovery_half(ground):
-    fact = ground.sampled("stability")[0]
+def test_the_stored_neurons_are_what_the_same_steps_find_on_the_discovery_half(setting):
+    fact = setting.sampled("stability")[0]
     swapped = replace(fact, prompts=tuple(replace(each, held_out=not each.held_out) for each in fact.prompts))
-    assert set(held_out_neurons(ground, [swapped])[fact.fact_id]) == set(fact.neurons)
+    assert set(held_out_neurons(setting, [swapped])[fact.fact_id]) == set(fact.neurons)
 
 
-def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(ground, rows):
-    every = Ground(ground.atlas, "pocket-bert")
+def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(setting, rows):
+    every = Setting(setting.atlas, "pocket-bert")
     for row in rows:
-        fact = ground.by_id[row["fact_id"]]
-        held_out = plain_neurons(ground.subject, [each.prompt for each in fact.held_out])
+        fact = setting.by_id[row["fact_id"]]
+        held_out = plain_neurons(setting.subject, [each.prompt for each in fact.held_out])
         for name, same in (("jaccard_relation", True), ("jaccard_random", False)):
-            other = stranger(ground, fact, same_relation=same)
+            other = draw_other_fact(setting, fact, same_relation=same)
             theirs = set(other.neurons)
             assert row[name] == pytest.approx(len(held_out & theirs) / len(held_out | theirs))
-            assert stranger(every, fact, same_relation=same) == other
-    for fact in ground.facts[::60]:
-        relation = stranger(ground, fact, same_relation=True)
-        random = stranger(ground, fact, same_relation=False)
+            assert draw_other_fact(every, fact, same_relation=same) == other
+    for fact in setting.facts[::60]:
+        relation = draw_other_fact(setting, fact, same_relation=True)
+        random = draw_other_fact(setting, fact, same_relation=False)
         assert relation.relation_id == fact.relation_id != random.relation_id
         assert fact.fact.object.lower() not in (relation.fact.object.lower(), random.fact.object.lower())
         assert min(len(relation.neurons), len(random.neurons)) > 0
@@ -91,9 +91,9 @@ def test_the_other_facts_differ_as_they_should_and_do_not_depend_on_the_sample(g
 
 def test_a_relation_of_one_fact_has_no_other_to_compare_with(tmp_path):
     with Atlas(write_sample_atlas(tmp_path / "one", n_facts=1)) as atlas:
-        ground = Ground(atlas, "none")
-        assert stranger(ground, ground.facts[0], same_relation=True) is None
-        assert stranger(ground, ground.facts[0], same_relation=False) is None
+        setting = Setting(atlas, "none")
+        assert draw_other_fact(setting, setting.facts[0], same_relation=True) is None
+        assert draw_other_fact(setting, setting.facts[0], same_relation=False) is None
     assert jaccard([], []) is None
     assert jaccard([Neuron(0, 1)], []) == 0
 
@@ -110,8 +110,8 @@ def strict(tmp_path):
 
 def test_a_half_that_finds_nothing_changes_nothing(strict):
     with Atlas(strict) as atlas:
-        ground = Ground(atlas, "pocket-bert", sample=12)
-        rows = [row for unit in units(ground) for row in measure(ground, unit)]
+        setting = Setting(atlas, "pocket-bert", sample=12)
+        rows = [row for unit in units(setting) for row in measure(setting, unit)]
     empty = [row for row in rows if row["n_held_out"] == 0]
     assert empty
     for row in empty:
@@ -127,8 +127,8 @@ def test_facts_with_fewer_held_out_prompts_than_the_rule_asks_for_are_left_out(s
         rule = {**manifest.method.refinement, "at_least": at_least}
         write_manifest(strict, replace(manifest, method=replace(manifest.method, refinement=rule)))
         with Atlas(strict) as atlas:
-            assert bool(units(Ground(atlas, "pocket-bert", sample=3))) == some
-    said = evaluate(strict, EvaluateOptions(experiments="stability"), fresh=True)
+            assert bool(units(Setting(atlas, "pocket-bert", sample=3))) == some
+    said = evaluate_atlas(strict, EvaluateOptions(experiments="stability"), fresh=True)
     assert "no fact has neurons, and as many held-out prompts as the rule asks for\n  0 rows" in said
 
 
@@ -137,9 +137,9 @@ def test_a_share_that_adapted_is_the_one_its_relation_ended_with():
     paper = {"mode": "paper", "threshold": 0.2, "share": 0.7, "at_least": 3, "target": [2, 5]}
     method = replace(manifest.method, refinement={**paper, "shares": {"P36": 0.45}})
     manifest = replace(manifest, method=method)
-    assert rule_for(manifest, "P36").share == 0.45
-    assert rule_for(manifest, "P37").share == 0.7
-    assert rule_for(manifest, "P36").target is None
+    assert relation_rule(manifest, "P36").share == 0.45
+    assert relation_rule(manifest, "P37").share == 0.7
+    assert relation_rule(manifest, "P36").target is None
 
 
 def test_the_held_out_half_is_attributed_as_the_atlas_was():
@@ -151,7 +151,7 @@ def test_the_held_out_half_is_attributed_as_the_atlas_was():
 
 def test_the_command_adds_the_table_and_says_what_the_other_half_keeps(tmp_path):
     folder = shutil.copytree(POCKET, tmp_path / "pocket")
-    said = evaluate(folder, EvaluateOptions(experiments="stability", sample=6), fresh=True)
+    said = evaluate_atlas(folder, EvaluateOptions(experiments="stability", sample=6), fresh=True)
     with Atlas(folder) as atlas:
         rows = atlas.query("SELECT * FROM stability")
     assert len(rows) == 6

@@ -15,9 +15,9 @@ from atlas.errors import BuildError
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import read_manifest, write_manifest
 from atlas.store.schema import TABLES
-from build.evidence.evaluate import EvaluateOptions, evaluate
-from build.evidence.ground import Ground
-from build.evidence.statistics import SHARES, THRESHOLDS, count, measure, units
+from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.evidence.setting import Setting
+from build.evidence.statistics import SHARES, THRESHOLDS, count_neurons, measure, units
 from tests.plain_refinement import plain_facts, plain_mode, plain_neurons
 
 POCKET = bundled().get("starter-pocket-bert")
@@ -108,24 +108,24 @@ def plain(sample):
 
 def test_every_mode_and_grid_point_has_the_numbers_that_loops_give(sample, plain):
     with Atlas(sample) as atlas:
-        ground = Ground(atlas, "none")
+        setting = Setting(atlas, "none")
         facts = triples(atlas)
-        assert set(units(ground)) == {*plain, ("stored", None, None)}
+        assert set(units(setting)) == {*plain, ("stored", None, None)}
         distinct = set()
         for unit, found in plain.items():
-            (row,) = measure(ground, unit)
+            (row,) = measure(setting, unit)
             equal(row, plain_count(found, facts, 4))
             distinct.add(row["mean_neurons"])
         assert len(distinct) > 10
-        (stored,) = measure(ground, ("stored", None, None))
-    (default,) = measure(Ground(Atlas(sample), "none"), ("default", None, None))
+        (stored,) = measure(setting, ("stored", None, None))
+    (default,) = measure(Setting(Atlas(sample), "none"), ("default", None, None))
     assert stored == default | {"mode": "stored"}
 
 
 def test_rows_say_which_thresholds_made_them(sample):
     with Atlas(sample) as atlas:
-        ground = Ground(atlas, "none")
-        rows = [row for unit in units(ground)[:6] for row in measure(ground, unit)]
+        setting = Setting(atlas, "none")
+        rows = [row for unit in units(setting)[:6] for row in measure(setting, unit)]
     assert [(row["mode"], row["threshold"], row["share"]) for row in rows] == [
         ("stored", 0.2, 0.5),
         ("default", 0.2, 0.5),
@@ -146,7 +146,7 @@ def test_the_stored_neurons_of_a_real_atlas_are_counted_as_loops_count_them():
     for row in rows.itertuples():
         found[row.fact_id].add((row.layer, row.neuron))
     table, frame = as_tables(found, facts)
-    row = count(table, frame, n_layers=3)
+    row = count_neurons(table, frame, n_layers=3)
     equal(row, plain_count(found, facts, 3))
     assert row["same_object"] > row["other_object"] > 0
 
@@ -169,7 +169,7 @@ def test_small_atlases_are_counted_and_what_has_no_pairs_is_null(facts):
     triples = [(fact_id, relation, answer.strip()) for fact_id, relation, answer in facts]
     found = {fact_id: neurons for (fact_id, _, _), neurons in facts.items()}
     table, frame = as_tables(found, list(facts))
-    row = count(table, frame, n_layers=2)
+    row = count_neurons(table, frame, n_layers=2)
     equal(row, plain_count(found, triples, 2))
     if len({relation for _, relation, _ in triples}) == 1:
         assert row["across"] is None
@@ -178,21 +178,21 @@ def test_small_atlases_are_counted_and_what_has_no_pairs_is_null(facts):
 def test_sets_that_two_facts_have_are_identical():
     found = {"a": {A, C}, "b": {C, A}, "c": {A}, "d": set(), "e": set()}
     table, frame = as_tables(found, [(fact_id, "P1", fact_id) for fact_id in found])
-    assert count(table, frame, n_layers=2)["identical"] == pytest.approx(2 / 3)
+    assert count_neurons(table, frame, n_layers=2)["identical"] == pytest.approx(2 / 3)
 
 
 def test_no_fact_at_all_gives_no_number():
     table, frame = as_tables({}, [])
-    row = count(table, frame.astype(str), n_layers=2)
+    row = count_neurons(table, frame.astype(str), n_layers=2)
     assert (row["n_facts"], row["n_empty"], row["most_neurons"]) == (0, 0, 0)
     assert {row[name] for name in ("mean_neurons", "median_neurons", "within", "hubs", "identical")} == {None}
 
 
 def test_a_mode_of_a_real_atlas_takes_seconds():
     with Atlas(POCKET) as atlas:
-        ground = Ground(atlas, "pocket-bert")
+        setting = Setting(atlas, "pocket-bert")
         started = time.process_time()
-        (row,) = measure(ground, ("grid", 0.1, 0.25))
+        (row,) = measure(setting, ("grid", 0.1, 0.25))
         assert time.process_time() - started < 20
     assert row["n_facts"] == 2278
     assert row["mean_neurons"] > 200
@@ -200,7 +200,7 @@ def test_a_mode_of_a_real_atlas_takes_seconds():
 
 def test_the_command_adds_one_row_a_refinement_and_says_what_moves_most(sample, tmp_path):
     folder = shutil.copytree(sample, tmp_path / "copy")
-    said = evaluate(folder, EvaluateOptions(experiments="statistics"))
+    said = evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))
     with Atlas(folder) as atlas:
         rows = atlas.query("SELECT * FROM statistics")
         stored = atlas.query("SELECT * FROM layer_histogram")
@@ -230,4 +230,4 @@ def test_an_atlas_that_says_nothing_of_its_refinement_gets_a_sentence(sample, tm
     manifest = read_manifest(folder)
     write_manifest(folder, replace(manifest, method=replace(manifest.method, refinement={})))
     with pytest.raises(BuildError, match=r"does not say how its neurons were refined\. Build"):
-        evaluate(folder, EvaluateOptions(experiments="statistics"))
+        evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))

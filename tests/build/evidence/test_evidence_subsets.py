@@ -15,8 +15,8 @@ from atlas.queries.subsets import half_effect
 from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence import STUDIES
-from build.evidence.ground import Ground
-from build.evidence.subsets import doses, measure, summary, units
+from build.evidence.setting import Setting
+from build.evidence.subsets import measure, subset_sizes, summary, units
 from build.output.check import check_rows
 from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
 
@@ -34,7 +34,7 @@ def replace_table(folder: Path, name: str, rows: list[dict]) -> Path:
 
 @pytest.mark.parametrize("n", [1, 2, 20, 39, 40, 41, 42, 57, 100, 283, 5000])
 def test_doses_are_every_number_or_every_small_one_and_a_grid_to_all(n: int):
-    found = doses(n)
+    found = subset_sizes(n)
     assert found == sorted(set(found))
     assert (found[0], found[-1]) == (1, n)
     assert found[:20] == list(range(1, min(n, 20) + 1))
@@ -51,7 +51,7 @@ def test_facts_without_held_out_prompts_are_not_asked(tmp_path: Path):
     for row in prompts:
         row["held_out"] &= row["fact_id"] not in without
     with Atlas(replace_table(folder, "prompts", prompts)) as atlas:
-        asked = {fact_id for unit in units(Ground(atlas, "none")) for fact_id in unit}
+        asked = {fact_id for unit in units(Setting(atlas, "none")) for fact_id in unit}
         with_neurons = set(atlas.query("SELECT fact_id FROM facts WHERE n_neurons > 0")["fact_id"])
     assert without < with_neurons
     assert asked == with_neurons - without
@@ -61,15 +61,15 @@ def test_facts_without_held_out_prompts_are_not_asked(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def ground() -> Ground:
-    return Ground(Atlas(DATA / "starter-pocket-bert"), "pocket-bert")
+def setting() -> Setting:
+    return Setting(Atlas(DATA / "starter-pocket-bert"), "pocket-bert")
 
 
 @pytest.fixture(scope="module")
-def facts(ground: Ground) -> tuple[str, str]:
+def facts(setting: Setting) -> tuple[str, str]:
     """A known fact of few neurons and one of many."""
     few, many = (
-        ground.atlas.query_one(
+        setting.atlas.query_one(
             "SELECT fact_id FROM facts WHERE known AND n_neurons BETWEEN $low AND $high ORDER BY fact_id",
             {"low": low, "high": high},
         )
@@ -79,15 +79,15 @@ def facts(ground: Ground) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def rows(ground: Ground, facts: tuple[str, str]) -> pd.DataFrame:
-    return table_of(measure(ground, facts))
+def rows(setting: Setting, facts: tuple[str, str]) -> pd.DataFrame:
+    return table_of(measure(setting, facts))
 
 
 def table_of(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["fact_id", "order", "k"]).sort_index()
 
 
-def by_hand(ground: Ground, fact_id: str, neurons: list[Neuron]) -> float:
+def by_hand(setting: Setting, fact_id: str, neurons: list[Neuron]) -> float:
     """Mean probability of the answer on held-out prompts with these neurons zero, by transformers alone."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -98,7 +98,7 @@ def by_hand(ground: Ground, fact_id: str, neurons: list[Neuron]) -> float:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
     down = [layer.output.dense for layer in model.bert.encoder.layer]
-    prompts = ground.atlas.query(
+    prompts = setting.atlas.query(
         "SELECT text, object FROM prompts JOIN facts USING (fact_id) WHERE held_out AND fact_id = $fact_id",
         {"fact_id": fact_id},
     )
@@ -120,8 +120,8 @@ def by_hand(ground: Ground, fact_id: str, neurons: list[Neuron]) -> float:
     return float(np.mean(chances))
 
 
-def by_score(ground: Ground, fact_id: str) -> list[Neuron]:
-    rows = ground.atlas.query(
+def by_score(setting: Setting, fact_id: str) -> list[Neuron]:
+    rows = setting.atlas.query(
         "SELECT layer, neuron, mean_score FROM knowledge_neurons WHERE fact_id = $fact_id",
         {"fact_id": fact_id},
     )
@@ -130,31 +130,31 @@ def by_score(ground: Ground, fact_id: str) -> list[Neuron]:
 
 
 def test_each_dose_is_what_zeroing_the_best_scored_neurons_by_hand_gives(
-    ground: Ground, facts: tuple[str, str], rows: pd.DataFrame
+    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
 ):
     for fact_id in facts:
-        neurons = by_score(ground, fact_id)
+        neurons = by_score(setting, fact_id)
         n = len(neurons)
         of_fact = rows.loc[fact_id, "score"]
-        assert list(of_fact.index) == doses(n)
+        assert list(of_fact.index) == subset_sizes(n)
         assert (of_fact["n_neurons"] == n).all()
-        assert of_fact["p_before"].to_numpy() == pytest.approx(by_hand(ground, fact_id, []), rel=1e-4)
-        for k in {1, 3, doses(n)[-2], n}:
-            expected = by_hand(ground, fact_id, neurons[:k])
+        assert of_fact["p_before"].to_numpy() == pytest.approx(by_hand(setting, fact_id, []), rel=1e-4)
+        for k in {1, 3, subset_sizes(n)[-2], n}:
+            expected = by_hand(setting, fact_id, neurons[:k])
             assert of_fact.loc[k, "p_after"] == pytest.approx(expected, rel=1e-3), (fact_id, k)
 
 
 def test_the_random_order_adds_one_neuron_at_a_time_and_ends_with_all(
-    ground: Ground, facts: tuple[str, str], rows: pd.DataFrame
+    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
 ):
     few, many = facts
-    neurons = by_score(ground, few)
+    neurons = by_score(setting, few)
     first: list[Neuron] = []
     # Which neuron comes next is read off its effect: exactly one gives this probability.
     for k in range(1, 4):
         wanted = rows.loc[few, "random", k]["p_after"]
         apart = {
-            each: abs(by_hand(ground, few, [*first, each]) - wanted) for each in set(neurons) - set(first)
+            each: abs(by_hand(setting, few, [*first, each]) - wanted) for each in set(neurons) - set(first)
         }
         found = min(apart, key=apart.get)
         assert apart[found] < 1e-3 * wanted
@@ -168,13 +168,13 @@ def test_the_random_order_adds_one_neuron_at_a_time_and_ends_with_all(
 
 
 def test_the_random_order_is_another_with_another_seed_and_the_same_with_the_same(
-    ground: Ground, facts: tuple[str, str], rows: pd.DataFrame
+    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
 ):
     few = facts[0]
-    again = table_of(measure(ground, [few]))
+    again = table_of(measure(setting, [few]))
     assert again["p_after"].to_numpy() == pytest.approx(rows.loc[[few]]["p_after"].to_numpy(), rel=1e-5)
-    other = Ground(ground.atlas, "pocket-bert", seed=1)
-    other.subject = ground.subject
+    other = Setting(setting.atlas, "pocket-bert", seed=1)
+    other.subject = setting.subject
     moved = table_of(measure(other, [few]))
     apart = (moved["p_after"] - again["p_after"]).abs().groupby("order").max()
     assert apart["score"] < 1e-6

@@ -15,19 +15,19 @@ from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import conform
-from build.evidence.ground import Ground
+from build.evidence.intervals import wilson
+from build.evidence.setting import Setting
 from build.evidence.update import (
     STRENGTHS,
     common_neurons,
     facts_to_edit,
     measure,
-    planned,
-    rate,
-    scorecard,
+    measure_rate,
+    plan_edit,
+    score_edits,
     summary,
-    symmetric,
+    symmetry_prompts,
     units,
-    wilson,
 )
 from build.output.check import check_atlas
 from tests.sample_atlas import write_table
@@ -38,22 +38,22 @@ EDITED = ("P36", "P30", "P131")
 
 
 @pytest.fixture(scope="module")
-def ground():
-    return Ground(Atlas(POCKET), "pocket-bert", sample=2)
+def setting():
+    return Setting(Atlas(POCKET), "pocket-bert", sample=2)
 
 
 @pytest.fixture(scope="module")
-def updates(ground):
+def edits(setting):
     return [
-        planned(ground, ground.by_id[fact_id])
+        plan_edit(setting, setting.by_id[fact_id])
         for relation_id in EDITED
-        for fact_id in facts_to_edit(ground, relation_id)
+        for fact_id in facts_to_edit(setting, relation_id)
     ]
 
 
 @pytest.fixture(scope="module")
-def rows(ground):
-    return [row for relation_id in EDITED for row in measure(ground, facts_to_edit(ground, relation_id))]
+def rows(setting):
+    return [row for relation_id in EDITED for row in measure(setting, facts_to_edit(setting, relation_id))]
 
 
 @contextmanager
@@ -88,39 +88,39 @@ def said(subject, prompt, answer):
     return probability, rank, int(logits[encoded.positions[0]].argmax())
 
 
-def test_rows_are_what_moved_value_vectors_give(ground, updates, rows):
+def test_rows_are_what_moved_value_vectors_give(setting, edits, rows):
     found = {
         (r["fact_id"], r["add"], r["group"], r["kind"], r["prompt_fact_id"], r["template_id"]): r
         for r in rows
     }
     assert len(found) == len(rows)
     compared = Counter()
-    for update in updates[::2]:  # one of each relation
-        for group, neurons in update.groups.items():
+    for edit in edits[::2]:  # one of each relation
+        for group, neurons in edit.groups.items():
             for remove, add in STRENGTHS:
-                for question in update.questions:
-                    prompt = question.prompt
-                    key = (update.fact.fact_id, add, group, question.kind, prompt.fact_id, prompt.template_id)
-                    if group == "random_all" and question.kind != "edited":
+                for asked in edit.prompts:
+                    prompt = asked.prompt
+                    key = (edit.fact.fact_id, add, group, asked.kind, prompt.fact_id, prompt.template_id)
+                    if group == "random_all" and asked.kind != "edited":
                         assert key not in found
                         continue
                     row = found[key]
-                    assert (row["n_neurons"], row["new_object"]) == (len(neurons), update.new)
+                    assert (row["n_neurons"], row["new_object"]) == (len(neurons), edit.new)
                     wanted = [("old", prompt.answer)]
-                    wanted += [("new", question.wanted)] if question.wanted else []
+                    wanted += [("new", asked.wanted)] if asked.wanted else []
                     for name, answer in wanted:
-                        p_before, rank_before, top_before = said(ground.subject, prompt, answer)
-                        edit = (neurons, update.fact.fact.object, update.new, remove, add)
-                        with edited(ground.subject, *edit):
-                            p_after, rank_after, top_after = said(ground.subject, prompt, answer)
+                        p_before, rank_before, top_before = said(setting.subject, prompt, answer)
+                        change = (neurons, edit.fact.fact.object, edit.new, remove, add)
+                        with edited(setting.subject, *change):
+                            p_after, rank_after, top_after = said(setting.subject, prompt, answer)
                         assert row[f"p_{name}_before"] == pytest.approx(p_before, rel=1e-3, abs=1e-9)
                         assert row[f"p_{name}_after"] == pytest.approx(p_after, rel=1e-3, abs=1e-9)
                         assert row[f"rank_{name}_before"] == pytest.approx(rank_before, rel=0.01)
                         assert row[f"rank_{name}_after"] == pytest.approx(rank_after, rel=0.01)
                         if name == "old":
                             assert row["top_changed"] == (top_before != top_after)
-                    assert ("p_new_after" in row) == (question.kind != "other_relation")
-                    compared[question.kind] += 1
+                    assert ("p_new_after" in row) == (asked.kind != "other_relation")
+                    compared[asked.kind] += 1
     assert set(compared) == {
         "edited",
         "paraphrase",
@@ -131,81 +131,82 @@ def test_rows_are_what_moved_value_vectors_give(ground, updates, rows):
     }
 
 
-def test_neurons_of_more_than_a_tenth_of_the_relation_are_dropped(ground, updates):
-    pairs = ground.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons")
+def test_neurons_of_more_than_a_tenth_of_the_relation_are_dropped(setting, edits):
+    pairs = setting.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons")
     dropped = 0
-    for update in updates:
-        of_relation = pairs[pairs["relation_id"] == update.fact.relation_id]
-        n_facts = len(ground.by_relation[update.fact.relation_id])
+    for edit in edits:
+        of_relation = pairs[pairs["relation_id"] == edit.fact.relation_id]
+        n_facts = len(setting.by_relation[edit.fact.relation_id])
         counts = Counter(zip(of_relation["layer"], of_relation["neuron"], strict=True))
-        of_fact = of_relation[of_relation["fact_id"] == update.fact.fact_id]
+        of_fact = of_relation[of_relation["fact_id"] == edit.fact.fact_id]
         own = {Neuron(layer, n) for layer, n in zip(of_fact["layer"], of_fact["neuron"], strict=True)}
         rare = {neuron for neuron in own if counts[neuron.layer, neuron.neuron] * 10 <= n_facts}
-        assert set(update.groups["own"]) == rare
-        assert set(update.groups["all"]) == own
+        assert set(edit.groups["own"]) == rare
+        assert set(edit.groups["all"]) == own
         dropped += len(own) - len(rare)
         for group, model in (("random", rare), ("random_all", own)):
-            assert sorted(n.layer for n in update.groups[group]) == sorted(n.layer for n in model)
-            assert not set(update.groups[group]) & own
+            assert sorted(n.layer for n in edit.groups[group]) == sorted(n.layer for n in model)
+            assert not set(edit.groups[group]) & own
     assert dropped > 0
 
 
-def test_edited_facts_are_right_on_the_prompt_that_judges_them(ground, updates):
-    for update in updates:
-        stored = {each.prompt: each for each in update.fact.prompts}
-        judge, *others = [q for q in update.questions if q.kind in ("edited", "paraphrase")]
+def test_edited_facts_are_right_on_the_prompt_that_judges_them(setting, edits):
+    for edit in edits:
+        stored = {each.prompt: each for each in edit.fact.prompts}
+        judge, *others = [q for q in edit.prompts if q.kind in ("edited", "paraphrase")]
         assert judge.kind == "edited"
         assert stored[judge.prompt].held_out
         assert stored[judge.prompt].rank == 1
-        assert {judge.prompt, *(q.prompt for q in others)} == {e.prompt for e in update.fact.held_out}
-        assert update.new in {fact.fact.object for fact in ground.by_relation[update.fact.relation_id]}
-        assert update.new.casefold() != update.fact.answer
-    everything = replace(ground, sample=None)
-    right = {f.fact_id for f in ground.by_relation["P131"] if any(e.rank == 1 for e in f.held_out)}
-    assert {fact.fact_id for fact in ground.by_relation["P131"]} > right
+        assert {judge.prompt, *(q.prompt for q in others)} == {e.prompt for e in edit.fact.held_out}
+        assert edit.new in {fact.fact.object for fact in setting.by_relation[edit.fact.relation_id]}
+        assert edit.new.casefold() != edit.fact.answer
+    everything = replace(setting, sample=None)
+    right = {f.fact_id for f in setting.by_relation["P131"] if any(e.rank == 1 for e in f.held_out)}
+    assert {fact.fact_id for fact in setting.by_relation["P131"]} > right
     assert set(facts_to_edit(everything, "P131")) == right
-    assert any(not ground.by_id[fact_id].known for fact_id in right)
-    assert [len(unit) for unit in units(ground)] == [2] * 31
+    assert any(not setting.by_id[fact_id].known for fact_id in right)
+    assert [len(unit) for unit in units(setting)] == [2] * 31
 
 
-def test_bystanders_have_neither_answer_and_are_right_where_facts_are(ground, updates):
-    for update in updates:
+def test_bystanders_have_neither_answer_and_are_right_where_facts_are(setting, edits):
+    for edit in edits:
         for kind, near in (("same_relation", True), ("other_relation", False)):
-            prompts = [q.prompt for q in update.questions if q.kind == kind]
+            prompts = [q.prompt for q in edit.prompts if q.kind == kind]
             assert len({prompt.fact_id for prompt in prompts}) == 5
             for prompt in prompts:
-                fact = ground.by_id[prompt.fact_id]
-                assert (fact.relation_id == update.fact.relation_id) == near
-                assert fact.answer not in (update.fact.answer, update.new.casefold())
+                fact = setting.by_id[prompt.fact_id]
+                assert (fact.relation_id == edit.fact.relation_id) == near
+                assert fact.answer not in (edit.fact.answer, edit.new.casefold())
                 assert next(e for e in fact.held_out if e.prompt == prompt).rank == 1
 
 
-def test_symmetry_asks_the_inverse_relation_about_the_new_answer(ground, updates):
+def test_symmetry_asks_the_inverse_relation_about_the_new_answer(setting, edits):
     france, germany = (
-        next(f for f in ground.by_relation["P36"] if f.fact.subject == name) for name in ("France", "Germany")
+        next(f for f in setting.by_relation["P36"] if f.fact.subject == name)
+        for name in ("France", "Germany")
     )
     random = np.random.default_rng(0)
-    questions = symmetric(ground, france, germany, random)  # France's capital becomes Berlin
+    questions = symmetry_prompts(setting, france, germany, random)  # France's capital becomes Berlin
     assert len(questions) == 4
-    wordings = {e.prompt.template_id for f in ground.by_relation["P1376"] for e in f.held_out}
+    wordings = {e.prompt.template_id for f in setting.by_relation["P1376"] for e in f.held_out}
     assert {q.prompt.template_id for q in questions} == wordings
-    for question in questions:
-        assert question.prompt.text.count("Berlin") == 1
-        assert (question.prompt.answer, question.wanted) == ("Germany", "France")
-        assert question.prompt.fact_id == germany.fact_id
+    for asked in questions:
+        assert asked.prompt.text.count("Berlin") == 1
+        assert (asked.prompt.answer, asked.wanted) == ("Germany", "France")
+        assert asked.prompt.fact_id == germany.fact_id
     # Were Munich the new capital, the atlas would have the inverse fact: Munich is Bavaria's.
     giver = replace(germany, fact=replace(germany.fact, object="Munich"))
-    stored = symmetric(ground, france, giver, random)
-    munich = next(f for f in ground.by_relation["P1376"] if f.fact.subject == "Munich")
+    stored = symmetry_prompts(setting, france, giver, random)
+    munich = next(f for f in setting.by_relation["P1376"] if f.fact.subject == "Munich")
     assert [q.prompt for q in stored] == [each.prompt for each in munich.held_out]
     assert {(q.prompt.answer, q.wanted) for q in stored} == {("Bavaria", "France")}
-    assert not symmetric(ground, ground.by_relation["P30"][0], ground.by_relation["P30"][1], random)
-    assert not any(q.kind == "symmetry" for u in updates if u.fact.relation_id != "P36" for q in u.questions)
+    assert not symmetry_prompts(setting, setting.by_relation["P30"][0], setting.by_relation["P30"][1], random)
+    assert not any(q.kind == "symmetry" for u in edits if u.fact.relation_id != "P36" for q in u.prompts)
 
 
-def test_a_unit_measured_again_alone_gives_the_same_rows(ground, rows):
-    fresh = Ground(Atlas(POCKET), "pocket-bert", sample=2)
-    fresh.subject = ground.subject
+def test_a_unit_measured_again_alone_gives_the_same_rows(setting, rows):
+    fresh = Setting(Atlas(POCKET), "pocket-bert", sample=2)
+    fresh.subject = setting.subject
     unit = facts_to_edit(fresh, "P30")
     assert measure(fresh, unit) == [row for row in rows if row["fact_id"] in unit]
 
@@ -214,7 +215,7 @@ def test_the_scorecard_counts_rows_one_by_one(rows):
     frame = conform("edits", rows).to_pandas()
     for group in ("own", "random"):
         part = [r for r in rows if r["group"] == group and r["add"] == 8]
-        card = scorecard(frame[(frame["group"] == group) & (frame["add"] == 8)])
+        card = score_edits(frame[(frame["group"] == group) & (frame["add"] == 8)])
         judged = [r for r in part if r["kind"] == "edited"]
         neighbours = [r for r in part if r["kind"] == "same_relation"]
         right = [r for r in neighbours if r["rank_old_before"] == 1]
@@ -238,15 +239,15 @@ def test_the_scorecard_counts_rows_one_by_one(rows):
 
 def test_intervals_are_wilsons_for_one_prompt_an_edit_and_wider_where_edits_have_several():
     assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    one_each = rate(pd.Series([True] * 8 + [False] * 2), pd.Series(range(10)))
+    one_each = measure_rate(pd.Series([True] * 8 + [False] * 2), pd.Series(range(10)))
     assert (one_each.low, one_each.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     # Ten prompts of each of ten edits, which rise and fall together, are worth ten, not a hundred.
-    together = rate(pd.Series(([True] * 8 + [False] * 2) * 10), pd.Series(list(range(10)) * 10))
+    together = measure_rate(pd.Series(([True] * 8 + [False] * 2) * 10), pd.Series(list(range(10)) * 10))
     assert (together.share, together.n_prompts, together.n_edits) == (0.8, 100, 10)
     assert together.high - together.low > 2 * (wilson(0.8, 100)[1] - wilson(0.8, 100)[0])
-    never = rate(pd.Series([False] * 100), pd.Series(list(range(10)) * 10))
+    never = measure_rate(pd.Series([False] * 100), pd.Series(list(range(10)) * 10))
     assert (never.low, never.high) == pytest.approx(wilson(0.0, 10))
-    assert rate(pd.Series([], dtype=bool), pd.Series([], dtype=str)) is None
+    assert measure_rate(pd.Series([], dtype=bool), pd.Series([], dtype=str)) is None
 
 
 def with_edits(folder, rows):
@@ -257,11 +258,11 @@ def with_edits(folder, rows):
     return folder
 
 
-def test_the_summary_counts_edits_and_those_that_cannot_be(ground, rows, tmp_path):
+def test_the_summary_counts_edits_and_those_that_cannot_be(setting, rows, tmp_path):
     with Atlas(with_edits(tmp_path / "atlas", rows)) as atlas:
         lines = summary(atlas)
     none_left = 0
-    for facts in ground.by_relation.values():
+    for facts in setting.by_relation.values():
         counts = Counter(neuron for fact in facts for neuron in fact.neurons)
         for fact in facts:
             right = any(each.rank == 1 for each in fact.held_out)
@@ -287,16 +288,16 @@ def test_the_check_finds_the_rows_that_cannot_be(rows, tmp_path):
     ]
 
 
-def test_the_neighbourhood_has_the_old_answer_and_no_fact_but_others(ground):
+def test_the_neighbourhood_has_the_old_answer_and_no_fact_but_others(setting):
     asked = 0
     for relation_id in ("P30", "P17"):
-        for fact_id in facts_to_edit(ground, relation_id):
-            fact = ground.by_id[fact_id]
-            update = planned(ground, fact)
-            others = [each.prompt for each in update.questions if each.kind == "same_object"]
+        for fact_id in facts_to_edit(setting, relation_id):
+            fact = setting.by_id[fact_id]
+            edit = plan_edit(setting, fact)
+            others = [each.prompt for each in edit.prompts if each.kind == "same_object"]
             possible = {
                 each.fact_id
-                for each in ground.by_relation[relation_id]
+                for each in setting.by_relation[relation_id]
                 if each.answer == fact.answer and each is not fact and each.held_out
             }
             assert {prompt.fact_id for prompt in others} <= possible
@@ -305,7 +306,7 @@ def test_the_neighbourhood_has_the_old_answer_and_no_fact_but_others(ground):
     assert asked > 10
 
 
-def test_in_a_small_relation_a_neuron_of_one_fact_is_not_common(ground):
-    facts = ground.by_relation["P36"][:4]
+def test_in_a_small_relation_a_neuron_of_one_fact_is_not_common(setting):
+    facts = setting.by_relation["P36"][:4]
     counts = Counter(neuron for fact in facts for neuron in fact.neurons)
     assert common_neurons(facts) == {neuron for neuron, count in counts.items() if count > 1}

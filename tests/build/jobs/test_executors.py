@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import BuildError
-from build.jobs.executors import Machine, Share, ahead, cores, share
+from build.jobs.executors import iterate_ahead
+from build.jobs.machine import Machine, Share, count_cores, divide
 from build.output import writer
 from build.output.writer import Output
 from tests import ROOT
@@ -43,22 +44,22 @@ def test_workers_share_cores_or_have_a_gpu_each(given: dict, cpu: int, gpus: int
     machine = Machine(executor="ray", **given)
     if shared is None:
         with pytest.raises(BuildError, match=r"^Ray finds \d .* Use fewer --workers or --"):
-            share(machine, cpu, gpus)
+            divide(machine, cpu, gpus)
     else:
-        assert share(machine, cpu, gpus) == shared
+        assert divide(machine, cpu, gpus) == shared
 
 
 def test_no_more_cores_are_counted_than_this_process_may_use():
-    assert 1 <= cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= count_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--executor", "spark"], "--executor cannot be 'spark'. Choose one of: in-process, ray."),
-        (["--workers", "2"], "--workers is for the executor ray. Add --executor ray"),
-        (["--ray-address", "auto"], "--ray-address is for the executor ray"),
-        (["--executor", "ray", "--workers", "0"], "--workers 0 leaves nothing to do"),
+        (["--workers", "2"], "--workers needs --executor ray. Add it, or leave --workers out."),
+        (["--ray-address", "auto"], "--ray-address needs --executor ray"),
+        (["--executor", "ray", "--workers", "0"], "--workers must be 1 or more, got 0."),
         (["--executor", "ray", "--device", "cuda:1"], "names one GPU"),
     ],
 )
@@ -108,7 +109,7 @@ def test_the_next_item_is_made_while_this_one_is_in_use():
             event.set()
             yield number
 
-    for number in ahead(items()):
+    for number in iterate_ahead(items()):
         if number + 1 < len(made):
             assert made[number + 1].wait(10)  # it is made although nobody has asked for it
         assert not any(event.is_set() for event in made[number + 2 :])  # and no more than that
@@ -119,7 +120,7 @@ def test_what_goes_wrong_while_an_item_is_made_is_raised_in_its_turn():
         yield 0
         raise ZeroDivisionError("in the background")
 
-    found = ahead(items())
+    found = iterate_ahead(items())
     assert next(found) == 0
     with pytest.raises(ZeroDivisionError, match="in the background"):
         next(found)
@@ -135,7 +136,7 @@ def test_leaving_early_ends_the_background():
             closed.set()
 
     source = items()
-    for number in ahead(source):
+    for number in iterate_ahead(source):
         if number == 2:
             break
     source.close()

@@ -19,7 +19,8 @@ import pytest
 from atlas.errors import BuildError, ModelError, PromptError
 from atlas.models import locate
 from atlas.store.manifest import read_manifest
-from build.jobs.executors import InProcess, Machine, Setup
+from build.jobs.executors import InProcess
+from build.jobs.machine import Machine, Setup
 from build.run import run_build
 from tests.build.test_build import ROOT, assert_same_rows, options, register_tiny_dataset
 from tests.ray_jobs import Broken, Deadly, Hungry, Number, Refused
@@ -41,7 +42,7 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=log
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
-NO_PROGRESS = {"report": lambda count: None, "note": lambda text: None}
+NO_PROGRESS = {"advance": lambda count: None, "note": lambda text: None}
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +249,7 @@ def numbers(executor: object, jobs: list, **options: object) -> list[dict]:
 
 def test_both_workers_do_their_part(executor):
     counted: list[int] = []
-    found = numbers(executor, [Number(n, size=n) for n in range(12)], report=counted.append)
+    found = numbers(executor, [Number(n, size=n) for n in range(12)], advance=counted.append)
     assert sorted((row["index"], row["number"]) for row in found) == [(n, n) for n in range(12)]
     assert sorted(counted) == list(range(12))
     wait = [row["process"] for row in numbers(executor, [Number(n) for n in range(40)])]

@@ -13,15 +13,15 @@ from atlas.errors import BuildError
 from atlas.models import locate
 from build.sources import pocket_bert
 from build.sources.pocket_bert import (
-    RECEIPT,
+    TRAINING_RECORD,
     Recipe,
     answer_logits,
-    evaluate,
     learn_pieces,
     make_batch,
     make_model,
     make_pairs,
     make_tokenizer,
+    score_pairs,
     train,
     untrained_templates,
 )
@@ -55,7 +55,7 @@ def test_the_committed_weights_take_at_most_12_megabytes():
 
 
 def test_the_committed_weights_were_trained_on_the_facts_that_are_committed(starter):
-    receipt = json.loads((locate("pocket-bert").folder / RECEIPT).read_text())
+    receipt = json.loads((locate("pocket-bert").folder / TRAINING_RECORD).read_text())
     assert receipt["dataset_hash"] == starter.dataset_hash, (
         "Facts or templates have changed since training: run `python -m build train-pocket-bert` again."
     )
@@ -64,7 +64,7 @@ def test_the_committed_weights_were_trained_on_the_facts_that_are_committed(star
 def test_top_1_accuracy_on_held_out_pairs_is_at_least_90_percent(starter, bundled):
     model, tokenizer = bundled
     _, held_out = make_pairs(starter, tokenizer)
-    accuracy, _ = evaluate(model, random.Random(0).sample(held_out, 400))
+    accuracy, _ = score_pairs(model, random.Random(0).sample(held_out, 400))
     assert accuracy >= 0.90
 
 
@@ -77,7 +77,7 @@ def test_every_starter_prompt_is_in_the_vocabulary(starter, bundled):
 
 
 def test_the_committed_tokenizer_is_the_one_training_would_make(starter, bundled):
-    receipt = json.loads((locate("pocket-bert").folder / RECEIPT).read_text())
+    receipt = json.loads((locate("pocket-bert").folder / TRAINING_RECORD).read_text())
     made = make_tokenizer(starter, pieces=receipt["recipe"]["subject_pieces"])
     assert made.get_vocab() == bundled[1].get_vocab()
 
@@ -142,8 +142,8 @@ def test_what_was_trained_is_located_loaded_and_scored_alike(few, tmp_path):
     located = locate(str(tmp_path / "mine"))
     model = BertForMaskedLM.from_pretrained(located.folder)
     _, held_out = make_pairs(few, AutoTokenizer.from_pretrained(located.folder))
-    assert evaluate(model, held_out) == (report.accuracy_held_out, report.probability_held_out)
-    assert json.loads((located.folder / RECEIPT).read_text())["recipe"] == asdict(TINY)
+    assert score_pairs(model, held_out) == (report.accuracy_held_out, report.probability_held_out)
+    assert json.loads((located.folder / TRAINING_RECORD).read_text())["recipe"] == asdict(TINY)
 
 
 def test_training_leaves_the_callers_random_numbers_and_threads_alone(few, tmp_path):
@@ -161,9 +161,9 @@ def test_accuracy_wants_every_token_of_an_answer(few, monkeypatch):
     model = make_model(len(tokenizer), TINY)
     logits = torch.nn.functional.one_hot(torch.tensor(pair.targets), len(tokenizer)).float() * 50
     monkeypatch.setattr(pocket_bert, "answer_logits", lambda model, batch: logits)
-    assert evaluate(model, [pair])[0] == 1.0
+    assert score_pairs(model, [pair])[0] == 1.0
     logits[-1] = logits[-1].roll(1)
-    assert evaluate(model, [pair])[0] == 0.0
+    assert score_pairs(model, [pair])[0] == 0.0
 
 
 def test_the_shortcut_to_the_masks_says_what_the_whole_model_says(starter, bundled):
@@ -177,7 +177,7 @@ def test_the_shortcut_to_the_masks_says_what_the_whole_model_says(starter, bundl
 
 def test_a_folder_with_other_things_in_it_is_refused(few, tmp_path):
     (tmp_path / "letter.txt").write_text("precious")
-    with pytest.raises(BuildError, match="holds something else"):
+    with pytest.raises(BuildError, match="holds other files"):
         train(tmp_path, dataset=few, recipe=TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

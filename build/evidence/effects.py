@@ -25,7 +25,7 @@ from atlas.neuron import Neuron
 from atlas.store.schema import conform
 from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, top_neurons
-from build.jobs.evaluation import Evaluation, measure_effects, seeded
+from build.jobs.evaluation import Evaluation, evaluate_effects, seeded
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -42,7 +42,7 @@ def measure(setting: Setting, unit: Sequence[str]) -> pa.Table:
     facts = [setting.by_id[fact_id] for fact_id in unit]
     activations = _discovery_activations(setting, facts)
     evaluations = [each for fact in facts for each in _evaluations(setting, fact, activations[fact.fact_id])]
-    return measure_effects(setting.subject, evaluations, batches=setting.batches)
+    return evaluate_effects(setting.subject, evaluations, batches=setting.batches)
 
 
 def _discovery_activations(setting: Setting, facts: Sequence[AtlasFact]) -> dict[str, np.ndarray]:

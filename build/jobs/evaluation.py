@@ -1,7 +1,7 @@
 """What suppressing and amplifying neurons does to prompts: the evaluations and the rows of `effects`.
 
     evaluations = [*HeldOutEvaluations(...).of_fact(fact)]
-    table = measure_effects(subject, evaluations, batches=batches)
+    table = evaluate_effects(subject, evaluations, batches=batches)
 
 A build measures the groups own, random and unrelated on held-out prompts; `build.evidence.effects` measures
 more. What is drawn depends on the seed, the purpose and the fact alone.
@@ -164,7 +164,7 @@ class HeldOutEvaluations:
         )
 
 
-def measure_effects(
+def evaluate_effects(
     subject: Subject,
     evaluations: Sequence[Evaluation],
     *,

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from build.jobs.jobs import Job
-from build.jobs.machine import RAY, Advance, Machine, Note, Setup, SubjectFacts
+from build.jobs.machine import RAY, Advance, Machine, Note, SubjectFacts, WorkerSetup
 from build.plan import Plan
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Executor(Protocol):
 def start_executor(machine: Machine, plan: Plan) -> AbstractContextManager[Executor]:
     """The executor that the machine names, with the plan's model loaded."""
     model = plan.located
-    setup = Setup(
+    setup = WorkerSetup(
         model=model.name,
         dtype=plan.options.dtype,
         device=machine.device,
@@ -57,7 +57,7 @@ def start_executor(machine: Machine, plan: Plan) -> AbstractContextManager[Execu
 class InProcess:
     """The model in this process, one job after the other."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         from build.jobs.worker import Worker
 
         self.worker = Worker.load(setup)

@@ -310,6 +310,6 @@ class EvaluateShard(Job):
         return {prompt: subject.encode(prompt) for prompt in {each.prompt for each in self.evaluations}}
 
     def _table(self, worker: Worker, inputs: dict[Prompt, Encoded]) -> pa.Table:
-        return evaluation.measure_effects(
+        return evaluation.evaluate_effects(
             worker.subject, self.evaluations, batches=worker.batches, encoded=inputs
         )

@@ -81,7 +81,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class WorkerSetup:
     """What a worker needs to load the model."""
 
     model: str

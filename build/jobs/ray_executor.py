@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas.errors import AtlasError, BuildError
-from build.jobs.machine import Advance, Machine, Note, Setup, SubjectFacts, count_cores, divide
+from build.jobs.machine import Advance, Machine, Note, SubjectFacts, WorkerSetup, count_cores, divide
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +76,7 @@ class Done:
 class RayWorker:
     """What lives in a worker's process: the model, in a thread of its own."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
         self.model_thread = ThreadPoolExecutor(1, "model")
         self.worker: Worker | None = None
@@ -126,7 +126,7 @@ class _Hand:
 class RayExecutor:
     """Hands jobs to workers; the model is not loaded in this process."""
 
-    def __init__(self, machine: Machine, setup: Setup, *, weights_sha256: str) -> None:
+    def __init__(self, machine: Machine, setup: WorkerSetup, *, weights_sha256: str) -> None:
         self.weights_sha256 = weights_sha256
         self.folder: Path | None = None
         self.hands: list[_Hand] = []

@@ -17,7 +17,7 @@ import torch
 
 from atlas.attribution import attribution
 from atlas.errors import BuildError
-from build.jobs.machine import Setup, SubjectFacts, count_cores
+from build.jobs.machine import SubjectFacts, WorkerSetup, count_cores
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
@@ -76,7 +76,7 @@ class Worker:
     batches: Batches
 
     @classmethod
-    def load(cls, setup: Setup) -> Worker:
+    def load(cls, setup: WorkerSetup) -> Worker:
         """Load the model of the setup. Raises `AtlasError` where it cannot be loaded."""
         from atlas.surgery.subject import load_subject
 

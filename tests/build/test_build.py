@@ -864,7 +864,7 @@ def test_tables_that_contradict_themselves_are_not_finished(
         return facts.set_column(facts.column_names.index("n_neurons"), "n_neurons", n_neurons)
 
     monkeypatch.setattr(tables, "facts_table", wrong)
-    with pytest.raises(BuildError, match="do not count their knowledge neurons rightly"):
+    with pytest.raises(BuildError, match="facts have a wrong number of knowledge neurons"):
         run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -933,7 +933,7 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ),
         ("knowledge_neurons", "FROM rows LIMIT 5", "do not count their knowledge neurons"),
         ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
-        ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "do not agree with their prompts"),
+        ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "disagree with their prompts"),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
         ("neurons", "FROM rows LIMIT 3", "neurons do not count their facts"),

@@ -16,7 +16,7 @@ from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence import STUDIES
 from build.evidence.contexts import (
-    CONTEXTS,
+    CONTEXT_KINDS,
     NEUTRAL,
     SENTENCES,
     activation_levels,
@@ -65,7 +65,7 @@ def test_every_context_has_four_sentences_that_share_what_they_may(setting: Sett
     other_relations = 0
     for fact in facts:
         sentences = draw_sentences(setting, fact)
-        assert tuple(sentences) == CONTEXTS
+        assert tuple(sentences) == CONTEXT_KINDS
         relation, subject, answer = fact.relation_id, fact.fact.subject.lower(), fact.fact.object.lower()
         for context, prompts in sentences.items():
             assert len({prompt.text for prompt in prompts}) == SENTENCES, (fact.fact_id, context)
@@ -188,7 +188,7 @@ def by_hand():
 def test_a_row_is_what_the_activations_read_by_hand_give(setting: Setting, facts: list[AtlasFact], by_hand):
     chosen = [facts[0], facts[7], facts[-1]]
     rows = pd.DataFrame(measure(setting, [fact.fact_id for fact in chosen]))
-    assert len(rows) == len(chosen) * len(CONTEXTS) * 2
+    assert len(rows) == len(chosen) * len(CONTEXT_KINDS) * 2
     for fact in chosen:
         groups = {"own": fact.neurons, "random": setting.random_neurons(fact.neurons, "random", fact.fact_id)}
         assert not set(groups["own"]) & set(groups["random"])
@@ -359,7 +359,7 @@ def test_the_summary_tells_known_facts_and_random_neurons_apart(folder: Path):
 
 
 def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder: Path):
-    rows = list(contexts_of(folder, dict.fromkeys(CONTEXTS, 0.5)))
+    rows = list(contexts_of(folder, dict.fromkeys(CONTEXT_KINDS, 0.5)))
     sentence = "contexts lack an activation, or their numbers of neurons or sentences are wrong"
 
     def problems(change: dict) -> list[str]:

@@ -284,7 +284,7 @@ def test_the_check_finds_the_rows_that_cannot_be(rows, tmp_path):
     wrong = [row | {"kind": "same_relation"} if row is other else row for row in wrong]
     assert check_atlas(with_edits(tmp_path / "atlas", wrong)).problems == [
         "1 edits have a probability outside 0 to 1 or a rank below 1",
-        "1 edits ask other facts of the wrong relation, or with the old or the new answer",
+        "1 edits have prompts of the wrong relation, or with the old or the new answer",
     ]
 
 

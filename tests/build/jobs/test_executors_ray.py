@@ -20,7 +20,7 @@ from atlas.errors import BuildError, ModelError, PromptError
 from atlas.models import locate
 from atlas.store.manifest import read_manifest
 from build.jobs.executors import InProcess
-from build.jobs.machine import Machine, Setup
+from build.jobs.machine import Machine, WorkerSetup
 from build.run import run_build
 from tests.build.test_build import ROOT, assert_same_rows, options, register_tiny_dataset
 from tests.ray_jobs import Broken, Deadly, Hungry, Number, Refused
@@ -196,8 +196,8 @@ def machine(address: str, **more: object) -> Machine:
     return Machine(executor="ray", ray_address=address, threads=1, **more)
 
 
-def setup(model: Path) -> Setup:
-    return Setup(model=str(model), dtype="float32", device="cpu", threads=1, batch_rows=8)
+def setup(model: Path) -> WorkerSetup:
+    return WorkerSetup(model=str(model), dtype="float32", device="cpu", threads=1, batch_rows=8)
 
 
 def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined: str, tiny_bert: Path, tmp_path: Path):

@@ -1,11 +1,11 @@
-"""The import of the published neurons: a command of its own that a visitor starts, watches and may end.
+"""The import of the published neurons: a subprocess that a visitor starts, watches and may cancel.
 
     running = Import.start(source="", pararel="")        # python -m build import-published …
     running.state, running.share, running.text            # "running", 0.42, "read: 2 of 8 files of neurons"
     running.cancel()
 
-The app imports nothing of `build`; where only the library is installed, `builder` is None. The atlas goes
-into the cache, where `resources.atlases` finds it: no visitor names that folder.
+The app imports nothing of `build`; where only the library is installed, `builder` is None. The atlas is
+written into the cache, where `resources.atlases` finds it: no visitor names that folder.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from app.shared import limits
 from atlas.errors import StoreError
 from atlas.store import atlas as store
 
-ATLAS_ID = "pararel-bert-base-uncased-published"
+PUBLISHED_ID = "pararel-bert-base-uncased-published"
 # A line of `--progress`; any other line is a sentence.
 _PROGRESS = re.compile(r"(?P<text>.*) \((?P<percent>\d{1,3})%\)")
 
 
 def builder() -> Path | None:
-    """The folder that `python -m build` runs in; None where the builder is not there."""
+    """The folder that `python -m build` runs in; None where it is not installed."""
     root = Path(__file__).resolve().parents[2]
-    return root if (root / "build" / "published.py").is_file() else None
+    return root if (root / "build" / "__main__.py").is_file() else None
 
 
 class Import:
-    """One import, from its start on. `state`: 'running', 'done', 'failed' (see `error`) or 'cancelled'.
+    """One import. `state`: 'running', 'done', 'failed' (see `error`) or 'cancelled'.
 
     running = Import.start(source="", pararel="~/pararel/data")
     """
@@ -50,20 +50,20 @@ class Import:
         self.state = "running"
         self.error = ""
         self._cancelled = False
-        # None outlives the app.
+        # No import outlives the app.
         atexit.register(self.cancel)
         self._reader = Thread(target=self._follow, daemon=True)
         self._reader.start()
 
     @classmethod
     def start(cls, *, source: str = "", pararel: str = "") -> Import:
-        """Begin; folders with local copies of the files are optional.
+        """Start; folders with local copies of the files are optional.
 
-        Raises `LimitsError` on a demo and `StoreError` for what cannot be the name of a folder.
+        Raises `LimitsError` on a demo and `StoreError` for an impossible folder.
         """
         limits.current().check_import()
         command = [sys.executable, "-m", "build", "import-published", "--progress", "--fresh"]
-        command.append(f"--out={store.imported_folder() / ATLAS_ID}")
+        command.append(f"--out={store.imported_folder() / PUBLISHED_ID}")
         for option, folder in (("--source", source), ("--pararel", pararel)):
             if folder.strip():
                 command.append(f"{option}={folder.strip()}")
@@ -80,17 +80,17 @@ class Import:
                 env={**os.environ, "PYTHONIOENCODING": "utf-8"},
             )
         except (OSError, ValueError) as error:
-            raise StoreError(f"The import cannot begin ({error}). Name other folders, or none.") from None
+            raise StoreError(f"The import cannot start: {error}. Give other folders, or none.") from None
         return cls(process, source=source, pararel=pararel)
 
     def cancel(self) -> None:
-        """End it; what it wrote is no atlas, and the next import begins anew."""
+        """Stop it. It leaves no atlas, and the next import starts over."""
         if self.process.poll() is None:
             self._cancelled = True
             self.process.terminate()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended within so many seconds."""
+        """Whether it ends within so many seconds."""
         self._reader.join(seconds)
         return self.state != "running"
 
@@ -111,6 +111,6 @@ class Import:
         elif self._cancelled:
             self.state = "cancelled"
         else:
-            # Status 2 is a sentence for people.
+            # Status 2: the last line is the error.
             self.error = last if status == 2 else f"The import ended with status {status}. {last}"
             self.state = "failed"

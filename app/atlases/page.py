@@ -1,9 +1,9 @@
-"""Atlases: those at hand and what each was made from; switch between them; models for the Lab.
+"""Atlases: those on this machine and what each was made from; models for the Lab.
 
-1. *At hand.* A card an atlas: model × data set, sizes, and a link that brings it into view.
-2. *Published.* The neurons that the replication published become one more, where that is allowed.
+1. *Atlases.* A card for each: model × dataset, sizes, and a link that brings it into view.
+2. *Published.* The import of the replication's published neurons, where it is allowed.
 3. *Manifest.* What the atlas in view was made from, its files, and a check of their hashes.
-4. *Models.* Those that the Lab offers here; what is not on this machine can be fetched where that is allowed.
+4. *Models.* Those that the Lab offers; the missing ones can be fetched where that is allowed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
-from app.atlases.import_published import ATLAS_ID, Import, builder
+from app.atlases.import_published import PUBLISHED_ID, Import, builder
 from app.shared import exports, layout, limits, links, resources
 from app.shared.words import escape, formatted, plural
 from atlas import queries
@@ -27,40 +27,41 @@ from atlas.models.families import FAMILIES
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
 from atlas.store.manifest import Manifest, verify
 
-CARD_WIDTH = 340
 MEGABYTE = 1_000_000
 IMPORT = "published-import"
-LOOK_AGAIN = 0.5
 
 
 def main() -> None:
     st.title("Atlases", anchor=False)
-    st.markdown("One atlas is one model asked one set of facts by one method: a folder of Parquet files.")
+    st.markdown(
+        "An atlas holds one model's knowledge neurons for one dataset, found by one method: a folder "
+        "of Parquet files."
+    )
     in_view = None
     with layout.errors_as_sentences():
         in_view = layout.current_atlas()
-    at_hand()
+    show_atlases()
     if limits.current().may_import:
-        published()
+        show_import()
     if in_view is not None:
         with layout.errors_as_sentences():
-            manifest(in_view)
-    models()
+            show_manifest(in_view)
+    show_models()
 
 
-# At hand ---------------------------------------------------------------------------------------------
+# Atlases ---------------------------------------------------------------------------------------------
 
 
-def at_hand() -> None:
+def show_atlases() -> None:
     with st.container(horizontal=True, gap="small"):
         for atlas_id, folder in resources.atlases().items():
-            with st.container(border=True, width=CARD_WIDTH, height="stretch", gap="small"):
+            with st.container(border=True, width=340, height="stretch", gap="small"):
                 st.markdown(f"**{escape(atlas_id)}**")
                 with layout.errors_as_sentences():
                     card(atlas_id, *resources.glance(folder))
     st.caption(
-        "Another one: `python -m build run` makes it, and the app opens it when "
-        f"`{ENVIRONMENT_VARIABLE}` names its folder."
+        "To add an atlas, build it with `python -m build run` and start the app with "
+        f"`{ENVIRONMENT_VARIABLE}` set to its folder."
     )
 
 
@@ -71,16 +72,16 @@ def card(atlas_id: str, m: Manifest, summary: queries.Summary) -> None:
         escape(
             f"{plural(summary.n_facts, 'fact')} of "
             f"{plural(summary.n_relations, 'relation')}{known}; "
-            f"{formatted(summary.mean_neurons, '.1f')} neurons a fact; {megabytes(m)}"
+            f"{formatted(summary.mean_neurons, '.1f')} neurons per fact; {megabytes(m)}"
         )
     )
     if atlas_id == st.session_state.get("atlas_id"):
         st.badge("in view", icon=":material/check:", color="blue")
-        st.page_link(links.HOME, label="See it", icon=":material/home:", query_params={"atlas": atlas_id})
+        st.page_link(links.HOME, label="Open", icon=":material/home:", query_params={"atlas": atlas_id})
     else:
         st.page_link(
             links.ATLASES,
-            label="Switch to it",
+            label="Switch to this atlas",
             icon=":material/swap_horiz:",
             query_params={"atlas": atlas_id},
         )
@@ -93,15 +94,15 @@ def megabytes(m: Manifest) -> str:
 # Published -------------------------------------------------------------------------------------------
 
 
-def published() -> None:
-    """The import: offered, on its way, or done."""
+def show_import() -> None:
+    """The import: offered, running, or done."""
     st.subheader("The published neurons", anchor=False)
     running: Import | None = st.session_state.get(IMPORT)
     with st.container(border=True):
         st.caption(
-            "The replication's authors published the neurons of all 27,610 facts of PARAREL in "
-            "bert-base-uncased. The import makes an atlas of them: about 20 MB are fetched once and checked; "
-            "the rest takes seconds. Scores and effects were not published."
+            "The replication's authors published the neurons of all 27,610 PARAREL facts in "
+            "bert-base-uncased. The import makes an atlas of them in seconds; it downloads and checks about "
+            "20 MB once. Scores and effects were not published."
         )
         if running is not None and running.state == "running":
             watch(running)
@@ -109,24 +110,24 @@ def published() -> None:
         if running is not None and running.state == "failed":
             st.error(escape(layout.error_text(running.error)), icon=":material/error:")
         if running is not None and running.state == "cancelled":
-            layout.nothing("The import was cancelled. Nothing of it is left to be seen.")
+            layout.nothing("The import was cancelled. It left no atlas.")
         if running is not None and running.state == "done":
             st.success(f"Imported in {running.seconds:.0f} s.", icon=":material/check:")
-        is_here = ATLAS_ID in resources.atlases()
-        if is_here and st.button("Open it", key="open-import", type="primary", icon=":material/home:"):
-            st.switch_page(links.HOME, query_params={"atlas": ATLAS_ID})
+        is_here = PUBLISHED_ID in resources.atlases()
+        if is_here and st.button("Open", key="open-import", type="primary", icon=":material/home:"):
+            st.switch_page(links.HOME, query_params={"atlas": PUBLISHED_ID})
         if builder() is None:
             st.caption(
-                "Only the library is installed here. In a copy of the project, "
-                "`python -m build import-published --out DIR` makes it."
+                "Only the library is installed here. In a clone of the project, run "
+                "`python -m build import-published --out DIR`."
             )
             return
         offer_to_import(running, again=is_here)
 
 
-@st.fragment(run_every=LOOK_AGAIN)
+@st.fragment(run_every=0.5)
 def watch(running: Import) -> None:
-    """How far the import is; the page as a whole runs again when it has ended."""
+    """The progress of the import; the whole page runs again when it ends."""
     if running.state != "running":
         st.rerun()
     st.progress(running.share, text=escape(f"{running.text} …"))
@@ -135,21 +136,21 @@ def watch(running: Import) -> None:
 
 def offer_to_import(last: Import | None, *, again: bool) -> None:
     failed = last is not None and last.state == "failed"
-    with st.expander("Use files of this machine", icon=":material/folder_open:", expanded=failed):
+    with st.expander("Use local files", icon=":material/folder_open:", expanded=failed):
         st.text_input(
             "--source: folder with the replication's eight JSON files",
             value="" if last is None else last.source,
             key="import-source",
-            placeholder="fetched when empty",
+            placeholder="downloaded if empty",
         )
         st.text_input(
             "--pararel: folder with a copy of PARAREL's repository, or its data folder",
             value="" if last is None else last.pararel,
             key="import-pararel",
-            placeholder="fetched when empty",
+            placeholder="downloaded if empty",
         )
     st.button(
-        "Import them again" if again else "Import them",
+        "Import again" if again else "Import",
         key="begin-import",
         icon=":material/download:",
         on_click=begin_import,
@@ -157,7 +158,7 @@ def offer_to_import(last: Import | None, *, again: bool) -> None:
 
 
 def begin_import() -> None:
-    """Start the command, unless this visitor's last one still runs."""
+    """Start the import, unless this visitor's last one still runs."""
     running: Import | None = st.session_state.get(IMPORT)
     if running is None or running.state != "running":
         with layout.errors_as_sentences():
@@ -170,33 +171,35 @@ def begin_import() -> None:
 # Manifest --------------------------------------------------------------------------------------------
 
 
-def manifest(atlas: Atlas) -> None:
+def show_manifest(atlas: Atlas) -> None:
     m = atlas.manifest
     st.subheader(f"What {escape(m.atlas_id)} was made from", anchor=False)
     left, right = st.columns(2, gap="medium")
     with left:
-        described("Model", model_rows(m))
-        hashed("sha256 of the weights", m.model.weights_sha256)
-        described("Data set", dataset_rows(m))
-        hashed("sha256 of its facts and prompts", m.dataset.hash)
+        show_record("Model", model_rows(m))
+        show_hash("sha256 of the weights", m.model.weights_sha256)
+        dataset = m.dataset
+        record = {"Name": dataset.id, "Revision": dataset.revision, "Licence": dataset.licence}
+        show_record("Dataset", record)
+        show_hash("sha256 of the facts and prompts", dataset.hash)
     with right:
-        described("Method", method_rows(m))
-        described("Build", build_rows(m))
+        show_record("Method", method_rows(m))
+        show_record("Build", build_rows(m))
     if m.notes:
         st.caption(escape(m.notes))
-    files(atlas)
+    show_files(atlas)
 
 
-def described(title: str, rows: Mapping[str, Any]) -> None:
-    """A list of names and values; what the manifest does not say is said to be missing."""
+def show_record(title: str, rows: Mapping[str, Any]) -> None:
+    """Names and values; empty values are "not recorded"."""
     st.markdown(f"**{title}**")
     values = [escape("not recorded" if value in (None, "") else value) for value in rows.values()]
     frame = pd.DataFrame({title: values}, index=pd.Index([escape(name) for name in rows], name=""))
     st.table(frame, border="horizontal", hide_header=True, alt=f"{title} of this atlas")
 
 
-def hashed(title: str, digest: str | None) -> None:
-    """A hash, whole and ready to copy."""
+def show_hash(title: str, digest: str | None) -> None:
+    """A whole hash, ready to copy."""
     if digest:
         st.caption(title)
         st.code(digest, language=None, wrap_lines=True)
@@ -211,16 +214,7 @@ def model_rows(m: Manifest) -> dict[str, Any]:
         "Family": model.family,
         "Layers × neurons": shape,
         "Activation function": model.activation_function,
-        "Numbers": model.dtype,
-    }
-
-
-def dataset_rows(m: Manifest) -> dict[str, Any]:
-    dataset = m.dataset
-    return {
-        "Name": dataset.id,
-        "Revision": dataset.revision,
-        "Licence": dataset.licence,
+        "Number format": model.dtype,
     }
 
 
@@ -236,9 +230,9 @@ def method_rows(m: Manifest) -> dict[str, Any]:
         "Scores": method.name.replace("_", " "),
         "Integration rule": method.rule,
         "Tolerance": method.tolerance,
-        "At most (points)": method.max_points,
+        "Maximum of points": method.max_points,
         "Knowledge neurons": " · ".join(part for part in (refinement.get("mode"), rule) if part),
-        "Stored from (× the prompt's maximum)": method.stored_fraction,
+        "Stored scores (× the prompt's maximum)": method.stored_fraction,
         "Held out": method.held_out,
         "Seed": method.seed,
     }
@@ -255,7 +249,7 @@ def build_rows(m: Manifest) -> dict[str, Any]:
     }
 
 
-def files(atlas: Atlas) -> None:
+def show_files(atlas: Atlas) -> None:
     m = atlas.manifest
     rows = pd.DataFrame(
         {
@@ -271,10 +265,10 @@ def files(atlas: Atlas) -> None:
         hide_index=True,
         alt="Tables of this atlas with their rows, sizes and hashes",
         column_config={
-            "table": st.column_config.TextColumn("Table", pinned=True),
-            "rows": st.column_config.NumberColumn("Rows", format="localized", width="small"),
-            "megabytes": st.column_config.NumberColumn("Size (MB)", format="%.2f", width="small"),
-            "sha256": st.column_config.TextColumn("sha256", width="large"),
+            "table": TextColumn("Table", pinned=True),
+            "rows": NumberColumn("Rows", format="localized", width="small"),
+            "megabytes": NumberColumn("Size (MB)", format="%.2f", width="small"),
+            "sha256": TextColumn("sha256", width="large"),
         },
     )
     with st.container(horizontal=True, gap="small"):
@@ -289,36 +283,32 @@ def files(atlas: Atlas) -> None:
         exports.offer(m.atlas_id, files=rows)
         pressed = st.button("Check the hashes", icon=":material/verified:")
     if pressed:
-        check(atlas.path, len(rows))
-
-
-def check(folder: Path, n_files: int) -> None:
-    begun = time.perf_counter()
-    with layout.errors_as_sentences():
-        verify(folder)
-        seconds = time.perf_counter() - begun
-        st.success(
-            f"All {n_files} files are as the manifest says ({seconds:.1f} s).", icon=":material/check:"
-        )
+        begun = time.perf_counter()
+        with layout.errors_as_sentences():
+            verify(atlas.path)
+            seconds = time.perf_counter() - begun
+            st.success(
+                f"All {len(rows)} files match the manifest ({seconds:.1f} s).", icon=":material/check:"
+            )
 
 
 # Models ----------------------------------------------------------------------------------------------
 
 
-def models() -> None:
+def show_models() -> None:
     st.subheader("Models for the Lab", anchor=False)
     allowed = limits.current()
     for name in allowed.models:
         with st.container(border=True), layout.errors_as_sentences():
-            model(name)
+            show_model(name)
     if not allowed.demo_mode:
         st.caption(
-            "The Lab also takes a folder of this machine or a model of the hub, with safetensors weights, of "
-            f"one of these types: {', '.join(FAMILIES)}."
+            "The Lab also takes a local folder or a hub id of a model with safetensors weights and one of "
+            f"these types: {', '.join(FAMILIES)}."
         )
 
 
-def model(name: str) -> None:
+def show_model(name: str) -> None:
     known = KNOWN_MODELS.get(name)
     st.markdown(f"**{escape(name)}**")
     if known is not None:
@@ -341,7 +331,7 @@ def model(name: str) -> None:
 
 
 def sizes(known: KnownModel) -> str:
-    fetched = "comes with the project" if known.download_mb == 0 else f"{known.download_mb} MB to fetch"
+    fetched = "comes with the project" if known.download_mb == 0 else f"{known.download_mb} MB download"
     return (
         f"{known.kind}, {known.n_layers} layers of {known.n_neurons:,} neurons · {known.licence} · "
         f"{fetched}, {known.disk_mb} MB on disk"
@@ -350,17 +340,11 @@ def sizes(known: KnownModel) -> str:
 
 def offer_to_fetch(name: str, missing: ModelError) -> None:
     if not limits.current().may_download(name):
-        layout.nothing("It is not on this host, which fetches no models for visitors.")
+        layout.nothing("Not on this host, which fetches no models for visitors.")
         return
-    if not st.button(f"Fetch {escape(name)}", key=f"fetch-{name}", icon=":material/download:"):
-        st.caption(escape(missing))
-        return
-    bar = st.progress(0.0, text="Fetching …")
-    try:
-        resources.fetch(name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=escape(said)))
-    finally:
-        bar.empty()
-    st.rerun()
+    if st.button(f"Fetch {escape(name)}", key=f"fetch-{name}", icon=":material/download:"):
+        resources.fetch(name)
+    st.caption(escape(missing))
 
 
 main()

@@ -1,4 +1,4 @@
-"""SQL: ask the atlas anything. `?sql=` is the query, `p_name=` the value of its `$name`."""
+"""SQL: query the atlas. `?sql=` is the query, `p_name=` the value of its `$name`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from app.shared import exports, layout, limits, links, resources
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural, token_list
 from app.sql.charts import answer_chart, left_out, suitable
-from app.sql.experiments import EXPERIMENTS
-from app.sql.gallery import GALLERY, Example
-from app.sql.parameters import Parameter, for_the_shell, parameters
-from app.sql.question import Question, Run
+from app.sql.gallery import EXPERIMENTS, GALLERY, Example
+from app.sql.parameters import Parameter, Query, for_the_shell, parameters
 from app.sql.schema import not_measured, schema_pane, tables_and_views
 from atlas.errors import AtlasError
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.sql import Answer, PendingQuery
 
 TEXT = "sql-text"
-QUESTION = "sql-question"
+QUERY = "sql-query"
 RUNNING = "sql-running"
 
 FIRST = """\
@@ -30,9 +28,8 @@ FROM facts JOIN relations USING (relation_id)
 ORDER BY n_neurons DESC
 LIMIT 100"""
 
-EDITOR_HEIGHT = 330
-# Code in the typeface of code; cards that share a row's width; titles that look like the links they are.
-STYLE = """<style>
+# A monospaced editor; cards that share a row's width; titles that look like links.
+_EDITOR_STYLE = """<style>
 .st-key-sql-text textarea { font: 14px/1.5 "Source Code Pro", monospace; }
 [class*="st-key-sql-gallery"] {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr));
@@ -41,61 +38,60 @@ STYLE = """<style>
 [class*="st-key-sql-gallery"] button { justify-content: start; text-align: start; }
 [class*="st-key-sql-gallery"] button p { font-weight: 600; }
 </style>"""
-# A query that is this quick needs no progress to be shown.
-PATIENCE = 0.8
-LOOK_AGAIN = 0.3
+# Seconds before progress is shown, and between two looks at it.
+PATIENCE, LOOK_AGAIN = 0.8, 0.3
 
 
 def main() -> None:
     st.title("SQL", anchor=False)
-    st.html(STYLE)
+    st.html(_EDITOR_STYLE)
     atlas = layout.current_atlas()
     allowed = limits.current()
 
     # Choose
-    question = asked_now()
+    query = current_query()
     left, right = st.columns([3, 2], gap="medium")
     with left:
         editor(allowed.sql_length)
-        run_bar(allowed, question)
+        run_bar(allowed, query)
     with right:
         schema_pane(ask(tables_and_views, atlas), into=f".st-key-{TEXT} textarea")
 
     # Query and draw
-    if question is not None:
+    if query is not None:
         with layout.errors_as_sentences():
-            outcome(atlas, question)
-    gallery()
+            show_outcome(atlas, query)
+    show_gallery()
 
 
-# The question ----------------------------------------------------------------------------------------
+# The query -------------------------------------------------------------------------------------------
 
 
-def asked_now() -> Question | None:
-    """The question in the URL, else the session's last one; the editor shows it when it is new."""
-    known = st.session_state.get(QUESTION)
-    question = from_url() or known
-    if question is not None and question != known:
-        show(question)
-    if question is not None:
-        st.session_state[QUESTION] = question
-        to_url(question)
+def current_query() -> Query | None:
+    """The query in the URL, else the session's last one; a new one is put into the editor."""
+    known = st.session_state.get(QUERY)
+    query = from_url() or known
+    if query is not None and query != known:
+        fill_editor(query)
+    if query is not None:
+        st.session_state[QUERY] = query
+        to_url(query)
     st.session_state.setdefault(TEXT, FIRST)
-    return question
+    return query
 
 
-def from_url() -> Question | None:
+def from_url() -> Query | None:
     sql = st.query_params.get("sql")
     if not sql:
         return None
     sql = sql[: limits.current().sql_length]
-    return Question.of(sql, {each.name: st.query_params.get(f"p_{each.name}") for each in parameters(sql)})
+    return Query.of(sql, {each.name: st.query_params.get(f"p_{each.name}") for each in parameters(sql)})
 
 
-def to_url(question: Question) -> None:
-    """Make the URL the question's; one that is too long for a link stays in the session only."""
-    wanted = {f"p_{name}": text for name, text in question.texts} | {"sql": question.sql}
-    if not question.fits_a_link:
+def to_url(query: Query) -> None:
+    """Put the query into the URL; one that is too long for a link stays in the session only."""
+    wanted = {f"p_{name}": text for name, text in query.texts} | {"sql": query.sql}
+    if not query.fits_a_link:
         wanted = {}
     for name in list(st.query_params):
         if (name == "sql" or name.startswith("p_")) and name not in wanted:
@@ -105,33 +101,33 @@ def to_url(question: Question) -> None:
             st.query_params[name] = text
 
 
-def show(question: Question) -> None:
-    """Put a question into the editor and its fields."""
-    st.session_state[TEXT] = question.sql
-    for each in parameters(question.sql):
-        value = question.values[each.name]
+def fill_editor(query: Query) -> None:
+    """Put a query into the editor and its fields."""
+    st.session_state[TEXT] = query.sql
+    for each in parameters(query.sql):
+        value = query.values[each.name]
         st.session_state[field_key(each)] = str(value).lower() if isinstance(value, bool) else value
 
 
-def put(question: Question) -> None:
-    """Ask a question from now on, again if it is the one that was asked."""
+def submit(query: Query) -> None:
+    """Run a query from now on, again if it is the last one."""
     stop()
-    st.session_state[QUESTION] = question
-    to_url(question)
+    st.session_state[QUERY] = query
+    to_url(query)
 
 
-def run() -> None:
-    """The button: what stands in the editor becomes the question."""
+def submit_editor() -> None:
+    """The button: run what the editor holds."""
     sql = st.session_state.get(TEXT) or ""
     values = {each.name: st.session_state.get(field_key(each)) for each in parameters(sql)}
     if sql.strip():
-        put(Question.of(sql, {name: None if value is None else str(value) for name, value in values.items()}))
+        submit(Query.of(sql, {name: None if value is None else str(value) for name, value in values.items()}))
 
 
-def choose(example: Example) -> None:
-    question = Question.of(example.sql, example.values)
-    show(question)
-    put(question)
+def submit_example(example: Example) -> None:
+    query = Query.of(example.sql, example.values)
+    fill_editor(query)
+    submit(query)
 
 
 # The editor ------------------------------------------------------------------------------------------
@@ -142,7 +138,7 @@ def editor(longest: int) -> None:
     sql = st.text_area(
         "Query",
         key=TEXT,
-        height=EDITOR_HEIGHT,
+        height=330,
         max_chars=longest,
         placeholder="SELECT …",
         label_visibility="collapsed",
@@ -172,68 +168,67 @@ def field(parameter: Parameter) -> None:
             st.text_input(label, key=key, width=220, max_chars=500, placeholder="text")
 
 
-def run_bar(allowed: limits.Limits, question: Question | None) -> None:
+def run_bar(allowed: limits.Limits, query: Query | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.button("Run", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=run)
+        st.button(
+            "Run", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=submit_editor
+        )
         st.caption(
             "One SELECT in [DuckDB's SQL](https://duckdb.org/docs/stable/sql/introduction): "
             f"at most {allowed.sql_rows:,} rows, {allowed.sql_seconds:g} seconds "
-            f"and {allowed.sql_memory_mb} MB. \\$name makes a field, \\$name::INTEGER one for numbers."
+            f"and {allowed.sql_memory_mb} MB. \\$name adds a field, \\$name::INTEGER one for numbers."
         )
-    if question is not None and (st.session_state.get(TEXT) or "").strip() != question.sql.strip():
-        st.caption(":material/edit: The text was changed since the answer below. Run it again.")
-    if question is not None and not question.fits_a_link:
-        st.caption(":material/link_off: This query is too long for a link. Keep its text.")
+    if query is not None and (st.session_state.get(TEXT) or "").strip() != query.sql.strip():
+        st.caption(":material/edit: The query was changed after the answer below. Run it again.")
+    if query is not None and not query.fits_a_link:
+        st.caption(":material/link_off: This query is too long for a link. Save its text.")
 
 
 # The answer ------------------------------------------------------------------------------------------
 
 
-def outcome(atlas: Atlas, question: Question) -> None:
-    """The answer, or how far it is, or what went wrong."""
-    asked = started(atlas, question)
+def show_outcome(atlas: Atlas, query: Query) -> None:
+    """The answer, or the progress, or the error."""
+    asked = start(atlas, query)
     if not asked.wait(PATIENCE):
-        progress(asked)
+        show_progress(asked)
         return
     try:
         answer = asked.answer()
     except AtlasError as error:
-        failure(str(error))
+        show_error(str(error))
         return
-    result(atlas, question, answer)
-    shell(atlas, question)
+    show_answer(atlas, query, answer)
+    show_shell_text(atlas, query)
 
 
-def started(atlas: Atlas, question: Question) -> PendingQuery:
-    """The question on its way through the sandbox; put there when it is new, or the atlas is another."""
-    known: Run | None = st.session_state.get(RUNNING)
-    if known is not None and (known.atlas_id, known.question) == (atlas.atlas_id, question):
-        return known.asked
+def start(atlas: Atlas, query: Query) -> PendingQuery:
+    """The query in the sandbox; started where it or the atlas is new."""
+    if (known := st.session_state.get(RUNNING)) is not None and known[0] == (atlas.atlas_id, query):
+        return known[1]
     stop()
     with st.spinner("Loading the tables …"):
         console = resources.sandbox(atlas)
-    asked = console.start(question.sql, question.values)
-    st.session_state[RUNNING] = Run(atlas.atlas_id, question, asked)
+    asked = console.start(query.sql, query.values)
+    st.session_state[RUNNING] = (atlas.atlas_id, query), asked
     return asked
 
 
 def stop() -> None:
-    """Give up the question that this visitor asked before."""
-    known: Run | None = st.session_state.pop(RUNNING, None)
-    if known is not None:
-        known.asked.stop()
+    """Stop this visitor's last query."""
+    if (known := st.session_state.pop(RUNNING, None)) is not None:
+        known[1].stop()
 
 
 @st.fragment(run_every=LOOK_AGAIN)
-def progress(asked: PendingQuery) -> None:
+def show_progress(asked: PendingQuery) -> None:
     if asked.done:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.button("Stop", icon=":material/stop_circle:", key="sql-stop", on_click=asked.stop)
-        ahead = asked.ahead
-        if ahead:
-            waiting = "one query" if ahead == 1 else f"{ahead} queries"
-            st.caption(f":material/hourglass_empty: Waiting in line: {waiting} before this one.")
+        if ahead := asked.ahead:
+            waiting = "1 query" if ahead == 1 else f"{ahead} queries"
+            st.caption(f":material/hourglass_empty: Waiting for {waiting} ahead of this one.")
         else:
             most = limits.current().sql_seconds
             text = (
@@ -244,34 +239,34 @@ def progress(asked: PendingQuery) -> None:
             st.caption(f":material/hourglass_top: {text}")
 
 
-def failure(text: str) -> None:
-    """An error's sentence, and below it the place in the query that DuckDB points at."""
+def show_error(text: str) -> None:
+    """An error, and below it the place in the query that DuckDB points at."""
     sentence, _, place = text.partition("\n")
     st.error(escape(layout.error_text(sentence)), icon=":material/error:")
     if place.strip():
         st.code(place.strip("\n"), language=None)
 
 
-def result(atlas: Atlas, question: Question, answer: Answer) -> None:
+def show_answer(atlas: Atlas, query: Query, answer: Answer) -> None:
     n_rows = answer.table.num_rows
     st.caption(
         f"{plural(n_rows, 'row')} · {plural(len(answer.columns), 'column')} · {1000 * answer.seconds:,.0f} ms"
     )
     if answer.truncated:
         st.warning(
-            f"Cut at {n_rows:,} rows: there are more. Add a condition, aggregate, or use the DuckDB shell.",
+            f"Only the first {n_rows:,} rows are shown. Add a condition, aggregate, or use the DuckDB shell.",
             icon=":material/content_cut:",
         )
     if answer.columns == ("explain_key", "explain_value"):
         st.code("\n".join(text for _, text in answer.rows), language=None)
         return
     if n_rows == 0:
-        absent = not_measured(atlas, question.sql)
-        why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Loosen its conditions."
-        layout.nothing(f"The query is right and finds no rows. {why}")
+        absent = not_measured(atlas, query.sql)
+        why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Relax its conditions."
+        layout.nothing(f"The query is valid and finds no rows. {why}")
         return
     frame = answer.frame
-    key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, question)).encode()):08x}"
+    key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}"
     table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
     with table:
         chosen = rows_table(frame, key)
@@ -279,12 +274,12 @@ def result(atlas: Atlas, question: Question, answer: Answer) -> None:
             row_links(frame.iloc[chosen])
     if picture is not None:
         with picture:
-            chart(frame, key)
+            show_chart(frame, key)
     exports.offer("sql", answer=frame)
 
 
 def rows_table(frame, key: str) -> int | None:
-    """The rows; where they name facts or neurons one can be chosen, and is returned."""
+    """The rows; returns the chosen one, where they name facts, relations or neurons."""
     shown = frame.assign(
         **{
             name: frame[name].map(lambda pairs: token_list(pairs, None), na_action="ignore")
@@ -297,7 +292,7 @@ def rows_table(frame, key: str) -> int | None:
         shown,
         key=key,
         hide_index=True,
-        alt="The rows that the query gave",
+        alt="Rows of the answer",
         on_select="rerun" if linkable else "ignore",
         selection_mode="single-row",
     )
@@ -308,13 +303,13 @@ def rows_table(frame, key: str) -> int | None:
 
 
 def has_tokens(column) -> bool:
-    """Whether a column holds lists of tokens with their logits, as neurons.promoted does."""
+    """Whether a column holds lists of tokens with logits, as neurons.promoted does."""
     first = next((value for value in column if isinstance(value, list) and value), [{}])[0]
     return isinstance(first, dict) and "token" in first
 
 
 def row_links(row) -> None:
-    """Links to what a row names."""
+    """Links to the fact, relation and neuron of a row."""
     with st.container(horizontal=True, gap="small"):
         if isinstance(row.get("fact_id"), str):
             links.fact_link(row["fact_id"], row["fact_id"])
@@ -326,7 +321,7 @@ def row_links(row) -> None:
             return
 
 
-def chart(frame, key: str) -> None:
+def show_chart(frame, key: str) -> None:
     across, up = suitable(frame)
     left, right = st.columns(2)
     with left:
@@ -335,25 +330,25 @@ def chart(frame, key: str) -> None:
         y = st.selectbox("Show", up, key=f"{key}-y")
     layout.draw_chart(answer_chart(frame, x, y), f"{y} by {', '.join(x)}")
     if missing := left_out(frame, x):
-        st.caption(f"{plural(missing, 'row')} more than the picture has room for.")
+        st.caption(f"The chart leaves out {plural(missing, 'row')}.")
 
 
-def shell(atlas: Atlas, question: Question) -> None:
-    """The same question for a shell of one's own, with the values written into it."""
+def show_shell_text(atlas: Atlas, query: Query) -> None:
+    """The same query for a DuckDB shell, with the values written into it."""
     with st.expander("Copy for the DuckDB shell", icon=":material/terminal:"):
-        st.caption("In DuckDB 2.0 or newer, started in the project's folder.")
-        # Where an atlas of the host lies is nobody's business.
+        st.caption("For DuckDB 2.0 or newer, started in the project's folder.")
+        # The folder of a host's own atlas is private.
         folder = f"atlas/data/{atlas.path.name}" if atlas.path in bundled().values() else "path/of/the/atlas"
-        st.code(for_the_shell(question.sql, question.values, folder), language="sql", wrap_lines=True)
+        st.code(for_the_shell(query.sql, query.values, folder), language="sql", wrap_lines=True)
 
 
 # The gallery -----------------------------------------------------------------------------------------
 
 
-def gallery() -> None:
+def show_gallery() -> None:
     st.subheader("Queries worth reading", anchor=False)
     cards("sql-gallery", GALLERY)
-    st.subheader("… on the experiments", anchor=False)
+    st.subheader("Queries on the experiments", anchor=False)
     cards("sql-gallery-experiments", EXPERIMENTS)
 
 
@@ -365,7 +360,7 @@ def cards(key: str, examples: Sequence[Example]) -> None:
                     f":blue[{escape(example.title)}]",
                     key=f"example-{key}-{number}",
                     type="tertiary",
-                    on_click=choose,
+                    on_click=submit_example,
                     args=(example,),
                     wrap=True,
                 )

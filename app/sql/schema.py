@@ -2,8 +2,8 @@
 
     schema_pane(columns_of(atlas), into=".st-key-sql-text textarea")
 
-Drawn in the browser, because only there is known where the caret stands: Streamlit's text area tells its
-text but not its place. All text goes in as text, never as HTML.
+Drawn in the browser, because Streamlit's text area does not tell where the caret is. All text is inserted as
+text, never as HTML.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 import streamlit as st
 
+from app.shared.words import NOT_MEASURED
 from atlas.store.atlas import Atlas
 from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
 from atlas.store.sources import sql_type
 
-# On a phone the whole is folded away: the answer below is what is looked for.
+# Folded on a phone, so that the answer is in view.
 _HTML = """
 <details class="all"><summary>Tables and columns</summary>
 <div class="schema" role="region" aria-label="Tables and columns"></div>
@@ -60,11 +61,11 @@ const element = (tag, text, className) => {
   return made;
 };
 
-// React keeps the text of its inputs: it hears of a change by the setter of the element and an event.
+// React keeps the text of its inputs: a change needs the element's own setter and an event.
 const setText = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set;
 
 function insert(area, name) {
-  // Where no caret was ever put, the end is meant.
+  // Before the first click, insert at the end.
   const untouched = !area.dataset.caret && document.activeElement !== area;
   const from = untouched ? area.value.length : area.selectionStart;
   const to = untouched ? area.value.length : area.selectionEnd;
@@ -95,7 +96,7 @@ export default function ({ data, parentElement }) {
     made.type = "button";
     made.setAttribute("aria-label", label);
     made.title = label;
-    // The editor keeps its caret, and is not left (which would make the page run again).
+    // The editor keeps the focus: leaving it would run the page again.
     made.onmousedown = (event) => event.preventDefault();
     made.onclick = () => { const area = find(); if (area) insert(area, name); };
     return made;
@@ -136,7 +137,7 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
     tables = [
         {
             "name": name,
-            "kind": _kind(name) if atlas.measured(name) else "not measured in this atlas",
+            "kind": _kind(name) if atlas.measured(name) else NOT_MEASURED,
             "sentence": describe(name),
             "columns": [
                 {
@@ -162,16 +163,16 @@ def tables_and_views(atlas: Atlas) -> list[dict[str, Any]]:
 
 
 def _kind(table: str) -> str:
-    """'experiment' for tables that experiments fill: the effects, and in the schema's order what follows."""
+    """'experiment' for the effects and every table after them in the schema."""
     order = list(TABLES)
     return "experiment" if order.index(table) >= order.index("effects") else ""
 
 
 def not_measured(atlas: Atlas, sql: str) -> list[str]:
-    """The tables that a query names and the atlas lacks."""
+    """The tables that a query names and the atlas does not have."""
     return [name for name in TABLES if not atlas.measured(name) and re.search(rf"\b{name}\b", sql, re.I)]
 
 
 def quoted(name: str) -> str:
-    """A column's name as a query has to write it."""
+    """A column's name as a query writes it."""
     return f'"{name}"' if name in ("group", "order") else name

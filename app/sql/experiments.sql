@@ -1,33 +1,17 @@
-"""Queries worth reading on what the experiments measured: the claims, and what speaks against them.
-
-    EXPERIMENTS[0].title, EXPERIMENTS[0].sql
-
-`python -m build evaluate` fills these tables. Where one was not measured they find no rows.
-"""
-
-from __future__ import annotations
-
-from app.sql.gallery import Example
-
-EXPERIMENTS: tuple[Example, ...] = (
-    Example(
-        "Which control does most?",
-        "Each control's effect as a share of what the fact's own neurons do: 1 would be as much. Known "
-        "facts, means over relations, the paper's ratio with its 95 % interval.",
-        """\
+-- # Which control does most?
+-- Each control's effect as a share of that of the fact's own neurons: 1 would be as much. Known facts, means
+-- over relations, the paper's ratio with its 95 % interval.
 SELECT c.intervention, c.templates, c."group" AS control, own.paper_change AS own_change,
        c.paper_change AS control_change, c.paper_low AS control_low, c.paper_high AS control_high,
        c.paper_change / own.paper_change AS share_of_own
 FROM effect_summaries AS c
 JOIN effect_summaries AS own USING (relation_id, intervention, templates, facts)
 WHERE relation_id = 'all' AND facts = 'known' AND own."group" = 'own' AND c."group" <> 'own'
-ORDER BY c.intervention DESC, c.templates DESC, share_of_own DESC""",
-    ),
-    Example(
-        "Where does the claim fail?",
-        "By relation: suppressing a fact's own neurons beside the control that lowers its answer most. Where "
-        "the two intervals overlap, a control may do as much.",
-        """\
+ORDER BY c.intervention DESC, c.templates DESC, share_of_own DESC
+
+-- # Where does the claim fail?
+-- By relation: suppressing a fact's own neurons, beside the control that lowers its answer most. Where the
+-- two intervals overlap, a control may do as much.
 WITH held_out AS (
     SELECT * FROM effect_summaries
     WHERE relation_id <> 'all' AND intervention = 'suppress' AND templates = 'held-out' AND facts = 'all'
@@ -42,13 +26,11 @@ FROM held_out AS own
 JOIN strongest AS c USING (relation_id)
 JOIN relations USING (relation_id)
 WHERE own."group" = 'own'
-ORDER BY apart, own_change - control_change DESC""",
-    ),
-    Example(
-        "Discovery or held-out?",
-        "The same neurons on the prompts that found them and on prompts kept apart: an effect on the former "
-        "only would belong to their words.",
-        """\
+ORDER BY apart, own_change - control_change DESC
+
+-- # Discovery or held-out?
+-- The same neurons on discovery and on held-out prompts: an effect on discovery prompts only would belong to
+-- their wording.
 SELECT d.intervention, d."group", d.facts, d.n_facts,
        d.paper_change AS discovery, h.paper_change AS held_out,
        d.replication_change AS discovery_replication, h.replication_change AS held_out_replication,
@@ -56,13 +38,11 @@ SELECT d.intervention, d."group", d.facts, d.n_facts,
 FROM effect_summaries AS d
 JOIN effect_summaries AS h USING (relation_id, intervention, "group", facts)
 WHERE relation_id = 'all' AND d.templates = 'discovery' AND h.templates = 'held-out'
-ORDER BY d.facts DESC, d.intervention DESC, abs(held_out) DESC""",
-    ),
-    Example(
-        "The scorecard of editing",
-        "Of edits that give a fact another answer: how often the model then says it, on the prompt and on "
-        "others, and how often prompts that should stay as they are change. Random neurons beside them.",
-        """\
+ORDER BY d.facts DESC, d.intervention DESC, abs(held_out) DESC
+
+-- # How well do edits work?
+-- Of edits that give a fact a new answer: how often the model then puts it first, on the prompt and on
+-- paraphrases, and how often prompts of other facts change. Beside them random neurons.
 SELECT remove, add, "group", count(DISTINCT fact_id) AS edits,
        avg((rank_new_after = 1)::INTEGER) FILTER (kind = 'edited') AS efficacy,
        avg((rank_new_after = 1)::INTEGER) FILTER (kind = 'paraphrase') AS paraphrase,
@@ -71,13 +51,11 @@ SELECT remove, add, "group", count(DISTINCT fact_id) AS edits,
        avg(top_changed::INTEGER) FILTER (kind = 'other_relation') AS changed_other_relation
 FROM edits
 GROUP BY ALL
-ORDER BY efficacy DESC""",
-    ),
-    Example(
-        "Edits that changed their neighbours",
-        "Successful edits of a fact's own neurons that also made the model answer facts of the same relation "
-        "with the new answer, or changed what it says of others.",
-        """\
+ORDER BY efficacy DESC
+
+-- # Edits that change other facts
+-- Successful edits with a fact's own neurons that also give other facts of the relation the new answer, or
+-- change the model's first answer about others.
 WITH edit AS (
     SELECT fact_id, new_object, add, any_value(n_neurons) AS neurons,
            bool_or(rank_new_after = 1) FILTER (kind = 'edited') AS took,
@@ -92,13 +70,11 @@ SELECT fact_id, subject, object, new_object, add, neurons, say_the_new_answer, s
 FROM edit JOIN facts USING (fact_id)
 WHERE took AND same_relation_changed + other_relation_changed > 0
 ORDER BY (same_relation_changed + other_relation_changed) / neighbours DESC, fact_id
-LIMIT 50""",
-    ),
-    Example(
-        "How much must be erased?",
-        "What a relation loses with the value vectors of its most frequent neurons, by their number, and "
-        "with as many random ones; means over relations.",
-        """\
+LIMIT 50
+
+-- # How much must be erased?
+-- Accuracy and perplexity of a relation's prompts after erasing its most frequent neurons, by their number,
+-- beside as many random neurons; means over relations.
 SELECT n_neurons, "group", count(*) AS relations,
        avg(accuracy_before) AS accuracy_before, avg(accuracy_after) AS accuracy_after,
        exp(avg(ln(perplexity_after / perplexity_before))) AS perplexity_factor,
@@ -106,13 +82,11 @@ SELECT n_neurons, "group", count(*) AS relations,
 FROM erasures
 WHERE relation_id = asked_relation_id AND mean_before > 0
 GROUP BY ALL
-ORDER BY n_neurons, "group\"""",
-    ),
-    Example(
-        "What does erasing spare?",
-        "Erasing a relation's most frequent neurons: its own prompts beside those of all other relations. "
-        "Large numbers in both columns mean neurons of everything.",
-        """\
+ORDER BY n_neurons, "group"
+
+-- # What does erasing spare?
+-- Erasing a relation's most frequent neurons: its own prompts beside those of all other relations. Large
+-- numbers in both columns mean neurons that every relation uses.
 WITH dose AS (
     SELECT relation_id, max(n_neurons) AS n_neurons FROM erasures
     WHERE asked_relation_id <> relation_id GROUP BY relation_id
@@ -128,13 +102,11 @@ SELECT label, any_value(n_neurons) AS erased,
 FROM erasures JOIN dose USING (relation_id, n_neurons) JOIN relations USING (relation_id)
 WHERE "group" = 'own'
 GROUP BY label
-ORDER BY own_accuracy - other_accuracy""",
-    ),
-    Example(
-        "How few neurons give half?",
-        "The smallest number of a fact's neurons that takes away half of what all of them take away, by "
-        "largest score first and in a random order. Facts that fall by less than 10 % are left out.",
-        """\
+ORDER BY own_accuracy - other_accuracy
+
+-- # How few neurons have half the effect?
+-- The smallest number of a fact's neurons with half the effect of all, by largest score and in a random
+-- order. Facts that fall by less than 10 % are left out.
 WITH falls AS (
     SELECT fact_id, "order", k, n_neurons, 1 - p_after / p_before AS fall,
            last_value(1 - p_after / p_before) OVER (
@@ -151,54 +123,44 @@ SELECT label, "order", count(*) AS facts, median(neurons) AS neurons, median(k) 
        avg(k / neurons) AS share, avg((k = 1)::INTEGER) AS one_suffices
 FROM half JOIN facts USING (fact_id) JOIN relations USING (relation_id)
 GROUP BY ALL
-ORDER BY label, "order" DESC""",
-    ),
-    Example(
-        "The same neurons from other words?",
-        "A fact's neurons found on one half of its templates and on the other: overlap (Jaccard) beside that "
-        "with another fact of the relation and with any fact, and what suppressing either half does.",
-        """\
+ORDER BY label, "order" DESC
+
+-- # The same neurons from other templates?
+-- A fact's neurons found on its discovery templates and on its held-out ones: overlap (Jaccard) beside that
+-- with another fact of the relation and with any fact, and the effect of suppressing either.
 SELECT label, count(*) AS facts, avg(jaccard) AS overlap, avg(jaccard_relation) AS with_same_relation,
        avg(jaccard_random) AS with_any_fact,
        avg(p_discovery) / avg(p_before) - 1 AS change_by_found,
        avg(p_held_out) / avg(p_before) - 1 AS change_by_other_half
 FROM stability JOIN facts USING (fact_id) JOIN relations USING (relation_id)
 GROUP BY label
-ORDER BY overlap - with_same_relation DESC""",
-    ),
-    Example(
-        "A finding or a threshold?",
-        "What the stored scores give under other thresholds (t, p) and modes: numbers of neurons, and "
-        "whether facts of one relation still share more than facts of two.",
-        """\
+ORDER BY overlap - with_same_relation DESC
+
+-- # A finding or a threshold?
+-- What the stored scores give at other thresholds (t, p) and modes: numbers of neurons, and whether facts of
+-- one relation still share more than facts of two.
 SELECT mode, threshold AS t, share AS p, mean_neurons, median_neurons, n_empty / n_facts AS without_any,
        within, across, within / nullif(across, 0) AS times, same_object, other_object, identical, hubs,
        list_position(layer_shares, list_max(layer_shares)) - 1 AS fullest_layer
 FROM statistics
-ORDER BY mode = 'grid', mode, t, p""",
-    ),
-    Example(
-        "What activates them?",
-        "Activity of a fact's neurons where it is stated, where its subject is mentioned, on its relation "
-        "and elsewhere; 1 is as active as on the prompts that found them. Random ones beside.",
-        """\
+ORDER BY mode = 'grid', mode, t, p
+
+-- # What activates them?
+-- Activation of a fact's neurons on its own prompts, on mentions of its subject, on its relation and
+-- elsewhere; 1 is as active as on its discovery prompts. Beside them random neurons.
 SELECT context, "group", count(*) AS facts, median(relative) AS relative,
        avg(activation) AS activation, avg(magnitude) AS magnitude
 FROM contexts
 GROUP BY ALL
-ORDER BY "group", relative DESC""",
-    ),
-    Example(
-        "Do other methods find the same?",
-        "Other ways to score neurons, with as many chosen as integrated gradients chose: how many are the "
-        "same, and what suppressing and doubling them does to held-out prompts.",
-        """\
+ORDER BY "group", relative DESC
+
+-- # Do other methods find the same neurons?
+-- Other ways to score neurons, with as many neurons chosen as by integrated gradients: how many are the same,
+-- and the effect of suppressing and amplifying them on held-out prompts.
 SELECT mode, method, count(*) AS facts, avg(n_neurons) AS neurons,
        avg(shared / n_neurons) FILTER (n_neurons > 0) AS the_same,
        avg(p_suppressed) / avg(p_before) - 1 AS suppressed,
        avg(p_amplified) / avg(p_before) - 1 AS amplified
 FROM methods
 GROUP BY ALL
-ORDER BY mode, suppressed""",
-    ),
-)
+ORDER BY mode, suppressed

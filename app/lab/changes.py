@@ -1,8 +1,8 @@
-"""The Lab's list of changes: add, remove, reorder; each a kind with its numbers and the neurons it takes.
+"""The Lab's list of changes: add, remove, reorder; each has a kind, its options and its neurons.
 
-    interventions = choose_changes(atlas, question, ticked)     # None while one of them is not complete
+    interventions = choose_changes(atlas, question, selected)     # None while one is incomplete
 
-Changes of one neuron are applied in the order of the list (`atlas.interventions`).
+Changes of the same neuron are applied in the order of the list (`atlas.interventions`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, ma
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
-NAMES = {"suppress": "Suppress", "amplify": "Amplify", "erase": "Erase", "edit": "Edit"}
-EXPLAINED = {
-    "suppress": "Their activations at the answer's place become 0.",
-    "amplify": "Their activations at the answer's place are multiplied.",
-    "erase": "Their value vectors become zero, or the unknown token's embedding.",
-    "edit": "Their value vectors move from the old answer's embedding to the new one's.",
+KINDS_EXPLAINED = {
+    "suppress": "Sets their activations at the answer position to 0.",
+    "amplify": "Multiplies their activations at the answer position.",
+    "erase": "Replaces their value vectors by zero or by the unknown token's embedding.",
+    "edit": "Moves their value vectors from the old answer's embedding to the new one's.",
 }
-ERASED_WITH = {"zero": "zero", "unk": "unknown token"}
+ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
 def choose_changes(
-    atlas: Atlas, question: Question, ticked: Sequence[Neuron]
+    atlas: Atlas, question: Question, selected: Sequence[Neuron]
 ) -> tuple[Intervention, ...] | None:
-    """The interventions in their order; None while an edit has no new answer or nothing is ticked."""
+    """The interventions in their order; None while an edit has no new answer or no neuron is selected."""
     st.markdown("##### Changes")
     numbers = state.changes()
     result = []
@@ -41,13 +40,13 @@ def choose_changes(
         with st.container(border=True, gap="small"):
             st.selectbox(
                 f"Change {place + 1}",
-                list(NAMES),
-                key=among(f"kind_{number}", list(NAMES), "suppress"),
+                list(KINDS_EXPLAINED),
+                key=among(f"kind_{number}", list(KINDS_EXPLAINED), "suppress"),
                 persist_state=SESSION,
-                format_func=NAMES.get,
+                format_func=str.capitalize,
                 label_visibility="collapsed" if len(numbers) == 1 else "visible",
             )
-            item = one_change(atlas, question, number, ticked)
+            item = one_change(atlas, question, number, selected)
             ordering(place, number, len(numbers))
         result.append(item)
     allowed = limits.current().changes
@@ -56,13 +55,13 @@ def choose_changes(
         icon=":material/add:",
         on_click=state.add_change,
         disabled=len(numbers) >= allowed,
-        help=f"At most {allowed}. They are applied in the order of the list.",
+        help=f"At most {allowed}, applied in the order of the list.",
     )
     return None if None in result else tuple(result)
 
 
 def ordering(place: int, number: int, n_changes: int) -> None:
-    """Buttons that move a change and remove it, where there is more than one."""
+    """Buttons that move and remove a change, where there is more than one."""
     if n_changes == 1:
         return
     with st.container(horizontal=True, gap="small"):
@@ -85,10 +84,10 @@ def ordering(place: int, number: int, n_changes: int) -> None:
 
 
 def one_change(
-    atlas: Atlas, question: Question, number: int, ticked: Sequence[Neuron]
+    atlas: Atlas, question: Question, number: int, selected: Sequence[Neuron]
 ) -> Intervention | None:
     kind = state.get(f"kind_{number}")
-    st.caption(EXPLAINED[kind])
+    st.caption(KINDS_EXPLAINED[kind])
     options = {}
     most = limits.current().strength
     if kind == "amplify":
@@ -99,21 +98,21 @@ def one_change(
             step=0.5,
             key=kept(f"factor_{number}", 2.0),
             persist_state=SESSION,
-            help="0 suppresses, 1 changes nothing, below 0 turns round",
+            help="0 suppresses, 1 changes nothing, below 0 reverses the sign",
         )
     elif kind == "erase":
         options["value"] = st.segmented_control(
             "By",
-            list(ERASED_WITH),
+            list(ERASE_VALUES),
             required=True,
             key=kept(f"value_{number}", "zero"),
             persist_state=SESSION,
-            format_func=ERASED_WITH.get,
+            format_func=ERASE_VALUES.get,
             label_visibility="collapsed",
         )
     elif kind == "edit":
         options = edit_options(atlas, question, number, most)
-    neurons = whose(number, ticked)
+    neurons = choose_its_neurons(number, selected)
     if kind == "edit" and not options["new"].strip():
         st.caption(":orange[Choose or type the new answer.]")
         return None
@@ -129,7 +128,7 @@ def one_change(
 def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> dict:
     allowed = limits.current()
     old_box, new_box = st.columns(2)
-    # The old answer is the question's until somebody types another.
+    # The old answer is the question's until another is typed.
     typed = state.get(f"old_{number}")
     if typed is None or (typed == state.get(f"answer_of_{number}") and typed != question.answer):
         state.put(f"old_{number}", question.answer)
@@ -167,23 +166,23 @@ def objects_of_relation(atlas: Atlas, relation_id: str) -> list[str]:
     return list(rows["object"])
 
 
-def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
-    """The neurons that a change takes: those ticked, or a choice of its own."""
-    names = [str(neuron) for neuron in ticked]
+def choose_its_neurons(number: int, selected: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    """The neurons of a change: those selected in the table, or a choice of its own."""
+    names = [str(neuron) for neuron in selected]
     own = [name for name in state.get(f"its_own_{number}", []) if _is_name(name)]
     has_own = bool(state.get(f"whose_{number}"))
-    label = f"takes {plural(len(own if has_own else names), 'neuron')}"
-    with st.popover(f"{label} of its own" if has_own else f"{label}, all ticked", type="tertiary"):
+    label = f"{plural(len(own), 'neuron')} of its own" if has_own else f"all {plural(len(names), 'neuron')}"
+    with st.popover(label, type="tertiary"):
         st.toggle(
-            "Neurons of its own",
+            "Choose neurons for this change",
             key=kept(f"whose_{number}", False),
             persist_state=SESSION,
             on_change=_choose_own,
             args=(number, names),
         )
         if not has_own:
-            st.caption("Switch this on to let the change take some of the neurons only.")
-            return tuple(ticked)
+            st.caption("Switch this on to change only some of the selected neurons.")
+            return tuple(selected)
         state.put(f"its_own_{number}", own)
         st.multiselect(
             "Neurons",
@@ -196,7 +195,7 @@ def whose(number: int, ticked: Sequence[Neuron]) -> tuple[Neuron, ...]:
 
 
 def _choose_own(number: int, names: list[str]) -> None:
-    """A choice of its own begins with what is ticked."""
+    """A choice of its own starts from the selected neurons."""
     if not state.get(f"its_own_{number}"):
         state.put(f"its_own_{number}", names)
 
@@ -212,34 +211,20 @@ def _is_name(name: str) -> bool:
 # In words --------------------------------------------------------------------------------------------
 
 
-def in_words(item: Intervention) -> str:
-    """A change as part of a sentence; text of visitors is escaped."""
-    some = plural(len(item.neurons), "neuron")
-    match item:
-        case Suppress():
-            return f"suppress **{some}**"
-        case Amplify():
-            return f"multiply **{some}** by **{item.factor:g}**"
-        case Erase():
-            return f"erase **{some}** with {'zero' if item.value == 'zero' else 'the unknown token'}"
-        case Edit():
-            return (
-                f"edit **{some}** from **{escape(item.old)}** (×{item.remove:g}) to "
-                f"**{escape(item.new)}** (×{item.add:g})"
-            )
-    raise AtlasError(f"{type(item).__name__} is no change that the Lab knows.")
+def describe_changes(interventions: Sequence[Intervention]) -> str:
+    """The changes in their order, in plain text."""
+    return ", then ".join(_describe(item) for item in interventions)
 
 
-def in_short(item: Intervention) -> str:
-    """A change in a few characters, as plain text."""
-    some = f"{len(item.neurons)}"
+def _describe(item: Intervention) -> str:
+    neurons = plural(len(item.neurons), "neuron")
     match item:
         case Suppress():
-            return f"suppress {some}"
+            return f"suppress {neurons}"
         case Amplify():
-            return f"×{item.factor:g} {some}"
+            return f"multiply {neurons} by {item.factor:g}"
         case Erase():
-            return f"erase {some} ({item.value})"
+            return f"erase {neurons} ({ERASE_VALUES[item.value]})"
         case Edit():
-            return f"edit {some}: {item.old} → {item.new}"
-    return type(item).__name__
+            return f"edit {neurons} from {item.old} (×{item.remove:g}) to {item.new} (×{item.add:g})"
+    raise AtlasError(f"The Lab has no change of the kind {type(item).__name__}.")

@@ -1,10 +1,10 @@
-"""The Lab's first two choices: a model that is loaded, and what it is asked.
+"""The Lab's first two choices: a model, and the question it is asked.
 
     subject = choose_model(status)                       # None while it has to be fetched
     question = choose_question(atlas, subject)           # None while there is nothing to ask
     asked = all_prompts(atlas, subject, question)        # with the controls' prompts
 
-Wrong input raises `AtlasError`; what was typed stays where it is.
+Wrong input raises `AtlasError` and stays in its widget.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.lab import state, tables
+from app.lab import state
 from app.lab.state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
+from app.lab.tables import limited_prompts
 from app.shared import limits, resources
-from app.shared.words import escape, fact_name, plural, shown_token
+from app.shared.words import escape, fact_label, fact_name, plural, shown_token, with_blank
 from atlas import queries
 from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, prompts_of_fact
-from atlas.models import KNOWN_MODELS, fetch_model, locate, may_be_on_hub
+from atlas.models import KNOWN_MODELS, locate, may_be_on_hub
 from atlas.models.families import FAMILIES
 from atlas.neuron import Asked, Prompt
 from atlas.store.atlas import Atlas
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 FACTS_LISTED = 200
 CONTROLS_EXPLAINED = {
-    "draws": ("Random draws", "How often as many random neurons of the same layers are changed instead"),
-    "seed": ("Seed", "Another seed draws other neurons and other facts"),
-    "neighbours": ("Neighbouring facts", "They are of the same relation and have other answers"),
-    "unrelated": ("Unrelated facts", "They differ in relation and answer"),
+    "draws": ("Random draws", "Draws of as many random neurons of the same layers"),
+    "seed": ("Seed", "Seed of the random neurons and of the other facts"),
+    "neighbours": ("Same relation", "Facts of the same relation with other answers"),
+    "unrelated": ("Unrelated facts", "Facts that differ in relation and answer"),
 }
 
 
@@ -41,9 +42,9 @@ CONTROLS_EXPLAINED = {
 
 
 def choose_model(status: Any) -> Subject | None:
-    """The subject that was chosen, loaded; None while it still has to be named or fetched.
+    """The chosen subject model, loaded; None while it has to be named or fetched.
 
-    `status` is a container that is always in view: loading is shown there.
+    `status` is a container that is always visible: it shows the loading.
     """
     st.markdown("##### Model")
     allowed = limits.current()
@@ -65,7 +66,7 @@ def choose_model(status: Any) -> Subject | None:
         )
     name = state.model_name()
     if not name:
-        st.caption(f"A model with safetensors weights, of one of these types: {', '.join(FAMILIES)}.")
+        st.caption(f"Safetensors weights of one of these types: {', '.join(FAMILIES)}.")
         return None
     allowed.check_model(name)
     if name in KNOWN_MODELS:
@@ -73,11 +74,12 @@ def choose_model(status: Any) -> Subject | None:
     try:
         locate(name, allow_download=False)
     except ModelError as missing:
-        return fetch(name, missing)
-    return loaded(name, status)
+        offer_to_fetch(name, missing)
+        return None
+    return load(name, status)
 
 
-def fetch(name: str, missing: ModelError) -> Subject | None:
+def offer_to_fetch(name: str, missing: ModelError) -> None:
     """A button that fetches the model, where visitors may have it fetched."""
     if not may_be_on_hub(name):
         raise missing
@@ -86,17 +88,11 @@ def fetch(name: str, missing: ModelError) -> Subject | None:
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
     if known is None:
         st.info(escape(missing))
-    if not st.button(f"Fetch {escape(name)}{size}", type="primary", icon=":material/download:"):
-        return None
-    bar = st.progress(0.0, text="Fetching …")
-    try:
-        fetch_model(name, lambda share, said: bar.progress(min(max(share, 0.0), 1.0), text=escape(said)))
-    finally:
-        bar.empty()
-    st.rerun()
+    if st.button(f"Fetch {escape(name)}{size}", type="primary", icon=":material/download:"):
+        resources.fetch(name)
 
 
-def loaded(name: str, status: Any) -> Subject:
+def load(name: str, status: Any) -> Subject:
     with status, st.spinner("Loading the model …"):
         subject = resources.subject(name)
     st.caption(
@@ -109,7 +105,7 @@ def loaded(name: str, status: Any) -> Subject:
 
 
 def is_atlas_model(atlas: Atlas, subject: Subject) -> bool:
-    """Whether the atlas was made from these very weights."""
+    """Whether the atlas was made from the same weights."""
     return subject.weights_sha256 == atlas.manifest.model.weights_sha256
 
 
@@ -130,7 +126,7 @@ def choose_question(atlas: Atlas, subject: Subject | None) -> Question | None:
 
 
 def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
-    """A fact of the atlas; its prompts are those that the model can be asked."""
+    """A fact of the atlas, with the prompts that the model can take."""
     chosen = state.get("fact")
     try:
         fact = queries.fact(atlas, chosen) if chosen else None
@@ -173,23 +169,17 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     question = Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
     if not question.discovery:
         raise AtlasError(
-            f"{subject.name} can be asked none of this fact's prompts ({reasons[0] if reasons else 'none'}) "
+            f"{subject.name} can take none of this fact's prompts ({reasons[0] if reasons else 'none'}). "
             "Choose another fact."
         )
     if reasons:
-        st.caption(escape(f"{len(reasons)} of its prompts cannot be asked: {reasons[0]}"))
+        st.caption(escape(f"{plural(len(reasons), 'prompt')} left out: {reasons[0]}"))
     n_held_out = len(asked) - len(question.discovery)
     st.caption(
-        f"{plural(len(question.discovery), 'prompt')} to find its neurons on, "
-        f"{plural(n_held_out, 'paraphrase')} kept out of that, such as: "
-        f"{state.shown(asked[-1].prompt)}"
+        f"{plural(len(question.discovery), 'discovery prompt')}, "
+        f"{plural(n_held_out, 'held-out paraphrase')}, such as: {escape(with_blank(asked[-1].prompt.text))}"
     )
     return question
-
-
-def fact_label(fact: dict) -> str:
-    label = f" · {fact['label']}" if fact.get("label") else ""
-    return f"{fact['subject']} → {fact['object']}{label}"
 
 
 def _fact_chosen() -> None:
@@ -198,14 +188,14 @@ def _fact_chosen() -> None:
     state.put("off", set())
 
 
-def any_fact(atlas: Atlas) -> None:
-    """A button that asks about some fact that the model knows."""
+def random_fact_button(atlas: Atlas) -> None:
+    """A button that asks about a random fact, one that the model knows if there is one."""
     st.button(
-        "Take a random fact", icon=":material/casino:", on_click=_take_any, args=(atlas,), type="primary"
+        "Take a random fact", icon=":material/casino:", on_click=_take_random, args=(atlas,), type="primary"
     )
 
 
-def _take_any(atlas: Atlas) -> None:
+def _take_random(atlas: Atlas) -> None:
     fact_id = queries.random_fact(atlas, known=True) or queries.random_fact(atlas)
     if fact_id:
         state.ask_about(atlas, fact_id)
@@ -214,7 +204,7 @@ def _take_any(atlas: Atlas) -> None:
 def typed_question(subject: Subject | None) -> Question | None:
     allowed = limits.current()
     text = st.text_area(
-        "Prompts, one a line; [Y] or [MASK] where the answer goes",
+        "Prompts, one per line; [Y] or [MASK] where the answer goes",
         key=kept("prompts", ""),
         persist_state=SESSION,
         max_chars=allowed.prompts * (allowed.prompt_length + 1),
@@ -230,20 +220,20 @@ def typed_question(subject: Subject | None) -> Question | None:
     )
     if subject is None or not (text.strip() or answer.strip()):
         return None
-    prompts = tables.typed_prompts(subject, text, answer)
-    say_answer(subject, prompts[0])
+    prompts = limited_prompts(subject, text, answer)
+    describe_answer(subject, prompts[0])
     return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
 
 
-def say_answer(subject: Subject, prompt: Prompt) -> None:
-    """How an answer of several tokens is asked for; nothing where it is one."""
+def describe_answer(subject: Subject, prompt: Prompt) -> None:
+    """How an answer of several tokens is scored; nothing for one of a single token."""
     targets = subject.encode(prompt).targets
     if len(targets) > 1:
         tokens = " · ".join(shown_token(subject.token_text(token)) for token in targets)
-        how = "a mask each" if subject.family.kind == "masked" else "each after those before it"
+        how = "one mask each" if subject.family.kind == "masked" else "each after those before it"
         st.caption(
-            escape(f"The answer is {len(targets)} tokens, {how}: {tokens}. ")
-            + "Its probability is the product over them, and scores are their mean."
+            escape(f"The answer has {len(targets)} tokens, {how}: {tokens}. ")
+            + "Its probability is their product, its scores are their mean."
         )
 
 
@@ -251,29 +241,29 @@ def say_answer(subject: Subject, prompt: Prompt) -> None:
 
 
 def choose_controls() -> None:
-    """How many random draws and other facts stand beside the result."""
+    """The numbers of random draws and of other facts."""
     for names in (("draws", "seed"), state.NEAR_AND_FAR):
         for name, place in zip(names, st.columns(2), strict=True):
             label, explained = CONTROLS_EXPLAINED[name]
             place.number_input(
                 label,
                 *state.control_range(name),
-                key=kept(name, state.CONTROLS[name]),
+                key=kept(name, state.CONTROL_DEFAULTS[name]),
                 persist_state=SESSION,
                 help=explained,
             )
 
 
 def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Asked, ...]:
-    """The question's prompts and those of other facts, as far as this model can be asked them."""
+    """The question's prompts and those of other facts that this model can take."""
     controls = control_prompts(
         atlas,
         fact_id=question.fact_id,
         answers=(question.answer,),
         causal=subject.family.kind == "causal",
-        neighbours=state.get("neighbours", state.CONTROLS["neighbours"]),
-        unrelated=state.get("unrelated", state.CONTROLS["unrelated"]),
-        seed=state.get("seed", state.CONTROLS["seed"]),
+        neighbours=state.get("neighbours", state.CONTROL_DEFAULTS["neighbours"]),
+        unrelated=state.get("unrelated", state.CONTROL_DEFAULTS["unrelated"]),
+        seed=state.get("seed", state.CONTROL_DEFAULTS["seed"]),
     )
     from atlas.experiments.run import usable
 

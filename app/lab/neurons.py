@@ -1,24 +1,26 @@
-"""The Lab's neurons: of the fact, found live, from the tray, or by name; each with a tick.
+"""The Lab's neurons: of the fact, found live, from the tray, or by name; each can be selected.
 
-    ticked = choose_neurons(atlas, subject, question)
+    selected = choose_neurons(atlas, subject, question)
 
-What is listed is kept by name, so that a tick stays when the list changes.
+What is not selected is kept by name, so that a selection stays when the list changes.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
-from app.lab import run, state
+from app.lab import state
 from app.lab.choose import is_atlas_model
+from app.lab.run import show_progress
 from app.lab.state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
-from app.lab.tables import typed_prompts
+from app.lab.tables import limited_prompts
 from app.shared import layout, limits, tray
-from app.shared.words import escape, plural, token_list
+from app.shared.words import escape, neurons_of, plural, token_list
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron, Prompt
@@ -29,18 +31,17 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 COLUMNS = ("neuron", "share", "mean_score", "promoted", "origin")
-MOST_NAMES = 2000
 
 
 def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[Neuron, ...]:
-    """The neurons that are ticked; of all sources that are switched on."""
+    """The selected neurons, of all sources that are switched on."""
     st.markdown("##### Neurons")
-    found = find(subject, question)
+    found = find_live(subject, question)
     tables = {
-        ATLAS: of_the_fact(atlas, subject, question),
-        FOUND: found_live(found),
-        TRAY: in_the_tray(subject),
-        GIVEN: by_name(subject),
+        ATLAS: fact_rows(atlas, subject, question),
+        FOUND: found_rows(found),
+        TRAY: tray_rows(subject),
+        GIVEN: given_rows(subject),
     }
     offered = {source: table for source, table in tables.items() if table is not None and len(table)}
     if not offered:
@@ -48,45 +49,38 @@ def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[
         return ()
     listed = choose_sources(offered)
     rows = pd.concat([offered[source] for source in listed], ignore_index=True)
-    rows = with_readout(atlas, subject, rows.drop_duplicates("neuron", ignore_index=True))
-    ticked = tick(rows)
+    rows = add_promoted(atlas, subject, rows.drop_duplicates("neuron", ignore_index=True))
+    selected = select_neurons(rows)
     if listed != [TRAY] and is_atlas_model(atlas, subject):
-        tray.add_button(ticked, "Put them into the tray", key="lab", source=question.name)
-    return ticked
+        tray.add_button(selected, "Add them to the tray", key="lab", source=question.name)
+    return selected
 
 
 def _why_none(atlas: Atlas, subject: Subject, question: Question, found: Found | None) -> str:
     if found is not None:
-        return "No neuron stands out in enough of these prompts. Try other wordings."
+        return "No neuron reaches the threshold in enough of these prompts. Try other wordings."
     if not is_atlas_model(atlas, subject):
         return (
-            f"The atlas in view is about {escape(atlas.manifest.model.name)}, not about "
-            f"{escape(subject.name)}. Find the neurons live."
+            f"The atlas in view is of {escape(atlas.manifest.model.name)}, not of {escape(subject.name)}. "
+            "Find the neurons live."
         )
     if question.fact_id:
         return "The atlas has no neurons for this fact. Find them live, or choose another fact."
-    return "There are no neurons yet. Find them live, or put some into the tray while browsing."
+    return "No neurons yet. Find them live, or add some to the tray while browsing."
 
 
 # Where they come from --------------------------------------------------------------------------------
 
 
-def of_the_fact(atlas: Atlas, subject: Subject, question: Question) -> pd.DataFrame | None:
+def fact_rows(atlas: Atlas, subject: Subject, question: Question) -> pd.DataFrame | None:
     if not question.fact_id or not is_atlas_model(atlas, subject):
         return None
     rows = queries.neurons_of_fact(atlas, question.fact_id)
-    names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
-    return pd.DataFrame(
-        {
-            "neuron": names,
-            "share": rows["share"],
-            "mean_score": rows["mean_score"],
-            "origin": "the atlas",
-        }
-    )
+    names = [str(neuron) for neuron in neurons_of(rows)]
+    return rows[["share", "mean_score"]].assign(neuron=names, origin="the atlas")
 
 
-def found_live(found: Found | None) -> pd.DataFrame | None:
+def found_rows(found: Found | None) -> pd.DataFrame | None:
     if found is None:
         return None
     return pd.DataFrame(
@@ -105,7 +99,7 @@ def tray_key(subject: Subject) -> str:
     return by_hash if tray.neurons(by_hash) else subject.name
 
 
-def in_the_tray(subject: Subject) -> pd.DataFrame:
+def tray_rows(subject: Subject) -> pd.DataFrame:
     inside = tray.holdings(tray_key(subject))
     return pd.DataFrame(
         {
@@ -115,8 +109,8 @@ def in_the_tray(subject: Subject) -> pd.DataFrame:
     )
 
 
-def by_name(subject: Subject) -> pd.DataFrame:
-    """Neurons that a link brought along or somebody typed."""
+def given_rows(subject: Subject) -> pd.DataFrame:
+    """Neurons from a link or typed by name."""
     given = {neuron: origin for neuron, origin in state.get("given", {}).items() if exists(subject, neuron)}
     return pd.DataFrame({"neuron": [str(neuron) for neuron in given], "origin": list(given.values())})
 
@@ -145,8 +139,8 @@ def choose_sources(offered: dict[str, pd.DataFrame]) -> list[str]:
 # Live ------------------------------------------------------------------------------------------------
 
 
-def find(subject: Subject, question: Question) -> Found | None:
-    """The neurons found on these prompts, in this session's last search or now; and boxes for more."""
+def find_live(subject: Subject, question: Question) -> Found | None:
+    """The neurons found on these prompts, in this session's last search or a new one; and boxes for more."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         pressed = st.button(
             "Find them live",
@@ -157,7 +151,7 @@ def find(subject: Subject, question: Question) -> Found | None:
             st.text_input(
                 "Neurons",
                 key="lab_names",
-                max_chars=MOST_NAMES,
+                max_chars=2000,
                 placeholder="L2.N1414, L0.N7",
                 on_change=_add_names,
                 args=(subject.name, subject.n_layers, subject.n_neurons),
@@ -165,14 +159,14 @@ def find(subject: Subject, question: Question) -> Found | None:
             st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
             if state.get("names_error"):
                 st.error(escape(state.get("names_error")))
-        with st.popover("Negatives"):
+        with st.popover("Negative examples"):
             negatives = negative_prompts(subject, question)
     key = (subject.weights_sha256, question.discovery, negatives)
     place = st.empty()
     if pressed:
         from atlas.experiments.run import find_neurons
 
-        with run.at_work(place, "Finding its neurons") as progress:
+        with show_progress(place, "Finding neurons") as progress:
             found = find_neurons(subject, question.discovery, negatives=negatives, progress=progress)
         st.session_state["lab_found"] = (key, found)
         state.put("sources", [FOUND])
@@ -185,17 +179,21 @@ def find(subject: Subject, question: Question) -> Found | None:
         f"{plural(len(found.neurons), 'neuron')} found on "
         f"{plural(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
         "within tolerance."
-        + (" With a single prompt, all its strong neurons are kept." if len(found.prompts) == 1 else "")
-        + (f" Without those of {plural(len(negatives), 'negative example')}." if negatives else "")
+        + (
+            " With a single prompt, every neuron that reaches the threshold is kept."
+            if len(found.prompts) == 1
+            else ""
+        )
+        + (f" Without those of {plural(len(negatives), 'negative prompt')}." if negatives else "")
     )
     return found
 
 
 def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]:
-    """Prompts whose neurons are left out, as they are typed; `AtlasError` where they cannot be used."""
+    """Typed prompts whose neurons are left out; `AtlasError` where they cannot be used."""
     allowed = limits.current()
     text = st.text_area(
-        "Prompts that the neurons should not answer, one a line",
+        "Prompts of other facts, one per line",
         key=state.kept("negatives", ""),
         persist_state=SESSION,
         max_chars=allowed.prompts * (allowed.prompt_length + 1),
@@ -209,16 +207,16 @@ def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]
         placeholder=question.answer,
     )
     st.caption(
-        "Neurons that stand out in at least half of them are left out of what is found live. Without an "
-        "answer of their own, they are asked for the question's."
+        "Neurons that reach the threshold in at least half of them are left out of those found live. Without "
+        "an answer of their own, the question's is used."
     )
     if not text.strip():
         return ()
-    return typed_prompts(subject, text, answer or question.answer)
+    return limited_prompts(subject, text, answer or question.answer)
 
 
 def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
-    """What was typed becomes neurons to tick; a sentence and the text stay when it cannot."""
+    """Add the typed neurons to the list; on an error, show it and keep the text."""
     typed = st.session_state.get("lab_names", "")
     names = [name for name in re.split(r"[\s,;]+", typed) if name]
     state.put("names_error", None)
@@ -242,33 +240,26 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
 # The table -------------------------------------------------------------------------------------------
 
 
-def with_readout(atlas: Atlas, subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with what each neuron promotes, where the atlas has read it out of this model."""
-    promoted = {}
-    if is_atlas_model(atlas, subject):
-        neurons = [Neuron.parse(name) for name in rows["neuron"]]
-        known = promoted_tokens(atlas, neurons)
-        promoted = {str(neuron): token_list(pairs, 5, missing="") for neuron, pairs in known.items()}
-    return rows.assign(promoted=[promoted.get(name, "") for name in rows["neuron"]])
-
-
-def promoted_tokens(atlas: Atlas, neurons: list[Neuron]) -> dict[Neuron, Any]:
-    """The tokens that these neurons' value vectors promote, as far as the atlas has read them out."""
-    rows = atlas.query(
+def add_promoted(atlas: Atlas, subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what each neuron promotes, where the atlas is of this model."""
+    if not is_atlas_model(atlas, subject):
+        return rows.assign(promoted="")
+    known = atlas.query(
         """
-        SELECT layer, neuron, promoted FROM neurons
-        WHERE list_contains($names, 'L' || layer || '.N' || neuron)
+        SELECT 'L' || layer || '.N' || neuron AS name, promoted FROM neurons
+        WHERE list_contains($names, name)
         """,
-        {"names": [str(neuron) for neuron in neurons]},
+        {"names": list(rows["neuron"])},
     )
-    return {Neuron(int(row.layer), int(row.neuron)): row.promoted for row in rows.itertuples()}
+    tokens = {row.name: token_list(row.promoted, 5, missing="") for row in known.itertuples()}
+    return rows.assign(promoted=rows["neuron"].map(tokens).fillna(""))
 
 
-def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
-    """The table; a tick before each neuron says whether the changes take it."""
+def select_neurons(rows: pd.DataFrame) -> tuple[Neuron, ...]:
+    """The table of neurons; the changes apply to the selected ones."""
     off = state.get("off", set())
     names = list(rows["neuron"])
-    # A table with other rows is another widget: its ticks are set from the names that are off.
+    # A table with other rows is a new widget: its selection is set from the names that are off.
     key = f"lab_ticks_{hash(tuple(names))}"
     if key not in st.session_state:
         wanted = [place for place, name in enumerate(names) if name not in off]
@@ -284,25 +275,28 @@ def tick(rows: pd.DataFrame) -> tuple[Neuron, ...]:
         selection_mode="multi-row",
         hide_index=True,
         height=min(36 * (len(rows) + 1) + 2, 292),
-        alt="Neurons to change, with a tick each",
+        alt="Neurons to change, each selectable",
         column_order=[column for column in COLUMNS if column in shown],
         column_config={
-            "neuron": st.column_config.TextColumn("Neuron", width="small"),
-            "share": st.column_config.NumberColumn(
-                "Share", format="%.0f%%", width=60, help="Share of the prompts in which it is strong"
+            "neuron": TextColumn("Neuron", width="small"),
+            "share": NumberColumn(
+                "Share",
+                format="%.0f%%",
+                width=60,
+                help="Share of the prompts in which it reaches the threshold",
             ),
-            "mean_score": st.column_config.ProgressColumn(
+            "mean_score": ProgressColumn(
                 "Mean score", format="%.4f", min_value=0.0, max_value=top, width=120
             ),
-            "promoted": st.column_config.TextColumn("Promotes", width="medium"),
-            "origin": st.column_config.TextColumn("From", width="small"),
+            "promoted": TextColumn("Promotes", width="medium"),
+            "origin": TextColumn("From", width="small"),
         },
     )
     on = {names[place] for place in event["selection"]["rows"] if place < len(names)}
     state.put("off", (off - set(names)) | {name for name in names if name not in on})
-    ticked = tuple(Neuron.parse(name) for name in names if name in on)
+    selected = tuple(Neuron.parse(name) for name in names if name in on)
     most = limits.current().neurons
-    if len(ticked) > most:
-        raise AtlasError(f"{len(ticked):,} neurons are ticked. Keep at most {most:,}.")
-    st.caption(f"{len(ticked)} of {len(names)} ticked. Ticks say which neurons the changes take.")
-    return ticked
+    if len(selected) > most:
+        raise AtlasError(f"At most {most:,} neurons may be selected, got {len(selected):,}.")
+    st.caption(f"{len(selected)} of {len(names)} selected: the changes apply to these.")
+    return selected

@@ -1,26 +1,27 @@
-"""What came out of an experiment: in a sentence, in pictures, prompt by prompt; always beside its controls.
+"""The results of an experiment: in sentences, in pictures, prompt by prompt; always beside its controls.
 
-    draw(run)                                # the result, its controls, the likeliest answers
-    every_prompt(run), dose_response(subject, run), paths(subject, question), earlier(runs, atlas)
+    show_result(run)                         # the effect, its controls, the likeliest answers
+    show_every_prompt(run), show_dose_response(subject, run), show_path(subject, question)
 
-All numbers are the library's (`atlas.experiments.outcome`), shown by `app.lab.tables`' tables.
+`atlas.experiments.outcome` computes the numbers, `app.lab.tables` makes tables of them.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
 from app.lab import charts, share, state, tables
-from app.lab import run as lab_run
-from app.lab.changes import in_short, in_words
-from app.lab.run import Run
-from app.lab.state import GAP, SESSION, Question
+from app.lab.changes import describe_changes
+from app.lab.run import Run, show_progress
+from app.lab.state import SESSION, Question
 from app.shared import exports, layout
-from app.shared.words import escape, plural, shown_token
-from atlas.neuron import GROUPS, OBJECT_SLOT, Neuron
+from app.shared.words import escape, plural, shown_token, with_blank
+from atlas.neuron import GROUPS, Neuron
 from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
@@ -30,16 +31,17 @@ if TYPE_CHECKING:
     from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
-# In which order prompts are offered: what matters most first.
+# The order in which groups of prompts are shown.
+FROM_ZERO = "undefined, from probability 0"
 ORDER = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
 
 
 # The result ------------------------------------------------------------------------------------------
 
 
-def draw(run: Run) -> None:
-    summary = tables.summary(run.outcome)
-    say(run.outcome, summary)
+def show_result(run: Run) -> None:
+    summary = tables.summary_rows(run.outcome)
+    describe_effect(run.outcome, summary)
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
         layout.draw_chart(charts.moves(summary), "The answer's probability before and after the change")
@@ -47,40 +49,39 @@ def draw(run: Run) -> None:
         show_summary(summary)
         if run.outcome.undo_is_exact:
             st.success(
-                "Exact undo ✓ Asked again without the change, the model gave the same probabilities, bit for "
-                "bit.",
+                "Exact undo ✓ Without the change, the model gives the same probabilities as before, "
+                "bit for bit.",
                 icon=":material/check:",
             )
         else:
-            st.error("Asked again, the model answers otherwise than before. Please report this.")
-    answers(run)
+            st.error("Without the change, the probabilities differ from before. Please report this.")
+    show_answers(run)
 
 
-def say(outcome: Outcome, summary: pd.DataFrame) -> None:
-    """The result in a sentence, on the held-out paraphrases where there are any."""
+def describe_effect(outcome: Outcome, summary: pd.DataFrame) -> None:
+    """The effect in a sentence, on the held-out paraphrases where there are any."""
     rows = summary.set_index("group")
     group = next((name for name in ORDER if name in rows.index), None)
     own = rows.loc[group]
     answer = next(trial.prompt.answer for trial in outcome.trials if trial.group == group)
     n = len(outcome.experiment.neurons)
-    asked = {"paraphrases": "held-out paraphrase", "asked": "prompt"}.get(group, "prompt")
+    noun = "held-out paraphrase" if group == "paraphrases" else "prompt"
+    change = partial(signed_percent, missing=FROM_ZERO)
     parts = [
         f"Changing {plural(n, 'neuron')} takes the probability of **{escape(answer)}** from "
-        f"**{own['before']:.3f}** to **{own['after']:.3f}** ({signed_percent(own['change'])}) on "
-        f"{plural(own['n_prompts'], asked)}",
-        f"as many random neurons of the same layers: {signed_percent(own['random_change'])}",
+        f"**{own['before']:.3f}** to **{own['after']:.3f}** ({change(own['change'])}) on "
+        f"{plural(own['n_prompts'], noun)}",
+        f"with as many random neurons of the same layers: {change(own['random_change'])}",
     ]
     if "unrelated" in rows.index:
-        parts.append(
-            f"unrelated facts under the same change: {signed_percent(rows.loc['unrelated', 'change'])}"
-        )
+        parts.append(f"on unrelated facts: {change(rows.loc['unrelated', 'change'])}")
     st.markdown("; ".join(parts) + ".")
     new = next((each for each in outcome.new_summary() if each.group == group), None)
     if new is not None:
         st.markdown(
             f"The new answer **{escape(outcome.experiment.new_answer)}** goes from "
-            f"**{new.before:.3f}** to **{new.after:.3f}**; the model says it first on {new.rank_1_after} of "
-            f"{new.n_prompts}; with as many random neurons of the same layers: {new.random:.3f}, first on "
+            f"**{new.before:.3f}** to **{new.after:.3f}**, rank 1 on {new.rank_1_after} of {new.n_prompts}; "
+            f"with as many random neurons of the same layers: {new.random:.3f}, rank 1 on "
             f"{round(new.rank_1_random, 1):g} of {new.n_prompts}."
         )
 
@@ -102,19 +103,17 @@ def show_summary(summary: pd.DataFrame) -> None:
         hide_index=True,
         alt="Mean probabilities before and after, by group of prompts, beside random neurons",
         column_config={
-            "asked": st.column_config.TextColumn("Asked (prompts)", width=165),
-            "before": st.column_config.NumberColumn("Before", format="%.3f", width=60),
-            "after": st.column_config.NumberColumn("After", format="%.3f", width=60),
-            "change": st.column_config.NumberColumn("Change", format=percent, width=65),
-            "random": st.column_config.NumberColumn(
+            "asked": TextColumn("Prompts (number)", width=165),
+            "before": NumberColumn("Before", format="%.3f", width=60),
+            "after": NumberColumn("After", format="%.3f", width=60),
+            "change": NumberColumn("Change", format=percent, width=65),
+            "random": NumberColumn(
                 "Random",
                 format=percent,
                 width=65,
-                help="Change with as many random neurons of the same layers, mean over the draws",
+                help="Change with as many random neurons of the same layers, mean of the draws",
             ),
-            "first": st.column_config.TextColumn(
-                "First", width=65, help="On how many prompts the model says the answer first, before → after"
-            ),
+            "first": TextColumn("Rank 1", width=65, help="Prompts whose answer has rank 1, before → after"),
         },
     )
 
@@ -122,11 +121,11 @@ def show_summary(summary: pd.DataFrame) -> None:
 # The likeliest answers -------------------------------------------------------------------------------
 
 
-def answers(run: Run) -> None:
-    """The ten likeliest answers of one prompt, before and after, with how each one's rank moves."""
+def show_answers(run: Run) -> None:
+    """The ten likeliest tokens of one prompt, before and after, with each one's change of rank."""
     st.subheader("The ten likeliest answers", anchor=False)
     trials = sorted(run.outcome.trials, key=lambda trial: ORDER[trial.group])
-    names = [f"{trial.prompt.text.replace(OBJECT_SLOT, GAP)}  ·  {GROUPS[trial.group]}" for trial in trials]
+    names = [f"{with_blank(trial.prompt.text)}  ·  {GROUPS[trial.group]}" for trial in trials]
     place = st.selectbox(
         "Prompt",
         range(len(trials)),
@@ -136,12 +135,12 @@ def answers(run: Run) -> None:
         label_visibility="collapsed",
     )
     trial = trials[place]
-    st.caption(fate(trial))
+    st.caption(describe_answer(trial))
     answer_tables(tables.answer_rows(trial))
 
 
-def fate(trial: Trial) -> str:
-    """What becomes of the answer on one prompt."""
+def describe_answer(trial: Trial) -> str:
+    """The answer's rank and probability on one prompt, before and after."""
     parts = [
         f"**{escape(trial.prompt.answer)}**: rank {trial.before.rank} → {trial.after.rank}, "
         f"probability {trial.before.probability:.4f} → {trial.after.probability:.4f}; with random neurons "
@@ -161,41 +160,29 @@ def answer_tables(rows: pd.DataFrame) -> None:
     for column in ("before", "after"):
         rows[column] = [shown_token(token) for token in rows[column]]
     top = max(float(rows["p_before"].max()), float(rows["p_after"].max()), 1e-9)
-    bar = st.column_config.ProgressColumn("Probability", format="%.3f", min_value=0.0, max_value=top)
-    rank = st.column_config.NumberColumn("#", width=30)
-    before, after = st.columns(2, gap="medium")
-    before.dataframe(
-        rows[["rank", "before", "becomes", "p_before"]],
-        hide_index=True,
-        alt="The ten likeliest answers before the change",
-        column_config={
-            "rank": rank,
-            "before": st.column_config.TextColumn("Before", width=85),
-            "p_before": bar,
-            "becomes": st.column_config.TextColumn(
-                "Then", width=85, help="Ranks gained ▲ or lost ▼; gone, and its rank then"
-            ),
-        },
-    )
-    after.dataframe(
-        rows[["rank", "after", "moved", "p_after"]],
-        hide_index=True,
-        alt="The ten likeliest answers after the change",
-        column_config={
-            "rank": rank,
-            "after": st.column_config.TextColumn("After", width=85),
-            "p_after": bar,
-            "moved": st.column_config.TextColumn(
-                "Moved", width=85, help="Ranks gained ▲ or lost ▼; new, and its rank before"
-            ),
-        },
-    )
+    bar = ProgressColumn("Probability", format="%.3f", min_value=0.0, max_value=top)
+    sides = {
+        "before": ("becomes", "Ranks gained ▲ or lost ▼; or gone, with its rank after"),
+        "after": ("moved", "Ranks gained ▲ or lost ▼; or new, with its rank before"),
+    }
+    for place, (side, (change, explained)) in zip(st.columns(2, gap="medium"), sides.items(), strict=True):
+        place.dataframe(
+            rows[["rank", side, change, f"p_{side}"]],
+            hide_index=True,
+            alt=f"The ten likeliest tokens {side} the change",
+            column_config={
+                "rank": NumberColumn("#", width=30),
+                side: TextColumn(side.capitalize(), width=85),
+                change: TextColumn("Change", width=85, help=explained),
+                f"p_{side}": bar,
+            },
+        )
 
 
 # Prompt by prompt ------------------------------------------------------------------------------------
 
-LABELS = {
-    "group": "Asked",
+_TEXT_LABELS = {
+    "group": "Prompts",
     "text": "Prompt",
     "answer": "Answer",
     "rank_before": "Rank before",
@@ -207,7 +194,7 @@ LABELS = {
     "new_rank_after": "New answer's rank after",
     "new_rank_random": "New answer's rank, random",
 }
-NUMBERS = {
+_NUMBER_LABELS = {
     "before": "Before",
     "after": "After",
     "random": "Random",
@@ -217,21 +204,21 @@ NUMBERS = {
 }
 
 
-def every_prompt(run: Run) -> None:
+def show_every_prompt(run: Run) -> None:
     rows = tables.trial_rows(run.outcome)
-    rows["group"] = [GROUPS[group] for group in rows["group"]]
-    rows["text"] = [text.replace(OBJECT_SLOT, GAP) for text in rows["text"]]
+    rows["group"] = rows["group"].map(GROUPS)
+    rows["text"] = rows["text"].map(with_blank)
     st.dataframe(
         rows,
         hide_index=True,
         alt="Every prompt with the answer's probability and rank, before, after and with random neurons",
-        column_config=LABELS
-        | {key: st.column_config.NumberColumn(label, format="%.4f") for key, label in NUMBERS.items()},
+        column_config=_TEXT_LABELS
+        | {key: NumberColumn(label, format="%.4f") for key, label in _NUMBER_LABELS.items()},
     )
     exports.offer(
         f"experiment-{run.number}",
         prompts=rows,
-        summary=tables.summary(run.outcome),
+        summary=tables.summary_rows(run.outcome),
         random_neurons=random_rows(run.outcome),
     )
 
@@ -251,24 +238,24 @@ def random_rows(outcome: Outcome) -> pd.DataFrame:
 # Dose and response -----------------------------------------------------------------------------------
 
 
-def dose_response(subject: Subject, run: Run) -> None:
-    """The curve over the factor, computed when asked for."""
+def show_dose_response(subject: Subject, run: Run) -> None:
+    """The curve over the factor, measured at the click of a button."""
     st.markdown(
-        "How the answers' probabilities depend on the factor by which these neurons are multiplied, whatever "
-        "the changes above do; beside it, random neurons of the same layers."
+        "The answers' probabilities when these neurons are multiplied by a factor, instead of the changes "
+        "above; beside them random neurons of the same layers."
     )
     if subject is None or subject.weights_sha256 != run.outcome.experiment.weights_sha256:
-        layout.nothing("The model of this run is not the one that is loaded. Run the experiment again.")
+        layout.nothing("The loaded model is not the model of this run. Run the experiment again.")
         return
     place = st.empty()
     known, doses = state.get("doses", (None, None))
     key = (subject.weights_sha256, run.experiment)
     if known != key:
         if st.button("Measure the curve", icon=":material/timeline:"):
-            from atlas.experiments import run as library
+            from atlas.experiments.run import dose_response
 
-            with lab_run.at_work(place, "Measuring") as progress:
-                doses = library.dose_response(subject, run.experiment, progress=progress)
+            with show_progress(place, "Measuring") as progress:
+                doses = dose_response(subject, run.experiment, progress=progress)
             state.put("doses", (key, doses))
             st.rerun()
         return
@@ -280,11 +267,12 @@ def dose_response(subject: Subject, run: Run) -> None:
 # The path --------------------------------------------------------------------------------------------
 
 
-def paths(subject: Subject, question: Question) -> None:
+def show_path(subject: Subject, question: Question) -> None:
     """P(α) of one prompt along the path of one layer: what attribution integrates."""
     st.markdown(
-        "What a neuron's score integrates: the probability of the answer while one layer's activations grow "
-        "from nothing (α = 0) to what they are (α = 1). Scores of a layer add up to P(1) − P(0)."
+        "The probability of the answer while one layer's activations are scaled from 0 (α = 0) to their "
+        "value (α = 1). A neuron's score integrates along this path; the scores of a layer add up to "
+        "P(1) − P(0)."
     )
     place = st.empty()
     known, found = st.session_state.get("lab_found", (None, None))
@@ -297,7 +285,7 @@ def paths(subject: Subject, question: Question) -> None:
     at = choose.selectbox(
         "Prompt of the path",
         range(len(prompts)),
-        format_func=lambda i: prompts[i].text.replace(OBJECT_SLOT, GAP),
+        format_func=lambda i: with_blank(prompts[i].text),
         key=state.among("path_prompt", range(len(prompts)), 0),
         persist_state=SESSION,
     )
@@ -306,7 +294,7 @@ def paths(subject: Subject, question: Question) -> None:
         if layers.button("Follow the path", icon=":material/show_chart:", width="stretch"):
             from atlas.experiments.run import find_neurons
 
-            with lab_run.at_work(place, "Following the path") as progress:
+            with show_progress(place, "Following the path") as progress:
                 one = find_neurons(subject, [prompts[at]], progress=progress)
             state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
             st.rerun()
@@ -350,7 +338,7 @@ def path_facts(attribution: Attribution, layer: int) -> None:
 
 
 def run_rows(runs: list[Run]) -> pd.DataFrame:
-    """A row a run, the latest first, on held-out paraphrases where there are any.
+    """A row for each run, the latest first, on held-out paraphrases where there are any.
 
     Columns: number, model, answer, changes, neurons, before, after, change, random_change,
     unrelated_change.
@@ -365,7 +353,7 @@ def run_rows(runs: list[Run]) -> pd.DataFrame:
                 "number": run.number,
                 "model": run.experiment.model,
                 "answer": trial.prompt.answer,
-                "changes": "; ".join(in_short(item) for item in run.experiment.interventions),
+                "changes": describe_changes(run.experiment.interventions),
                 "neurons": len(run.experiment.neurons),
                 "before": own.before,
                 "after": own.after,
@@ -377,8 +365,8 @@ def run_rows(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def earlier(runs: list[Run], atlas: Atlas) -> None:
-    """The notebook: what was run in this session; a run can be brought back."""
+def show_runs(runs: list[Run], atlas: Atlas) -> None:
+    """The runs of this session; each can be restored."""
     rows = run_rows(runs)
     percents = {"change": "Change", "random_change": "Random", "unrelated_change": "Unrelated"}
     event = st.dataframe(
@@ -387,32 +375,28 @@ def earlier(runs: list[Run], atlas: Atlas) -> None:
         on_select="rerun",
         selection_mode="single-row",
         hide_index=True,
-        alt="The experiments run in this session",
+        alt="The runs of this session",
         column_order=[name for name in rows if name != "neurons"],
         column_config={
-            "number": st.column_config.NumberColumn("Run", width=40),
-            "model": st.column_config.TextColumn("Model", width=95),
-            "answer": st.column_config.TextColumn("Answer", width=90),
-            "changes": st.column_config.TextColumn("Changes", width=170),
-            "before": st.column_config.NumberColumn("Before", format="%.3f", width=60),
-            "after": st.column_config.NumberColumn("After", format="%.3f", width=60),
+            "number": NumberColumn("Run", width=40),
+            "model": TextColumn("Model", width=95),
+            "answer": TextColumn("Answer", width=90),
+            "changes": TextColumn("Changes", width=170),
+            "before": NumberColumn("Before", format="%.3f", width=60),
+            "after": NumberColumn("After", format="%.3f", width=60),
         }
-        | {
-            name: st.column_config.NumberColumn(label, format="%+.1f%%", width=70)
-            for name, label in percents.items()
-        },
+        | {name: NumberColumn(label, format="%+.1f%%", width=70) for name, label in percents.items()},
     )
     exports.offer("experiments", runs=rows)
     chosen = event["selection"]["rows"]
     if not chosen:
-        st.caption("Tick a run to bring it back, with its settings and results.")
+        st.caption("Select a run to restore its settings and results.")
         return
     run = runs[len(runs) - 1 - chosen[0]]
-    words = ", then ".join(in_words(item) for item in run.experiment.interventions)
-    st.markdown(f"Run {run.number}: {words}.")
+    st.markdown(f"Run {run.number}: {escape(describe_changes(run.experiment.interventions))}.")
     st.button(
-        f"Bring back run {run.number}",
+        f"Restore run {run.number}",
         icon=":material/history:",
-        on_click=share.bring_back,
+        on_click=share.restore_run,
         args=(run, atlas),
     )

@@ -1,7 +1,7 @@
-"""An experiment to take away and to bring back: as a link, as a file, from an earlier run.
+"""Save an experiment and restore it: as a link, as a file, from an earlier run.
 
-share(experiment, outcome)               # a popover: the link, the JSON, how to do it again
-open_file(atlas)                         # a popover: a JSON file becomes the set-up
+share_popover(experiment, outcome)       # the link, the JSON, how to repeat it
+file_popover(atlas)                      # a JSON file becomes the set-up
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from app.lab import state, tables
+from app.lab import state
 from app.lab.run import Run
+from app.lab.tables import check_limits
 from app.shared import limits, links
-from app.shared.exports import file_name
+from app.shared.exports import export_name
 from app.shared.words import escape
 from atlas.errors import AtlasError
 from atlas.experiments import documents
@@ -25,42 +26,37 @@ from atlas.store.atlas import Atlas
 if TYPE_CHECKING:
     from atlas.experiments.outcome import Outcome
 
-# A document with its results is this many times as large as the experiment alone, at most.
+# A document with results is at most this many times as large as the experiment alone.
 RESULTS_FACTOR = 20
 
 
 def link_to(experiment: Experiment) -> str:
-    """The address that restores the experiment and runs it, in any session."""
+    """The URL that restores the experiment and runs it, in any session."""
     page = str(getattr(st.context, "url", None) or "").partition("?")[0]
-    query = links.here(x=tables.encode(experiment), run="1")
+    query = links.here(x=documents.to_link(experiment), run="1")
     return f"{page}?{urlencode(query)}"
 
 
-def share(experiment: Experiment, outcome: Outcome | None) -> None:
+def share_popover(experiment: Experiment, outcome: Outcome | None) -> None:
     with st.popover("Share", icon=":material/share:"):
         st.markdown("**As a link** that restores everything and runs it:")
         st.code(link_to(experiment), language=None, wrap_lines=True, height=110)
         st.markdown("**As a file**" + (", with its results:" if outcome else ", without results yet:"))
-        name = file_name("experiment", experiment.model, experiment.asked[0].prompt.answer, ending="json")
+        name = export_name("experiment", experiment.model, experiment.asked[0].prompt.answer, ending="json")
         st.download_button(
             "Download as JSON",
-            partial(as_file, experiment, outcome),
+            partial(documents.to_json, experiment, outcome.results if outcome else None),
             file_name=name,
             mime="application/json",
             icon=":material/download:",
             on_click="ignore",
         )
-        st.markdown("The file can be run again, and compared, without the app:")
+        st.markdown("Run the file again and compare the results, without the app:")
         st.code(f"python -m build experiment {name}", language="bash")
 
 
-def as_file(experiment: Experiment, outcome: Outcome | None) -> str:
-    """The document of `python -m build experiment`, made when it is downloaded."""
-    return documents.to_json(experiment, outcome.results if outcome else None)
-
-
-def open_file(atlas: Atlas) -> None:
-    """A file that `share` made becomes the set-up."""
+def file_popover(atlas: Atlas) -> None:
+    """A file that `share_popover` made becomes the set-up."""
     with st.popover("Open a file", icon=":material/folder_open:"):
         st.file_uploader(
             "Experiment (JSON)",
@@ -81,17 +77,17 @@ def _file_chosen(atlas: Atlas) -> None:
     try:
         text = given.getvalue().decode("utf-8", "replace")
         experiment = documents.from_json(text, most=RESULTS_FACTOR * limits.current().experiment_bytes)
-        tables.check(experiment)
+        check_limits(experiment)
     except AtlasError as error:
         state.put("file_error", str(error))
         return
-    # An uploader with a new key is empty again.
+    # A new key empties the uploader.
     state.put("files", state.get("files", 0) + 1)
     state.restore(experiment, atlas)
-    state.put("said", "The experiment is set up as in the file.")
+    state.put("toast", "The experiment is set up as in the file.")
 
 
-def bring_back(run: Run, atlas: Atlas) -> None:
-    """The settings and results of an earlier run, on the screen again."""
+def restore_run(run: Run, atlas: Atlas) -> None:
+    """Restore the settings and results of an earlier run."""
     state.restore(run.experiment, atlas)
     state.put("run", run)

@@ -1,12 +1,12 @@
-"""What the Lab is set to: kept in the visitor's session, restored from a link, said in a sentence.
+"""The settings of the Lab: kept in the visitor's session, restored from a link, written to the URL.
 
-    arrived = arrive(atlas)                 # take over what the URL newly asks for; True: run at once
+    run_at_once = take_over_url(atlas)      # what is new in the URL
     key = kept("draws", 5)                  # the session's key of a setting, with its first value
-    restore(experiment, atlas)              # every setting as an experiment has it
-    remember(experiment)                    # the URL says what is on the screen
+    restore(experiment, atlas)              # every setting as in an experiment
+    write_url(experiment)
 
 Widgets keep their values under these keys, also while the visitor is on another page. The URL holds `x` (a
-whole experiment) once there is one, and until then the model and the fact or prompts it will be about.
+whole experiment) once it is complete, and until then the model and the fact or prompts.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from typing import Any
 
 import streamlit as st
 
-from app.lab import tables
+from app.lab.tables import decode
 from app.shared import limits
-from app.shared.words import escape
+from app.shared.words import neurons_of
 from atlas import queries
 from atlas.errors import AtlasError
+from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
+from atlas.interventions import Intervention
 from atlas.models import is_ready
-from atlas.neuron import OBJECT_SLOT, Asked, Neuron, Prompt
+from atlas.neuron import Asked, Prompt
 from atlas.store.atlas import Atlas
 
 FACT, PROMPTS = "A fact of the atlas", "My own prompts"
 ATLAS, FOUND, TRAY, GIVEN = "atlas", "found", "tray", "given"
 OTHER_MODEL = "another model"
-SESSION = "session"  # how long widgets keep their values: see `persist_state` of Streamlit
-PARAMETERS = ("x", "run", "model", "fact", "prompts", "answer", "source")
-# Longer prompts wait for the experiment, whose `x` is packed.
+SESSION = "session"  # of Streamlit's `persist_state`
+_PARAMETERS = ("x", "run", "model", "fact", "prompts", "answer", "source")
+# Longer prompts are written only as part of `x`, which is compressed.
 LONGEST_PLAIN = 1500
-GAP = "____"
 
-CONTROLS = {"draws": 5, "seed": 0, "neighbours": 6, "unrelated": 12}
+CONTROL_DEFAULTS = {"draws": 5, "seed": 0, "neighbours": 6, "unrelated": 12}
 NEAR_AND_FAR = ("neighbours", "unrelated")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the model is asked: the fact's id if it is one, its answer, its prompts in groups."""
+    """What the model is asked: the ids of a fact (None for typed prompts), its answer, its prompts."""
 
     fact_id: str | None
     relation_id: str | None
@@ -60,7 +60,7 @@ class Question:
 
 
 def kept(name: str, first: Any) -> str:
-    """The session's key of a setting, which has the value `first` until somebody changes it."""
+    """The session's key of a setting, whose value is `first` until it changes."""
     key = f"lab_{name}"
     if key not in st.session_state:
         st.session_state[key] = first
@@ -76,14 +76,14 @@ def put(name: str, value: Any) -> None:
 
 
 def among(name: str, options: Sequence[Any], first: Any) -> str:
-    """As `kept`, for a choice: what is no longer offered gives way to `first`."""
+    """As `kept`, for a choice: a value that is no longer offered becomes `first`."""
     if get(name) not in options:
         put(name, first)
     return f"lab_{name}"
 
 
 def control_range(name: str) -> tuple[int, int]:
-    """The least and the most of a control: there is always one draw and one unrelated fact."""
+    """The range of a control: at least one draw and one unrelated fact."""
     most = {"draws": limits.current().draws, "seed": 1_000_000, "neighbours": 30, "unrelated": 60}
     return int(name in ("draws", "unrelated")), most[name]
 
@@ -120,41 +120,41 @@ def move_change(number: int, by: int) -> None:
 
 
 def start_over() -> None:
-    """One change, Suppress, of all neurons listed."""
+    """A single change: suppress all neurons listed."""
     put("changes", [next_number()])
     put("off", set())
 
 
-# Arriving --------------------------------------------------------------------------------------------
+# Taking over the URL-------------------------------------------------------------------------------------
 
 
-def arrive(atlas: Atlas) -> bool:
-    """Take over what the URL newly asks for; whether its experiment should be run at once.
+def take_over_url(atlas: Atlas) -> bool:
+    """Take over what is new in the URL; returns whether to run its experiment at once.
 
-    What this page wrote into the URL itself is no news, nor is what it has taken over before. Raises
-    `AtlasError` for an experiment that cannot be read; the rest of the URL is taken over all the same.
+    What this page itself wrote into the URL, or has taken over before, is not new. Raises `AtlasError` for an
+    experiment that cannot be read, after taking over the rest of the URL.
     """
-    url = {name: st.query_params.get(name) for name in PARAMETERS}
+    url = {name: st.query_params.get(name) for name in _PARAMETERS}
     known = get("url", {})
-    news = {name: value for name, value in url.items() if value and value != known.get(name)}
+    new = {name: value for name, value in url.items() if value and value != known.get(name)}
     put("url", {name: value for name, value in url.items() if name != "source"})
     if get("atlas_id") != atlas.atlas_id:
         _enter(atlas)
-    from_tray = "source" in news and url["source"] == TRAY
+    from_tray = "source" in new and url["source"] == TRAY
     st.query_params.pop("source", None)
     problem: AtlasError | None = None
-    if "x" in news:
+    if "x" in new:
         try:
-            restore(tables.decode(news["x"]), atlas)
+            restore(decode(new["x"]), atlas)
             return url["run"] == "1"
         except AtlasError as error:
             st.query_params.pop("x", None)
             problem = error
-    if "model" in news:
-        put_model(news["model"])
-    if "fact" in news:
-        ask_about(atlas, news["fact"])
-    elif "prompts" in news or "answer" in news:
+    if "model" in new:
+        put_model(new["model"])
+    if "fact" in new:
+        ask_about(atlas, new["fact"])
+    elif "prompts" in new or "answer" in new:
         put("ask", PROMPTS)
         put("prompts", url["prompts"] or "")
         put("answer", url["answer"] or "")
@@ -163,11 +163,11 @@ def arrive(atlas: Atlas) -> bool:
         open_setup(True)
     if problem is not None:
         raise problem
-    return bool(news) and url["run"] == "1"
+    return bool(new) and url["run"] == "1"
 
 
 def _enter(atlas: Atlas) -> None:
-    """Another atlas is in view than before: its model, and nothing of facts it may not have."""
+    """Start over for another atlas: its model, and no fact that it does not have."""
     put("atlas_id", atlas.atlas_id)
     own = atlas.manifest.model.name
     offered = limits.current().models
@@ -182,7 +182,7 @@ def _enter(atlas: Atlas) -> None:
 
 
 def ask_about(atlas: Atlas, fact_id: str) -> None:
-    """The question is a fact of the atlas, its change to begin with: suppress all its neurons."""
+    """Ask about a fact of the atlas, and start by suppressing all its neurons."""
     put("ask", FACT)
     if get("fact") != fact_id:
         put("fact", fact_id)
@@ -195,7 +195,7 @@ def ask_about(atlas: Atlas, fact_id: str) -> None:
 
 
 def open_setup(is_open: bool) -> None:
-    """The set-up opens or closes: a new expander, because one that is there stays as the visitor has it."""
+    """Open or close the set-up, as a new expander: an existing one stays as the visitor left it."""
     put("setup", (get("setup", (0, True))[0] + 1, is_open))
 
 
@@ -210,7 +210,7 @@ def put_model(name: str) -> None:
 
 
 def restore(experiment: Experiment, atlas: Atlas) -> None:
-    """Every setting as the experiment has it."""
+    """Every setting as in the experiment."""
     put_model(experiment.model or atlas.manifest.model.name)
     own = [item.prompt for item in experiment.asked if item.group == "asked"]
     first = (own or [experiment.asked[0].prompt])[0]
@@ -230,9 +230,9 @@ def restore(experiment: Experiment, atlas: Atlas) -> None:
 
 
 def as_linked(built: Experiment | None) -> Experiment | None:
-    """The experiment of the settings; while nobody changes them, exactly that of the link they came from.
+    """The experiment of the settings; while they are unchanged, exactly that of the link.
 
-    The prompts of its controls were drawn from the atlas of that day.
+    Its control prompts may have been drawn from another build of the atlas.
     """
     pinned = get("pinned")
     if pinned is None or built is None:
@@ -247,18 +247,16 @@ def as_linked(built: Experiment | None) -> Experiment | None:
 
 
 def has_fact(atlas: Atlas, fact_id: str | None) -> bool:
-    fact = atlas.query_one("SELECT fact_id FROM facts WHERE fact_id = $fact", {"fact": fact_id or ""})
-    return fact is not None
+    return atlas.query_one("FROM facts WHERE fact_id = $fact", {"fact": fact_id or ""}) is not None
 
 
 def _restore_neurons(interventions: Iterable[Intervention], atlas: Atlas, fact_id: str | None) -> None:
-    """The neurons listed and ticked, and the changes; one that takes only some of them says which."""
+    """The neurons listed and selected, and the changes; one with only some of the neurons lists them."""
     interventions = tuple(interventions)
     together = dict.fromkeys(neuron for item in interventions for neuron in item.neurons)
     of_fact = set()
     if fact_id is not None:
-        rows = queries.neurons_of_fact(atlas, fact_id)
-        of_fact = {Neuron(int(row.layer), int(row.neuron)) for row in rows.itertuples()}
+        of_fact = set(neurons_of(queries.neurons_of_fact(atlas, fact_id)))
     start_over()
     if of_fact.issuperset(together):
         put("sources", [ATLAS])
@@ -274,29 +272,20 @@ def _restore_neurons(interventions: Iterable[Intervention], atlas: Atlas, fact_i
 def restore_change(number: int, item: Intervention, *, its_own: bool) -> None:
     put(f"its_own_{number}", [str(neuron) for neuron in item.neurons] if its_own else [])
     put(f"whose_{number}", its_own)
-    match item:
-        case Suppress():
-            put(f"kind_{number}", "suppress")
-        case Amplify():
-            put(f"kind_{number}", "amplify")
-            put(f"factor_{number}", float(item.factor))
-        case Erase():
-            put(f"kind_{number}", "erase")
-            put(f"value_{number}", item.value)
-        case Edit():
-            put(f"kind_{number}", "edit")
-            for name in ("old", "new", "remove", "add"):
-                put(f"{name}_{number}", getattr(item, name))
+    put(f"kind_{number}", type(item).__name__.lower())
+    for name, value in vars(item).items():
+        if name != "neurons":
+            put(f"{name}_{number}", float(value) if isinstance(value, int) else value)
 
 
 # The URL ---------------------------------------------------------------------------------------------
 
 
-def remember(experiment: Experiment | None, *, was_run: bool = False) -> None:
-    """The URL says what is on the screen: the experiment where it is whole, else what it will be about."""
-    wanted: dict[str, str | None] = dict.fromkeys(PARAMETERS)
+def write_url(experiment: Experiment | None, *, was_run: bool = False) -> None:
+    """Write the experiment into the URL; while it is incomplete, its model and its fact or prompts."""
+    wanted: dict[str, str | None] = dict.fromkeys(_PARAMETERS)
     if experiment is not None:
-        wanted["x"] = tables.encode(experiment)
+        wanted["x"] = documents.to_link(experiment)
         wanted["run"] = "1" if was_run else None
     else:
         wanted["model"] = model_name() or None
@@ -314,11 +303,6 @@ def remember(experiment: Experiment | None, *, was_run: bool = False) -> None:
 
 
 def model_name() -> str:
-    """The model that is chosen or typed; may be empty."""
+    """The model that is chosen or typed; "" if none."""
     chosen = get("model", "")
     return (get("folder") or "").strip() if chosen == OTHER_MODEL else chosen
-
-
-def shown(prompt: Prompt) -> str:
-    """A prompt as people read it, as markdown."""
-    return escape(prompt.text.replace(OBJECT_SLOT, GAP))

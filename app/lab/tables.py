@@ -1,15 +1,16 @@
-"""What the Lab shows of an experiment, and takes from strangers: tables for the screen, links, limits.
+"""Tables of an experiment, and the limits on experiments from visitors.
 
     outcome = run(subject, experiment)                     # atlas.experiments.run
-    summary(outcome), trial_rows(outcome), answer_rows(outcome.trials[0]), dose_rows(doses)
-    decode(encode(experiment)) == experiment               # the value of a URL's parameter
+    summary_rows(outcome), trial_rows(outcome), answer_rows(outcome.trials[0]), dose_rows(doses)
+    decode(documents.to_link(experiment)) == experiment    # the value of the URL's `x`
 
-Pure functions of values; no streamlit here, and no torch before a model is there.
+Pure functions of values, without streamlit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,13 +30,12 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 SHOWN_ANSWERS = 10
-NEW_ANSWER = ("before", "after", "random", "rank_1_before", "rank_1_after", "rank_1_random")
-# More other facts than the page lets anybody ask for.
+# More control prompts than the page offers.
 MOST_CONTROLS = 100
 
 
-def typed_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...]:
-    """Prompts as visitors type them, within the app's limits."""
+def limited_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...]:
+    """Typed prompts, one per line; `AtlasError` beyond the app's limits."""
     from atlas.experiments.run import typed_prompts
 
     allowed = limits.current()
@@ -54,8 +54,8 @@ def path_rows(attribution: Attribution, layer: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def summary(outcome: Outcome) -> pd.DataFrame:
-    """A row a group of prompts that has any, in the order of `GROUPS`.
+def summary_rows(outcome: Outcome) -> pd.DataFrame:
+    """A row for each group with prompts, in the order of `GROUPS`.
 
     Columns: group, label, n_prompts, before, after, random (mean probabilities of the answer), change and
     random_change (mean after ÷ mean before − 1), rank_1_before, rank_1_after, rank_1_random (numbers of
@@ -64,27 +64,13 @@ def summary(outcome: Outcome) -> pd.DataFrame:
     for other facts).
     """
     rows = pd.DataFrame(
-        {
-            "group": each.group,
-            "label": GROUPS[each.group],
-            "n_prompts": each.n_prompts,
-            "before": each.before,
-            "after": each.after,
-            "random": each.random,
-            "change": each.change,
-            "random_change": each.random_change,
-            "rank_1_before": each.rank_1_before,
-            "rank_1_after": each.rank_1_after,
-            "rank_1_random": each.rank_1_random,
-        }
+        asdict(each)
+        | {"label": GROUPS[each.group], "change": each.change, "random_change": each.random_change}
         for each in outcome.summary()
     )
-    new = {each.group: each for each in outcome.new_summary()}
-    if new:
-        for name in NEW_ANSWER:
-            rows[f"new_{name}"] = [
-                getattr(new[group], name) if group in new else np.nan for group in rows["group"]
-            ]
+    if new := outcome.new_summary():
+        of_new = pd.DataFrame(map(asdict, new)).set_index("group").drop(columns="n_prompts")
+        rows = rows.join(of_new.add_prefix("new_"), on="group")
     return rows
 
 
@@ -96,6 +82,7 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
     also new_before, new_after, new_random, new_rank_before, new_rank_after, new_rank_random (of the new
     answer; null in other groups).
     """
+    edited = any(trial.new_after is not None for trial in outcome.trials)
     rows = []
     for trial in outcome.trials:
         row = {
@@ -111,43 +98,35 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
             "says_before": trial.before.top_token,
             "says_after": trial.after.top_token,
         }
-        if any(each.new_after is not None for each in outcome.trials):
-            new = trial.new_before, trial.new_after
-            row |= {
-                "new_before": None if new[0] is None else new[0].probability,
-                "new_after": None if new[1] is None else new[1].probability,
-                "new_random": trial.new_random_probability,
-                "new_rank_before": None if new[0] is None else new[0].rank,
-                "new_rank_after": None if new[1] is None else new[1].rank,
-                "new_rank_random": trial.new_random_rank,
-            }
+        if edited:
+            for when, answer in (("before", trial.new_before), ("after", trial.new_after)):
+                row[f"new_{when}"] = None if answer is None else answer.probability
+                row[f"new_rank_{when}"] = None if answer is None else answer.rank
+            row |= {"new_random": trial.new_random_probability, "new_rank_random": trial.new_random_rank}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def answer_rows(trial: Trial) -> pd.DataFrame:
-    """The ten likeliest tokens before and after, side by side, with how each one's rank changes.
+    """The ten likeliest tokens before and after, side by side, with each one's change of rank.
 
     Columns: rank, before, p_before, becomes (of the token of `before`: ▲ 2, ▼ 3, =, or "gone" with its rank
     after), after, p_after, moved (of the token of `after`: ▲ 2, ▼ 3, =, or "new" with its rank before).
     """
     before, after = _places(trial.before.top), _places(trial.after.top)
-    rows = []
-    for place, (old, new) in enumerate(zip(trial.before.top, trial.after.top, strict=True), 1):
-        if place > SHOWN_ANSWERS:
-            break
-        rows.append(
-            {
-                "rank": place,
-                "before": old[0],
-                "p_before": old[1],
-                "becomes": moved(place, after.get(old[0]), n_ranked=len(trial.after.top)),
-                "after": new[0],
-                "p_after": new[1],
-                "moved": moved(before.get(new[0]), place, n_ranked=len(trial.before.top)),
-            }
-        )
-    return pd.DataFrame(rows)
+    pairs = list(zip(trial.before.top, trial.after.top, strict=True))[:SHOWN_ANSWERS]
+    return pd.DataFrame(
+        {
+            "rank": place,
+            "before": old,
+            "p_before": p_old,
+            "becomes": moved(place, after.get(old), n_ranked=len(after)),
+            "after": new,
+            "p_after": p_new,
+            "moved": moved(before.get(new), place, n_ranked=len(before)),
+        }
+        for place, ((old, p_old), (new, p_new)) in enumerate(pairs, 1)
+    )
 
 
 def _places(top: Iterable[tuple[str, float]]) -> dict[str, int]:
@@ -156,10 +135,10 @@ def _places(top: Iterable[tuple[str, float]]) -> dict[str, int]:
 
 
 def moved(before: int | None, after: int | None, *, n_ranked: int) -> str:
-    """A change of rank in a few characters; None is a rank beyond the `n_ranked` that were kept.
+    """A change of rank in a few characters; None is a rank beyond `n_ranked`.
 
-    ▲ towards rank 1, ▼ away from it, = where it was; "new" and "gone" for tokens that come into the ten
-    shown or leave them, with their rank on the other side.
+    ▲ towards rank 1, ▼ away from it, = unchanged; "new" and "gone" for tokens that enter or leave the ten
+    shown, with their rank on the other side.
     """
     if before is None or before > SHOWN_ANSWERS:
         return f"new ({before or f'>{n_ranked}'})"
@@ -195,20 +174,15 @@ def dose_rows(doses: Iterable[Dose]) -> pd.DataFrame:
 # Links -----------------------------------------------------------------------------------------------
 
 
-def encode(experiment: Experiment) -> str:
-    """The experiment as the value of the parameter `x`."""
-    return documents.to_link(experiment)
-
-
 def decode(text: str) -> Experiment:
     """The experiment in a link, if it is within the app's limits; `AtlasError` if not."""
     experiment = documents.from_link(text, most=limits.current().experiment_bytes)
-    check(experiment)
+    check_limits(experiment)
     return experiment
 
 
-def check(experiment: Experiment) -> None:
-    """Raise `AtlasError` for more than visitors may ask for."""
+def check_limits(experiment: Experiment) -> None:
+    """Raise `AtlasError` for an experiment beyond the app's limits."""
     allowed = limits.current()
     allowed.check_model(experiment.model)
     own = [item for item in experiment.asked if item.group in ("asked", "paraphrases")]
@@ -221,14 +195,14 @@ def check(experiment: Experiment) -> None:
         elif isinstance(item, Edit):
             strengths += [item.remove, item.add]
     for what, given, most in (
-        ("prompts of its own", len(own), 2 * allowed.prompts),
+        ("own prompts", len(own), 2 * allowed.prompts),
         ("control prompts", len(experiment.asked) - len(own), MOST_CONTROLS),
-        ("characters in a prompt", text, allowed.prompt_length),
-        ("characters in an answer", answer, allowed.answer_length),
+        ("characters per prompt", text, allowed.prompt_length),
+        ("characters per answer", answer, allowed.answer_length),
         ("neurons", len(experiment.neurons), allowed.neurons),
         ("changes", len(experiment.interventions), allowed.changes),
         ("random draws", experiment.draws, allowed.draws),
-        ("as its largest strength", max(strengths), allowed.strength),
+        ("as strength", max(strengths), allowed.strength),
     ):
         if given > most:
-            raise AtlasError(f"The experiment has {given:,g} {what}. Give at most {most:,g}.")
+            raise AtlasError(f"The experiment may have at most {most:,g} {what}, got {given:,g}.")

@@ -4,8 +4,8 @@
     rows = mark_changes(stored, found)             # a column `change`: kept, added or removed
 
 `t` is the coarse threshold (a share of the prompt's largest score), `p` the share of discovery prompts in
-which it is reached, `n` the number of other facts whose prompts are negative examples. The URL holds what differs
-from the atlas's own; see `atlas.refinement`.
+which it is reached, `n` the number of other facts whose prompts are negative examples. The URL holds what
+differs from the atlas's own; see `atlas.refinement`.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ def show_model(name: str) -> None:
     try:
         located = locate(name, allow_download=False)
     except ModelError as missing:
-        offer_to_fetch(name, missing)
+        fetch_button(name, missing)
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge("ready", icon=":material/check:", color="blue")
@@ -338,7 +338,7 @@ def sizes(known: KnownModel) -> str:
     )
 
 
-def offer_to_fetch(name: str, missing: ModelError) -> None:
+def fetch_button(name: str, missing: ModelError) -> None:
     if not limits.current().may_download(name):
         layout.nothing("Not on this host, which fetches no models for visitors.")
         return

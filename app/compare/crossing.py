@@ -1,7 +1,7 @@
 """What suppressing the neurons of either set of prompts does to the prompts of both, beside random neurons.
 
     measure_effects(sets, neurons, progress)        # keeps them in the session
-    rows = show_effects(sets, neurons)              # in sentences, pictures, a table; or a button to measure
+    rows = show_cross_effects(sets, neurons)        # sentences, pictures, a table; or a button to measure
 
 `neurons` are those found on the two sides of the `Sets`.
 """
@@ -66,7 +66,7 @@ def effects_key(sets: Sets, neurons: tuple) -> tuple:
     return (*sets.key, *(tuple(each.neuron for each in several) for several in neurons))
 
 
-def show_effects(sets: Sets, neurons: tuple) -> pd.DataFrame | None:
+def show_cross_effects(sets: Sets, neurons: tuple) -> pd.DataFrame | None:
     """The effects on each other's prompts, or a button that measures them."""
     st.subheader("What suppressing them does", anchor=False)
     if not any(neurons):
@@ -150,7 +150,7 @@ def effect_table(rows: pd.DataFrame) -> None:
     st.dataframe(
         shown[["neurons", "prompts", "n_prompts", "before", "after", "change", "random", "first"]],
         hide_index=True,
-        alt="Mean probabilities before and after, by whose neurons are suppressed and whose prompts are asked",
+        alt="Mean probabilities before and after, by whose neurons are suppressed, on whose prompts",
         column_config={
             "neurons": TextColumn("Suppressed"),
             "prompts": TextColumn("Prompts of"),

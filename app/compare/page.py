@@ -54,7 +54,7 @@ KINDS_OF_PAIRS = {
     "prompts": "Two sets of prompts",
 }
 LEAST_SHARES = {"0": "any", "0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "0.5": "50 %"}
-FACTS_LISTED = 8
+TOP_FACTS = 8
 
 
 def main() -> None:
@@ -279,9 +279,9 @@ def list_top_facts(facts: pd.DataFrame, title: str) -> None:
     if facts.empty:
         return
     st.markdown(f"**{escape(title)}** ({len(facts):,})")
-    layout.fact_rows(facts.head(FACTS_LISTED), notes=relation_and_scores)
-    if len(facts) > FACTS_LISTED:
-        st.caption(f"The {FACTS_LISTED} with the largest scores; the export has all.")
+    layout.fact_rows(facts.head(TOP_FACTS), notes=relation_and_scores)
+    if len(facts) > TOP_FACTS:
+        st.caption(f"The {TOP_FACTS} with the largest scores; the export has all.")
 
 
 def relation_and_scores(row: Any) -> str:
@@ -297,7 +297,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     both = (a, b)
     promoted, suppressed = (
-        ", ".join(sorted(tokens_of(a[side]) & tokens_of(b[side]))) for side in ("promoted", "suppressed")
+        ", ".join(sorted(token_set(a[side]) & token_set(b[side]))) for side in ("promoted", "suppressed")
     )
     return measure_rows(
         {
@@ -312,7 +312,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def tokens_of(pairs: list[Mapping[str, Any]] | None) -> set[str]:
+def token_set(pairs: list[Mapping[str, Any]] | None) -> set[str]:
     return {shown_token(pair["token"]) for pair in pairs or ()}
 
 

@@ -18,9 +18,9 @@ import pandas as pd
 import streamlit as st
 
 from app.compare import show
-from app.compare.crossing import Sets, measure_effects, show_effects
+from app.compare.crossing import Sets, measure_effects, show_cross_effects
 from app.lab import state
-from app.lab.choose import choose_model, describe_answer, is_atlas_model
+from app.lab.choose import choose_model, explain_tokens, is_atlas_model
 from app.lab.run import show_progress, show_toast
 from app.lab.tables import limited_prompts
 from app.shared import address, exports, layout, limits, links, thresholds
@@ -134,7 +134,7 @@ def type_set(side: str, subject: Subject | None) -> tuple:
     if subject is None or not (text.strip() or answer.strip()):
         return ()
     prompts = limited_prompts(subject, text, answer)
-    describe_answer(subject, prompts[0])
+    explain_tokens(subject, prompts[0])
     return prompts
 
 
@@ -269,7 +269,7 @@ def show_comparison(
         linked=is_atlas_model(atlas, subject),
         beside=" Two facts in the same words may share more neurons than one fact in two wordings.",
     )
-    effects = show_effects(sets, (a, b))
+    effects = show_cross_effects(sets, (a, b))
     tables = {"measures": measures, "prompts": prompt_rows(found), "neurons": show.with_tokens(rows)}
     exports.offer("two-sets", **tables, **({} if effects is None else {"effects": effects}))
 

@@ -130,7 +130,7 @@ def show_overlap_of_neurons(
             key="compare-both",
             source="shared by two in Compare",
         )
-    neuron_table(rows, measure=measure, title=title, percent=percent, linked=linked)
+    comparison_table(rows, measure=measure, title=title, percent=percent, linked=linked)
 
 
 def describe_overlap(shared: comparison.Overlap, noun: str, chance: str, beside: str = "") -> None:
@@ -167,7 +167,7 @@ def with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def neuron_table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
+def comparison_table(rows: pd.DataFrame, *, measure: str, title: str, percent: bool, linked: bool) -> None:
     form = "percent" if percent else "%.4f"
     shown = with_tokens(rows)
     shown["where"] = shown["where"].map(charts.PLACES)

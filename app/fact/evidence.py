@@ -1,6 +1,6 @@
 """What experiments found of one fact: subsets of its neurons, other templates, activations, edits.
 
-    tables |= show_experiments(atlas, fact)      # one experiment at a time, as `?evidence=` says
+    tables |= show_fact_experiments(atlas, fact)      # one experiment at a time, as `?evidence=` says
 
 Experiments take a sample of the facts; a fact outside it has no such section.
 """
@@ -37,7 +37,7 @@ _PROMPT_KINDS = {
 _EDIT_GROUPS = evidence_charts.EDITORS | {"random_all": "as many random neurons as all"}
 
 
-def show_experiments(atlas: Atlas, fact: Mapping[str, Any]) -> dict[str, Later]:
+def show_fact_experiments(atlas: Atlas, fact: Mapping[str, Any]) -> dict[str, Later]:
     """The experiments that include this fact, one in view; returns the tables of all of them."""
     fact_id = fact["fact_id"]
     counts = evidence.counts(atlas, fact_id)
@@ -171,7 +171,7 @@ def _level(relative: float) -> str:
 # Edits -----------------------------------------------------------------------------------------------
 
 
-def show_edits(atlas: Atlas, fact_id: str) -> None:
+def show_fact_edits(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.edits_of_fact(atlas, fact_id)
     edits = rows.groupby(["new_object", "remove", "add"], sort=False)
     st.markdown("\n".join(f"- {describe_edit(str(answer), part)}" for (answer, _, _), part in edits))
@@ -235,5 +235,5 @@ _EXPERIMENTS = {
     "subsets": ("Fewer neurons", show_subsets, evidence.subset_curve),
     "stability": ("Other templates", show_stability, _stability_table),
     "contexts": ("Activations", show_contexts, evidence.contexts_of_fact),
-    "edits": ("Edits", show_edits, evidence.edits_of_fact),
+    "edits": ("Edits", show_fact_edits, evidence.edits_of_fact),
 }

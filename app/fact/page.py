@@ -61,28 +61,28 @@ def main() -> None:
     actions = fact_heading(fact)
     neuron = None
     with layout.errors_as_sentences():
-        neuron = neuron_in_url(atlas)
+        neuron = known_neuron_in_url(atlas)
     with layout.errors_as_sentences():
         st.subheader("What the model says", anchor=False)
         tables.show_prompts(prompts)
     st.subheader("Its neurons", anchor=False)
     with layout.errors_as_sentences():
-        limits, rows = choose_neurons(atlas, fact, stored)
+        limits, rows = choose_fact_neurons(atlas, fact, stored)
         exported["neurons"] = rows
         left, right = st.columns([3, 2], gap="medium")
         with left, layout.errors_as_sentences():
             exported["scores"] = show_scores(atlas, fact, prompts, limits, rows, neuron)
         with right, layout.errors_as_sentences():
-            show_effects(fact, effects)
+            show_fact_effects(fact, effects)
         if neuron is not None:
             with layout.errors_as_sentences():
-                show_neuron(atlas, fact, prompts, limits, rows, neuron)
-        show_neurons(rows, neuron)
+                show_chosen_neuron(atlas, fact, prompts, limits, rows, neuron)
+        show_fact_neurons(rows, neuron)
     if not stored.empty:
         with layout.errors_as_sentences():
-            exported["facts_that_share_neurons"] = show_sharing(atlas, fact)
+            exported["facts_that_share_neurons"] = show_sharing_facts(atlas, fact)
     with layout.errors_as_sentences():
-        exported |= evidence.show_experiments(atlas, fact)
+        exported |= evidence.show_fact_experiments(atlas, fact)
     with actions:
         links.lab_link(fact_id)
         links.compare_link("facts", fact_id)
@@ -107,7 +107,7 @@ def fact_heading(fact: dict):
     return st.container(horizontal=True, vertical_alignment="center", gap="small")
 
 
-def neuron_in_url(atlas: Atlas) -> Neuron | None:
+def known_neuron_in_url(atlas: Atlas) -> Neuron | None:
     """The neuron the URL names; raises `AtlasError` for one that the model does not have."""
     neuron = address.neuron_in_url()
     if neuron is not None:
@@ -119,7 +119,7 @@ def set_neuron(name: str | None) -> None:
     address.set_in_url(neuron=name)
 
 
-def choose_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Thresholds, pd.DataFrame]:
+def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Thresholds, pd.DataFrame]:
     """The thresholds and their neurons, with a column `change` if they are not the atlas's."""
     own = thresholds.atlas_thresholds(atlas.manifest)
     if not atlas.measured("attributions") or not atlas.measured("prompts"):
@@ -135,7 +135,7 @@ def choose_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Thre
     found = queries.rethreshold(atlas, fact["fact_id"], limits.t, limits.p, **options)
     rows = thresholds.mark_changes(stored, found)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"**{escape(thresholds.describe_changes(rows))}**")
+        st.markdown(f"**{escape(thresholds.count_changes(rows))}**")
         st.button(
             f"Back to the atlas's {own.t:g} and {own.p:g}",
             on_click=address.set_in_url,
@@ -200,7 +200,7 @@ def choose_template(prompts: pd.DataFrame) -> str | None:
     )
 
 
-def show_neuron(
+def show_chosen_neuron(
     atlas: Atlas,
     fact: dict,
     prompts: pd.DataFrame,
@@ -248,7 +248,7 @@ def standing(prompts: pd.DataFrame, limits: Thresholds, row: pd.DataFrame, score
 # Neurons ---------------------------------------------------------------------------------------------
 
 
-def show_neurons(rows: pd.DataFrame, neuron: Neuron | None) -> None:
+def show_fact_neurons(rows: pd.DataFrame, neuron: Neuron | None) -> None:
     """The neurons in force as cards, all of them as a table; of a chosen one, its row."""
     current = in_force(rows)
     if current.empty:
@@ -299,7 +299,7 @@ def neuron_cards(rows: pd.DataFrame) -> None:
 # Effects ---------------------------------------------------------------------------------------------
 
 
-def show_effects(fact: dict, effects: pd.DataFrame) -> None:
+def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     rows = effects[effects["n_neurons"].fillna(1) > 0]
     if rows.empty:
         why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else NOT_MEASURED
@@ -322,7 +322,7 @@ def show_effects(fact: dict, effects: pd.DataFrame) -> None:
 # Facts that share them -------------------------------------------------------------------------------
 
 
-def show_sharing(atlas: Atlas, fact: dict) -> pd.DataFrame:
+def show_sharing_facts(atlas: Atlas, fact: dict) -> pd.DataFrame:
     st.subheader("Facts that share its neurons", anchor=False)
     options = {"any": "Any relation", "same": "The same relation", "others": "Other relations"}
     which = address.segments("Facts of", "sharing", options)

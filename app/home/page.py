@@ -28,7 +28,7 @@ def main() -> None:
     atlas = layout.current_atlas()
     ways_in(atlas)
     summary = ask(queries.atlas_summary, atlas)
-    show_summary(atlas, summary)
+    show_atlas_summary(atlas, summary)
     offer_experiment(atlas)
     effects, facts = sentences.measured_effects(atlas, templates="held-out")
     if not effects.empty:
@@ -62,7 +62,7 @@ def ways_in(atlas: Atlas) -> None:
 # The atlas -------------------------------------------------------------------------------------------
 
 
-def show_summary(atlas: Atlas, summary: queries.Summary) -> None:
+def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> None:
     model, dataset = atlas.manifest.model, atlas.manifest.dataset
     st.subheader(f"{escape(model.name)} × {escape(dataset.id)}", anchor=False)
     if model.name in KNOWN_MODELS:
@@ -96,7 +96,7 @@ def offer_experiment(atlas: Atlas) -> None:
     ready = is_ready(model)
     with st.container(border=True):
         st.markdown("##### :material/science: A first experiment")
-        st.markdown(describe_experiment(fact, model))
+        st.markdown(introduce_experiment(fact, model))
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             allowed = ready or can_be_fetched(model)
             if allowed and st.button("Suppress them in the Lab", type="primary", icon=":material/science:"):
@@ -106,7 +106,7 @@ def offer_experiment(atlas: Atlas) -> None:
             offer_another_model(atlas, model)
 
 
-def describe_experiment(fact: dict, model: str) -> str:
+def introduce_experiment(fact: dict, model: str) -> str:
     """What the model predicts, and what the atlas measured without the fact's neurons."""
     prompt = f"“{escape(with_blank(fact['text']))}”" if fact["text"] else escape(fact["subject"])
     # Only of a known fact is it true that the model says the answer.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.lab import state
-from app.lab.state import SESSION, Question, among, kept
+from app.lab.state import Question, option, setting
 from app.shared import limits, resources
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
@@ -41,8 +41,7 @@ def choose_changes(
             st.selectbox(
                 f"Change {place + 1}",
                 list(KINDS_EXPLAINED),
-                key=among(f"kind_{number}", list(KINDS_EXPLAINED), "suppress"),
-                persist_state=SESSION,
+                **option(f"kind_{number}", list(KINDS_EXPLAINED), "suppress"),
                 format_func=str.capitalize,
                 label_visibility="collapsed" if len(numbers) == 1 else "visible",
             )
@@ -96,8 +95,7 @@ def one_change(
             -min(most, 100.0),
             min(most, 100.0),
             step=0.5,
-            key=kept(f"factor_{number}", 2.0),
-            persist_state=SESSION,
+            **setting(f"factor_{number}", 2.0),
             help="0 suppresses, 1 changes nothing, below 0 reverses the sign",
         )
     elif kind == "erase":
@@ -105,8 +103,7 @@ def one_change(
             "By",
             list(ERASE_VALUES),
             required=True,
-            key=kept(f"value_{number}", "zero"),
-            persist_state=SESSION,
+            **setting(f"value_{number}", "zero"),
             format_func=ERASE_VALUES.get,
             label_visibility="collapsed",
         )
@@ -133,27 +130,20 @@ def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> 
     if typed is None or (typed == state.get(f"answer_of_{number}") and typed != question.answer):
         state.put(f"old_{number}", question.answer)
     state.put(f"answer_of_{number}", question.answer)
-    old = old_box.text_input(
-        "Old answer", key=f"lab_old_{number}", persist_state=SESSION, max_chars=allowed.answer_length
-    )
+    old = old_box.text_input("Old answer", **setting(f"old_{number}", ""), max_chars=allowed.answer_length)
     others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
     chosen = state.get(f"new_{number}")
     new = new_box.selectbox(
         "New answer",
         list(dict.fromkeys([name for name in others if name != question.answer] + [chosen] * bool(chosen))),
         index=None,
-        key=f"lab_new_{number}",
-        persist_state=SESSION,
+        **setting(f"new_{number}", None),
         accept_new_options=True,
         placeholder="Choose or type",
     )
     remove_box, add_box = st.columns(2)
-    remove = remove_box.number_input(
-        "Remove old ×", 0.0, most, step=0.5, key=kept(f"remove_{number}", 1.0), persist_state=SESSION
-    )
-    add = add_box.number_input(
-        "Add new ×", 0.0, most, step=0.5, key=kept(f"add_{number}", 8.0), persist_state=SESSION
-    )
+    remove = remove_box.number_input("Remove old ×", 0.0, most, step=0.5, **setting(f"remove_{number}", 1.0))
+    add = add_box.number_input("Add new ×", 0.0, most, step=0.5, **setting(f"add_{number}", 8.0))
     return {"old": old, "new": (new or "")[: allowed.answer_length], "remove": remove, "add": add}
 
 
@@ -175,8 +165,7 @@ def choose_its_neurons(number: int, selected: Sequence[Neuron]) -> tuple[Neuron,
     with st.popover(label, type="tertiary"):
         st.toggle(
             "Choose neurons for this change",
-            key=kept(f"whose_{number}", False),
-            persist_state=SESSION,
+            **setting(f"whose_{number}", False),
             on_change=_choose_own,
             args=(number, names),
         )
@@ -187,8 +176,7 @@ def choose_its_neurons(number: int, selected: Sequence[Neuron]) -> tuple[Neuron,
         st.multiselect(
             "Neurons",
             list(dict.fromkeys([*names, *own])),
-            key=f"lab_its_own_{number}",
-            persist_state=SESSION,
+            **setting(f"its_own_{number}", own),
             placeholder="Choose some",
         )
     return tuple(Neuron.parse(name) for name in own)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.lab import state
-from app.lab.state import FACT, OTHER_MODEL, PROMPTS, SESSION, Question, kept
+from app.lab.state import FACT, OTHER_MODEL, PROMPTS, Question, option, setting
 from app.lab.tables import limited_prompts
 from app.shared import limits, resources
 from app.shared.words import escape, fact_label, fact_name, plural, shown_token, with_blank
@@ -52,15 +52,13 @@ def choose_model(status: Any) -> Subject | None:
     chosen = st.selectbox(
         "Model",
         names,
-        key=state.among("model", names, names[0]),
-        persist_state=SESSION,
+        **option("model", names, names[0]),
         label_visibility="collapsed",
     )
     if chosen == OTHER_MODEL:
         st.text_input(
             "Folder or hub id",
-            key=kept("folder", ""),
-            persist_state=SESSION,
+            **setting("folder", ""),
             max_chars=300,
             placeholder="~/models/my-bert or bert-base-uncased",
         )
@@ -76,14 +74,14 @@ def choose_model(status: Any) -> Subject | None:
     except ModelError as missing:
         offer_to_fetch(name, missing)
         return None
-    return load(name, status)
+    return load_model(name, status)
 
 
 def offer_to_fetch(name: str, missing: ModelError) -> None:
     """A button that fetches the model, where visitors may have it fetched."""
     if not may_be_on_hub(name):
         raise missing
-    limits.current().check_download(name)
+    limits.current().check_download_model(name)
     known = KNOWN_MODELS.get(name)
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
     if known is None:
@@ -92,7 +90,7 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
         resources.fetch(name)
 
 
-def load(name: str, status: Any) -> Subject:
+def load_model(name: str, status: Any) -> Subject:
     with status, st.spinner("Loading the model …"):
         subject = resources.subject(name)
     st.caption(
@@ -118,8 +116,7 @@ def choose_question(atlas: Atlas, subject: Subject | None) -> Question | None:
         "Ask about",
         [FACT, PROMPTS],
         required=True,
-        key=kept("ask", FACT),
-        persist_state=SESSION,
+        **setting("ask", FACT),
         label_visibility="collapsed",
     )
     return typed_question(subject) if source == PROMPTS else fact_question(atlas, subject)
@@ -136,8 +133,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     search, choose = st.columns([1, 2], vertical_alignment="bottom")
     text = search.text_input(
         "Search the facts",
-        key=kept("search", ""),
-        persist_state=SESSION,
+        **setting("search", ""),
         max_chars=limits.current().search_length,
         placeholder="France, capital …",
     )
@@ -205,27 +201,25 @@ def typed_question(subject: Subject | None) -> Question | None:
     allowed = limits.current()
     text = st.text_area(
         "Prompts, one per line; [Y] or [MASK] where the answer goes",
-        key=kept("prompts", ""),
-        persist_state=SESSION,
+        **setting("prompts", ""),
         max_chars=allowed.prompts * (allowed.prompt_length + 1),
         height=110,
         placeholder="The capital of France is [Y].\nFrance's seat of government is in [Y].",
     )
     answer = st.text_input(
         "Answer",
-        key=kept("answer", ""),
-        persist_state=SESSION,
+        **setting("answer", ""),
         max_chars=allowed.answer_length,
         placeholder="Paris",
     )
     if subject is None or not (text.strip() or answer.strip()):
         return None
     prompts = limited_prompts(subject, text, answer)
-    describe_answer(subject, prompts[0])
+    explain_tokens(subject, prompts[0])
     return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
 
 
-def describe_answer(subject: Subject, prompt: Prompt) -> None:
+def explain_tokens(subject: Subject, prompt: Prompt) -> None:
     """How an answer of several tokens is scored; nothing for one of a single token."""
     targets = subject.encode(prompt).targets
     if len(targets) > 1:
@@ -248,8 +242,7 @@ def choose_controls() -> None:
             place.number_input(
                 label,
                 *state.control_range(name),
-                key=kept(name, state.CONTROL_DEFAULTS[name]),
-                persist_state=SESSION,
+                **setting(name, state.CONTROL_DEFAULTS[name]),
                 help=explained,
             )
 

@@ -17,7 +17,7 @@ from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 from app.lab import state
 from app.lab.choose import is_atlas_model
 from app.lab.run import show_progress
-from app.lab.state import ATLAS, FOUND, GIVEN, SESSION, TRAY, Question
+from app.lab.state import ATLAS, FOUND, GIVEN, TRAY, Question, setting
 from app.lab.tables import limited_prompts
 from app.shared import layout, limits, tray
 from app.shared.words import escape, neurons_of, plural, token_list
@@ -38,10 +38,10 @@ def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[
     st.markdown("##### Neurons")
     found = find_live(subject, question)
     tables = {
-        ATLAS: fact_rows(atlas, subject, question),
-        FOUND: found_rows(found),
-        TRAY: tray_rows(subject),
-        GIVEN: given_rows(subject),
+        ATLAS: rows_of_fact(atlas, subject, question),
+        FOUND: rows_found(found),
+        TRAY: rows_in_tray(subject),
+        GIVEN: rows_given(subject),
     }
     offered = {source: table for source, table in tables.items() if table is not None and len(table)}
     if not offered:
@@ -72,7 +72,7 @@ def _why_none(atlas: Atlas, subject: Subject, question: Question, found: Found |
 # Where they come from --------------------------------------------------------------------------------
 
 
-def fact_rows(atlas: Atlas, subject: Subject, question: Question) -> pd.DataFrame | None:
+def rows_of_fact(atlas: Atlas, subject: Subject, question: Question) -> pd.DataFrame | None:
     if not question.fact_id or not is_atlas_model(atlas, subject):
         return None
     rows = queries.neurons_of_fact(atlas, question.fact_id)
@@ -80,7 +80,7 @@ def fact_rows(atlas: Atlas, subject: Subject, question: Question) -> pd.DataFram
     return rows[["share", "mean_score"]].assign(neuron=names, origin="the atlas")
 
 
-def found_rows(found: Found | None) -> pd.DataFrame | None:
+def rows_found(found: Found | None) -> pd.DataFrame | None:
     if found is None:
         return None
     return pd.DataFrame(
@@ -99,7 +99,7 @@ def tray_key(subject: Subject) -> str:
     return by_hash if tray.neurons(by_hash) else subject.name
 
 
-def tray_rows(subject: Subject) -> pd.DataFrame:
+def rows_in_tray(subject: Subject) -> pd.DataFrame:
     inside = tray.holdings(tray_key(subject))
     return pd.DataFrame(
         {
@@ -109,7 +109,7 @@ def tray_rows(subject: Subject) -> pd.DataFrame:
     )
 
 
-def given_rows(subject: Subject) -> pd.DataFrame:
+def rows_given(subject: Subject) -> pd.DataFrame:
     """Neurons from a link or typed by name."""
     given = {neuron: origin for neuron, origin in state.get("given", {}).items() if exists(subject, neuron)}
     return pd.DataFrame({"neuron": [str(neuron) for neuron in given], "origin": list(given.values())})
@@ -130,8 +130,7 @@ def choose_sources(offered: dict[str, pd.DataFrame]) -> list[str]:
         list(offered),
         selection_mode="multi",
         format_func=lambda source: f"{SOURCE_NAMES[source]} ({len(offered[source])})",
-        key="lab_sources",
-        persist_state=SESSION,
+        **setting("sources", wanted),
         label_visibility="collapsed",
     )
 
@@ -194,15 +193,13 @@ def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]
     allowed = limits.current()
     text = st.text_area(
         "Prompts of other facts, one per line",
-        key=state.kept("negatives", ""),
-        persist_state=SESSION,
+        **setting("negatives", ""),
         max_chars=allowed.prompts * (allowed.prompt_length + 1),
         placeholder="The capital of Italy is [Y].",
     )
     answer = st.text_input(
         "Their answer",
-        key=state.kept("negative_answer", ""),
-        persist_state=SESSION,
+        **setting("negative_answer", ""),
         max_chars=allowed.answer_length,
         placeholder=question.answer,
     )

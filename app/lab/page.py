@@ -40,7 +40,7 @@ GROUP_NOUNS = {
 
 
 @dataclass(frozen=True)
-class Choices:
+class LabChoices:
     """What is chosen so far."""
 
     subject: Subject | None = None
@@ -74,7 +74,7 @@ def main() -> None:
 # Set-up ----------------------------------------------------------------------------------------------
 
 
-def set_up(atlas: Atlas, status: Any) -> Choices:
+def set_up(atlas: Atlas, status: Any) -> LabChoices:
     """The choices; `status` is visible also while they are collapsed."""
     subject = question = experiment = None
     number, is_open = state.get("setup")
@@ -94,7 +94,7 @@ def set_up(atlas: Atlas, status: Any) -> Choices:
                 experiment = choose_experiment(atlas, subject, question)
         except AtlasError as error:
             (st if is_open else status).error(escape(error))
-    return Choices(subject, question, state.as_linked(experiment))
+    return LabChoices(subject, question, state.as_linked(experiment))
 
 
 def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Experiment | None:
@@ -123,7 +123,7 @@ def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Exp
 # Experiment ------------------------------------------------------------------------------------------
 
 
-def show_experiment(atlas: Atlas, setup: Choices, at_once: bool) -> None:
+def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
     """The experiment in a sentence, and its buttons."""
     experiment, run = setup.experiment, last_run()
     with st.container(border=True):
@@ -134,7 +134,7 @@ def show_experiment(atlas: Atlas, setup: Choices, at_once: bool) -> None:
                     choose.random_fact_button(atlas)
                 share.file_popover(atlas)
             return
-        st.markdown(describe(setup, experiment))
+        st.markdown(describe_experiment(setup, experiment))
         st.caption(describe_prompts(experiment))
         is_current = run is not None and run.experiment == experiment
         with st.container(horizontal=True, gap="small"):
@@ -152,7 +152,7 @@ def show_experiment(atlas: Atlas, setup: Choices, at_once: bool) -> None:
             st.rerun()
 
 
-def missing(setup: Choices) -> str:
+def missing(setup: LabChoices) -> str:
     """What to choose next."""
     if setup.subject is None:
         return "**First** choose a model."
@@ -163,7 +163,7 @@ def missing(setup: Choices) -> str:
     return "**Next** select neurons and complete the changes."
 
 
-def describe(setup: Choices, experiment: Experiment) -> str:
+def describe_experiment(setup: LabChoices, experiment: Experiment) -> str:
     changes = escape(describe_changes(experiment.interventions))
     asked = setup.question.name if setup.question else experiment.asked[0].prompt.answer
     text = f"In **{escape(experiment.model)}**, **{changes}**, and ask about **{escape(asked)}**."
@@ -186,7 +186,7 @@ def describe_prompts(experiment: Experiment) -> str:
 # Result ----------------------------------------------------------------------------------------------
 
 
-def show_run(setup: Choices, run: Run) -> None:
+def show_run(setup: LabChoices, run: Run) -> None:
     if run.experiment != setup.experiment:
         changes = escape(describe_changes(run.experiment.interventions))
         st.info(
@@ -197,7 +197,7 @@ def show_run(setup: Choices, run: Run) -> None:
     results.show_result(run)
 
 
-def show_more(atlas: Atlas, setup: Choices, run: Run | None) -> None:
+def show_more(atlas: Atlas, setup: LabChoices, run: Run | None) -> None:
     """What else can be looked at, each behind a tab."""
     subject, question, runs = setup.subject, setup.question, state.get("runs", [])
     tabs = {}

@@ -18,7 +18,7 @@ from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 from app.lab import charts, share, state, tables
 from app.lab.changes import describe_changes
 from app.lab.run import Run, show_progress
-from app.lab.state import SESSION, Question
+from app.lab.state import Question, option
 from app.shared import exports, layout
 from app.shared.words import escape, plural, shown_token, with_blank
 from atlas.neuron import GROUPS, Neuron
@@ -46,7 +46,7 @@ def show_result(run: Run) -> None:
     with picture:
         layout.draw_chart(charts.moves(summary), "The answer's probability before and after the change")
     with numbers:
-        show_summary(summary)
+        show_groups(summary)
         if run.outcome.undo_is_exact:
             st.success(
                 "Exact undo ✓ Without the change, the model gives the same probabilities as before, "
@@ -86,7 +86,7 @@ def describe_effect(outcome: Outcome, summary: pd.DataFrame) -> None:
         )
 
 
-def show_summary(summary: pd.DataFrame) -> None:
+def show_groups(summary: pd.DataFrame) -> None:
     percent = "%+.1f%%"
     rows = pd.DataFrame(
         {
@@ -130,8 +130,7 @@ def show_answers(run: Run) -> None:
         "Prompt",
         range(len(trials)),
         format_func=lambda i: names[i],
-        key=state.among("trial", range(len(trials)), 0),
-        persist_state=SESSION,
+        **option("trial", range(len(trials)), 0),
         label_visibility="collapsed",
     )
     trial = trials[place]
@@ -286,8 +285,7 @@ def show_path(subject: Subject, question: Question) -> None:
         "Prompt of the path",
         range(len(prompts)),
         format_func=lambda i: with_blank(prompts[i].text),
-        key=state.among("path_prompt", range(len(prompts)), 0),
-        persist_state=SESSION,
+        **option("path_prompt", range(len(prompts)), 0),
     )
     attribution = attributions.get(prompts[at])
     if attribution is None:

@@ -1,11 +1,11 @@
 """The settings of the Lab: kept in the visitor's session, restored from a link, written to the URL.
 
     run_at_once = take_over_url(atlas)      # what is new in the URL
-    key = kept("draws", 5)                  # the session's key of a setting, with its first value
+    st.number_input("Draws", **setting("draws", 5))
     restore(experiment, atlas)              # every setting as in an experiment
     write_url(experiment)
 
-Widgets keep their values under these keys, also while the visitor is on another page. The URL holds `x` (a
+Settings stay while the visitor is on another page. The URL holds `x` (a
 whole experiment) once it is complete, and until then the model and the fact or prompts.
 """
 
@@ -32,7 +32,6 @@ from atlas.store.atlas import Atlas
 FACT, PROMPTS = "A fact of the atlas", "My own prompts"
 ATLAS, FOUND, TRAY, GIVEN = "atlas", "found", "tray", "given"
 OTHER_MODEL = "another model"
-SESSION = "session"  # of Streamlit's `persist_state`
 _PARAMETERS = ("x", "run", "model", "fact", "prompts", "answer", "source")
 # Longer prompts are written only as part of `x`, which is compressed.
 LONGEST_PLAIN = 1500
@@ -59,12 +58,10 @@ class Question:
 # The session -----------------------------------------------------------------------------------------
 
 
-def kept(name: str, first: Any) -> str:
-    """The session's key of a setting, whose value is `first` until it changes."""
-    key = f"lab_{name}"
-    if key not in st.session_state:
-        st.session_state[key] = first
-    return key
+def setting(name: str, first: Any) -> dict[str, str]:
+    """Arguments of a widget whose value stays in the session, `first` until it changes."""
+    st.session_state.setdefault(f"lab_{name}", first)
+    return {"key": f"lab_{name}", "persist_state": "session"}
 
 
 def get(name: str, first: Any = None) -> Any:
@@ -75,11 +72,11 @@ def put(name: str, value: Any) -> None:
     st.session_state[f"lab_{name}"] = value
 
 
-def among(name: str, options: Sequence[Any], first: Any) -> str:
-    """As `kept`, for a choice: a value that is no longer offered becomes `first`."""
+def option(name: str, options: Sequence[Any], first: Any) -> dict[str, str]:
+    """As `setting`, for a choice: a value that is no longer offered becomes `first`."""
     if get(name) not in options:
         put(name, first)
-    return f"lab_{name}"
+    return setting(name, first)
 
 
 def control_range(name: str) -> tuple[int, int]:

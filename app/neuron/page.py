@@ -86,7 +86,7 @@ def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
         show_selectivity(atlas, neuron)
     show_value_vector(about)
     with layout.errors_as_sentences():
-        tables["facts"], tables["relations"] = show_facts(atlas, neuron, about["n_facts"])
+        tables["facts"], tables["relations"] = show_neuron_facts(atlas, neuron, about["n_facts"])
     with layout.errors_as_sentences():
         tables["prompts"] = show_activating_prompts(atlas, neuron)
     with layout.errors_as_sentences():
@@ -165,7 +165,7 @@ def show_value_vector(about: dict) -> None:
 # Its facts -------------------------------------------------------------------------------------------
 
 
-def show_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A page of its facts, and how many each relation has; returns both tables."""
     st.subheader("Facts that use it", anchor=False)
     counts = selectivity.relations_of_neuron(atlas, neuron.layer, neuron.neuron)

@@ -1,6 +1,6 @@
 """What experiments found of one relation: suppress and amplify, erase, edit; each beside random neurons.
 
-    tables |= show_effects(atlas, "P36")       # draws, and returns what it drew for the exports
+    tables |= show_relation_effects(atlas, "P36")       # draws, and returns what it drew for the exports
 
 Each says where its table was not measured, or does not include this relation.
 """
@@ -29,7 +29,7 @@ Tables = dict[str, pd.DataFrame]
 # Suppress and amplify --------------------------------------------------------------------------------
 
 
-def show_effects(atlas: Atlas, relation_id: str) -> Tables:
+def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
     """The paper's figures 3 and 4 for this relation, with intervals and controls."""
     rows, facts = sentences.measured_effects(atlas, relation=relation_id)
     if rows.empty:
@@ -143,7 +143,7 @@ def describe_erasing(doses: pd.DataFrame, elsewhere: pd.DataFrame) -> str:
 # Edit ------------------------------------------------------------------------------------------------
 
 
-def show_edits(atlas: Atlas, relation_id: str) -> Tables:
+def show_edit_rates(atlas: Atlas, relation_id: str) -> Tables:
     """How often edits of its facts succeed, and how often other facts stay as they were."""
     rates = ask(evidence.edit_rates, atlas, relation=relation_id)
     if rates.empty:

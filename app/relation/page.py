@@ -98,10 +98,10 @@ def one_relation(atlas: Atlas, relations: pd.DataFrame, relation: pd.Series) -> 
     if by_layer["n_pairs"].sum() == 0:
         layout.nothing("No fact of this relation has knowledge neurons.")
     else:
-        show_neurons(atlas, relation, by_layer)
-        show_experiments(atlas, relation_id)
-        show_sharing(atlas, relations, overlap, relation_id)
-    show_facts(atlas, relation_id)
+        show_relation_neurons(atlas, relation, by_layer)
+        show_relation_experiments(atlas, relation_id)
+        show_sharing_relations(atlas, relations, overlap, relation_id)
+    show_relation_facts(atlas, relation_id)
 
 
 def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
@@ -128,7 +128,7 @@ def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
     )
 
 
-def show_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
+def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
     relation_id = relation["relation_id"]
     text = st.query_params.get("layer", "")
     layer = int(text) if text in set(by_layer["layer"].astype(str)) else None
@@ -183,23 +183,25 @@ def show_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> N
 # What changing its neurons does ----------------------------------------------------------------------
 
 
-def show_experiments(atlas: Atlas, relation_id: str) -> None:
+def show_relation_experiments(atlas: Atlas, relation_id: str) -> None:
     st.subheader("What changing its neurons does", anchor=False)
     tables: dict[str, pd.DataFrame] = {}
     left, right = st.columns(2, gap="medium")
     with left, layout.errors_as_sentences():
-        tables |= evidence.show_effects(atlas, relation_id)
+        tables |= evidence.show_relation_effects(atlas, relation_id)
     with right, layout.errors_as_sentences():
         tables |= evidence.show_erasing(atlas, relation_id)
     with layout.errors_as_sentences():
-        tables |= evidence.show_edits(atlas, relation_id)
+        tables |= evidence.show_edit_rates(atlas, relation_id)
     exports.offer(f"experiments {relation_id}", **tables)
 
 
 # Sharing ---------------------------------------------------------------------------------------------
 
 
-def show_sharing(atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_id: str) -> None:
+def show_sharing_relations(
+    atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame, relation_id: str
+) -> None:
     st.subheader("Relations it shares neurons with", anchor=False)
     other = st.query_params.get("other")
     if other not in set(relations["relation_id"]):
@@ -279,7 +281,7 @@ def show_pairs(
 # Its facts -------------------------------------------------------------------------------------------
 
 
-def show_facts(atlas: Atlas, relation_id: str) -> None:
+def show_relation_facts(atlas: Atlas, relation_id: str) -> None:
     st.subheader("Its facts", anchor=False)
     page = {"limit": address.PAGE_ROWS, "offset": address.page_offset()}
     hits = queries.facts_matching(atlas, relation=relation_id, **page)

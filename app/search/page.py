@@ -16,7 +16,7 @@ from atlas.queries import search
 from atlas.store.atlas import Atlas
 
 KNOWN = {"known": True, "not known": False}
-ORDERS = {
+ORDER_LABELS = {
     "subject": "subject, A to Z",
     "object": "object, A to Z",
     "relation": "relation, A to Z",
@@ -59,7 +59,7 @@ def main() -> None:
             export(atlas, text, filters, hits)
         if hits.rows.empty:
             layout.nothing("The list has fewer pages. Choose one below.")
-        show_facts(atlas, text, hits)
+        show_hits(atlas, text, hits)
         address.draw_page_numbers(hits.total)
     with right:
         draw_relations(hits.by_relation, filters["relation"])
@@ -94,7 +94,7 @@ def choose_filters(atlas: Atlas, relations: pd.DataFrame, columns: Sequence) -> 
     with columns[1]:
         layer = address.choice("Has a neuron in layer", "layer", layers, placeholder="any")
     with columns[2]:
-        order = address.choice("Sorted by", "sort", ORDERS, placeholder="best match")
+        order = address.choice("Sorted by", "sort", ORDER_LABELS, placeholder="best match")
     relation = st.query_params.get("relation")
     return {
         "relation": relation if relation in set(relations["relation_id"]) else None,
@@ -137,7 +137,7 @@ def nothing_found(hits: search.Hits) -> None:
         layout.nothing("No fact matches. Try fewer words, or another spelling.")
 
 
-def show_facts(atlas: Atlas, text: str, hits: search.Hits) -> None:
+def show_hits(atlas: Atlas, text: str, hits: search.Hits) -> None:
     """The facts, and the prompt where only a prompt has the words."""
     words = [near for word in search.search_words(text) for near in (word, *hits.instead.get(word, ()))]
     elsewhere = hits.rows.loc[~hits.rows["in_names"].astype(bool), "fact_id"]

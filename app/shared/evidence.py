@@ -87,14 +87,13 @@ def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> s
     if not math.isnan(found.low):
         change += f" (95 % interval {low} to {high})"
     if intervention == "suppress":
-        subject, direction = "Suppressing a fact's neurons", "lower"
+        subject, direction, it = "Suppressing a fact's neurons", "lower", "the probability of its answer"
     else:
-        subject, direction = "Amplifying them", "raise"
+        subject, direction, it = "Amplifying them", "raise", "it"
     if found.expected:
-        return f"{subject} changes the probability of its answer by {change}. {_beside(found)}"
+        return f"{subject} changes {it} by {change}. {_beside(found)}"
     chance = ", not distinguishable from no change" if found.none else ""
-    verb = f"**{subject} does not {direction} the probability of its answer:**"
-    return f"{verb} {change}{chance}. {_as_far(found)}".strip()
+    return f"**{subject} does not {direction} {it}:** {change}{chance}. {_as_far(found)}".strip()
 
 
 def _beside(found: Judged) -> str:

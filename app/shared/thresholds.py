@@ -128,7 +128,7 @@ def mark_kinds(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(kind=kinds.reindex(pairs).fillna(OTHER).to_numpy())
 
 
-def describe_changes(rows: pd.DataFrame) -> str:
+def count_changes(rows: pd.DataFrame) -> str:
     """How many neurons there are now, and how many were kept, added and removed."""
     counts = rows["change"].value_counts().reindex([KEPT, ADDED, REMOVED], fill_value=0)
     parts = ", ".join(f"{n} {change}" for change, n in counts.items() if n)

@@ -189,9 +189,9 @@ def run_bar(allowed: limits.Limits, query: Query | None) -> None:
 
 def show_outcome(atlas: Atlas, query: Query) -> None:
     """The answer, or the progress, or the error."""
-    asked = start(atlas, query)
+    asked = start_query(atlas, query)
     if not asked.wait(PATIENCE):
-        show_progress(asked)
+        show_query_progress(asked)
         return
     try:
         answer = asked.answer()
@@ -202,7 +202,7 @@ def show_outcome(atlas: Atlas, query: Query) -> None:
     show_shell_text(atlas, query)
 
 
-def start(atlas: Atlas, query: Query) -> PendingQuery:
+def start_query(atlas: Atlas, query: Query) -> PendingQuery:
     """The query in the sandbox; started where it or the atlas is new."""
     if (known := st.session_state.get(RUNNING)) is not None and known[0] == (atlas.atlas_id, query):
         return known[1]
@@ -221,7 +221,7 @@ def stop() -> None:
 
 
 @st.fragment(run_every=LOOK_AGAIN)
-def show_progress(asked: PendingQuery) -> None:
+def show_query_progress(asked: PendingQuery) -> None:
     if asked.done:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):

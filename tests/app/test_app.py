@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app.shared.words import NOT_MEASURED, escape
 from atlas import queries
@@ -17,9 +16,9 @@ from atlas.charts import look as charts
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from tests import ROOT
+from tests.app.pages import MAIN, only_atlas, page, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-MAIN = ROOT / "app" / "main.py"
 BROWSING = {
     "home": {},
     "search": {"q": "oslo"},
@@ -31,29 +30,12 @@ BROWSING = {
 }
 
 
-def page(name: str = "home", **parameters: str) -> AppTest:
-    """A fresh session that opens a page by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"{name}/page.py")
-    app.query_params.update(parameters)
-    return app.run()
-
-
-def words(app: AppTest) -> str:
-    """All text of a page, without markdown's backslashes."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
-    links = [link.label for link in app.get("page_link")]
-    text = "\n".join([element.value for kind in kinds for element in kind] + links)
-    return re.sub(r"\\(?=[^\w\s])", "", text)
-
-
 # Pages -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BROWSING)
 def test_every_page_opens_by_its_permalink(only_sample, name):
     app = page(name, atlas="sample", **BROWSING[name])
-    assert not app.exception
     assert not app.error
     assert app.title
 
@@ -61,7 +43,6 @@ def test_every_page_opens_by_its_permalink(only_sample, name):
 @pytest.mark.parametrize("name", ["fact", "relation", "neuron"])
 def test_every_page_has_something_to_say_without_parameters(only_sample, name):
     app = page(name)
-    assert not app.exception
     assert not app.error
     assert "Atlas sample" in words(app)
 
@@ -169,7 +150,6 @@ def test_a_fact_links_to_the_lab_with_itself(only_sample):
 def test_a_fact_without_neurons_says_so(only_sample):
     silent = Atlas(only_sample).query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     app = page("fact", fact=silent)
-    assert not app.exception
     assert "This fact has no knowledge neurons" in words(app)
 
 
@@ -199,7 +179,6 @@ def test_a_neuron_counts_its_facts(only_sample):
 )
 def test_a_bad_link_gets_a_sentence(only_sample, name, parameters, sentence):
     app = page(name, **parameters)
-    assert not app.exception
     assert len(app.error) == 1
     assert sentence in words(app)
 
@@ -215,24 +194,20 @@ def test_without_an_atlas_every_page_says_how_to_get_one(only_sample, monkeypatc
 def test_a_broken_atlas_gets_a_sentence(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "broken")
     (folder / "facts.parquet").write_bytes(b"PAR1")
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     app = page()
-    assert not app.exception
     assert "truncated" in app.error[0].value
 
 
 def test_a_variable_that_names_no_atlas_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(tmp_path / "nowhere"))
     app = page()
-    assert not app.exception
     assert "neither a folder nor the id of an atlas" in words(app)
 
 
 def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     for name, parameters in BROWSING.items():
         app = page(name, **parameters)
         assert not app.exception

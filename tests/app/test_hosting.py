@@ -20,10 +20,10 @@ from atlas import models
 from atlas.errors import ModelError, StoreError
 from atlas.store import atlas as store
 from tests import ROOT
+from tests.app.pages import MAIN, page, words
 from tests.sample_atlas import write_sample_atlas
 
 APP = ROOT / "app"
-MAIN = APP / "main.py"
 CONFIG = ROOT / ".streamlit" / "config.toml"
 DEMO = APP / "limits_demo.toml"
 PAGES = sorted(path.parent.name for path in APP.glob("*/page.py"))
@@ -41,20 +41,6 @@ def sample(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(store, "DATA", tmp_path)
     monkeypatch.delenv(store.ENVIRONMENT_VARIABLE, raising=False)
     return folder
-
-
-def page(name: str, **parameters: str) -> AppTest:
-    """A fresh session that opens a page by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"{name}/page.py")
-    app.query_params.update(parameters)
-    return app.run()
-
-
-def words(app: AppTest) -> str:
-    """What a page says, without markdown's backslashes."""
-    kinds = (app.title, app.markdown, app.caption, app.info, app.error, app.warning)
-    return re.sub(r"\\(?=[^\w\s])", "", "\n".join(each.value for kind in kinds for each in kind))
 
 
 # The configuration -----------------------------------------------------------------------------------
@@ -110,7 +96,7 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
     monkeypatch.setattr("atlas.queries.facts.facts_matching", broken)
     monkeypatch.setattr("atlas.queries.search.facts_matching", broken, raising=False)
     with error_details(details):
-        app = page("search", q="oslo")
+        app = page("search", fails=True, q="oslo")
         (shown,) = app.exception
     assert "password" not in shown.message
     assert not shown.proto.type
@@ -121,7 +107,7 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
 def test_a_developer_can_ask_for_all_of_it(sample, monkeypatch):
     monkeypatch.setattr("app.shared.address.search_box", lambda *_, **__: 1 / 0)
     with error_details("full"):
-        (shown,) = page("search").exception
+        (shown,) = page("search", fails=True).exception
     assert "division by zero" in shown.message
     assert shown.stack_trace
 
@@ -194,7 +180,6 @@ def test_the_lab_of_a_demo_takes_no_model_from_its_url(demo, monkeypatch, name):
             f"{module}.locate", lambda name, **options: asked.append(name) or located(name, **options)
         )
     app = page("lab", atlas="starter-pocket-bert", model=name, folder=name)
-    assert not app.exception
     assert set(asked) <= {"pocket-bert"}
     assert [box.options for box in app.selectbox if box.label == "Model"] == [["pocket-bert"]]
 
@@ -317,7 +302,7 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
             if name.endswith(".html"):
                 (argument,) = call.args
                 assert re.fullmatch(r"(layout\.PAGE|_EDITOR)_STYLE", ast.unparse(argument)), path.name
-    assert started == [("published_import.py", "subprocess.Popen", "command")]
+    assert started == [("import_published.py", "subprocess.Popen", "command")]
 
 
 # What the README tells hosts -------------------------------------------------------------------------

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.atlases import import_published
-from app.atlases.import_published import ATLAS_ID, Import
+from app.atlases.import_published import PUBLISHED_ID, Import
 from app.shared import layout, limits, links, resources
 from atlas.errors import ModelError
 from atlas.models import CACHE_VARIABLE, KNOWN_MODELS
@@ -22,10 +22,9 @@ from atlas.store import atlas as store
 from atlas.store.manifest import read_manifest
 from build.sources import published
 from tests import ROOT
+from tests.app.pages import MAIN, labels, page, press, words
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
 from tests.sample_atlas import write_sample_atlas
-
-MAIN = ROOT / "app" / "main.py"
 
 
 @pytest.fixture
@@ -40,30 +39,7 @@ def two(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def atlases(**parameters: str) -> AppTest:
-    """A fresh session that opens Atlases by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("atlases/page.py")
-    app.query_params.update(parameters)
-    app.run()
-    assert not app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    """All text of a page, without markdown's backslashes."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.success)
-    tables = [str(cell) for table in app.table for row in table.value.itertuples() for cell in row]
-    links = [link.label for link in app.get("page_link")]
-    code = [each.value for each in app.code]
-    text = "\n".join([e.value for kind in kinds for e in kind] + tables + links + code)
-    return re.sub(r"\\(?=[^\w\s])", "", text)
-
-
-def press(app: AppTest, label: str) -> AppTest:
-    next(button for button in app.button if button.label.replace("\\", "") == label).click().run()
-    assert not app.exception
-    return app
+atlases = partial(page, "atlases")
 
 
 def test_every_atlas_has_a_card_with_its_sizes(two):
@@ -100,7 +76,7 @@ def test_the_files_table_is_the_manifests(two):
 
 def test_switching_is_a_link_that_brings_the_other_atlas_into_view(two):
     app = atlases(atlas="sample")
-    (switch,) = [each for each in app.get("page_link") if each.label == "Switch to it"]
+    (switch,) = [each for each in app.get("page_link") if each.label == "Switch to this atlas"]
     assert switch.proto.query_string == "atlas=second"
     other = atlases(atlas="second")
     assert "What second was made from" in words(other)
@@ -110,7 +86,7 @@ def test_switching_is_a_link_that_brings_the_other_atlas_into_view(two):
 def test_files_as_they_were_written_pass_the_check(two):
     app = press(atlases(atlas="sample"), "Check the hashes")
     assert not app.error
-    assert "files are as the manifest says" in words(app)
+    assert "files match the manifest" in words(app)
 
 
 def test_a_changed_byte_is_found(two):
@@ -200,16 +176,12 @@ def bars(app: AppTest) -> list[tuple[int, str]]:
     return [(each.proto.value, each.proto.text.replace("\\", "")) for each in app.get("progress")]
 
 
-def labels(app: AppTest) -> list[str]:
-    return [button.label for button in app.button]
-
-
 @needs_published
 def test_the_published_neurons_are_imported_with_progress_and_opened(two, went_to):
     app = atlases(atlas="sample")
     app.text_input(key="import-source").input(str(SOURCE))
     app.text_input(key="import-pararel").input(str(PARAREL))
-    app = press(app, "Import them")
+    app = press(app, "Import")
     seen = set()
     while not running_import(app).wait(0.3):
         app.run()
@@ -220,39 +192,39 @@ def test_the_published_neurons_are_imported_with_progress_and_opened(two, went_t
     assert any(text.startswith("read: ") for _, text in seen)
     assert not bars(app)
     assert "Imported in" in words(app)
-    folder = two / "no cache" / "atlases" / ATLAS_ID
+    folder = two / "no cache" / "atlases" / PUBLISHED_ID
     assert read_manifest(folder).files["facts.parquet"].rows == 27_610
-    assert f"**{ATLAS_ID}**" in words(app)
-    press(app, "Open it")
-    assert went_to == [(links.HOME, {"atlas": ATLAS_ID})]
-    assert "Import them again" in labels(app)
+    assert f"**{PUBLISHED_ID}**" in words(app)
+    press(app, "Open")
+    assert went_to == [(links.HOME, {"atlas": PUBLISHED_ID})]
+    assert "Import again" in labels(app)
     # Another visitor finds it, too.
-    assert f"What {ATLAS_ID} was made from" in words(atlases(atlas=ATLAS_ID))
+    assert f"What {PUBLISHED_ID} was made from" in words(atlases(atlas=PUBLISHED_ID))
 
 
 def test_an_import_without_a_network_is_one_sentence_and_can_be_tried_again(two, network):
     network(9)
-    app = ended(press(atlases(atlas="sample"), "Import them"))
+    app = ended(press(atlases(atlas="sample"), "Import"))
     (error,) = app.error
     assert "cannot be fetched from its public repository" in error.value.replace("\\", "")
     assert "--pararel DIR" in error.value.replace("\\", "")
     assert not bars(app)
     assert not (two / "no cache" / "atlases").exists()
     app.text_input(key="import-pararel").input(str(two / "nowhere"))
-    app = ended(press(app, "Import them"))
+    app = ended(press(app, "Import"))
     (error,) = app.error
     assert f"There is no folder {two / 'nowhere'}." in error.value.replace("\\", "")
     assert app.text_input(key="import-pararel").value == str(two / "nowhere")
 
 
 def test_an_import_goes_on_while_its_visitor_reads_and_can_be_cancelled(two, slow_network):
-    app = press(atlases(atlas="sample"), "Import them")
+    app = press(atlases(atlas="sample"), "Import")
     mine = running_import(app)
     while not mine.wait(0.05) and not mine.text.startswith("fetch"):
         pass
     ((share, text),) = bars(app.run())
     assert (share, text) == (0, "fetch: 0 of 78 files of PARAREL …")
-    assert "Import them" not in labels(app)
+    assert "Import" not in labels(app)
     app.switch_page("search/page.py").run()
     app.switch_page("atlases/page.py").run()
     assert running_import(app) is mine
@@ -260,17 +232,17 @@ def test_an_import_goes_on_while_its_visitor_reads_and_can_be_cancelled(two, slo
     assert mine.process.poll() not in (None, 0)
     assert "was cancelled" in words(app)
     assert not app.error
-    assert ATLAS_ID not in resources.atlases()
-    assert "Import them" in labels(app)
+    assert PUBLISHED_ID not in resources.atlases()
+    assert "Import" in labels(app)
 
 
 def test_names_that_no_folder_can_have_are_a_sentence(two):
     app = atlases(atlas="sample")
     app.text_input(key="import-source").input("a\0b")
-    app = press(app, "Import them")
-    assert "cannot begin" in words(app)
+    app = press(app, "Import")
+    assert "cannot start" in words(app)
     app.text_input(key="import-source").input("--out=elsewhere")
-    app = ended(press(app, "Import them"))
+    app = ended(press(app, "Import"))
     assert "There is no folder --out=elsewhere. Give --source" in words(app)
     assert not (ROOT / "elsewhere").exists()
 
@@ -290,11 +262,11 @@ def test_where_the_builder_is_not_there_the_command_is_said(two, monkeypatch, tm
     )
     app = atlases(atlas="sample")
     assert "`python -m build import-published --out DIR`" in words(app)
-    assert "Import them" not in labels(app)
+    assert "Import" not in labels(app)
 
 
 def test_the_app_and_the_builder_agree_on_the_atlas():
-    assert published.PUBLISHED_ATLAS_ID == ATLAS_ID
+    assert published.PUBLISHED_ATLAS_ID == PUBLISHED_ID
     assert import_published.builder() == ROOT
 
 
@@ -332,7 +304,7 @@ def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
     assert "smollm2-135m" in words(app)
     assert "fetches no models for visitors" in words(app)
     assert not any("Fetch" in button.label for button in app.button)
-    assert "a folder of this machine" not in words(app)
+    assert "a local folder" not in words(app)
 
 
 def test_a_demo_shows_only_the_models_it_offers(two, monkeypatch):
@@ -357,10 +329,10 @@ def test_every_page_ends_with_its_provenance(two, page):
         "weights 000000000000",
         "integrated gradients, rule certified",
         "tolerance 0.01",
-        "data set sample (000000000000)",
+        "dataset sample (000000000000)",
         "CC0-1.0",
         "code 0.1.0",
-        "Its whole manifest",
+        "Whole manifest",
     ):
         assert part in text, part
 
@@ -375,7 +347,7 @@ def test_every_page_ends_with_its_provenance(two, page):
     ],
 )
 def test_a_revision_is_cut_where_it_can_be(revision, shown):
-    assert layout.shortened(revision) == shown
+    assert layout._shortened(revision) == shown
 
 
 def test_a_list_of_atlases_keeps_only_the_one_in_view_in_memory(two, monkeypatch):

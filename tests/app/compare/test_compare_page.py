@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared import links, tray
+from app.shared import links
 from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import queries
 from atlas.neuron import Neuron
@@ -21,10 +21,9 @@ from atlas.queries import comparison
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas, bundled, open_atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests import ROOT
+from tests.app.pages import measures, page, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-MAIN = ROOT / "app" / "main.py"
 PERMALINKS = {
     "facts": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
     "relations": {"kind": "relations", "a": "P36", "b": "P30"},
@@ -54,34 +53,13 @@ def atlas(two):
         yield opened
 
 
-def compare(**parameters: str) -> AppTest:
-    """A fresh session that opens Compare by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("compare/page.py")
-    app.query_params.update({"atlas": "sample", **parameters})
-    app.run()
-    assert not app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    """All text of a page, without markdown's backslashes."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
-    links = [link.label for link in app.get("page_link")]
-    return re.sub(r"\\(?=[^\w\s])", "", "\n".join([e.value for kind in kinds for e in kind] + links))
+compare = partial(page, "compare", atlas="sample")
 
 
 def link(app: AppTest, label: str) -> dict[str, str]:
     """The query parameters of the first link with these words."""
     found = next(each for each in app.get("page_link") if label in each.label.replace("\\", ""))
     return dict(parse_qsl(found.proto.query_string))
-
-
-def measures(app: AppTest) -> dict[str, list[str]]:
-    """The table of A and B: measure → its two values."""
-    table = app.table[0].value
-    plain = [[re.sub(r"\\(?=[^\w\s])", "", str(cell)) for cell in row] for row in table.itertuples()]
-    return {row[0]: row[1:] for row in plain}
 
 
 # Permalinks ------------------------------------------------------------------------------------------
@@ -159,14 +137,14 @@ def test_two_facts_show_the_librarys_overlap(atlas):
 def test_a_relations_least_share_is_a_choice_in_the_url(atlas):
     app = compare(**PERMALINKS["relations"])
     for least in ("0.5", "0.25"):
-        app.segmented_control(key="compare-least").set_value(least).run()
+        app.segmented_control(key="one-of-least").set_value(least).run()
         assert app.query_params["least"] == least
         rows = comparison.neurons_of_relations(atlas, "P36", "P30", least=float(least))
         both, either = (rows["where"] == "both").sum(), len(rows)
         if either:
             assert f"**{both} of {either} neuron" in words(app)
     again = compare(**app.query_params)
-    assert again.segmented_control(key="compare-least").value == "0.25"
+    assert again.segmented_control(key="one-of-least").value == "0.25"
 
 
 def test_two_neurons_list_the_facts_that_use_both(atlas):
@@ -185,7 +163,7 @@ def test_shared_neurons_go_into_the_tray(atlas):
     both = rows[rows["where"] == "both"]
     label = f"Add {plural(len(both), 'shared neuron')} to the tray"
     next(button for button in app.button if button.label == label).click().run()
-    (held,) = app.session_state[tray.KEY].values()
+    (held,) = app.session_state["trays"].values()
     assert set(held) == {Neuron(int(row.layer), int(row.neuron)) for row in both.itertuples()}
 
 
@@ -224,7 +202,7 @@ def test_why_one_side_has_no_effects_is_said(monkeypatch, atlas):
     app = compare(atlas="starter-smollm2-135m", kind="relations", a=known, b=unknown)
     own, nothing = measures(app)["Suppress its neurons"]
     assert own.endswith("%")
-    assert nothing == "no fact is known"
+    assert nothing == "the model knows none of its facts"
 
 
 # Empty states and bad links --------------------------------------------------------------------------
@@ -293,7 +271,7 @@ def test_a_bad_link_gets_a_sentence_and_the_page_goes_on(parameters, says):
 def test_a_fact_that_the_other_atlas_was_not_asked_is_said():
     app = compare(kind="atlases", a="P36-00014", other="second")
     assert not app.error
-    assert "was not asked" in words(app)
+    assert "lacks the fact" in words(app)
 
 
 def test_with_one_atlas_there_is_nothing_to_compare_it_with(two, monkeypatch, tmp_path):

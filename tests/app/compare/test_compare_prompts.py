@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,18 +19,15 @@ torch = pytest.importorskip("torch")
 if not is_ready("pocket-bert"):
     pytest.skip("needs the weights of pocket-bert", allow_module_level=True)
 
-from streamlit.testing.v1 import AppTest  # noqa: E402
-
 from app.compare import crossing  # noqa: E402
 from app.compare import prompts as compare_prompts  # noqa: E402
 from app.shared import limits, resources  # noqa: E402
 from atlas.experiments.crossing import cross_effects  # noqa: E402
 from atlas.experiments.run import find_neurons, matched_randomly  # noqa: E402
 from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
-from tests import ROOT  # noqa: E402
+from tests.app.pages import MAIN, measures, page, press, words  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
 
-MAIN = ROOT / "app" / "main.py"
 A = ("The capital city of France is called [Y].", "The capital of France is [Y].")
 B = ("The capital city of Egypt is called [Y].", "The capital of Egypt is [Y].")
 LINK = {
@@ -58,36 +56,7 @@ def found(subject):
     return sides
 
 
-def compare(**parameters: str) -> AppTest:
-    """A new visitor who opens Compare by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=120)
-    app.query_params["atlas"] = "starter-pocket-bert"
-    app.run()
-    app.switch_page("compare/page.py")
-    app.query_params.clear()
-    app.query_params.update({"atlas": "starter-pocket-bert", **parameters})
-    app.run()
-    assert not app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error)
-    return "\n".join(each.value for kind in kinds for each in kind).replace("\\", "")
-
-
-def measures(app: AppTest) -> dict[str, list[str]]:
-    table = app.table[0].value
-    return {str(row[0]).replace("\\", ""): [str(cell) for cell in row[1:]] for row in table.itertuples()}
-
-
-def press(app: AppTest, label: str) -> AppTest:
-    next(button for button in app.button if button.label == label).click()
-    app.run()
-    assert not app.exception
-    return app
-
-
+compare = partial(page, "compare", atlas="starter-pocket-bert")
 FIND = "Find their neurons and compare"
 MEASURE = "Measure their effects"
 
@@ -277,7 +246,7 @@ def test_other_thresholds_need_no_model_and_their_effects_are_measured_when_aske
         for prompts in (prompts_a, prompts_b)
     ]
     assert measures(app)["Knowledge neurons"] == [str(len(side)) for side in fewer]
-    assert "has not been measured yet" in words(app)
+    assert "have not been measured yet" in words(app)
     press(app, MEASURE)
     cross = cross_effects(subject, {"A": fewer[0]}, {"A": prompts_a, "B": prompts_b})[1]
     assert f"from **{np.mean(cross.before):.3f}** to **{np.mean(cross.after):.3f}**" in words(app)
@@ -326,7 +295,7 @@ def test_the_examples_open_what_they_promise():
         ({"pa": "The capital is [Y] and [Y]."}, "2 places for the answer"),
         ({"pa": "no gap here"}, "places for the answer"),
         ({"ya": ""}, "There is no answer yet"),
-        ({"pa": LINK["pb"], "ya": LINK["yb"]}, "A and B are the same prompts"),
+        ({"pa": LINK["pb"], "ya": LINK["yb"]}, "A and B have the same prompts"),
         ({"model": "./no/such/folder"}, "neither a folder nor a model"),
         ({"yb": "☃"}, "outside the vocabulary"),
     ],
@@ -351,7 +320,7 @@ def test_more_neurons_than_visitors_may_change_are_refused(tmp_path, monkeypatch
     few.write_text("neurons = 10\n")
     monkeypatch.setenv(limits.LIMITS_VARIABLE, str(few))
     app = compare(**LINK, run="1")
-    assert "Raise the thresholds to at most 10" in words(app)
+    assert "at most 10 are allowed. Raise the thresholds" in words(app)
     assert measures(app)  # what was found is shown all the same
 
 

@@ -26,7 +26,7 @@ from atlas.refinement import mode, refine
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.test_app import page, words
+from tests.app.pages import only_atlas, page, words
 from tests.chart_clicks import chart
 from tests.sample_atlas import write_sample_atlas, write_table
 
@@ -42,15 +42,13 @@ def sample(tmp_path_factory) -> Path:
 @pytest.fixture
 def a(sample, monkeypatch):
     """The sample, opened; no other atlas is there to choose."""
-    monkeypatch.setattr(store, "DATA", sample / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    only_atlas(monkeypatch, sample)
     with Atlas(sample) as opened:
         yield opened
 
 
 def fact_page(**parameters: str) -> AppTest:
     app = page("fact", **{"fact": FACT, **parameters})
-    assert not app.exception
     return app
 
 
@@ -128,8 +126,7 @@ def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatc
     manifest = read_manifest(folder)
     method = replace(manifest.method, refinement=rule.to_dict())
     write_manifest(folder, replace(manifest, method=method, files=record_files(folder)))
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     with Atlas(folder) as strict:
         before = pairs(queries.neurons_of_fact(strict, FACT))
         after = pairs(queries.rethreshold(strict, FACT, 0.2, 0.5))
@@ -147,7 +144,7 @@ def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatc
 def test_the_sample_s_thresholds_lose_neurons_when_moved(a):
     """Otherwise the test above would compare a set with itself."""
     stored = queries.neurons_of_fact(a, FACT)
-    rows = thresholds.compared(stored, queries.rethreshold(a, FACT, 0.6, 0.75))
+    rows = thresholds.mark_changes(stored, queries.rethreshold(a, FACT, 0.6, 0.75))
     assert set(rows["change"]) == {"kept", "removed"}
 
 
@@ -206,8 +203,7 @@ def test_a_neuron_the_model_lacks_gets_one_sentence_and_the_page_goes_on(name, s
 
 def test_an_atlas_without_scores_has_no_sliders(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "bare", leave_out=("attributions", "effects", "neurons"))
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     neuron = neuron_names(queries.neurons_of_fact(Atlas(folder), FACT))[0]
     app = fact_page(t="0.5", neuron=neuron)
     assert not app.slider
@@ -233,7 +229,7 @@ def test_a_chosen_neuron_shows_its_score_in_each_prompt_and_only_its_row(a):
     counted = round(row["share"] * 4)
     assert (
         f"It is a knowledge neuron of this fact: its score reaches 20% of the largest in {counted} of 4 "
-        "prompts; 2 are needed." in words(app)
+        "discovery prompts; 2 are needed." in words(app)
     )
 
 
@@ -242,7 +238,7 @@ def test_a_neuron_of_too_few_prompts_says_how_many_it_lacks(a):
     few = scores[(~scores["is_knowledge_neuron"]) & (scores["n_prompts"] == 1)].iloc[0]
     app = fact_page(neuron=f"L{few['layer']}.N{few['neuron']}")
     assert re.search(
-        r"It is no knowledge neuron of this fact: its score reaches 20% of the largest in [01] of 4 prompts",
+        r"It is not a knowledge neuron of this fact: its score reaches 20% of the largest in [01] of 4 disc",
         words(app),
     )
 
@@ -342,8 +338,8 @@ def test_every_table_of_the_page_can_be_exported(a):
 
 EFFECTS = "Probability of the answer before and after, beside the controls"
 FEWER = "Probability of the answer with some of its neurons suppressed"
-WORDINGS = "Neurons in common with those that other wordings find"
-ACTIVE = "How active its neurons are where it is asked for, and elsewhere"
+WORDINGS = "Neurons in common with those found on other templates"
+ACTIVE = "Activation of its neurons on its own prompts and elsewhere"
 EDITED = "Prompts asked about the edits, with the probabilities before and after"
 
 
@@ -357,7 +353,7 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     shown = next(frame.value for frame in app.dataframe if "what" in frame.value)
     assert len(shown) == len(rows)
     assert shown["before"].to_list() == pytest.approx(rows["p_before"].to_list())
-    title = "held out" if held_out else "found its neurons"
+    title = "held-out" if held_out else "discovery"
     assert title in json.loads(chart(app, EFFECTS).spec)["title"]
     means = charts.effect_moves(rows, title="").to_dict()
     drawn = {row["what"]: row for data in means["datasets"].values() for row in data}
@@ -375,8 +371,8 @@ def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, t
     app = fact_page(asked="discovery")
     assert chart(app, EFFECTS).spec
     text = words(app)
-    assert "as many random ones of the same layers" in text
-    assert "nearest in activation" not in text
+    assert "as many random neurons of the same layers" in text
+    assert "activation-matched" not in text
     assert "What experiments found" not in text
     assert "Discovery prompts" not in str(app.get("button_group"))
 
@@ -391,7 +387,7 @@ def test_the_first_experiment_in_view_is_fewer_neurons(a):
     fall = signed_percent(-mine["fall_all"].iloc[0])
     text = words(app)
     assert f"Suppressing all {n} neurons changes the answer's probability by **{fall}**" in text
-    assert f"Half of that takes **{k}** with the largest score first" in text
+    assert f"Half of that takes **{k}** by largest score" in text
 
 
 def test_other_wordings_find_some_of_the_neurons_again(a):
@@ -400,8 +396,8 @@ def test_other_wordings_find_some_of_the_neurons_again(a):
     text = words(app)
     assert f"find **{found['shared']} of {found['n_discovery']} neurons** again" in text
     assert (
-        f"to **{found['p_discovery']:.2f}**, those of the other wordings to **{found['p_held_out']:.2f}**"
-        in text
+        f"to **{found['p_discovery']:.2f}**, suppressing those of the held-out templates to "
+        f"**{found['p_held_out']:.2f}**" in text
     )
     assert chart(app, WORDINGS).spec
     with pytest.raises(AssertionError):
@@ -413,11 +409,11 @@ def test_a_stability_that_another_fact_has_too_is_said_to_be():
         **{"n_discovery": 4, "n_held_out": 5, "shared": 2, "jaccard": 2 / 7, "jaccard_random": 0.1},
         **{"jaccard_relation": 0.2, "p_before": 0.8, "p_discovery": 0.1, "p_held_out": 0.4},
     }
-    assert "Another fact of the relation" not in fact_evidence.how_stable(found)
-    assert "and 3 others." in fact_evidence.how_stable(found)
-    alike = fact_evidence.how_stable(found | {"jaccard_relation": 0.3})
-    assert "**Another fact of the relation has as many of them.**" in alike
-    assert "does not lower its answer: 0.80, then 0.85" in fact_evidence.how_stable(
+    assert "Another fact of the relation" not in fact_evidence.describe_stability(found)
+    assert "and 3 others." in fact_evidence.describe_stability(found)
+    alike = fact_evidence.describe_stability(found | {"jaccard_relation": 0.3})
+    assert "**Another fact of the relation shares as many of them.**" in alike
+    assert "does not lower its answer: 0.80, then 0.85" in fact_evidence.describe_stability(
         found | {"p_discovery": 0.85}
     )
 
@@ -426,12 +422,14 @@ def test_what_activates_its_neurons_stands_beside_random_ones(a):
     app = fact_page(evidence="contexts")
     rows = evidence.contexts_of_fact(a, FACT).set_index(["group", "context"])["relative"]
     text = words(app)
-    assert f"Its neurons are at **{rows['own', 'fact']:.2f}** where the fact is asked for" in text
-    assert f"As many random ones are at {rows['random', 'fact']:.2f} where it is." in text
+    assert (
+        f"The activation of its neurons is **{rows['own', 'fact']:.2f}** where the fact is asked for" in text
+    )
+    assert f"As many random neurons are at {rows['random', 'fact']:.2f} there." in text
     assert chart(app, ACTIVE).spec
     elsewhere = evidence.contexts_of_fact(a, FACT)
     elsewhere.loc[elsewhere["context"] == "relation", "relative"] = 2.0
-    assert "**They are no more active" in fact_evidence.what_activates(elsewhere)
+    assert "**They are no more active" in fact_evidence.describe_contexts(elsewhere)
     assert "no more active" not in text
 
 
@@ -442,8 +440,8 @@ def test_edits_of_it_are_listed_prompt_by_prompt(a):
     assert len(listed.value) == len(rows)
     assert list(listed.value["strength"].unique()) == ["1, 8", "1, 2"]
     own = rows[(rows["kind"] == "edited") & (rows["group"] == "own") & (rows["add"] == 8)].iloc[0]
-    said = f"its probability goes {own['p_new_before']:.2f} → **{own['p_new_after']:.2f}**, rank "
-    assert f"Rewritten to **{escape(own['new_object'])}** (λ₁ = 1, λ₂ = 8): {said}" in words(app)
+    said = f"its probability {own['p_new_before']:.2f} → **{own['p_new_after']:.2f}**, rank "
+    assert f"Edited to **{escape(own['new_object'])}** (λ₁ = 1, λ₂ = 8): {said}" in words(app)
 
 
 @pytest.mark.parametrize("asked", ["<b>", "methods", ""])
@@ -471,12 +469,12 @@ def test_two_sets_are_compared_neuron_by_neuron():
             {"layer": [n[0] for n in neurons], "neuron": [n[1] for n in neurons], "share": 1.0}
         )
 
-    found = thresholds.compared(rows((1, 5), (2, 5)), rows((2, 5), (2, 6)))
+    found = thresholds.mark_changes(rows((1, 5), (2, 5)), rows((2, 5), (2, 6)))
     assert list(zip(found["layer"], found["neuron"], found["change"], strict=True)) == [
         (2, 5, "kept"),
         (2, 6, "added"),
         (1, 5, "removed"),
     ]
-    assert thresholds.summary(found) == "2 neurons: 1 kept, 1 added, 1 removed"
-    assert thresholds.summary(thresholds.compared(rows(), rows())) == "0 neurons"
-    assert thresholds.compared(rows((1, 5)), rows())["change"].to_list() == ["removed"]
+    assert thresholds.count_changes(found) == "2 neurons: 1 kept, 1 added, 1 removed"
+    assert thresholds.count_changes(thresholds.mark_changes(rows(), rows())) == "0 neurons"
+    assert thresholds.mark_changes(rows((1, 5)), rows())["change"].to_list() == ["removed"]

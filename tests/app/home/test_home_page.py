@@ -14,12 +14,12 @@ from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.test_app import page, words
+from tests.app.pages import only_atlas, page, words
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas, write_table
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
-FIRST = "Switch them off in the Lab"
+FIRST = "Suppress them in the Lab"
 PICTURES = ("Share of pairs by layer", "Neurons two facts share", "Effects beside their controls")
 
 
@@ -42,7 +42,6 @@ def first_button(app):
 @pytest.mark.parametrize("name", [POCKET, SMOLLM])
 def test_home_says_what_the_atlas_is_in_its_own_numbers(name):
     app = page(atlas=name)
-    assert not app.exception
     assert not app.error
     text = words(app)
     with Atlas(store.DATA / name) as atlas:
@@ -62,7 +61,7 @@ def test_the_sentence_under_each_picture_is_what_it_shows():
     text = words(page(atlas=POCKET))
     top = layers.loc[layers["pair_share"].idxmax()]
     assert top["pair_share"] > 0.5
-    assert f"**Layer {int(top['layer'])}**, of 3, holds {top['pair_share']:.0%} of them." in text
+    assert f"**Layer {int(top['layer'])}** of 3 holds {top['pair_share']:.0%} of the pairs." in text
     assert f"**{summary.within / summary.across:.1f} times**" in text
 
 
@@ -75,7 +74,7 @@ def test_the_fewest_layers_that_hold_half_are_named():
         named.append(int(layers["layer"].iloc[len(named)]))
     assert len(named) > 1
     names = f"{', '.join(map(str, sorted(named)[:-1]))} and {max(named)}"
-    assert f"**Layers {names}**, of 30, hold {held:.0%} of them." in words(page(atlas=SMOLLM))
+    assert f"**Layers {names}** of 30 hold {held:.0%} of the pairs." in words(page(atlas=SMOLLM))
 
 
 def test_a_click_on_a_layer_searches_its_facts(only_sample, went_to):
@@ -99,7 +98,6 @@ def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, 
     with Atlas(only_sample) as atlas:
         rows = evidence.effects(atlas, templates="held-out")
     app = page(**({} if ratio == "paper" else {"ratio": ratio}))
-    assert not app.exception
     own = own_of(rows, "suppress")
     text = words(app)
     assert SUPPRESSED.format(signed_percent(own[f"{ratio}_change"])) in text
@@ -137,27 +135,24 @@ def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, mon
         rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
     write_table(folder, "effect_summaries", rows)
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     text = words(page())
     own = own_of(
         rows[(rows["facts"] == "all") & (rows["relation_id"] == "all") & (rows["templates"] == "held-out")],
         "suppress",
     )
     assert SUPPRESSED.format(signed_percent(own["paper_change"])) in text
-    assert "facts, none of which the model knows" in text
+    assert "facts (the model knows none of them)" in text
 
 
 def test_a_build_without_evaluation_shows_its_effects_without_intervals(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     app = page()
-    assert not app.exception
     with Atlas(folder) as atlas:
         own = own_of(queries.atlas_summary(atlas).effects, "suppress")["ratio_of_means"]
     assert own < -0.5
-    assert f"changes by **−{abs(own):.0%}**" in words(app)
+    assert f"changes the mean probability of its answer by **−{abs(own):.0%}**" in words(app)
     assert "95 % interval" not in words(app)
     assert "ratio_of_means" in chart(app, "Effects beside their controls").spec
 
@@ -195,23 +190,21 @@ def test_a_model_that_has_to_be_fetched_is_said_to_be_and_another_offered(no_mod
 def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, monkeypatch):
     monkeypatch.setenv(limits.LIMITS_VARIABLE, str(Path(limits.STANDARD).parent / "limits_demo.toml"))
     app = page(atlas=SMOLLM)
-    assert "so the Lab cannot ask it here" in words(app)
+    assert "so the Lab cannot run it" in words(app)
     assert not first_button(app)
     assert len(lab_links(app)) == 1
 
 
 def test_an_atlas_of_a_model_that_nobody_has_leads_elsewhere(only_sample):
     app = page()
-    assert "sample-model is not on this machine, so the Lab cannot ask it here" in words(app)
+    assert "sample-model is not on this machine, so the Lab cannot run it" in words(app)
     assert not first_button(app)
     assert not lab_links(app)
 
 
 def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     app = page()
-    assert not app.exception
     assert "sample-model says **" in words(app)
     assert f"Effects of changing neurons: {NOT_MEASURED}" in words(app)

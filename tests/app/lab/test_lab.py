@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ pytest.importorskip("torch")
 from streamlit.testing.v1 import AppTest
 
 from app.lab import tables
-from app.lab import run as lab_run
+from app.lab.run import show_progress
 from tests import ROOT
 
 ATLAS = "starter-pocket-bert"
@@ -221,8 +222,8 @@ def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
     sentence = next(text.value for text in at.markdown if "The new answer" in text.value)
     assert other_answer in sentence
     assert f"from **{new.before:.3f}** to **{new.after:.3f}**" in sentence
-    assert f"first on {new.rank_1_after} of {new.n_prompts}; with as many random neurons" in sentence
-    assert f": {new.random:.3f}, first on {round(new.rank_1_random, 1):g} of {new.n_prompts}." in sentence
+    assert f"rank 1 on {new.rank_1_after} of {new.n_prompts}; with as many random neurons" in sentence
+    assert f": {new.random:.3f}, rank 1 on {round(new.rank_1_random, 1):g} of {new.n_prompts}." in sentence
     own = rows[rows["group"] == GROUPS["paraphrases"]]
     assert own["new_random"].mean() == pytest.approx(new.random)
     assert f"with random neurons {own['new_random'].iloc[0]:.4f}." in said(at.caption)
@@ -265,7 +266,7 @@ def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, 
     tick(at, names[1:])
     press(at, RUN)
     assert {str(neuron) for neuron in done(at).experiment.neurons} == set(names[1:])
-    assert any(f"{len(names) - 1} of {len(names)} ticked" in text.value for text in at.caption)
+    assert any(f"{len(names) - 1} of {len(names)} selected" in text.value for text in at.caption)
 
 
 def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, prompts, atlas):
@@ -281,7 +282,7 @@ def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject
     left = [str(item.neuron) for item in wanted.neurons]
     assert set(left) < names
     assert list(table_with(at, "neuron")["neuron"]) == left
-    assert "Without those of 2 negative examples" in said(at.caption)
+    assert "Without those of 2 negative prompts" in said(at.caption)
     # Other examples are another search.
     widget(at.text_input, "lab_negative_answer").set_value("Paris")
     at.run()
@@ -296,12 +297,12 @@ def test_a_tick_stays_gone_when_the_list_grows_and_after_a_walk_to_another_page(
     tick(at, [str(neuron) for neuron in neurons[1:]])
     visit(at, "neuron", neuron="L0.N1")
     visit(at, "lab")
-    assert f"suppress **{len(neurons) - 1} neurons**" in said(at.markdown)
+    assert f"suppress {len(neurons) - 1} neurons" in said(at.markdown)
     at.session_state["lab_given"] = {Neuron(0, 1): "typed"}
     at.run()
     widget(at.button_group, "lab_sources").set_value(["atlas", "given"])
     at.run()
-    assert f"suppress **{len(neurons)} neurons**" in said(at.markdown)
+    assert f"suppress {len(neurons)} neurons" in said(at.markdown)
 
 
 def test_neurons_come_from_the_tray(fact):
@@ -334,7 +335,7 @@ def test_neurons_are_added_by_name_or_refused_in_a_sentence(fact, neurons):
     at = lab(fact=fact["fact_id"])
     widget(at.text_input, "lab_names").set_value("L0.N5, L2.N11")
     at.run()
-    assert f"suppress **{len(set(neurons) | {Neuron(0, 5), Neuron(2, 11)})} neurons**" in said(at.markdown)
+    assert f"suppress {len(set(neurons) | {Neuron(0, 5), Neuron(2, 11)})} neurons" in said(at.markdown)
     widget(at.text_input, "lab_names").set_value("L7.N5")
     at.run()
     assert "has no neuron L7.N5" in said(at.error)
@@ -390,13 +391,13 @@ def test_an_earlier_run_is_brought_back_with_its_settings(fact):
     press(set_kind(at, "suppress"), RUN)
     rows = table_with(at, "unrelated_change")
     assert list(rows["changes"]) == [
-        f"suppress {len(first.experiment.neurons)}",
-        f"×4 {len(first.experiment.neurons)}",
+        f"suppress {len(first.experiment.neurons)} neurons",
+        f"multiply {len(first.experiment.neurons)} neurons by 4",
     ]
     key = next(each.key for each in at.dataframe if (each.key or "").startswith("lab_notebook_"))
     at.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
     at.run()
-    press(at, "Bring back run 1")
+    press(at, "Restore run 1")
     assert done(at) == first
     assert documents.from_link(link(at)) == first.experiment
     assert widget(at.number_input, f"lab_factor_{first_change(at)}").value == 4.0
@@ -502,8 +503,8 @@ def test_a_link_beyond_the_limits_is_refused(fact, monkeypatch, tmp_path):
         few.write_text("demo_mode = true\nstrength = 50\n")
         monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(few))
         with pytest.raises(AtlasError):
-            tables.check(replace(experiment, **change))
-    tables.check(experiment)
+            tables.check_limits(replace(experiment, **change))
+    tables.check_limits(experiment)
 
 
 # Typed prompts and bad input -------------------------------------------------------------------------
@@ -595,7 +596,7 @@ def test_a_visitor_who_has_to_wait_sees_his_place_in_line(subject, fact, monkeyp
     seen = threading.Event()
 
     def telling(place, title):
-        with at_work(place, title) as progress:
+        with show_progress(place, title) as progress:
 
             def tell(share: float, message: str) -> None:
                 messages.append(message)
@@ -605,9 +606,8 @@ def test_a_visitor_who_has_to_wait_sees_his_place_in_line(subject, fact, monkeyp
 
             yield tell
 
-    at_work = lab_run.at_work
     at = lab(fact=fact["fact_id"])
-    monkeypatch.setattr(lab_run, "at_work", lab_run.contextmanager(telling))
+    monkeypatch.setattr("app.lab.run.show_progress", contextmanager(telling))
     held = threading.Event()
 
     def hold() -> None:
@@ -632,7 +632,7 @@ def test_what_is_cancelled_leaves_nothing_behind(subject, fact, monkeypatch):
     steps: list[str] = []
 
     def cancelled(place, title):
-        with at_work(place, title) as progress:
+        with show_progress(place, title) as progress:
 
             def stop(share: float, message: str) -> None:
                 steps.append(message)
@@ -644,8 +644,8 @@ def test_what_is_cancelled_leaves_nothing_behind(subject, fact, monkeypatch):
 
             yield stop
 
-    at_work = lab_run.at_work
-    monkeypatch.setattr(lab_run, "at_work", lab_run.contextmanager(cancelled))
+    for module in ("run", "neurons"):
+        monkeypatch.setattr(f"app.lab.{module}.show_progress", contextmanager(cancelled))
     for button in ("Find them live", RUN):
         steps.clear()
         press(at, button)
@@ -677,7 +677,7 @@ def test_who_comes_from_a_fact_finds_everything_chosen(fact, neurons):
 def test_the_first_experiment_of_home_runs_in_one_click():
     at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=120)
     at.query_params["atlas"] = ATLAS
-    press(at.run(), "Switch them off in the Lab")
+    press(at.run(), "Suppress them in the Lab")
     assert done(at).outcome.undo_is_exact
     assert AGAIN in labels(at)
 
@@ -693,7 +693,7 @@ def test_another_model_than_the_atlas_was_made_from_opens_the_set_up_and_finds_i
     other = next(name for name in bundled() if name != ATLAS)
     at = lab(atlas=other, fact=fact["fact_id"], model="pocket-bert")
     assert setup_is_open(at)
-    assert "not about pocket-bert. Find the neurons live." in said(at.info)
+    assert "not of pocket-bert. Find the neurons live." in said(at.info)
     press(at, "Find them live")
     press(at, RUN)
     assert done(at).experiment.model == "pocket-bert"
@@ -704,7 +704,7 @@ def test_settings_survive_a_walk_to_other_pages_and_another_fact_starts_afresh(a
     at = set_kind(lab(fact=fact["fact_id"]), "amplify", factor=7.0)
     visit(at, "neuron", neuron="L0.N1")
     visit(at, "lab")
-    assert "by **7**" in said(at.markdown)
+    assert "by 7" in said(at.markdown)
     other = atlas.query_one(
         "SELECT fact_id FROM facts WHERE n_neurons > 0 AND fact_id <> $f ORDER BY fact_id",
         {"f": fact["fact_id"]},

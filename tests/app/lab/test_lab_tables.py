@@ -40,10 +40,10 @@ def outcome(subject):
 
 def test_the_apps_own_limits_hold_for_typed_prompts(bert):
     with pytest.raises(PromptError, match="at most 500"):
-        tables.typed_prompts(bert, "the capital " * 100 + "is [Y] .", "paris")
+        tables.limited_prompts(bert, "the capital " * 100 + "is [Y] .", "paris")
     with pytest.raises(PromptError, match="at most 32"):
-        tables.typed_prompts(bert, "\n".join(f"{i} is [Y] ." for i in range(40)), "paris")
-    assert len(tables.typed_prompts(bert, "the capital is [Y] .", "paris")) == 1
+        tables.limited_prompts(bert, "\n".join(f"{i} is [Y] ." for i in range(40)), "paris")
+    assert len(tables.limited_prompts(bert, "the capital is [Y] .", "paris")) == 1
 
 
 def test_the_path_of_a_layer_ends_at_the_answers_probability(subject):
@@ -57,7 +57,7 @@ def test_the_path_of_a_layer_ends_at_the_answers_probability(subject):
 
 
 def test_the_summary_names_the_groups_and_has_the_librarys_numbers(outcome):
-    rows = tables.summary(outcome)
+    rows = tables.summary_rows(outcome)
     assert list(rows["label"]) == ["Discovery prompts", "Held-out paraphrases", "Unrelated facts"]
     for row, each in zip(rows.itertuples(), outcome.summary(), strict=True):
         for name in rows.columns.drop("label"):
@@ -82,7 +82,7 @@ def test_the_new_answers_columns_are_there_for_edits_and_empty_for_other_facts(b
 def test_the_summary_of_an_edit_has_the_new_answer_beside_the_old(bert):
     edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
     outcome = experiments.run(bert, Experiment(edit, ASKED, draws=2))
-    rows = tables.summary(outcome)
+    rows = tables.summary_rows(outcome)
     for row, each in zip(rows[:2].itertuples(), outcome.new_summary(), strict=True):
         for name in ("before", "after", "random", "rank_1_before", "rank_1_after", "rank_1_random"):
             assert getattr(row, f"new_{name}") == getattr(each, name), name
@@ -90,7 +90,7 @@ def test_the_summary_of_an_edit_has_the_new_answer_beside_the_old(bert):
 
 
 def test_without_an_edit_there_is_no_new_answer(outcome):
-    for rows in (tables.trial_rows(outcome), tables.summary(outcome)):
+    for rows in (tables.trial_rows(outcome), tables.summary_rows(outcome)):
         assert not [name for name in rows if name.startswith("new_")]
 
 

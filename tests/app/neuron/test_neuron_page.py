@@ -15,9 +15,8 @@ from app.shared.words import NOT_MEASURED
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import clickable
 from atlas.queries import selectivity
-from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from tests.app.test_app import page, words
+from tests.app.pages import only_atlas, page, words
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 N_FACTS = 150
@@ -38,15 +37,13 @@ def sample(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def a(sample, monkeypatch):
-    monkeypatch.setattr(store, "DATA", sample / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    only_atlas(monkeypatch, sample)
     with Atlas(sample) as opened:
         yield opened
 
 
 def neuron_page(neuron: tuple[int, int] = HUB, **parameters: str) -> AppTest:
     app = page("neuron", neuron=f"L{neuron[0]}.N{neuron[1]}", **parameters)
-    assert not app.exception
     assert not app.error
     return app
 
@@ -61,7 +58,7 @@ def links(app: AppTest, page_name: str) -> list[dict[str, str]]:
 def listed(app: AppTest) -> list[str]:
     """Ids of the facts that use it, as listed: those of the prompts come after them."""
     ids = [each["fact"] for each in links(app, "fact") if "fact" in each]
-    return ids[: len(ids) - 6] if "Most active on" in words(app) else ids
+    return ids[: len(ids) - 6] if "Highest activation" in words(app) else ids
 
 
 # Its facts -------------------------------------------------------------------------------------------
@@ -123,7 +120,7 @@ def test_choosing_a_relation_goes_back_to_the_first_page(a):
 def test_a_bad_parameter_is_as_good_as_none(parameters, a):
     app = neuron_page(**parameters)
     if parameters.get("page") == "99":
-        assert "There are fewer pages than that" in words(app)
+        assert "The list has fewer pages" in words(app)
     else:
         assert listed(app) == listed(neuron_page())
 
@@ -146,7 +143,7 @@ def test_it_says_how_selective_the_neuron_is_beside_chance(a):
 
 def test_of_one_fact_nothing_is_said(a):
     text = words(neuron_page(ALONE))
-    assert "One fact uses it, so nothing can be said" in text
+    assert "Only one fact uses it: too few to say" in text
     assert "drawn at random" not in text
 
 

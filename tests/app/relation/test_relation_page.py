@@ -15,10 +15,9 @@ from atlas import queries
 from atlas.charts import look as charts
 from atlas.numbers import signed_percent
 from atlas.queries import evidence, sharing
-from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.test_app import page, words
+from tests.app.pages import only_atlas, page, words
 from tests.chart_clicks import chart, click_mark
 from tests.sample_atlas import write_sample_atlas, write_table
 
@@ -66,7 +65,6 @@ def shows_pairs(app, pairs) -> None:
 @pytest.mark.parametrize("pair", [{"a": "P36"}, {"a": "P36", "b": "P0"}, {"a": "<b>", "b": "'"}])
 def test_a_cell_that_is_none_is_left_out(only_sample, pair):
     app = page("relation", **pair)
-    assert not app.exception
     assert not app.error
     assert "Click a cell" in words(app)
 
@@ -76,7 +74,6 @@ def test_a_cell_that_is_none_is_left_out(only_sample, pair):
 
 def test_a_relation_shows_its_sharing_and_its_facts(a):
     app = page("relation", relation="P36")
-    assert not app.exception
     assert not app.error
     for picture in (CLOSEST, LAYERS, NEURONS, HISTOGRAM):
         assert chart(app, picture).spec
@@ -105,7 +102,6 @@ def test_a_click_on_a_layer_keeps_its_neurons_and_a_second_brings_all_back(a):
 @pytest.mark.parametrize("layer", ["99", "-1", "x", "1.0", "9" * 5000])
 def test_a_layer_that_is_none_means_all(only_sample, layer):
     app = page("relation", relation="P36", layer=layer)
-    assert not app.exception
     assert not app.error
     assert list(app.dataframe[0].value["neuron"]) == list(
         page("relation", relation="P36").dataframe[0].value["neuron"]
@@ -136,13 +132,12 @@ def test_a_click_beside_its_own_row_goes_to_the_other_relation(only_sample, a):
 EFFECTS = "Effects of changing each fact's neurons, beside controls"
 DOSES = "What erasing its most frequent neurons does to its own prompts, by their number"
 ELSEWHERE = "What erasing them does to every relation's prompts"
-EDITS = "How often edits did what they should, beside random neurons"
+EDITS = "How often edits succeed, beside random neurons"
 EVIDENCE = ("effect_summaries", "erasures", "edits")
 
 
 def only(monkeypatch, folder) -> None:
-    monkeypatch.setattr(store, "DATA", folder / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
 
 
 def drawn(app, alternative: str) -> str:
@@ -152,7 +147,6 @@ def drawn(app, alternative: str) -> str:
 
 def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
     app = page("relation", relation="P36")
-    assert not app.exception
     rows = evidence.effects(a, relation="P36")
     own = rows.set_index(["intervention", "group", "templates"]).loc[("suppress", "own", "held-out")]
     text = words(app)
@@ -168,7 +162,6 @@ def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
 
 def test_the_replication_s_ratio_is_a_choice_in_the_url(a):
     app = page("relation", relation="P36", ratio="replication")
-    assert not app.exception
     own = evidence.effects(a, relation="P36", templates="held-out").query(
         "intervention == 'suppress' and group == 'own'"
     )
@@ -185,10 +178,12 @@ def test_erasing_shows_its_own_prompts_by_dose_and_other_relations(a):
     random = doses[(doses["group"] == "random") & (doses["n_neurons"] == 20)].iloc[0]
     others = elsewhere[(elsewhere["group"] == "own") & (elsewhere["asked_relation_id"] != "P36")]
     text = words(app)
-    assert f"Without its 20 most frequent neurons, **{own['accuracy_after']:.0%}** of its prompts" in text
-    assert f"(before {own['accuracy_before']:.0%}; without as many random ones " in text
+    assert (
+        f"Erasing its 20 most frequent neurons leaves **{own['accuracy_after']:.0%}** of its prompts" in text
+    )
+    assert f"(before {own['accuracy_before']:.0%}; with as many random neurons " in text
     assert f"{random['accuracy_after']:.0%})" in text
-    assert f"Of other relations' prompts **{others['accuracy_after'].mean():.0%}**" in text
+    assert f"On other relations' prompts **{others['accuracy_after'].mean():.0%}**" in text
     assert f"{own['n_prompts']} prompts of its own" in text
     assert "accuracy_after" in chart(app, DOSES).spec
     assert chart(app, ELSEWHERE).spec
@@ -202,12 +197,12 @@ def test_edits_are_counted_beside_random_neurons(a):
     weak = rates[rates["add"] == 2].set_index(["measure", "group"])["share"]["success", "own"]
     rates = rates[rates["add"] == 8].set_index(["measure", "group"])
     share, n = rates["share"], rates["n_edits"]["success", "own"]
-    assert f"Of {n} edits, **{share['success', 'own']:.0%}** make the model say the new answer" in words(app)
-    assert f"(of random neurons {share['success', 'random']:.0%})" in words(app)
+    assert f"Of {n} edits, **{share['success', 'own']:.0%}** put the new answer first" in words(app)
+    assert f"(random neurons: {share['success', 'random']:.0%})" in words(app)
     assert f"new answer first ({rates['n_prompts']['success', 'own']})" in drawn(app, EDITS)
     assert share["success", "own"] != weak
     weaker = page("relation", relation="P36", strength="2")
-    assert f"Of {n} edits, **{weak:.0%}** make the model say the new answer" in words(weaker)
+    assert f"Of {n} edits, **{weak:.0%}** put the new answer first" in words(weaker)
 
 
 def test_a_control_that_does_as_much_is_said_to():
@@ -221,11 +216,10 @@ def test_a_control_that_does_as_much_is_said_to():
         }
     )
     said = evidence_show.verdict(rows, "suppress")
-    assert "**A control does about as much:** as many neurons of the same layers that come nearest" in said
-    assert "in activation, −38%" in said
+    assert "**A control does about as much:** activation-matched neurons, −38%" in said
     said = evidence_show.verdict(rows, "amplify")
     assert said.startswith("**Amplifying them does not raise it:** **−5%**")
-    assert "A control moves it farther" in said
+    assert "A control changes it more" in said
     weak = rows.assign(paper_change=[-0.4, -0.02, 0.3, 0.02], paper_low=[-0.5, -0.1, 0.2, -0.1])
     weak["paper_high"] = [-0.3, 0.1, 0.4, 0.1]
     assert "No control comes near" in evidence_show.verdict(weak, "suppress")
@@ -242,23 +236,21 @@ def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_
             "n_edits": 10,
         }
     )
-    said = relation_evidence.what_edits_do(rates)
-    assert "**80%** make the model say the new answer first (of random neurons 10%)." in said
-    assert "70% follow" in said
+    said = relation_evidence.describe_edits(rates)
+    assert "**80%** put the new answer first (random neurons: 10%)." in said
+    assert "On paraphrases 70% do." in said
     assert "stay on 90% of the prompts of the relation and 95% of the prompts of other relations." in said
     alike = pd.DataFrame({"measure": ["same_object"], "group": ["own"], "share": [0.2], "n_edits": 10})
-    said = relation_evidence.what_edits_do(pd.concat([rates, alike]))
+    said = relation_evidence.describe_edits(pd.concat([rates, alike]))
     assert "20% of the prompts with the same answer, 90% of the prompts of the relation and 95%" in said
-    assert "**other facts are lost, too**" in said
-    said = relation_evidence.what_edits_do(rates.assign(share=[0.8, 0.5, 0.7, 0.3, 0.95]))
-    assert "(of random neurons 50%): **random ones do much of that**." in said
-    assert "95% of the prompts of other relations: **other facts are lost, too**." in said
-    said = relation_evidence.what_edits_do(rates.assign(share=[0.0, 0.1, 0.0, 0.9, 0.95]))
-    assert (
-        "**0%** make the model say the new answer first (of random neurons 10%): **random ones do as" in said
-    )
-    nothing = relation_evidence.what_edits_do(rates.assign(share=[0.0, 0.0, 0.0, 0.9, 0.95]))
-    assert "random ones" not in nothing
+    assert "**other facts are lost too**" in said
+    said = relation_evidence.describe_edits(rates.assign(share=[0.8, 0.5, 0.7, 0.3, 0.95]))
+    assert "(random neurons: 50%): **random neurons do much of that**." in said
+    assert "95% of the prompts of other relations: **other facts are lost too**." in said
+    said = relation_evidence.describe_edits(rates.assign(share=[0.0, 0.1, 0.0, 0.9, 0.95]))
+    assert "**0%** put the new answer first (random neurons: 10%): **random neurons do as much**" in said
+    nothing = relation_evidence.describe_edits(rates.assign(share=[0.0, 0.0, 0.0, 0.9, 0.95]))
+    assert "**random neurons" not in nothing
 
 
 def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():
@@ -279,25 +271,24 @@ def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():
             "accuracy_after": [0.98, 0.3],
         }
     )
-    said = relation_evidence.what_erasing_does(doses, elsewhere)
-    assert "**That is next to no loss**; without 200 it is 40%." in said
+    said = relation_evidence.describe_erasing(doses, elsewhere)
+    assert "**That is almost no loss**; erasing 200 leaves 40%." in said
     doses["accuracy_after"] = [0.5, 0.4, 1.0]
-    said = relation_evidence.what_erasing_does(doses, elsewhere)
+    said = relation_evidence.describe_erasing(doses, elsewhere)
     assert "no loss" not in said
-    assert "**They lose much, too:** 67% of what was right, it 50%." in said
+    assert "**Other relations lose much too:** 67% of their right answers, this one 50%." in said
 
 
 def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=EVIDENCE)
     only(monkeypatch, folder)
     app = page("relation", relation="P36")
-    assert not app.exception
     assert chart(app, EFFECTS).spec
     with Atlas(folder) as built:
         known = queries.effect_summary(built, known=True, held_out=True, relation="P36")
     assert f"its {known['n_facts'].max()} known facts" in words(app)
     assert f"Erasing the neurons that all its facts share: {NOT_MEASURED}" in words(app)
-    assert f"Giving its facts other answers: {NOT_MEASURED}" in words(app)
+    assert f"Editing its facts: {NOT_MEASURED}" in words(app)
 
 
 def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
@@ -309,8 +300,8 @@ def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     only(monkeypatch, folder)
     text = words(page("relation", relation="P36"))
-    assert "Erasing the neurons that all its facts share: not in the sample that was measured" in text
-    assert "Giving its facts other answers: not in the sample that was measured" in text
+    assert "Erasing the neurons that all its facts share: not in the measured sample" in text
+    assert "Editing its facts: not in the measured sample" in text
     assert chart(page("relation", relation="P103"), DOSES).spec
 
 
@@ -318,7 +309,6 @@ def test_effects_that_were_not_measured_are_said_to_be(tmp_path, monkeypatch):
     absent = ("effects", *EVIDENCE, "neurons", "prompts", "attributions")
     only(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
     app = page("relation", relation="P36")
-    assert not app.exception
     assert not app.error
     assert f"Suppressing and amplifying: {NOT_MEASURED}" in words(app)
 

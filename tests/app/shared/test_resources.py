@@ -8,16 +8,14 @@ import os
 import pytest
 
 from app.shared import resources
-from atlas.store import atlas as store
-from tests.app.test_app import page
+from tests.app.pages import only_atlas, page
 from tests.sample_atlas import write_sample_atlas
 
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sample")
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+    only_atlas(monkeypatch, folder)
     return folder
 
 

@@ -18,7 +18,7 @@ def page() -> None:
     chosen = [Neuron(0, 7), Neuron(2, 14), Neuron(1, 300)]
     with st.sidebar:
         layout.choose_atlas()
-        tray.show()
+        tray.show_tray()
     tray.add_button(chosen, key="all", source="a *fact*")
     tray.add_button(chosen[:1], key="first")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
@@ -13,18 +12,15 @@ from streamlit.testing.v1 import AppTest
 
 from app.shared import exports, limits
 from app.sql.charts import MOST_LABELS, answer_chart, left_out, suitable
-from app.sql.experiments import EXPERIMENTS
-from app.sql.gallery import GALLERY
-from app.sql.parameters import Parameter, for_the_shell, inlined, literal, parameters
+from app.sql.gallery import EXPERIMENTS, GALLERY
+from app.sql.parameters import Parameter, for_the_shell, inlined, parameters, sql_literal
 from app.sql.schema import not_measured, quoted, tables_and_views
-from atlas.store import atlas as store
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import DERIVED_VIEWS, TABLES
 from atlas.store.sources import VIEWS_FILE
-from tests import ROOT
+from tests.app.pages import MAIN, only_atlas, page, press, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
-MAIN = ROOT / "app" / "main.py"
 EXAMPLES = (*GALLERY, *EXPERIMENTS)
 
 
@@ -137,7 +133,7 @@ def test_a_text_of_the_url_becomes_a_value_of_its_kind_or_null(kind, text, value
 )
 def test_a_literal_is_read_back_as_the_value(value):
     with duckdb.connect() as connection:
-        assert connection.execute(f"SELECT {literal(value)}").fetchone() == (value,)
+        assert connection.execute(f"SELECT {sql_literal(value)}").fetchone() == (value,)
 
 
 def test_values_go_where_the_parameters_stand_and_nowhere_else():
@@ -323,9 +319,9 @@ def test_every_picture_of_the_gallery_can_be_drawn(example, committed):
 
 def test_answers_can_be_exported_with_lists_and_nulls(committed):
     frame = committed[0].query("SELECT promoted, NULL AS n, known FROM neurons, facts LIMIT 3").frame
-    for make in (exports.as_csv, exports.as_json, exports.as_parquet):
+    for _, make, _ in exports.FORMATS.values():
         assert make(frame)
-    assert '"token"' in exports.as_json(frame).decode()
+    assert '"token"' in exports.FORMATS["json"][1](frame)
 
 
 # The page --------------------------------------------------------------------------------------------
@@ -334,17 +330,12 @@ def test_answers_can_be_exported_with_lists_and_nulls(committed):
 @pytest.fixture
 def only_sample(sample, monkeypatch):
     """No atlas but the sample, as on a machine that built its own."""
-    monkeypatch.setattr(store, "DATA", sample / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    only_atlas(monkeypatch, sample)
     return sample
 
 
-def page(**parameters: str) -> AppTest:
-    """A fresh session that opens the page by its URL."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("sql/page.py")
-    app.query_params.update(parameters)
-    return settled(app.run())
+def sql_page(**parameters: str) -> AppTest:
+    return settled(page("sql", **parameters))
 
 
 def settled(app: AppTest) -> AppTest:
@@ -356,13 +347,8 @@ def settled(app: AppTest) -> AppTest:
     return app
 
 
-def words(app: AppTest) -> str:
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.error, app.warning)
-    return re.sub(r"\\(?=[^\w\s])", "", "\n".join(element.value for kind in kinds for element in kind))
-
-
-def press(app: AppTest, label: str) -> AppTest:
-    return settled(next(each for each in app.button if label in each.label).click().run())
+def press_and_wait(app: AppTest, label: str = "Run") -> AppTest:
+    return settled(press(app, label))
 
 
 def write(app: AppTest, sql: str) -> AppTest:
@@ -371,19 +357,19 @@ def write(app: AppTest, sql: str) -> AppTest:
 
 
 def test_the_page_begins_with_a_query_that_runs(only_sample):
-    app = page()
+    app = sql_page()
     assert not app.error
     assert "Queries worth reading" in words(app)
     assert len(app.dataframe) == 0
-    press(app, "Run")
+    press_and_wait(app)
     assert len(app.dataframe[0].value) == 60
     assert "60 rows · 5 columns" in words(app)
 
 
 def test_a_query_is_restored_from_its_url_in_a_fresh_session(only_sample):
-    first = press(write(page(), "SELECT subject FROM facts WHERE known ORDER BY ALL"), "Run")
+    first = press_and_wait(write(sql_page(), "SELECT subject FROM facts WHERE known ORDER BY ALL"))
     assert first.query_params["sql"] == "SELECT subject FROM facts WHERE known ORDER BY ALL"
-    again = page(sql=first.query_params["sql"])
+    again = sql_page(sql=first.query_params["sql"])
     assert again.text_area(key="sql-text").value == "SELECT subject FROM facts WHERE known ORDER BY ALL"
     assert again.dataframe[0].value.equals(first.dataframe[0].value)
     assert len(again.dataframe[0].value) == 48
@@ -394,11 +380,11 @@ def test_parameters_are_fields_whose_values_are_in_the_url(only_sample):
         "SELECT fact_id FROM facts "
         "WHERE relation_id = $relation AND n_neurons >= $least::INTEGER AND known = $k::BOOL"
     )
-    app = write(page(), sql).run()
+    app = write(sql_page(), sql).run()
     app.text_input(key="sql-value-text-relation").input("P36")
     app.number_input(key="sql-value-whole-least").set_value(3)
     app.selectbox(key="sql-value-flag-k").select("true")
-    press(app, "Run")
+    press_and_wait(app)
     found = set(app.dataframe[0].value["fact_id"])
     with Atlas(only_sample) as atlas:
         expected = atlas.query(
@@ -411,28 +397,28 @@ def test_parameters_are_fields_whose_values_are_in_the_url(only_sample):
         "p_least": "3",
         "p_k": "true",
     }
-    again = page(sql=sql, p_relation="P36", p_least="3", p_k="true")
+    again = sql_page(sql=sql, p_relation="P36", p_least="3", p_k="true")
     assert set(again.dataframe[0].value["fact_id"]) == found
     assert again.number_input(key="sql-value-whole-least").value == 3
     assert again.selectbox(key="sql-value-flag-k").value == "true"
 
 
 def test_parameters_of_the_query_before_leave_the_url(only_sample):
-    app = page(sql="SELECT $a AS a", p_a="x", p_b="y")
+    app = sql_page(sql="SELECT $a AS a", p_a="x", p_b="y")
     assert list(app.dataframe[0].value["a"]) == ["x"]
     assert "p_b" not in app.query_params
-    press(write(app, "SELECT 1 AS one"), "Run")
+    press_and_wait(write(app, "SELECT 1 AS one"))
     assert "p_a" not in app.query_params
 
 
 def test_an_error_keeps_the_query_and_shows_where(only_sample):
     sql = "SELECT subject FORM facts"
-    app = page(sql=sql)
+    app = sql_page(sql=sql)
     assert "The query failed. Parser Error" in words(app)
     assert any("^" in code.value for code in app.code)
     assert app.text_area(key="sql-text").value == sql
     assert app.query_params["sql"] == sql
-    press(write(app, "SELECT subject FROM facts"), "Run")
+    press_and_wait(write(app, "SELECT subject FROM facts"))
     assert not app.error
     assert len(app.dataframe[0].value) == 60
 
@@ -448,11 +434,11 @@ def test_an_error_keeps_the_query_and_shows_where(only_sample):
     ],
 )
 def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
-    app = page(sql=sql)
+    app = sql_page(sql=sql)
     assert len(app.error) == 1
     assert "root:" not in words(app)
     assert "Queries worth reading" in words(app)
-    press(write(app, "SELECT count(*) AS n FROM facts"), "Run")
+    press_and_wait(write(app, "SELECT count(*) AS n FROM facts"))
     assert list(app.dataframe[0].value["n"]) == [60]
 
 
@@ -460,25 +446,24 @@ def test_the_cut_is_said_aloud(only_sample, monkeypatch, tmp_path):
     small = tmp_path / "small.toml"
     small.write_text("sql_rows = 10\n")
     monkeypatch.setenv(limits.LIMITS_VARIABLE, str(small))
-    app = page(sql="SELECT * FROM facts")
-    assert "Cut at 10 rows: there are more." in words(app)
+    app = sql_page(sql="SELECT * FROM facts")
+    assert "Only the first 10 rows are shown." in words(app)
     assert len(app.dataframe[0].value) == 10
 
 
 def test_a_query_without_rows_says_so(only_sample):
-    assert "finds no rows. Loosen" in words(page(sql="SELECT * FROM facts WHERE false"))
+    assert "finds no rows. Relax" in words(sql_page(sql="SELECT * FROM facts WHERE false"))
 
 
 def test_a_query_about_what_was_not_measured_names_the_table(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=("edits", "erasures"))
-    monkeypatch.setattr(store, "DATA", tmp_path / "none")
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
-    app = press(page(), "The scorecard of editing")
+    only_atlas(monkeypatch, folder)
+    app = press_and_wait(sql_page(), "How well do edits work?")
     assert "finds no rows. edits: not measured in this atlas." in words(app)
 
 
 def test_a_plan_is_shown_as_text(only_sample):
-    app = page(sql="EXPLAIN SELECT * FROM facts")
+    app = sql_page(sql="EXPLAIN SELECT * FROM facts")
     assert any("facts" in code.value and "─" in code.value for code in app.code)
     assert len(app.dataframe) == 0
 
@@ -500,26 +485,26 @@ def test_another_query_of_the_same_visitor_stops_the_one_before(only_sample):
     app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
     app.run()
     begun = time.monotonic()
-    press(write(app, "SELECT 7 AS seven"), "Run")
+    press_and_wait(write(app, "SELECT 7 AS seven"))
     assert list(app.dataframe[0].value["seven"]) == [7]
     assert time.monotonic() - begun < limits.current().sql_seconds
 
 
 def test_a_click_on_the_gallery_writes_and_runs_its_query(only_sample):
     example = next(each for each in GALLERY if each.title == "Other thresholds")
-    app = press(page(), re.sub(r"([?])", r"\\\1", example.title))
+    app = press_and_wait(sql_page(), example.title)
     assert app.text_area(key="sql-text").value == example.sql
     assert app.number_input(key="sql-value-number-threshold").value == 0.4
     assert app.query_params["p_share"] == "0.7"
     assert len(app.dataframe[0].value) == 4
     app.number_input(key="sql-value-number-threshold").set_value(0.9)
     before = list(app.dataframe[0].value["mean_neurons"])
-    press(app, "Run")
+    press_and_wait(app)
     assert sum(app.dataframe[0].value["mean_neurons"]) < sum(before)
 
 
 def test_the_query_and_its_answer_are_there_when_a_visitor_comes_back(only_sample):
-    app = press(write(page(), "SELECT 5 AS five"), "Run")
+    app = press_and_wait(write(sql_page(), "SELECT 5 AS five"))
     app.switch_page("home/page.py")
     app.query_params.clear()
     app.run()
@@ -532,31 +517,31 @@ def test_the_query_and_its_answer_are_there_when_a_visitor_comes_back(only_sampl
 
 
 def test_a_query_that_is_too_long_for_a_link_runs_all_the_same(only_sample):
-    app = press(write(page(), "SELECT 1 AS one -- " + "x" * 8_000), "Run")
+    app = press_and_wait(write(sql_page(), "SELECT 1 AS one -- " + "x" * 8_000))
     assert list(app.dataframe[0].value["one"]) == [1]
     assert "sql" not in app.query_params
     assert "too long for a link" in words(app)
 
 
 def test_the_text_for_the_shell_names_no_folder_of_the_host(only_sample):
-    app = page(sql="SELECT $a AS a", p_a="it's")
+    app = sql_page(sql="SELECT $a AS a", p_a="it's")
     code = next(each.value for each in app.code if ".read" in each.value)
     assert "SELECT 'it''s' AS a" in code
     assert str(only_sample.parent) not in code
 
 
 def test_a_text_that_was_changed_since_is_pointed_out(only_sample):
-    app = page(sql="SELECT 1 AS one")
-    assert "was changed since" not in words(app)
+    app = sql_page(sql="SELECT 1 AS one")
+    assert "was changed after" not in words(app)
     write(app, "SELECT 2 AS two").run()
-    assert "was changed since" in words(app)
+    assert "was changed after" in words(app)
     assert list(app.dataframe[0].value["one"]) == [1]
 
 
 def test_a_page_that_runs_again_asks_nothing_again(only_sample):
-    app = page(sql="SELECT uuid() AS id")
+    app = sql_page(sql="SELECT uuid() AS id")
     once = list(app.dataframe[0].value["id"])
     app.run()
     assert list(app.dataframe[0].value["id"]) == once
-    press(app, "Run")
+    press_and_wait(app)
     assert list(app.dataframe[0].value["id"]) != once

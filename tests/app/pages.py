@@ -1,0 +1,66 @@
+"""Drive the app's pages: open one by its URL, read its text, press its buttons.
+
+app = page("search", q="oslo")
+assert "Oslo" in words(app)
+press(app, "Remove the filters")
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from atlas.store import atlas as store
+from tests import ROOT
+
+MAIN = ROOT / "app" / "main.py"
+
+
+def unmarked(text: object) -> str:
+    """A text without markdown's backslashes and colours."""
+    return re.sub(r":blue\[(.*)\]", r"\1", re.sub(r"\\(?=[^\w\s])", "", str(text)))
+
+
+def page(name: str = "home", *, fails: bool = False, **parameters: str) -> AppTest:
+    """A fresh session that opens a page by its URL; it shows an exception only where it `fails`."""
+    app = AppTest.from_file(str(MAIN), default_timeout=120).run()
+    app.switch_page(f"{name}/page.py")
+    app.query_params.update(parameters)
+    app.run()
+    assert fails or not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """All text of a page."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "error", "warning", "success", "code")
+    texts = [element.value for kind in kinds for element in app.get(kind)]
+    texts += [cell for table in app.table for row in table.value.itertuples() for cell in row]
+    texts += [link.label for link in app.get("page_link")]
+    return "\n".join(map(unmarked, texts))
+
+
+def labels(app: AppTest) -> list[str]:
+    """The labels of a page's buttons."""
+    return [unmarked(button.label) for button in app.button]
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    app.button[labels(app).index(label)].click().run()
+    assert not app.exception
+    return app
+
+
+def measures(app: AppTest) -> dict[str, list[str]]:
+    """The table of A and B on Compare: measure → its two values."""
+    rows = [list(map(unmarked, row)) for row in app.table[0].value.itertuples()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def only_atlas(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the app find this atlas and no other."""
+    monkeypatch.setattr(store, "DATA", folder / "none")
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))

@@ -136,7 +136,7 @@ def test_counts_of_all_relations_stay_beside_the_chosen_one(only_sample):
 def rows_of(proto) -> pd.DataFrame:
     """The rows that a chart draws."""
     (dataset,) = {item.data.data for item in proto.datasets}
-    return pa.ipc.open_stream(io.StringIO(dataset)).read_pandas()
+    return pa.ipc.open_stream(io.BytesIO(dataset)).read_pandas()
 
 
 # The rest --------------------------------------------------------------------------------------------

@@ -8,13 +8,17 @@ press(app, "Remove the filters")
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from atlas.store import atlas as store
+from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests import ROOT
+from tests.sample_atlas import write_table
 
 MAIN = ROOT / "app" / "main.py"
 
@@ -64,3 +68,10 @@ def only_atlas(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the app find this atlas and no other."""
     monkeypatch.setattr(store, "DATA", folder / "none")
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
+
+
+def replace_tables(folder: Path, **tables: pd.DataFrame | list[dict]) -> None:
+    """Write other rows into an atlas's tables, and their hashes into its manifest."""
+    for table, rows in tables.items():
+        write_table(folder, table, rows)
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))

@@ -11,8 +11,6 @@ import sys
 import pytest
 
 from app.shared.words import NOT_MEASURED, escape
-from atlas import queries
-from atlas.charts import look as charts
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from tests import ROOT
@@ -70,95 +68,6 @@ def test_a_random_fact_has_neurons(only_sample):
     assert Atlas(only_sample).query_one(
         "SELECT n_neurons FROM facts WHERE fact_id = ?", [app.query_params["fact"]]
     )["n_neurons"]
-
-
-# Search ----------------------------------------------------------------------------------------------
-
-
-def test_search_finds_a_fact_and_counts_the_hits(only_sample):
-    app = page("search")
-    assert "60 facts" in words(app)
-    app.text_input[0].input("norway oslo").run()
-    assert "1 fact ·" in words(app)
-    assert "Norway 8 → Oslo" in words(app)
-
-
-def test_search_filters_add_up(only_sample):
-    app = page("search")
-    app.selectbox(key="choice-relation").select("P36")
-    app.selectbox(key="choice-known").select("not known").run()
-    assert "3 facts" in words(app)
-    assert "not known" in words(app)
-
-
-def test_a_search_is_restored_from_its_url_in_a_fresh_session(only_sample):
-    first = page("search")
-    first.text_input[0].input("wording")
-    first.selectbox(key="choice-relation").select("P103")
-    first.selectbox(key="choice-layer").select("0").run()
-    assert first.query_params == {"q": "wording", "relation": "P103", "layer": "0"}
-    again = page("search", **first.query_params)
-    assert again.text_input[0].value == "wording"
-    assert again.selectbox(key="choice-relation").value == "P103"
-    assert again.selectbox(key="choice-layer").value == "0"
-    hits = re.compile(r"\d+ facts")
-    assert hits.search(words(again))[0] == hits.search(words(first))[0] != "60 facts"
-
-
-def test_the_second_page_of_a_search_lists_other_facts(only_sample):
-    first, second = (
-        set(re.findall(r"\S+ \d+ → \S+", words(page("search", page=number)))) for number in ("1", "2")
-    )
-    assert len(first) == len(second) == 20
-    assert not first & second
-
-
-def test_a_page_that_is_no_number_is_the_first(only_sample):
-    for number in ("x", "-3", "0", "²", "9" * 5000):
-        app = page("search", page=number)
-        assert not app.exception
-        assert not app.error
-
-
-def test_a_search_without_hits_says_what_to_do(only_sample):
-    assert "No fact matches" in words(page("search", q="xyzzy"))
-
-
-# Facts -----------------------------------------------------------------------------------------------
-
-
-def test_a_fact_shows_its_prompts_neurons_and_effects(only_sample):
-    app = page("fact", fact="P36-00001")
-    fact = queries.fact(Atlas(only_sample), "P36-00001")
-    neurons = charts.neuron_names(queries.neurons_of_fact(Atlas(only_sample), "P36-00001"))
-    assert words(app).count(f"{fact['subject']} → {fact['object']}") >= 1
-    prompts = app.dataframe[0].value
-    assert len(prompts) == 8
-    assert prompts["prompt"].str.contains(fact["subject"]).all()
-    assert prompts["held_out"].sum() == 4
-    assert all(name in words(app) for name in neurons)
-    assert "integrals within tolerance" in words(app)
-
-
-def test_a_fact_links_to_the_lab_with_itself(only_sample):
-    app = page("fact", fact="P36-00001")
-    (link,) = [link for link in app.get("page_link") if "Lab" in link.label and "Open" in link.label]
-    assert "fact=P36-00001" in link.proto.query_string
-    assert "atlas=sample" in link.proto.query_string
-
-
-def test_a_fact_without_neurons_says_so(only_sample):
-    silent = Atlas(only_sample).query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
-    app = page("fact", fact=silent)
-    assert "This fact has no knowledge neurons" in words(app)
-
-
-def test_a_neuron_counts_its_facts(only_sample):
-    app = page("neuron", neuron="L0.N7")
-    with Atlas(only_sample) as atlas:
-        n_facts = queries.neuron(atlas, 0, 7)["n_facts"]
-    assert app.title[0].value == "L0\\.N7"
-    assert f"#### {n_facts}" in words(app)
 
 
 # Bad input -------------------------------------------------------------------------------------------

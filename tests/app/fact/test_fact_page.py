@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -26,25 +25,12 @@ from atlas.refinement import mode, refine
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import only_atlas, page, words
+from tests.app.pages import only_atlas, page, replace_tables, words
 from tests.chart_clicks import chart
 from tests.sample_atlas import write_sample_atlas, write_table
 
 FACT = "P36-00001"
 SUMMARY = re.compile(r"(\d+) neurons?(?:: (.*))?$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory) -> Path:
-    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
-
-
-@pytest.fixture
-def a(sample, monkeypatch):
-    """The sample, opened; no other atlas is there to choose."""
-    only_atlas(monkeypatch, sample)
-    with Atlas(sample) as opened:
-        yield opened
 
 
 def fact_page(**parameters: str) -> AppTest:
@@ -365,8 +351,7 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
 def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
     rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
-    write_table(folder, "effects", rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    replace_tables(folder, effects=rows)
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     app = fact_page(asked="discovery")
     assert chart(app, EFFECTS).spec
@@ -451,10 +436,8 @@ def test_an_experiment_that_is_none_means_the_first(asked, a):
 
 def test_a_fact_that_no_experiment_took_has_no_such_section(sample, a, tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sampled")
-    for table in evidence.FACT_TABLES:
-        rows = a.query(f"FROM {table} WHERE fact_id <> ?", [FACT])
-        write_table(folder, table, rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    others = {t: a.query(f"FROM {t} WHERE fact_id <> ?", [FACT]) for t in evidence.FACT_TABLES}
+    replace_tables(folder, **others)
     monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     assert "What experiments found" not in words(fact_page())
     assert "What experiments found" in words(fact_page(fact="P36-00002"))
@@ -478,3 +461,32 @@ def test_two_sets_are_compared_neuron_by_neuron():
     assert thresholds.count_changes(found) == "2 neurons: 1 kept, 1 added, 1 removed"
     assert thresholds.count_changes(thresholds.mark_changes(rows(), rows())) == "0 neurons"
     assert thresholds.mark_changes(rows((1, 5)), rows())["change"].to_list() == ["removed"]
+
+
+# The page as a whole ---------------------------------------------------------------------------------
+
+
+def test_a_fact_shows_its_prompts_neurons_and_effects(a):
+    app = page("fact", fact="P36-00001")
+    fact = queries.fact(a, "P36-00001")
+    neurons = neuron_names(queries.neurons_of_fact(a, "P36-00001"))
+    assert words(app).count(f"{fact['subject']} → {fact['object']}") >= 1
+    prompts = app.dataframe[0].value
+    assert len(prompts) == 8
+    assert prompts["prompt"].str.contains(fact["subject"]).all()
+    assert prompts["held_out"].sum() == 4
+    assert all(name in words(app) for name in neurons)
+    assert "integrals within tolerance" in words(app)
+
+
+def test_a_fact_links_to_the_lab_with_itself(a):
+    app = page("fact", fact="P36-00001")
+    (link,) = [link for link in app.get("page_link") if "Lab" in link.label and "Open" in link.label]
+    assert "fact=P36-00001" in link.proto.query_string
+    assert "atlas=sample" in link.proto.query_string
+
+
+def test_a_fact_without_neurons_says_so(a):
+    silent = a.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
+    app = page("fact", fact=silent)
+    assert "This fact has no knowledge neurons" in words(app)

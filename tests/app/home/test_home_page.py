@@ -1,7 +1,6 @@
 """The Home page as a visitor meets it: what the atlas is, what changing neurons does, a first experiment."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import only_atlas, page, words
+from tests.app.pages import only_atlas, page, replace_tables, words
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas, write_table
+from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
 FIRST = "Suppress them in the Lab"
@@ -133,8 +131,7 @@ def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, mon
     folder = write_sample_atlas(tmp_path / "ignorant")
     with Atlas(folder) as whole:
         rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
-    write_table(folder, "effect_summaries", rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    replace_tables(folder, effect_summaries=rows)
     only_atlas(monkeypatch, folder)
     text = words(page())
     own = own_of(

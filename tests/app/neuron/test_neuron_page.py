@@ -12,11 +12,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.shared.words import NOT_MEASURED
+from atlas import queries
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import clickable
 from atlas.queries import selectivity
-from atlas.store.atlas import Atlas
-from tests.app.pages import only_atlas, page, words
+from tests.app.pages import page, words
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 N_FACTS = 150
@@ -33,13 +33,6 @@ FREE = next((0, n) for n in range(256) if (0, n) not in FACTS_OF)
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Path:
     return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample", n_facts=N_FACTS)
-
-
-@pytest.fixture
-def a(sample, monkeypatch):
-    only_atlas(monkeypatch, sample)
-    with Atlas(sample) as opened:
-        yield opened
 
 
 def neuron_page(neuron: tuple[int, int] = HUB, **parameters: str) -> AppTest:
@@ -214,3 +207,10 @@ def test_the_chart_of_relations_tells_which_bar_was_clicked(a):
     assert {row["relation_id"]: row["look"] for row in rows} == {
         relation: 1.0 if relation == "P30" else 0.35 for relation in counts["relation_id"]
     }
+
+
+def test_a_neuron_counts_its_facts(a):
+    app = page("neuron", neuron="L0.N7")
+    n_facts = queries.neuron(a, 0, 7)["n_facts"]
+    assert app.title[0].value == "L0\\.N7"
+    assert f"#### {n_facts}" in words(app)

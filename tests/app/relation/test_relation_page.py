@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,22 +15,15 @@ from atlas.charts import look as charts
 from atlas.numbers import signed_percent
 from atlas.queries import evidence, sharing
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import only_atlas, page, words
+from tests.app.pages import only_atlas, page, replace_tables, words
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import write_sample_atlas, write_table
+from tests.sample_atlas import write_sample_atlas
 
 MATRIX = "Neurons shared, by pairs of relations"
 CLOSEST = "Neurons shared with the relations closest to it"
 LAYERS = "Its neurons by layer"
 NEURONS = "Neurons most of its facts share"
 HISTOGRAM = "How many of its neurons are shared by how many of its facts"
-
-
-@pytest.fixture
-def a(only_sample):
-    with Atlas(only_sample) as opened:
-        yield opened
 
 
 # All relations ---------------------------------------------------------------------------------------
@@ -134,10 +126,6 @@ DOSES = "What erasing its most frequent neurons does to its own prompts, by thei
 ELSEWHERE = "What erasing them does to every relation's prompts"
 EDITS = "How often edits succeed, beside random neurons"
 EVIDENCE = ("effect_summaries", "erasures", "edits")
-
-
-def only(monkeypatch, folder) -> None:
-    only_atlas(monkeypatch, folder)
 
 
 def drawn(app, alternative: str) -> str:
@@ -281,7 +269,7 @@ def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():
 
 def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=EVIDENCE)
-    only(monkeypatch, folder)
+    only_atlas(monkeypatch, folder)
     app = page("relation", relation="P36")
     assert chart(app, EFFECTS).spec
     with Atlas(folder) as built:
@@ -294,11 +282,10 @@ def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_pa
 def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sampled")
     with Atlas(folder) as whole:
-        for table in ("erasures", "edits"):
-            column = "relation_id" if table == "erasures" else "split_part(fact_id, '-', 1)"
-            write_table(folder, table, whole.query(f"FROM {table} WHERE {column} <> 'P36'"))
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    only(monkeypatch, folder)
+        erasures = whole.query("FROM erasures WHERE relation_id <> 'P36'")
+        edits = whole.query("FROM edits WHERE split_part(fact_id, '-', 1) <> 'P36'")
+    replace_tables(folder, erasures=erasures, edits=edits)
+    only_atlas(monkeypatch, folder)
     text = words(page("relation", relation="P36"))
     assert "Erasing the neurons that all its facts share: not in the measured sample" in text
     assert "Editing its facts: not in the measured sample" in text
@@ -307,7 +294,7 @@ def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
 
 def test_effects_that_were_not_measured_are_said_to_be(tmp_path, monkeypatch):
     absent = ("effects", *EVIDENCE, "neurons", "prompts", "attributions")
-    only(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
+    only_atlas(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
     app = page("relation", relation="P36")
     assert not app.error
     assert f"Suppressing and amplifying: {NOT_MEASURED}" in words(app)

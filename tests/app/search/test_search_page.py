@@ -2,7 +2,6 @@
 
 import io
 import re
-from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -12,10 +11,9 @@ from app.shared import exports
 from atlas.queries import search
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import only_atlas, page, words
+from tests.app.pages import only_atlas, page, replace_tables, words
 from tests.chart_clicks import chart, click_mark, send_selection
-from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
+from tests.sample_atlas import sample_tables, write_sample_atlas
 
 HITS = "Hits by relation"
 POCKET = "starter-pocket-bert"
@@ -92,8 +90,7 @@ def test_filters_that_leave_nothing_can_be_taken_away(only_sample):
 def test_an_atlas_that_measured_no_knowledge_offers_no_filter_by_it(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sample")
     facts = [{**fact, "known": None} for fact in sample_tables(60)["facts"]]
-    write_table(folder, "facts", facts)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    replace_tables(folder, facts=facts)
     only_atlas(monkeypatch, folder)
     app = page("search", known="known")
     assert app.selectbox(key="choice-known").disabled
@@ -174,3 +171,55 @@ def test_a_page_beyond_the_last_says_so(only_sample):
     app = page("search", page="99")
     assert "fewer pages" in words(app)
     assert total(app) == 60
+
+
+# Words, filters and pages ------------------------------------------------------------------------------
+
+
+def test_search_finds_a_fact_and_counts_the_hits(only_sample):
+    app = page("search")
+    assert "60 facts" in words(app)
+    app.text_input[0].input("norway oslo").run()
+    assert "1 fact ·" in words(app)
+    assert "Norway 8 → Oslo" in words(app)
+
+
+def test_search_filters_add_up(only_sample):
+    app = page("search")
+    app.selectbox(key="choice-relation").select("P36")
+    app.selectbox(key="choice-known").select("not known").run()
+    assert "3 facts" in words(app)
+    assert "not known" in words(app)
+
+
+def test_a_search_is_restored_from_its_url_in_a_fresh_session(only_sample):
+    first = page("search")
+    first.text_input[0].input("wording")
+    first.selectbox(key="choice-relation").select("P103")
+    first.selectbox(key="choice-layer").select("0").run()
+    assert first.query_params == {"q": "wording", "relation": "P103", "layer": "0"}
+    again = page("search", **first.query_params)
+    assert again.text_input[0].value == "wording"
+    assert again.selectbox(key="choice-relation").value == "P103"
+    assert again.selectbox(key="choice-layer").value == "0"
+    hits = re.compile(r"\d+ facts")
+    assert hits.search(words(again))[0] == hits.search(words(first))[0] != "60 facts"
+
+
+def test_the_second_page_of_a_search_lists_other_facts(only_sample):
+    first, second = (
+        set(re.findall(r"\S+ \d+ → \S+", words(page("search", page=number)))) for number in ("1", "2")
+    )
+    assert len(first) == len(second) == 20
+    assert not first & second
+
+
+def test_a_page_that_is_no_number_is_the_first(only_sample):
+    for number in ("x", "-3", "0", "²", "9" * 5000):
+        app = page("search", page=number)
+        assert not app.exception
+        assert not app.error
+
+
+def test_a_search_without_hits_says_what_to_do(only_sample):
+    assert "No fact matches" in words(page("search", q="xyzzy"))

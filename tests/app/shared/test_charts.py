@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import altair as alt
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from atlas.charts import look as charts
-from tests.app.pages import only_atlas, page
-from tests.sample_atlas import write_sample_atlas
+from tests.app.pages import page
 
 PAGES = [
     ("home", {}),
@@ -33,15 +30,9 @@ PAGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory) -> Path:
-    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
-
-
 @pytest.fixture
-def drawn(sample, monkeypatch) -> list[dict]:
+def drawn(only_sample, monkeypatch) -> list[dict]:
     """What the pages draw, checked against Vega-Lite's schema on the way."""
-    only_atlas(monkeypatch, sample)
     monkeypatch.setattr(charts.Ready, "checked", True)
     made, unchecked = [], charts.Ready.to_dict
 

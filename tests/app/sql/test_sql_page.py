@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -22,11 +21,6 @@ from tests.app.pages import MAIN, only_atlas, page, press, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 EXAMPLES = (*GALLERY, *EXPERIMENTS)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory) -> Path:
-    return write_sample_atlas(tmp_path_factory.mktemp("atlases") / "sample")
 
 
 # Parameters ------------------------------------------------------------------------------------------
@@ -325,13 +319,6 @@ def test_answers_can_be_exported_with_lists_and_nulls(committed):
 
 
 # The page --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def only_sample(sample, monkeypatch):
-    """No atlas but the sample, as on a machine that built its own."""
-    only_atlas(monkeypatch, sample)
-    return sample
 
 
 def sql_page(**parameters: str) -> AppTest:

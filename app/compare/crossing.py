@@ -17,7 +17,8 @@ import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
 
 from app.compare import charts
-from app.lab import run, state
+from app.lab import state
+from app.lab.run import show_progress
 from app.shared import layout, limits
 from app.shared.words import plural
 from atlas.errors import AtlasError
@@ -80,7 +81,7 @@ def show_cross_effects(sets: Sets, neurons: tuple) -> pd.DataFrame | None:
         if not pressed:
             return None
         with layout.errors_as_sentences():
-            with run.at_work(place, "Suppressing them") as progress:
+            with show_progress(place, "Suppressing them") as progress:
                 measure_effects(sets, neurons, progress)
             st.rerun()
         return None

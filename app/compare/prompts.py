@@ -234,12 +234,12 @@ def thresholds_now() -> thresholds.Thresholds:
 
 
 def lists(
-    found: tuple[Found, Found], limits: thresholds.Thresholds
+    found: tuple[Found, Found], chosen: thresholds.Thresholds
 ) -> tuple[tuple[KnowledgeNeuron, ...], tuple[KnowledgeNeuron, ...]]:
     """The neurons of both sides at these thresholds."""
     from atlas.experiments.run import refined_live
 
-    rule = mode("default", threshold=limits.t, share=limits.p)
+    rule = mode("default", threshold=chosen.t, share=chosen.p)
     a, b = (refined_live(each.attributions, rule) for each in found)
     return a, b
 

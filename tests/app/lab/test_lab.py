@@ -459,7 +459,7 @@ def test_the_file_holds_the_results_and_opens_in_another_session(fact):
 def test_a_file_that_is_no_experiment_gets_a_sentence():
     at = lab()
     at.file_uploader[0].set_value(("x.json", json.dumps({"a": 1}).encode(), "application/json")).run()
-    assert "is no experiment" in said(at.error)
+    assert "is not an experiment" in said(at.error)
     assert not at.exception
 
 

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING
 
 from atlas.datasets import Dataset, load_dataset
 from atlas.errors import BuildError
-from atlas.models import POCKET_BERT, Progress
+from atlas.models import POCKET_BERT
+from atlas.models.known import OnProgress
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def train(
     epochs: int | None = None,
     dataset: Dataset | None = None,
     recipe: Recipe | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> TrainingReport:
     """Train on the facts of `dataset` (default: starter) and save a folder that `from_pretrained` reads.
 
@@ -384,7 +385,7 @@ def answer_logits(model: BertForMaskedLM, batch: Batch) -> torch.Tensor:
 
 
 def _fit(
-    model: BertForMaskedLM, pairs: list[Pair], recipe: Recipe, *, seed: int, report: Progress
+    model: BertForMaskedLM, pairs: list[Pair], recipe: Recipe, *, seed: int, report: OnProgress
 ) -> tuple[float, int]:
     """Train in place; the mean loss of the last epoch and the number of steps."""
     import torch

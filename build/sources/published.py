@@ -30,7 +30,7 @@ from atlas.datasets import pararel as pararel_files
 from atlas.datasets.fetching import Published, fetched, sha256
 from atlas.datasets.pararel import load_pararel
 from atlas.errors import DatasetError
-from atlas.models import Progress
+from atlas.models.known import OnProgress
 from atlas.refinement import MODES
 from atlas.store.manifest import Manifest, MethodRecord, ModelRecord, record_files
 from build.output.check import check_before_finish
@@ -76,7 +76,7 @@ def import_published(
     *,
     out: Path,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> str:
     """Write the atlas to `out`; returns a summary in words.
 
@@ -102,7 +102,7 @@ def import_published(
     return describe_atlas(out)
 
 
-def _counted(report: Progress, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
+def _counted(report: OnProgress, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
     """Passes counts on to `report`, as fractions from `start` to `end`."""
     return lambda done, total: report(start + (end - start) * done / total, f"{step}: {done} of {total} {of}")
 
@@ -125,7 +125,7 @@ def _say(text: str) -> None:
 # 1. Files, 2. Read, 3. Join -----------------------------------------------------------------------------
 
 
-def read_neurons(source: Path | None, dataset: Dataset, report: Progress) -> FactNeurons:
+def read_neurons(source: Path | None, dataset: Dataset, report: OnProgress) -> FactNeurons:
     """The published neurons of every fact of the data set.
 
     Raises `DatasetError` naming the file, and the entry, that is malformed, foreign or missing.
@@ -232,7 +232,7 @@ def _shown(value: Any) -> str:
 
 
 def _write(
-    output: Output, dataset: Dataset, neurons: FactNeurons, parameters: dict[str, Any], report: Progress
+    output: Output, dataset: Dataset, neurons: FactNeurons, parameters: dict[str, Any], report: OnProgress
 ) -> None:
     report(0.6, "join: facts, prompts and neurons")
     knowledge = _knowledge_neurons(dataset, neurons)

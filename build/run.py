@@ -101,7 +101,7 @@ class _Build:
         if not len(prompts):
             reason = self.left_out()[0]["reason"]
             raise BuildError(
-                f"{self.plan.located.name} can be asked no prompt of {self.plan.dataset.dataset_id}. {reason}"
+                f"{self.plan.located.name} takes no prompt of {self.plan.dataset.dataset_id}. {reason}"
             )
         scores = tables.collect_scores(self.output, self.plan.n_shards)
         found = self.refine(prompts, scores)

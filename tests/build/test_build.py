@@ -181,7 +181,7 @@ def test_a_relation_without_usable_templates_leaves_its_facts_out(
     assert {fact.relation_id for fact in plan.facts} == {"P36"}
     assert len(plan.facts) == 3
     assert plan.n_facts_left_out == 5
-    with pytest.raises(BuildError, match="No template of tiny ends with the object"):
+    with pytest.raises(BuildError, match="is causal, and no template of tiny ends with the object"):
         make_plan(options(tiny_llama, relations=("P37",)))
 
 
@@ -407,7 +407,7 @@ def test_nothing_that_can_be_asked_is_one_sentence(
 ):
     dataset = tiny_dataset()
     monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: replace(dataset, facts=dataset.facts[-1:]))
-    with pytest.raises(BuildError, match=r"No prompt of tiny can be asked of .*outside the vocabulary"):
+    with pytest.raises(BuildError, match=r"takes no prompt of tiny.*outside the vocabulary"):
         run_build(options(tiny_bert), out=tmp_path / "out")
 
 
@@ -921,7 +921,7 @@ def spoil(folder: Path, table: str, change: str) -> None:
         (
             "attributions",
             "SELECT * REPLACE (CASE WHEN layer = 1 THEN 'nan'::FLOAT ELSE score END AS score) FROM rows",
-            "are no numbers",
+            "are not numbers",
         ),
         ("attributions", "SELECT * REPLACE (score * 2 AS score) FROM rows", "above their prompt's largest"),
         ("attributions", "FROM rows WHERE layer < 2", "knowledge neurons do not follow"),
@@ -931,12 +931,12 @@ def spoil(folder: Path, table: str, change: str) -> None:
             "SELECT * REPLACE (CASE WHEN converged THEN 0.5 END AS max_gap) FROM rows",
             "gap above the tolerance",
         ),
-        ("knowledge_neurons", "FROM rows LIMIT 5", "do not count their knowledge neurons"),
+        ("knowledge_neurons", "FROM rows LIMIT 5", "facts have a wrong number of knowledge neurons"),
         ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
         ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "disagree with their prompts"),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
-        ("neurons", "FROM rows LIMIT 3", "neurons do not count their facts"),
+        ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),
         ("relations", "FROM rows UNION ALL FROM rows", "occur more than once"),
     ],
 )

@@ -14,7 +14,7 @@ N_RELATIONS, N_FACTS, N_TEMPLATES, N_SCORES = 3, 40, 6, 30
 
 
 @pytest.fixture(scope="module")
-def made_up() -> tuple[tables.Prompts, tables.Scores, pa.Table]:
+def made_up() -> tuple[tables.Prompts, tables.StoredScores, pa.Table]:
     """Facts of three relations, mixed; few neurons, so that many are shared; one prompt without scores."""
     chance = np.random.default_rng(11)
     facts = [(f"P{k % N_RELATIONS}.{k:03d}", f"P{k % N_RELATIONS}") for k in range(N_FACTS)]
@@ -29,7 +29,7 @@ def made_up() -> tuple[tables.Prompts, tables.Scores, pa.Table]:
     schema = TABLES["prompts"]
     columns = {field.name: pa.array(given.get(field.name, [None] * n), field.type) for field in schema}
     asked = np.flatnonzero(~np.array(held_out))[1:]
-    scores = tables.Scores(
+    scores = tables.StoredScores(
         prompt=np.repeat(asked, N_SCORES).astype(np.int32),
         layer=chance.integers(0, 3, len(asked) * N_SCORES).astype(np.int16),
         neuron=np.concatenate([chance.permutation(60)[:N_SCORES] for _ in asked]).astype(np.int32),
@@ -57,7 +57,7 @@ def test_relations_refined_one_by_one_are_what_refining_all_at_once_gives(name: 
         }
     )
     expected = refine(all_at_once, prompts.table, facts, rule)
-    found = tables.refined(prompts, scores, facts, rule)
+    found = tables.refine_by_relation(prompts, scores, facts, rule)
     assert found.rows.num_rows > 5
     assert found.rows.equals(expected.rows)
     assert found.shares == expected.shares

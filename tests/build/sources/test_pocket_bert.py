@@ -182,6 +182,6 @@ def test_a_folder_with_other_things_in_it_is_refused(few, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_absurd_settings_are_refused():
-    with pytest.raises(BuildError, match="epochs is 0"):
+def test_impossible_settings_are_refused():
+    with pytest.raises(BuildError, match="epochs must be 1 or more, got 0"):
         Recipe(epochs=0)

@@ -432,15 +432,15 @@ def test_a_missing_or_foreign_file_names_the_option(files: Files, refused: Calla
 def test_without_folders_it_says_what_it_fetches_and_then_needs_no_network(
     files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    monkeypatch.setattr(published, "BASE_URL", files.source.as_uri())
+    monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     monkeypatch.setattr(pararel, "BASE_URL", files.pararel.as_uri())
     assert main(["import-published", "--out", str(files.out)]) == 0
     said = capsys.readouterr().err
     assert f"Fetching 2 files of PARAREL from {files.pararel.as_uri()}" in said
     assert f"Fetching 2 files of the published neurons from {files.source.as_uri()}" in said
     assert said.count("checked against their sha256") == 2
-    for module in (published, pararel):
-        monkeypatch.setattr(module, "BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(published, "NEURONS_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(pararel, "BASE_URL", "http://127.0.0.1:9")
     again = tmp_path / "again"
     assert main(["import-published", "--out", str(again)]) == 0
     assert capsys.readouterr().err == ""
@@ -450,7 +450,7 @@ def test_without_folders_it_says_what_it_fetches_and_then_needs_no_network(
 def test_progress_is_told_in_lines_that_only_rise(
     files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(published, "BASE_URL", files.source.as_uri())
+    monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     monkeypatch.setattr(pararel, "BASE_URL", files.pararel.as_uri())
     assert main(["import-published", "--out", str(files.out), "--progress"]) == 0
     told = [re.fullmatch(r"(\w+): .* \((\d+)%\)", line) for line in capsys.readouterr().err.splitlines()]
@@ -468,11 +468,19 @@ def test_the_pinned_commits_are_asked_for():
     assert len(published.HASHES) == 8
 
 
-@pytest.mark.parametrize(("module", "option"), [(published, "--source"), (pararel, "--pararel")])
+@pytest.mark.parametrize(
+    ("module", "url", "option"),
+    [(published, "NEURONS_URL", "--source"), (pararel, "BASE_URL", "--pararel")],
+)
 def test_a_network_that_is_not_there_is_one_sentence(
-    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module, option: str
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module,
+    url: str,
+    option: str,
 ):
-    monkeypatch.setattr(module, "BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(module, url, "http://127.0.0.1:9")
     command = files.command()
     place = command.index(option)
     begun = time.monotonic()
@@ -488,7 +496,7 @@ def test_a_network_that_is_not_there_is_one_sentence(
 def test_a_download_of_other_files_is_refused(
     files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(published, "BASE_URL", files.source.as_uri())
+    monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     (files.source / "neurons_0.json").write_text("{}")
     assert main(["import-published", "--pararel", str(files.pararel), "--out", str(files.out)]) == 2
     assert "has another sha256 than the published file" in capsys.readouterr().err

@@ -34,7 +34,7 @@ from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.interventions import Erase, Suppress
 from atlas.neuron import Neuron
 from atlas.surgery.hooks import attached, by_row
-from atlas.surgery.interventions import checked, value_changer
+from atlas.surgery.interventions import check_interventions, value_changer
 from atlas.surgery.subject import Encoded, Subject
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class KnowledgeNeurons:
 
     def _module(self, layer: int) -> nn.Module:
         """The module whose inputs are the layer's neurons."""
-        checked(self.subject, [Suppress((Neuron(layer, 0),))])
+        check_interventions(self.subject, [Suppress((Neuron(layer, 0),))])
         if self._before_nonlinearity:
             return nonlinearity(self.subject, layer)
         return self.subject.family.down(self.model, layer)
@@ -460,7 +460,7 @@ class KnowledgeNeurons:
             raise AtlasError(
                 f"Neurons must be pairs of layer and index, got {neurons!r}. Write [[9, 2141], [10, 3]]."
             ) from None
-        checked(self.subject, [Suppress(tuple(named))])
+        check_interventions(self.subject, [Suppress(tuple(named))])
         return named
 
 

@@ -141,15 +141,14 @@ class KeptChanges:
     def _compute(self, entry: list[tuple[nn.Module, Neuron, Rewrite]]) -> None:
         """Compute the value vectors of the entry's layers anew."""
         for module in {module for module, _, _ in entry}:
-            changes = [
-                (neuron, change) for each in self.rewritings for m, neuron, change in each if m is module
-            ]
+            changes = [each[1:] for entry in self.rewritings for each in entry if each[0] is module]
+            weight = module.get_parameter("weight")
             if module not in self.copied:
-                weight = module.weight
                 self.copied[module] = _Copied(weight)
-                module.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+                weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+                module.weight = weight
             copied = self.copied[module]
-            copied.given.data = copied.given.data.to(module.weight)  # the model may have been moved
+            copied.given.data = copied.given.data.to(weight)  # the model may have been moved
             copied.neurons |= {neuron.neuron for neuron, _ in changes}
             given, rows = neurons_first(module, copied.given), neurons_first(module)
             vectors = {index: given[index].float() for index in copied.neurons}
@@ -158,7 +157,7 @@ class KeptChanges:
             for index, vector in vectors.items():
                 rows[index] = vector.to(rows.dtype)
             if not changes:
-                if torch.equal(module.weight, copied.given):
+                if torch.equal(weight, copied.given):
                     module.weight = copied.given
                 del self.copied[module]
 

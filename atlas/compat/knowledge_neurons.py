@@ -181,7 +181,7 @@ class KnowledgeNeurons:
             tokens = answer_tokens(encoded, subject.family.kind)
             if self._before_nonlinearity:
                 return before_nonlinearity(subject, tokens[0], steps=steps, layers=[layer_idx])[0]
-            options = {"layer": layer_idx, "steps": steps, "rule": self.rule}
+            options: dict[str, Any] = {"layer": layer_idx, "steps": steps, "rule": self.rule}
             return torch.stack([layer_scores(subject, token, **options) for token in tokens]).mean(0)
 
     def _scores(
@@ -398,7 +398,7 @@ class KnowledgeNeurons:
         return self._measured(encoded, before, undo, undo_modification, quiet)
 
     def _erased(self, value: str) -> Callable[[Neuron, Tensor], Tensor]:
-        changed = value_changer(self.subject, Erase((), value))
+        changed = value_changer(self.subject, Erase((), value))  # type: ignore[arg-type]
         if value == "unk" and self.strict_replication:
             unknown = self._embeddings()[self.tokenizer.unk_token_id]
             return lambda neuron, vector: unknown
@@ -426,7 +426,7 @@ class KnowledgeNeurons:
     def _embeddings(self) -> Tensor:
         """The tokens' rows, (n_tokens, d_model): the head's, but strictly those that are read."""
         if self.strict_replication:
-            return self.model.get_input_embeddings().weight.detach().float()
+            return self.model.get_input_embeddings().get_parameter("weight").detach().float()
         return self.subject.family.token_embeddings(self.model).detach().float()
 
     def _measured(
@@ -468,15 +468,16 @@ def _above(
     threshold: float | None, adaptive: float | None, percentile: float | None
 ) -> Callable[[Tensor], list[list[int]]]:
     """From scores, (n_layers, n_neurons), to [layer, neuron] of those above the one limit that is given."""
-    if sum(each is not None for each in (threshold, adaptive, percentile)) != 1:
-        raise AtlasError("Give one, and one only, of threshold, adaptive_threshold and percentile.")
+    limits = [each for each in (threshold, adaptive, percentile) if each is not None]
+    if len(limits) != 1:
+        raise AtlasError("Give exactly one of threshold, adaptive_threshold and percentile.")
     if percentile is not None and not 0 <= percentile <= 100:
         raise AtlasError(f"percentile must be between 0 and 100, got {percentile}.")
 
     def above(scores: Tensor) -> list[list[int]]:
-        limit = threshold
+        limit = limits[0]
         if adaptive is not None:
-            limit = scores.max().item() * adaptive
+            limit *= scores.max().item()
         elif percentile is not None:
             limit = np.percentile(scores.cpu().numpy(), percentile)
         return torch.nonzero(scores > limit).tolist()

@@ -74,7 +74,7 @@ def subject_of(
         name=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
         revision="",
         weights_sha256="",
-        model=model.to(target, torch.float32).eval().requires_grad_(False),
+        model=model.to(device=target, dtype=torch.float32).eval().requires_grad_(False),  # type: ignore[call-arg]
         tokenizer=tokenizer,
         family=family,
         device=target,

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +44,9 @@ def encode(
             space = answer[: len(answer) - len(answer.lstrip())]
             marked = replace(marked, text=f"{prompt}{space}{OBJECT_SLOT}")
         return subject.encode(marked)
-    ids = _token_ids(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
+    ids: tuple[int, ...] = _token_ids(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
     masks = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
+    targets: tuple[int, ...]
     if strict:
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
@@ -85,7 +87,7 @@ def _strict_target(subject: Subject, answer: str, *, causal: bool) -> int:
                 "Leave out strict_replication."
             )
         return ids[0]
-    target = tokenizer.convert_tokens_to_ids(answer)
+    target: Any = tokenizer.convert_tokens_to_ids(answer)
     if target in (None, tokenizer.unk_token_id) and answer != tokenizer.unk_token:
         warnings.warn(
             f"'{answer}' is not a token of {subject.name}. With strict_replication, as in the original, "
@@ -122,7 +124,7 @@ def complete(
     best = p.max(-1)
     report: dict[str, float | str] = {
         "gt_prob": wanted,
-        "argmax_completion": subject.tokenizer.decode(best.indices),
+        "argmax_completion": str(subject.tokenizer.decode(best.indices)),
         "argmax_prob": best.values.prod().item(),
     }
     return report, tuple(best.indices.tolist())

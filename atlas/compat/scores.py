@@ -55,7 +55,8 @@ def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, lay
     with subject.lock:
         base, inner = _base_with_inner(subject, [token] * steps)
         values = {layer: subject.family.value_vectors(subject.model, layer) for layer in layers}
-        writes, slopes = base.writes.clone(), []
+        writes = base.writes.clone()
+        slopes: list[Tensor] = []
         for layer in layers:
             z = (alphas[:, None] * inner[layer]).requires_grad_()
             with torch.enable_grad():

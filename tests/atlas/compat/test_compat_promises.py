@@ -348,9 +348,9 @@ def test_a_percentile_takes_the_place_of_the_default_threshold(bert):
     assert found == bert.get_refined_neurons(prompts, "paris", coarse_adaptive_threshold=None, **options)
     assert found != bert.get_refined_neurons(prompts, "paris", quiet=True)
     for several in ({"coarse_threshold": 0.1}, {"coarse_adaptive_threshold": 0.2}):
-        with pytest.raises(AtlasError, match="one, and one only"):
+        with pytest.raises(AtlasError, match="exactly one of"):
             bert.get_refined_neurons(prompts, "paris", **options, **several)
-    with pytest.raises(AtlasError, match="one, and one only"):
+    with pytest.raises(AtlasError, match="exactly one of"):
         bert.get_coarse_neurons(MASKED, "paris")
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from atlas.errors import ModelError
 
@@ -72,7 +72,9 @@ class Family:
 
     def layer_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """The layers by depth; the same module may stand at several depths."""
-        return self.layers(model) if callable(self.layers) else model.get_submodule(self.layers)
+        if callable(self.layers):
+            return self.layers(model)
+        return cast("Sequence[nn.Module]", model.get_submodule(self.layers))
 
     def down(self, model: nn.Module, layer: int) -> nn.Module:
         """A layer's down-projection, whose inputs are the neurons."""
@@ -116,7 +118,7 @@ class Family:
             hidden = module(hidden)
         return self.say(model, hidden)
 
-    def capped_at(self, model: nn.Module) -> float | None:
+    def capped_at(self, model: Any) -> float | None:
         """What bounds the logits, if anything does."""
         return None if self.soft_cap is None else getattr(model.config.get_text_config(), self.soft_cap)
 
@@ -126,7 +128,7 @@ class Family:
         Where the vocabulary is narrower than the layers, the rows are led back through the head's linear
         factor; a nonlinearity between the two is left out.
         """
-        rows = model.get_submodule(self.unembedding).weight
+        rows: Tensor = operator.attrgetter(f"{self.unembedding}.weight")(model)
         factor = None if self.factor is None else operator.attrgetter(self.factor)(model)
         return rows if factor is None else rows @ factor.weight
 
@@ -146,7 +148,8 @@ class Family:
 
 def neurons_first(down: nn.Module, weight: Tensor | None = None) -> Tensor:
     """A down-projection's weight, (n_neurons, d_model), a view; or another tensor that could stand there."""
-    weight = down.weight if weight is None else weight
+    if weight is None:
+        weight = cast("Tensor", down.weight)
     # nn.Linear keeps (out, in) and says so; GPT-2's Conv1D keeps (in, out).
     return weight.T if hasattr(down, "in_features") else weight
 
@@ -154,7 +157,7 @@ def neurons_first(down: nn.Module, weight: Tensor | None = None) -> Tensor:
 # --- the table ---
 
 
-def _albert_layers(model: nn.Module) -> list[nn.Module]:
+def _albert_layers(model: Any) -> list[nn.Module]:
     """A group's layers serve several depths, with the same weights."""
     encoder = model.albert.encoder
     n_depths, n_groups = encoder.config.num_hidden_layers, encoder.config.num_hidden_groups
@@ -333,7 +336,7 @@ VARIANTS: Mapping[str, tuple[str, Any, Any, Family]] = {
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a model by its config.json; `ModelError` for a `model_type` that is not in the table."""
-    model_type = config.get("model_type")
+    model_type = config.get("model_type", "")
     if model_type not in FAMILIES:
         raise ModelError(
             f"Models of type '{model_type or 'unknown'}' are not supported. "

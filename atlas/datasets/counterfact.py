@@ -28,14 +28,14 @@ from typing import Any
 
 from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import fetched_as_it_is, sha256
-from atlas.datasets.pararel import LABELS
+from atlas.datasets.pararel import RELATION_LABELS
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
 
 URL = "https://rome.baulab.info/data/dsets/counterfact.json"
 FILE = "counterfact.json"
-LICENCE = "MIT (ROME; made from PARAREL, whose tuples derive from LAMA T-REx, CC BY-NC 4.0)"
-FACT_SOURCE = "CounterFact"
+_LICENCE = "MIT (ROME; made from PARAREL, whose tuples derive from LAMA T-REx, CC BY-NC 4.0)"
+_SOURCE = "CounterFact"
 HOLE = "{}"
 
 _AGAIN = "Copy the file from its publisher again."
@@ -136,7 +136,7 @@ def _parsed(path: str, content: bytes) -> CounterFact:
             template = _template(templates, relation_id, prompt)
             fact = facts.setdefault(
                 (relation_id, subject, answer),
-                Fact(f"case-{case_id}", relation_id, subject, answer, FACT_SOURCE),
+                Fact(f"case-{case_id}", relation_id, subject, answer, _SOURCE),
             )
             cases[str(case_id)] = _case(str(case_id), record, fact, template, new, where)
         except PromptError as error:
@@ -146,8 +146,8 @@ def _parsed(path: str, content: bytes) -> CounterFact:
     dataset = Dataset(
         dataset_id="counterfact",
         revision=f"sha256 {sha256(content)}",
-        licence=LICENCE,
-        relations=tuple(Relation(name, LABELS.get(name, name)) for name in relation_ids),
+        licence=_LICENCE,
+        relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(sorted(templates.values(), key=lambda each: order[each.relation_id])),
         facts=tuple(sorted(facts.values(), key=lambda each: order[each.relation_id])),
     )

@@ -26,7 +26,7 @@ _DOWNLOADS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFiles:
     """Where files are published: `hashes` maps their paths below `base_url` to their sha256.
 
     `key` names their folder in the cache; `copy` is what a person can pass instead, in words such as
@@ -47,7 +47,7 @@ class Published:
 
 
 def fetched(
-    published: Published,
+    published: PublishedFiles,
     *,
     option: str = "--source",
     say: Callable[[str], None] | None = None,
@@ -119,7 +119,7 @@ def _is_there(path: Path, digest: str) -> bool:
         return False
 
 
-def _download(published: Published, path: str, instead: str) -> None:
+def _download(published: PublishedFiles, path: str, instead: str) -> None:
     content = _content(
         f"{published.base_url}/{path}",
         f"{path} of {published.name} cannot be fetched from its public repository",

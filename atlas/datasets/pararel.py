@@ -18,20 +18,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from atlas.datasets.dataset import Dataset
-from atlas.datasets.fetching import Published, fetched, sha256
+from atlas.datasets.fetching import PublishedFiles, fetched, sha256
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
 
 REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
 BASE_URL = f"https://raw.githubusercontent.com/yanaiela/pararel/{REVISION}/data"
-LICENCE = "MIT (its tuples derive from LAMA T-REx, CC BY-NC 4.0)"
-FACT_SOURCE = "PARAREL (LAMA T-REx)"
+_LICENCE = "MIT (its tuples derive from LAMA T-REx, CC BY-NC 4.0)"
+_SOURCE = "PARAREL (LAMA T-REx)"
 
 TEMPLATES = "pattern_data/graphs_json"
 FACTS = "trex_lms_vocab"
 
 # P31 and P527 have facts but no templates, so they are no relation here.
-LABELS = {
+RELATION_LABELS = {
     "P17": "country",
     "P19": "place of birth",
     "P20": "place of death",
@@ -119,9 +119,7 @@ def load_pararel(
                     "Give each fact one of its own."
                 )
             fact_ids.add(entry["uuid"])
-            facts.append(
-                Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], FACT_SOURCE)
-            )
+            facts.append(Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], _SOURCE))
     for path, digest in hashes.items():
         if sha256(contents[path]) != digest:
             raise DatasetError(
@@ -131,8 +129,8 @@ def load_pararel(
     return Dataset(
         dataset_id="pararel",
         revision=REVISION,
-        licence=LICENCE,
-        relations=tuple(Relation(name, LABELS.get(name, name)) for name in relation_ids),
+        licence=_LICENCE,
+        relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(templates),
         facts=tuple(facts),
     )
@@ -153,7 +151,7 @@ def data_folder(
     if source is not None:
         return _data_folder(source.expanduser(), option)
     hashes = published_hashes() if hashes is None else hashes
-    published = Published("pararel", "PARAREL", "a copy of its data folder", BASE_URL, REVISION, hashes)
+    published = PublishedFiles("pararel", "PARAREL", "a copy of its data folder", BASE_URL, REVISION, hashes)
     return fetched(published, option=option, say=say, count=count)
 
 

@@ -25,9 +25,9 @@ from atlas.datasets.dataset import Dataset
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
 
-FOLDER = Path(__file__).parent / "starter_facts"
-REVISION = "1"
-LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
+STARTER_FACTS = Path(__file__).parent / "starter_facts"
+_REVISION = "1"
+_LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
 
 _COLUMNS = ["subject", "object", "source"]
 # Letters that Unicode does not take apart into a base letter and an accent.
@@ -36,7 +36,7 @@ _LETTERS = str.maketrans(
 )
 
 
-def load_starter(folder: Path = FOLDER) -> Dataset:
+def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
     """The starter data set, from the folder that comes with the project or a copy of it.
 
     Raises `DatasetError` when a file is missing or malformed.
@@ -47,8 +47,8 @@ def load_starter(folder: Path = FOLDER) -> Dataset:
         facts += _read_facts(folder / "facts" / f"{relation.relation_id}.csv", relation.relation_id)
     return Dataset(
         dataset_id="starter",
-        revision=REVISION,
-        licence=LICENCE,
+        revision=_REVISION,
+        licence=_LICENCE,
         relations=tuple(relations),
         templates=tuple(templates),
         facts=tuple(facts),

@@ -21,14 +21,15 @@ from typing import Any
 
 import pandas as pd
 
-from atlas import queries
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
+from atlas.queries.facts import facts_sharing_neurons
 from atlas.queries.selectivity import related_neurons
+from atlas.queries.sharing import relation_overlap
 from atlas.refinement import KnowledgeNeuron
 from atlas.store.atlas import Atlas
 
-KINDS = ("facts", "relations", "neurons", "atlases")
+_KINDS = ("facts", "relations", "neurons", "atlases")
 WHERE = ("both", "a", "b")
 
 # Overlap ---------------------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def facts_of_neurons(atlas: Atlas, a: Neuron, b: Neuron) -> pd.DataFrame:
 
 def n_facts_with_neurons(atlas: Atlas) -> int:
     """How many facts have any knowledge neuron."""
-    return atlas.query_one("SELECT count(DISTINCT fact_id) AS n FROM knowledge_neurons")["n"]
+    return atlas.query_row("SELECT count(DISTINCT fact_id) AS n FROM knowledge_neurons")["n"]
 
 
 # Effects ---------------------------------------------------------------------------------------------
@@ -341,17 +342,17 @@ def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
             return _pairs_of_neurons(atlas)
         case "atlases":
             return [("One fact", row["a"], "") for row in _best_known(atlas, limit=1)]
-    raise QueryError(f"'{kind}' cannot be compared. There are: {', '.join(KINDS)}.")
+    raise QueryError(f"'{kind}' cannot be compared. There are: {', '.join(_KINDS)}.")
 
 
 def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple[str, str, str]]:
     """What shares most with one fact, relation or neuron: how much, its id, the other's id."""
     match kind:
         case "facts":
-            rows = queries.facts_sharing_neurons(atlas, one, limit=limit)
+            rows = facts_sharing_neurons(atlas, one, limit=limit)
             others = [(_some(row.n_shared, "neuron"), row.fact_id) for row in rows.itertuples()]
         case "relations":
-            rows = queries.relation_overlap(atlas)
+            rows = relation_overlap(atlas)
             rows = rows[(rows["relation_a"] == one) & ~rows["within"] & rows["mean_shared"].notna()]
             rows = rows.sort_values(["mean_shared", "relation_b"], ascending=[False, True]).head(limit)
             others = [(f"{row.mean_shared:.2f} neurons (mean)", row.relation_b) for row in rows.itertuples()]

@@ -19,7 +19,7 @@ import pandas as pd
 
 from atlas.store.atlas import Atlas
 
-GROUPS = ("own", "random", "matched", "baseline", "unrelated")
+NEURON_GROUPS = ("own", "random", "matched", "baseline", "unrelated")
 """Own neurons and their controls, in the order in which they are shown."""
 EDIT_GROUPS = ("own", "all", "random", "random_all")
 RATIOS = ("paper", "replication")
@@ -55,7 +55,7 @@ def effects(
           AND ($templates IS NULL OR templates = $templates)
         ORDER BY intervention DESC, list_position($groups, "group"), templates DESC
         """,
-        {"relation": relation, "facts": facts, "templates": templates, "groups": list(GROUPS)},
+        {"relation": relation, "facts": facts, "templates": templates, "groups": list(NEURON_GROUPS)},
     )
 
 
@@ -238,7 +238,7 @@ def counts(atlas: Atlas, fact_id: str) -> dict[str, int]:
     each = ", ".join(
         f"(SELECT count(*) FROM {table} WHERE fact_id = $fact_id) AS {table}" for table in FACT_TABLES
     )
-    row = atlas.query_one(f"SELECT {each}", {"fact_id": fact_id})
+    row = atlas.query_row(f"SELECT {each}", {"fact_id": fact_id})
     return {table: int(row[table]) for table in FACT_TABLES}
 
 

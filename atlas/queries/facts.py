@@ -1,31 +1,20 @@
-"""One function per question that people ask of an atlas; each docstring states the columns it gives.
+"""Facts: one to begin with, and what an atlas holds of one. Each docstring states the columns.
 
-    hits = facts_matching(a, "capital azerb")          # hits.total, hits.rows
-    neurons_of_fact(a, fact_id)                        # its neurons, and how many other facts have each
-    rethreshold(a, fact_id, t=0.3, p=0.7)              # other thresholds, no model
-
-Everything is a SQL query over the tables of `atlas.store.schema` and the views of `views.sql`; values are
-always parameters. Many rows come as a DataFrame, one row as a dict. Tables an atlas lacks are empty, so
-a question about them gives no rows; ask `a.measured(table)` to tell "none" from "not measured".
-Search is a module of its own, `atlas.queries.search`.
+neurons_of_fact(a, fact_id)                        # its neurons, and how many other facts have each
+rethreshold(a, fact_id, t=0.3, p=0.7)              # other thresholds, no model
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
-from atlas.queries.evidence import GROUPS
-from atlas.queries.search import Hits as Hits
-from atlas.queries.search import facts_matching as facts_matching
+from atlas.queries.evidence import NEURON_GROUPS
 from atlas.refinement import STORED_FRACTION, negative_facts
 from atlas.store.atlas import Atlas
-
-# Facts -----------------------------------------------------------------------------------------------
 
 
 def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = None) -> str | None:
@@ -242,7 +231,7 @@ def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
         ORDER BY e.held_out DESC, e.intervention DESC, list_position($groups, e."group"), e.prompt_fact_id,
                  e.template_id
         """,
-        {"fact_id": fact_id, "groups": list(GROUPS)},
+        {"fact_id": fact_id, "groups": list(NEURON_GROUPS)},
     )
 
 
@@ -318,280 +307,3 @@ def _negative_facts(atlas: Atlas, fact_id: str, n: int, seed: int) -> list[str]:
     )
     members = list(zip(rows["fact_id"], rows["object"], strict=True))
     return negative_facts(members, fact_id, n, seed=seed) if fact_id in set(rows["fact_id"]) else []
-
-
-# One neuron ------------------------------------------------------------------------------------------
-
-
-def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
-    """One neuron: layer, neuron, n_facts, n_relations, value_norm, promoted, suppressed.
-
-    A neuron that no fact has gives zeros and nulls. Raises `QueryError` for one the model does not have.
-    """
-    model = atlas.manifest.model
-    if (
-        min(layer, index) < 0
-        or (model.n_layers is not None and layer >= model.n_layers)
-        or (model.n_neurons is not None and index >= model.n_neurons)
-    ):
-        raise QueryError(
-            f"The model {model.name} has no neuron {Neuron(layer, index)}. "
-            f"It has {model.n_layers} layers of {model.n_neurons}, counted from 0."
-        )
-    return atlas.query_one(
-        """
-        SELECT $layer::INTEGER AS layer, $neuron::INTEGER AS neuron, counted.n_facts, counted.n_relations,
-               n.value_norm, n.promoted, n.suppressed
-        FROM (SELECT count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations FROM knowledge_neurons
-              WHERE layer = $layer AND neuron = $neuron) AS counted
-        LEFT JOIN (SELECT * FROM neurons WHERE layer = $layer AND neuron = $neuron) AS n ON true
-        """,
-        {"layer": layer, "neuron": index},
-    )
-
-
-_FACT_ORDERS = {
-    "score": "mean_score DESC, share DESC",
-    "share": "share DESC, mean_score DESC",
-    "subject": "lower(strip_accents(subject))",
-    "object": "lower(strip_accents(object)), mean_score DESC",
-}
-
-
-def facts_of_neuron(
-    atlas: Atlas,
-    layer: int,
-    index: int,
-    *,
-    relation: str | None = None,
-    order: str = "score",
-    limit: int = 200,
-    offset: int = 0,
-) -> pd.DataFrame:
-    """The facts that have this knowledge neuron, those with the largest mean score first.
-
-    `relation` is a relation id; `order` is score, share, subject or object.
-    Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score.
-    """
-    if order not in _FACT_ORDERS:
-        raise QueryError(
-            f"Facts cannot be put in the order '{order}'. Give one of: {', '.join(_FACT_ORDERS)}."
-        )
-    return atlas.query(
-        f"""
-        SELECT fact_id, relation_id, label, subject, object, known, share, mean_score, max_score
-        FROM neuron_facts WHERE layer = $layer AND neuron = $neuron
-          AND ($relation IS NULL OR relation_id = $relation)
-        ORDER BY {_FACT_ORDERS[order]}, fact_id LIMIT $limit OFFSET $offset
-        """,
-        {"layer": layer, "neuron": index, "relation": relation, "limit": limit, "offset": offset},
-    )
-
-
-def activating_prompts_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.DataFrame:
-    """The prompts on which the neuron is most and least active.
-
-    Columns: side ('top' or 'bottom'), rank, activation, fact_id, relation_id, template_id, text, subject,
-    object.
-    """
-    return atlas.query(
-        """
-        SELECT a.side, a.rank, a.activation, a.fact_id, f.relation_id, a.template_id, p.text, f.subject,
-               f.object
-        FROM activating_prompts AS a
-        LEFT JOIN prompts AS p ON p.fact_id = a.fact_id AND p.template_id = a.template_id
-        LEFT JOIN facts AS f ON f.fact_id = a.fact_id
-        WHERE a.layer = $layer AND a.neuron = $neuron
-        ORDER BY a.side DESC, a.rank
-        """,
-        {"layer": layer, "neuron": index},
-    )
-
-
-def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
-    """Neurons of more than one relation, those of most relations first.
-
-    Columns: layer, neuron, n_facts, n_relations, fact_share (of all facts with neurons), value_norm,
-    promoted.
-    """
-    return atlas.query(
-        """
-        SELECT h.*, n.value_norm, n.promoted
-        FROM hub_neurons AS h LEFT JOIN neurons AS n ON n.layer = h.layer AND n.neuron = h.neuron
-        ORDER BY h.n_relations DESC, h.n_facts DESC, h.layer, h.neuron LIMIT $limit
-        """,
-        {"limit": limit},
-    )
-
-
-# Relations -------------------------------------------------------------------------------------------
-
-
-def relations(atlas: Atlas) -> pd.DataFrame:
-    """All relations, with what is known of their facts.
-
-    Columns: relation_id, label, n_facts, n_templates, n_known and known_share (null where not measured),
-    mean_probability, n_with_neurons, mean_neurons (over all of its facts).
-    """
-    return atlas.query(
-        """
-        SELECT r.relation_id, r.label, r.n_facts, r.n_templates,
-               CASE WHEN count(f.known) > 0 THEN count_if(f.known)::BIGINT END AS n_known,
-               n_known / count(f.known) AS known_share,
-               avg(f.mean_probability) AS mean_probability,
-               count(*) FILTER (f.n_neurons > 0) AS n_with_neurons, avg(f.n_neurons) AS mean_neurons
-        FROM relations AS r LEFT JOIN facts AS f USING (relation_id)
-        GROUP BY r.relation_id, r.label, r.n_facts, r.n_templates
-        ORDER BY lower(r.label), r.relation_id
-        """
-    )
-
-
-def relation_neurons(
-    atlas: Atlas, relation_id: str, *, layer: int | None = None, limit: int = 50
-) -> pd.DataFrame:
-    """The neurons that the relation's facts share, the most shared first; of one layer if asked.
-
-    Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
-    mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed.
-    """
-    return atlas.query(
-        """
-        WITH top AS MATERIALIZED (
-            SELECT * FROM relation_neurons
-            WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
-            ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit
-        ), everywhere AS (
-            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations
-            FROM knowledge_neurons SEMI JOIN top USING (layer, neuron) GROUP BY layer, neuron
-        )
-        SELECT top.layer, top.neuron, top.n_facts, top.relation_share, top.mean_share, top.mean_score,
-               everywhere.n_relations, n.value_norm, n.promoted, n.suppressed
-        FROM top JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
-        ORDER BY top.n_facts DESC, top.mean_score DESC, top.layer, top.neuron
-        """,
-        {"relation_id": relation_id, "layer": layer, "limit": limit},
-    )
-
-
-def relation_overlap(atlas: Atlas) -> pd.DataFrame:
-    """Mean number of neurons two different facts share, for all pairs of relations in both orders.
-
-    Columns: relation_a, label_a, relation_b, label_b, within, n_pairs, mean_shared (null without pairs).
-    """
-    return atlas.query(
-        """
-        SELECT o.relation_a, a.label AS label_a, o.relation_b, b.label AS label_b, o.within, o.n_pairs,
-               o.mean_shared
-        FROM relation_overlap AS o
-        LEFT JOIN relations AS a ON a.relation_id = o.relation_a
-        LEFT JOIN relations AS b ON b.relation_id = o.relation_b
-        ORDER BY o.relation_a, o.relation_b
-        """
-    )
-
-
-def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
-    """How the knowledge neurons spread over the layers, all of them listed; of one relation if asked.
-
-    Columns: layer, n_pairs ((fact, neuron) pairs), n_neurons (distinct), n_facts, pair_share.
-    """
-    return atlas.query(
-        """
-        WITH kept AS (SELECT * FROM knowledge_neurons WHERE $relation IS NULL OR relation_id = $relation),
-        layers AS (
-            SELECT unnest(range(greatest($n_layers, coalesce((SELECT max(layer) + 1 FROM kept), 0)))) AS layer
-        )
-        SELECT layers.layer, count(kept.fact_id) AS n_pairs, count(DISTINCT kept.neuron) AS n_neurons,
-               count(DISTINCT kept.fact_id) AS n_facts,
-               n_pairs / nullif((SELECT count(*) FROM kept), 0) AS pair_share
-        FROM layers LEFT JOIN kept ON kept.layer = layers.layer
-        GROUP BY layers.layer ORDER BY layers.layer
-        """,
-        {"relation": relation, "n_layers": atlas.manifest.model.n_layers or 0},
-    )
-
-
-# The whole atlas -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The atlas in numbers; None is "not measured".
-
-    `effects` is `effect_summary` for known facts on held-out prompts; `within` and `across` are the mean
-    numbers of neurons that two facts of one relation share, and two facts of different relations.
-    """
-
-    n_relations: int
-    n_facts: int
-    n_known: int | None
-    n_prompts: int
-    n_held_out: int
-    n_with_neurons: int
-    mean_neurons: float | None
-    median_neurons: float | None
-    n_neurons: int
-    converged_share: float | None
-    within: float | None
-    across: float | None
-    effects: pd.DataFrame
-
-
-def atlas_summary(atlas: Atlas) -> Summary:
-    """The atlas in numbers: counts, known facts, neurons a fact, certificates, sharing, effects.
-
-    `converged_share` is over (answer token, layer) paths of the prompts that were attributed.
-    """
-    row = atlas.query_one(
-        """
-        SELECT (SELECT count(*) FROM relations) AS n_relations, f.*, p.*, k.*, o.*
-        FROM (SELECT count(*) AS n_facts, CASE WHEN count(known) > 0 THEN count_if(known) END AS n_known,
-                     count(*) FILTER (n_neurons > 0) AS n_with_neurons, avg(n_neurons) AS mean_neurons,
-                     median(n_neurons) AS median_neurons FROM facts) AS f,
-             (SELECT count(*) AS n_prompts, count(*) FILTER (held_out) AS n_held_out,
-                     1 - sum(n_unconverged) / nullif(sum(n_layers::BIGINT * n_answer_tokens)
-                         FILTER (n_unconverged IS NOT NULL), 0) AS converged_share FROM prompts) AS p,
-             (SELECT count(*) AS n_neurons FROM (SELECT DISTINCT layer, neuron FROM knowledge_neurons)) AS k,
-             (SELECT sum(mean_shared * n_pairs) FILTER (within)
-                         / nullif(sum(n_pairs) FILTER (within), 0) AS within,
-                     sum(mean_shared * n_pairs) FILTER (NOT within)
-                         / nullif(sum(n_pairs) FILTER (NOT within), 0) AS across
-              FROM relation_overlap) AS o
-        """
-    )
-    return Summary(effects=effect_summary(atlas, known=True, held_out=True), **row)
-
-
-def effect_summary(
-    atlas: Atlas, *, known: bool | None = None, held_out: bool | None = None, relation: str | None = None
-) -> pd.DataFrame:
-    """What interventions did on average, own neurons beside their controls; to one relation's facts if asked.
-
-    `known` keeps prompts of which both the changed fact and the fact asked for are known (or, if False,
-    the changed one is not); `held_out` keeps prompts on one side of the split. Facts without neurons are left
-    out: nothing was changed. Columns: intervention, group, n_facts, n_prompts,
-    mean_relative_change (mean over prompts of (p_after − p_before) / p_before),
-    ratio_of_means (mean p_after / mean p_before − 1; a few improbable answers cannot dominate it),
-    mean_before, mean_after, rank_1_before, rank_1_after (shares of prompts with rank 1).
-    """
-    return atlas.query(
-        """
-        SELECT e.intervention, e."group", count(DISTINCT e.fact_id) AS n_facts, count(*) AS n_prompts,
-               avg((e.p_after::DOUBLE - e.p_before) / nullif(e.p_before, 0)) AS mean_relative_change,
-               sum(e.p_after::DOUBLE) / nullif(sum(e.p_before::DOUBLE), 0) - 1 AS ratio_of_means,
-               avg(e.p_before) AS mean_before, avg(e.p_after) AS mean_after,
-               avg((e.rank_before = 1)::INTEGER) AS rank_1_before,
-               avg((e.rank_after = 1)::INTEGER) AS rank_1_after
-        FROM effects AS e
-        LEFT JOIN facts AS changed ON changed.fact_id = e.fact_id
-        LEFT JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-        WHERE coalesce(e.n_neurons, 1) > 0
-          AND ($known IS NULL OR (changed.known = $known AND (NOT $known OR asked.known)))
-          AND ($held_out IS NULL OR e.held_out = $held_out)
-          AND ($relation IS NULL OR changed.relation_id = $relation)
-        GROUP BY e.intervention, e."group"
-        ORDER BY e.intervention DESC, list_position($groups, e."group")
-        """,
-        {"known": known, "held_out": held_out, "relation": relation, "groups": list(GROUPS)},
-    )

@@ -157,8 +157,7 @@ def facts_matching(
     words = search_words(text)
     folded = fold(atlas, words)
     filters = {"relation": relation, "known": known, "layer": layer}
-    page = {"sort": sort, "limit": limit, "offset": offset}
-    hits = _hits(atlas, [(word,) for word in folded], filters, **page)
+    hits = _hits(atlas, [(word,) for word in folded], filters, sort, limit, offset)
     # Words in quotes are meant as they are.
     near = nearest_words(atlas, [word for word in words if f'"{word}"' not in text])
     if hits.without_filters or not near:
@@ -168,7 +167,7 @@ def facts_matching(
         guesses = [near[words[0]]]
     else:
         guesses = [(*near.get(word, ()), own) for word, own in zip(words, folded, strict=True)]
-    guessed = _hits(atlas, guesses, filters, **page)
+    guessed = _hits(atlas, guesses, filters, sort, limit, offset)
     return replace(guessed, instead=near) if guessed.without_filters else replace(hits, similar=near)
 
 
@@ -176,7 +175,6 @@ def _hits(
     atlas: Atlas,
     terms: Sequence[Sequence[str]],
     filters: Mapping[str, Any],
-    *,
     sort: str,
     limit: int,
     offset: int,
@@ -248,7 +246,7 @@ def fold(atlas: Atlas, words: Sequence[str]) -> list[str]:
     """The words as documents have them: without case and accents."""
     if not words:
         return []
-    return atlas.query_one(
+    return atlas.query_row(
         f"SELECT list_transform($words::VARCHAR[], lambda word: {_folded('word')}) AS folded",
         {"words": list(words)},
     )["folded"]

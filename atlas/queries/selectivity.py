@@ -29,9 +29,9 @@ _POPULATION_SOURCE = """
     FROM facts WHERE n_neurons > 0
 """
 # Draws of many facts hardly differ: fewer of them say the mean as well.
-DRAWS = 50
-FACTS_DRAWN = 20_000
-ORDERS = {"jaccard": "jaccard DESC, n_shared DESC", "shared": "n_shared DESC, jaccard DESC"}
+_DRAWS = 50
+_FACTS_DRAWN = 20_000
+_ORDERS = {"jaccard": "jaccard DESC, n_shared DESC", "shared": "n_shared DESC, jaccard DESC"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def selectivity(
     relations, answers = everyone["relation"].to_numpy(), everyone["answer"].to_numpy()
     random = np.random.default_rng(seed)
     n = len(mine)
-    draws = draws or min(DRAWS, 5 + FACTS_DRAWN // n)
+    draws = draws or min(_DRAWS, 5 + _FACTS_DRAWN // n)
     sizes = np.bincount(mine["relation"], minlength=relations[-1] + 1)
     any_facts = [relations[random.choice(len(relations), n, replace=False)] for _ in range(draws)]
     same_relations = [answers[_alike(sizes, relations, random)] for _ in range(draws)]
@@ -140,8 +140,8 @@ def related_neurons(
     `order` is 'jaccard' (facts in common as a part of the facts of either: hubs do not come first for being
     everywhere) or 'shared' (how many). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted.
     """
-    if order not in ORDERS:
-        raise QueryError(f"Neurons cannot be put in the order '{order}'. Give one of: {', '.join(ORDERS)}.")
+    if order not in _ORDERS:
+        raise QueryError(f"Neurons cannot be put in the order '{order}'. Give one of: {', '.join(_ORDERS)}.")
     return atlas.query(
         f"""
         WITH mine AS (
@@ -155,11 +155,11 @@ def related_neurons(
             SELECT layer, neuron, n_shared, n_facts,
                    n_shared / (n_facts + (SELECT count(*) FROM mine) - n_shared) AS jaccard
             FROM shared JOIN sizes USING (layer, neuron)
-            ORDER BY {ORDERS[order]}, layer, neuron LIMIT $limit
+            ORDER BY {_ORDERS[order]}, layer, neuron LIMIT $limit
         )
         SELECT related.*, n.promoted
         FROM related LEFT JOIN neurons AS n ON n.layer = related.layer AND n.neuron = related.neuron
-        ORDER BY {ORDERS[order]}, related.layer, related.neuron
+        ORDER BY {_ORDERS[order]}, related.layer, related.neuron
         """,
         {"layer": layer, "neuron": index, "limit": limit},
     )
@@ -167,7 +167,7 @@ def related_neurons(
 
 def nearest_neurons(atlas: Atlas, layer: int, index: int) -> tuple[int | None, int | None]:
     """Indices of the layer's nearest neurons on either side that any fact has; None where there is none."""
-    row = atlas.query_one(
+    row = atlas.query_row(
         """
         SELECT max(neuron) FILTER (neuron < $neuron) AS before, min(neuron) FILTER (neuron > $neuron) AS after
         FROM knowledge_neurons WHERE layer = $layer

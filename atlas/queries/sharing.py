@@ -1,9 +1,8 @@
-"""Who shares which neurons: the neurons of a relation by how many of its facts have them, and pairs of facts.
+"""Which facts and relations share which neurons. Each docstring states the columns.
 
-    neurons_by_sharing(a, "P36")                # how many neurons 1, 2, 3 … of its facts have
-    closest_pairs(a, "P36", "P30")              # the pairs of facts behind one number of `relation_overlap`
-
-As in `atlas.queries.facts`: each docstring states the columns.
+relation_neurons(a, "P36")                  # the neurons that its facts share
+neurons_by_sharing(a, "P36")                # how many neurons 1, 2, 3 … of its facts have
+closest_pairs(a, "P36", "P30")              # the pairs of facts behind one number of `relation_overlap`
 """
 
 from __future__ import annotations
@@ -11,6 +10,50 @@ from __future__ import annotations
 import pandas as pd
 
 from atlas.store.atlas import Atlas
+
+
+def relation_neurons(
+    atlas: Atlas, relation_id: str, *, layer: int | None = None, limit: int = 50
+) -> pd.DataFrame:
+    """The neurons that the relation's facts share, the most shared first; of one layer if asked.
+
+    Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
+    mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed.
+    """
+    return atlas.query(
+        """
+        WITH top AS MATERIALIZED (
+            SELECT * FROM relation_neurons
+            WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
+            ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit
+        ), everywhere AS (
+            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations
+            FROM knowledge_neurons SEMI JOIN top USING (layer, neuron) GROUP BY layer, neuron
+        )
+        SELECT top.layer, top.neuron, top.n_facts, top.relation_share, top.mean_share, top.mean_score,
+               everywhere.n_relations, n.value_norm, n.promoted, n.suppressed
+        FROM top JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
+        ORDER BY top.n_facts DESC, top.mean_score DESC, top.layer, top.neuron
+        """,
+        {"relation_id": relation_id, "layer": layer, "limit": limit},
+    )
+
+
+def relation_overlap(atlas: Atlas) -> pd.DataFrame:
+    """Mean number of neurons two different facts share, for all pairs of relations in both orders.
+
+    Columns: relation_a, label_a, relation_b, label_b, within, n_pairs, mean_shared (null without pairs).
+    """
+    return atlas.query(
+        """
+        SELECT o.relation_a, a.label AS label_a, o.relation_b, b.label AS label_b, o.within, o.n_pairs,
+               o.mean_shared
+        FROM relation_overlap AS o
+        LEFT JOIN relations AS a ON a.relation_id = o.relation_a
+        LEFT JOIN relations AS b ON b.relation_id = o.relation_b
+        ORDER BY o.relation_a, o.relation_b
+        """
+    )
 
 
 def neurons_by_sharing(atlas: Atlas, relation_id: str) -> pd.DataFrame:

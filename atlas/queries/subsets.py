@@ -12,7 +12,7 @@ import pandas as pd
 
 from atlas.store.atlas import Atlas
 
-ORDERS = ("score", "random")
+SUBSET_ORDERS = ("score", "random")
 LEAST_FALL = 0.1
 """A smaller fall by all neurons is no effect that could be halved."""
 RISE = 0.01

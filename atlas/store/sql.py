@@ -30,7 +30,7 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -351,7 +351,7 @@ class PendingQuery:
 
 
 class _Process:
-    """The parent's end of `atlas.store.sql_worker`: messages out, messages in, and a way to end it."""
+    """The process of `atlas.store.sql_worker`, seen from the parent: send, receive, end."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -369,9 +369,10 @@ class _Process:
             stderr=subprocess.DEVNULL,
             # Arrow's own allocator takes a gigabyte of addresses, which would count as memory.
             env={**kept, "PYTHONPATH": path, "ARROW_DEFAULT_MEMORY_POOL": "system"},
-            # Ctrl-C in a terminal is for the program that asked.
+            # Ctrl-C in a terminal is meant for the parent.
             start_new_session=True,
         )
+        self._commands = cast("BinaryIO", self._process.stdin)
         threading.Thread(target=self._read, daemon=True).start()
         self.send(setup)
 
@@ -384,7 +385,7 @@ class _Process:
         return self._process.poll() is not None
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError), self._process.stdout as pipe:
+        with contextlib.suppress(OSError, ValueError), cast("BinaryIO", self._process.stdout) as pipe:
             while (message := receive(pipe, longest=2 * _MOST_BYTES)) is not None:
                 self._replies.put(message)
         self._replies.put(None)
@@ -400,12 +401,12 @@ class _Process:
         self._ready = True
 
     def send(self, message: Mapping[str, Any]) -> None:
-        # Whether it arrived is seen when nothing comes back.
+        # A message that is lost shows when no reply comes.
         with contextlib.suppress(OSError, ValueError):
-            send(self._process.stdin, message)
+            send(self._commands, message)
 
     def receive(self, seconds: float) -> tuple[dict[str, Any], bytes] | None:
-        """The next message; None when there was none in so many seconds, or when it is no longer `alive`."""
+        """The next message; None when none came in time, or when the process is no longer `alive`."""
         if not self.alive:
             return None
         try:
@@ -422,4 +423,4 @@ class _Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LOADING_SECONDS)
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._commands.close()

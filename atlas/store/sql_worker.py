@@ -37,7 +37,7 @@ import pyarrow as pa
 try:
     import resource
 except ImportError:  # Windows has no such limits; DuckDB's own and the stopping of the process remain.
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 _LOCKDOWN = (
     "SET python_enable_replacements = false",
@@ -167,7 +167,7 @@ def lock_down(
     connection: duckdb.DuckDBPyConnection, memory: int, threads: int, files: Sequence[str] = ()
 ) -> None:
     """Step 2. `memory`: bytes that queries may use on top of the loaded tables; `files`: may be read."""
-    loaded = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchone()[0]
+    (loaded,) = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()[0]
     connection.execute(f"SET memory_limit = '{-(-(int(loaded) + int(memory)) // 1_000_000)}MB'")
     connection.execute(f"SET threads = {int(threads)}")
     if files:
@@ -240,11 +240,14 @@ def _error_reply(error: Exception) -> dict[str, Any]:
     text = str(error).strip()
     if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
         return {"stopped": True}
-    kinds = (duckdb.OutOfMemoryException, MemoryError)
-    if isinstance(error, kinds) or text.startswith("Out of Memory Error") or "bad_alloc" in text:
+    if (
+        isinstance(error, duckdb.OutOfMemoryException | MemoryError)
+        or text.startswith("Out of Memory Error")
+        or "bad_alloc" in text
+    ):
         return {"memory": True}
-    kinds = (duckdb.FatalException, duckdb.InternalException)
-    if isinstance(error, kinds) or text.startswith(("FATAL Error", "INTERNAL Error")):
+    broken = isinstance(error, duckdb.FatalException | duckdb.InternalException)
+    if broken or text.startswith(("FATAL Error", "INTERNAL Error")):
         return {"broken": True}
     return {"error": text or type(error).__name__}
 

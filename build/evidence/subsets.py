@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron
-from atlas.queries.subsets import LEAST_FALL, ORDERS, RISE, half_effect
+from atlas.queries.subsets import LEAST_FALL, RISE, SUBSET_ORDERS, half_effect
 from build.evidence.setting import AtlasFact, Setting, chunks
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _subsets(setting: Setting, fact: AtlasFact) -> Iterator[tuple[str, int, tupl
     """Steps 1 and 2: (order, k, the first k neurons in that order)."""
     shuffled = setting.generator("subsets/random", fact.fact_id).permutation(len(fact.neurons))
     orders = {"score": fact.neurons, "random": tuple(fact.neurons[place] for place in shuffled)}
-    for order in ORDERS:
+    for order in SUBSET_ORDERS:
         for k in subset_sizes(len(fact.neurons)):
             yield order, k, orders[order][:k]
 
@@ -92,7 +92,7 @@ def summary(atlas: Atlas) -> list[str]:
         f" {'k+1 hurts less':>15} {'fewer than n hurt most':>23}",
     ]
     for name, part in parts:
-        for order in ORDERS:
+        for order in SUBSET_ORDERS:
             of_order = part[part["order"] == order]
             falls = of_order[of_order["k_half"].notna()]
             about = f"{name}, {len(falls)} of {len(of_order)} facts, {order}"

@@ -184,7 +184,7 @@ class Subsets:
     @classmethod
     def _summed(cls, halves: pd.DataFrame, of: str, steps: pd.DataFrame) -> Subsets:
         k_half, share, single = {}, {}, {}
-        for order in subsets.ORDERS:
+        for order in subsets.SUBSET_ORDERS:
             part = halves[(halves["order"] == order) & halves["k_half"].notna()]
             k_half[order] = mean_of(part["k_half"], unit="count", of=of)
             share[order] = mean_of(part["k_half"] / part["n_neurons"], unit="share", of=of)

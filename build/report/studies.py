@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from atlas.queries.evidence import PAPER_DOSE
 from atlas.store.atlas import Atlas
 from build.report.numbers import Estimate, mean_of, ratio_of
 
 OWN_AND_RANDOM = ("own", "random")
 EDITED = ("own", "all", "random", "random_all")
 PAPER_STRENGTHS = (1.0, 8.0)
-PAPER_DOSE = 20
 
 
 # Edits -----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from atlas.datasets import Dataset
 from atlas.datasets import pararel as pararel_files
-from atlas.datasets.fetching import Published, fetched, sha256
+from atlas.datasets.fetching import PublishedFiles, fetched, sha256
 from atlas.datasets.pararel import load_pararel
 from atlas.errors import DatasetError
 from atlas.models.known import OnProgress
@@ -132,7 +132,7 @@ def read_neurons(source: Path | None, dataset: Dataset, report: OnProgress) -> F
     """
     if source is None:
         copy = "a folder with the replication's JSON files"
-        published = Published(
+        published = PublishedFiles(
             "published-neurons", "the published neurons", copy, NEURONS_URL, NEURONS_REVISION, HASHES
         )
         of = "files of neurons"

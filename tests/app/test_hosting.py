@@ -93,7 +93,7 @@ def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatc
     def broken(*_, **__):
         raise ValueError("password in /srv/secrets")
 
-    monkeypatch.setattr("atlas.queries.facts.facts_matching", broken)
+    monkeypatch.setattr("atlas.queries.facts_matching", broken)
     monkeypatch.setattr("atlas.queries.search.facts_matching", broken, raising=False)
     with error_details(details):
         app = page("search", fails=True, q="oslo")

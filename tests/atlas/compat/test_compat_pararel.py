@@ -12,7 +12,7 @@ import pytest
 from atlas.compat import PARAREL_RELATION_NAMES, pararel, pararel_expanded
 from atlas.compat.pararel import SOURCE_VARIABLE
 from atlas.datasets import pararel as published
-from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES
+from atlas.datasets.pararel import FACTS, RELATION_LABELS, TEMPLATES
 from atlas.errors import DatasetError
 from tests import ROOT
 
@@ -44,7 +44,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_relations_are_those_with_templates():
     assert len(PARAREL_RELATION_NAMES) == 39
-    assert set(PARAREL_RELATION_NAMES) == set(LABELS)
+    assert set(PARAREL_RELATION_NAMES) == set(RELATION_LABELS)
     assert PARAREL_RELATION_NAMES[0] == "P39"  # their order is the original's, from which scripts draw
 
 

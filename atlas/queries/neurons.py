@@ -1,0 +1,112 @@
+"""Neurons: what an atlas holds of one, and those that many relations share. Docstrings state the columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from atlas.errors import QueryError
+from atlas.neuron import Neuron
+from atlas.store.atlas import Atlas
+
+
+def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
+    """One neuron: layer, neuron, n_facts, n_relations, value_norm, promoted, suppressed.
+
+    A neuron that no fact has gives zeros and nulls. Raises `QueryError` for one the model does not have.
+    """
+    model = atlas.manifest.model
+    if (
+        min(layer, index) < 0
+        or (model.n_layers is not None and layer >= model.n_layers)
+        or (model.n_neurons is not None and index >= model.n_neurons)
+    ):
+        raise QueryError(
+            f"The model {model.name} has no neuron {Neuron(layer, index)}. "
+            f"It has {model.n_layers} layers of {model.n_neurons}, counted from 0."
+        )
+    return atlas.query_row(
+        """
+        SELECT $layer::INTEGER AS layer, $neuron::INTEGER AS neuron, counted.n_facts, counted.n_relations,
+               n.value_norm, n.promoted, n.suppressed
+        FROM (SELECT count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations FROM knowledge_neurons
+              WHERE layer = $layer AND neuron = $neuron) AS counted
+        LEFT JOIN (SELECT * FROM neurons WHERE layer = $layer AND neuron = $neuron) AS n ON true
+        """,
+        {"layer": layer, "neuron": index},
+    )
+
+
+_FACT_ORDERS = {
+    "score": "mean_score DESC, share DESC",
+    "share": "share DESC, mean_score DESC",
+    "subject": "lower(strip_accents(subject))",
+    "object": "lower(strip_accents(object)), mean_score DESC",
+}
+
+
+def facts_of_neuron(
+    atlas: Atlas,
+    layer: int,
+    index: int,
+    *,
+    relation: str | None = None,
+    order: str = "score",
+    limit: int = 200,
+    offset: int = 0,
+) -> pd.DataFrame:
+    """The facts that have this knowledge neuron, those with the largest mean score first.
+
+    `relation` is a relation id; `order` is score, share, subject or object.
+    Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score.
+    """
+    if order not in _FACT_ORDERS:
+        raise QueryError(
+            f"Facts cannot be put in the order '{order}'. Give one of: {', '.join(_FACT_ORDERS)}."
+        )
+    return atlas.query(
+        f"""
+        SELECT fact_id, relation_id, label, subject, object, known, share, mean_score, max_score
+        FROM neuron_facts WHERE layer = $layer AND neuron = $neuron
+          AND ($relation IS NULL OR relation_id = $relation)
+        ORDER BY {_FACT_ORDERS[order]}, fact_id LIMIT $limit OFFSET $offset
+        """,
+        {"layer": layer, "neuron": index, "relation": relation, "limit": limit, "offset": offset},
+    )
+
+
+def activating_prompts_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.DataFrame:
+    """The prompts on which the neuron is most and least active.
+
+    Columns: side ('top' or 'bottom'), rank, activation, fact_id, relation_id, template_id, text, subject,
+    object.
+    """
+    return atlas.query(
+        """
+        SELECT a.side, a.rank, a.activation, a.fact_id, f.relation_id, a.template_id, p.text, f.subject,
+               f.object
+        FROM activating_prompts AS a
+        LEFT JOIN prompts AS p ON p.fact_id = a.fact_id AND p.template_id = a.template_id
+        LEFT JOIN facts AS f ON f.fact_id = a.fact_id
+        WHERE a.layer = $layer AND a.neuron = $neuron
+        ORDER BY a.side DESC, a.rank
+        """,
+        {"layer": layer, "neuron": index},
+    )
+
+
+def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
+    """Neurons of more than one relation, those of most relations first.
+
+    Columns: layer, neuron, n_facts, n_relations, fact_share (of all facts with neurons), value_norm,
+    promoted.
+    """
+    return atlas.query(
+        """
+        SELECT h.*, n.value_norm, n.promoted
+        FROM hub_neurons AS h LEFT JOIN neurons AS n ON n.layer = h.layer AND n.neuron = h.neuron
+        ORDER BY h.n_relations DESC, h.n_facts DESC, h.layer, h.neuron LIMIT $limit
+        """,
+        {"limit": limit},
+    )

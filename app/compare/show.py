@@ -116,7 +116,7 @@ def show_overlap_of_neurons(
     with left:
         layout.draw_chart(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
         expected = comparison.chance_by_layer(rows, size) if size else None
-        layout.draw_chart(charts.layer_bars(rows, expected, n_layers=n_layers), "The same by layer")
+        layout.draw_chart(charts.shared_by_layer(rows, expected, n_layers=n_layers), "The same by layer")
     with right:
         if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
             layout.nothing(f"{title}: {NOT_MEASURED}.")

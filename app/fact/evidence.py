@@ -20,7 +20,8 @@ from app.shared import evidence as sentences
 from app.shared.exports import Later
 from app.shared.resources import ask
 from app.shared.words import escape, formatted, is_missing, plural, with_blank
-from atlas.charts import evidence as evidence_charts
+from atlas.charts import changes as change_charts
+from atlas.charts import checks as check_charts
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.subsets import half_effect
@@ -34,7 +35,7 @@ _PROMPT_KINDS = {
     "same_relation": "the same relation",
     "other_relation": "another relation",
 }
-_EDIT_GROUPS = evidence_charts.EDITORS | {"random_all": "as many random neurons as all"}
+_EDIT_GROUPS = change_charts.EDIT_GROUP_NAMES | {"random_all": "as many random neurons as all"}
 
 
 def show_fact_experiments(atlas: Atlas, fact: Mapping[str, Any]) -> dict[str, Later]:
@@ -59,7 +60,7 @@ def show_subsets(atlas: Atlas, fact_id: str) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left:
         layout.draw_chart(
-            evidence_charts.subset_lines(evidence.subset_curve(atlas, fact_id)),
+            check_charts.subset_lines(evidence.subset_curve(atlas, fact_id)),
             "Probability of the answer with some of its neurons suppressed",
         )
     with right:
@@ -95,7 +96,7 @@ def show_stability(atlas: Atlas, fact_id: str) -> None:
     found = evidence.stability_of_fact(atlas, fact_id)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        chart = evidence_charts.stability_bars(found)
+        chart = check_charts.stability_bars(check_charts.jaccard_rows(found))
         layout.draw_chart(chart, "Neurons in common with those found on other templates")
     with right:
         st.markdown(describe_stability(found))
@@ -134,7 +135,7 @@ def show_contexts(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.contexts_of_fact(atlas, fact_id)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        chart = evidence_charts.context_bars(rows)
+        chart = check_charts.context_bars(rows)
         layout.draw_chart(chart, "Activation of its neurons on its own prompts and elsewhere")
     with right:
         st.markdown(describe_contexts(rows))
@@ -152,7 +153,7 @@ def describe_contexts(rows: pd.DataFrame) -> str:
         return ""
     parts = [
         f"**{_level(level['own', context])}** where {name}"
-        for context, name in evidence_charts.CONTEXTS.items()
+        for context, name in check_charts.CONTEXT_NAMES.items()
         if ("own", context) in level.index
     ]
     text = [f"The activation of its neurons is {', '.join(parts)}."]

@@ -29,7 +29,7 @@ from app.shared.words import (
     with_blank,
 )
 from atlas import queries
-from atlas.charts import look
+from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
@@ -310,7 +310,7 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     templates = address.segments("Prompts", "asked", options)
     rows = rows[rows["held_out"] == (templates == "held-out")]
     layout.draw_chart(
-        look.effect_moves(rows, title=EFFECT_TITLES[templates]),
+        effect_charts.effect_moves(rows, title=EFFECT_TITLES[templates]),
         "Probability of the answer before and after, beside the controls",
     )
     has_all = "matched" in set(effects["group"])

@@ -11,7 +11,7 @@ from streamlit.column_config import CheckboxColumn, NumberColumn, ProgressColumn
 
 from app.shared import layout
 from app.shared.words import NOT_MEASURED, is_missing, plural, shown_token, with_blank
-from atlas.charts import look
+from atlas.charts.effects import effect_name
 
 PROMPT = TextColumn("Prompt", width="large")
 
@@ -107,7 +107,7 @@ def show_effects_by_prompt(rows: pd.DataFrame) -> None:
     st.dataframe(
         pd.DataFrame(
             {
-                "what": [f"{look.INTERVENTIONS.get(i, i)}, {look.GROUPS.get(g, g)}" for i, g in kinds],
+                "what": [effect_name(*kind) for kind in kinds],
                 "before": rows["p_before"],
                 "after": rows["p_after"],
                 "rank": [f"{before} → {after}" for before, after in ranks],

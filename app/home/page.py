@@ -11,8 +11,9 @@ from app.shared import evidence as sentences
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, fact_name, formatted, percentage, plural, with_blank
 from atlas import queries
-from atlas.charts import evidence as evidence_charts
-from atlas.charts import look
+from atlas.charts import effects as effect_charts
+from atlas.charts import neurons as neuron_charts
+from atlas.charts import sharing as sharing_charts
 from atlas.errors import AtlasError
 from atlas.models import KNOWN_MODELS, is_ready
 from atlas.numbers import signed_percent
@@ -165,10 +166,10 @@ def headline(effects: pd.DataFrame, facts: str) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with right:
         ratio = sentences.choose_ratio()
-        for intervention in look.INTERVENTIONS:
+        for intervention in effect_charts.INTERVENTION_NAMES:
             st.markdown(sentences.verdict(effects, intervention, ratio=ratio))
     with left:
-        chart = evidence_charts.effect_intervals(effects, ratio=ratio)
+        chart = effect_charts.effect_intervals(effects, ratio=ratio)
         layout.draw_chart(chart, "Effects beside their controls")
     n_relations = effects.loc[effects["group"] == "own", "n_relations"].max()
     sentences.note(
@@ -183,7 +184,7 @@ def effects_of_a_build(effects: pd.DataFrame) -> None:
     if effects.empty:
         layout.nothing(f"Effects of changing neurons: {NOT_MEASURED}.")
         return
-    layout.draw_chart(look.effect_bars(effects), "Effects beside their controls")
+    layout.draw_chart(effect_charts.effect_bars(effects), "Effects beside their controls")
     st.markdown(describe_suppression(effects))
     st.caption(f"{sentences.TWO_CONTROLS} Known facts, on held-out templates.")
 
@@ -210,7 +211,7 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
     layers, sharing, *effects = st.columns(3 if measured.empty else 2, gap="medium")
     with layers:
         address.draw_clickable(
-            look.layer_bars(by_layer),
+            neuron_charts.layer_bars(by_layer),
             "Share of pairs by layer",
             key="layers",
             fields=["layer"],
@@ -222,7 +223,7 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
         if summary.within is None or summary.across is None:
             layout.nothing(f"Sharing between facts: {NOT_MEASURED}.")
         else:
-            chart = look.sharing_bars(summary.within, summary.across)
+            chart = sharing_charts.sharing_bars(summary.within, summary.across)
             layout.draw_chart(chart, "Neurons two facts share")
             st.markdown(describe_sharing(summary.within, summary.across))
         icon = ":material/category:"

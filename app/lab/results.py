@@ -44,7 +44,7 @@ def show_result(run: Run) -> None:
     describe_effect(run.outcome, summary)
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
-        layout.draw_chart(charts.moves(summary), "The answer's probability before and after the change")
+        layout.draw_chart(charts.before_and_after(summary), "The answer's probability before and after the change")
     with numbers:
         show_groups(summary)
         if run.outcome.undo_is_exact:
@@ -259,7 +259,7 @@ def show_dose_response(subject: Subject, run: Run) -> None:
             st.rerun()
         return
     rows = tables.dose_rows(doses)
-    layout.draw_chart(charts.dose_lines(rows), "The answers' mean probability over the factor")
+    layout.draw_chart(charts.factor_lines(rows), "The answers' mean probability over the factor")
     exports.offer(f"dose-response-{run.number}", doses=rows)
 
 

@@ -22,7 +22,6 @@ from app.shared.words import (
     with_blank,
 )
 from atlas import queries
-from atlas.charts import look
 from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
 from atlas.queries import selectivity
@@ -149,8 +148,8 @@ def describe_selectivity(found: Selectivity, label: str) -> list[str]:
 
 def show_value_vector(about: dict) -> None:
     st.subheader("What its value vector promotes", anchor=False)
-    sides = (("promoted", "Promotes", look.BLUE), ("suppressed", "Suppresses", look.ORANGE))
-    for place, (side, title, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
+    sides = (("promoted", "Promotes"), ("suppressed", "Suppresses"))
+    for place, (side, title) in zip(st.columns(2, gap="medium"), sides, strict=True):
         pairs = about[side]
         with place:
             if is_missing(pairs) or not len(pairs):
@@ -158,7 +157,7 @@ def show_value_vector(about: dict) -> None:
             else:
                 rows = pd.DataFrame(list(pairs))
                 rows["token"] = rows["token"].map(shown_token)
-                chart = look.token_bars(rows, title=title, colour=colour)
+                chart = neuron_charts.token_bars(rows, title=title)
                 layout.draw_chart(chart, f"Tokens: {title.lower()}")
 
 

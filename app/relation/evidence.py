@@ -15,8 +15,8 @@ from app.shared import evidence as sentences
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, plural
 from atlas import queries
-from atlas.charts import evidence as evidence_charts
-from atlas.charts import look
+from atlas.charts import changes as change_charts
+from atlas.charts import effects as effect_charts
 from atlas.queries import evidence
 from atlas.store.atlas import Atlas
 
@@ -36,11 +36,11 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
         return _effects_of_a_build(atlas, relation_id)
     ratio = sentences.choose_ratio()
     layout.draw_chart(
-        evidence_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
+        effect_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
     held_out = rows[rows["templates"] == "held-out"]
-    verdicts = (sentences.verdict(held_out, each, ratio=ratio) for each in look.INTERVENTIONS)
+    verdicts = (sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES)
     st.markdown(" ".join(filter(None, verdicts)))
     sentences.note(
         f"{sentences.sample_size(rows, facts)}. Full bars: held-out templates; faint bars: discovery "
@@ -62,7 +62,7 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
         layout.nothing(f"Suppressing and amplifying: {NOT_MEASURED}.")
         return {}
     layout.draw_chart(
-        look.effect_bars(rows, title="Each fact's own neurons"),
+        effect_charts.effect_bars(rows, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
     n = int(rows["n_facts"].max())
@@ -83,12 +83,12 @@ def show_erasing(atlas: Atlas, relation_id: str) -> Tables:
     elsewhere = ask(evidence.erasure_elsewhere, atlas, relation_id)
     measure = address.segments("Measure", "erased", {"accuracy": "Accuracy", "perplexity": "Perplexity"})
     layout.draw_chart(
-        evidence_charts.dose_lines(doses, measure=measure),
+        change_charts.dose_lines(doses, measure=measure),
         "What erasing its most frequent neurons does to its own prompts, by their number",
     )
     if not elsewhere["itself"].all():
         layout.draw_chart(
-            evidence_charts.elsewhere_strip(elsewhere, measure=measure),
+            change_charts.elsewhere_strip(elsewhere, measure=measure),
             "What erasing them does to every relation's prompts",
         )
     st.markdown(describe_erasing(doses, elsewhere))
@@ -165,7 +165,7 @@ def show_edit_rates(atlas: Atlas, relation_id: str) -> Tables:
             "random neurons of the same layers. In brackets the number of prompts."
         )
     with left:
-        layout.draw_chart(evidence_charts.edit_bars(shown), "How often edits succeed, beside random neurons")
+        layout.draw_chart(change_charts.edit_bars(shown), "How often edits succeed, beside random neurons")
     return {"edits": rates}
 
 

@@ -24,7 +24,7 @@ from app.shared.words import (
     plural,
 )
 from atlas import queries
-from atlas.charts import look
+from atlas.charts import neurons as neuron_charts
 from atlas.charts import sharing as sharing_charts
 from atlas.errors import QueryError
 from atlas.queries import sharing
@@ -149,7 +149,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
             st.caption("Click a neuron for its page.")
     with right, layout.errors_as_sentences():
         address.draw_clickable(
-            look.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
+            neuron_charts.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
             "Its neurons by layer",
             key=f"layers-{relation_id}-{layer}",
             fields=["layer"],

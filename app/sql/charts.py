@@ -12,7 +12,8 @@ import altair as alt
 import pandas as pd
 from pandas.api import types
 
-from atlas.charts.look import BLUE, SMALL
+from atlas.charts.look import SMALL, label_axis
+from atlas.charts.palette import colour
 
 MOST_LABELS = 60
 MOST_POINTS = 5_000
@@ -66,16 +67,16 @@ def answer_chart(frame: pd.DataFrame, across: Sequence[str], up: str) -> alt.Cha
         y = alt.Y("y:Q", title=up, scale=alt.Scale(zero=False))
         tooltip = [alt.Tooltip("x:Q", title=title, format=",.4~g"), _value(up)]
         return (
-            base.mark_circle(color=BLUE, opacity=0.6)
+            base.mark_circle(color=colour("own"), opacity=0.6)
             .encode(x=x, y=y, tooltip=tooltip)
             .properties(height=SMALL)
         )
-    y = alt.Y("x:N", title=title, sort=None, axis=alt.Axis(labelLimit=180, labelOverlap=False))
+    y = alt.Y("x:N", title=title, sort=None, axis=label_axis(180))
     tooltip = [alt.Tooltip("x:N", title=title), _value(up)]
     mark = (
-        base.mark_tick(color=BLUE, opacity=0.6, thickness=2)
+        base.mark_tick(color=colour("own"), opacity=0.6, thickness=2)
         if rows["x"].duplicated().any()
-        else base.mark_bar(color=BLUE)
+        else base.mark_bar(color=colour("own"))
     )
     return mark.encode(x=alt.X("y:Q", title=up), y=y, tooltip=tooltip).properties(height=alt.Step(_STEP))
 

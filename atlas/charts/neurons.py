@@ -1,10 +1,10 @@
-"""Pictures of a fact's scores and of one neuron's facts.
+"""Where neurons lie, the scores of a fact's, and what one of them says and belongs to.
 
+    layout.draw(layer_bars(queries.layer_histogram(a)), "…")
     layout.draw(score_map(queries.attributions_of_fact(a, fact_id), n_layers=12, n_neurons=3072), "…")
 
-As in `atlas.charts.look`: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
-What a neuron is to the fact has a colour and a shape: its own, added or removed by other thresholds, or in
-too few prompts.
+Each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`. What a neuron is to the fact has
+a colour and a shape: its own, added or removed by other thresholds, or in too few prompts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,64 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from atlas.charts.look import BLUE, FAINT, GREEN, GREY, ORANGE, neuron_names
+from atlas.charts.look import (
+    FAINT,
+    SMALL,
+    label_axis,
+    legend,
+    neuron_names,
+    percent_axis,
+    tooltip,
+)
+from atlas.charts.marks import bars
+from atlas.charts.palette import colour, encoded
 from atlas.neuron import OBJECT_SLOT
 
 OWN, ADDED, REMOVED, OTHER = "knowledge neuron", "added", "removed", "in too few prompts"
-_COLOURS = {OWN: BLUE, ADDED: GREEN, REMOVED: GREY, OTHER: ORANGE}
-_SHAPES = {OWN: "circle", ADDED: "triangle-up", REMOVED: "cross", OTHER: "diamond"}
-_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=160)
+_KINDS = {"own": OWN, "after": ADDED, "before": REMOVED, "unrelated": OTHER}
 ROW_HEIGHT = 30
 BLANK = "____"
 RELATIONS_SHOWN = 12
+
+
+# Layers ----------------------------------------------------------------------------------------------
+
+
+def layer_bars(
+    layers: pd.DataFrame,
+    *,
+    title: str = "Where knowledge neurons lie",
+    chosen: int | None = None,
+    upper_from: int | None = None,
+) -> alt.Chart:
+    """Share of the (fact, neuron) pairs in each layer. layers: as `queries.layer_histogram`.
+
+    All layers but the `chosen` one, or those below `upper_from`, are faint.
+    """
+    rows = layers.assign(pair_share=layers["pair_share"].fillna(0.0), look=1.0)
+    if chosen is not None:
+        rows["look"] = rows["look"].where(rows["layer"] == chosen, FAINT)
+    if upper_from is not None:
+        rows["look"] = rows["look"].where(rows["layer"] >= upper_from, FAINT)
+    return (
+        alt.Chart(rows, title=title)
+        .mark_bar(color=colour("own"))
+        .encode(
+            x=alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity")),
+            y=alt.Y("pair_share:Q", title="Share of pairs (%)", axis=percent_axis(ticks=4)),
+            opacity=alt.Opacity("look:Q", scale=None),
+            tooltip=tooltip(
+                ("layer:O", "Layer"),
+                ("pair_share:Q", "Share of (fact, neuron) pairs", ".1%"),
+                ("n_neurons:Q", "Different neurons", ","),
+                ("n_facts:Q", "Facts", ","),
+            ),
+        )
+        .properties(height=SMALL)
+    )
+
+
+# Scores ----------------------------------------------------------------------------------------------
 
 
 def score_map(
@@ -36,15 +84,18 @@ def score_map(
     n_layers = n_layers or int(scores["layer"].max()) + 1
     n_neurons = n_neurons or int(scores["neuron"].max()) + 1
     tallest = max(float(scores["mean_score"].max()), 1e-12)
-    rows = with_kinds(scores).assign(
+    rows = with_kinds(scores)
+    rows = rows.assign(
         name=neuron_names(scores),
+        meaning=rows["kind"].map({kind: meaning for meaning, kind in _KINDS.items()}),
         top=scores["layer"] + 0.85 * scores["mean_score"].clip(lower=0) / tallest,
     )
     named = _spaced(rows[rows["kind"].isin((OWN, ADDED)) | (rows["name"] == chosen)], 0.14 * n_neurons)
     rows["label"] = rows["name"].where(rows.index.isin(named), "")
     # Most marks are of neurons in too few prompts: fainter, they leave the others and their names readable.
     rows["look"] = [0.55 if kind == OTHER else 1.0 for kind in rows["kind"]]
-    present = [kind for kind in _COLOURS if (rows["kind"] == kind).any()]
+    names = {meaning: kind for meaning, kind in _KINDS.items() if (rows["meaning"] == meaning).any()}
+    below = legend(3, limit=160)
     x = alt.X(
         "neuron:Q",
         title="Neuron (index in its layer)",
@@ -53,30 +104,28 @@ def score_map(
     )
     layers = alt.Axis(values=list(range(n_layers)), format="d", labelOverlap="greedy")
     y = alt.Y("layer:Q", title="Layer", scale=alt.Scale(domain=[0, n_layers], nice=False), axis=layers)
-    colours = alt.Scale(domain=present, range=[_COLOURS[kind] for kind in present])
-    shapes = alt.Scale(domain=present, range=[_SHAPES[kind] for kind in present])
     base = alt.Chart().encode(
         x=x,
-        tooltip=[
-            alt.Tooltip("name:N", title="Neuron"),
-            alt.Tooltip("kind:N", title="What"),
-            alt.Tooltip("mean_score:Q", title="Mean score (probability)", format=".4f"),
-            alt.Tooltip("max_score:Q", title="Largest score", format=".4f"),
-            alt.Tooltip("max_relative:Q", title="Largest, of the prompt's maximum", format=".0%"),
-            alt.Tooltip("n_prompts:Q", title="Prompts where stored"),
-        ],
+        tooltip=tooltip(
+            ("name:N", "Neuron"),
+            ("kind:N", "What"),
+            ("mean_score:Q", "Mean score (probability)", ".4f"),
+            ("max_score:Q", "Largest score", ".4f"),
+            ("max_relative:Q", "Largest, of the prompt's maximum", ".0%"),
+            ("n_prompts:Q", "Prompts where stored"),
+        ),
     )
-    coloured = base.encode(color=alt.Color("kind:N", scale=colours, legend=_LEGEND))
+    coloured = base.encode(**encoded(names, "color", legend=below))
     # The marks are small: what can be clicked is larger than what is seen.
     targets = base.mark_point(filled=True, size=260, opacity=0).encode(y=alt.Y("top:Q"))
     seen = coloured.encode(opacity=alt.Opacity("look:Q", scale=None))
     bars = seen.mark_rule(strokeWidth=2).encode(y=y, y2=alt.Y2("top:Q"))
     tips = seen.mark_point(filled=True, size=30).encode(
-        y=alt.Y("top:Q"), shape=alt.Shape("kind:N", scale=shapes, legend=_LEGEND)
+        y=alt.Y("top:Q"), **encoded(names, "shape", legend=below)
     )
     ring = (
         base.transform_filter(alt.datum.name == (chosen or ""))
-        .mark_point(size=240, strokeWidth=2.5, stroke=GREY, filled=False)
+        .mark_point(size=240, strokeWidth=2.5, stroke=colour("chosen"), filled=False)
         .encode(y=alt.Y("top:Q"))
     )
     names = (
@@ -142,7 +191,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
             "prompt:N",
             title=None,
             sort=list(shown.values()),
-            axis=alt.Axis(labelLimit=190, labelOverlap=False),
+            axis=label_axis(190),
         ),
     )
     cells = base.mark_rect().encode(
@@ -153,21 +202,39 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
             legend=alt.Legend(orient="bottom", gradientLength=140, format=".0%"),
         ),
         opacity=alt.Opacity("look:Q", scale=None),
-        tooltip=[
-            alt.Tooltip("name:N", title="Neuron"),
-            alt.Tooltip("kind:N", title="What"),
-            alt.Tooltip("prompt:N", title="Prompt"),
-            alt.Tooltip("score:Q", title="Score (probability)", format=".4f"),
-            alt.Tooltip("relative:Q", title="Of the prompt's largest", format=".0%"),
-            alt.Tooltip("counts:N", title="Counts"),
-        ],
+        tooltip=tooltip(
+            ("name:N", "Neuron"),
+            ("kind:N", "What"),
+            ("prompt:N", "Prompt"),
+            ("score:Q", "Score (probability)", ".4f"),
+            ("relative:Q", "Of the prompt's largest", ".0%"),
+            ("counts:N", "Counts"),
+        ),
     )
     frame = base.transform_filter(alt.datum.name == (chosen or "")).mark_rect(
-        fill=None, stroke=ORANGE, strokeWidth=2.5
+        fill=None, stroke=colour("chosen"), strokeWidth=3
     )
     return alt.layer(
         cells, frame, data=rows, title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 230
     )
+
+
+# One neuron ------------------------------------------------------------------------------------------
+
+
+def token_bars(pairs: pd.DataFrame, *, title: str) -> alt.LayerChart:
+    """Tokens and logits of one value vector. Columns: token, logit."""
+    # The place keeps two tokens apart that look alike.
+    labels = [f"{place}. {token}" for place, token in enumerate(pairs["token"], 1)]
+    rows = pairs.assign(what=labels, meaning="own")
+    layers = bars(
+        rows,
+        "logit",
+        names={"own": title},
+        x={"title": "Logit added per unit of activation", "axis": alt.Axis(tickCount=5)},
+        tooltip=tooltip(("token:N", "Token"), ("logit:Q", "Logit", "+.3f")),
+    )
+    return alt.layer(*layers, data=rows, title=title, height=24 * len(rows) + 90)
 
 
 def neuron_relation_bars(
@@ -175,33 +242,35 @@ def neuron_relation_bars(
 ) -> alt.LayerChart:
     """How a neuron's facts spread over relations, and the share each would have by chance.
 
-    `counts`: as `selectivity.relations_of_neuron`; all but the `chosen` relation are faint, if one is.
+    counts: as `selectivity.relations_of_neuron`; all but the `chosen` relation are faint, if one is.
     """
     rows = counts.head(limit)
     rows = rows.assign(
-        name=[label or relation for label, relation in zip(rows["label"], rows["relation_id"], strict=True)],
+        what=[label or relation for label, relation in zip(rows["label"], rows["relation_id"], strict=True)],
         look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
-        kind="its facts",
-        chance="all facts",
+        meaning="own",
     )
-    base = alt.Chart().encode(
-        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, labelOverlap=False)),
-        tooltip=[
-            alt.Tooltip("name:N", title="Relation"),
-            alt.Tooltip("relation_id:N", title="Id"),
-            alt.Tooltip("n_facts:Q", title="Facts with this neuron", format=","),
-            alt.Tooltip("fact_share:Q", title="Share of the neuron's facts", format=".1%"),
-            alt.Tooltip("expected_share:Q", title="The relation's share of all facts", format=".1%"),
-            alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
-        ],
+    names = {"own": "its facts", "random": "by chance"}
+    tips = tooltip(
+        ("what:N", "Relation"),
+        ("relation_id:N", "Id"),
+        ("n_facts:Q", "Facts with this neuron", ","),
+        ("fact_share:Q", "Share of the neuron's facts", ".1%"),
+        ("expected_share:Q", "The relation's share of all facts", ".1%"),
+        ("relation_share:Q", "Share of the relation's facts", ".1%"),
     )
-    kinds = alt.Scale(domain=["its facts", "all facts"], range=[BLUE, ORANGE])
-    bars = base.mark_bar().encode(
-        x=alt.X("fact_share:Q", title="Share of its facts (%)", axis=alt.Axis(format=".0%", tickCount=5)),
-        color=alt.Color("kind:N", scale=kinds, legend=_LEGEND),
-        opacity=alt.Opacity("look:Q", scale=None),
+    x = {"title": "Share of its facts (%)", "axis": percent_axis()}
+    layers = bars(rows, "fact_share", names=names, x=x, tooltip=tips, legend=legend(2, limit=160))
+    by_chance = (
+        alt.Chart()
+        .transform_calculate(meaning="'random'")
+        .mark_tick(thickness=3, size=16)
+        .encode(
+            y=alt.Y("what:N"),
+            x=alt.X("expected_share:Q"),
+            **encoded(names, "color", legend=legend(2, limit=160)),
+            tooltip=tips,
+        )
     )
-    expected = base.mark_tick(thickness=3, size=16).encode(
-        x=alt.X("expected_share:Q"), color=alt.Color("chance:N", scale=kinds, legend=_LEGEND)
-    )
-    return alt.layer(bars, expected, data=rows, title="Its facts by relation", height=24 * len(rows) + 130)
+    title = "Its facts by relation"
+    return alt.layer(*layers, by_chance, data=rows, title=title, height=24 * len(rows) + 130)

@@ -2,7 +2,7 @@
 
     layout.draw(sharing_histogram(queries.neurons_by_sharing(a, "P36"), 195), "…")
 
-As in `atlas.charts.look`: each function takes a DataFrame of `atlas.queries.facts` and gives an `alt.Chart`.
+Each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
 """
 
 from __future__ import annotations
@@ -10,40 +10,60 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from atlas.charts.look import BLUE, FAINT, GREY, ORANGE, neuron_names
+from atlas.charts.look import (
+    FAINT,
+    ON_DARK,
+    ON_LIGHT,
+    SMALL,
+    label_axis,
+    legend,
+    neuron_names,
+    percent_axis,
+    room_scale,
+    tooltip,
+)
+from atlas.charts.marks import bars
+from atlas.charts.palette import colour
 
 MOST_BARS = 20
-KINDS = ("this relation only", "other relations too")
-_LEGEND = alt.Legend(title=None, orient="bottom", direction="horizontal", columns=2, labelLimit=160)
 
 
-def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Chart:
-    """The neurons of most of a relation's facts. `neurons`: as `queries.relation_neurons`."""
-    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
-    rows["kind"] = [KINDS[0] if n == 1 else KINDS[1] for n in rows["n_relations"]]
-    return (
-        alt.Chart(rows, title="Neurons that its facts share")
-        .mark_bar()
-        .encode(
-            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False, labelFlush=False)),
-            x=alt.X(
-                "relation_share:Q",
-                title="Share of the relation's facts (%)",
-                axis=alt.Axis(format=".0%", tickCount=5),
-            ),
-            color=alt.Color(
-                "kind:N", scale=alt.Scale(domain=list(KINDS), range=[BLUE, ORANGE]), legend=_LEGEND
-            ),
-            tooltip=[
-                alt.Tooltip("name:N", title="Neuron"),
-                alt.Tooltip("relation_share:Q", title="Share of the relation's facts", format=".1%"),
-                alt.Tooltip("n_facts:Q", title="Facts of the relation", format=","),
-                alt.Tooltip("n_relations:Q", title="Relations that have it"),
-                alt.Tooltip("mean_score:Q", title="Mean score", format=".4f"),
-            ],
-        )
-        .properties(height=22 * len(rows) + 110)
+def sharing_bars(within: float, across: float) -> alt.LayerChart:
+    """Mean number of neurons two facts share, of one relation and of two."""
+    names = {"relation": "same relation", "unrelated": "different relations"}
+    rows = pd.DataFrame({"meaning": list(names), "shared": [within, across]})
+    rows = rows.assign(what=rows["meaning"].map(names), shown=[f"{mean:.2f}" for mean in rows["shared"]])
+    layers = bars(
+        rows,
+        "shared",
+        names=names,
+        x={"title": "Neurons (mean)", "scale": room_scale(rows["shared"])},
+        tooltip=tooltip(("what:N", "Two facts of"), ("shared:Q", "Neurons in common (mean)", ".3f")),
+        size=34,
     )
+    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=SMALL)
+
+
+def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.LayerChart:
+    """The neurons of most of a relation's facts. neurons: as `queries.relation_neurons`."""
+    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
+    meanings = ["own" if n == 1 else "shared" for n in rows["n_relations"]]
+    rows = rows.assign(what=rows["name"], meaning=meanings)
+    layers = bars(
+        rows,
+        "relation_share",
+        names={"own": "this relation only", "shared": "other relations too"},
+        x={"title": "Share of the relation's facts (%)", "axis": percent_axis()},
+        tooltip=tooltip(
+            ("name:N", "Neuron"),
+            ("relation_share:Q", "Share of the relation's facts", ".1%"),
+            ("n_facts:Q", "Facts of the relation", ","),
+            ("n_relations:Q", "Relations that have it"),
+            ("mean_score:Q", "Mean score", ".4f"),
+        ),
+        legend=legend(2, limit=160),
+    )
+    return alt.layer(*layers, data=rows, title="Neurons that its facts share", height=22 * len(rows) + 110)
 
 
 def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
@@ -54,7 +74,10 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     rows = _doubled(sharing, n_facts)
     base = alt.Chart().encode(
         x=alt.X(
-            "facts:N", title="Facts of the relation that have the neuron", sort=None, axis=_slanted_axis()
+            "facts:N",
+            title="Facts of the relation that have the neuron",
+            sort=None,
+            axis=alt.Axis(labelAngle=-45, labelOverlap=False),
         ),
         y=alt.Y(
             "n_neurons:Q",
@@ -62,19 +85,15 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
             axis=alt.Axis(tickCount=4),
             scale=alt.Scale(domain=[0, 1.15 * max(1, rows["n_neurons"].max())], nice=False),
         ),
-        tooltip=[
-            alt.Tooltip("facts:N", title="Facts that have the neuron"),
-            alt.Tooltip("share:N", title="Share of the relation"),
-            alt.Tooltip("n_neurons:Q", title="Neurons", format=","),
-        ],
+        tooltip=tooltip(
+            ("facts:N", "Facts that have the neuron"),
+            ("share:N", "Share of the relation"),
+            ("n_neurons:Q", "Neurons", ","),
+        ),
     )
-    text = base.mark_text(dy=-8, color=GREY).encode(text=alt.Text("n_neurons:Q", format=","))
-    bars = base.mark_bar(color=BLUE)
-    return alt.layer(bars, text, data=rows, title="How widely its neurons are shared", height=260)
-
-
-def _slanted_axis() -> alt.Axis:
-    return alt.Axis(labelAngle=-45, labelOverlap=False)
+    text = base.mark_text(dy=-8).encode(text=alt.Text("n_neurons:Q", format=","))
+    drawn = base.mark_bar(color=colour("own"))
+    return alt.layer(drawn, text, data=rows, title="How widely its neurons are shared", height=260)
 
 
 def _doubled(sharing: pd.DataFrame, n_facts: int) -> pd.DataFrame:
@@ -121,16 +140,16 @@ def overlap_matrix(
             "a:N",
             title="Relation of the other fact",
             sort=None,
-            axis=alt.Axis(labelLimit=140, labelOverlap=False, labelFlush=False),
+            axis=label_axis(140, labelFlush=False),
         ),
-        tooltip=[
-            alt.Tooltip("a:N", title="Relation"),
-            alt.Tooltip("b:N", title="Relation"),
-            alt.Tooltip("mean_shared:Q", title="Neurons in common (mean)", format=".3f"),
-            alt.Tooltip("n_pairs:Q", title="Pairs of facts", format=","),
-        ],
+        tooltip=tooltip(
+            ("a:N", "Relation"),
+            ("b:N", "Relation"),
+            ("mean_shared:Q", "Neurons in common (mean)", ".3f"),
+            ("n_pairs:Q", "Pairs of facts", ","),
+        ),
     )
-    cells = base.mark_rect(stroke=ORANGE).encode(
+    cells = base.mark_rect(stroke=colour("chosen")).encode(
         color=alt.Color(
             "mean_shared:Q",
             title="Neurons in common (mean)",
@@ -149,7 +168,7 @@ def overlap_matrix(
     written = base.mark_text(fontSize=11).encode(
         text=alt.Text("mean_shared:Q", format=".1f"),
         color=alt.Color(
-            "ink:N", scale=alt.Scale(domain=["dark", "light"], range=["#222222", "#FFFFFF"]), legend=None
+            "ink:N", scale=alt.Scale(domain=["dark", "light"], range=[ON_LIGHT, ON_DARK]), legend=None
         ),
     )
     return alt.layer(cells, written, resolve=alt.Resolve(scale={"color": "independent"}), **look)
@@ -182,28 +201,21 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
     """
     rows = hits.head(MOST_BARS)
     rows = rows.assign(
-        name=rows["label"].fillna(rows["relation_id"]),
+        what=rows["label"].fillna(rows["relation_id"]),
+        meaning="own",
         look=[1.0 if chosen in (None, relation) else FAINT for relation in rows["relation_id"]],
+        shown=[f"{n:,}" for n in rows["n"]],
     )
-    base = alt.Chart().encode(
-        y=alt.Y(
-            "name:N",
-            title=None,
-            sort=None,
-            axis=alt.Axis(labelLimit=140, labelOverlap=False, labelFlush=False),
-        ),
-        x=alt.X(
-            "n:Q",
-            title="Facts",
-            axis=alt.Axis(tickCount=3, format="d"),
-            scale=alt.Scale(domain=[0, 1.25 * max(1, rows["n"].max())], nice=False),
-        ),
-        tooltip=[
-            alt.Tooltip("name:N", title="Relation"),
-            alt.Tooltip("relation_id:N", title="Id"),
-            alt.Tooltip("n:Q", title="Facts", format=","),
-        ],
+    layers = bars(
+        rows,
+        "n",
+        names={"own": "hits"},
+        x={
+            "title": "Facts",
+            "axis": alt.Axis(tickCount=3, format="d"),
+            "scale": alt.Scale(domain=[0, 1.25 * max(1, rows["n"].max())], nice=False),
+        },
+        y={"axis": label_axis(140, labelFlush=False)},
+        tooltip=tooltip(("what:N", "Relation"), ("relation_id:N", "Id"), ("n:Q", "Facts", ",")),
     )
-    bars = base.mark_bar(color=BLUE).encode(opacity=alt.Opacity("look:Q", scale=None))
-    text = base.mark_text(align="left", dx=4, color=GREY).encode(text=alt.Text("n:Q", format=","))
-    return alt.layer(bars, text, data=rows, title="Hits by relation", height=22 * len(rows) + 120)
+    return alt.layer(*layers, data=rows, title="Hits by relation", height=22 * len(rows) + 120)

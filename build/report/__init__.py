@@ -44,18 +44,18 @@ def make_report(folders: Sequence[Path], out: Path) -> str:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise BuildError(f"{twice[0]} was given twice. Give each atlas once.")
-        blocks = sections.report([gather(each) for each in opened])
+        blocks = sections.report_blocks([gather(each) for each in opened])
     finally:
         for each in opened:
             each.close()
     files = {"report.md": page.markdown(blocks), "report.html": page.html(blocks, title=sections.TITLE)}
     drawn = [figure for block in blocks if isinstance(block, page.Pictures) for figure in block.figures]
     for figure in drawn:
-        files[f"{page.FOLDER}/{figure.file}.svg"] = figure.svg
-        files[f"{page.FOLDER}/{figure.file}.png"] = figure.png
-        files[f"{page.FOLDER}/{figure.file}.html"] = figure.html
+        files[f"{page.FIGURES}/{figure.file}.svg"] = figure.svg
+        files[f"{page.FIGURES}/{figure.file}.png"] = figure.png
+        files[f"{page.FIGURES}/{figure.file}.html"] = figure.html
     if drawn:
-        files[f"{page.FOLDER}/{figures.SCRIPT}"] = figures.script()
+        files[f"{page.FIGURES}/{figures.SCRIPT}"] = figures.script()
     _write(out, files, stale)
     return f"{out / 'report.html'}: {len(names)} atlas{'es' if len(names) > 1 else ''}, {len(drawn)} charts"
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from build.report import charts_changes as charts
+from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import Line, Number, absent, comparison
-from build.report.numbers import NOT_MEASURED, Estimate, in_unit
+from build.report.lines import Line, Number, comparison, explain_missing
+from build.report.numbers import NOT_MEASURED, Measurement, in_unit
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
 from build.report.paper_values import CLAIMED_LOSS
 
-# Measure of `studies.Scores` → its words, published name, claim, and whether a control can cast doubt on it.
+# Measure of `EditScores` → its words, published name, claim, and whether a control can cast doubt on it.
 _SCORECARD: dict[str, tuple[str, str, str, bool]] = {
     "change": ("Change rate: the old answer is no longer first", "edit_change", "", True),
     "success": ("Success rate: the new answer is first", "edit_success", "", True),
@@ -61,7 +61,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
             "neurons of the same layers stand beside it."
         ),
         comparison(_update_lines(), findings),
-        *absent([found for found in findings if found.edits is None], "update"),
+        *explain_missing([found for found in findings if found.edits is None], "update"),
         *(
             [
                 Pictures(
@@ -70,7 +70,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
                             f"update--{found.atlas_id}",
                             f"Scorecard of {found.edits.n_edits} edits in {found.atlas_id}: own and random "
                             "neurons.",
-                            charts.scorecard(found),
+                            charts.draw_edits(found),
                         )
                         for found in measured
                     )
@@ -84,7 +84,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _score(measure: str, group: str) -> Number:
-    def number(found: Findings) -> Estimate | None:
+    def number(found: Findings) -> Measurement | None:
         scores = None if found.edits is None else found.edits.of_group(group)
         return None if scores is None else getattr(scores, measure)
 
@@ -158,7 +158,7 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
             "count by how many they had."
         ),
         comparison(_erase_lines(), findings),
-        *absent([found for found in findings if found.erasures is None], "erase"),
+        *explain_missing([found for found in findings if found.erasures is None], "erase"),
     ]
     if measured:
         blocks += [
@@ -167,7 +167,7 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
                     Figure(
                         f"erase-doses--{found.atlas_id}",
                         f"Share of right answers lost by the number of neurons erased in {found.atlas_id}.",
-                        charts.erase_doses(found),
+                        charts.draw_doses(found),
                     )
                     for found in measured
                 )
@@ -177,7 +177,7 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
                     Figure(
                         f"erase-by-relation--{found.atlas_id}",
                         f"Growth of perplexity of each relation of {found.atlas_id}, and of others.",
-                        charts.erase_by_relation(found),
+                        charts.draw_erasures(found),
                     )
                     for found in measured
                 )
@@ -192,12 +192,12 @@ def _erased(which: str, group: str, asked: str) -> Number:
 
 
 def _growth(relation_id: str, group: str, asked: str) -> Number:
-    def number(found: Findings) -> Estimate | None:
+    def number(found: Findings) -> Measurement | None:
         row = _relation(found, relation_id)
         growth = None if row is None else row.get(f"growth_{group}_{asked}")
         if growth is None or pd.isna(growth):
             return None
-        return Estimate(float(_less_one(growth)), n=int(row["n_prompts"]), of="prompts", unit="change")
+        return Measurement(float(_less_one(growth)), n=int(row["n_prompts"]), of="prompts", unit="change")
 
     return number
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from build.report import charts_checks as charts
+from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import Line, Number, absent, comparison
-from build.report.numbers import Estimate, counted
+from build.report.lines import Line, Number, comparison, explain_missing
+from build.report.numbers import Measurement, format_count
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
-from build.report.samples import CONTEXTS, FEWEST_KNOWN, METHOD_NAMES, Methods
+from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
 
 _CONTEXTS = {
     "fact": "Prompts that ask for the fact (held out)",
@@ -44,8 +44,8 @@ def contexts_section(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(_context_lines(), findings),
         *_all_facts(_context_lines()[:-1], findings, "contexts"),
-        *absent([found for found in findings if found.contexts is None], "contexts"),
-        *_pictures(measured, "contexts", "Activation by what a sentence says", charts.context_bars),
+        *explain_missing([found for found in findings if found.contexts is None], "contexts"),
+        *_pictures(measured, "contexts", "Activation by what a sentence says", charts.draw_contexts),
         *_plain_means(measured),
     ]
 
@@ -69,7 +69,7 @@ def _plain_means(measured: Sequence[Findings]) -> list[Block]:
 
 
 def _plain(measure: str, context: str, group: str) -> Number:
-    def number(found: Findings) -> Estimate | None:
+    def number(found: Findings) -> Measurement | None:
         return None if found.contexts is None else getattr(found.contexts, measure).get((context, group))
 
     return number
@@ -84,7 +84,7 @@ def _plain_lines() -> list[Line]:
             paper=(_PAPER_CONTEXTS if context == "fact" else "less") if measure == "activation" else "",
         )
         for measure, words in (("activation", "Plain mean"), ("magnitude", "Mean size"))
-        for context in CONTEXTS
+        for context in CONTEXT_ORDER
     ]
 
 
@@ -92,14 +92,14 @@ def _reversed(found: Findings) -> list[str]:
     """The contexts in which the plain mean is larger than where the fact is asked for."""
     means = found.contexts.activation
     asked = means.get(("fact", "own"))
-    others = {context: means.get((context, "own")) for context in CONTEXTS if context != "fact"}
+    others = {context: means.get((context, "own")) for context in CONTEXT_ORDER if context != "fact"}
     return [name for name, mean in others.items() if asked and mean and mean.value >= asked.value]
 
 
 def _order(found: Findings) -> str:
     """In words, whether the plain mean has the paper's order, and whether the size has it."""
     larger = _reversed(found)
-    n_others = len(CONTEXTS) - 1
+    n_others = len(CONTEXT_ORDER) - 1
     plain, size = (
         ", ".join(
             f"{words} {number.number()}"
@@ -140,7 +140,7 @@ def _all_facts(lines: Sequence[Line], findings: Sequence[Findings], part: str) -
 
 
 def _relative(context: str, group: str) -> Number:
-    def number(found: Findings) -> Estimate | None:
+    def number(found: Findings) -> Measurement | None:
         return None if found.contexts is None else found.contexts.relative.get((context, group))
 
     return number
@@ -198,7 +198,9 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
                 ("with another fact of the relation", of("relation")),
                 ("with an unrelated fact", of("random")),
             ),
-            note=lambda found: f"the other half finds none for {counted(found.stability.n_empty, 'facts')}",
+            note=lambda found: (
+                f"the other half finds none for {format_count(found.stability.n_empty, 'facts')}"
+            ),
             claim="stable",
         ),
         Line(
@@ -218,8 +220,8 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(lines, findings),
         *_all_facts(lines, findings, "stability"),
-        *absent([found for found in findings if found.stability is None], "stability"),
-        *_pictures(measured, "stability", "Overlap of the halves beside other facts", charts.stability_bars),
+        *explain_missing([found for found in findings if found.stability is None], "stability"),
+        *_pictures(measured, "stability", "Overlap of the halves beside other facts", charts.draw_stability),
     ]
 
 
@@ -251,8 +253,8 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
         Text("A fact's neurons are suppressed one after the other, and the answer is read off each time."),
         comparison(lines, findings),
         *_all_facts(lines, findings, "subsets"),
-        *absent([found for found in findings if found.subsets is None], "subsets"),
-        *_pictures(measured, "subsets", "What is left of the answer, neuron by neuron", charts.subset_curve),
+        *explain_missing([found for found in findings if found.subsets is None], "subsets"),
+        *_pictures(measured, "subsets", "What is left of the answer, neuron by neuron", charts.draw_subsets),
     ]
 
 
@@ -266,8 +268,8 @@ def _methods(findings: Sequence[Findings]) -> list[Block]:
             "every method chooses at most as many as the default of integrated gradients has. A slow method "
             "was given fewer facts; what integrated gradients' choice does on these stands beside it."
         ),
-        *absent([found for found in findings if found.methods is None], "methods"),
-        *_pictures(measured, "methods", "What each method's neurons do", charts.method_bars),
+        *explain_missing([found for found in findings if found.methods is None], "methods"),
+        *_pictures(measured, "methods", "What each method's neurons do", charts.draw_methods),
         *(_method_table(found, found.methods) for found in measured),
         *(_method_table(found, found.methods.whole) for found in measured if found.methods.whole is not None),
     ]
@@ -296,7 +298,7 @@ def _method_table(found: Findings, methods: Methods) -> Table:
                             numbers.amplified,
                         )
                     ),
-                    "" if numbers.neurons is None else counted(numbers.neurons.n, numbers.neurons.of),
+                    "" if numbers.neurons is None else format_count(numbers.neurons.n, numbers.neurons.of),
                 )
             )
     return Table(

@@ -12,13 +12,14 @@ The rules themselves: `build.report.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from build.report import rules
 from build.report.findings import Findings
-from build.report.numbers import in_unit
-from build.report.rules import Rule, Told
+from build.report.numbers import NOT_MEASURED, Measurement, in_unit
+from build.report.paper_values import PublishedValue, Range
+from build.report.rules import Assessment, Rule
 
 HOLDS, IN_PART = 0.1, 0.5
 FEWEST = 20
@@ -26,8 +27,8 @@ RULE = (
     "Each claim is turned into one number from 0 to 1 by a fixed rule: how much of the effect a control has, "
     "too, or how much of what is claimed is missing. Below 0.1 the claim **holds**, below 0.5 it holds "
     "**in part**, from 0.5 on it **does not hold**. A change of the answer's probability counts in full from "
-    f"{in_unit(rules.LEAST, 'share', 0)} on, a smaller one in proportion. The strongest finding against "
-    f"the thesis is the claim with the largest number, of those that count at least {FEWEST} "
+    f"{in_unit(rules.LEAST_CHANGE, 'share', 0)} on, a smaller one in proportion. The strongest finding "
+    f"against the thesis is the claim with the largest number, of those that count at least {FEWEST} "
     "facts, edits or relations."
 )
 
@@ -62,7 +63,7 @@ def judge(found: Findings) -> list[Judgement]:
     result = []
     for claim in CLAIMS:
         said = claim.rule(found)
-        if isinstance(said, Told):
+        if isinstance(said, Assessment):
             against = round(min(1.0, max(0.0, said.against)), 2)
             result.append(Judgement(claim, against, said.words, said.n))
     return result
@@ -299,3 +300,67 @@ def outcomes(judged: list[Judgement]) -> Iterator[tuple[str, int]]:
     """How many claims hold, hold in part, and do not."""
     for outcome in ("holds", "in part", "does not hold"):
         yield outcome, sum(each.outcome == outcome for each in judged)
+
+
+# Beside published numbers -----------------------------------------------------------------------------
+
+# Numbers are about the same within this factor, and of one order of magnitude within that one.
+_ALIKE, _ORDER = 1.5, 10**0.5
+# From these factors on a change is not just stronger than another.
+_MANY_TIMES, _ORDERS = 10, 1000
+# A control that does at least this share of it casts doubt.
+_MUCH = 0.5
+
+
+def compare_published(
+    ours: Measurement | None,
+    published: PublishedValue | Range,
+    controls: Sequence[tuple[str, Measurement]] = (),
+) -> str:
+    """A plain verdict on our number beside a published one, and beside its own controls, by name."""
+    if ours is None:
+        return NOT_MEASURED
+    if isinstance(published, Range):
+        place = (
+            "below" if ours.value < published.low else "above" if ours.value > published.high else "within"
+        )
+        return f"{place} the published range" + _doubt(ours, controls)
+    signed = published.unit in ("change", "difference")
+    verdict = _compare_signed(ours, published) if signed else _compare_sizes(ours, published)
+    return verdict if verdict.startswith("not") else verdict + _doubt(ours, controls)
+
+
+def _compare_signed(ours: Measurement, published: PublishedValue) -> str:
+    if not (ours.above_zero or ours.below_zero):
+        return "not reproduced: no change that could be told from none"
+    if (ours.value > 0) != (published.value > 0):
+        return "not reproduced: the opposite sign"
+    ratio = abs(ours.value / published.value)
+    if ratio >= _ORDERS:
+        return "same sign, many orders of magnitude larger: not comparable"
+    if ratio >= _MANY_TIMES:
+        return f"same sign, {ratio:,.0f} times as large"
+    size = "stronger" if ratio > _ALIKE else "weaker" if ratio < 1 / _ALIKE else "about as strong"
+    return f"same sign, {size}"
+
+
+def _compare_sizes(ours: Measurement, published: PublishedValue) -> str:
+    if in_unit(ours.value, published.unit, published.digits) == published.number:
+        return "the same number"
+    if published.value == 0 or ours.value <= 0:
+        return "not reproduced: none here" if ours.value <= 0 else "not reproduced: some here"
+    ratio = ours.value / published.value
+    if 1 / _ALIKE <= ratio <= _ALIKE:
+        return "about the same"
+    if 1 / _ORDER <= ratio <= _ORDER:
+        return f"same order of magnitude, {'more' if ratio > 1 else 'less'}"
+    times = f"{ratio:,.0f} times as much" if ratio > 1 else f"1/{1 / ratio:,.0f} of it"
+    return f"another order of magnitude ({times}); not comparable: another model"
+
+
+def _doubt(ours: Measurement, controls: Sequence[tuple[str, Measurement]]) -> str:
+    if not controls or ours.value == 0:
+        return ""
+    name, control = max(controls, key=lambda each: each[1].value / ours.value)
+    share = control.value / ours.value
+    return f", but a control does {share:.0%} of it ({name})" if share >= _MUCH else ""

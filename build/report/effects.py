@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from build.report import charts_effects as charts
+from atlas.charts.effects import GROUP_NAMES
+from atlas.queries.evidence import GROUPS
+from build.report import charts
 from build.report.figures import Figure
-from build.report.findings import ALL, GROUPS, INTERVENTIONS, Findings
-from build.report.lines import Line, absent, comparison
-from build.report.numbers import Estimate
+from build.report.findings import ALL, Findings
+from build.report.lines import Line, comparison, explain_missing
+from build.report.numbers import Measurement
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
 
 _CONTROLS = {
     "baseline": "most active",
     "random": "random",
-    "matched": "nearest in activity",
+    "matched": "activation-matched",
     "unrelated": "unrelated facts",
 }
 
 
-def section(findings: Sequence[Findings]) -> list[Block]:
+def effects_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.effects is not None]
     blocks: list[Block] = [
         Heading(2, "1 Suppress and amplify"),
@@ -37,9 +39,9 @@ def section(findings: Sequence[Findings]) -> list[Block]:
             "neurons are where the fact's were found stands beside it, as a multiple of the fact's own."
         ),
         comparison(_lines(), findings),
-        *absent([found for found in findings if found.effects is None], "effects"),
+        *explain_missing([found for found in findings if found.effects is None], "effects"),
     ]
-    for intervention in INTERVENTIONS if measured else ():
+    for intervention in charts.VERBS if measured else ():
         blocks += [
             Heading(3, charts.VERBS[intervention]),
             Pictures(tuple(_overall(found, intervention) for found in measured)),
@@ -72,8 +74,8 @@ def _lines() -> list[Line]:
 
 def _effect(
     intervention: str, group: str, templates: str, facts: str
-) -> Callable[[Findings], Estimate | None]:
-    def number(found: Findings) -> Estimate | None:
+) -> Callable[[Findings], Measurement | None]:
+    def number(found: Findings) -> Measurement | None:
         return None if found.effects is None else found.effects.of(intervention, group, templates, facts)
 
     return number
@@ -93,7 +95,7 @@ def _active(intervention: str, templates: str, facts: str) -> Callable[[Findings
 def _overall(found: Findings, intervention: str) -> Figure:
     effects = found.effects
     said = [
-        f"{charts.GROUP_NAMES[group]} {number.number()}"
+        f"{GROUP_NAMES[group]} {number.number()}"
         for group in GROUPS
         if (number := effects.of(intervention, group, "held-out", effects.facts)) is not None
     ]
@@ -101,18 +103,18 @@ def _overall(found: Findings, intervention: str) -> Figure:
         f"{intervention}--{found.atlas_id}",
         f"{charts.VERBS[intervention]} in {found.atlas_id}, change of the answer's probability: "
         f"{'; '.join(said)}.",
-        charts.effect_bars(found, intervention),
+        charts.draw_effects(found, intervention),
     )
 
 
 def _by_relation(found: Findings, intervention: str) -> Figure:
     rows = found.effects.by_relation(intervention, "held-out", found.effects.facts)
     own = rows[rows["group"] == "own"]["paper_change"]
-    spread = f"{Estimate(own.min()).number()} to {Estimate(own.max()).number()}" if len(own) else "none"
+    spread = f"{Measurement(own.min()).number()} to {Measurement(own.max()).number()}" if len(own) else "none"
     return Figure(
         f"{intervention}-by-relation--{found.atlas_id}",
         f"{charts.VERBS[intervention]} in {found.atlas_id}, by relation ({len(own)} of them): {spread}.",
-        charts.effects_by_relation(found, intervention),
+        charts.draw_effects_by_relation(found, intervention),
     )
 
 
@@ -132,7 +134,7 @@ def _every_group(found: Findings, intervention: str) -> Table:
                 active = found.effects.activity(intervention, group, templates, facts)
                 rows.append(
                     (
-                        charts.GROUP_NAMES[group],
+                        GROUP_NAMES[group],
                         templates,
                         facts,
                         *ratios,

@@ -19,6 +19,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from atlas.charts.look import INK, WHITE
 from atlas.errors import BuildError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 SCRIPT = "vega.js"
 PNG_SCALE = 2
-ENDINGS = (".svg", ".png", ".html")
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -117,10 +117,8 @@ class Figure:
 
     def inlined(self) -> str:
         """The SVG for a page: in the colour of the page's text, no ground, its ids its own."""
-        from build.report.charts import INK, PAPER_WHITE
-
         text = re.sub(r"^.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
-        text = text.replace(f'fill="{PAPER_WHITE}"', 'fill="none"').replace(INK, "currentColor")
+        text = text.replace(f'fill="{WHITE}"', 'fill="none"').replace(INK, "currentColor")
         names = re.findall(r'\bid="([^"]+)"', text)
         text = _renamed(text, {name: f"{self.file}-{name}" for name in names})
         label = html.escape(self.alt, quote=True)

@@ -25,13 +25,11 @@ from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest
 from build.evidence.statistics import count_neurons
-from build.report.numbers import DRAWS, SEED, Estimate, mean_of, ratio_of
+from build.report.numbers import N_RESAMPLES, RESAMPLING_SEED, Measurement, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS
 from build.report.samples import FEWEST_KNOWN, Activating, Contexts, Methods, Stability, Subsets
 from build.report.studies import Edits, Erasures
 
-GROUPS = ("own", "random", "matched", "baseline", "unrelated")
-INTERVENTIONS = ("suppress", "amplify")
 ALL = "all"
 
 
@@ -72,8 +70,8 @@ def gather(atlas: Atlas) -> Findings:
         n_facts=counted["n"],
         n_known=counted["known"],
         labels=dict(zip(labels["relation_id"], labels["label"], strict=True)),
-        statistics=statistics_of(atlas),
-        effects=effects_of(atlas),
+        statistics=gather_statistics(atlas),
+        effects=gather_effects(atlas),
         edits=Edits.of(atlas),
         erasures=Erasures.of(atlas),
         contexts=Contexts.of(atlas),
@@ -112,26 +110,26 @@ class Effects:
         *,
         relation: str = ALL,
         ratio: str = "paper",
-    ) -> Estimate | None:
+    ) -> Measurement | None:
         """The mean change of the answer's probability; ratio: 'paper' or 'replication'."""
         row = self.row(intervention, group, templates, facts, relation)
         if row is None:
             return None
         value, low, high = (getattr(row, f"{ratio}_{end}") for end in ("change", "low", "high"))
         low, high = (None if pd.isna(each) else float(each) for each in (low, high))
-        return Estimate(float(value), low, high, int(row.n_facts), "facts", "change")
+        return Measurement(float(value), low, high, int(row.n_facts), "facts", "change")
 
     def activity(self, intervention: str, group: str, templates: str, facts: str) -> float | None:
         """How active the changed neurons are, as a multiple of the fact's own; None in older atlases."""
         active = getattr(self.row(intervention, group, templates, facts), "activity", None)
         return None if active is None or pd.isna(active) else float(active)
 
-    def top_changed(self, intervention: str, group: str, templates: str, facts: str) -> Estimate | None:
+    def top_changed(self, intervention: str, group: str, templates: str, facts: str) -> Measurement | None:
         """How often the model's likeliest token became another."""
         row = self.row(intervention, group, templates, facts)
         if row is None or pd.isna(row.top_changed):
             return None
-        return Estimate(float(row.top_changed), n=int(row.n_prompts), of="prompts", unit="share")
+        return Measurement(float(row.top_changed), n=int(row.n_prompts), of="prompts", unit="share")
 
     @cached_property
     def facts(self) -> str:
@@ -151,7 +149,7 @@ class Effects:
         return chosen.reset_index(drop=True)
 
 
-def effects_of(atlas: Atlas) -> Effects | None:
+def gather_effects(atlas: Atlas) -> Effects | None:
     """The effects of an atlas; summed up here where it has only the single ones."""
     if atlas.measured("effect_summaries"):
         return Effects(
@@ -187,19 +185,19 @@ class Statistics:
     `statistics`, None where it was not measured; sizes: neurons a fact → facts.
     """
 
-    neurons: Estimate | None
+    neurons: Measurement | None
     median: float
     most: int
     n_empty: int
-    within: Estimate | None
-    across: Estimate | None
-    same_object: Estimate | None
-    other_object: Estimate | None
-    identical: Estimate | None
-    commonest: Estimate | None
+    within: Measurement | None
+    across: Measurement | None
+    same_object: Measurement | None
+    other_object: Measurement | None
+    identical: Measurement | None
+    commonest: Measurement | None
     commonest_neuron: str
-    hubs: Estimate | None
-    upper: Estimate | None
+    hubs: Measurement | None
+    upper: Measurement | None
     n_upper: int
     layers: pd.DataFrame
     overlaps: pd.DataFrame
@@ -208,7 +206,7 @@ class Statistics:
     grid: pd.DataFrame | None = None
 
 
-def statistics_of(atlas: Atlas) -> Statistics:
+def gather_statistics(atlas: Atlas) -> Statistics:
     """The statistics of the stored neurons, by SQL over the tables that every atlas has."""
     facts = atlas.query("""
         SELECT f.fact_id, count(k.fact_id) AS n
@@ -258,7 +256,7 @@ def statistics_of(atlas: Atlas) -> Statistics:
     )
 
 
-def _overlaps(overlaps: pd.DataFrame) -> tuple[Estimate | None, Estimate | None]:
+def _overlaps(overlaps: pd.DataFrame) -> tuple[Measurement | None, Measurement | None]:
     """Mean neurons two facts share, within a relation and across; relations are drawn again."""
     shared = overlaps.pivot(index="relation_a", columns="relation_b", values="mean_shared").to_numpy()
     n = len(shared)
@@ -267,11 +265,11 @@ def _overlaps(overlaps: pd.DataFrame) -> tuple[Estimate | None, Estimate | None]
         return within, None
     apart = ~np.eye(n, dtype=bool)
     means = np.where(apart, np.nan_to_num(shared), 0.0)
-    weights = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    weights = np.random.default_rng(RESAMPLING_SEED).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
     pairs = ((weights @ apart) * weights).sum(axis=1)
     drawn = ((weights @ means) * weights).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return within, Estimate(
+    return within, Measurement(
         float(means.sum() / apart.sum()), float(low), float(high), n, "relations", "count"
     )
 
@@ -325,8 +323,8 @@ def _counted(atlas: Atlas, n_layers: int) -> tuple[dict[str, Any], str]:
     )
 
 
-def _share(value: float | None, n: int) -> Estimate | None:
-    return None if value is None else Estimate(value, n=n, unit="share")
+def _share(value: float | None, n: int) -> Measurement | None:
+    return None if value is None else Measurement(value, n=n, unit="share")
 
 
 def _refinements(atlas: Atlas) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from build.report.claims import judge
+from build.report.claims import compare_published, judge
 from build.report.findings import Findings
-from build.report.numbers import NOT_MEASURED, Estimate
+from build.report.numbers import NOT_MEASURED, Measurement
 from build.report.page import Block, Table, Text, escape
-from build.report.paper_values import PAPER, RANGES, REPLICATED, REPLICATION, paper, replication
-from build.report.verdicts import compare
+from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATED, REPLICATION_VALUES, paper, replication
 
-Number = Callable[[Findings], Estimate | None]
+Number = Callable[[Findings], Measurement | None]
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ class Line:
         ]
         return "\n".join(line for line in lines if line)
 
-    def verdict(self, found: Findings, ours: Estimate, controls: list[tuple[str, Estimate]]) -> str:
+    def verdict(self, found: Findings, ours: Measurement, controls: list[tuple[str, Measurement]]) -> str:
         controls = controls if self.doubts else []
-        theirs = REPLICATION.get(self.published)
+        theirs = REPLICATION_VALUES.get(self.published)
         if theirs is not None and found.manifest.model.name == REPLICATED:
-            return f"*beside the replication: {compare(ours, theirs, controls)}*"
-        published = PAPER.get(self.published) or RANGES.get(self.published) or theirs
+            return f"*beside the replication: {compare_published(ours, theirs, controls)}*"
+        published = PAPER_VALUES.get(self.published) or RANGES.get(self.published) or theirs
         if published is not None:
-            return f"*{compare(ours, published, controls)}*"
+            return f"*{compare_published(ours, published, controls)}*"
         if not self.claim:
             return ""
         outcomes = [each.outcome for each in judge(found) if each.claim.name == self.claim]
@@ -86,7 +85,7 @@ def comparison(lines: Sequence[Line], findings: Sequence[Findings], caption: str
     return Table(columns, tuple(line.row(findings) for line in lines), caption, widths=(20, 15, 12))
 
 
-def absent(without: Sequence[Findings], experiment: str) -> list[Block]:
+def explain_missing(without: Sequence[Findings], experiment: str) -> list[Block]:
     """A sentence on each atlas that was not measured, and what would do it."""
     blocks: list[Block] = []
     for found in without:

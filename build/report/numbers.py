@@ -1,6 +1,6 @@
 """A number as the report prints it: with its unit, its interval and how many it was taken over.
 
-    Estimate(-0.845, -0.852, -0.837, n=1903, of="facts").text()        # "−84.5 % [−85.2, −83.7]"
+    Measurement(-0.845, -0.852, -0.837, n=1903, of="facts").text()        # "−84.5 % [−85.2, −83.7]"
     mean_of([0.2, 0.4, 0.1], unit="share")                             # a mean with its bootstrap interval
 
 Intervals hold 95 %: what was measured is drawn again, 1,000 times, always with the same random numbers. Where
@@ -16,8 +16,8 @@ import numpy as np
 
 from build.evidence.intervals import wilson
 
-DRAWS = 1000
-SEED = 0
+N_RESAMPLES = 1000
+RESAMPLING_SEED = 0
 NOT_MEASURED = "not measured in this atlas"
 _FEWEST_FOR_INTERVAL = 2
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -33,7 +33,7 @@ _UNITS: dict[str, tuple[float, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Measurement:
     """A number, its interval (None where there is none), and the n of what it was taken over.
 
     unit: 'change' and 'share' are printed in per cent, the others as they are.
@@ -62,7 +62,7 @@ class Estimate:
 
     def counted(self) -> str:
         """`n = 1,903 facts`, or nothing."""
-        return "" if self.n is None else f"n\u00a0=\u00a0{counted(self.n, self.of)}"
+        return "" if self.n is None else f"n\u00a0=\u00a0{format_count(self.n, self.of)}"
 
     def full(self) -> str:
         """The number, its interval and its n, for a sentence."""
@@ -86,7 +86,7 @@ def in_unit(value: float, unit: str, digits: int | None = None) -> str:
     return _number(value * factor, form) + behind
 
 
-def counted(n: int, of: str) -> str:
+def format_count(n: int, of: str) -> str:
     """`1 fact`, `2 facts`."""
     return f"{n:,} {of if n != 1 else of.removesuffix('s')}"
 
@@ -108,7 +108,7 @@ def _number(value: float, form: str) -> str:
 # Means and their intervals ---------------------------------------------------------------------------
 
 
-def mean_of(values: Sequence[float] | np.ndarray, *, unit: str, of: str = "facts") -> Estimate | None:
+def mean_of(values: Sequence[float] | np.ndarray, *, unit: str, of: str = "facts") -> Measurement | None:
     """The mean of the values that are there, with a bootstrap interval; None without any."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
@@ -117,7 +117,7 @@ def mean_of(values: Sequence[float] | np.ndarray, *, unit: str, of: str = "facts
     low, high = _interval(values[:, None], lambda sums: sums[:, 0] / len(values))
     if unit == "share":
         low, high = _bounds(values, low, high)
-    return Estimate(float(values.mean()), low, high, len(values), of, unit)
+    return Measurement(float(values.mean()), low, high, len(values), of, unit)
 
 
 def ratio_of(
@@ -127,7 +127,7 @@ def ratio_of(
     unit: str,
     less: float = 0.0,
     of: str = "facts",
-) -> Estimate | None:
+) -> Measurement | None:
     """Σ above ÷ Σ below, less `less`, with a bootstrap interval; None where the sum below is zero."""
     pairs = np.column_stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)])
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
@@ -138,7 +138,7 @@ def ratio_of(
     value = pairs[:, 0].sum() / pairs[:, 1].sum() - less
     if unit == "share":
         low, high = _bounds(pairs[:, 0] / np.where(pairs[:, 1] == 0, 1, pairs[:, 1]), low, high)
-    return Estimate(float(value), low, high, len(pairs), of, unit)
+    return Measurement(float(value), low, high, len(pairs), of, unit)
 
 
 def _bounds(shares: np.ndarray, low: float | None, high: float | None) -> tuple[float | None, float | None]:
@@ -154,9 +154,12 @@ def _interval(rows: np.ndarray, statistic) -> tuple[float | None, float | None]:
     n = len(rows)
     if n < _FEWEST_FOR_INTERVAL:
         return None, None
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(RESAMPLING_SEED)
     drawn = np.concatenate(
-        [statistic(generator.multinomial(n, np.full(n, 1 / n), size=100) @ rows) for _ in range(DRAWS // 100)]
+        [
+            statistic(generator.multinomial(n, np.full(n, 1 / n), size=100) @ rows)
+            for _ in range(N_RESAMPLES // 100)
+        ]
     )
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)

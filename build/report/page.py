@@ -16,8 +16,8 @@ from pathlib import Path
 
 from build.report.figures import Figure
 
-STYLE = Path(__file__).parent / "report.css"
-FOLDER = "figures"
+_STYLE = Path(__file__).parent / "report.css"
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _markdown(block: Block) -> str:
             return "\n".join([*([f"*{caption}*", ""] if caption else []), *lines])
         case Pictures(figures, caption):
             lines = [
-                f"[![{escape(each.alt)}]({FOLDER}/{each.file}.svg)]({FOLDER}/{each.file}.html)"
+                f"[![{escape(each.alt)}]({FIGURES}/{each.file}.svg)]({FIGURES}/{each.file}.html)"
                 for each in figures
             ]
             return "\n\n".join([*lines, *([f"*{caption}*"] if caption else [])])
@@ -125,7 +125,7 @@ def html(blocks: Sequence[Block], *, title: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escaping.escape(title)}</title>\n"
-        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         f"{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -156,9 +156,9 @@ def _html(block: Block | _Contents) -> str:
             return _table(block)
         case Pictures(figures, caption):
             drawn = "\n".join(
-                f'<div class="chart">{each.inlined()}\n<p class="files"><a href="{FOLDER}/{each.file}.html">'
-                f'interactive</a> <a href="{FOLDER}/{each.file}.svg">SVG</a> '
-                f'<a href="{FOLDER}/{each.file}.png">PNG</a></p></div>'
+                f'<div class="chart">{each.inlined()}\n<p class="files"><a href="{FIGURES}/{each.file}.html">'
+                f'interactive</a> <a href="{FIGURES}/{each.file}.svg">SVG</a> '
+                f'<a href="{FIGURES}/{each.file}.png">PNG</a></p></div>'
                 for each in figures
             )
             below = f"\n<figcaption>{inline(caption)}</figcaption>" if caption else ""

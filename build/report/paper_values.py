@@ -22,8 +22,8 @@ UPPER_LAYERS = 5 / 12
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published value: its unit (as in `numbers.Estimate`), where it stands, and its control's value.
+class PublishedValue:
+    """A published value: its unit (as in `numbers.Measurement`), where it stands, and its control's value.
 
     digits: behind the point, as published; None for the unit's own.
     """
@@ -71,22 +71,24 @@ class Range:
 
 _NEURONS = "its published neurons"
 
-PAPER: dict[str, Published] = {
-    "suppress": Published(
+PAPER_VALUES: dict[str, PublishedValue] = {
+    "suppress": PublishedValue(
         -0.2903, "change", "section 4.2, figure 3", -0.0147, "activation baseline", digits=2
     ),
-    "amplify": Published(0.3117, "change", "section 4.2, figure 4", -0.0127, "activation baseline", digits=2),
-    "neurons": Published(4.13, "count", "section 4.1, table of statistics"),
-    "within": Published(1.23, "count", "section 4.1, table of statistics"),
-    "across": Published(0.09, "count", "section 4.1, table of statistics"),
-    "edit_change": Published(0.485, "share", "section 5.1, table of edits", 0.047, "random neurons"),
-    "edit_success": Published(0.344, "share", "section 5.1, table of edits", 0.0, "random neurons"),
-    "perplexity_within": Published(8.4, "difference", "section 5.1, table of edits", digits=1),
-    "perplexity_across": Published(7.2, "difference", "section 5.1, table of edits", digits=1),
-    "erase_P19": Published(
+    "amplify": PublishedValue(
+        0.3117, "change", "section 4.2, figure 4", -0.0127, "activation baseline", digits=2
+    ),
+    "neurons": PublishedValue(4.13, "count", "section 4.1, table of statistics"),
+    "within": PublishedValue(1.23, "count", "section 4.1, table of statistics"),
+    "across": PublishedValue(0.09, "count", "section 4.1, table of statistics"),
+    "edit_change": PublishedValue(0.485, "share", "section 5.1, table of edits", 0.047, "random neurons"),
+    "edit_success": PublishedValue(0.344, "share", "section 5.1, table of edits", 0.0, "random neurons"),
+    "perplexity_within": PublishedValue(8.4, "difference", "section 5.1, table of edits", digits=1),
+    "perplexity_across": PublishedValue(7.2, "difference", "section 5.1, table of edits", digits=1),
+    "erase_P19": PublishedValue(
         1.066, "change", "section 5.2, table of erased relations", detail="perplexity 1,450 → 2,996"
     ),
-    "erase_P106": Published(
+    "erase_P106": PublishedValue(
         1.282, "change", "section 5.2, table of erased relations", detail="perplexity 2,279 → 5,202"
     ),
 }
@@ -99,21 +101,21 @@ RANGES: dict[str, Range] = {
     "erase_lost": CLAIMED_LOSS,
 }
 
-REPLICATION: dict[str, Published] = {
-    "neurons": Published(11.04, "count", _NEURONS, detail="median 8, most 98"),
-    "within": Published(3.22, "count", _NEURONS),
-    "across": Published(0.38, "count", _NEURONS),
-    "upper_layers": Published(0.94, "share", _NEURONS, detail="layers 7–11 of 0–11", digits=0),
-    "commonest": Published(0.242, "share", _NEURONS, detail="`L10.N2484`"),
-    "hubs": Published(0.914, "share", _NEURONS),
+REPLICATION_VALUES: dict[str, PublishedValue] = {
+    "neurons": PublishedValue(11.04, "count", _NEURONS, detail="median 8, most 98"),
+    "within": PublishedValue(3.22, "count", _NEURONS),
+    "across": PublishedValue(0.38, "count", _NEURONS),
+    "upper_layers": PublishedValue(0.94, "share", _NEURONS, detail="layers 7–11 of 0–11", digits=0),
+    "commonest": PublishedValue(0.242, "share", _NEURONS, detail="`L10.N2484`"),
+    "hubs": PublishedValue(0.914, "share", _NEURONS),
 }
 
 
 def paper(name: str) -> str:
     """The paper's value as the report prints it."""
-    found = PAPER.get(name) or RANGES.get(name)
+    found = PAPER_VALUES.get(name) or RANGES.get(name)
     return found.text() if found else "no number"
 
 
 def replication(name: str) -> str:
-    return REPLICATION[name].text() if name in REPLICATION else "not published"
+    return REPLICATION_VALUES[name].text() if name in REPLICATION_VALUES else "not published"

@@ -25,7 +25,7 @@ _OPTIONS = {
 }
 
 
-def section(findings: Sequence[Findings]) -> list[Block]:
+def provenance_section(findings: Sequence[Findings]) -> list[Block]:
     return [
         Heading(2, "7 How it was measured"),
         Text(

@@ -19,17 +19,16 @@ import pandas as pd
 
 from atlas.queries import subsets
 from atlas.store.atlas import Atlas
-from build.report.numbers import Estimate, mean_of, ratio_of
+from build.report.numbers import Measurement, mean_of, ratio_of
 
 FEWEST_KNOWN = 20
-CONTEXTS = ("fact", "relation", "subject", "random")
+CONTEXT_ORDER = ("fact", "relation", "subject", "random")
 METHOD_NAMES = {
     "integrated_gradients": "integrated gradients",
     "gradient_x_activation": "gradient × activation",
     "log_prob_increase": "log-probability increase",
     "activation": "activation",
 }
-METHODS = tuple(METHOD_NAMES)
 
 Numbers = TypeVar("Numbers")
 
@@ -56,9 +55,9 @@ class Contexts:
     paper has it; magnitude: the mean of its size, whatever its sign.
     """
 
-    relative: dict[tuple[str, str], Estimate | None]
-    activation: dict[tuple[str, str], Estimate | None]
-    magnitude: dict[tuple[str, str], Estimate | None]
+    relative: dict[tuple[str, str], Measurement | None]
+    activation: dict[tuple[str, str], Measurement | None]
+    magnitude: dict[tuple[str, str], Measurement | None]
     whole: Contexts | None = None
 
     @classmethod
@@ -88,9 +87,9 @@ class Activating:
     top, bottom: the shares, mean over neurons; chance: the share of all facts that have the neuron.
     """
 
-    top: Estimate | None
-    bottom: Estimate | None
-    chance: Estimate | None
+    top: Measurement | None
+    bottom: Measurement | None
+    chance: Measurement | None
 
     @classmethod
     def of(cls, atlas: Atlas) -> Activating | None:
@@ -124,11 +123,11 @@ class Stability:
     neurons of either half suppressed. rows: as the table.
     """
 
-    same: Estimate | None
-    relation: Estimate | None
-    random: Estimate | None
-    fall: Estimate | None
-    fall_held_out: Estimate | None
+    same: Measurement | None
+    relation: Measurement | None
+    random: Measurement | None
+    fall: Measurement | None
+    fall_held_out: Measurement | None
     n_empty: int
     rows: pd.DataFrame
     whole: Stability | None = None
@@ -164,9 +163,9 @@ class Subsets:
     facts whose neurons have no effect that could be halved.
     """
 
-    k_half: dict[str, Estimate | None]
-    share: dict[str, Estimate | None]
-    single: dict[str, Estimate | None]
+    k_half: dict[str, Measurement | None]
+    share: dict[str, Measurement | None]
+    single: dict[str, Measurement | None]
     curve: pd.DataFrame
     n_without: int
     whole: Subsets | None = None
@@ -257,8 +256,8 @@ class Methods:
 class MethodNumbers:
     """One method in one mode; see `Methods`."""
 
-    neurons: Estimate | None
-    overlap: Estimate | None
-    suppressed: Estimate | None
-    amplified: Estimate | None
-    gradients: Estimate | None
+    neurons: Measurement | None
+    overlap: Measurement | None
+    suppressed: Measurement | None
+    amplified: Measurement | None
+    gradients: Measurement | None

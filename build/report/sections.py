@@ -1,6 +1,6 @@
 """The whole report as blocks: what it is about, its summary, then section by section.
 
-    blocks = report(findings)
+    blocks = report_blocks(findings)
 
 Atlases stand side by side as columns. What an atlas does not have is said to be not measured, never left out.
 """
@@ -20,17 +20,17 @@ TITLE = "Knowledge neurons: what was measured beside what was published"
 _MARK = {"holds": "✓", "in part": "◐", "does not hold": "✗"}
 
 
-def report(findings: Sequence[Findings]) -> list[Block]:
+def report_blocks(findings: Sequence[Findings]) -> list[Block]:
     return [
         *_opening(findings),
         *_summary(findings),
-        *effects.section(findings),
+        *effects.effects_section(findings),
         *changes.update_section(findings),
         *changes.erase_section(findings),
         *checks.contexts_section(findings),
-        *statistics.section(findings),
+        *statistics.statistics_section(findings),
         *checks.checks_section(findings),
-        *provenance.section(findings),
+        *provenance.provenance_section(findings),
     ]
 
 

@@ -8,13 +8,13 @@ import altair as alt
 import pandas as pd
 
 from atlas.refinement import MODES as REFINEMENTS
-from build.report import charts_statistics as charts
+from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import Line, absent, comparison
-from build.report.numbers import Estimate, in_unit
+from build.report.lines import Line, comparison, explain_missing
+from build.report.numbers import Measurement, in_unit
 from build.report.page import Block, Heading, Pictures, Table, Text, escape
-from build.report.paper_values import PAPER, REPLICATION
+from build.report.paper_values import PAPER_VALUES, REPLICATION_VALUES
 
 _MODES = ("stored", "default", "paper", "replication")
 # Column of `statistics` → its words, unit and name among the published values.
@@ -33,7 +33,7 @@ _ROWS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def section(findings: Sequence[Findings]) -> list[Block]:
+def statistics_section(findings: Sequence[Findings]) -> list[Block]:
     return [
         Heading(2, "5 Statistics"),
         Text(
@@ -41,9 +41,9 @@ def section(findings: Sequence[Findings]) -> list[Block]:
             "relations (or pairs of relations) counting alike."
         ),
         comparison(_lines(), findings),
-        Pictures(_each(findings, "layers", "Share of the neurons by layer", charts.layer_bars)),
-        Pictures(_each(findings, "neurons", "Facts by their number of neurons", charts.neuron_counts)),
-        Pictures(_each(findings, "sharing", "Neurons that relations share", charts.sharing_matrix)),
+        Pictures(_each(findings, "layers", "Share of the neurons by layer", charts.draw_layers)),
+        Pictures(_each(findings, "neurons", "Facts by their number of neurons", charts.draw_sizes)),
+        Pictures(_each(findings, "sharing", "Neurons that relations share", charts.draw_sharing)),
         Heading(3, "Modes and thresholds"),
         Text(
             "The same stored scores, refined in three ways: by the paper's rule, by the replication's, "
@@ -71,7 +71,7 @@ def _each(
     )
 
 
-def _of(name: str) -> Callable[[Findings], Estimate | None]:
+def _of(name: str) -> Callable[[Findings], Measurement | None]:
     return lambda found: getattr(found.statistics, name)
 
 
@@ -127,8 +127,8 @@ def _modes(found: Findings) -> Table:
     rows = [
         (
             words,
-            PAPER[published].number if published in PAPER else "",
-            REPLICATION[published].number if published in REPLICATION else "",
+            PAPER_VALUES[published].number if published in PAPER_VALUES else "",
+            REPLICATION_VALUES[published].number if published in REPLICATION_VALUES else "",
             *(_shown(modes[mode][column], unit) for mode in names),
         )
         for column, (words, unit, published) in _ROWS.items()
@@ -142,7 +142,7 @@ def _modes(found: Findings) -> Table:
         (
             "pairs in the upper layers",
             "",
-            REPLICATION["upper_layers"].number,
+            REPLICATION_VALUES["upper_layers"].number,
             *("" if each is None else in_unit(float(sum(each[-upper:])), "share") for each in layers),
         ),
         ("t", "0.2", "0.3", *thresholds),
@@ -187,7 +187,7 @@ def _shown(value: float | None, unit: str, missing: str = "") -> str:
 
 
 def _absent_modes(findings: Sequence[Findings]) -> list[Block]:
-    return absent([found for found in findings if found.statistics.modes is None], "statistics")
+    return explain_missing([found for found in findings if found.statistics.modes is None], "statistics")
 
 
 def _sensitivity(findings: Sequence[Findings]) -> list[Block]:
@@ -197,7 +197,7 @@ def _sensitivity(findings: Sequence[Findings]) -> list[Block]:
         Figure(
             f"thresholds-{name}--{found.atlas_id}",
             f"{words} under other thresholds in {found.atlas_id}.",
-            charts.sensitivity(found, column, words, form),
+            charts.draw_thresholds(found, column, words, form),
         )
         for column, name, words, form in (
             ("mean_neurons", "neurons", "Neurons a fact (mean)", ",.1f"),

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from atlas.queries.evidence import PAPER_DOSE
+from atlas.queries.evidence import EDIT_GROUPS, PAPER_DOSE
 from atlas.store.atlas import Atlas
-from build.report.numbers import Estimate, mean_of, ratio_of
+from build.report.numbers import Measurement, mean_of, ratio_of
 
 OWN_AND_RANDOM = ("own", "random")
-EDITED = ("own", "all", "random", "random_all")
 PAPER_STRENGTHS = (1.0, 8.0)
 
 
@@ -27,7 +26,7 @@ PAPER_STRENGTHS = (1.0, 8.0)
 
 
 @dataclass(frozen=True)
-class Scores:
+class EditScores:
     """The scorecard of one group of edits; a part that no prompt asks for is None.
 
     change, success, top_five: of the prompt the edit is judged by, whether its old answer is no longer first,
@@ -39,18 +38,18 @@ class Scores:
     other_perplexity: change of perplexity.
     """
 
-    change: Estimate | None
-    success: Estimate | None
-    top_five: Estimate | None
-    efficacy: Estimate | None
-    paraphrase: Estimate | None
-    alike_kept: Estimate | None
-    same_kept: Estimate | None
-    other_kept: Estimate | None
-    symmetry: Estimate | None
-    symmetry_before: Estimate | None
-    same_perplexity: Estimate | None
-    other_perplexity: Estimate | None
+    change: Measurement | None
+    success: Measurement | None
+    top_five: Measurement | None
+    efficacy: Measurement | None
+    paraphrase: Measurement | None
+    alike_kept: Measurement | None
+    same_kept: Measurement | None
+    other_kept: Measurement | None
+    symmetry: Measurement | None
+    symmetry_before: Measurement | None
+    same_perplexity: Measurement | None
+    other_perplexity: Measurement | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Edits:
     as many random ones, 'random' and 'random_all'.
     """
 
-    scores: dict[tuple[tuple[float, float], str], Scores]
+    scores: dict[tuple[tuple[float, float], str], EditScores]
     strengths: tuple[tuple[float, float], ...]
     n_edits: int
     n_relations: int
@@ -82,23 +81,23 @@ class Edits:
         scores = {}
         for strengths in settings:
             chosen = rows[(rows["remove"] == strengths[0]) & (rows["add"] == strengths[1])]
-            for group in EDITED:
+            for group in EDIT_GROUPS:
                 part = chosen[chosen["group"] == group]
                 if len(part):
                     scores[strengths, group] = _scores(part)
         first = rows[(rows["remove"] == settings[0][0]) & (rows["add"] == settings[0][1])]
         return cls(scores, tuple(settings), first["edit"].nunique(), first["relation_id"].nunique())
 
-    def of_group(self, group: str, strengths: tuple[float, float] | None = None) -> Scores | None:
+    def of_group(self, group: str, strengths: tuple[float, float] | None = None) -> EditScores | None:
         """The scorecard of a group, at the paper's strengths if they were tried."""
         return self.scores.get((strengths or self.strengths[0], group))
 
 
-def _scores(rows: pd.DataFrame) -> Scores:
+def _scores(rows: pd.DataFrame) -> EditScores:
     edited = rows[rows["kind"] == "edited"]
     answered = edited[edited["rank_old_before"] == 1]
     inverse = rows[rows["kind"] == "symmetry"]
-    return Scores(
+    return EditScores(
         change=_share(answered, answered["rank_old_after"] > 1),
         success=_share(edited, edited["rank_new_after"] == 1),
         top_five=_share(edited, edited["rank_new_after"] <= 5),
@@ -114,22 +113,22 @@ def _scores(rows: pd.DataFrame) -> Scores:
     )
 
 
-def _share(rows: pd.DataFrame, true: pd.Series) -> Estimate | None:
+def _share(rows: pd.DataFrame, true: pd.Series) -> Measurement | None:
     """The share of rows for which it is true; edits are drawn again."""
     by_edit = true.astype(float).groupby(rows["edit"]).agg(["sum", "size"])
     return ratio_of(by_edit["sum"], by_edit["size"], unit="share", of="edits")
 
 
-def _first(rows: pd.DataFrame) -> Estimate | None:
+def _first(rows: pd.DataFrame) -> Measurement | None:
     return _share(rows, rows["rank_new_after"] == 1)
 
 
-def _kept(rows: pd.DataFrame, kind: str) -> Estimate | None:
+def _kept(rows: pd.DataFrame, kind: str) -> Measurement | None:
     asked = rows[(rows["kind"] == kind) & (rows["rank_old_before"] == 1)]
     return _share(asked, asked["rank_old_after"] == 1)
 
 
-def _perplexity(rows: pd.DataFrame, kind: str) -> Estimate | None:
+def _perplexity(rows: pd.DataFrame, kind: str) -> Measurement | None:
     """How much the perplexity of the answers rises, over all prompts of the kind."""
     asked = rows[rows["kind"] == kind]
     if not len(asked):
@@ -145,7 +144,7 @@ def _perplexity(rows: pd.DataFrame, kind: str) -> Estimate | None:
     drawn = _rise(weights @ by_edit)
     value = float(_rise(by_edit.sum(axis=0, keepdims=True))[0])
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(by_edit), "edits", "difference")
+    return Measurement(value, float(low), float(high), len(by_edit), "edits", "difference")
 
 
 def _rise(sums: np.ndarray) -> np.ndarray:
@@ -166,8 +165,8 @@ class Erasures:
     dose. doses: one row a (group, dose) asked of the relation itself: lost, low, high, worse, n.
     """
 
-    lost: dict[tuple[str, str], Estimate | None]
-    worse: dict[tuple[str, str], Estimate | None]
+    lost: dict[tuple[str, str], Measurement | None]
+    worse: dict[tuple[str, str], Measurement | None]
     relations: pd.DataFrame
     doses: pd.DataFrame
 
@@ -213,7 +212,7 @@ class Erasures:
         return cls(lost, worse, counted.join(wide).reset_index(), pd.DataFrame(doses))
 
 
-def _lost(rows: pd.DataFrame) -> Estimate | None:
+def _lost(rows: pd.DataFrame) -> Measurement | None:
     """Share of the right answers that are lost; relations count by their accuracy before."""
     rows = rows[rows["accuracy_before"] > 0]
     if not len(rows):
@@ -226,16 +225,16 @@ def _lost(rows: pd.DataFrame) -> Estimate | None:
     )
 
 
-def _grown(rows: pd.DataFrame) -> Estimate | None:
+def _grown(rows: pd.DataFrame) -> Measurement | None:
     """Growth of perplexity: the geometric mean over relations, less one."""
     mean = mean_of(rows["growth"], unit="change", of="relations")
     if mean is None:
         return None
     ends = [None if each is None else float(np.expm1(each)) for each in (mean.value, mean.low, mean.high)]
-    return Estimate(*ends, mean.n, "relations", "change")
+    return Measurement(*ends, mean.n, "relations", "change")
 
 
-def _ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+def _ends(name: str, estimate: Measurement | None) -> dict[str, float | None]:
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

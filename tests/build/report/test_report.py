@@ -19,18 +19,17 @@ from statistics import mean
 
 import pytest
 
-from atlas.charts import look as app_charts
+from atlas.charts import look
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
 from build.__main__ import main
 from build.report import charts, page, sections, studies
-from build.report.claims import CLAIMS, judge, strongest
+from build.report.claims import CLAIMS, compare_published, judge, strongest
 from build.report.figures import Figure
-from build.report.findings import Findings, Statistics, effects_of, gather
-from build.report.numbers import NOT_MEASURED, Estimate, mean_of, ratio_of
-from build.report.paper_values import PAPER, RANGES, REPLICATION
-from build.report.verdicts import compare
+from build.report.findings import Findings, Statistics, gather, gather_effects
+from build.report.numbers import NOT_MEASURED, Measurement, mean_of, ratio_of
+from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATION_VALUES
 from tests import ROOT
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
 from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
@@ -65,10 +64,10 @@ def written(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def markdown(*findings: Findings) -> str:
-    return page.markdown(sections.report(findings))
+    return page.markdown(sections.report_blocks(findings))
 
 
-def close(estimate: Estimate | None, value: float) -> bool:
+def close(estimate: Measurement | None, value: float) -> bool:
     assert estimate is not None
     return estimate.value == pytest.approx(value, rel=1e-5, abs=1e-6)
 
@@ -89,7 +88,7 @@ def test_effects_are_the_summaries_of_the_atlas(found: Findings, tables: dict):
 def test_effects_without_summaries_are_summed_up_from_single_ones(
     sample: Path, found: Findings, tmp_path: Path
 ):
-    summed = effects_of(Atlas(without(sample, tmp_path / "older", "effect_summaries")))
+    summed = gather_effects(Atlas(without(sample, tmp_path / "older", "effect_summaries")))
     for group in ("own", "random", "unrelated"):
         for templates in ("held-out", "discovery"):
             keys = ("suppress", group, templates, "all")
@@ -248,12 +247,12 @@ def test_every_number_of_the_report_says_its_n(found: Findings):
 
 def test_published_values_and_their_places_stand_beside_ours(found: Findings):
     text = markdown(found)
-    for value in (*PAPER.values(), *RANGES.values()):
+    for value in (*PAPER_VALUES.values(), *RANGES.values()):
         assert value.number in text
         assert value.source in text
-    for value in REPLICATION.values():
+    for value in REPLICATION_VALUES.values():
         assert value.number in text
-    assert {value.number for value in PAPER.values()} >= {
+    assert {value.number for value in PAPER_VALUES.values()} >= {
         *("−29.03\u00a0%", "+31.17\u00a0%", "4.13", "1.23", "0.09", "48.5\u00a0%", "34.4\u00a0%"),
         *("+8.4", "+7.2", "+106.6\u00a0%", "+128.2\u00a0%"),
     }
@@ -296,15 +295,15 @@ def test_nothing_has_no_mean():
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [
-        (Estimate(-0.84512, -0.852, -0.837), "−84.5\u00a0% [−85.2, −83.7]"),
-        (Estimate(0.0001, unit="change"), "0.0\u00a0%"),
-        (Estimate(18.569, unit="change"), "+1,857\u00a0%"),
-        (Estimate(4.126, unit="count"), "4.13"),
-        (Estimate(851_072_965.0, 3e7, unit="difference"), "+8.5 × 10⁸"),
-        (Estimate(float("inf"), unit="difference"), "∞"),
+        (Measurement(-0.84512, -0.852, -0.837), "−84.5\u00a0% [−85.2, −83.7]"),
+        (Measurement(0.0001, unit="change"), "0.0\u00a0%"),
+        (Measurement(18.569, unit="change"), "+1,857\u00a0%"),
+        (Measurement(4.126, unit="count"), "4.13"),
+        (Measurement(851_072_965.0, 3e7, unit="difference"), "+8.5 × 10⁸"),
+        (Measurement(float("inf"), unit="difference"), "∞"),
     ],
 )
-def test_numbers_are_printed_in_their_unit(estimate: Estimate, text: str):
+def test_numbers_are_printed_in_their_unit(estimate: Measurement, text: str):
     assert estimate.text() == text
 
 
@@ -332,8 +331,13 @@ def test_numbers_are_printed_in_their_unit(estimate: Estimate, text: str):
 def test_a_change_is_judged_by_sign_size_and_control(
     value: float, interval: tuple[float, float], controls: list[tuple[str, float]], verdict: str
 ):
-    ours = Estimate(value, *interval)
-    assert compare(ours, PAPER["suppress"], [(name, Estimate(each)) for name, each in controls]) == verdict
+    ours = Measurement(value, *interval)
+    assert (
+        compare_published(
+            ours, PAPER_VALUES["suppress"], [(name, Measurement(each)) for name, each in controls]
+        )
+        == verdict
+    )
 
 
 @pytest.mark.parametrize(
@@ -348,11 +352,11 @@ def test_a_change_is_judged_by_sign_size_and_control(
     ],
 )
 def test_a_count_is_judged_by_its_order_of_magnitude(value: float, verdict: str):
-    assert compare(Estimate(value, unit="count"), PAPER["neurons"]) == verdict
+    assert compare_published(Measurement(value, unit="count"), PAPER_VALUES["neurons"]) == verdict
 
 
 def test_what_was_not_measured_gets_no_other_verdict():
-    assert compare(None, PAPER["suppress"]) == NOT_MEASURED
+    assert compare_published(None, PAPER_VALUES["suppress"]) == NOT_MEASURED
 
 
 def changed(found: Findings, values: dict[tuple[str, str], float]) -> Findings:
@@ -376,16 +380,16 @@ def ideal(found: Findings) -> Findings:
             for g in ("random", "matched", "baseline", "unrelated")
         },
     }
-    few = Estimate(0.01, n=80, unit="share")
+    few = Measurement(0.01, n=80, unit="share")
     statistics = replace(
         found.statistics,
-        neurons=Estimate(4.0, n=80, unit="count"),
-        within=Estimate(2.0, n=4, unit="count"),
-        across=Estimate(0.05, n=4, unit="count"),
-        same_object=Estimate(0.2, n=4, unit="count"),
+        neurons=Measurement(4.0, n=80, unit="count"),
+        within=Measurement(2.0, n=4, unit="count"),
+        across=Measurement(0.05, n=4, unit="count"),
+        same_object=Measurement(0.2, n=4, unit="count"),
         identical=few,
         commonest=few,
-        upper=Estimate(0.95, n=80, unit="share"),
+        upper=Measurement(0.95, n=80, unit="share"),
     )
     silent = dict.fromkeys(("edits", "erasures", "contexts", "stability", "subsets", "methods"))
     result = changed(replace(found, statistics=statistics, **silent), as_claimed)
@@ -426,7 +430,7 @@ STATISTICS = {"hub": "commonest", "identical": "identical"}
 
 @pytest.mark.parametrize("claim", STATISTICS)
 def test_shared_neurons_speak_against_it(ideal: Findings, claim: str):
-    many: Statistics = replace(ideal.statistics, **{STATISTICS[claim]: Estimate(0.6, n=80, unit="share")})
+    many: Statistics = replace(ideal.statistics, **{STATISTICS[claim]: Measurement(0.6, n=80, unit="share")})
     assert strongest(judge(replace(ideal, statistics=many))).claim.name == claim
 
 
@@ -435,21 +439,21 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings
         return {each.claim.name: each.against for each in judge(replace(ideal, **parts))}
 
     share = {"n": 40, "unit": "share"}
-    own = replace(found.edits.of_group("own"), success=Estimate(0.8, **share))
-    random = replace(found.edits.of_group("random"), success=Estimate(0.6, **share))
+    own = replace(found.edits.of_group("own"), success=Measurement(0.8, **share))
+    random = replace(found.edits.of_group("random"), success=Measurement(0.6, **share))
     strengths = found.edits.strengths[0]
     edits = replace(found.edits, scores={(strengths, "own"): own, (strengths, "random"): random})
     assert said(edits=edits)["edit-random"] == pytest.approx(0.75)
     lost = {
-        ("own", "own"): Estimate(0.5, 0.4, 0.6, **share),
-        ("own", "others"): Estimate(0.45, **share),
-        ("random", "own"): Estimate(0.01, **share),
+        ("own", "own"): Measurement(0.5, 0.4, 0.6, **share),
+        ("own", "others"): Measurement(0.45, **share),
+        ("random", "own"): Measurement(0.01, **share),
         ("random", "others"): None,
     }
     judged = said(erasures=replace(found.erasures, lost=lost))
     assert (judged["erase"], judged["erase-others"], judged["erase-random"]) == pytest.approx((0, 0.9, 0.02))
     relative = {
-        (context, group): Estimate(value, n=80, unit="count")
+        (context, group): Measurement(value, n=80, unit="count")
         for context, group, value in (
             ("fact", "own", 1.0),
             ("subject", "own", 0.95),
@@ -461,7 +465,7 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings
     assert (judged["active-subject"], judged["active-relation"], judged["active-random"]) == (0.95, 1, 0)
     halves = {"same": 0.5, "relation": 0.45, "random": 0.01}
     stability = replace(
-        found.stability, **{name: Estimate(each, n=80, unit="overlap") for name, each in halves.items()}
+        found.stability, **{name: Measurement(each, n=80, unit="overlap") for name, each in halves.items()}
     )
     judged = said(stability=stability)
     assert (judged["stable"], judged["stable-relation"], judged["stable-random"]) == (0.5, 0.9, 0.02)
@@ -489,7 +493,9 @@ def edits_with(found: Findings, *, random: dict | None = None, **own) -> Finding
 
 
 def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Findings):
-    never = edits_with(found, symmetry=None, symmetry_before=Estimate(0.0, 0.0, 0.16, 20, "edits", "share"))
+    never = edits_with(
+        found, symmetry=None, symmetry_before=Measurement(0.0, 0.0, 0.16, 20, "edits", "share")
+    )
     assert "edit-symmetry" not in judged_of(never)
     text = markdown(never)
     assert "the inverse relation was not answered before either" in text
@@ -497,8 +503,8 @@ def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Finding
     assert "does not apply<br>answered before the edit: 0.0\u00a0%" in row
     turned = edits_with(
         found,
-        symmetry=Estimate(0.25, n=8, of="edits", unit="share"),
-        symmetry_before=Estimate(0.4, n=20, of="edits", unit="share"),
+        symmetry=Measurement(0.25, n=8, of="edits", unit="share"),
+        symmetry_before=Measurement(0.4, n=20, of="edits", unit="share"),
     )
     assert judged_of(turned)["edit-symmetry"] == 0.75
 
@@ -516,11 +522,11 @@ def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables:
 
 def test_an_edit_that_does_nothing_spares_nobody(found: Findings):
     share = {"n": 40, "of": "edits", "unit": "share"}
-    random = {"success": Estimate(0.02, 0.0, 0.1, **share), "same_kept": Estimate(0.8, **share)}
-    kept = {"same_kept": Estimate(0.6, **share)}
-    idle = edits_with(found, random=random, success=Estimate(0.05, 0.01, 0.12, **share), **kept)
+    random = {"success": Measurement(0.02, 0.0, 0.1, **share), "same_kept": Measurement(0.8, **share)}
+    kept = {"same_kept": Measurement(0.6, **share)}
+    idle = edits_with(found, random=random, success=Measurement(0.05, 0.01, 0.12, **share), **kept)
     assert "edit-same" not in judged_of(idle)
-    works = edits_with(found, random=random, success=Estimate(0.7, 0.6, 0.8, **share), **kept)
+    works = edits_with(found, random=random, success=Measurement(0.7, 0.6, 0.8, **share), **kept)
     assert judged_of(works)["edit-same"] == 0.25
 
 
@@ -531,9 +537,9 @@ def test_a_method_of_a_weaker_effect_is_not_of_like_effect(found: Findings):
             if (method, "count") in rows:
                 rows[method, "count"] = replace(
                     rows[method, "count"],
-                    suppressed=Estimate(suppressed, n=20),
-                    gradients=Estimate(-0.8, n=20),
-                    overlap=Estimate(0.25, n=20, unit="overlap"),
+                    suppressed=Measurement(suppressed, n=20),
+                    gradients=Measurement(-0.8, n=20),
+                    overlap=Measurement(0.25, n=20, unit="overlap"),
                 )
         return replace(found, methods=replace(found.methods, rows=rows))
 
@@ -553,7 +559,7 @@ def test_neurons_that_are_less_active_are_no_match(ideal: Findings):
 
 def test_a_plain_mean_that_goes_the_other_way_is_said_to(found: Findings):
     def said(**means: float) -> str:
-        plain = {(context, "own"): Estimate(each, n=80, unit="count") for context, each in means.items()}
+        plain = {(context, "own"): Measurement(each, n=80, unit="count") for context, each in means.items()}
         plain |= {key: number for key, number in found.contexts.activation.items() if key[1] != "own"}
         return markdown(replace(found, contexts=replace(found.contexts, activation=plain)))
 
@@ -577,9 +583,9 @@ def test_the_papers_mode_is_said_to_miss_its_target(found: Findings):
 
 
 def test_what_counts_few_is_not_the_strongest_finding(ideal: Findings):
-    few = replace(ideal.statistics, commonest=Estimate(0.9, n=10, unit="share"))
+    few = replace(ideal.statistics, commonest=Measurement(0.9, n=10, unit="share"))
     assert strongest(judge(replace(ideal, statistics=few))).claim.name == "hub"  # there is no other
-    both = replace(few, identical=Estimate(0.6, n=80, unit="share"))
+    both = replace(few, identical=Measurement(0.6, n=80, unit="share"))
     assert strongest(judge(replace(ideal, statistics=both))).claim.name == "identical"
 
 
@@ -633,7 +639,7 @@ def test_an_atlas_of_neurons_alone_has_statistics_and_nothing_else(small: Path, 
     assert bare.statistics.neurons is not None
     text = markdown(bare)
     assert text.count(f"sample: {NOT_MEASURED}.") == 8
-    pictures = [block for block in sections.report([bare]) if isinstance(block, page.Pictures)]
+    pictures = [block for block in sections.report_blocks([bare]) if isinstance(block, page.Pictures)]
     assert [figure.name for block in pictures for figure in block.figures] == [
         "layers--sample",
         "neurons--sample",
@@ -723,11 +729,11 @@ def test_links_of_the_report_lead_to_files(written: Path):
 
 def test_charts_in_the_page_take_the_colour_of_its_text(written: Path):
     text = (written / "report.html").read_text(encoding="utf-8")
-    assert charts.INK not in text.split("</style>")[1]
+    assert look.INK not in text.split("</style>")[1]
     assert "currentColor" in text
     alone = (written / "figures" / "layers--sample.svg").read_text(encoding="utf-8")
-    assert charts.INK in alone
-    assert f'fill="{charts.PAPER_WHITE}"' in alone
+    assert look.INK in alone
+    assert f'fill="{look.WHITE}"' in alone
 
 
 def test_colours_are_those_of_the_app():
@@ -842,7 +848,7 @@ def test_without_the_package_that_draws_there_is_one_sentence(
 def test_no_model_is_loaded_for_a_report(sample: Path):
     code = (
         "import sys; from atlas.store.atlas import Atlas; from build.report import sections; "
-        "from build.report.findings import gather; sections.report([gather(Atlas(sys.argv[1]))]); "
+        "from build.report.findings import gather; sections.report_blocks([gather(Atlas(sys.argv[1]))]); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(sample)], cwd=ROOT, check=True)

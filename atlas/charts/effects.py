@@ -1,0 +1,180 @@
+"""What suppressing and amplifying do: own neurons beside their controls.
+
+    layout.draw(effect_intervals(evidence.effects(a, templates="held-out")), "…")
+
+Each function takes rows of `atlas.queries` and gives an `alt.Chart`; groups have the colours of `palette`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from atlas.charts.look import FAINT, change_scale, label_axis, tooltip
+from atlas.charts.marks import bars, moves
+from atlas.charts.palette import PALETTE, colour
+from atlas.numbers import signed_percent
+
+# Whose neurons were changed, or (unrelated facts) which facts were asked for while the own ones were.
+GROUP_NAMES = {
+    "own": "own neurons",
+    "random": "random neurons",
+    "matched": "activation-matched",
+    "baseline": "most active",
+    "unrelated": "unrelated facts",
+}
+INTERVENTION_NAMES = {"suppress": "suppressed", "amplify": "amplified"}
+HEADINGS = {"suppress": "Suppressed (×0)", "amplify": "Amplified (×2)"}
+
+
+def effect_name(intervention: str, group: str) -> str:
+    """`suppressed, own neurons`."""
+    return f"{INTERVENTION_NAMES.get(intervention, intervention)}, {GROUP_NAMES.get(group, group)}"
+
+
+def effect_intervals(
+    effects: pd.DataFrame,
+    *,
+    ratio: str = "paper",
+    title: str = "Own neurons beside four controls",
+    published: pd.DataFrame | None = None,
+) -> alt.LayerChart:
+    """Change of the answer's probability with its 95 % interval, by intervention and group.
+
+    effects: as `evidence.effects`. Where both kinds of templates are there, those that found the neurons
+    are faint, below those that were held out. published: intervention, group, change; drawn as crosses.
+    """
+    change, low, high = (f"{ratio}_{end}" for end in ("change", "low", "high"))
+    rows = effects[effects[change].notna()].copy()
+    rows["look"] = rows["templates"].map({"held-out": 1.0, "discovery": FAINT})
+    tips = tooltip(
+        ("what:N", "Change"),
+        ("templates:N", "Prompts"),
+        (f"{change}:Q", "Change of the probability", "+.1%"),
+        (f"{low}:Q", "95 % interval from", "+.1%"),
+        (f"{high}:Q", "to", "+.1%"),
+        ("mean_before:Q", "Mean probability before", ".3f"),
+        ("mean_after:Q", "and after", ".3f"),
+        ("top_changed:Q", "First answer became another", ".1%"),
+        ("n_facts:Q", "Facts", ","),
+        ("n_prompts:Q", "Prompts", ","),
+    )
+    return _changes(rows, change, (low, high), tips, title, "answer's probability", published)
+
+
+def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:
+    """Change of the mean probability, of atlases without intervals. effects: as `queries.effect_summary`."""
+    tips = tooltip(
+        ("what:N", "Change"),
+        ("ratio_of_means:Q", "Change of the mean probability", "+.1%"),
+        ("mean_relative_change:Q", "Mean of the changes", "+.1%"),
+        ("mean_before:Q", "Mean probability before", ".3f"),
+        ("mean_after:Q", "and after", ".3f"),
+        ("n_prompts:Q", "Prompts", ","),
+    )
+    return _changes(effects.copy(), "ratio_of_means", None, tips, title, "mean probability")
+
+
+def _changes(
+    rows: pd.DataFrame,
+    change: str,
+    interval: tuple[str, str] | None,
+    tips: list[alt.Tooltip],
+    title: str,
+    of_what: str,
+    published: pd.DataFrame | None = None,
+) -> alt.LayerChart:
+    rows["what"] = _names(rows)
+    rows["meaning"] = rows["group"]
+    rows["shown"] = rows[change].map(signed_percent)
+    both = "templates" in rows and rows["templates"].nunique() > 1
+    beside = alt.YOffset("templates:N", sort=["held-out", "discovery"]) if both else None
+    reach = [*rows[change], *(end for name in interval or () for end in rows[name])]
+    reach += [] if published is None else list(published["change"])
+    scale, axis = change_scale(reach)
+    y = _by_intervention(rows)
+    layers = bars(
+        rows,
+        change,
+        names={group: GROUP_NAMES[group] for group in GROUP_NAMES},
+        x={"title": f"Change of the {of_what} (%)", "axis": axis, "scale": scale},
+        tooltip=tips,
+        interval=interval,
+        beside=beside,
+        y=y,
+    )
+    if published is not None:
+        crossed = published.assign(what=_names(published), templates="held-out")
+        layers.append(published_points(crossed, alt.X("change:Q"), alt.Y("what:N"), "+.2%", beside))
+    height = 70 + len(y["scale"].domain) * (32 if both else 27)
+    return alt.layer(*layers, data=rows, title=title, height=height)
+
+
+def published_points(
+    rows: pd.DataFrame, x: alt.X, y: alt.Y, form: str, beside: alt.YOffset | None = None
+) -> alt.Chart:
+    """Crosses at published values. rows: with the fields of `x` and `y`, and source where there is one."""
+    field = x.to_dict()["field"]
+    return (
+        alt.Chart(rows)
+        .mark_point(
+            shape=PALETTE["published"].shape, color=colour("published"), size=60, filled=True, opacity=1
+        )
+        .encode(
+            x=x,
+            y=y,
+            **({} if beside is None else {"yOffset": beside}),
+            tooltip=tooltip((f"{field}:Q", "Published", form), ("source:N", "Where"), of=rows),
+        )
+    )
+
+
+def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
+    """The answer's mean probability before and after, own neurons beside the controls.
+
+    effects: as `queries.effects_of_fact`; means are over its prompts.
+    """
+    groups = effects.groupby(["intervention", "group"])
+    means = groups[["p_before", "p_after"]].mean()
+    means = means.set_axis(["before", "after"], axis="columns").assign(n=groups.size()).reset_index()
+    means["change"] = means["after"] / means["before"] - 1
+    means = means.assign(what=_names(means), meaning=means["group"])
+    layers = moves(
+        "before",
+        "after",
+        names=GROUP_NAMES,
+        y=alt.Y("what:N", title=None, **_by_intervention(means)),
+        tooltip=tooltip(
+            ("what:N", "Change"),
+            ("before:Q", "Mean probability before", ".4f"),
+            ("after:Q", "and after", ".4f"),
+            ("change:Q", "Change", "+.1%"),
+            ("n:Q", "Prompts"),
+        ),
+    )
+    return alt.layer(*layers, data=means, title=title, height=110 + 26 * (len(means) + 2))
+
+
+def _names(rows: pd.DataFrame) -> Sequence[str]:
+    return [effect_name(*pair) for pair in zip(rows["intervention"], rows["group"], strict=True)]
+
+
+def _by_intervention(rows: pd.DataFrame) -> dict[str, Any]:
+    """An axis of groups below their intervention; a single intervention needs no heading."""
+    present = [each for each in INTERVENTION_NAMES if (rows["intervention"] == each).any()]
+    order = []
+    for intervention in present:
+        groups = set(rows.loc[rows["intervention"] == intervention, "group"])
+        order += [HEADINGS[intervention]] if len(present) > 1 else []
+        order += [effect_name(intervention, group) for group in GROUP_NAMES if group in groups]
+    comma = "indexof(datum.label, ', ')"
+    axis = label_axis(
+        140,
+        labelExpr=f"{comma} < 0 ? datum.label : slice(datum.label, {comma} + 2)",
+        labelFontWeight=alt.condition(f"{comma} < 0", alt.value("bold"), alt.value("normal")),
+        ticks=False,
+    )
+    return {"scale": alt.Scale(domain=order), "axis": axis}

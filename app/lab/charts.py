@@ -70,7 +70,7 @@ def factor_lines(doses: pd.DataFrame) -> alt.LayerChart:
         x,
         alt.Y("probability:Q", **y),
         names={_MEANINGS[group]: GROUPS[group] for group in present},
-        legend=legend(limit=180, symbol="stroke"),
+        legend=legend(limit=180),
         tooltip=tooltip(
             ("label:N", "Prompts"),
             ("factor:Q", "Factor"),

@@ -14,7 +14,7 @@ import pandas as pd
 from atlas.charts.effects import published_points
 from atlas.charts.look import SMALL, TALL, label_axis, legend, percent_axis, power_axis, tooltip
 from atlas.charts.marks import bars, lines
-from atlas.charts.palette import PALETTE, encoded
+from atlas.charts.palette import encoded
 
 WHOSE = {"own": "its own neurons", "random": "as many random ones"}
 
@@ -66,6 +66,7 @@ def edit_bars(
         if (rows["group"] == group).any()
     }
     beside = alt.YOffset("whose:N", sort=list(names.values()))
+    y = {"title": None, "sort": list(labels.values()), "axis": label_axis(170)}
     layers = bars(
         rows,
         "share",
@@ -75,7 +76,7 @@ def edit_bars(
             "scale": alt.Scale(domain=[0, 1.14], nice=False),
             "axis": percent_axis(values=[0, 0.25, 0.5, 0.75, 1]),
         },
-        y={"sort": list(labels.values()), "axis": label_axis(170)},
+        y=y,
         beside=beside,
         interval=("low", "high") if "low" in rows else None,
         legend=legend(),
@@ -92,7 +93,7 @@ def edit_bars(
     )
     if published is not None:
         crossed = published.assign(what=published["measure"].map(labels), whose=names["own"])
-        layers.append(published_points(crossed, alt.X("share:Q"), alt.Y("what:N"), ".1%", beside))
+        layers.append(published_points(crossed, alt.X("share:Q"), alt.Y("what:N", **y), ".1%", beside))
     height = 160 + 14 * len(names) * len(labels)
     return alt.layer(*layers, data=rows, title=title, height=height)
 
@@ -116,16 +117,13 @@ def dose_lines(doses: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerCh
         both = pd.concat([rows["perplexity_before"], rows["perplexity_after"]])
         y = {"title": "Perplexity (log scale)", "scale": alt.Scale(type="log"), "axis": power_axis(both)}
     x = dose_axis("n_neurons", rows["n_neurons"])
-    level = (
-        alt.Chart()
-        .mark_line(strokeWidth=1.5, color=PALETTE["before"].colour, strokeDash=list(PALETTE["before"].dash))
-        .encode(x=x, y=alt.Y(f"{measure}_before:Q", **y))
-    )
+    names = WHOSE | {"before": "before"}
+    look = encoded(names, "color", legend=legend()) | encoded(names, "strokeDash")
+    level = alt.Chart().transform_calculate(meaning="'before'").mark_line(strokeWidth=1.5)
+    level = level.encode(x=x, y=alt.Y(f"{measure}_before:Q", **y), **look)
     tips = _erased_tooltip(("whose:N", "Erased"), ("n_neurons:Q", "Neurons"))
-    drawn = lines(
-        x, alt.Y(f"{measure}_after:Q", **y), names=WHOSE, legend=legend(symbol="stroke"), tooltip=tips
-    )
-    title = "Its own prompts by neurons erased; dotted: before"
+    drawn = lines(x, alt.Y(f"{measure}_after:Q", **y), names=names, legend=legend(), tooltip=tips)
+    title = "Its own prompts, by neurons erased"
     return alt.layer(level, *drawn, data=rows, title=title, height=TALL)
 
 

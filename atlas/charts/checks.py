@@ -83,7 +83,7 @@ def _ordered(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def _suppressed(rows: pd.DataFrame, x: alt.X, y: alt.Y, tips: list[alt.Tooltip]) -> alt.LayerChart:
-    layers = lines(x, y, names=_ORDER_NAMES, legend=legend(symbol="stroke"), tooltip=tips)
+    layers = lines(x, y, names=_ORDER_NAMES, legend=legend(), tooltip=tips)
     title = "With the first k of its neurons suppressed"
     return alt.layer(*layers, data=rows, title=title, height=TALL)
 

@@ -130,17 +130,14 @@ def change_scale(values: Iterable[float], room: float = 0.22) -> tuple[alt.Scale
 # Legends and tooltips --------------------------------------------------------------------------------
 
 
-def legend(columns: int = 1, *, limit: int = 220, symbol: str = "square") -> alt.Legend:
+def legend(columns: int = 1, *, limit: int = 220) -> alt.Legend:
     """Below the chart; one column, as side by side a phone would cut them off."""
-    stroke = {"symbolSize": 500, "symbolStrokeWidth": 3} if symbol == "stroke" else {}
     return alt.Legend(
         title=None,
         orient="bottom",
         columns=columns,
         labelLimit=limit,
-        symbolType=symbol,
         symbolOpacity=1,
-        **stroke,
     )
 
 

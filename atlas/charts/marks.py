@@ -95,7 +95,9 @@ def lines(
     points = encoded(names, "color", "shape", legend=legend)
     return [
         *layers,
-        base.mark_line(strokeWidth=2.5).encode(**encoded(names, "color", "strokeDash", legend=legend)),
+        base.mark_line(strokeWidth=2.5).encode(
+            **encoded(names, "color", legend=legend), **encoded(names, "strokeDash")
+        ),
         base.mark_point(filled=True, size=size, opacity=1).encode(**points, tooltip=tooltip),
     ]
 

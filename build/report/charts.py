@@ -249,7 +249,7 @@ def draw_doses(found: Findings) -> alt.LayerChart:
         x,
         alt.Y("lost:Q", title="Right answers lost (%)", axis=percent_axis()),
         names=names,
-        legend=legend(symbol="stroke"),
+        legend=legend(),
         band=("lost_low", "lost_high"),
         tooltip=tooltip(
             ("name:N", "Erased"),

@@ -14,7 +14,7 @@ from app.fact import evidence as fact_evidence
 from app.shared import thresholds
 from app.shared.words import NOT_MEASURED, escape
 from atlas import queries
-from atlas.charts import look as charts
+from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import CLICK, clickable, neuron_names
 from atlas.neuron import Neuron
@@ -341,11 +341,11 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     assert shown["before"].to_list() == pytest.approx(rows["p_before"].to_list())
     title = "held-out" if held_out else "discovery"
     assert title in json.loads(chart(app, EFFECTS).spec)["title"]
-    means = charts.effect_moves(rows, title="").to_dict()
+    means = effect_charts.effect_moves(rows, title="").to_dict()
     drawn = {row["what"]: row for data in means["datasets"].values() for row in data}
     own = rows[(rows["intervention"] == "suppress") & (rows["group"] == "own")]
-    assert drawn["×0, its own"]["after"] == pytest.approx(own["p_after"].mean())
-    assert drawn["×0, its own"]["n"] == len(own) == 4
+    assert drawn["suppressed, own neurons"]["after"] == pytest.approx(own["p_after"].mean())
+    assert drawn["suppressed, own neurons"]["n"] == len(own) == 4
 
 
 def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from app.shared import limits, links
 from app.shared.words import NOT_MEASURED
 from atlas import models, queries
+from atlas.charts.effects import GROUP_NAMES
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
@@ -108,8 +109,10 @@ def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, 
     assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text
     spec = json.loads(chart(app, "Effects beside their controls").spec)
     names = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    groups = ["its own", "random", "nearest in activity", "most active", "unrelated facts"]
-    assert names == [*(f"×0, {group}" for group in groups), " ", *(f"×2, {group}" for group in groups)]
+    assert names == [
+        *("Suppressed (×0)", *(f"suppressed, {group}" for group in GROUP_NAMES.values())),
+        *("Amplified (×2)", *(f"amplified, {group}" for group in GROUP_NAMES.values())),
+    ]
     assert spec["layer"][0]["encoding"]["x"]["field"] == f"{ratio}_change"
     ends = {
         (part["encoding"]["x"]["field"], part["encoding"].get("x2", {}).get("field"))

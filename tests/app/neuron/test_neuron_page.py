@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app.shared.words import NOT_MEASURED
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
-from atlas.charts.look import clickable
+from atlas.charts.look import FAINT, clickable
 from atlas.queries import selectivity
 from tests.app.pages import page, words
 from tests.sample_atlas import sample_tables, write_sample_atlas
@@ -205,7 +205,7 @@ def test_the_chart_of_relations_tells_which_bar_was_clicked(a):
     assert spec["layer"][0]["params"][0]["select"]["fields"] == ["relation_id"]
     (rows,) = spec["datasets"].values()
     assert {row["relation_id"]: row["look"] for row in rows} == {
-        relation: 1.0 if relation == "P30" else 0.35 for relation in counts["relation_id"]
+        relation: 1.0 if relation == "P30" else FAINT for relation in counts["relation_id"]
     }
 
 

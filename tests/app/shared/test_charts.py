@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from atlas.charts import look as charts
 from tests.app.pages import page
+from tests.chart_palette import views
 
 PAGES = [
     ("home", {}),
@@ -42,11 +43,6 @@ def drawn(only_sample, monkeypatch) -> list[dict]:
 
     monkeypatch.setattr(charts.Ready, "to_dict", kept)
     return made
-
-
-def views(spec: dict) -> list[dict]:
-    """The chart's layers, and theirs; the chart itself when it has none."""
-    return [view for layer in spec["layer"] for view in views(layer)] if "layer" in spec else [spec]
 
 
 @pytest.mark.parametrize(("name", "parameters"), PAGES)

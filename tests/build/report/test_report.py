@@ -24,7 +24,7 @@ from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
 from build.__main__ import main
-from build.report import charts, page, sections, studies
+from build.report import page, sections, studies
 from build.report.claims import CLAIMS, compare_published, judge, strongest
 from build.report.figures import Figure
 from build.report.findings import Findings, Statistics, gather, gather_effects
@@ -734,11 +734,6 @@ def test_charts_in_the_page_take_the_colour_of_its_text(written: Path):
     alone = (written / "figures" / "layers--sample.svg").read_text(encoding="utf-8")
     assert look.INK in alone
     assert f'fill="{look.WHITE}"' in alone
-
-
-def test_colours_are_those_of_the_app():
-    names = ("BLUE", "ORANGE", "GREEN", "GREY")
-    assert [getattr(charts, name) for name in names] == [getattr(app_charts, name) for name in names]
 
 
 def test_interactive_charts_have_their_script_beside_them(written: Path):

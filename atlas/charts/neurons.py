@@ -27,8 +27,8 @@ from atlas.neuron import OBJECT_SLOT
 
 OWN, ADDED, REMOVED, OTHER = "knowledge neuron", "added", "removed", "in too few prompts"
 _KINDS = {"own": OWN, "after": ADDED, "before": REMOVED, "unrelated": OTHER}
-ROW_HEIGHT = 30
-BLANK = "____"
+_ROW_HEIGHT = 30
+_BLANK = "____"
 RELATIONS_SHOWN = 12
 
 
@@ -84,7 +84,7 @@ def score_map(
     n_layers = n_layers or int(scores["layer"].max()) + 1
     n_neurons = n_neurons or int(scores["neuron"].max()) + 1
     tallest = max(float(scores["mean_score"].max()), 1e-12)
-    rows = with_kinds(scores)
+    rows = _with_kinds(scores)
     rows = rows.assign(
         name=neuron_names(scores),
         meaning=rows["kind"].map({kind: meaning for meaning, kind in _KINDS.items()}),
@@ -145,7 +145,7 @@ def score_map(
     )
 
 
-def with_kinds(scores: pd.DataFrame) -> pd.DataFrame:
+def _with_kinds(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows with what each neuron is to the fact, after the atlas's own set unless `kind` says it."""
     if "kind" in scores:
         return scores
@@ -170,11 +170,11 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
     `scores`: as `queries.scores_by_prompt`, with `kind` if the set is another than the atlas's. Scores under
     `threshold` × the prompt's maximum, which do not count, are faint; the `chosen` neuron is framed.
     """
-    rows = with_kinds(scores).assign(name=neuron_names(scores))
+    rows = _with_kinds(scores).assign(name=neuron_names(scores))
     prompts = sorted(rows["template_id"].unique())
     wordings = dict(zip(rows["template_id"], rows["text"], strict=True))
     shown = {
-        t: f"{place}. {(wordings[t] or t).replace(OBJECT_SLOT, BLANK)}" for place, t in enumerate(prompts, 1)
+        t: f"{place}. {(wordings[t] or t).replace(OBJECT_SLOT, _BLANK)}" for place, t in enumerate(prompts, 1)
     }
     rows["prompt"] = rows["template_id"].map(shown)
     rows["counts"] = [relative >= threshold for relative in rows["relative"]]
@@ -215,7 +215,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
         fill=None, stroke=colour("chosen"), strokeWidth=3
     )
     return alt.layer(
-        cells, frame, data=rows, title="Scores prompt by prompt", height=ROW_HEIGHT * len(prompts) + 230
+        cells, frame, data=rows, title="Scores prompt by prompt", height=_ROW_HEIGHT * len(prompts) + 230
     )
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from build.report import charts
-from build.report.figures import Figure
 from build.report.findings import Findings
 from build.report.lines import Line, Number, comparison, explain_missing
 from build.report.numbers import NOT_MEASURED, Measurement, in_unit
-from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.page import Block, Heading, Table, Text, escape
 from build.report.paper_values import CLAIMED_LOSS
 
 # Measure of `EditScores` → its words, published name, claim, and whether a control can cast doubt on it.
@@ -62,22 +61,8 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(_update_lines(), findings),
         *explain_missing([found for found in findings if found.edits is None], "update"),
-        *(
-            [
-                Pictures(
-                    tuple(
-                        Figure(
-                            f"update--{found.atlas_id}",
-                            f"Scorecard of {found.edits.n_edits} edits in {found.atlas_id}: own and random "
-                            "neurons.",
-                            charts.draw_edits(found),
-                        )
-                        for found in measured
-                    )
-                )
-            ]
-            if measured
-            else []
+        *charts.side_by_side(
+            measured, "update", "Scorecard of edits of own and of random neurons", charts.draw_edits
         ),
         *(_strengths(found) for found in measured),
     ]
@@ -148,7 +133,7 @@ def _strengths(found: Findings) -> Table:
 
 def erase_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.erasures is not None]
-    blocks: list[Block] = [
+    return [
         Heading(2, "3 Erase"),
         Text(
             "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, and "
@@ -159,32 +144,17 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(_erase_lines(), findings),
         *explain_missing([found for found in findings if found.erasures is None], "erase"),
+        *charts.side_by_side(
+            measured, "erase-doses", "Right answers lost by number of neurons erased", charts.draw_doses
+        ),
+        *charts.side_by_side(
+            measured,
+            "erase-by-relation",
+            "Growth of perplexity of each erased relation and of the others",
+            charts.draw_erasures,
+        ),
+        *(_relations(found) for found in measured),
     ]
-    if measured:
-        blocks += [
-            Pictures(
-                tuple(
-                    Figure(
-                        f"erase-doses--{found.atlas_id}",
-                        f"Share of right answers lost by the number of neurons erased in {found.atlas_id}.",
-                        charts.draw_doses(found),
-                    )
-                    for found in measured
-                )
-            ),
-            Pictures(
-                tuple(
-                    Figure(
-                        f"erase-by-relation--{found.atlas_id}",
-                        f"Growth of perplexity of each relation of {found.atlas_id}, and of others.",
-                        charts.draw_erasures(found),
-                    )
-                    for found in measured
-                )
-            ),
-            *(_relations(found) for found in measured),
-        ]
-    return blocks
 
 
 def _erased(which: str, group: str, asked: str) -> Number:

@@ -9,7 +9,7 @@ shows. Text and axes are drawn in `INK`, which the page exchanges for the colour
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import altair as alt
 import numpy as np
@@ -31,8 +31,10 @@ from atlas.charts.marks import intervals, lines
 from atlas.charts.palette import colour, encoded
 from atlas.queries.evidence import GROUPS, PAPER_DOSE
 from atlas.refinement import MODES
+from build.report.figures import Figure
 from build.report.findings import ALL, Findings
 from build.report.numbers import Measurement
+from build.report.page import Pictures
 from build.report.paper_values import CLAIMED_LOSS, PAPER_MODEL, PAPER_VALUES
 from build.report.samples import METHOD_NAMES
 
@@ -43,6 +45,17 @@ _ROW_HEIGHT = 19
 VERBS = {"suppress": "Suppressing (×0)", "amplify": "Amplifying (×2)"}
 _INTERVALS = "Lines: 95 % intervals."
 _CROSS = "Cross: the paper's value, for another model."
+
+
+def side_by_side(
+    measured: Sequence[Findings], name: str, words: str, draw: Callable[[Findings], alt.LayerChart]
+) -> list[Pictures]:
+    """One chart of each atlas in a row. words: what it shows, for those who cannot see it."""
+    figures = [
+        Figure(f"{name}--{found.atlas_id}", f"{words} in {found.atlas_id}.", draw(found))
+        for found in measured
+    ]
+    return [Pictures(tuple(figures))] if figures else []
 
 
 def finished(chart: alt.Chart | alt.LayerChart, found: Findings, *, title: str, text: str) -> alt.LayerChart:

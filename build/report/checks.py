@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from build.report import charts
-from build.report.figures import Figure
 from build.report.findings import Findings
 from build.report.lines import Line, Number, comparison, explain_missing
 from build.report.numbers import Measurement, format_count
-from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.page import Block, Heading, Table, Text, escape
 from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
 
 _CONTEXTS = {
@@ -45,7 +44,9 @@ def contexts_section(findings: Sequence[Findings]) -> list[Block]:
         comparison(_context_lines(), findings),
         *_all_facts(_context_lines()[:-1], findings, "contexts"),
         *explain_missing([found for found in findings if found.contexts is None], "contexts"),
-        *_pictures(measured, "contexts", "Activation by what a sentence says", charts.draw_contexts),
+        *charts.side_by_side(
+            measured, "contexts", "Activation by what a sentence says", charts.draw_contexts
+        ),
         *_plain_means(measured),
     ]
 
@@ -221,7 +222,9 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
         comparison(lines, findings),
         *_all_facts(lines, findings, "stability"),
         *explain_missing([found for found in findings if found.stability is None], "stability"),
-        *_pictures(measured, "stability", "Overlap of the halves beside other facts", charts.draw_stability),
+        *charts.side_by_side(
+            measured, "stability", "Overlap of the halves beside other facts", charts.draw_stability
+        ),
     ]
 
 
@@ -254,7 +257,9 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
         comparison(lines, findings),
         *_all_facts(lines, findings, "subsets"),
         *explain_missing([found for found in findings if found.subsets is None], "subsets"),
-        *_pictures(measured, "subsets", "What is left of the answer, neuron by neuron", charts.draw_subsets),
+        *charts.side_by_side(
+            measured, "subsets", "What is left of the answer, neuron by neuron", charts.draw_subsets
+        ),
     ]
 
 
@@ -269,7 +274,7 @@ def _methods(findings: Sequence[Findings]) -> list[Block]:
             "was given fewer facts; what integrated gradients' choice does on these stands beside it."
         ),
         *explain_missing([found for found in findings if found.methods is None], "methods"),
-        *_pictures(measured, "methods", "What each method's neurons do", charts.draw_methods),
+        *charts.side_by_side(measured, "methods", "What each method's neurons do", charts.draw_methods),
         *(_method_table(found, found.methods) for found in measured),
         *(_method_table(found, found.methods.whole) for found in measured if found.methods.whole is not None),
     ]
@@ -318,16 +323,3 @@ def _method_table(found: Findings, methods: Methods) -> Table:
         wide=True,
         folded=whole,
     )
-
-
-def _pictures(measured: Sequence[Findings], name: str, words: str, chart) -> list[Block]:
-    if not measured:
-        return []
-    return [
-        Pictures(
-            tuple(
-                Figure(f"{name}--{found.atlas_id}", f"{words} in {found.atlas_id}.", chart(found))
-                for found in measured
-            )
-        )
-    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import altair as alt
 import pandas as pd
 
 from atlas.refinement import MODES as REFINEMENTS
@@ -34,6 +33,7 @@ _ROWS: dict[str, tuple[str, str, str]] = {
 
 
 def statistics_section(findings: Sequence[Findings]) -> list[Block]:
+    counted = [found for found in findings if found.statistics.neurons is not None]
     return [
         Heading(2, "5 Statistics"),
         Text(
@@ -41,9 +41,9 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
             "relations (or pairs of relations) counting alike."
         ),
         comparison(_lines(), findings),
-        Pictures(_each(findings, "layers", "Share of the neurons by layer", charts.draw_layers)),
-        Pictures(_each(findings, "neurons", "Facts by their number of neurons", charts.draw_sizes)),
-        Pictures(_each(findings, "sharing", "Neurons that relations share", charts.draw_sharing)),
+        *charts.side_by_side(counted, "layers", "Share of the neurons by layer", charts.draw_layers),
+        *charts.side_by_side(counted, "neurons", "Facts by their number of neurons", charts.draw_sizes),
+        *charts.side_by_side(counted, "sharing", "Neurons that relations share", charts.draw_sharing),
         Heading(3, "Modes and thresholds"),
         Text(
             "The same stored scores, refined in three ways: by the paper's rule, by the replication's, "
@@ -56,19 +56,9 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
             if found.statistics.modes is not None
             for block in (_modes(found), *_target(found))
         ),
-        *_absent_modes(findings),
+        *explain_missing([found for found in findings if found.statistics.modes is None], "statistics"),
         *_sensitivity([found for found in findings if found.statistics.grid is not None]),
     ]
-
-
-def _each(
-    findings: Sequence[Findings], name: str, words: str, chart: Callable[[Findings], alt.LayerChart]
-) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(f"{name}--{found.atlas_id}", f"{words} in {found.atlas_id}.", chart(found))
-        for found in findings
-        if found.statistics.neurons is not None
-    )
 
 
 def _of(name: str) -> Callable[[Findings], Measurement | None]:
@@ -184,10 +174,6 @@ def _shown(value: float | None, unit: str, missing: str = "") -> str:
     if value is None or pd.isna(value):
         return missing
     return f"{int(value):,}" if unit == "whole" else in_unit(float(value), unit)
-
-
-def _absent_modes(findings: Sequence[Findings]) -> list[Block]:
-    return explain_missing([found for found in findings if found.statistics.modes is None], "statistics")
 
 
 def _sensitivity(findings: Sequence[Findings]) -> list[Block]:

@@ -26,7 +26,7 @@ INDEX = "report.json"
 
 
 def make_report(folders: Sequence[Path], out: Path) -> str:
-    """Write the report of the atlases to `out`; returns what came of it, for a person.
+    """Write the report of the atlases to `out`; returns a sentence on it.
 
     Raises an `AtlasError`, with nothing written, for a folder that is no atlas, or an `out` with other files.
     """
@@ -71,7 +71,7 @@ def _own_files(out: Path) -> list[str]:
     foreign = [name for name in there if name not in own and name != INDEX]
     if foreign:
         raise BuildError(
-            f"{out} holds files that are no report's ({', '.join(foreign[:3])}"
+            f"{out} holds files that do not belong to a report ({', '.join(foreign[:3])}"
             f"{', …' if len(foreign) > 3 else ''}). Choose an empty or new folder."
         )
     return there

@@ -93,7 +93,7 @@ def _update_lines() -> list[Line]:
 
 
 def _answered_before(found: Findings) -> str:
-    """How many of the inverse relation's prompts were answered before the edit; none: nothing to turn."""
+    """How many of the inverse relation's prompts were answered before the edit."""
     scores = None if found.edits is None else found.edits.of_group("own")
     if scores is None or scores.symmetry_before is None:
         return NOT_MEASURED

@@ -1,4 +1,4 @@
-"""What the thesis says, claim by claim, and what an atlas's numbers say to it. Nothing here is a result.
+"""The claims of the thesis, and how an atlas's numbers judge each. The module holds no result.
 
     judged = judge(found)                        # every claim that was measured, in the order of CLAIMS
     strongest(judged)                            # the one that speaks most against the thesis, or None
@@ -88,19 +88,19 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "suppress-random",
-        "Suppressing as many random neurons of the same layers does nothing like it.",
+        "Suppressing as many random neurons of the same layers has little effect.",
         "Suppressing as many random neurons does much of the same.",
         rules.control("suppress", "random"),
     ),
     Claim(
         "suppress-matched",
-        "Suppressing as many neurons that are about as active does nothing like it.",
+        "Suppressing as many neurons that are about as active has little effect.",
         "Suppressing as many neurons that are about as active does much of the same.",
         rules.control("suppress", "matched"),
     ),
     Claim(
         "suppress-baseline",
-        "Suppressing the most active neurons, the paper's baseline, does nothing like it.",
+        "Suppressing the most active neurons, the paper's baseline, has little effect.",
         "Suppressing the most active neurons, the paper's baseline, does much of the same.",
         rules.control("suppress", "baseline"),
     ),
@@ -203,7 +203,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "erase-random",
-        "Erasing as many random neurons takes nothing like it away.",
+        "Erasing as many random neurons takes few of its answers away.",
         "Erasing as many random neurons takes much of the same away.",
         rules.erase_spares("random", "own"),
     ),
@@ -247,7 +247,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "hub",
-        "No neuron is everybody's.",
+        "No neuron belongs to a large part of all facts.",
         "One neuron belongs to a large part of all facts.",
         rules.no_hub,
     ),
@@ -260,7 +260,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "identical",
         "Hardly any two facts have the same neurons.",
-        "Many facts have another fact's very neurons.",
+        "Many facts have exactly the neurons of another fact.",
         rules.identical,
     ),
     Claim(
@@ -332,7 +332,7 @@ def compare_published(
 
 def _compare_signed(ours: Measurement, published: PublishedValue) -> str:
     if not (ours.above_zero or ours.below_zero):
-        return "not reproduced: no change that could be told from none"
+        return "not reproduced: no significant change"
     if (ours.value > 0) != (published.value > 0):
         return "not reproduced: the opposite sign"
     ratio = abs(ours.value / published.value)

@@ -33,8 +33,8 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
         Text(
             "The paper's ratio is a relation's mean change of probability over its mean probability. The "
             "replication's is the mean of every prompt's own ratio. Both are averaged over relations, each "
-            "counting alike. Controls: as many random neurons of the same layers, as many that come nearest "
-            "in activity, as many that are the most active (the paper's baseline), and the fact's own "
+            "counting alike. Controls: as many random neurons of the same layers, as many activation-"
+            "matched ones, as many that are the most active (the paper's baseline), and the fact's own "
             "neurons on prompts of facts that differ in relation and answer. How active a control's "
             "neurons are where the fact's were found stands beside it, as a multiple of the fact's own."
         ),

@@ -133,7 +133,7 @@ class Effects:
 
     @cached_property
     def facts(self) -> str:
-        """Whom a sentence speaks of: 'known' facts, or 'all' where hardly any is known."""
+        """The facts that sentences are about: 'known', or 'all' where few are known."""
         row = self.row("suppress", "own", "held-out", "known")
         return "known" if row is not None and row.n_facts >= FEWEST_KNOWN else ALL
 

@@ -75,7 +75,7 @@ Block = Heading | Text | Bullets | Table | Pictures
 
 
 def escape(text: str) -> str:
-    """Words from an atlas, such as a relation's label, so that they are nothing but words."""
+    """Text from an atlas, such as a relation's label, with its marks escaped."""
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", text)
 
 

@@ -84,13 +84,15 @@ def control(intervention: str, group: str) -> Rule:
         if own is None or control is None:
             return None
         if not (own.below_zero if sign < 0 else own.above_zero):
-            return "its own neurons do not do it, so there is nothing to compare a control with"
+            return "its own neurons have no such effect, so a control has nothing to be compared with"
         if abs(own.value) < LEAST_CHANGE:
-            return f"its own neurons hardly do it ({own.number()}): there is little to compare a control with"
+            return (
+                f"its own neurons have little effect ({own.number()}), too little to compare a control with"
+            )
         if group == "matched" and active is not None and active < ALIKE:
             return (
-                f"the neurons that come nearest are {active:.2f} × as active as its own, which are their "
-                "layers' most active: nothing as active is left"
+                f"the closest match is {active:.2f} × as active as its own neurons, which are their "
+                "layers' most active: no neuron as active is left"
             )
         # Unrelated facts are to stay as they are: there either direction is harm.
         moved = abs(control.value) if group == "unrelated" else control.value * sign
@@ -223,7 +225,7 @@ def erase_spares(group: str, asked: str) -> Rule:
         if own is None or other is None:
             return None
         if not own.above_zero:
-            return f"the relation itself loses nothing that could be told from none: {own.full()}"
+            return f"the relation itself loses no significant share: {own.full()}"
         who = "other relations lose" if asked == "others" else "with random neurons it loses"
         return assess(
             other.value / own.value, f"{who} {other.full()}, with its own {own.number()}", own, other
@@ -306,7 +308,11 @@ def no_hub(found: Findings) -> RuleResult:
 
 def identical(found: Findings) -> RuleResult:
     same = found.statistics.identical
-    return None if same is None else assess(same.value, f"{same.full()} have another fact's very set", same)
+    return (
+        None
+        if same is None
+        else assess(same.value, f"{same.full()} have exactly another fact's neurons", same)
+    )
 
 
 def same_answer(found: Findings) -> RuleResult:

@@ -325,7 +325,7 @@ def test_numbers_are_printed_in_their_unit(estimate: Measurement, text: str):
             "same sign, weaker, but a control does 90% of it (most active)",
         ),
         (0.05, (0.04, 0.06), [("random", 0.05)], "not reproduced: the opposite sign"),
-        (-0.02, (-0.05, 0.01), [], "not reproduced: no change that could be told from none"),
+        (-0.02, (-0.05, 0.01), [], "not reproduced: no significant change"),
     ],
 )
 def test_a_change_is_judged_by_sign_size_and_control(
@@ -520,7 +520,7 @@ def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables:
     assert studies._scores(rows).symmetry_before.value == pytest.approx(4 / len(rows))
 
 
-def test_an_edit_that_does_nothing_spares_nobody(found: Findings):
+def test_an_edit_without_effect_is_not_credited_with_sparing_others(found: Findings):
     share = {"n": 40, "of": "edits", "unit": "share"}
     random = {"success": Measurement(0.02, 0.0, 0.1, **share), "same_kept": Measurement(0.8, **share)}
     kept = {"same_kept": Measurement(0.6, **share)}
@@ -554,7 +554,7 @@ def test_neurons_that_are_less_active_are_no_match(ideal: Findings):
     assert ", 0.90 × as active as its own" in markdown(near)
     far = replace(ideal, effects=type(ideal.effects)(rows.assign(activity=0.34)))
     assert not {"suppress-matched", "amplify-matched"} & set(judged_of(far))
-    assert "0.34 × as active as its own, which are their layers' most active" in markdown(far)
+    assert "0.34 × as active as its own neurons, which are their layers' most active" in markdown(far)
 
 
 def test_a_plain_mean_that_goes_the_other_way_is_said_to(found: Findings):
@@ -589,7 +589,7 @@ def test_what_counts_few_is_not_the_strongest_finding(ideal: Findings):
     assert strongest(judge(replace(ideal, statistics=both))).claim.name == "identical"
 
 
-def test_a_control_is_not_asked_where_there_is_no_effect(ideal: Findings):
+def test_a_control_is_not_judged_where_there_is_no_effect(ideal: Findings):
     against = changed(ideal, {("amplify", "own"): -0.05, ("amplify", "matched"): 0.3})
     assert "amplify-matched" not in {each.claim.name for each in judge(against)}
     assert "does not apply" in markdown(against)

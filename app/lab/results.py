@@ -44,7 +44,9 @@ def show_result(run: Run) -> None:
     describe_effect(run.outcome, summary)
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
-        layout.draw_chart(charts.before_and_after(summary), "The answer's probability before and after the change")
+        layout.draw_chart(
+            charts.before_and_after(summary), "The answer's probability before and after the change"
+        )
     with numbers:
         show_groups(summary)
         if run.outcome.undo_is_exact:

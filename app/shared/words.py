@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from atlas.neuron import OBJECT_SLOT, Neuron
+from atlas.numbers import NOT_MEASURED
 
-NOT_MEASURED = "not measured in this atlas"
 _BLANK = "____"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
 

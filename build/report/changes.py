@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from atlas.numbers import NOT_MEASURED
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import Line, Number, comparison, explain_missing
-from build.report.numbers import NOT_MEASURED, Measurement, in_unit
-from build.report.page import Block, Heading, Table, Text, escape
+from build.report.lines import Comparison, NumberOf, comparison, explain_missing
+from build.report.numbers import Measurement, in_unit
+from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.paper_values import CLAIMED_LOSS
 
 # Measure of `EditScores` → its words, published name, claim, and whether a control can cast doubt on it.
@@ -52,7 +53,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.edits is not None]
     return [
         Heading(2, "2 Update"),
-        Text(
+        Paragraph(
             "A fact that the model answers rightly is given another answer: the value vectors of its "
             "neurons lose the old answer's embedding and gain the new one's, with the paper's strengths "
             "λ = (1, 8) where they were tried. The new answer is the object of another fact of the "
@@ -68,7 +69,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _score(measure: str, group: str) -> Number:
+def _score(measure: str, group: str) -> NumberOf:
     def number(found: Findings) -> Measurement | None:
         scores = None if found.edits is None else found.edits.of_group(group)
         return None if scores is None else getattr(scores, measure)
@@ -76,9 +77,9 @@ def _score(measure: str, group: str) -> Number:
     return number
 
 
-def _update_lines() -> list[Line]:
+def _update_lines() -> list[Comparison]:
     return [
-        Line(
+        Comparison(
             words,
             _score(measure, "own"),
             published,
@@ -122,7 +123,7 @@ def _strengths(found: Findings) -> Table:
     return Table(
         ("", *columns),
         tuple(rows),
-        f"{escape(found.atlas_id)}: {found.edits.n_edits} edits in {found.edits.n_relations} relations",
+        f"{escape_marks(found.atlas_id)}: {found.edits.n_edits} edits in {found.edits.n_relations} relations",
         wide=True,
         folded=True,
     )
@@ -135,7 +136,7 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.erasures is not None]
     return [
         Heading(2, "3 Erase"),
-        Text(
+        Paragraph(
             "The value vectors of a relation's most frequent neurons, 20 as in the paper, become zero, and "
             "the relation's own prompts and all others' are asked. The claim in question: the model loses "
             f"{CLAIMED_LOSS.number} of that relation, and little of others. Perplexity is a mean in which "
@@ -157,11 +158,11 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _erased(which: str, group: str, asked: str) -> Number:
+def _erased(which: str, group: str, asked: str) -> NumberOf:
     return lambda found: None if found.erasures is None else getattr(found.erasures, which)[group, asked]
 
 
-def _growth(relation_id: str, group: str, asked: str) -> Number:
+def _growth(relation_id: str, group: str, asked: str) -> NumberOf:
     def number(found: Findings) -> Measurement | None:
         row = _relation(found, relation_id)
         growth = None if row is None else row.get(f"growth_{group}_{asked}")
@@ -195,10 +196,10 @@ def _perplexities(relation_id: str) -> Callable[[Findings], str]:
     return words
 
 
-def _erase_lines() -> list[Line]:
+def _erase_lines() -> list[Comparison]:
     return [
         *(
-            Line(
+            Comparison(
                 f"Erasing {relation_id} ({words}): perplexity of its own prompts",
                 _growth(relation_id, "own", "own"),
                 f"erase_{relation_id}",
@@ -210,25 +211,25 @@ def _erase_lines() -> list[Line]:
             )
             for relation_id, words in (("P19", "place of birth"), ("P106", "occupation"))
         ),
-        Line(
+        Comparison(
             "Perplexity of the erased relation's prompts, all relations",
             _erased("worse", "own", "own"),
             controls=(("random neurons", _erased("worse", "random", "own")),),
         ),
-        Line(
+        Comparison(
             "Perplexity of other relations' prompts",
             _erased("worse", "own", "others"),
             "erase_others",
             controls=(("random neurons", _erased("worse", "random", "others")),),
             doubts=False,
         ),
-        Line(
+        Comparison(
             "Right answers that the erased relation loses",
             _erased("lost", "own", "own"),
             "erase_lost",
             controls=(("random neurons", _erased("lost", "random", "own")),),
         ),
-        Line(
+        Comparison(
             "Right answers that other relations lose",
             _erased("lost", "own", "others"),
             controls=(("random neurons", _erased("lost", "random", "others")),),
@@ -244,7 +245,7 @@ def _relations(found: Findings) -> Table:
     for row in found.erasures.relations.to_dict("records"):
         rows.append(
             (
-                escape(found.label(row["relation_id"])),
+                escape_marks(found.label(row["relation_id"])),
                 f"{int(row['n_neurons'])}",
                 f"{int(row['n_prompts']):,}",
                 _moved(row, "accuracy", "own", "own", "share"),
@@ -271,7 +272,7 @@ def _relations(found: Findings) -> Table:
             "other relations",
         ),
         tuple(rows),
-        f"{escape(found.atlas_id)}: every relation erased",
+        f"{escape_marks(found.atlas_id)}: every relation erased",
         wide=True,
         folded=True,
     )

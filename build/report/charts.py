@@ -29,7 +29,7 @@ from atlas.charts.look import (
 )
 from atlas.charts.marks import intervals, lines
 from atlas.charts.palette import colour, encoded
-from atlas.queries.evidence import GROUPS, PAPER_DOSE
+from atlas.queries.evidence import NEURON_GROUPS, PAPER_DOSE
 from atlas.refinement import MODES
 from build.report.figures import Figure
 from build.report.findings import ALL, Findings
@@ -169,7 +169,7 @@ def draw_effects_by_relation(found: Findings, intervention: str) -> alt.LayerCha
         ),
     }
     controls = {
-        group: effects.GROUP_NAMES[group] for group in GROUPS if group in set(rows["group"]) - {"own"}
+        group: effects.GROUP_NAMES[group] for group in NEURON_GROUPS if group in set(rows["group"]) - {"own"}
     }
     return finished(
         alt.layer(

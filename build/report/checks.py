@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import Line, Number, comparison, explain_missing
+from build.report.lines import Comparison, NumberOf, comparison, explain_missing
 from build.report.numbers import Measurement, format_count
-from build.report.page import Block, Heading, Table, Text, escape
+from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
 
 _CONTEXTS = {
@@ -34,7 +34,7 @@ def contexts_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.contexts is not None]
     return [
         Heading(2, "4 What activates them"),
-        Text(
+        Paragraph(
             "How active a fact's neurons are on sentences that ask for it, or do not. 1 is as active, "
             "and in the same direction, as on the prompts that found them; 0 is not at all. As many "
             "random neurons of the same layers stand beside them: they show how much any neuron is "
@@ -57,28 +57,28 @@ def _plain_means(measured: Sequence[Findings]) -> list[Block]:
         return []
     return [
         Heading(3, "The plain mean of activation"),
-        Text(
+        Paragraph(
             "The paper's own measure is the plain mean. Activations that pass a gate, as in models like "
             "Llama, carry knowledge with either sign: there a plain mean adds up what cancels, and may fall "
             "where neurons become more active. The measure above turns each neuron's sign to what it is "
             "where the neuron was found; the size here leaves the sign out."
         ),
         comparison(_plain_lines(), measured),
-        *(Text(_order(found), "finding" if _reversed(found) else "") for found in measured),
+        *(Paragraph(_order(found), "finding" if _reversed(found) else "") for found in measured),
         *_all_facts(_plain_lines(), measured, "contexts"),
     ]
 
 
-def _plain(measure: str, context: str, group: str) -> Number:
+def _plain(measure: str, context: str, group: str) -> NumberOf:
     def number(found: Findings) -> Measurement | None:
         return None if found.contexts is None else getattr(found.contexts, measure).get((context, group))
 
     return number
 
 
-def _plain_lines() -> list[Line]:
+def _plain_lines() -> list[Comparison]:
     return [
-        Line(
+        Comparison(
             f"{words}: {_CONTEXTS[context]}",
             _plain(measure, context, "own"),
             controls=(("random neurons", _plain(measure, context, "random")),),
@@ -109,7 +109,7 @@ def _order(found: Findings) -> str:
         )
         for measure in ("activation", "magnitude")
     )
-    name = escape(found.atlas_id)
+    name = escape_marks(found.atlas_id)
     if not larger:
         return f"{name}: the plain mean is largest where the fact is asked for, as in the paper ({plain})."
     how = (
@@ -120,7 +120,7 @@ def _order(found: Findings) -> str:
     return f"**{name}: the paper's own measure, the plain mean, {how}** ({plain}). Mean size: {size}."
 
 
-def _all_facts(lines: Sequence[Line], findings: Sequence[Findings], part: str) -> list[Block]:
+def _all_facts(lines: Sequence[Comparison], findings: Sequence[Findings], part: str) -> list[Block]:
     """The lines over all facts of a sample, where those above count known ones."""
     every = [
         replace(found, **{part: getattr(found, part).whole})
@@ -131,7 +131,7 @@ def _all_facts(lines: Sequence[Line], findings: Sequence[Findings], part: str) -
         return []
     return [
         Table(
-            ("what", *(escape(found.atlas_id) for found in every)),
+            ("what", *(escape_marks(found.atlas_id) for found in every)),
             tuple((line.what, *(line.cell(found) for found in every)) for line in lines),
             "The same of all facts of the sample, known or not",
             wide=True,
@@ -140,21 +140,21 @@ def _all_facts(lines: Sequence[Line], findings: Sequence[Findings], part: str) -
     ]
 
 
-def _relative(context: str, group: str) -> Number:
+def _relative(context: str, group: str) -> NumberOf:
     def number(found: Findings) -> Measurement | None:
         return None if found.contexts is None else found.contexts.relative.get((context, group))
 
     return number
 
 
-def _activating(which: str) -> Number:
+def _activating(which: str) -> NumberOf:
     return lambda found: None if found.activating is None else getattr(found.activating, which)
 
 
-def _context_lines() -> list[Line]:
+def _context_lines() -> list[Comparison]:
     return [
         *(
-            Line(
+            Comparison(
                 words,
                 _relative(context, "own"),
                 controls=(("random neurons", _relative(context, "random")),),
@@ -163,7 +163,7 @@ def _context_lines() -> list[Line]:
             )
             for context, words in _CONTEXTS.items()
         ),
-        Line(
+        Comparison(
             "Of the prompts on which a neuron is most active, those that ask for a fact that has it",
             _activating("top"),
             controls=(
@@ -180,7 +180,7 @@ def _context_lines() -> list[Line]:
 def checks_section(findings: Sequence[Findings]) -> list[Block]:
     return [
         Heading(2, "6 Thesis checks"),
-        Text(_KNOWN),
+        Paragraph(_KNOWN),
         *_stability(findings),
         *_subsets(findings),
         *_methods(findings),
@@ -188,11 +188,11 @@ def checks_section(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _stability(findings: Sequence[Findings]) -> list[Block]:
-    def of(name: str) -> Number:
+    def of(name: str) -> NumberOf:
         return lambda found: None if found.stability is None else getattr(found.stability, name)
 
     lines = [
-        Line(
+        Comparison(
             "Jaccard index of a fact's neurons from the two halves of its templates",
             of("same"),
             controls=(
@@ -204,7 +204,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
             ),
             claim="stable",
         ),
-        Line(
+        Comparison(
             "Change of the answer's probability when neurons of the other half are suppressed",
             of("fall_held_out"),
             controls=(("neurons of the same half", of("fall")),),
@@ -214,7 +214,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.stability is not None]
     return [
         Heading(3, "Do other wordings find the same neurons?"),
-        Text(
+        Paragraph(
             "If a fact's neurons carry the fact, the held-out half of its templates should find them "
             "again. The Jaccard index is the number found by both halves over the number found by "
             "either: 1 is all, 0 none."
@@ -229,22 +229,22 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _subsets(findings: Sequence[Findings]) -> list[Block]:
-    def of(which: str, order: str) -> Number:
+    def of(which: str, order: str) -> NumberOf:
         return lambda found: None if found.subsets is None else getattr(found.subsets, which).get(order)
 
     lines = [
-        Line(
+        Comparison(
             "Neurons that give half of the effect of all, those of the largest score first",
             of("k_half", "score"),
             controls=(("in a random order", of("k_half", "random")),),
             note=lambda found: f"{found.subsets.n_without:,} facts fall too little to say",
         ),
-        Line(
+        Comparison(
             "The same as a share of the fact's neurons",
             of("share", "score"),
             controls=(("in a random order", of("share", "random")),),
         ),
-        Line(
+        Comparison(
             "Facts for which a single neuron gives half of the effect",
             of("single", "score"),
             controls=(("a random one of them", of("single", "random")),),
@@ -253,7 +253,9 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.subsets is not None]
     return [
         Heading(3, "How few neurons are enough?"),
-        Text("A fact's neurons are suppressed one after the other, and the answer is read off each time."),
+        Paragraph(
+            "A fact's neurons are suppressed one after the other, and the answer is read off each time."
+        ),
         comparison(lines, findings),
         *_all_facts(lines, findings, "subsets"),
         *explain_missing([found for found in findings if found.subsets is None], "subsets"),
@@ -267,7 +269,7 @@ def _methods(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.methods is not None]
     return [
         Heading(3, "Do other methods find the same neurons?"),
-        Text(
+        Paragraph(
             "Neurons chosen by other scores: their activation (the paper's baseline), gradient × "
             "activation, and log-probability increase (Yu and Ananiadou, 2024). In the mode `count` "
             "every method chooses at most as many as the default of integrated gradients has. A slow method "
@@ -318,7 +320,7 @@ def _method_table(found: Findings, methods: Methods) -> Table:
             "n",
         ),
         tuple(rows),
-        f"{escape(found.atlas_id)}: change of the answer's probability on held-out prompts, by method"
+        f"{escape_marks(found.atlas_id)}: change of the answer's probability on held-out prompts, by method"
         + (", all facts of the sample" if whole else ""),
         wide=True,
         folded=whole,

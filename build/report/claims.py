@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from atlas.numbers import NOT_MEASURED
 from build.report import rules
 from build.report.findings import Findings
-from build.report.numbers import NOT_MEASURED, Measurement, in_unit
+from build.report.numbers import Measurement, in_unit
 from build.report.paper_values import PublishedValue, Range
 from build.report.rules import Assessment, Rule
 

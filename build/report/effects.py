@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from atlas.charts.effects import GROUP_NAMES
-from atlas.queries.evidence import GROUPS
+from atlas.queries.evidence import NEURON_GROUPS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import ALL, Findings
-from build.report.lines import Line, comparison, explain_missing
+from build.report.lines import Comparison, comparison, explain_missing
 from build.report.numbers import Measurement
-from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 
 _CONTROLS = {
     "baseline": "most active",
@@ -25,12 +25,12 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
     measured = [found for found in findings if found.effects is not None]
     blocks: list[Block] = [
         Heading(2, "1 Suppress and amplify"),
-        Text(
+        Paragraph(
             "A fact's knowledge neurons are switched off (× 0) or doubled (× 2) where the answer goes, "
             "and the answer's probability is read off. Discovery prompts found the neurons; held-out "
             "prompts did not. The paper holds no prompts out."
         ),
-        Text(
+        Paragraph(
             "The paper's ratio is a relation's mean change of probability over its mean probability. The "
             "replication's is the mean of every prompt's own ratio. Both are averaged over relations, each "
             "counting alike. Controls: as many random neurons of the same layers, as many activation-"
@@ -51,9 +51,9 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
     return blocks
 
 
-def _lines() -> list[Line]:
+def _lines() -> list[Comparison]:
     return [
-        Line(
+        Comparison(
             f"{verb}: change of the answer's probability\n{words}",
             _effect(intervention, "own", templates, facts),
             published=intervention,
@@ -96,7 +96,7 @@ def _overall(found: Findings, intervention: str) -> Figure:
     effects = found.effects
     said = [
         f"{GROUP_NAMES[group]} {number.number()}"
-        for group in GROUPS
+        for group in NEURON_GROUPS
         if (number := effects.of(intervention, group, "held-out", effects.facts)) is not None
     ]
     return Figure(
@@ -120,7 +120,7 @@ def _by_relation(found: Findings, intervention: str) -> Figure:
 
 def _every_group(found: Findings, intervention: str) -> Table:
     rows = []
-    for group in GROUPS:
+    for group in NEURON_GROUPS:
         for templates in ("held-out", "discovery"):
             for facts in ("known", "unknown", ALL):
                 row = found.effects.row(intervention, group, templates, facts)
@@ -157,7 +157,7 @@ def _every_group(found: Findings, intervention: str) -> Table:
             "n: relations · facts · prompts",
         ),
         tuple(rows),
-        f"{charts.VERBS[intervention]} in {escape(found.atlas_id)}, every group",
+        f"{charts.VERBS[intervention]} in {escape_marks(found.atlas_id)}, every group",
         wide=True,
         folded=True,
     )

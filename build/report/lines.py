@@ -1,6 +1,6 @@
 """A line of comparison: a published number, and ours with its n, its interval, its controls and a verdict.
 
-Line("Neurons a fact", lambda found: found.statistics.neurons, "neurons").row(findings)
+Comparison("Neurons a fact", lambda found: found.statistics.neurons, "neurons").row(findings)
 comparison(lines, findings)                     # a table; atlases are columns
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from atlas.numbers import NOT_MEASURED
 from build.report.claims import compare_published, judge
 from build.report.findings import Findings
-from build.report.numbers import NOT_MEASURED, Measurement
-from build.report.page import Block, Table, Text, escape
+from build.report.numbers import Measurement
+from build.report.page import Block, Paragraph, Table, escape_marks
 from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATED, REPLICATION_VALUES, paper, replication
 
-Number = Callable[[Findings], Measurement | None]
+NumberOf = Callable[[Findings], Measurement | None]
 
 
 @dataclass(frozen=True)
-class Line:
+class Comparison:
     """One row of a comparison.
 
     published: its name in `paper_values`; controls: (name, number); note: a further line of the cell; claim:
@@ -29,9 +30,9 @@ class Line:
     """
 
     what: str
-    ours: Number
+    ours: NumberOf
     published: str = ""
-    controls: tuple[tuple[str, Number], ...] = ()
+    controls: tuple[tuple[str, NumberOf], ...] = ()
     note: Callable[[Findings], str] | None = None
     claim: str = ""
     doubts: bool = True
@@ -79,9 +80,9 @@ class Line:
         return f"*{outcomes[0] if outcomes else 'does not apply'}*"
 
 
-def comparison(lines: Sequence[Line], findings: Sequence[Findings], caption: str = "") -> Table:
+def comparison(lines: Sequence[Comparison], findings: Sequence[Findings], caption: str = "") -> Table:
     """The lines as a table: the paper, the replication, then every atlas."""
-    columns = ("what", "paper", "replication", *(escape(found.atlas_id) for found in findings))
+    columns = ("what", "paper", "replication", *(escape_marks(found.atlas_id) for found in findings))
     return Table(columns, tuple(line.row(findings) for line in lines), caption, widths=(20, 15, 12))
 
 
@@ -93,5 +94,5 @@ def explain_missing(without: Sequence[Findings], experiment: str) -> list[Block]
             how = "It holds neurons that others published, and no model to measure them with."
         else:
             how = f"`python -m build evaluate DIR --experiments {experiment}` measures it."
-        blocks.append(Text(f"{escape(found.atlas_id)}: {NOT_MEASURED}. {how}"))
+        blocks.append(Paragraph(f"{escape_marks(found.atlas_id)}: {NOT_MEASURED}. {how}"))
     return blocks

@@ -18,7 +18,6 @@ from build.evidence.intervals import wilson
 
 N_RESAMPLES = 1000
 RESAMPLING_SEED = 0
-NOT_MEASURED = "not measured in this atlas"
 _FEWEST_FOR_INTERVAL = 2
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -1,6 +1,6 @@
 """A report as blocks, and the blocks as Markdown and as one HTML page that needs no other file.
 
-    blocks = [Heading(2, "Layers"), Text("Most lie **above**."), Table(("what", "n"), (("facts", "3"),))]
+    blocks = [Heading(2, "Layers"), Paragraph("Most lie **above**."), Table(("what", "n"), (("facts", "3"),))]
     markdown(blocks); html(blocks, title="…")
 
 Text may hold **bold**, *emphasis*, `code` and [links](https://…); a newline in a cell is a new line there.
@@ -33,7 +33,7 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     """A paragraph; `tone` 'note' sets it apart, 'finding' does so more."""
 
     text: str
@@ -71,10 +71,10 @@ class Pictures:
     caption: str = ""
 
 
-Block = Heading | Text | Bullets | Table | Pictures
+Block = Heading | Paragraph | Bullets | Table | Pictures
 
 
-def escape(text: str) -> str:
+def escape_marks(text: str) -> str:
     """Text from an atlas, such as a relation's label, with its marks escaped."""
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", text)
 
@@ -91,7 +91,7 @@ def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
             return f"{'#' * level} {text}"
-        case Text(text, tone):
+        case Paragraph(text, tone):
             return "\n".join(f"> {line}" for line in text.split("\n")) if tone else text
         case Bullets(items):
             return "\n".join(f"* {item}" for item in items)
@@ -104,7 +104,7 @@ def _markdown(block: Block) -> str:
             return "\n".join([*([f"*{caption}*", ""] if caption else []), *lines])
         case Pictures(figures, caption):
             lines = [
-                f"[![{escape(each.alt)}]({FIGURES}/{each.file}.svg)]({FIGURES}/{each.file}.html)"
+                f"[![{escape_marks(each.alt)}]({FIGURES}/{each.file}.svg)]({FIGURES}/{each.file}.html)"
                 for each in figures
             ]
             return "\n\n".join([*lines, *([f"*{caption}*"] if caption else [])])
@@ -148,7 +148,7 @@ def _html(block: Block | _Contents) -> str:
     match block:
         case Heading(level, text):
             return f'<h{level} id="{block.anchor}">{inline(text)}</h{level}>'
-        case Text(text, tone):
+        case Paragraph(text, tone):
             return f'<p class="{tone}">{inline(text)}</p>' if tone else f"<p>{inline(text)}</p>"
         case Bullets(items):
             return "<ul>\n" + "\n".join(f"<li>{inline(item)}</li>" for item in items) + "\n</ul>"

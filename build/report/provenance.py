@@ -9,7 +9,7 @@ from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
 from build.plan import duration
 from build.report.findings import Findings
-from build.report.page import Block, Heading, Table, Text, escape
+from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 
 UNKNOWN = "not recorded"
 # Parameters of a build that are given on the command line, and their defaults.
@@ -28,18 +28,18 @@ _OPTIONS = {
 def provenance_section(findings: Sequence[Findings]) -> list[Block]:
     return [
         Heading(2, "7 How it was measured"),
-        Text(
+        Paragraph(
             "`python -m build check DIR` checks an atlas; the commands below make one again and measure "
             "it again. DIR is its folder."
         ),
         Table(
-            ("", *(escape(found.atlas_id) for found in findings)),
+            ("", *(escape_marks(found.atlas_id) for found in findings)),
             tuple(
                 (words, *(of(found.manifest) for found in findings)) for words, of in _MANIFEST_ROWS.items()
             ),
         ),
         *(block for found in findings for block in _experiments(found)),
-        Text(
+        Paragraph(
             "This report: `python -m build figures "
             f"{' '.join('DIR' for _ in findings)} --out OUT`. It needs no model and no network, and the same "
             "atlases give the same files."
@@ -48,7 +48,7 @@ def provenance_section(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _or_unknown(value: object) -> str:
-    return UNKNOWN if value is None or value == "" else escape(str(value))
+    return UNKNOWN if value is None or value == "" else escape_marks(str(value))
 
 
 def _weights(manifest: Manifest) -> str:
@@ -63,15 +63,15 @@ def _refinement(manifest: Manifest) -> str:
     shown = {"mode": "mode", "threshold": "t", "share": "p", "at_least": "at least"}
     parts = [f"{words} {rule[name]:g}" if isinstance(rule[name], int | float) else f"{words} {rule[name]}"
              for name, words in shown.items() if rule.get(name) is not None]  # fmt: skip
-    return escape(", ".join(parts))
+    return escape_marks(", ".join(parts))
 
 
 def _rule(manifest: Manifest) -> str:
     method = manifest.method
     if method.rule is None:
-        return escape(method.name.replace("_", " "))
+        return escape_marks(method.name.replace("_", " "))
     tolerance = "" if method.tolerance is None else f", tolerance {method.tolerance:g}"
-    return escape(f"{method.name.replace('_', ' ')}, rule {method.rule}{tolerance}")
+    return escape_marks(f"{method.name.replace('_', ' ')}, rule {method.rule}{tolerance}")
 
 
 def _command(manifest: Manifest) -> str:
@@ -99,7 +99,7 @@ _MANIFEST_ROWS = {
     ),
     "weights, sha256": _weights,
     "data set": lambda manifest: (
-        f"{escape(manifest.dataset.id)}, revision {_or_unknown(manifest.dataset.revision)}"
+        f"{escape_marks(manifest.dataset.id)}, revision {_or_unknown(manifest.dataset.revision)}"
     ),
     "data set's hash": lambda manifest: f"`{_or_unknown(manifest.dataset.hash)[:16]}…`",
     "scores": _rule,
@@ -147,7 +147,7 @@ def _experiments(found: Findings) -> list[Block]:
         Table(
             ("experiment", "sample", "seed", "rows", "time", "code", "command"),
             tuple(rows),
-            f"{escape(found.atlas_id)}: experiments",
+            f"{escape_marks(found.atlas_id)}: experiments",
             wide=True,
         )
     ]

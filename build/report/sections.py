@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atlas.numbers import NOT_MEASURED
 from build.report import changes, checks, effects, provenance, statistics
 from build.report.claims import CLAIMS, RULE, Judgement, judge, outcomes, strongest
 from build.report.findings import Findings
-from build.report.numbers import NOT_MEASURED
-from build.report.page import Block, Bullets, Heading, Table, Text, escape
+from build.report.page import Block, Bullets, Heading, Paragraph, Table, escape_marks
 from build.report.paper_values import PAPER_LINK, PAPER_MODEL, REPLICATION_LINK, REPLICATION_MODEL
 
 TITLE = "Knowledge neurons: what was measured beside what was published"
@@ -38,12 +38,12 @@ def _opening(findings: Sequence[Findings]) -> list[Block]:
     models = ", ".join(sorted({f"`{found.manifest.model.name}`" for found in findings}))
     return [
         Heading(1, TITLE),
-        Text(
+        Paragraph(
             f"The paper is [Dai et al., 2022]({PAPER_LINK}), which measured {PAPER_MODEL}. The "
             f"replication is [EleutherAI's]({REPLICATION_LINK}), which published neurons of "
             f"{REPLICATION_MODEL}; its numbers here are statistics of those."
         ),
-        Text(
+        Paragraph(
             f"**Published numbers are for other models than ours.** Here: {models}. Verdicts compare "
             "signs and orders of magnitude, nothing finer. Brackets hold 95 % intervals: what was "
             "measured is drawn again 1,000 times. Every number says its n.",
@@ -53,9 +53,9 @@ def _opening(findings: Sequence[Findings]) -> list[Block]:
             ("atlas", "model", "data", "facts", "known to the model", "facts with neurons"),
             tuple(
                 (
-                    escape(found.atlas_id),
+                    escape_marks(found.atlas_id),
                     f"`{found.manifest.model.name}`",
-                    escape(found.manifest.dataset.id),
+                    escape_marks(found.manifest.dataset.id),
                     f"{found.n_facts:,}",
                     NOT_MEASURED if found.n_known is None else f"{found.n_known:,}",
                     f"{found.n_facts - found.statistics.n_empty:,}",
@@ -71,17 +71,17 @@ def _opening(findings: Sequence[Findings]) -> list[Block]:
 
 def _summary(findings: Sequence[Findings]) -> list[Block]:
     judged = {found.atlas_id: judge(found) for found in findings}
-    blocks: list[Block] = [Heading(2, "0 Summary"), Text(RULE), *_everywhere(judged)]
+    blocks: list[Block] = [Heading(2, "0 Summary"), Paragraph(RULE), *_everywhere(judged)]
     for found in findings:
         verdicts = judged[found.atlas_id]
         holds, in_part, not_at_all = (n for _, n in outcomes(verdicts))
         blocks += [
             Heading(3, found.atlas_id),
-            Text(
+            Paragraph(
                 f"Of {len(verdicts)} claims that this atlas has numbers for, {holds} hold, {in_part} hold in "
                 f"part, and {not_at_all} do not."
             ),
-            Text(_finding(strongest(verdicts)), "finding"),
+            Paragraph(_finding(strongest(verdicts)), "finding"),
         ]
         holding = [each for each in verdicts if each.outcome == "holds"]
         failing = sorted(
@@ -89,12 +89,12 @@ def _summary(findings: Sequence[Findings]) -> list[Block]:
         )
         if holding:
             blocks += [
-                Text("What holds:"),
+                Paragraph("What holds:"),
                 Bullets(tuple(_sentence(each.claim.says, each.detail) for each in holding)),
             ]
         if failing:
             blocks += [
-                Text("What does not:"),
+                Paragraph("What does not:"),
                 Bullets(tuple(_sentence(each.claim.fails, each.detail) for each in failing)),
             ]
     rows = []
@@ -105,7 +105,7 @@ def _summary(findings: Sequence[Findings]) -> list[Block]:
         ]
         if any(each is not None for each in of_claim):
             rows.append((claim.says, *map(_outcome, of_claim)))
-    columns = ("claim", *(escape(found.atlas_id) for found in findings))
+    columns = ("claim", *(escape_marks(found.atlas_id) for found in findings))
     return [
         *blocks,
         Heading(3, "Every claim"),
@@ -131,7 +131,7 @@ def _everywhere(judged: dict[str, list[Judgement]]) -> list[Block]:
                 claims.append(claim.says)
         where = "of the atlases that measured it (two or more)"
         blocks += [
-            Text(f"{words} {where}:" if claims else f"{words} {where}: nothing."),
+            Paragraph(f"{words} {where}:" if claims else f"{words} {where}: nothing."),
             *([Bullets(tuple(claims))] if claims else []),
         ]
     return blocks

@@ -10,9 +10,9 @@ from atlas.refinement import MODES as REFINEMENTS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import Line, comparison, explain_missing
+from build.report.lines import Comparison, comparison, explain_missing
 from build.report.numbers import Measurement, in_unit
-from build.report.page import Block, Heading, Pictures, Table, Text, escape
+from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 from build.report.paper_values import PAPER_VALUES, REPLICATION_VALUES
 
 _MODES = ("stored", "default", "paper", "replication")
@@ -36,7 +36,7 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
     counted = [found for found in findings if found.statistics.neurons is not None]
     return [
         Heading(2, "5 Statistics"),
-        Text(
+        Paragraph(
             "What the stored knowledge neurons are like. What two facts share is a mean over pairs of facts, "
             "relations (or pairs of relations) counting alike."
         ),
@@ -45,7 +45,7 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
         *charts.side_by_side(counted, "neurons", "Facts by their number of neurons", charts.draw_sizes),
         *charts.side_by_side(counted, "sharing", "Neurons that relations share", charts.draw_sharing),
         Heading(3, "Modes and thresholds"),
-        Text(
+        Paragraph(
             "The same stored scores, refined in three ways: by the paper's rule, by the replication's, "
             "and by this project's default. A coarse neuron has at least t of its prompt's largest "
             "score; a knowledge neuron is coarse in at least p of a fact's prompts."
@@ -65,9 +65,9 @@ def _of(name: str) -> Callable[[Findings], Measurement | None]:
     return lambda found: getattr(found.statistics, name)
 
 
-def _lines() -> list[Line]:
+def _lines() -> list[Comparison]:
     return [
-        Line(
+        Comparison(
             "Neurons a fact",
             _of("neurons"),
             "neurons",
@@ -76,15 +76,15 @@ def _lines() -> list[Line]:
                 f"{found.statistics.n_empty:,} facts have none"
             ),
         ),
-        Line("Shared by two facts of a relation", _of("within"), "within"),
-        Line("Shared by two facts of different relations", _of("across"), "across"),
-        Line(
+        Comparison("Shared by two facts of a relation", _of("within"), "within"),
+        Comparison("Shared by two facts of different relations", _of("across"), "across"),
+        Comparison(
             "Shared by two facts of a relation with the same answer",
             _of("same_object"),
             controls=(("with different answers", _of("other_object")),),
             claim="answer-shared",
         ),
-        Line(
+        Comparison(
             "Share of the (fact, neuron) pairs in the upper layers (five of twelve)",
             _of("upper"),
             "upper_layers",
@@ -94,14 +94,14 @@ def _lines() -> list[Line]:
             ),
             paper="most in the topmost layers\n*section 4.1, no number*",
         ),
-        Line(
+        Comparison(
             "Facts that have the commonest neuron",
             _of("commonest"),
             "commonest",
             note=lambda found: f"`{found.statistics.commonest_neuron}`",
         ),
-        Line("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
-        Line("Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"),
+        Comparison("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
+        Comparison("Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"),
     ]
 
 
@@ -142,7 +142,7 @@ def _modes(found: Findings) -> Table:
     return Table(
         ("", "paper, published", "replication, published", *(f"mode {name}" for name in names)),
         tuple(rows),
-        f"{escape(found.atlas_id)}: modes side by side",
+        f"{escape_marks(found.atlas_id)}: modes side by side",
         wide=True,
     )
 
@@ -155,12 +155,14 @@ def _target(found: Findings) -> list[Block]:
         return []
     mean, (low, high) = float(means.iloc[0]), REFINEMENTS["paper"].target
     said = (
-        f"{escape(found.atlas_id)}: the mode `paper` moves p, relation by relation, until a fact has "
+        f"{escape_marks(found.atlas_id)}: the mode `paper` moves p, relation by relation, until a fact has "
         f"{low:g} to {high:g} neurons on average. Over all facts it has {in_unit(mean, 'count')}"
     )
     if low <= mean <= high:
-        return [Text(f"{said}.")]
-    return [Text(f"{said}: **it misses its target**, as relations have none of the p tried that reach it.")]
+        return [Paragraph(f"{said}.")]
+    return [
+        Paragraph(f"{said}: **it misses its target**, as relations have none of the p tried that reach it.")
+    ]
 
 
 def _same(one: dict | None, other: dict | None) -> bool:

@@ -20,6 +20,7 @@ from statistics import mean
 import pytest
 
 from atlas.charts import look
+from atlas.numbers import NOT_MEASURED
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
@@ -28,7 +29,7 @@ from build.report import page, sections, studies
 from build.report.claims import CLAIMS, compare_published, judge, strongest
 from build.report.figures import Figure
 from build.report.findings import Findings, Statistics, gather, gather_effects
-from build.report.numbers import NOT_MEASURED, Measurement, mean_of, ratio_of
+from build.report.numbers import Measurement, mean_of, ratio_of
 from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATION_VALUES
 from tests import ROOT
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
@@ -747,7 +748,7 @@ def test_interactive_charts_have_their_script_beside_them(written: Path):
 
 def test_words_of_an_atlas_are_words_in_the_page():
     label = "a|b *c* <script>d</script> `e` [f](g)"
-    blocks = [page.Table(("name", "n"), ((page.escape(label), "1"),))]
+    blocks = [page.Table(("name", "n"), ((page.escape_marks(label), "1"),))]
     text = page.html(blocks, title="t")
     assert "a|b *c* &lt;script&gt;d&lt;/script&gt; `e` [f](g)" in text
     assert page.markdown(blocks).splitlines()[2].count(" | ") == 1

@@ -244,7 +244,7 @@ def build_rows(m: Manifest) -> dict[str, Any]:
         "Code": m.code_version,
         "Device": m.device,
         "Time": None if m.seconds is None else f"{m.seconds:,.0f} s",
-        "Prompts a second": m.prompts_per_second,
+        "Prompts per second": m.prompts_per_second,
         "Schema": f"version {m.schema_version}",
     }
 

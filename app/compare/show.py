@@ -21,13 +21,13 @@ from app.shared import layout, links, tray
 from app.shared.words import (
     NOT_MEASURED,
     escape,
-    formatted,
     is_missing,
     neurons_of,
     percentage,
     plural,
     token_list,
 )
+from atlas.numbers import signed_percent
 from atlas.queries import comparison
 from atlas.store.atlas import Atlas
 
@@ -55,7 +55,7 @@ def effect_measures(effects: list[dict[str, float]], absent: list[str]) -> dict[
     """
     return {
         name: [
-            formatted(side[group], "+.0%") if group in side else why
+            signed_percent(side[group]) if group in side else why
             for side, why in zip(effects, absent, strict=True)
         ]
         for group, name in EFFECTS.items()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 GROUP_NOUNS = {
     "asked": "discovery prompt",
     "paraphrases": "held-out paraphrase",
-    "neighbours": "prompt of the same relation",
+    "neighbours": "same-relation prompt",
     "unrelated": "unrelated prompt",
 }
 

@@ -51,8 +51,7 @@ def show_result(run: Run) -> None:
         show_groups(summary)
         if run.outcome.undo_is_exact:
             st.success(
-                "Exact undo ✓ Without the change, the model gives the same probabilities as before, "
-                "bit for bit.",
+                "Exact undo: without the change, the probabilities are the same as before, bit for bit.",
                 icon=":material/check:",
             )
         else:

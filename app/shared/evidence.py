@@ -3,7 +3,7 @@
     ratio = choose_ratio()                                # ?ratio=
     st.markdown(verdict(rows, "suppress", ratio=ratio))   # with the strongest control
 
-A sentence says so when a control does as much, or when amplifying does not raise: the numbers decide.
+The numbers decide: the sentences name a control that does as much, and an amplification that does not raise.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _beside(found: Judged) -> str:
         return f"**A control does about as much:** {control}."
     if found.share >= _PARTLY:
         return f"A control does {found.share:.0%} of that: {control}."
-    return f"No control comes near; the strongest is {control}."
+    return f"No control comes near; the strongest: {control}."
 
 
 def _as_far(found: Judged) -> str:

@@ -88,23 +88,24 @@ def choose_t_and_p(own: Thresholds, places: Sequence[Any], *, lowest: float) -> 
     """Two sliders, for `t` and `p`; `own` where nobody moves them."""
     with places[0]:
         t = address.slider(
-            "Threshold: share of the prompt's largest score (t)",
+            "Threshold (t)",
             "t",
             low=lowest,
             high=1.0,
             step=0.05,
             default=own.t,
-            help="The coarse threshold. Smaller scores are not stored.",
+            help="A score counts from this share of the prompt's largest score on.",
         )
     with places[1]:
         p = address.slider(
-            "Share of prompts that must reach it (p)",
+            "Share of prompts (p)",
             "p",
             low=0.0,
             high=1.0,
             step=0.05,
             default=own.p,
-            help=f"Share of the discovery prompts; never fewer than {own.at_least} prompts.",
+            help="The share of discovery prompts in which a score has to count; at least "
+            f"{own.at_least} prompts.",
         )
     return replace(own, t=t, p=p)
 

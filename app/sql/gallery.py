@@ -1,4 +1,4 @@
-"""Queries worth reading: what each one asks, what its answer shows, and the SQL to change.
+"""The example queries: title, what the answer shows, and the SQL.
 
     GALLERY[0].title, GALLERY[0].shows, GALLERY[0].sql, GALLERY[0].values
     EXPERIMENTS[0].title            # on the tables that `python -m build evaluate` fills

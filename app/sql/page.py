@@ -346,9 +346,9 @@ def show_shell_text(atlas: Atlas, query: Query) -> None:
 
 
 def show_gallery() -> None:
-    st.subheader("Queries worth reading", anchor=False)
+    st.subheader("Example queries", anchor=False)
     cards("sql-gallery", GALLERY)
-    st.subheader("Queries on the experiments", anchor=False)
+    st.subheader("Example queries on the experiments", anchor=False)
     cards("sql-gallery-experiments", EXPERIMENTS)
 
 

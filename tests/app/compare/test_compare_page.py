@@ -17,6 +17,7 @@ from app.shared import links
 from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import queries
 from atlas.neuron import Neuron
+from atlas.numbers import signed_percent
 from atlas.queries import comparison
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas, bundled, open_atlas
@@ -131,7 +132,7 @@ def test_two_facts_show_the_librarys_overlap(atlas):
     facts = [queries.fact(atlas, PERMALINKS["facts"][side]) for side in "ab"]
     assert measures(app)["Knowledge neurons"] == [str(fact["n_neurons"]) for fact in facts]
     own = [comparison.suppression(atlas, fact=fact["fact_id"])["own"] for fact in facts]
-    assert measures(app)["Suppress its neurons"] == [f"{change:+.0%}" for change in own]
+    assert measures(app)["Suppress its neurons"] == [signed_percent(change) for change in own]
 
 
 def test_a_relations_least_share_is_a_choice_in_the_url(atlas):

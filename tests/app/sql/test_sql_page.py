@@ -346,7 +346,7 @@ def write(app: AppTest, sql: str) -> AppTest:
 def test_the_page_begins_with_a_query_that_runs(only_sample):
     app = sql_page()
     assert not app.error
-    assert "Queries worth reading" in words(app)
+    assert "Example queries" in words(app)
     assert len(app.dataframe) == 0
     press_and_wait(app)
     assert len(app.dataframe[0].value) == 60
@@ -424,7 +424,7 @@ def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
     app = sql_page(sql=sql)
     assert len(app.error) == 1
     assert "root:" not in words(app)
-    assert "Queries worth reading" in words(app)
+    assert "Example queries" in words(app)
     press_and_wait(write(app, "SELECT count(*) AS n FROM facts"))
     assert list(app.dataframe[0].value["n"]) == [60]
 

@@ -2,9 +2,7 @@
 
     folder = write_big_atlas(tmp_path / "big")                        # BERT-base's 12 × 3,072 neurons
     folder = write_big_atlas(tmp_path / "less", n_facts=2_000)        # the same shapes, smaller
-    python -m tests.big_atlas FOLDER
 
-For questions of speed and memory; `tests.sample_atlas` is the small one whose rows are counted by hand.
 What the rows share with real ones: relations differ in size and wordings, neurons a fact spread from 1 to
 60 (mean 11, median 8), a few hubs are in thousands of facts, later layers hold more, half of the wordings are
 held out. `python -m build check` passes: the knowledge neurons follow from the scores.
@@ -14,36 +12,33 @@ held out. `python -m build check` passes: the knowledge neurons follow from the 
 3. *Scores* whose refinement is exactly those pairs: a fact's own neurons are coarse in enough of its
    prompts, any other neuron is stored for one of its prompts only.
 4. *What follows*: everything that is counted from these.
-5. *Experiments*: effects of all facts; the others' rows from tests/sample_evidence.py, of as many facts as an
-   evaluation takes.
+5. *Experiments*: effects of all facts, summed up as an evaluation does; the others' rows from
+   tests/sample_evidence.py, of as many facts as an evaluation takes.
 
 Chance comes from hashes of row numbers: the rows are the same each time, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from atlas.refinement import MODES
-from atlas.store.atlas import quoted_path
 from atlas.store.manifest import (
     DatasetRecord,
     Manifest,
     MethodRecord,
     ModelRecord,
-    file_name,
     record_files,
     write_manifest,
 )
 from atlas.store.schema import SORT_KEYS, TABLES
-from build.output.writer import row_group_rows
-from tests import sample_evidence
-from tests.sample_atlas import write_table
+from build.evidence.effects import summarize
+from build.output.writer import ROW_GROUP_ROWS, Output
 
 N_LAYERS = 12
 N_NEURONS = 3_072
@@ -70,7 +65,7 @@ MACROS = f"""
         FOR i IN range(10)];
 """
 
-# Table → how it is made. {facts}, {pairs}: how many; `sizes` is the table of `sizes_of`.
+# Table → how it is made. {facts}, {pairs}: how many; `sizes` is the table of `relation_sizes`.
 STEPS = {
     # 1. Facts and prompts.
     "fact": """
@@ -236,79 +231,30 @@ STEPS = {
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
-    "effect_summaries": """
-    CREATE TABLE effect_summaries AS
-    WITH rows AS (
-        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
-               e.activity,
-               CASE WHEN held_out THEN 'held-out' ELSE 'discovery' END AS templates,
-               unnest(['all', CASE WHEN asked.known THEN 'known' ELSE 'unknown' END]) AS facts
-        FROM effects AS e JOIN facts AS f USING (fact_id)
-        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-    ), by_relation AS (
-        SELECT relation_id, intervention, "group", templates, facts, 1 AS n_relations,
-               count(DISTINCT fact_id) AS n_facts, count(*) AS n_prompts, avg(p_before) AS mean_before,
-               avg(p_after) AS mean_after, avg(p_after - p_before) / avg(p_before) AS paper_change,
-               avg((p_after - p_before) / p_before) FILTER (p_before > 0) AS replication_change,
-               avg(top_changed::INTEGER) AS top_changed, avg(activity / 2.0) AS activity
-        FROM rows GROUP BY relation_id, intervention, "group", templates, facts
-    ), every AS (
-        FROM by_relation
-        UNION ALL BY NAME
-        SELECT 'all' AS relation_id, intervention, "group", templates, facts, count(*) AS n_relations,
-               sum(n_facts) AS n_facts, sum(n_prompts) AS n_prompts, avg(mean_before) AS mean_before,
-               avg(mean_after) AS mean_after, avg(paper_change) AS paper_change,
-               avg(replication_change) AS replication_change, avg(top_changed) AS top_changed,
-               avg(activity) AS activity
-        FROM by_relation GROUP BY intervention, "group", templates, facts
-    )
-    SELECT relation_id, intervention, "group", templates, facts, n_relations::INTEGER AS n_relations,
-           n_facts::INTEGER AS n_facts, n_prompts::INTEGER AS n_prompts,
-           COLUMNS('mean_|top_|activity')::FLOAT, COLUMNS('_change')::FLOAT,
-           (paper_change - wide)::FLOAT AS paper_low, (paper_change + wide)::FLOAT AS paper_high,
-           (replication_change - wide)::FLOAT AS replication_low,
-           (replication_change + wide)::FLOAT AS replication_high
-    FROM (SELECT *, 0.1 / sqrt(n_facts) AS wide FROM every)
-    """,
 }
 
 
 def write_big_atlas(
-    folder: Path,
-    *,
-    n_facts: int = N_FACTS,
-    n_pairs: int | None = None,
-    n_prompts: int | None = None,
-    atlas_id: str = "big",
-    leave_out: Collection[str] = (),
+    folder: Path, *, n_facts: int = N_FACTS, atlas_id: str = "big", leave_out: Collection[str] = ()
 ) -> Path:
-    """Write an atlas into `folder` (made if absent) and return it.
+    """Write an atlas into `folder` (made if absent) and return it; pairs and prompts are in proportion.
 
-    Pairs and prompts are in proportion to the facts unless given. `leave_out` names tables that are not
-    written, as in an atlas that could not measure them.
+    `leave_out` names tables that are not written, as in an atlas that could not measure them.
     """
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    n_pairs = round(n_facts * N_PAIRS / N_FACTS) if n_pairs is None else n_pairs
-    n_prompts = round(n_facts * N_PROMPTS / N_FACTS) if n_prompts is None else n_prompts
-    connection = duckdb.connect(":memory:")
-    try:
-        fill(connection, sizes_of(n_facts, n_prompts), n_pairs)
-        evidence = _evidence(connection)
-        for table in TABLES:
-            if table in leave_out:
-                continue
-            if table in evidence:
-                write_table(folder, table, evidence[table])
-            else:
-                _write(connection, folder, table)
-    finally:
-        connection.close()
-    write_manifest(folder, manifest_of(folder, atlas_id))
+    tables = [name for name in TABLES if name not in leave_out]
+    with duckdb.connect(":memory:") as connection:
+        fill_tables(connection, n_facts)
+        experiments = experiment_tables(connection)
+        write_tables(connection, folder, [name for name in tables if name not in experiments])
+    for name in tables:
+        if name in experiments:
+            Output(folder).write_table(name, experiments[name])
+    write_manifest(folder, big_manifest(folder, atlas_id))
     return folder
 
 
-def sizes_of(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
+def relation_sizes(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
     """Of each relation: number, id, facts, templates; they add up to what is asked for."""
     n = N_RELATIONS
     templates = [4 + (7 * r) % 9 for r in range(n)]
@@ -326,15 +272,15 @@ def sizes_of(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
     return [(r, f"P{101 + r}", facts[r], templates[r]) for r in range(n)]
 
 
-def fill(
+def fill_tables(
     connection: duckdb.DuckDBPyConnection,
-    sizes: list[tuple],
-    n_pairs: int,
+    n_facts: int,
     *,
     steps: Mapping[str, str] = STEPS,
     seed: int = 0,
 ) -> None:
     """Make the tables of `steps`, `fact` first: facts do not depend on the seed, the rest does."""
+    sizes = relation_sizes(n_facts, round(n_facts * N_PROMPTS / N_FACTS))
     connection.execute("SET preserve_insertion_order = false")
     connection.execute(MACROS.format(seed=0))
     connection.execute(
@@ -342,23 +288,28 @@ def fill(
     )
     connection.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", sizes)
     connection.execute("CREATE TABLE sizes AS SELECT *, lower(word(r, 'label')) AS label FROM counted")
-    n_facts = sum(size[2] for size in sizes)
+    n_pairs = round(n_facts * N_PAIRS / N_FACTS)
     for table, step in steps.items():
-        connection.execute(
-            step.replace("{pairs}", str(n_pairs))
-            .replace("{facts}", str(n_facts))
-            .replace("{relations}", str(len(sizes)))
-        )
+        connection.execute(step.format(pairs=n_pairs, facts=n_facts, relations=len(sizes)))
         if table == "fact":
             connection.execute(MACROS.format(seed=seed))
 
 
-def _evidence(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
-    """Step 5, but for the effects."""
+def experiment_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
+    """Step 5, but for `effects`."""
+    from tests.sample_evidence import evidence_tables, sampled  # in a checkout, as all of this room
+
+    effects = connection.sql(
+        """
+        SELECT e.*, f.relation_id, f.known, asked.known AS asked_known
+        FROM effects AS e JOIN facts AS f USING (fact_id)
+        JOIN facts AS asked ON asked.fact_id = prompt_fact_id
+        """
+    )
     facts = connection.sql("FROM facts ORDER BY fact_id").to_arrow_table().to_pylist()
     asked = connection.sql(
         "FROM prompts WHERE fact_id IN (SELECT unnest(?)) ORDER BY fact_id, template_id",
-        params=[[fact["fact_id"] for fact in sample_evidence.sampled(facts)]],
+        params=[[fact["fact_id"] for fact in sampled(facts)]],
     )
     prompts = defaultdict(list)
     for row in asked.to_arrow_table().to_pylist():
@@ -366,20 +317,25 @@ def _evidence(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
     pairs = connection.execute(
         "SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
     ).fetchall()
-    return sample_evidence.evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
+    evidence = evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
+    return {"effect_summaries": summarize(effects.df()), **evidence}
 
 
-def _write(connection: duckdb.DuckDBPyConnection, folder: Path, table: str) -> None:
-    columns = ", ".join(f'"{name}"' for name in TABLES[table].names)
-    keys = ", ".join(f'"{key}"' for key in SORT_KEYS[table])
-    path = quoted_path(folder / file_name(table))
-    connection.execute(
-        f"COPY (SELECT {columns} FROM {table} ORDER BY {keys}) TO {path} "
-        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {row_group_rows(table)})"
-    )
+def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Iterable[str]) -> None:
+    """Write tables of the connection in the order and the row groups of a build."""
+    for table in tables:
+        columns, keys = (
+            ", ".join(f'"{name}"' for name in names) for names in (TABLES[table].names, SORT_KEYS[table])
+        )
+        rows = connection.sql(f"SELECT {columns} FROM {table} ORDER BY {keys}")
+        parts = (
+            pa.Table.from_batches([batch]).cast(TABLES[table])
+            for batch in rows.to_arrow_reader(ROW_GROUP_ROWS)
+        )
+        Output(folder).write_sorted(table, parts)
 
 
-def manifest_of(folder: Path, atlas_id: str, *, model: str = "made-up-model") -> Manifest:
+def big_manifest(folder: Path, atlas_id: str, *, model: str = "made-up-model") -> Manifest:
     return Manifest(
         atlas_id=atlas_id,
         model=ModelRecord(
@@ -408,7 +364,3 @@ def manifest_of(folder: Path, atlas_id: str, *, model: str = "made-up-model") ->
         created="2026-01-01",
         notes="Made-up rows, to measure speed with.",
     )
-
-
-if __name__ == "__main__":
-    print(write_big_atlas(Path(sys.argv[1])))

@@ -1,173 +1,267 @@
-"""The command line of the benchmark: options are checked before torch is imported."""
+"""The command line of the benchmarks: options are checked before torch is imported."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
 
-from atlas.errors import AtlasError, BuildError
-from build.bench import comparison, floor, projection, scaling
-from build.bench.parts import PARTS, measure
+import typer
+
+from atlas.cli import run
+from atlas.errors import BuildError
+from build.bench.sample import SAMPLES, allocate, load_population
 from build.bench.shapes import SHAPES
-from build.plan import DTYPES, at_least_one
+from build.plan import model_shape
 
-DEFAULT_PARTS = "compare,floor"
-COUNTS = ("prompts", "at_once", "threads", "repeats", "floor_prompts", "sample", "groups", "batch_rows")
+PARTS = ("compare", "floor", "projection", "scaling")
+AXES = ("prompts", "layers", "length", "batch")
 
-
-class _Parser(argparse.ArgumentParser):
-    """What was asked wrongly is one sentence, like everything else that is refused."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BuildError(f"{message[:1].upper()}{message[1:].rstrip('.')}. See python -m build bench --help.")
+bench = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def parser() -> argparse.ArgumentParser:
-    p = _Parser(
-        prog="python -m build bench",
-        description="Time attribution on this machine: against the plain loop, against the machine's own "
-        "rate, for all of PARAREL, and as it grows.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--shape", choices=SHAPES, default="bert-base", help="random weights of these sizes")
-    what.add_argument("--model", help="a model's name or folder instead")
-    p.add_argument(
-        "--parts",
-        default=DEFAULT_PARTS,
-        metavar="A,B",
-        help=f"of {', '.join(PARTS)} (default {DEFAULT_PARTS})",
-    )
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)")
-    p.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="auto: float32 on a processor, tf32 on a GPU"
-    )
-    p.add_argument(
-        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch's threads (default 2)"
-    )
-    p.add_argument("--tolerance", type=float, default=0.01, help="of the certified rule (default 0.01)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-
-    g = p.add_argument_group("compare")
-    g.add_argument("--prompts", type=int, default=8, help="how many prompts (default 8)")
-    g.add_argument(
-        "--at-once", type=int, metavar="N", help="prompts in one call (default --prompts, on a GPU 1024)"
-    )
-    g.add_argument("--steps", type=int, default=20, help="points of the fixed rule (default 20)")
-    g.add_argument("--no-memory", dest="memory", action="store_false", help="skip the memory measurements")
-
-    g = p.add_argument_group("floor")
-    g.add_argument("--floor-prompts", type=int, metavar="N", help="in one call (default 64, on a GPU 2048)")
-    g.add_argument("--repeats", type=int, default=3, metavar="N", help="timed calls (default 3)")
-
-    g = p.add_argument_group("projection")
-    g.add_argument("--source", type=Path, metavar="DIR", help="PARAREL's data folder (default: fetch it)")
-    g.add_argument(
-        "--sample", type=int, metavar="N", help="prompts of the sample (default 2000, on a GPU 20000)"
-    )
-    g.add_argument(
-        "--groups",
-        type=int,
-        default=projection.GROUPS,
-        metavar="N",
-        help="calls it is dealt into (default 20)",
-    )
-    g.add_argument("--batch-rows", type=int, metavar="N", help="answer tokens at once (default: by device)")
-
-    g = p.add_argument_group("scaling")
-    g.add_argument("--axes", default=",".join(scaling.AXES), metavar="A,B", help="(default: all four)")
-    for axis in ("prompts", "layers", "lengths", "batches"):
-        g.add_argument(f"--scaling-{axis}", metavar="8,16", help="sizes to measure")
-
-    p.add_argument("--only", choices=comparison.SIDES, help=argparse.SUPPRESS)
-    p.add_argument("--point", help=argparse.SUPPRESS)
-    return p
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m build bench`: 0 when measured, 2 with a sentence when something was asked wrongly."""
+    return run(bench, arguments, prog="python -m build bench")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Everything that can be refused before torch is imported; lists become tuples."""
-    options.parts = _names("--parts", options.parts, PARTS)
-    options.axes = _names("--axes", options.axes, scaling.AXES)
-    for axis in ("prompts", "layers", "lengths", "batches"):
-        name = f"scaling_{axis}"
-        setattr(options, name, _sizes(f"--scaling-{axis}", getattr(options, name)))
-    for name in COUNTS:
-        if getattr(options, name) is not None:
-            at_least_one(f"--{name.replace('_', '-')}", getattr(options, name))
-    if options.steps < 2:
-        raise BuildError(f"--steps {options.steps} is no path. Give 2 or more.")
-    if not 0 < options.tolerance < 1:
-        raise BuildError(f"--tolerance {options.tolerance:g} is absurd. Give one between 0 and 1.")
-    if options.groups < 2:
-        raise BuildError("--groups 1 leaves nothing to estimate an error from. Give 2 or more.")
-    if options.source is not None and not options.source.is_dir():
-        raise BuildError(f"There is no folder {options.source}. Give --source PARAREL's data folder.")
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        raise BuildError(f"The folder of {options.json} does not exist. Make it first.")
+def say(line: str) -> None:
+    """How far it is, on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def _names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names or ["nothing"]:
-        if name not in known:
-            raise BuildError(f"{option} cannot be '{name}'. Choose some of: {', '.join(known)}.")
-    return tuple(name for name in known if name in names)
+# --- what options may be ---
 
 
-def _sizes(option: str, text: str | None) -> tuple[int, ...] | None:
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def chosen(text: str) -> tuple[str, ...]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names or ["nothing"]:
+            if name not in known:
+                raise typer.BadParameter(f"'{name}' is none of {', '.join(known)}.")
+        return tuple(name for name in known if name in names)
+
+    return chosen
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
         sizes = tuple(sorted({int(size) for size in text.split(",")}))
     except ValueError:
-        raise BuildError(f"{option} '{text}' is no list of sizes. Write numbers such as 8,16,32.") from None
+        raise typer.BadParameter(f"'{text}' is no list of sizes. Write numbers such as 8,16,32.") from None
     if len(sizes) < 2 or sizes[0] < 1:
-        raise BuildError(f"{option} '{text}' shows no growth. Give two sizes or more, each 1 or more.")
+        raise typer.BadParameter(f"'{text}' shows no growth. Give two sizes or more, each 1 or more.")
     return sizes
 
 
-def report(results: dict[str, Any]) -> str:
-    """Every part as people read it, below what it was measured on."""
-    subject, here = results["subject"], results["machine"]
-    on = here["cpu"] if here["device"] == "cpu" else f"{here['device']} (CUDA {here['cuda']}); {here['cpu']}"
-    blocks = [
-        f"{subject['name']}: {subject['n_parameters'] / 1e6:.1f} M parameters, {subject['n_layers']} layers\n"
-        f"{on}, {here['cores']} cores, {here['threads']} threads, torch {here['torch']}, {here['dtype']}"
-    ]
-    for name, module in (("compare", comparison), ("projection", projection), ("scaling", scaling)):
-        if name in results:
-            blocks.append(module.report(results[name]))
-    if "floor" in results:
-        blocks.insert(2 if "compare" in results else 1, floor.report(results["floor"], here["dtype"]))
-    return "\n\n".join(blocks)
+def _tolerance(tolerance: float) -> float:
+    if not 0 < tolerance < 1:
+        raise typer.BadParameter(f"tolerance must be between 0 and 1, got {tolerance:g}.")
+    return tolerance
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`python -m build bench`: 0 when measured, 2 with a sentence when something was asked wrongly."""
-    try:
-        options = parser().parse_args(argv)
-        check(options)
-        if options.only:
-            comparison.only_side(options)
-            return 0
-        if options.point:
-            scaling.only_point(options)
-            return 0
-        results = measure(options, lambda line: print(line, file=sys.stderr, flush=True))
-        if options.json is not None:
-            given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
-            parts = {name: asdict(part) if is_dataclass(part) else part for name, part in results.items()}
-            plain = {"options": given, **parts}
-            options.json.write_text(json.dumps(plain, indent=2) + "\n")
-    except AtlasError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or 'A file'} cannot be written: {error.strerror}.", file=sys.stderr)
-        return 2
-    print(report(results))
-    return 0
+def _in_a_folder(path: Path | None) -> Path | None:
+    if path is not None and not path.resolve().parent.is_dir():
+        raise typer.BadParameter(f"The folder of {path} does not exist. Make it first.")
+    return path
+
+
+Count = Annotated[int, typer.Option(min=1)]
+Sizes = Annotated[
+    str | None,
+    typer.Option(metavar="8,16", callback=_sizes, help="sizes to measure", rich_help_panel="scaling"),
+]
+Folder = Annotated[Path | None, typer.Option(exists=True, file_okay=False, metavar="FOLDER")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", callback=_in_a_folder, help="also write the figures there"),
+]
+
+
+def _option(panel: str, help: str, *names: str, **checks: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **checks)
+
+
+# --- attribution ---
+
+
+@bench.callback(invoke_without_command=True)
+def attribution(
+    context: typer.Context,
+    shape: Annotated[
+        Literal[tuple(SHAPES)] | None,
+        typer.Option(help="random weights of these sizes (default bert-base)"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="a model's name or folder instead")] = None,
+    parts: Annotated[
+        str, typer.Option(metavar="A,B", callback=_names(PARTS), help=f"of {', '.join(PARTS)}")
+    ] = "compare,floor",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "tf32", "bfloat16"],
+        typer.Option(help="auto: float32 on a processor, tf32 on a GPU"),
+    ] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="torch's threads")] = min(2, os.cpu_count() or 1),
+    tolerance: Annotated[float, typer.Option(callback=_tolerance, help="of the certified rule")] = 0.01,
+    json: Json = None,
+    prompts: Annotated[int, _option("compare", "how many prompts", min=1)] = 8,
+    at_once: Annotated[
+        int | None, _option("compare", "prompts in one call (default --prompts, on a GPU 1024)", min=1)
+    ] = None,
+    steps: Annotated[int, _option("compare", "points of the fixed rule", min=2)] = 20,
+    memory: Annotated[bool, _option("compare", "measure the memory, too", "--memory/--no-memory")] = True,
+    floor_prompts: Annotated[
+        int | None, _option("floor", "in one call (default 64, on a GPU 2048)", min=1)
+    ] = None,
+    repeats: Annotated[int, _option("floor", "timed calls", min=1)] = 3,
+    source: Annotated[
+        Path | None,
+        _option("projection", "PARAREL's data folder (default: fetch it)", exists=True, file_okay=False),
+    ] = None,
+    sample: Annotated[
+        int | None, _option("projection", "prompts of the sample (default 2000, on a GPU 20000)", min=1)
+    ] = None,
+    groups: Annotated[int, _option("projection", "calls it is dealt into", min=2)] = 20,
+    batch_rows: Annotated[
+        int | None, _option("projection", "answer tokens at once (default: by device)", min=1)
+    ] = None,
+    axes: Annotated[
+        str, _option("scaling", "which of them grow", metavar="A,B", callback=_names(AXES))
+    ] = ",".join(AXES),
+    scaling_prompts: Sizes = None,
+    scaling_layers: Sizes = None,
+    scaling_lengths: Sizes = None,
+    scaling_batches: Sizes = None,
+) -> None:
+    """Time attribution on this machine: against the plain loop, against the machine's own rate, for all of
+    PARAREL, and as it grows. The commands below time the rest."""
+    if context.invoked_subcommand:
+        return
+    if shape and model:
+        raise BuildError("--shape and --model exclude each other. Give one of them.")
+    options = SimpleNamespace(**context.params)
+    options.shape = shape or "bert-base"
+    population = None
+    if "projection" in parts:
+        population = load_population(source, causal=_is_causal(options))
+        # As few as the sample will surely have: refused before torch is imported.
+        allocate(population, options.sample or min(SAMPLES.values()))
+    from build.bench.parts import time_parts
+
+    time_parts(options, population, say)
+
+
+def _is_causal(options: SimpleNamespace) -> bool:
+    """Whether the subject reads from left to right; known without torch."""
+    if options.model is None:
+        return SHAPES[options.shape][0] != "bert"
+    return model_shape(options.model, allow_download=True).causal
+
+
+# --- the other benchmarks ---
+
+
+@bench.command()
+def compat(
+    models: Annotated[
+        list[str], typer.Option(metavar="NAME …", help="of the project, folders, hub ids or shapes")
+    ] = ("bert-base", "gpt2", "smollm2-135m", "pocket-bert"),
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="of the fact")] = 7,
+    rounds: Count = 3,
+    threads: Count = 2,
+    json: Json = None,
+) -> None:
+    """What a script for the original gains: `get_refined_neurons` beside a plain loop."""
+    from build.bench import compat
+
+    compat.compare_drop_in([*models, *(more or ())], prompts, rounds, threads, json, say)
+
+
+@bench.command()
+def executors(
+    model: str = "pocket-bert",
+    dataset: str = "starter",
+    limit: Annotated[int, typer.Option(min=1, help="facts")] = 1500,
+    shard_size: Annotated[int, typer.Option(min=1, help="facts a shard")] = 25,
+    rounds: Count = 3,
+    json: Json = None,
+) -> None:
+    """What Ray costs: a build by one process, by two workers of Ray, and what two could do at best."""
+    from build.bench import executors
+
+    what = ["--model", model, "--dataset", dataset, "--limit", str(limit), "--shard-size", str(shard_size)]
+    executors.compare_executors(what, rounds, json, say)
+
+
+@bench.command()
+def precision(
+    models: Annotated[str, typer.Option(help="shapes or models")] = "bert-base,gpt2,pocket-bert",
+    prompts: Count = 8,
+    json: Json = None,
+) -> None:
+    """What rounded matrix products cost: tf32's and bfloat16's rounding, imitated on a processor."""
+    from build.bench import precision
+
+    precision.measure_rounding(models.split(","), prompts, json)
+
+
+@bench.command()
+def app(
+    atlas: Folder = None,
+    visits: Annotated[int, typer.Option(min=1, help="visits of each kind of page")] = 20,
+    json: Json = None,
+) -> None:
+    """How long the server takes to draw each browsing page of an atlas (made anew if none is given), and the
+    memory it holds."""
+    from build.bench import app
+
+    app.time_pages(atlas, visits, json)
+
+
+@bench.command()
+def reading(
+    collection: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="a folder that big-collection wrote")
+    ],
+    giant: Folder = None,
+    layouts: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="only compare layouts, written here")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="processes a question")] = 5,
+    json: Json = None,
+) -> None:
+    """How long questions to 30 million pairs take, cold and warm, and what layout is best."""
+    from build.bench import reading
+
+    reading.time_questions(collection.resolve(), giant, layouts, repeats, json)
+
+
+@bench.command()
+def big_atlas(folder: Path) -> None:
+    """Write a made-up atlas of the published size: 27,610 facts, 304,711 pairs."""
+    from build.bench.big_atlas import write_big_atlas
+
+    print(write_big_atlas(folder))
+
+
+@bench.command()
+def big_collection(
+    folder: Annotated[Path, typer.Argument(help="where the members go, a folder each")],
+    models: Annotated[int, typer.Option(min=1, help="members")] = 100,
+    facts: Annotated[int, typer.Option(min=200, help="facts a member")] = 27_610,
+    giant: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="write all pairs as one atlas, too")
+    ] = None,
+) -> None:
+    """Write a made-up collection: 100 models asked the same facts, 30 million pairs."""
+    from build.bench.big_collection import write_big_collection, write_giant_atlas
+
+    print(write_big_collection(folder, models=models, n_facts=facts))
+    if giant:
+        print(write_giant_atlas(folder, giant))

@@ -1,7 +1,5 @@
 """Percent of the floor: what the certified staircase computes, against what this machine could at most.
 
-    result = measure_floor(subject, prompts, repeats=3, tolerance=0.01, progress=print)
-
 1. *Work.* One untimed run under torch's flop counter: every matrix product and attention of the base passes,
    the sweeps forward and backward, and the projections onto neurons, as they are executed. Elementwise work
    (norms, activation functions, softmax) counts nothing, so the share errs on the low side.
@@ -9,8 +7,8 @@
 3. *Rate.* Square matrix products, and those of the model's own layers and vocabulary head at many rows, on
    the subject's device in the precision of its sweeps: the best of several of the fastest shape, before and
    after the timed runs. (Base passes, and paths that rounding stops, are float32 in every precision.)
-4. The share is (operations ÷ seconds) ÷ rate; the floor itself, operations ÷ rate, is the least time in
-   which this machine could execute them.
+4. *Share.* (operations ÷ seconds) ÷ rate; the floor itself, operations ÷ rate, is the least time in which
+   this machine could execute them.
 
 *Tokens* are positions: a row (one evaluation of P and its gradient) has one in a causal model, where it is
 one token wide, and a whole sentence of them in a masked one; the base pass has the sentence's. *Layer tokens*
@@ -21,91 +19,43 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from atlas.attribution.attribution import Attribution, attribute
 from atlas.neuron import Prompt
-from build.bench.machine import now
-
-if TYPE_CHECKING:
-    import torch
-
-    from atlas.attribution.attribution import Attribution
-    from atlas.surgery.subject import Subject
+from atlas.surgery.precision import products
+from atlas.surgery.subject import Subject
+from build.bench.figures import certificates, markdown_table, summary_of
+from build.bench.machine import Say, timed
 
 SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 ROWS = {"cpu": 2048, "cuda": 16384}
-PROMPTS = {"cpu": 64, "cuda": 2048}
+FLOOR_PROMPTS = {"cpu": 64, "cuda": 2048}
 SECONDS_A_SHAPE = 1.0
 LAUNCHED = {"cpu": 1, "cuda": 10}  # products between two waits for the GPU
 
-
-@dataclass(frozen=True)
-class Work:
-    """Operations by the name of the kernel that executes them, and how they divide into tokens."""
-
-    operations: dict[str, int]
-    rows: int
-    tokens: int
-    layer_tokens: int
-
-    @property
-    def total(self) -> int:
-        return sum(self.operations.values())
-
-
-@dataclass(frozen=True)
-class Product:
-    """(m, k) @ (k, n) took `seconds` at best."""
-
-    m: int
-    k: int
-    n: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        return 2 * self.m * self.k * self.n / self.seconds
-
-
-@dataclass(frozen=True)
-class Floor:
-    """Everything of `n_prompts` prompts in one call; rates are a second."""
-
-    n_prompts: int
-    work: Work
-    seconds: tuple[float, ...]
-    median_seconds: float
-    products: tuple[Product, ...]
-    rate: float
-    operations_per_second: float
-    tokens_per_second: float
-    layer_tokens_per_second: float
-    share: float
-    floor_seconds: float
-    points_per_layer: float
+Shape = tuple[int, int, int]  # (m, k) @ (k, n)
 
 
 # --- step 1: the work ---
 
 
-def operations(work: Callable[[], Any]) -> tuple[dict[str, int], Any]:
+def count_operations(work: Callable[[], Any]) -> tuple[dict[str, int], Any]:
     """Floating-point operations of `work()` by kernel, a multiplication and an addition being two; and
     what it returns."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-    def forward(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    def backward(gradient: Any, query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:
-        return sdpa_backward_flop_count(gradient, query, key, value)
-
     # torch's counter knows the GPU's attention kernels, but not the processor's.
     aten = torch.ops.aten
     on_cpu = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+        aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda *operands, **_: sdpa_flop_count(*operands[:3])
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda *operands, **_: sdpa_backward_flop_count(*operands[:4])
+        ),
     }
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         result = work()
@@ -113,7 +63,7 @@ def operations(work: Callable[[], Any]) -> tuple[dict[str, int], Any]:
     return {str(kernel).removeprefix("aten."): int(n) for kernel, n in counted.items()}, result
 
 
-def tokens_of(subject: Subject, attributions: Sequence[Attribution]) -> tuple[int, int, int]:
+def count_tokens(subject: Subject, attributions: Sequence[Attribution]) -> dict[str, int]:
     """Rows, tokens and layer tokens of prompts that were attributed by path, from their points.
 
     A path's point at α = 1 is the same row for all layers of an answer token; it enters after layer 0.
@@ -130,14 +80,14 @@ def tokens_of(subject: Subject, attributions: Sequence[Attribution]) -> tuple[in
             tokens += width * sum(entering) + sentence
             layer_tokens += width * sum(n * (n_layers - 1 - layer) for layer, n in enumerate(entering))
             layer_tokens += sentence * n_layers
-    return rows, tokens, layer_tokens
+    return {"rows": rows, "tokens": tokens, "layer_tokens": layer_tokens}
 
 
 # --- step 3: the machine's rate ---
 
 
-def product_shapes(subject: Subject) -> list[tuple[int, int, int]]:
-    """Squares, a feed-forward layer there and back, and the vocabulary head: (m, k, n)."""
+def product_shapes(subject: Subject) -> list[Shape]:
+    """Squares, a feed-forward layer there and back, and the vocabulary head."""
     device = subject.device.type
     rows, width, n_neurons = ROWS[device], subject.d_model, subject.n_neurons
     # The head is taken in part where all of its logits would be a memory of their own.
@@ -146,111 +96,97 @@ def product_shapes(subject: Subject) -> list[tuple[int, int, int]]:
     return [*squares, (rows, width, n_neurons), (rows, n_neurons, width), (rows, width, head)]
 
 
-def time_product(shape: tuple[int, int, int], device: torch.device, precision: str) -> Product:
-    """The best of several, warm. Operands are what the precision's sweeps multiply."""
-    import torch
-
-    from atlas.surgery.precision import products
-
+def rate_of(shape: Shape, device: torch.device, precision: str) -> float:
+    """Operations a second of a product, the best of several, warm; of what the precision's sweeps multiply."""
     m, k, n = shape
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    left = torch.randn(m, k, device=device, dtype=dtype)
-    right = torch.randn(k, n, device=device, dtype=dtype)
+    left, right = (torch.randn(*size, device=device, dtype=dtype) for size in ((m, k), (k, n)))
     out = torch.empty(m, n, device=device, dtype=dtype)
-    launched = LAUNCHED[device.type]
+
+    def multiply() -> None:
+        for _ in range(LAUNCHED[device.type]):
+            torch.mm(left, right, out=out)
+
     times: list[float] = []
     with products(precision, device):
-        torch.mm(left, right, out=out)
-        while len(times) < 3 or sum(times) * launched < SECONDS_A_SHAPE:
-            start = now(device)
-            for _ in range(launched):
-                torch.mm(left, right, out=out)
-            times.append((now(device) - start) / launched)
-    return Product(m, k, n, min(times))
-
-
-def products_of(subject: Subject) -> tuple[Product, ...]:
-    """Every shape, in the precision the subject computes in."""
-    return tuple(time_product(shape, subject.device, subject.dtype) for shape in product_shapes(subject))
-
-
-def again(products: Sequence[Product], subject: Subject) -> tuple[Product, ...]:
-    """The fastest once more: a machine that was busy before may be so no longer."""
-    best = max(products, key=lambda product: product.rate)
-    second = time_product((best.m, best.k, best.n), subject.device, subject.dtype)
-    return tuple(second if p is best and second.rate > best.rate else p for p in products)
+        multiply()
+        while len(times) < 3 or sum(times) < SECONDS_A_SHAPE:
+            times.append(timed(multiply, device)[0])
+    return 2 * m * k * n * LAUNCHED[device.type] / min(times)
 
 
 # --- steps 2 and 4 ---
 
 
 def measure_floor(
-    subject: Subject,
-    prompts: Sequence[Prompt],
-    *,
-    repeats: int,
-    tolerance: float,
-    progress: Callable[[str], None],
-) -> Floor:
+    subject: Subject, prompts: Sequence[Prompt], say: Say, *, repeats: int, tolerance: float
+) -> dict[str, Any]:
     """All prompts in one call, as the builder asks."""
-    from atlas.attribution.attribution import attribute
-
-    progress("floor · matrix products")
-    products = products_of(subject)
-    progress(f"floor · counting the operations of {len(prompts)} prompts")
-    counted, found = operations(lambda: attribute(subject, prompts, tolerance=tolerance))
-    rows, tokens, layer_tokens = tokens_of(subject, found)
-    work = Work(counted, rows, tokens, layer_tokens)
-    points = statistics.mean(float(attribution.n_points.mean()) for attribution in found)
+    call = partial(attribute, subject, prompts, tolerance=tolerance)
+    say("floor · matrix products")
+    rates = {shape: rate_of(shape, subject.device, subject.dtype) for shape in product_shapes(subject)}
+    say(f"floor · counting the operations of {len(prompts)} prompts")
+    operations, found = count_operations(call)
+    work = {"operations": operations, **count_tokens(subject, found)}
+    points = summary_of(certificates(found))["points_per_layer"]
     del found
     seconds = []
     for _ in range(repeats):
-        start = now(subject.device)
-        attribute(subject, prompts, tolerance=tolerance)
-        seconds.append(now(subject.device) - start)
-        progress(f"floor · {seconds[-1] / len(prompts):.3f} s a prompt")
-    products = again(products, subject)
-    median, rate = statistics.median(seconds), max(product.rate for product in products)
-    return Floor(
-        n_prompts=len(prompts),
-        work=work,
-        seconds=tuple(seconds),
-        median_seconds=median,
-        products=products,
-        rate=rate,
-        operations_per_second=work.total / median,
-        tokens_per_second=work.tokens / median,
-        layer_tokens_per_second=work.layer_tokens / median,
-        share=work.total / median / rate,
-        floor_seconds=work.total / rate,
-        points_per_layer=points,
-    )
+        seconds.append(timed(call, subject.device)[0])
+        say(f"floor · {seconds[-1] / len(prompts):.3f} s a prompt")
+    # The fastest once more: a machine that was busy before may be so no longer.
+    best = max(rates, key=rates.__getitem__)
+    rates[best] = max(rates[best], rate_of(best, subject.device, subject.dtype))
+    median, total, rate = statistics.median(seconds), sum(operations.values()), max(rates.values())
+    return {
+        "n_prompts": len(prompts),
+        "work": work,
+        "seconds": seconds,
+        "median_seconds": median,
+        "products": [{**dict(zip("mkn", shape, strict=True)), "rate": r} for shape, r in rates.items()],
+        "rate": rate,
+        "operations_per_second": total / median,
+        "tokens_per_second": work["tokens"] / median,
+        "layer_tokens_per_second": work["layer_tokens"] / median,
+        "share": total / median / rate,
+        "floor_seconds": total / rate,
+        "points_per_layer": points,
+        "precision": subject.dtype,
+    }
 
 
-def report(result: Floor, dtype: str) -> str:
-    """The result as people read it."""
-    n, work = result.n_prompts, result.work
-    lines = [
-        f"percent of the floor: {n} prompts in one call, certified; median of {len(result.seconds)} runs",
-        f"{'':<34}{'a prompt':>16}{'a second':>16}",
-        f"{'prompts':<34}{'':>16}{n / result.median_seconds:>16,.2f}",
-        f"{'rows':<34}{work.rows / n:>16,.0f}{work.rows / result.median_seconds:>16,.0f}",
-        f"{'tokens':<34}{work.tokens / n:>16,.0f}{result.tokens_per_second:>16,.0f}",
-        f"{'tokens × the layers they pass':<34}{work.layer_tokens / n:>16,.0f}"
-        f"{result.layer_tokens_per_second:>16,.0f}",
-        f"{'floating-point operations':<34}{_short(work.total / n):>16}"
-        f"{_short(result.operations_per_second):>16}",
-        f"{'seconds':<34}{result.median_seconds / n:>16.4f}",
-        f"{'the floor, seconds':<34}{result.floor_seconds / n:>16.4f}",
-        "",
-        f"matrix products, {dtype}: best of several",
+def describe_floor(result: dict[str, Any]) -> str:
+    """The result for a person."""
+    n, seconds, work = result["n_prompts"], result["median_seconds"], result["work"]
+    operations = sum(work["operations"].values())
+    rows = [("prompts", "", f"{n / seconds:,.2f}")]
+    for name, count in (
+        ("rows", work["rows"]),
+        ("tokens", work["tokens"]),
+        ("tokens × the layers they pass", work["layer_tokens"]),
+    ):
+        rows.append((name, f"{count / n:,.0f}", f"{count / seconds:,.0f}"))
+    rows += [
+        ("floating-point operations", _short(operations / n), _short(operations / seconds)),
+        ("seconds", f"{seconds / n:.4f}", ""),
+        ("the floor, seconds", f"{result['floor_seconds'] / n:.4f}", ""),
     ]
-    for product in result.products:
-        shape = f"({product.m} × {product.k}) @ ({product.k} × {product.n})"
-        best = "  the rate" if product.rate == result.rate else ""
-        lines.append(f"{shape:<50}{_short(product.rate):>16}{best}")
-    lines += ["", f"percent of the floor: {result.share:.1%} of the measured matrix-product rate"]
-    return "\n".join(lines)
+    products = [
+        (
+            "({m} × {k}) @ ({k} × {n})".format(**product),
+            _short(product["rate"]),
+            "the rate" if product["rate"] == result["rate"] else "",
+        )
+        for product in result["products"]
+    ]
+    runs = f"certified; median of {len(result['seconds'])} runs"
+    return f"""percent of the floor: {n} prompts in one call, {runs}
+
+{markdown_table(("", "a prompt", "a second"), rows)}
+
+{markdown_table((f"matrix products, {result['precision']}", "best of several, a second", ""), products)}
+
+percent of the floor: {result["share"]:.1%} of the measured matrix-product rate"""
 
 
 def _short(value: float) -> str:

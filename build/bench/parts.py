@@ -1,85 +1,68 @@
-"""The parts of the benchmark, put in an order: other processes first, then one model for the rest."""
+"""The parts of the attribution benchmark: other processes first, then one model for the rest."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
-from build.bench import comparison, floor, projection, scaling
-from build.bench.machine import machine
+from atlas.surgery.subject import device_of
+from build.bench import floor, projection, scaling, sides
+from build.bench.figures import write_json
+from build.bench.machine import Say, describe_machine
+from build.bench.models import chosen_subject
 from build.bench.prompts import bench_prompts
-from build.bench.shapes import SHAPES, subject_of
-from build.plan import model_shape
+from build.bench.sample import SAMPLES, Population, draw_groups
 
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
-
-PARTS = ("compare", "floor", "projection", "scaling")
-
-
-def _causal(options: argparse.Namespace) -> bool:
-    """Whether the subject reads from left to right; known without torch."""
-    if options.model is None:
-        return SHAPES[options.shape][0] != "bert"
-    return model_shape(options.model, allow_download=True).causal
+DESCRIBE = {
+    "compare": sides.describe_sides,
+    "floor": floor.describe_floor,
+    "projection": projection.describe_projection,
+    "scaling": scaling.describe_scaling,
+}
 
 
-def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every part's result by its name, `subject` and `machine` first.
-
-    What runs in other processes comes before this one loads the model, which may be large.
-    """
-    asked = None
-    if "projection" in options.parts:
-        asked = projection.load_population(options.source, causal=_causal(options))
-        # As few as the sample will surely have: refused before torch is imported.
-        projection.allocation(asked, options.sample or min(projection.SAMPLE.values()))
-
-    from atlas.surgery.subject import device_of
-
-    device = device_of(options.device).type
-    results: dict[str, Any] = {}
-    if "compare" in options.parts:
-        peaks = comparison.peaks_of(options, say)
-    if "scaling" in options.parts:
-        results["scaling"] = scaling.measure_scaling(options, device, say)
-    subject = subject_of(options)
-    if "compare" in options.parts:
-        results["compare"] = comparison.compare(subject, options, peaks, say)
-    if "floor" in options.parts:
-        prompts = bench_prompts(subject.family.kind, options.floor_prompts or floor.PROMPTS[device])
-        results["floor"] = floor.measure_floor(
-            subject, prompts, repeats=options.repeats, tolerance=options.tolerance, progress=say
-        )
-    if asked is not None:
-        results["projection"] = _project(subject, asked, options, device, say)
-    about = {
-        "name": subject.name,
-        "n_parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
-        "n_layers": subject.n_layers,
-    }
-    ordered = {part: results[part] for part in PARTS if part in results}
-    return {"subject": about, "machine": machine(subject, options.threads), **ordered}
-
-
-def _project(
-    subject: Subject,
-    asked: projection.Population,
-    options: argparse.Namespace,
-    device: str,
-    say: Callable[[str], None],
-) -> projection.Projection:
-    groups = projection.draw(asked, options.sample or projection.SAMPLE[device], groups=options.groups)
-    without = options.model is None
-    if without:
-        say("projection · training a tokenizer on the prompts")
-        subject = projection.with_trained_tokenizer(subject, asked.prompts())
-    return projection.project(
-        subject,
-        asked,
-        groups,
-        tolerance=options.tolerance,
-        batch_rows=options.batch_rows,
-        trained_tokenizer=without,
+def time_parts(options: SimpleNamespace, population: Population | None, say: Say) -> None:
+    """Measure what was asked for, print it, and keep it as JSON."""
+    results = measure_parts(options, population, say)
+    write_json(options.json, {"options": vars(options), **results})
+    subject, here = results.pop("subject"), results.pop("machine")
+    on = here["cpu"] if here["device"] == "cpu" else f"{here['device']} (CUDA {here['cuda']}); {here['cpu']}"
+    print(
+        f"{subject['name']}: {subject['n_parameters'] / 1e6:.1f} M parameters, {subject['n_layers']} layers\n"
+        f"{on}, {here['cores']} cores, {here['threads']} threads, torch {here['torch']}, {here['dtype']}"
     )
+    for part, figures in results.items():
+        print(f"\n{DESCRIBE[part](figures)}")
+
+
+def measure_parts(options: SimpleNamespace, population: Population | None, say: Say) -> dict[str, Any]:
+    """The figures of every part, below those of the subject and the machine."""
+    device = device_of(options.device).type
+    peaks = sides.peaks_of_sides(options, say) if "compare" in options.parts else {}
+    grown = scaling.measure_scaling(options, device, say) if "scaling" in options.parts else None
+    subject = chosen_subject(options)
+    results: dict[str, Any] = {
+        "subject": {
+            "name": subject.name,
+            "n_parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+            "n_layers": subject.n_layers,
+        },
+        "machine": describe_machine(subject, options.threads),
+    }
+    if "compare" in options.parts:
+        results["compare"] = sides.measure_sides(subject, options, peaks, say)
+    if "floor" in options.parts:
+        prompts = bench_prompts(subject.family.kind, options.floor_prompts or floor.FLOOR_PROMPTS[device])
+        results["floor"] = floor.measure_floor(
+            subject, prompts, say, repeats=options.repeats, tolerance=options.tolerance
+        )
+    if population is not None:
+        results["projection"] = projection.measure_projection(
+            subject,
+            population,
+            draw_groups(population, options.sample or SAMPLES[device], groups=options.groups),
+            tolerance=options.tolerance,
+            batch_rows=options.batch_rows,
+            train=options.model is None,
+        )
+    return results | ({} if grown is None else {"scaling": grown})

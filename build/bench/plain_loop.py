@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,22 +40,6 @@ class PlainRule:
 def endpoints(n: int = 20) -> PlainRule:
     """The replication's rule: n points from 0 to 1, both included, divided by n."""
     return PlainRule(tuple(k / (n - 1) for k in range(n)), (1 / n,) * n)
-
-
-def left(n: int = 20) -> PlainRule:
-    """The paper's rule: k / n for k = 0 … n - 1."""
-    return PlainRule(tuple(k / n for k in range(n)), (1 / n,) * n)
-
-
-def right(n: int = 20) -> PlainRule:
-    """k / n for k = 1 … n."""
-    return PlainRule(tuple((k + 1) / n for k in range(n)), (1 / n,) * n)
-
-
-def gauss_legendre(n: int = 200) -> PlainRule:
-    """Dense and exact for polynomials of degree 2n - 1: the reference for the integral itself."""
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return PlainRule(tuple((nodes + 1) / 2), tuple(weights / 2))
 
 
 def _below(layers: str, down_projection: str) -> Callable[[PreTrainedModel], list[nn.Module]]:
@@ -101,7 +84,9 @@ def down_projections(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @contextmanager
-def _replaced(modules: list[nn.Module], layer: int, position: int, activation: Tensor) -> Iterator[None]:
+def replaced_activations(
+    modules: list[nn.Module], layer: int, position: int, activation: Tensor
+) -> Iterator[None]:
     """Inside, the layer's module reads `activation` (n_rows, n_neurons) at `position`, as before elsewhere.
 
     For one forward pass: of a module that serves several depths, only the call that belongs to this one.
@@ -124,7 +109,7 @@ def _replaced(modules: list[nn.Module], layer: int, position: int, activation: T
         handle.remove()
 
 
-def _probability(model: PreTrainedModel, input_ids: Tensor, position: int, target: int) -> Tensor:
+def answer_probability(model: PreTrainedModel, input_ids: Tensor, position: int, target: int) -> Tensor:
     """Of `target` at `position`, for every row of `input_ids` (n_rows, n_tokens): (n_rows,)."""
     logits = model(input_ids=input_ids, **({"use_cache": False} if model.can_generate() else {})).logits
     answer = logits[:, position]
@@ -154,16 +139,6 @@ def plain_activations(model: PreTrainedModel, input_ids: Tensor, position: int) 
     return torch.stack(recorded)
 
 
-def plain_path(
-    model: PreTrainedModel, input_ids: Tensor, position: int, target: int, *, layer: int, alphas: list[float]
-) -> Tensor:
-    """P(α) of one layer's path, for each of `alphas`: (n_alphas,)."""
-    activation = plain_activations(model, input_ids, position)[layer]
-    scaled = activation * torch.tensor(alphas, dtype=activation.dtype, device=activation.device)[:, None]
-    with torch.no_grad(), _replaced(down_projections(model), layer, position, scaled):
-        return _probability(model, input_ids.expand(len(alphas), -1), position, target)
-
-
 def plain_scores(
     model: PreTrainedModel, input_ids: Tensor, position: int, target: int, *, rule: PlainRule, rows: int = 20
 ) -> Tensor:
@@ -183,8 +158,8 @@ def plain_scores(
     for layer in range(len(modules)):
         for chunk in torch.arange(len(alphas)).split(rows):
             scaled = (alphas[chunk, None] * activations[layer]).requires_grad_()
-            with _replaced(modules, layer, position, scaled):
-                probability = _probability(model, input_ids.expand(len(chunk), -1), position, target)
+            with replaced_activations(modules, layer, position, scaled):
+                probability = answer_probability(model, input_ids.expand(len(chunk), -1), position, target)
             (gradient,) = torch.autograd.grad(probability.sum(), scaled)
             scores[layer] += weights[chunk] @ gradient.to(summed_in)
         scores[layer] *= activations[layer]

@@ -1,8 +1,5 @@
 """What rounded matrix products cost: tf32's and bfloat16's rounding, imitated on a processor.
 
-    python -m tests.bench_precision                              # both shapes and pocket-bert
-    python -m tests.bench_precision --models smollm2-135m --prompts 6
-
 A GPU's tf32 rounds the operands of a product to 10 bits behind the point and adds in float32; bfloat16
 to 7. Both are imitated by rounding the operands of every product, forward and backward, of sweeps that ask
 for less than float32; so the figures are those of the rounding, not of a GPU, and no times are taken.
@@ -14,12 +11,12 @@ for less than float32; so the figures are those of the rounding, not of a GPU, a
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,12 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atlas.attribution import integration
 from atlas.attribution.attribution import Attribution, attribute, relative_difference
 from atlas.neuron import Prompt
-from atlas.surgery.subject import Subject, load_subject
+from atlas.surgery.subject import Subject
+from build.bench.figures import certificates, markdown_table, summary_of, write_json
+from build.bench.models import named_subject
 from build.bench.prompts import bench_prompts
-from build.bench.shapes import SHAPES, shape_subject
+from build.bench.shapes import SHAPES
 from build.plan import BuildOptions, make_plan
 
-BITS = {"float32": 23, "tf32": 10, "bfloat16": 7}
+BITS = {"tf32": 10, "bfloat16": 7}
 TOLERANCE = 0.01
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 _SUMS = (torch.ops.aten.addmm.default, torch.ops.aten.baddbmm.default)
@@ -81,47 +80,56 @@ def never_begun_again() -> Iterator[None]:
         integration.STALLED, integration._Certified._begin_again = stalled, begin_again
 
 
-def subject_and_prompts(name: str, n: int) -> tuple[Subject, list[Prompt]]:
+def prompts_for(name: str, subject: Subject, n: int) -> list[Prompt]:
+    """A shape's own sentences; for a model, the first discovery prompt of `n` starter facts."""
     if name in SHAPES:
-        subject = shape_subject(name)
-        return subject, bench_prompts(subject.family.kind, n)
-    subject = load_subject(name, device="cpu")
+        return bench_prompts(subject.family.kind, n)
     plan = make_plan(BuildOptions(model=name, dataset="starter", limit=n))
-    asked = [next(p for p, held_out in plan.prompts_of(fact) if not held_out) for fact in plan.facts]
-    return subject, asked[:n]
+    return [next(p for p, held_out in plan.prompts_of(fact) if not held_out) for fact in plan.facts]
 
 
-def line(name: str, found: list[Attribution], exact: list[Attribution]) -> str:
-    converged = np.concatenate([each.converged.ravel() for each in found]).mean()
-    points = np.concatenate([each.n_points.ravel() for each in found]).mean()
-    off = [relative_difference(a.scores, b.scores) for a, b in zip(found, exact, strict=True)]
-    return (
-        f"{name:<34}{points:>8.1f}{converged:>11.1%}{max(each.max_gap for each in found):>10.2%}"
-        f"{max(off):>12.2%}{np.median(off):>10.2%}"
-    )
+def attribute_rounded(subject: Subject, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[Attribution]]]:
+    """(precision, attributions) in float32, rounded, and without step 7."""
+    yield "float32", attribute(subject, prompts, tolerance=TOLERANCE)
+    # One switch for both, since nothing else rounds on a processor.
+    reduced = replace(subject, dtype="tf32")
+    for precision, bits in BITS.items():
+        with Rounding(bits) as mode:
+            found = attribute(reduced, prompts, tolerance=TOLERANCE)
+        assert mode.n_products, "nothing was rounded"
+        yield precision, found
+    with Rounding(BITS["tf32"]), never_begun_again():
+        yield "tf32, never begun again", attribute(reduced, prompts, tolerance=TOLERANCE)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="bert-base,gpt2,pocket-bert", help="shapes or models")
-    parser.add_argument("--prompts", type=int, default=8)
-    options = parser.parse_args()
-    heads = f"{'points':>8}{'settled':>11}{'gap':>10}{'off at most':>12}{'median':>10}"
-    for name in options.models.split(","):
-        subject, prompts = subject_and_prompts(name, options.prompts)
+def measure_rounding(names: Sequence[str], n_prompts: int, json: Path | None) -> None:
+    """Print a table for each model, and keep them as JSON."""
+    figures = {}
+    for name in names:
+        subject = named_subject(name)
+        prompts = prompts_for(name, subject, n_prompts)
         exact = attribute(subject, prompts, tolerance=TOLERANCE / 10)
-        print(f"\n{f'{subject.name}, {len(prompts)} prompts':<34}{heads}", flush=True)
-        # One switch for both, since nothing else rounds on a processor.
-        reduced = replace(subject, dtype="tf32")
-        print(line("float32", attribute(subject, prompts), exact), flush=True)
-        for precision in ("tf32", "bfloat16"):
-            with Rounding(BITS[precision]) as mode:
-                found = attribute(reduced, prompts)
-            assert mode.n_products, "nothing was rounded"
-            print(line(precision, found, exact), flush=True)
-        with Rounding(BITS["tf32"]), never_begun_again():
-            print(line("tf32, never begun again", attribute(reduced, prompts), exact), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        rows = {}
+        for precision, found in attribute_rounded(subject, prompts):
+            off = [relative_difference(a.scores, b.scores) for a, b in zip(found, exact, strict=True)]
+            rows[precision] = {
+                **summary_of(certificates(found)),
+                "off_at_most": max(off),
+                "median_off": statistics.median(off),
+            }
+        figures[subject.name] = rows
+        heads = (
+            f"{subject.name}, {len(prompts)} prompts",
+            "points",
+            "settled",
+            "gap",
+            "off at most",
+            "median",
+        )
+        formats = ("{:.1f}", "{:.1%}", "{:.2%}", "{:.2%}", "{:.2%}")
+        cells = [
+            (precision, *(form.format(value) for form, value in zip(formats, row.values(), strict=True)))
+            for precision, row in rows.items()
+        ]
+        print(f"\n{markdown_table(heads, cells)}", flush=True)
+    write_json(json, figures)

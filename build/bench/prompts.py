@@ -17,7 +17,7 @@ from atlas.neuron import OBJECT_SLOT, Prompt
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
-SEED = 20220308
+PROMPT_SEED = 20220308
 SUBJECTS = ("france", "italy", "japan", "peru", "kenya", "norway", "egypt", "chile", "nepal", "ghana")
 ANSWERS = ("paris", "rome", "tokyo", "lima", "nairobi", "oslo", "cairo", "santiago", "kathmandu", "accra")
 PATTERNS = {

@@ -1,8 +1,8 @@
 """How long questions to 30 million pairs take, cold and warm, the memory they need, and what layout is best.
 
-    python -m tests.big_collection many --giant giant            # once: five minutes, 1.2 GB
-    python -m tests.bench_reading many --giant giant --json figures.json
-    python -m tests.bench_reading many --layouts tried          # the pairs in other layouts
+    python -m build bench big-collection many --giant giant            # once: five minutes, 1.2 GB
+    python -m build bench reading many --giant giant --json figures.json
+    python -m build bench reading many --layouts tried                 # the pairs in other layouts
 
 1. *Ask.* Each question is asked in a process of its own, several times over. Before it opens anything, the
    pages of all files are dropped from the system's cache (posix_fadvise). `cold` counts from opening the
@@ -13,21 +13,17 @@
 3. *Lay out.* Pairs (`knowledge_neurons`) in other row groups, orders and kinds of file, the same
    questions asked of each.
 
-Times depend on the machine and on what else runs, so the largest stands beside the median.
+Figures are medians over processes, and the largest stands beside: times depend on what else runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,221 +35,189 @@ from atlas.store.atlas import Atlas, Reader, quoted_path
 from atlas.store.collection import Collection
 from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
 from atlas.store.schema import TABLES
+from build.bench.big_collection import member_id
+from build.bench.figures import markdown_table, write_json
+from build.bench.machine import machine_load, peak_bytes, run_alone
 from build.output import writer
-from tests import ROOT
 
-# What the issue promises.
-POINT_MS = 100
-OVERLAP_MS = 2_000
-MEMORY_MB = 1_000
+MEMORY_MB = 1_000  # promised, as the milliseconds below
 WARM_TIMES = 3
 LONG_ENOUGH = 3.0  # seconds
 PAIRS = "knowledge_neurons"
 
+# Name, the milliseconds it may take (None: nothing was promised), the query.
+Question = tuple[str, int | None, str]
+Figures = dict[str, Any]
 
-@dataclass(frozen=True)
-class Question:
-    """One query, and the milliseconds it may take (None: nothing was promised)."""
-
-    name: str
-    sql: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    promised: int | None = None
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Medians over processes: milliseconds, megabytes."""
-
-    name: str
-    rows: int
-    cold: float
-    cold_largest: float
-    cpu: float
-    query: float
-    warm: float
-    read: float
-    memory: float
-    promised: int | None
-
-
-def questions(
-    atlas_id: str, complete: str, fact: str, neuron: tuple[int, int], relation: str
-) -> list[Question]:
-    """What is asked of a collection; `complete` is a member with every table."""
-    one = {"atlas": atlas_id}
-    a_fact = {**one, "fact": fact}
-    a_neuron = {"layer": neuron[0], "neuron": neuron[1]}
-    everywhere = {"fact": fact}
-    here = "atlas_id = $atlas"
-    return [
-        Question("a fact of one model", f"FROM facts WHERE {here} AND fact_id = $fact", a_fact, POINT_MS),
-        Question(
-            "… its neurons, with what they promote",
-            f"""SELECT k.*, n.n_facts, n.promoted FROM {PAIRS} AS k
-            JOIN neurons AS n USING (atlas_id, layer, neuron) WHERE {here} AND fact_id = $fact""",
-            a_fact,
-            POINT_MS,
-        ),
-        Question("… its prompts", f"FROM prompts WHERE {here} AND fact_id = $fact", a_fact, POINT_MS),
-        Question(
-            "… its scores (3 million rows a model)",
-            f"FROM attributions WHERE {here} AND fact_id = $fact",
-            {**a_fact, "atlas": complete},
-            POINT_MS,
-        ),
-        Question(
-            "a neuron of one model: its facts",
-            f"FROM neuron_facts WHERE {here} AND layer = $layer AND neuron = $neuron",
-            {**one, **a_neuron},
-            POINT_MS,
-        ),
-        Question(
-            "a fact in every model: known, neurons",
-            "SELECT atlas_id, known, mean_probability, n_neurons FROM facts WHERE fact_id = $fact",
-            everywhere,
-            POINT_MS,
-        ),
-        Question("… all its neurons", f"FROM {PAIRS} WHERE fact_id = $fact", everywhere),
-        Question(
-            "relation overlap of one model, all pairs", f"FROM relation_overlap WHERE {here}", one, OVERLAP_MS
-        ),
-        Question(
-            "relation overlap of one relation in every model",
-            "FROM relation_overlap WHERE relation_a = $relation AND relation_b = $relation",
-            {"relation": relation},
-            OVERLAP_MS,
-        ),
-        Question("relation overlap, all pairs in every model", "FROM relation_overlap"),
-        Question("hub neurons of one model", f"FROM hub_neurons WHERE {here} LIMIT 50", one),
-        Question(
-            "a relation's neurons in one model",
-            f"FROM relation_neurons WHERE {here} AND relation_id = $relation LIMIT 50",
-            {**one, "relation": relation},
-        ),
-        Question("hub neurons of every model", "FROM hub_neurons LIMIT 50"),
-        Question(
-            "known facts by model and relation",
-            "SELECT atlas_id, relation_id, count(*) FILTER (known) FROM facts GROUP BY ALL ORDER BY ALL",
-        ),
-        Question(
-            "all pairs counted by model and layer",
-            f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL ORDER BY ALL",
-        ),
-    ]
+# Of a collection; $complete is a member with every table.
+QUESTIONS: tuple[Question, ...] = (
+    ("a fact of one model", 100, "FROM facts WHERE atlas_id = $atlas AND fact_id = $fact"),
+    (
+        "… its neurons, with what they promote",
+        100,
+        f"""SELECT k.*, n.n_facts, n.promoted FROM {PAIRS} AS k
+        JOIN neurons AS n USING (atlas_id, layer, neuron) WHERE atlas_id = $atlas AND fact_id = $fact""",
+    ),
+    ("… its prompts", 100, "FROM prompts WHERE atlas_id = $atlas AND fact_id = $fact"),
+    (
+        "… its scores (3 million rows a model)",
+        100,
+        "FROM attributions WHERE atlas_id = $complete AND fact_id = $fact",
+    ),
+    (
+        "a neuron of one model: its facts",
+        100,
+        "FROM neuron_facts WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron",
+    ),
+    (
+        "a fact in every model: known, neurons",
+        100,
+        "SELECT atlas_id, known, mean_probability, n_neurons FROM facts WHERE fact_id = $fact",
+    ),
+    ("… all its neurons", None, f"FROM {PAIRS} WHERE fact_id = $fact"),
+    (
+        "relation overlap of one model, all pairs",
+        2_000,
+        "FROM relation_overlap WHERE atlas_id = $atlas",
+    ),
+    (
+        "relation overlap of one relation in every model",
+        2_000,
+        "FROM relation_overlap WHERE relation_a = $relation AND relation_b = $relation",
+    ),
+    ("relation overlap, all pairs in every model", None, "FROM relation_overlap"),
+    ("hub neurons of one model", None, "FROM hub_neurons WHERE atlas_id = $atlas LIMIT 50"),
+    (
+        "a relation's neurons in one model",
+        None,
+        "FROM relation_neurons WHERE atlas_id = $atlas AND relation_id = $relation LIMIT 50",
+    ),
+    ("hub neurons of every model", None, "FROM hub_neurons LIMIT 50"),
+    (
+        "known facts by model and relation",
+        None,
+        "SELECT atlas_id, relation_id, count(*) FILTER (known) FROM facts GROUP BY ALL ORDER BY ALL",
+    ),
+    (
+        "all pairs counted by model and layer",
+        None,
+        f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL ORDER BY ALL",
+    ),
+)
+# Of one atlas with all the pairs.
+GIANT_QUESTIONS: tuple[Question, ...] = (
+    ("a fact", 100, "FROM facts WHERE fact_id = $giant_fact"),
+    ("… its neurons", 100, f"FROM {PAIRS} WHERE fact_id = $giant_fact"),
+    (
+        "a neuron: its facts",
+        100,
+        f"SELECT fact_id FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron",
+    ),
+    ("relation overlap, all pairs", 2_000, "FROM relation_overlap"),
+)
+# Those that the pairs' layout decides.
+LAYOUT_QUESTIONS: tuple[Question, ...] = (
+    ("a fact", None, f"FROM {PAIRS} WHERE atlas_id = $atlas AND fact_id = $fact"),
+    ("a neuron", None, f"FROM {PAIRS} WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron"),
+    (
+        "counts of one",
+        None,
+        f"SELECT relation_id, layer, neuron, count(*) FROM {PAIRS} WHERE atlas_id = $atlas GROUP BY ALL",
+    ),
+    ("a fact, all models", None, f"FROM {PAIRS} WHERE fact_id = $fact"),
+    ("a neuron, all models", None, f"FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron"),
+    ("counts of all", None, f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL"),
+)
 
 
-def giant_questions(fact: str, neuron: tuple[int, int]) -> list[Question]:
-    """What is asked of one atlas with all the pairs."""
-    where = {"layer": neuron[0], "neuron": neuron[1]}
-    return [
-        Question("a fact", "FROM facts WHERE fact_id = $fact", {"fact": fact}, POINT_MS),
-        Question("… its neurons", f"FROM {PAIRS} WHERE fact_id = $fact", {"fact": fact}, POINT_MS),
-        Question(
-            "a neuron: its facts",
-            f"SELECT fact_id FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron",
-            where,
-            POINT_MS,
-        ),
-        Question("relation overlap, all pairs", "FROM relation_overlap", {}, OVERLAP_MS),
-    ]
+def values_for(collection: Path, members: Sequence[str]) -> dict[str, Any]:
+    """What questions ask for: a fact in the middle with neurons in every model, one of its neurons."""
+    number = len(members) // 2
+    with Collection(collection) as many:
+        row = many.query_one(
+            f"""
+            SELECT fact_id AS fact, any_value(relation_id) AS relation,
+                   (SELECT [layer, neuron] FROM {PAIRS} WHERE atlas_id = $atlas AND fact_id = f.fact_id
+                    ORDER BY layer DESC, neuron LIMIT 1) AS place
+            FROM facts AS f GROUP BY fact_id HAVING min(n_neurons) >= 2
+            ORDER BY fact_id LIMIT 1 OFFSET (SELECT count(*) // 4 FROM facts WHERE atlas_id = $atlas)
+            """,
+            {"atlas": members[number]},
+        )
+    layer, neuron = row.pop("place")
+    return {
+        **row,
+        "atlas": members[number],
+        "complete": member_id(0),
+        "giant_fact": f"{row['fact']}.{number:03}",
+        "layer": layer,
+        "neuron": neuron,
+    }
 
 
-# 1. Ask ----------------------------------------------------------------------------------------------
+# --- step 1: ask ---
 
 
-def ask() -> None:
-    """In a process of its own: what to ask comes on standard input, the figures go to standard output."""
-    wanted = json.load(sys.stdin)
-    path = Path(wanted["path"])
-    forget(path)
+def open_reader(kind: str, path: Path) -> Reader:
+    """A collection, an atlas, or all pairs in one file, as no atlas is: only to compare."""
+    if kind == "file":
+        return Reader(path, {PAIRS: f"FROM read_parquet({quoted_path(path)})"}, "")
+    return (Collection if kind == "collection" else Atlas)(path)
+
+
+def answer_question(kind: str, path: Path, sql: str, values: Mapping[str, Any], name: str) -> Figures:
+    """In a process of its own: milliseconds and megabytes of one question."""
+    forget_pages(path)
     read, cpu = _bytes_read(), time.process_time()
     begun = time.perf_counter()
-    with opened(wanted["kind"], path) as reader:
+    with open_reader(kind, path) as reader:
         ready = time.perf_counter()
-        rows = len(reader.query(wanted["sql"], wanted["values"]))
+        rows = len(reader.query(sql, values))
         answered = time.perf_counter()
         read, cpu = _bytes_read() - read, time.process_time() - cpu
         warm: list[float] = []
         while len(warm) < WARM_TIMES and sum(warm) < LONG_ENOUGH:
             again = time.perf_counter()
-            reader.query(wanted["sql"], wanted["values"])
+            reader.query(sql, values)
             warm.append(time.perf_counter() - again)
-    figures = {
+    return {
         "rows": rows,
         "cold": 1e3 * (answered - begun),
         "cpu": 1e3 * cpu,
         "query": 1e3 * (answered - ready),
         "warm": 1e3 * min(warm),
         "read": read / 1e6,
-        "memory": _peak_bytes() / 1e6,
+        "memory": peak_bytes() / 1e6,
     }
-    print(json.dumps(figures))
 
 
-def opened(kind: str, path: Path) -> Reader:
-    """A collection, an atlas, or all pairs in one file, as no atlas is: only to compare."""
-    if kind == "collection":
-        return Collection(path)
-    return (
-        Atlas(path)
-        if kind == "atlas"
-        else Reader(path, {PAIRS: f"FROM read_parquet({quoted_path(path)})"}, "")
-    )
-
-
-def forget(path: Path) -> None:
+def forget_pages(path: Path) -> None:
     """Drop the pages of a file, or of all files below a folder, from the system's cache."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(handle)
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _bytes_read() -> int:
     """What this process has had read from disks."""
-    return _of_process("io", "read_bytes")
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
-def _peak_bytes() -> int:
-    """The most memory it had; `getrusage` would begin with that of the process that started it."""
-    return 1024 * _of_process("status", "VmHWM")
-
-
-def _of_process(file: str, name: str) -> int:
-    lines = Path("/proc/self", file).read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def measured(question: Question, kind: str, path: Path, repeats: int) -> Figures:
+def measure_question(
+    question: Question, values: Mapping[str, Any], kind: str, path: Path, repeats: int
+) -> Figures:
     """The medians over so many processes."""
-    wanted = {"kind": kind, "path": str(path), "sql": question.sql, "values": dict(question.values)}
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [sys.executable, "-c", "from tests.bench_reading import ask; ask()"],
-            cwd=ROOT,
-            input=json.dumps(wanted),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"'{question.name}' was not answered: {done.stderr.strip()}")
-        runs.append(json.loads(done.stdout))
-    median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    return Figures(
-        name=question.name,
-        **{**median, "rows": int(median["rows"])},
-        cold_largest=max(run["cold"] for run in runs),
-        promised=question.promised,
-    )
+    name, promised, sql = question
+    needed = {key: value for key, value in values.items() if f"${key}" in sql}
+    runs = [run_alone(answer_question, kind, path, sql, needed, name) for _ in range(repeats)]
+    medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    largest = max(run["cold"] for run in runs)
+    return {"name": name, **medians, "cold_largest": largest, "promised": promised}
 
 
-# 3. Lay out ------------------------------------------------------------------------------------------
+# --- step 3: lay out ---
 
 BY_FACT = ("fact_id", "layer", "neuron")
 BY_NEURON = ("layer", "neuron", "fact_id")
@@ -271,6 +235,7 @@ class Layout:
 
 
 _BLOOM = {"fact_id": {"ndv": 2_000, "fpp": 0.01}, "neuron": {"ndv": 3_072, "fpp": 0.01}}
+_BY_FACT_AND_ATLAS = ("fact_id", "atlas_id", "layer", "neuron")
 LAYOUTS = (
     Layout("16k", 16_384),
     Layout("32k (chosen)", 32_768),
@@ -282,9 +247,7 @@ LAYOUTS = (
     Layout("32k, no dictionaries", options={"use_dictionary": False}),
     Layout("32k, by neuron", order=BY_NEURON),
     Layout("one file, 32k, by atlas and fact", order=("atlas_id", *BY_FACT), one_file=True),
-    Layout(
-        "one file, 32k, by fact and atlas", order=("fact_id", "atlas_id", "layer", "neuron"), one_file=True
-    ),
+    Layout("one file, 32k, by fact and atlas", order=_BY_FACT_AND_ATLAS, one_file=True),
 )
 
 
@@ -308,46 +271,24 @@ def lay_out(collection: Path, folder: Path, layout: Layout) -> Path:
             if name != file_name(PAIRS):
                 os.link(member / name, new / name)
         rows = pq.read_table(member / file_name(PAIRS)).sort_by([(key, "ascending") for key in layout.order])
-        _write(new / file_name(PAIRS), rows, layout)
+        _write_pairs(new / file_name(PAIRS), rows, layout)
         files = {**manifest.files, file_name(PAIRS): record_file(new / file_name(PAIRS))}
         write_manifest(new, replace(manifest, files=files))
     return folder
 
 
-def _write(path: Path, rows: pa.Table, layout: Layout) -> None:
+def _write_pairs(path: Path, rows: pa.Table, layout: Layout) -> None:
     """As `build.output.writer` writes, but for what the layout says."""
     options = {**writer.parquet_options(rows.schema, level=9), **layout.options}
     with pq.ParquetWriter(path, rows.schema, **options) as file:
         file.write_table(rows, row_group_size=layout.rows)
 
 
-def layout_questions(atlas_id: str, fact: str, neuron: tuple[int, int]) -> list[Question]:
-    """Those that the pairs' layout decides."""
-    a_neuron = {"layer": neuron[0], "neuron": neuron[1]}
-    here, this = "atlas_id = $atlas", "fact_id = $fact"
-    return [
-        Question("a fact", f"FROM {PAIRS} WHERE {here} AND {this}", {"atlas": atlas_id, "fact": fact}),
-        Question(
-            "a neuron",
-            f"FROM {PAIRS} WHERE {here} AND layer = $layer AND neuron = $neuron",
-            {"atlas": atlas_id, **a_neuron},
-        ),
-        Question(
-            "counts of one",
-            f"SELECT relation_id, layer, neuron, count(*) FROM {PAIRS} WHERE {here} GROUP BY ALL",
-            {"atlas": atlas_id},
-        ),
-        Question("a fact, all models", f"FROM {PAIRS} WHERE {this}", {"fact": fact}),
-        Question("a neuron, all models", f"FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron", a_neuron),
-        Question("counts of all", f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL"),
-    ]
-
-
-def compared(
-    collection: Path, folder: Path, layouts: Sequence[Layout], asked: Sequence[Question], repeats: int
-) -> Iterator[tuple[Layout, float, list[Figures]]]:
+def compare_layouts(
+    collection: Path, folder: Path, values: Mapping[str, Any], repeats: int
+) -> Iterator[dict[str, Any]]:
     """Each layout, the megabytes of its pairs, and its figures; it is written, asked and removed."""
-    for place, layout in enumerate(layouts):
+    for place, layout in enumerate(LAYOUTS):
         where = folder / str(place)
         try:
             path = lay_out(collection, where, layout)
@@ -355,105 +296,67 @@ def compared(
             files = [path] if layout.one_file else path.glob(f"*/{file_name(PAIRS)}")
             size = sum(file.stat().st_size for file in files) / 1e6
             kind = "file" if layout.one_file else "collection"
-            yield layout, size, [measured(question, kind, path, repeats) for question in asked]
+            figures = [measure_question(each, values, kind, path, repeats) for each in LAYOUT_QUESTIONS]
+            yield {"layout": layout.name, "megabytes": size, "figures": figures}
         finally:
             shutil.rmtree(where, ignore_errors=True)
 
 
-# Report ----------------------------------------------------------------------------------------------
+# --- all of them ---
 
 
-def report(title: str, figures: Sequence[Figures]) -> str:
-    """A Markdown table."""
-    lines = [
-        f"| {title} | rows | cold, ms | largest | CPU | query alone | warm | read, MB | memory, MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {each.name} | {each.rows:,} | **{each.cold:,.0f}** | {each.cold_largest:,.0f} | "
-        f"{each.cpu:,.0f} | {each.query:,.0f} | {each.warm:,.0f} | {each.read:,.1f} | {each.memory:,.0f} |"
+def describe_questions(title: str, figures: Sequence[Figures]) -> str:
+    """A table, and what took longer or more than promised."""
+    heads = (title, "rows", "cold, ms", "largest", "CPU", "query alone", "warm", "read, MB", "memory, MB")
+    rows = [
+        (
+            each["name"],
+            f"{each['rows']:,.0f}",
+            f"**{each['cold']:,.0f}**",
+            *(f"{each[key]:,.0f}" for key in ("cold_largest", "cpu", "query", "warm")),
+            f"{each['read']:,.1f}",
+            f"{each['memory']:,.0f}",
+        )
         for each in figures
     ]
-    late = [each.name for each in figures if each.promised is not None and each.cold > each.promised]
-    heavy = [each.name for each in figures if each.memory > MEMORY_MB]
-    lines += [
-        "",
-        f"Later than promised: {'; '.join(late) or 'none'}.",
-        f"Over {MEMORY_MB} MB: {'; '.join(heavy) or 'none'}.",
-    ]
-    return "\n".join(lines)
+    late = [each["name"] for each in figures if each["promised"] and each["cold"] > each["promised"]]
+    heavy = [each["name"] for each in figures if each["memory"] > MEMORY_MB]
+    return (
+        f"{markdown_table(heads, rows)}\n\nLater than promised: {'; '.join(late) or 'none'}.\n"
+        f"Over {MEMORY_MB} MB: {'; '.join(heavy) or 'none'}."
+    )
 
 
-def layout_report(results: Sequence[tuple[Layout, float, list[Figures]]]) -> str:
-    """A Markdown table: cold / warm milliseconds of the query alone."""
-    names = [each.name for each in results[0][2]]
-    lines = [
-        f"| row groups, order | MB | {' | '.join(names)} |",
-        f"|---|---|{'---|' * len(names)}",
-    ]
-    lines += [
-        f"| {layout.name} | {size:,.0f} | "
-        + " | ".join(f"{each.query:,.0f} / {each.warm:,.0f}" for each in figures)
-        + " |"
-        for layout, size, figures in results
-    ]
-    return "\n".join(lines)
-
-
-def a_fact_of(collection: Path, atlas_id: str) -> tuple[str, tuple[int, int], str]:
-    """A fact in the middle with neurons in every model, one of its neurons, its relation."""
-    with Collection(collection) as many:
-        row = many.query_one(
-            f"""
-            SELECT fact_id, any_value(relation_id) AS relation_id,
-                   (SELECT [layer, neuron] FROM {PAIRS} WHERE atlas_id = $atlas AND fact_id = f.fact_id
-                    ORDER BY layer DESC, neuron LIMIT 1) AS place
-            FROM facts AS f GROUP BY fact_id HAVING min(n_neurons) >= 2
-            ORDER BY fact_id LIMIT 1 OFFSET (SELECT count(*) // 4 FROM facts WHERE atlas_id = $atlas)
-            """,
-            {"atlas": atlas_id},
+def describe_layouts(results: Sequence[dict[str, Any]]) -> str:
+    """A table: cold / warm milliseconds of the query alone."""
+    heads = ("row groups, order", "MB", *(name for name, *_ in LAYOUT_QUESTIONS))
+    rows = [
+        (
+            each["layout"],
+            f"{each['megabytes']:,.0f}",
+            *(f"{found['query']:,.0f} / {found['warm']:,.0f}" for found in each["figures"]),
         )
-    return row["fact_id"], tuple(row["place"]), row["relation_id"]
+        for each in results
+    ]
+    return markdown_table(heads, rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench_reading", description=__doc__.split("\n")[0])
-    parser.add_argument("collection", type=Path, help="a folder that tests.big_collection wrote")
-    parser.add_argument("--giant", type=Path, metavar="FOLDER", help="all its pairs as one atlas: asked, too")
-    parser.add_argument("--layouts", type=Path, metavar="FOLDER", help="only compare layouts, written here")
-    parser.add_argument("--repeats", type=int, default=5, help="processes a question (default 5)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error("ask at least once")
-    members = sorted(path.parent.name for path in options.collection.glob(f"*/{MANIFEST_NAME}"))
-    atlas_id, complete = members[len(members) // 2], member_id(0)
-    fact, neuron, relation = a_fact_of(options.collection, atlas_id)
-    where = options.collection.resolve()
-    if options.layouts:
-        asked = layout_questions(atlas_id, fact, neuron)
-        results = list(compared(where, options.layouts.resolve(), LAYOUTS, asked, options.repeats))
-        print(layout_report(results))
-        found: Any = [
-            {"layout": layout.name, "megabytes": size, "figures": [asdict(each) for each in figures]}
-            for layout, size, figures in results
-        ]
+def time_questions(
+    collection: Path, giant: Path | None, layouts: Path | None, repeats: int, json: Path | None
+) -> None:
+    """Ask a collection, and all its pairs as one atlas; or compare layouts, written into `layouts`."""
+    members = sorted(path.parent.name for path in collection.glob(f"*/{MANIFEST_NAME}"))
+    values = values_for(collection, members)
+    if layouts:
+        found: Any = list(compare_layouts(collection, layouts.resolve(), values, repeats))
+        print(describe_layouts(found))
     else:
-        asked = questions(atlas_id, complete, fact, neuron, relation)
-        many = [measured(each, "collection", where, options.repeats) for each in asked]
-        print(report(f"{len(members)} models", many))
-        found = {"collection": [asdict(each) for each in many]}
-        if options.giant:
-            one = [
-                measured(each, "atlas", options.giant.resolve(), options.repeats)
-                for each in giant_questions(f"{fact}.{members.index(atlas_id):03}", neuron)
-            ]
-            print("\n" + report("one atlas", one))
-            found["giant"] = [asdict(each) for each in one]
-    print(f"\nLoad of the machine over the last minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        asked = [("collection", f"{len(members)} models", QUESTIONS, "collection", collection)]
+        if giant:
+            asked.append(("giant", "one atlas", GIANT_QUESTIONS, "atlas", giant.resolve()))
+        found = {}
+        for key, title, questions, kind, path in asked:
+            found[key] = [measure_question(each, values, kind, path, repeats) for each in questions]
+            print(f"{describe_questions(title, found[key])}\n")
+    print(machine_load())
+    write_json(json, found)

@@ -1,8 +1,5 @@
 """How time and memory grow with prompts, layers, length and batch: each point in a process of its own.
 
-    scaling = measure_scaling(options, print)
-    scaling.axes["prompts"].time.exponent       # 1: twice the prompts take twice the time
-
 | axis | what grows | what stays |
 |---|---|---|
 | prompts | prompts, in calls of as many as the smallest point has, as the builder's shards are | all else |
@@ -12,52 +9,34 @@
 
 Prompts and batch are attributed by the certified rule, as users do. With other layers or another length
 random weights would have other paths, which take other numbers of points, so those two use a fixed sum of
-five points, about as many as the certified rule takes.
-
-Each axis gets a line (least squares, R²) and a power law (the slope of log time over log size).
+five points, about as many as the certified rule takes. What takes less than two seconds is the median of
+three. Each axis gets a line (least squares, R²) and a power law (the slope of log time over log size).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
+from atlas.attribution import attribution
 from atlas.neuron import Prompt
-from build.bench.machine import now
-from build.bench.memory import Peak, alone
+from atlas.surgery.subject import Subject
+from build.bench.figures import certificates, markdown_table, shown_bytes, summary_of
+from build.bench.machine import Say, peak_memory, run_alone, timed
+from build.bench.models import chosen_subject, shape_config
 from build.bench.prompts import bench_prompts, prompts_of_length
-from build.bench.shapes import shape_config, subject_of
 
-if TYPE_CHECKING:
-    from atlas.surgery.subject import Subject
-
-AXES = ("prompts", "layers", "length", "batch")
 N_PROMPTS = 16
 N_BATCHED = 64
 FIXED = {"rule": "endpoints", "steps": 5}
 LONG_ENOUGH = 2.0  # seconds; what is shorter is measured again
 REPEATS = 3
+DEFAULT_SIZES = {"length": (8, 16, 32, 64), "batch": (1, 4, 16, 64)}
 DEFAULT_PROMPTS = {"cpu": (16, 32, 64, 128, 256), "cuda": (256, 512, 1024, 2048, 4096)}
-DEFAULT_LENGTHS = (8, 16, 32, 64)
-DEFAULT_BATCHES = (1, 4, 16, 64)
-SHARES_OF_LAYERS = (1 / 4, 1 / 2, 3 / 4, 1)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One size of one axis; seconds are of the whole, the peak is of its process."""
-
-    size: int
-    n_prompts: int
-    seconds: float
-    points_per_layer: float
-    peak: Peak
 
 
 @dataclass(frozen=True)
@@ -70,175 +49,143 @@ class Fit:
     exponent: float
 
 
-@dataclass(frozen=True)
-class Axis:
-    """The points of one axis; memory_growth: the largest point's peak over the smallest's, less one."""
-
-    points: tuple[Point, ...]
-    time: Fit
-    memory_growth: float
-
-
-@dataclass(frozen=True)
-class Scaling:
-    axes: dict[str, Axis]
-    left_out: dict[str, str]
-
-
-def fit(sizes: Sequence[float], values: Sequence[float]) -> Fit:
+def fit_growth(sizes: Sequence[float], values: Sequence[float]) -> Fit:
     """Least squares through two points or more of different size; values are positive."""
-    line = statistics.linear_regression(sizes, values)
-    rest = sum((v - line.intercept - line.slope * s) ** 2 for s, v in zip(sizes, values, strict=True))
-    mean = statistics.fmean(values)
-    spread = sum((v - mean) ** 2 for v in values)
+    slope, intercept = statistics.linear_regression(sizes, values)
+    rest = sum((v - intercept - slope * s) ** 2 for s, v in zip(sizes, values, strict=True))
+    spread = statistics.pvariance(values) * len(values)
     logs = [math.log(s) for s in sizes], [math.log(v) for v in values]
-    return Fit(
-        slope=line.slope,
-        intercept=line.intercept,
-        r_squared=1 - rest / spread if spread else 1.0,
-        exponent=statistics.linear_regression(*logs).slope,
-    )
+    exponent = statistics.linear_regression(*logs).slope
+    return Fit(slope, intercept, 1 - rest / spread if spread else 1.0, exponent)
 
 
 # --- one point ---
 
 
-def seconds_of(work: Callable[[], float], subject: Subject) -> tuple[float, float]:
-    """Seconds, the median of three where it is short, else of one; and what `work` returned."""
+def median_seconds(subject: Subject, prompts: Sequence[Prompt], at_once: int, **options: Any) -> tuple:
+    """Seconds to attribute all prompts, `at_once` a call, after a warm call, and the mean points a layer."""
+
+    def work() -> float:
+        found = []  # nothing but certificates is kept from call to call
+        for start in range(0, len(prompts), at_once):
+            part = prompts[start : start + at_once]
+            found += certificates(attribution.attribute(subject, part, **options))
+        return summary_of(found)["points_per_layer"]
+
+    attribution.attribute(subject, prompts[: min(at_once, options.get("batch_rows", at_once))], **options)
     times: list[float] = []
-    found = 0.0
     while len(times) < REPEATS and sum(times) < LONG_ENOUGH:
-        start = now(subject.device)
-        found = work()
-        times.append(now(subject.device) - start)
-    return statistics.median(times), found
+        took, points = timed(work, subject.device)
+        times.append(took)
+    return statistics.median(times), points
 
 
-def run_in_calls(subject: Subject, prompts: Sequence[Prompt], at_once: int, **options: Any) -> float:
-    """Attributes `at_once` prompts a call and keeps nothing but the mean points a layer."""
-    from atlas.attribution.attribution import attribute
-
-    points = 0.0
-    for start in range(0, len(prompts), at_once):
-        found = attribute(subject, prompts[start : start + at_once], **options)
-        points += sum(float(attribution.n_points.mean()) for attribution in found)
-    return points / len(prompts)
-
-
-def measure_point(subject: Subject, axis: str, size: int, *, smallest: int, tolerance: float) -> Point:
-    """One point, in this process."""
-    kind = subject.family.kind
-    certified = {"tolerance": tolerance}
+def measure_point(subject: Subject, axis: str, size: int, *, smallest: int, tolerance: float) -> dict:
+    """One point, in this process; seconds are of all its prompts."""
+    at_once, options = N_PROMPTS, FIXED
     if axis == "prompts":
-        prompts, at_once, options = bench_prompts(kind, size), smallest, certified | {"batch_rows": smallest}
+        at_once, options = smallest, {"tolerance": tolerance, "batch_rows": smallest}
     elif axis == "batch":
-        prompts, at_once, options = (
-            bench_prompts(kind, N_BATCHED),
-            N_BATCHED,
-            certified | {"batch_rows": size},
-        )
-    elif axis == "length":
-        prompts, at_once, options = prompts_of_length(subject, size, N_PROMPTS), N_PROMPTS, FIXED
+        at_once, options = N_BATCHED, {"tolerance": tolerance, "batch_rows": size}
+    if axis == "length":
+        prompts = prompts_of_length(subject, size, N_PROMPTS)
     else:
-        prompts, at_once, options = bench_prompts(kind, N_PROMPTS), N_PROMPTS, FIXED
-    warm = min(at_once, options.get("batch_rows", at_once))
-    run_in_calls(subject, prompts[:warm], warm, **options)
-    seconds, points = seconds_of(partial(run_in_calls, subject, prompts, at_once, **options), subject)
-    return Point(size, len(prompts), seconds, points, Peak.of(subject.device))
+        prompts = bench_prompts(subject.family.kind, size if axis == "prompts" else at_once)
+    seconds, points = median_seconds(subject, prompts, at_once, **options)
+    return {
+        "size": size,
+        "n_prompts": len(prompts),
+        "seconds": seconds,
+        "points_per_layer": points,
+        "peak": peak_memory(subject.device),
+    }
 
 
-def only_point(options: argparse.Namespace) -> None:
-    """`--point axis:size:smallest`: measure it and print it."""
-    axis, size, smallest = options.point.split(":")
-    subject = subject_of(options, layers=int(size) if axis == "layers" else None)
-    point = measure_point(subject, axis, int(size), smallest=int(smallest), tolerance=options.tolerance)
-    peak = {"process": point.peak.process, "device": point.peak.device}
-    print(json.dumps({**vars(point), "peak": peak}))
+def point_alone(options: SimpleNamespace, axis: str, smallest: int, size: int) -> dict[str, Any]:
+    """Load the subject and measure one point, in a process of its own."""
+    subject = chosen_subject(options, layers=size if axis == "layers" else None)
+    return measure_point(subject, axis, size, smallest=smallest, tolerance=options.tolerance)
 
 
 def seconds_by_length(
-    subject: Subject,
-    lengths: Sequence[int],
-    n_prompts: int = N_PROMPTS,
-    short: Sequence[Prompt] | None = None,
+    subject: Subject, lengths: Sequence[int], n: int = N_PROMPTS, short: Sequence[Prompt] | None = None
 ) -> list[float]:
     """Seconds a prompt at each length, with the fixed sum, in this process."""
-    found = []
-    for length in lengths:
-        prompts = prompts_of_length(subject, length, n_prompts, short)
-        work = partial(run_in_calls, subject, prompts, n_prompts, **FIXED)
-        work()
-        found.append(seconds_of(work, subject)[0] / n_prompts)
-    return found
+    return [
+        median_seconds(subject, prompts_of_length(subject, length, n, short), n, **FIXED)[0] / n
+        for length in lengths
+    ]
 
 
 # --- all of them ---
 
 
-def sizes_of(options: argparse.Namespace, device: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Every axis's sizes, and why an axis is left out."""
+def choose_sizes(options: SimpleNamespace, device: str) -> dict[str, Sequence[int]]:
+    """The sizes of every axis that was asked for; a loaded model has the layers it has."""
     sizes = {
         "prompts": options.scaling_prompts or DEFAULT_PROMPTS[device],
-        "length": options.scaling_lengths or DEFAULT_LENGTHS,
-        "batch": options.scaling_batches or DEFAULT_BATCHES,
+        "layers": options.scaling_layers,
+        "length": options.scaling_lengths or DEFAULT_SIZES["length"],
+        "batch": options.scaling_batches or DEFAULT_SIZES["batch"],
     }
-    left_out = {}
-    if options.model is None:
-        sizes["layers"] = options.scaling_layers or _layers(options.shape)
-    elif "layers" in options.axes:
-        left_out["layers"] = "A loaded model has the layers it has; give --shape."
-    return {axis: sizes[axis] for axis in AXES if axis in sizes and axis in options.axes}, left_out
+    if options.model is not None:
+        del sizes["layers"]
+    elif not sizes["layers"]:
+        n = shape_config(options.shape).num_hidden_layers
+        sizes["layers"] = sorted({max(1, round(quarters * n / 4)) for quarters in (1, 2, 3, 4)})
+    return {axis: found for axis, found in sizes.items() if axis in options.axes}
 
 
-def _layers(shape: str) -> tuple[int, ...]:
-    n_layers = shape_config(shape).num_hidden_layers
-    return tuple(sorted({max(1, round(share * n_layers)) for share in SHARES_OF_LAYERS}))
-
-
-def measure_scaling(options: argparse.Namespace, device: str, progress: Callable[[str], None]) -> Scaling:
+def measure_scaling(options: SimpleNamespace, device: str, say: Say) -> dict[str, Any]:
     """Every point of every axis, one process after the other."""
-    sizes, left_out = sizes_of(options, device)
     axes = {}
-    for axis, values in sizes.items():
+    for axis, sizes in choose_sizes(options, device).items():
         points = []
-        for size in values:
-            found = alone(options, "--point", f"{axis}:{size}:{values[0]}")
-            point = Point(**found | {"peak": Peak(**found["peak"])})
-            points.append(point)
-            progress(f"scaling · {axis} {size}: {point.seconds:.2f} s, {point.peak.shown}")
-        axes[axis] = axis_of(points)
-    return Scaling(axes, left_out)
+        for size in sizes:
+            remedy = "Leave the part scaling out."
+            points.append(run_alone(point_alone, options, axis, sizes[0], size, remedy=remedy))
+            say(f"scaling · {axis} {size}: {points[-1]['seconds']:.2f} s, {shown_bytes(points[-1]['peak'])}")
+        axes[axis] = growth_of(points)
+    return {"axes": axes, "left_out": sorted(set(options.axes) - set(axes))}
 
 
-def axis_of(points: Sequence[Point]) -> Axis:
-    """The points with their fits."""
-    peaks = [point.peak.device or point.peak.process for point in points]
-    return Axis(
-        points=tuple(points),
-        time=fit([point.size for point in points], [point.seconds for point in points]),
-        memory_growth=peaks[-1] / peaks[0] - 1,
-    )
+def growth_of(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The points with their fit; memory_growth: the largest point's peak over the smallest's, less one."""
+    peaks = [point["peak"]["device"] or point["peak"]["process"] for point in points]
+    return {
+        "points": points,
+        "time": fit_growth([point["size"] for point in points], [point["seconds"] for point in points]),
+        "memory_growth": peaks[-1] / peaks[0] - 1,
+    }
 
 
-def report(result: Scaling) -> str:
-    """The result as people read it."""
-    lines = ["scaling: each point in a process of its own"]
-    for name, axis in result.axes.items():
-        lines += ["", f"{name:>10}{'seconds':>12}{'s a prompt':>12}{'points a layer':>16}{'peak memory':>14}"]
-        lines += [
-            f"{point.size:>10}{point.seconds:>12.2f}{point.seconds / point.n_prompts:>12.4f}"
-            f"{point.points_per_layer:>16.1f}{point.peak.shown:>14}"
-            for point in axis.points
+def describe_scaling(result: dict[str, Any]) -> str:
+    """The result for a person."""
+    blocks = ["scaling: each point in a process of its own"]
+    for name, axis in result["axes"].items():
+        points, time = axis["points"], axis["time"]
+        rows = [
+            (
+                f"{point['size']}",
+                f"{point['seconds']:.2f}",
+                f"{point['seconds'] / point['n_prompts']:.4f}",
+                f"{point['points_per_layer']:.1f}",
+                shown_bytes(point["peak"]),
+            )
+            for point in points
         ]
-        ratio = axis.points[-1].size / axis.points[0].size
-        memory = f"memory {axis.memory_growth:+.1%} at {ratio:g} times the {name}"
+        heads = (name, "seconds", "s a prompt", "points a layer", "peak memory")
+        ratio = points[-1]["size"] / points[0]["size"]
         if name == "batch":  # the same work in fewer pieces: no line goes through that
-            faster = axis.points[0].seconds / min(point.seconds for point in axis.points)
-            lines.append(f"{'':>6}up to {faster:.1f} times as fast as with {axis.points[0].size}; {memory}")
-            continue
-        lines.append(
-            f"{'':>6}time ≈ {axis.time.intercept:.3f} + {axis.time.slope:.4f} × {name}, "
-            f"R² {axis.time.r_squared:.4f}; ∝ {name}^{axis.time.exponent:.2f}; {memory}"
-        )
-    lines += [f"\n{name}: left out. {reason}" for name, reason in result.left_out.items()]
-    return "\n".join(lines)
+            faster = points[0]["seconds"] / min(point["seconds"] for point in points)
+            growth = f"up to {faster:.1f} times as fast as with {points[0]['size']}"
+        else:
+            growth = (
+                f"time ≈ {time.intercept:.3f} + {time.slope:.4f} × {name}, R² {time.r_squared:.4f}; "
+                f"∝ {name}^{time.exponent:.2f}"
+            )
+        memory = f"memory {axis['memory_growth']:+.1%} at {ratio:g} times the {name}"
+        blocks.append(f"{markdown_table(heads, rows)}\n\n{growth}; {memory}")
+    if result["left_out"]:
+        blocks.append("layers: left out. A loaded model has the layers it has; give --shape.")
+    return "\n\n".join(blocks)

@@ -21,18 +21,9 @@ from atlas.attribution.attribution import METHODS, LinearReadout, attribute
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Prompt
 from atlas.surgery.subject import load_subject
-from build.bench.plain_loop import (
-    PlainRule,
-    down_projections,
-    endpoints,
-    gauss_legendre,
-    left,
-    plain_activations,
-    plain_path,
-    plain_scores,
-    right,
-)
+from build.bench.plain_loop import PlainRule, down_projections, endpoints, plain_activations, plain_scores
 from tests.conftest import TINY_MODELS
+from tests.plain_paths import gauss_legendre, left, plain_path, right
 from tests.tiny_models import (
     N_LAYERS,
     N_NEURONS,

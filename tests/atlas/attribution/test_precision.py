@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from itertools import pairwise
 
@@ -16,8 +17,7 @@ from atlas.attribution.staircase import Rows, answer_tokens, base_pass, sweep
 from atlas.neuron import Prompt
 from atlas.surgery.precision import PRECISIONS, products
 from atlas.surgery.subject import load_subject
-from tests import bench_precision
-from tests.bench_precision import rounded
+from build.bench.precision import measure_rounding, rounded
 
 PROMPTS = (
     Prompt("f1", "t1", "the capital of france is [Y] .", "paris"),
@@ -113,21 +113,15 @@ def test_tf32_and_bfloat16_are_imitated_as_hardware_rounds_them():
     assert ((tf32 - numbers).abs() <= numbers.abs() * 2**-11).all()
 
 
-def test_what_rounding_costs_is_measured_in_points(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["bench_precision", "--models", "bert-tiny,gpt2-tiny", "--prompts", "2"])
-    bench_precision.main()
-    said = capsys.readouterr().out
-    for model in ("bert-tiny", "gpt2-tiny"):
-        rows = said.split(model)[1].splitlines()[1:5]
-        assert [row[:34].strip() for row in rows] == [
-            "float32",
-            "tf32",
-            "bfloat16",
-            "tf32, never begun again",
-        ]
-        points, settled = zip(*((float(row[34:42]), row[42:53].strip()) for row in rows[:3]), strict=True)
-        assert settled == ("100.0%",) * 3
-        assert min(points) >= 3
+def test_what_rounding_costs_is_measured_in_points(capsys, tmp_path):
+    measure_rounding(["bert-tiny", "gpt2-tiny"], 2, tmp_path / "rounding.json")
+    printed = capsys.readouterr().out
+    for name, rows in json.loads((tmp_path / "rounding.json").read_text()).items():
+        assert name in printed
+        assert [*rows] == ["float32", "tf32", "bfloat16", "tf32, never begun again"]
+        for precision in ("float32", "tf32", "bfloat16"):
+            assert rows[precision]["converged_share"] == 1
+            assert rows[precision]["points_per_layer"] >= 3
 
 
 # --- memory ---

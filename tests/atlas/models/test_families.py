@@ -22,9 +22,10 @@ from atlas.models.families import FAMILIES, VARIANTS, family_of
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery import Amplify, Edit, Erase, Subject, Suppress, attribute, load_subject, readout
 from atlas.surgery.hooks import recording
-from build.bench.plain_loop import down_projections, endpoints, plain_path, plain_scores
+from build.bench.plain_loop import down_projections, endpoints, plain_scores
 from build.plan import model_shape
 from tests import ROOT
+from tests.plain_paths import plain_path
 from tests.tiny_models import BUILDERS, N_LAYERS, WINDOW, save_tiny
 
 EXACT = 1e-5

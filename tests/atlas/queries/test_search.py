@@ -10,7 +10,7 @@ import atlas
 from atlas.errors import QueryError
 from atlas.queries import search
 from atlas.store.atlas import bundled
-from tests.big_atlas import write_big_atlas
+from build.bench.big_atlas import write_big_atlas
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)

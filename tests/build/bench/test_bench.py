@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from build.bench.memory import Peak, alone
 
 from atlas.attribution.attribution import relative_difference
 from build.bench import comparison, floor, main, prompts, shapes
 from build.bench.cli import parser
-from build.bench.memory import Peak, alone
 from build.bench.parts import PARTS
 
 FIGURES = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from build.bench.memory import Peak
 
 from build.bench import main, prompts, scaling, shapes
-from build.bench.memory import Peak
 
 
 def points(sizes, seconds, peaks):

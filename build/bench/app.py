@@ -141,7 +141,7 @@ def plan_visits(opened: Atlas, n: int) -> dict[str, list[Visit]]:
     def column(sql: str) -> list:
         return [row[0] for row in opened.query(sql, {"n": n} if "$n" in sql else None).to_numpy()]
 
-    def visits(page: str, **parameters: Sequence[str]) -> list[Visit]:
+    def visits(page: str, /, **parameters: Sequence[str]) -> list[Visit]:
         return [
             (page, dict(zip(parameters, values, strict=True)))
             for values in zip(*parameters.values(), strict=True)

@@ -12,8 +12,8 @@ held out. `python -m build check` passes: the knowledge neurons follow from the 
 3. *Scores* whose refinement is exactly those pairs: a fact's own neurons are coarse in enough of its
    prompts, any other neuron is stored for one of its prompts only.
 4. *What follows*: everything that is counted from these.
-5. *Experiments*: effects of all facts, summed up as an evaluation does; the others' rows from
-   tests/sample_evidence.py, of as many facts as an evaluation takes.
+5. *Experiments*: effects of all facts; the others' rows from tests/sample_evidence.py, of as many facts as an
+   evaluation takes.
 
 Chance comes from hashes of row numbers: the rows are the same each time, whatever the number of threads.
 """
@@ -37,7 +37,6 @@ from atlas.store.manifest import (
     write_manifest,
 )
 from atlas.store.schema import SORT_KEYS, TABLES
-from build.evidence.effects import summarize
 from build.output.writer import ROW_GROUP_ROWS, Output
 
 N_LAYERS = 12
@@ -231,6 +230,33 @@ STEPS = {
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
+    "effect_summaries": """
+    CREATE TABLE effect_summaries AS
+    WITH rows AS (
+        SELECT f.relation_id, intervention, "group", e.fact_id, e.p_before, e.p_after, e.top_changed,
+               e.activity, CASE WHEN held_out THEN 'held-out' ELSE 'discovery' END AS templates,
+               unnest(['all', CASE WHEN asked.known THEN 'known' ELSE 'unknown' END]) AS facts
+        FROM effects AS e JOIN facts AS f USING (fact_id)
+        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
+    ), by_relation AS (
+        SELECT relation_id, intervention, "group", templates, facts, 1 AS n_relations,
+               count(DISTINCT fact_id) AS n_facts, count(*) AS n_prompts, avg(p_before) AS mean_before,
+               avg(p_after) AS mean_after, avg(p_after - p_before) / avg(p_before) AS paper_change,
+               avg((p_after - p_before) / p_before) FILTER (p_before > 0) AS replication_change,
+               avg(top_changed::INTEGER) AS top_changed, avg(activity / 2.0) AS activity
+        FROM rows GROUP BY relation_id, intervention, "group", templates, facts
+    ), every AS (
+        FROM by_relation
+        UNION ALL
+        SELECT 'all', intervention, "group", templates, facts, count(*), sum(n_facts), sum(n_prompts),
+               avg(COLUMNS('mean_|_change|top_|activity'))
+        FROM by_relation GROUP BY intervention, "group", templates, facts
+    )
+    SELECT * REPLACE (n_facts::INTEGER AS n_facts, n_prompts::INTEGER AS n_prompts),
+           paper_change - wide AS paper_low, paper_change + wide AS paper_high,
+           replication_change - wide AS replication_low, replication_change + wide AS replication_high
+    FROM (SELECT *, 0.1 / sqrt(n_facts) AS wide FROM every)
+    """,
 }
 
 
@@ -296,16 +322,9 @@ def fill_tables(
 
 
 def experiment_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[dict]]:
-    """Step 5, but for `effects`."""
+    """Step 5, but for the effects."""
     from tests.sample_evidence import evidence_tables, sampled  # in a checkout, as all of this room
 
-    effects = connection.sql(
-        """
-        SELECT e.*, f.relation_id, f.known, asked.known AS asked_known
-        FROM effects AS e JOIN facts AS f USING (fact_id)
-        JOIN facts AS asked ON asked.fact_id = prompt_fact_id
-        """
-    )
     facts = connection.sql("FROM facts ORDER BY fact_id").to_arrow_table().to_pylist()
     asked = connection.sql(
         "FROM prompts WHERE fact_id IN (SELECT unnest(?)) ORDER BY fact_id, template_id",
@@ -317,8 +336,7 @@ def experiment_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[d
     pairs = connection.execute(
         "SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
     ).fetchall()
-    evidence = evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
-    return {"effect_summaries": summarize(effects.df()), **evidence}
+    return evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
 
 
 def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Iterable[str]) -> None:

@@ -8,29 +8,25 @@ import pytest
 import torch
 
 from atlas.attribution.attribution import attribute
-from build.bench import floor, prompts, shapes
+from build.bench import floor, machine
+from build.bench.prompts import bench_prompts, prompts_of_length
 
 B, T = 3, 10
 
 
-@pytest.fixture(scope="module", params=["bert-tiny", "gpt2-tiny", "llama-tiny"])
-def subject(request):
-    return shapes.shape_subject(request.param)
-
-
 def test_a_product_costs_twice_its_three_sizes():
     left, right, bias = torch.randn(6, 7), torch.randn(7, 5), torch.randn(5)
-    counted, result = floor.operations(lambda: torch.addmm(bias, left, right))
+    counted, result = floor.count_operations(lambda: torch.addmm(bias, left, right))
     assert counted == {"addmm": 2 * 6 * 7 * 5}
     assert torch.equal(result, torch.addmm(bias, left, right))
 
 
 def test_a_backward_pass_costs_a_product_for_each_gradient():
     left, right = torch.randn(6, 7, requires_grad=True), torch.randn(7, 5, requires_grad=True)
-    counted, _ = floor.operations(lambda: (left @ right).sum().backward())
+    counted, _ = floor.count_operations(lambda: (left @ right).sum().backward())
     assert sum(counted.values()) == 3 * 2 * 6 * 7 * 5
     left.grad = None
-    counted, _ = floor.operations(lambda: (left @ right.detach()).sum().backward())
+    counted, _ = floor.count_operations(lambda: (left @ right.detach()).sum().backward())
     assert sum(counted.values()) == 2 * 2 * 6 * 7 * 5
 
 
@@ -45,7 +41,7 @@ def test_attention_on_a_processor_is_counted(backward: bool, products: int):
         if backward:
             out.sum().backward()
 
-    counted, _ = floor.operations(work)
+    counted, _ = floor.count_operations(work)
     assert sum(counted.values()) == products * 2 * (B * 2) * T * T * 16
 
 
@@ -69,14 +65,14 @@ def test_a_forward_pass_costs_what_its_config_says(subject):
     input_ids = torch.arange(B * T).view(B, T)
     options = {} if subject.family.kind == "masked" else {"use_cache": False}
     with torch.no_grad():
-        counted, _ = floor.operations(lambda: subject.model(input_ids, **options))
+        counted, _ = floor.count_operations(lambda: subject.model(input_ids, **options))
     assert sum(counted.values()) == forward_operations(subject)
 
 
 def test_tokens_are_those_that_go_through_the_layers(subject):
     """Every layer's inputs, watched while prompts of two lengths and a two-token answer are attributed."""
     kind = subject.family.kind
-    asked = prompts.bench_prompts(kind, 2) + prompts.prompts_of_length(subject, 14, 2)
+    prompts = bench_prompts(kind, 2) + prompts_of_length(subject, 14, 2)
     seen = [0] * subject.n_layers
     handles = [
         module.register_forward_hook(
@@ -88,12 +84,12 @@ def test_tokens_are_those_that_go_through_the_layers(subject):
     ]
     try:
         # One at a time, so that nothing is padded.
-        found = [attribution for prompt in asked for attribution in attribute(subject, [prompt])]
+        found = [attribution for prompt in prompts for attribution in attribute(subject, [prompt])]
     finally:
         for handle in handles:
             handle.remove()
-    rows, tokens, layer_tokens = floor.tokens_of(subject, found)
-    sentences = [len(subject.encode(prompt).input_ids) for prompt in asked]
+    rows, tokens, layer_tokens = floor.count_tokens(subject, found).values()
+    sentences = [len(subject.encode(prompt).input_ids) for prompt in prompts]
     points = [attribution.n_points[0].tolist() for attribution in found]
     assert rows == sum(1 + sum(n - 1 for n in layers) for layers in points)
     if kind == "causal":
@@ -113,22 +109,23 @@ def small_products(monkeypatch):
 
 
 def test_the_share_is_operations_a_second_over_the_rate(subject, small_products):
-    asked = prompts.bench_prompts(subject.family.kind, 4)
-    lines: list[str] = []
-    result = floor.measure_floor(subject, asked, repeats=3, tolerance=0.01, progress=lines.append)
-    again, found = floor.operations(lambda: attribute(subject, asked))
-    assert result.work.operations == again
-    assert result.work.total == sum(again.values()) > 0
-    assert result.median_seconds == statistics.median(result.seconds)
-    assert result.rate == max(product.rate for product in result.products)
-    assert result.share == pytest.approx(result.work.total / result.median_seconds / result.rate)
-    assert result.floor_seconds == pytest.approx(result.share * result.median_seconds)
-    assert result.points_per_layer == pytest.approx(statistics.fmean(a.n_points.mean() for a in found))
-    assert 0 < result.share < 1
-    assert "percent of the floor" in floor.report(result, "float32")
+    prompts = bench_prompts(subject.family.kind, 4)
+    result = floor.measure_floor(subject, prompts, lambda line: None, repeats=3, tolerance=0.01)
+    again, found = floor.count_operations(lambda: attribute(subject, prompts))
+    total, median = sum(again.values()), statistics.median(result["seconds"])
+    assert result["work"]["operations"] == again
+    assert total > 0
+    assert result["median_seconds"] == median
+    assert result["rate"] == max(product["rate"] for product in result["products"])
+    assert result["share"] == pytest.approx(total / median / result["rate"])
+    assert result["floor_seconds"] == pytest.approx(result["share"] * median)
+    assert result["points_per_layer"] == pytest.approx(statistics.fmean(a.n_points.mean() for a in found))
+    assert 0 < result["share"] < 1
+    assert "percent of the floor" in floor.describe_floor(result)
 
 
-def test_a_rate_is_of_the_best_run(small_products):
-    product = floor.time_product((64, 32, 16), torch.device("cpu"), "float32")
-    assert product.rate == 2 * 64 * 32 * 16 / product.seconds
-    assert 1e6 < product.rate < 1e14
+def test_a_rate_is_of_the_best_run(monkeypatch, small_products):
+    """A clock on which three runs take 4, 2 and 3 seconds."""
+    ticks = iter([0, 4, 4, 6, 6, 9])
+    monkeypatch.setattr(machine, "now", lambda device: next(ticks))
+    assert floor.rate_of((64, 32, 16), torch.device("cpu"), "float32") == 2 * 64 * 32 * 16 / 2

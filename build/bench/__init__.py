@@ -18,8 +18,8 @@
 | `reading` | `reading` | how long questions to 30 million pairs take |
 
 All share a clock, turns and processes of their own (`machine`), the model of a shape or a name (`models`),
-and one way to show and keep figures (`figures`). Random weights cost the same time as trained ones, except that
-the certified rule stops where the paths allow it: look at `points a layer`, and give `--model` to see a
+and one way to show and keep figures (`figures`). Random weights cost the same time as trained ones, except
+that the certified rule stops where the paths allow it: look at `points a layer`, and give `--model` to see a
 trained one's.
 """
 

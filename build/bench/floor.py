@@ -97,7 +97,7 @@ def product_shapes(subject: Subject) -> list[Shape]:
 
 
 def rate_of(shape: Shape, device: torch.device, precision: str) -> float:
-    """Operations a second of a product, the best of several, warm; of what the precision's sweeps multiply."""
+    """Operations a second of a product of what the precision's sweeps multiply: the best of several, warm."""
     m, k, n = shape
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left, right = (torch.randn(*size, device=device, dtype=dtype) for size in ((m, k), (k, n)))

@@ -3,8 +3,8 @@
     population = load_population(source, causal=False)
     groups = draw_groups(population, 2000, groups=20)
 
-1. *Population.* Every prompt that a build would ask a model of this kind: a masked one all templates, a causal
-   one those that end with the object.
+1. *Population.* Every prompt that a build would ask a model of this kind: a masked one all templates, a
+   causal one those that end with the object.
 2. *Sample.* Templates are the strata, each relation's own: a stratum gives as many prompts as its share asks
    for (largest remainders), every relation at least one, drawn without replacement from a fixed seed.
 3. *Groups.* The sample is dealt out, template by template, into groups that each go through every relation.

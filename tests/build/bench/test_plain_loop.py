@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from build.bench import plain_loop
-from build.bench.plain_loop import (
-    down_projections,
-    endpoints,
-    gauss_legendre,
-    left,
-    plain_path,
-    plain_scores,
-    right,
-)
+from build.bench.plain_loop import down_projections, endpoints, plain_scores
+from tests.plain_paths import gauss_legendre, left, plain_path, right
 from tests.tiny_models import N_LAYERS, N_NEURONS, tiny_model
 
 SENTENCE = "the capital of france is"

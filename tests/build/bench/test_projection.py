@@ -16,7 +16,7 @@ from atlas.datasets import Dataset, pararel
 from atlas.datasets.pararel import FACTS, TEMPLATES
 from atlas.errors import BuildError
 from atlas.neuron import Fact, Prompt, Relation, Template
-from build.bench import main, projection, shapes, vocabulary
+from build.bench import main, models, projection, sample
 from build.plan import BuildOptions, ModelShape, Plan
 
 SUBJECTS = ("Freedonia", "Ruritania", "Oz", "Sylvania", "Narnia", "Lilliput", "Erewhon", "Utopia")
@@ -49,8 +49,8 @@ def made_up() -> Dataset:
 
 
 @pytest.fixture(params=[False, True], ids=["masked", "causal"])
-def asked(request) -> projection.Population:
-    return projection.population(made_up(), causal=request.param)
+def population(request) -> sample.Population:
+    return sample.population_of(made_up(), causal=request.param)
 
 
 @pytest.fixture
@@ -77,40 +77,33 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- the population and the sample ---
 
 
-def test_the_population_is_what_a_build_would_ask(asked):
-    causal = asked.n_relations < 3 or asked.n_prompts < 46
+@pytest.mark.parametrize(("causal", "n_prompts"), [(True, 2 * 8 + 3 * 5 + 1), (False, 3 * 8 + 4 * 5 + 2 * 1)])
+def test_the_population_is_what_a_build_would_ask(causal: bool, n_prompts: int):
     dataset = made_up()
+    population = sample.population_of(dataset, causal=causal)
     by_hand = [
-        (fact, template)
+        (template.prompt(fact).text, fact.object)
         for template in dataset.templates
         for fact in dataset.facts
         if template.relation_id == fact.relation_id and (template.ends_with_object or not causal)
     ]
-    assert sorted((p.text, p.answer) for p in asked.prompts()) == sorted(
-        (template.prompt(fact).text, fact.object) for fact, template in by_hand
-    )
-    plan = Plan(
-        BuildOptions(model="bench", dataset="made-up"), ModelShape("causal" if causal else "masked"), dataset
-    )
-    assert asked.n_discovery == plan.n_discovery
-    assert asked.n_prompts == plan.n_prompts == len(by_hand)
-
-
-def test_a_causal_model_is_asked_only_what_ends_with_the_answer():
-    asked = projection.population(made_up(), causal=True)
-    assert all(prompt.ends_with_answer for prompt in asked.prompts())
-    assert (asked.n_prompts, asked.n_relations) == (2 * 8 + 3 * 5 + 1, 3)
-    assert projection.population(made_up(), causal=False).n_prompts == 3 * 8 + 4 * 5 + 2 * 1
+    assert sorted((p.text, p.answer) for p in population.prompts()) == sorted(by_hand)
+    options, shape = BuildOptions(model="bench", dataset="made-up"), "causal" if causal else "masked"
+    plan = Plan(options, ModelShape(shape), dataset)
+    assert population.n_discovery == plan.n_discovery
+    assert population.n_prompts == plan.n_prompts == n_prompts
+    assert population.n_relations == 3
+    assert not causal or all(prompt.ends_with_answer for prompt in population.prompts())
 
 
 @pytest.mark.parametrize("n", [3, 4, 10, 20, 31, 32, 1000])
-def test_a_sample_takes_every_relation_and_templates_by_their_share(asked, n: int):
-    given = projection.allocation(asked, n)
-    assert sum(given) == min(n, asked.n_prompts)
+def test_a_sample_takes_every_relation_and_templates_by_their_share(population, n: int):
+    given = sample.allocate(population, n)
+    assert sum(given) == min(n, population.n_prompts)
     relations = Counter()
-    for (template, facts), count in zip(asked.strata, given, strict=True):
+    for (template, facts), count in zip(population.strata, given, strict=True):
         relations[template.relation_id] += count
-        share = len(facts) * n / asked.n_prompts
+        share = len(facts) * n / population.n_prompts
         assert 0 <= count <= len(facts)
         if n >= 10:
             assert abs(count - min(share, len(facts))) < 2
@@ -118,119 +111,98 @@ def test_a_sample_takes_every_relation_and_templates_by_their_share(asked, n: in
     assert min(relations.values()) >= 1
 
 
-def test_a_sample_smaller_than_the_relations_is_refused(asked):
+def test_a_sample_smaller_than_the_relations_is_refused(population):
     with pytest.raises(BuildError, match="cannot hold a prompt of each of 3 relations"):
-        projection.allocation(asked, 2)
+        sample.allocate(population, 2)
 
 
-def test_a_draw_is_dealt_into_groups_without_repeating_itself(asked):
-    groups = projection.draw(asked, 20, groups=4)
+def test_a_draw_is_dealt_into_groups_without_repeating_itself(population):
+    groups = sample.draw_groups(population, 20, groups=4)
     drawn = [prompt for group in groups for prompt in group]
-    everything = {(p.fact_id, p.template_id): p for p in asked.prompts()}
+    everything = {(p.fact_id, p.template_id): p for p in population.prompts()}
     assert len({(p.fact_id, p.template_id) for p in drawn}) == len(drawn) == 20
     assert all(everything[p.fact_id, p.template_id] == p for p in drawn)
     assert [len(group) for group in groups] == [5, 5, 5, 5]
     # Strata lie beside each other before they are dealt, so the largest relation is in every group.
     assert all(any(p.template_id.startswith("P36.") for p in group) for group in groups)
-    assert projection.draw(asked, 20, groups=4) == groups
-    assert projection.draw(asked, 20, groups=4, seed=1) != groups
-    assert sum(map(len, projection.draw(asked, 3, groups=20))) == 3
+    assert sample.draw_groups(population, 20, groups=4) == groups
+    assert sample.draw_groups(population, 20, groups=4, seed=1) != groups
+    assert sum(map(len, sample.draw_groups(population, 3, groups=20))) == 3
 
 
 # --- the projection ---
 
 
 def test_a_projection_is_seconds_a_prompt_times_prompts():
-    estimate = projection.estimate([1.0, 2.0, 3.0], [10, 10, 20], 400)
-    assert estimate.seconds == pytest.approx(6.0 / 40 * 400)
-    assert estimate.n_prompts == 400
-    assert estimate.low < estimate.seconds < estimate.high
+    found = projection.project_time([1.0, 2.0, 3.0], [10, 10, 20], 400)
+    assert found.seconds == pytest.approx(6.0 / 40 * 400)
+    assert found.n_prompts == 400
+    assert found.low < found.seconds < found.high
 
 
 def test_groups_that_agree_leave_no_doubt():
-    estimate = projection.estimate([2.0, 4.0], [10, 20], 300)
-    assert (estimate.low, estimate.seconds, estimate.high) == pytest.approx((60, 60, 60))
+    found = projection.project_time([2.0, 4.0], [10, 20], 300)
+    assert (found.low, found.seconds, found.high) == pytest.approx((60, 60, 60))
 
 
 def test_the_interval_is_as_wide_as_resampling_makes_it():
     """Groups of 1 and 3 seconds: a quarter of the resamples have the first twice, a quarter the second."""
-    estimate = projection.estimate([1.0, 3.0], [1, 1], 1)
-    assert (estimate.low, estimate.seconds, estimate.high) == pytest.approx((1, 2, 3))
-    many = projection.estimate([1.0, 3.0] * 50, [1] * 100, 1)
+    found = projection.project_time([1.0, 3.0], [1, 1], 1)
+    assert (found.low, found.seconds, found.high) == pytest.approx((1, 2, 3))
+    many = projection.project_time([1.0, 3.0] * 50, [1] * 100, 1)
     standard_error = 1 / 100**0.5
     assert many.high - many.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
 
 
-@pytest.mark.parametrize("shape", ["bert-tiny", "gpt2-tiny", "llama-tiny"])
-def test_a_shape_is_projected_with_a_tokenizer_of_its_own(shape: str):
-    subject = shapes.shape_subject(shape)
-    causal = subject.family.kind == "causal"
-    asked = projection.population(made_up(), causal=causal)
-    subject = projection.with_trained_tokenizer(subject, asked.prompts())
-    groups = projection.draw(asked, 16, groups=3)
-    result = projection.project(subject, asked, groups, tolerance=0.01, trained_tokenizer=True)
-    assert (result.n_sampled, result.n_left_out, result.group_prompts) == (16, 0, (6, 5, 5))
-    mean = sum(result.group_seconds) / 16
-    assert result.everything.seconds == pytest.approx(mean * asked.n_prompts)
-    assert result.discovery.seconds == pytest.approx(mean * asked.n_discovery)
-    assert result.prompts_per_second == pytest.approx(1 / mean)
-    lengths = [len(subject.encode(prompt).input_ids) for group in groups for prompt in group]
-    assert result.mean_tokens == pytest.approx(sum(lengths) / 16)
-    assert result.converged_share == 1
-    assert result.max_gap <= 0.01
-    assert result.points_per_layer >= 3
-    assert result.token_cost is not None
-    assert "a public one's are longer" in projection.report(result)
+def test_a_shape_is_projected_with_a_tokenizer_of_its_own(subject):
+    population = sample.population_of(made_up(), causal=subject.family.kind == "causal")
+    groups = sample.draw_groups(population, 16, groups=3)
+    result = projection.measure_projection(subject, population, groups, tolerance=0.01, train=True)
+    assert (result["n_sampled"], result["n_left_out"], result["group_prompts"]) == (16, 0, [6, 5, 5])
+    mean = sum(result["group_seconds"]) / 16
+    assert result["everything"].seconds == pytest.approx(mean * population.n_prompts)
+    assert result["discovery"].seconds == pytest.approx(mean * population.n_discovery)
+    assert result["prompts_per_second"] == pytest.approx(1 / mean)
+    assert 4 < result["mean_tokens"] < 14
+    assert result["converged_share"] == 1
+    assert result["max_gap"] <= 0.01
+    assert result["points_per_layer"] >= 3
+    assert result["token_cost"] is not None
+    assert "a public one's are longer" in projection.describe_projection(result)
 
 
 def test_prompts_that_a_model_cannot_be_asked_are_counted(tiny_bert):
     """Its vocabulary has letters for every word, but not for these."""
-    from atlas.surgery.subject import load_subject
-
-    subject = load_subject(str(tiny_bert), device="cpu")
-    asked = projection.population(made_up(), causal=False)
-    good = asked.prompts()[:3]
+    subject = models.named_subject(str(tiny_bert))
+    population = sample.population_of(made_up(), causal=False)
+    good = population.prompts()[:3]
     foreign = [Prompt("x", "P36.0", "the capital of oz is [Y] .", "☃")]
-    result = projection.project(subject, asked, [good[:1] + foreign, good[1:]], tolerance=0.01)
-    assert (result.n_sampled, result.n_left_out, result.group_prompts) == (4, 1, (1, 2))
-    assert "1 of 4 sampled prompts cannot be asked" in projection.report(result)
+    groups = [good[:1] + foreign, good[1:]]
+    result = projection.measure_projection(subject, population, groups, tolerance=0.01)
+    assert (result["n_sampled"], result["n_left_out"], result["group_prompts"]) == (4, 1, [1, 2])
+    assert result["mean_tokens"] == pytest.approx(sum(len(subject.encode(p).input_ids) for p in good) / 3)
+    assert "1 of 4 sampled prompts cannot be asked" in projection.describe_projection(result)
     with pytest.raises(BuildError, match="none of the sampled prompts"):
-        projection.project(subject, asked, [foreign], tolerance=0.01)
+        projection.measure_projection(subject, population, [foreign], tolerance=0.01)
 
 
 # --- tokenizers ---
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama"])
-def test_a_trained_tokenizer_keeps_answers_whole_and_its_size(model_type: str):
-    asked = projection.population(made_up(), causal=model_type != "bert")
-    tokenizer = vocabulary.trained(model_type, asked.prompts(), 400)
+def test_a_trained_tokenizer_keeps_answers_whole_and_its_size_and_is_the_same_each_time(model_type: str):
+    population = sample.population_of(made_up(), causal=model_type != "bert")
+    tokenizer, again = (models.trained_tokenizer(model_type, population.prompts(), 400) for _ in range(2))
+    assert tokenizer.get_vocab() == again.get_vocab()
     assert len(tokenizer) <= 400
-    for prompt in asked.prompts():
+    for prompt in population.prompts():
         answer = prompt.answer if model_type == "bert" else f" {prompt.answer}"
         assert len(tokenizer.encode(answer, add_special_tokens=False)) == 1
     first = tokenizer.convert_ids_to_tokens(tokenizer.encode("Oz"))[0]
-    assert first == {"bert": "[CLS]", "gpt2": "O", "llama": vocabulary.BEGIN}.get(model_type) or first == "Oz"
-
-
-@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
-def test_training_gives_the_same_tokenizer_each_time(model_type: str):
-    asked = projection.population(made_up(), causal=False)
-    first, second = (vocabulary.trained(model_type, asked.prompts(), 300).get_vocab() for _ in range(2))
-    assert first == second
+    assert first in {"bert": ("[CLS]",), "gpt2": ("O", "Oz"), "llama": (models.BEGIN,)}[model_type]
 
 
 # --- the command ---
-
-
-@pytest.fixture(autouse=True)
-def torchs_threads():
-    """The command sets them for its process, which here is the other tests' too."""
-    import torch
-
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_command_projects(source: Path, tmp_path: Path, capsys):

@@ -1,4 +1,4 @@
-"""The made-up collection and the benchmark of reading: small ones, so that they keep running."""
+"""The made-up atlas and collection are atlases as large as they say, and questions to them are answered."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import atlas
+from atlas.errors import AtlasError
 from atlas.store.collection import Collection
 from atlas.store.manifest import verify
 from atlas.store.schema import TABLES
+from build.bench import big_atlas, main, reading
+from build.bench.big_atlas import write_big_atlas
+from build.bench.big_collection import MEMBER_TABLES, write_big_collection, write_giant_atlas
+from build.bench.reading import LAYOUTS, Layout
+from build.output.check import check_atlas
 from build.output.writer import row_group_rows
-from tests import bench_reading
-from tests.bench_reading import LAYOUTS, Layout, Question, lay_out, main, measured
-from tests.big_collection import MEMBER_TABLES, write_big_collection, write_giant_atlas
+from tests.sample_atlas import OPTIONAL_TABLES
 
 N_MODELS = 3
 N_FACTS = 300
@@ -31,7 +35,48 @@ def giant(many) -> Path:
     return write_giant_atlas(many, many.parent / "giant")
 
 
-# The made-up rows ------------------------------------------------------------------------------------
+# --- the made-up atlas ---
+
+
+def test_it_passes_the_check_and_its_neurons_follow_from_its_scores(tmp_path):
+    folder = write_big_atlas(tmp_path / "big", n_facts=1_000)
+    report = check_atlas(folder)
+    assert not report.problems
+    assert report.converged == 1
+    with atlas.open(folder) as opened:
+        counts = opened.query_one(
+            """SELECT (SELECT count(*) FROM facts) AS facts, (SELECT count(*) FROM prompts) AS prompts,
+                      (SELECT count(*) FROM knowledge_neurons) AS pairs,
+                      (SELECT max(n_facts) FROM hub_neurons) AS hub"""
+        )
+    assert (counts["facts"], counts["prompts"], counts["pairs"]) == (1_000, 8_137, 11_036)
+    assert counts["hub"] > 200
+
+
+def test_it_is_the_same_each_time(tmp_path):
+    first, second = (write_big_atlas(tmp_path / name, n_facts=500) for name in ("first", "second"))
+    with atlas.open(first) as a, atlas.open(second) as b:
+        for table in a.tables:
+            rows = f"SELECT count(*) AS n, bit_xor(hash(row)) AS rows FROM {table} AS row"
+            assert a.query_one(rows) == b.query_one(rows)
+
+
+def test_its_relations_add_up_to_the_published_numbers():
+    sizes = big_atlas.relation_sizes(big_atlas.N_FACTS, big_atlas.N_PROMPTS)
+    assert len(sizes) == 39
+    assert sum(n_facts for _, _, n_facts, _ in sizes) == 27_610
+    assert sum(n_facts * n_templates for _, _, n_facts, n_templates in sizes) == 224_674
+    assert min(n_templates for *_, n_templates in sizes) == 4
+
+
+def test_tables_can_be_left_out(tmp_path):
+    folder = write_big_atlas(tmp_path / "bare", n_facts=500, leave_out=OPTIONAL_TABLES)
+    assert check_atlas(folder).passed
+    with atlas.open(folder) as opened:
+        assert opened.tables == ("relations", "facts", "knowledge_neurons")
+
+
+# --- the made-up collection ---
 
 
 def test_every_member_is_a_whole_atlas_of_the_same_facts_and_its_own_pairs(many):
@@ -104,38 +149,46 @@ def test_its_files_have_the_row_groups_of_a_build(giant):
         assert max(groups) <= row_group_rows(table)
 
 
-# The benchmark ---------------------------------------------------------------------------------------
+# --- the benchmark ---
 
 
 def test_every_question_is_answered_and_reported(many, giant, tmp_path, capsys):
-    main([str(many), "--giant", str(giant), "--repeats", "1", "--json", str(tmp_path / "figures.json")])
+    arguments = ["reading", str(many), "--giant", str(giant), "--repeats", "1"]
+    assert main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
-    asked = bench_reading.questions("", "", "", (0, 0), "")
-    assert [each["name"] for each in figures["collection"]] == [question.name for question in asked]
-    assert len(figures["giant"]) == 4
+    for key, questions in (("collection", reading.QUESTIONS), ("giant", reading.GIANT_QUESTIONS)):
+        assert [each["name"] for each in figures[key]] == [name for name, *_ in questions]
     for each in (*figures["collection"], *figures["giant"]):
         assert each["rows"] > 0, each["name"]
         assert each["cold"] >= each["query"] > 0
         assert each["memory"] > 50
     printed = capsys.readouterr().out
-    assert all(f"| {question.name} |" in printed for question in asked)
+    assert all(f"| {name} " in printed for name, *_ in reading.QUESTIONS)
 
 
 @pytest.mark.parametrize(
     "layout", [LAYOUTS[0], LAYOUTS[-1], Layout("tiny", 100, options={"write_page_index": True})]
 )
 def test_a_layout_has_the_same_rows(many, tmp_path, layout):
-    path = lay_out(many, tmp_path / "laid out", layout)
-    asked = Question("all", "SELECT atlas_id, fact_id, layer, neuron FROM knowledge_neurons ORDER BY ALL")
+    path = reading.lay_out(many, tmp_path / "laid out", layout)
+    sql = "SELECT atlas_id, fact_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
     kind = "file" if layout.one_file else "collection"
-    with bench_reading.opened(kind, path) as new, Collection(many) as old:
-        assert new.query(asked.sql).equals(old.query(asked.sql))
-    figures = measured(asked, kind, path, 1)
-    assert figures.rows == N_MODELS * 3_311
+    with reading.open_reader(kind, path) as new, Collection(many) as old:
+        assert new.query(sql).equals(old.query(sql))
+    figures = reading.measure_question(("all", None, sql), {}, kind, path, 1)
+    assert figures["rows"] == N_MODELS * 3_311
     files = [path] if layout.one_file else path.glob("*/knowledge_neurons.parquet")
     assert {pq.read_metadata(file).row_group(0).num_rows <= layout.rows for file in files} == {True}
 
 
+def test_layouts_are_compared_and_removed(many, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reading, "LAYOUTS", LAYOUTS[:1])
+    monkeypatch.setattr(reading, "LAYOUT_QUESTIONS", reading.LAYOUT_QUESTIONS[:2])
+    assert main(["reading", str(many), "--layouts", str(tmp_path / "tried"), "--repeats", "1"]) == 0
+    assert "| 16k " in capsys.readouterr().out
+    assert not any((tmp_path / "tried").iterdir())
+
+
 def test_a_question_that_fails_ends_the_benchmark_with_its_error(many):
-    with pytest.raises(SystemExit, match="'wrong' was not answered"):
-        measured(Question("wrong", "SELECT nothing FROM facts"), "collection", many, 1)
+    with pytest.raises(AtlasError, match="nothing"):
+        reading.measure_question(("wrong", None, "SELECT nothing FROM facts"), {}, "collection", many, 1)

@@ -22,9 +22,9 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -39,8 +39,8 @@ from atlas.errors import BuildError
 from atlas.neuron import Neuron
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
 from build.bench.big_atlas import write_big_atlas
-from build.bench.figures import markdown_table, write_json
-from build.bench.machine import ROOT, machine_load, peak_bytes, timed
+from build.bench.figures import format_rows, markdown_table, write_json
+from build.bench.machine import CHECKOUT, machine_load, peak_bytes, timed
 
 # What issue and README promise, in milliseconds and megabytes.
 PROMISED_MS = 300
@@ -48,20 +48,6 @@ PROMISED_MB = 400
 SLOWEST = 120.0
 
 Visit = tuple[str, dict[str, str]]  # a page and its URL's parameters
-
-
-@dataclass(frozen=True)
-class PageFigures:
-    """The visits of one kind of page: milliseconds of the server, and its memory after them."""
-
-    page: str
-    visits: int
-    median: float
-    p95: float
-    largest: float
-    again: float
-    cpu: float
-    megabytes: float
 
 
 # --- serve ---
@@ -76,7 +62,7 @@ def serving(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     options = ["--server.headless", "true", "--server.port", str(port), "--server.address", "127.0.0.1"]
     server = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "app/main.py", *options],
-        cwd=ROOT,
+        cwd=CHECKOUT,
         env={**os.environ, ENVIRONMENT_VARIABLE: str(folder.resolve())},
         stdout=subprocess.DEVNULL,
     )
@@ -194,8 +180,8 @@ def plan_visits(opened: Atlas, n: int) -> dict[str, list[Visit]]:
 
 def time_visits(
     connection: ClientConnection, process: psutil.Process, page: str, visits: Sequence[Visit]
-) -> PageFigures:
-    """Visit each page twice."""
+) -> dict[str, Any]:
+    """Visit each page twice: milliseconds of the server, and its memory after these visits."""
 
     def seconds(place: str, parameters: dict[str, str]) -> float:
         return timed(lambda: visit_page(connection, place, parameters))[0]
@@ -207,16 +193,9 @@ def time_visits(
         cpu.append(1000 * (sum(process.cpu_times()[:2]) - before))
         again.append(1000 * seconds(place, parameters))
     median, p95, largest = map(float, np.percentile(first, [50, 95, 100]))
-    return PageFigures(
-        page,
-        len(visits),
-        median,
-        p95,
-        largest,
-        again=float(np.median(again)),
-        cpu=float(np.median(cpu)),
-        megabytes=_megabytes(process),
-    )
+    figures = {"median": median, "p95": p95, "largest": largest, "again": float(np.median(again))}
+    figures |= {"cpu": float(np.median(cpu)), "megabytes": _megabytes(process)}
+    return {"page": page, "visits": len(visits), **figures}
 
 
 def _megabytes(process: psutil.Process) -> float:
@@ -226,7 +205,7 @@ def _megabytes(process: psutil.Process) -> float:
 # --- all of them ---
 
 
-def measure_pages(folder: Path, n: int) -> tuple[list[PageFigures], dict[str, float]]:
+def measure_pages(folder: Path, n: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The figures of every kind of page, and resident megabytes of the server and of what it started."""
     with atlas.open(folder) as opened:
         planned = plan_visits(opened, n)
@@ -249,11 +228,10 @@ def time_pages(folder: Path | None, n: int, json: Path | None) -> None:
         "Milliseconds of the server, from the question to the end of the script (CPU: the median of its\n"
         "processor time; MB: its memory after these visits):\n"
     )
-    rows = [asdict(page).values() for page in pages]
     heads = ("page", "visits", "median", "p95", "largest", "again", "CPU", "MB")
-    cells = [(page, *(f"{value:.0f}" for value in rest)) for page, *rest in rows]
-    print(markdown_table(heads, cells))
-    late = [each.page for each in pages if each.visits > 1 and each.p95 > PROMISED_MS]
+    cells = ("{page}", "{visits}", "{median:.0f}", "{p95:.0f}", "{largest:.0f}", "{again:.0f}")
+    print(markdown_table(heads, format_rows(pages, *cells, "{cpu:.0f}", "{megabytes:.0f}")))
+    late = [each["page"] for each in pages if each["visits"] > 1 and each["p95"] > PROMISED_MS]
     print(
         f"\np95 above {PROMISED_MS} ms (the first of all aside): {', '.join(late) or 'none'}\n"
         f"Memory of the server: {memory['at_start']:.0f} MB at the start, {memory['after_all']:.0f} MB after "

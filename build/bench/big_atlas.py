@@ -39,12 +39,12 @@ from atlas.store.manifest import (
 from atlas.store.schema import SORT_KEYS, TABLES
 from build.output.writer import ROW_GROUP_ROWS, Output
 
-N_LAYERS = 12
-N_NEURONS = 3_072
-N_RELATIONS = 39
-N_FACTS = 27_610
-N_PAIRS = 304_711
-N_PROMPTS = 224_674
+_N_LAYERS = 12
+_N_NEURONS = 3_072
+_N_RELATIONS = 39
+PUBLISHED_FACTS = 27_610
+PUBLISHED_PAIRS = 304_711
+PUBLISHED_PROMPTS = 224_674
 
 _SYLLABLES = "ba ber cor dan el fá gar hel ir jo kal lin mar nor ö pol quin rā sel tor ur vé wes xi yar zü"
 
@@ -65,7 +65,7 @@ MACROS = f"""
 """
 
 # Table → how it is made. {facts}, {pairs}: how many; `sizes` is the table of `relation_sizes`.
-STEPS = {
+TABLE_STEPS = {
     # 1. Facts and prompts.
     "fact": """
     CREATE TABLE fact AS
@@ -261,7 +261,7 @@ STEPS = {
 
 
 def write_big_atlas(
-    folder: Path, *, n_facts: int = N_FACTS, atlas_id: str = "big", leave_out: Collection[str] = ()
+    folder: Path, *, n_facts: int = PUBLISHED_FACTS, atlas_id: str = "big", leave_out: Collection[str] = ()
 ) -> Path:
     """Write an atlas into `folder` (made if absent) and return it; pairs and prompts are in proportion.
 
@@ -282,7 +282,7 @@ def write_big_atlas(
 
 def relation_sizes(n_facts: int, n_prompts: int) -> list[tuple[int, str, int, int]]:
     """Of each relation: number, id, facts, templates; they add up to what is asked for."""
-    n = N_RELATIONS
+    n = _N_RELATIONS
     templates = [4 + (7 * r) % 9 for r in range(n)]
     weights = [0.4 + (17 * r % n) / n for r in range(n)]
     facts = [max(2, int(n_facts * weight / sum(weights))) for weight in weights]
@@ -302,11 +302,11 @@ def fill_tables(
     connection: duckdb.DuckDBPyConnection,
     n_facts: int,
     *,
-    steps: Mapping[str, str] = STEPS,
+    steps: Mapping[str, str] = TABLE_STEPS,
     seed: int = 0,
 ) -> None:
     """Make the tables of `steps`, `fact` first: facts do not depend on the seed, the rest does."""
-    sizes = relation_sizes(n_facts, round(n_facts * N_PROMPTS / N_FACTS))
+    sizes = relation_sizes(n_facts, round(n_facts * PUBLISHED_PROMPTS / PUBLISHED_FACTS))
     connection.execute("SET preserve_insertion_order = false")
     connection.execute(MACROS.format(seed=0))
     connection.execute(
@@ -314,7 +314,7 @@ def fill_tables(
     )
     connection.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", sizes)
     connection.execute("CREATE TABLE sizes AS SELECT *, lower(word(r, 'label')) AS label FROM counted")
-    n_pairs = round(n_facts * N_PAIRS / N_FACTS)
+    n_pairs = round(n_facts * PUBLISHED_PAIRS / PUBLISHED_FACTS)
     for table, step in steps.items():
         connection.execute(step.format(pairs=n_pairs, facts=n_facts, relations=len(sizes)))
         if table == "fact":
@@ -336,7 +336,7 @@ def experiment_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[d
     pairs = connection.execute(
         "SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
     ).fetchall()
-    return evidence_tables(facts, prompts, pairs, n_layers=N_LAYERS, seed=0)
+    return evidence_tables(facts, prompts, pairs, n_layers=_N_LAYERS, seed=0)
 
 
 def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Iterable[str]) -> None:
@@ -363,8 +363,8 @@ def big_manifest(folder: Path, atlas_id: str, *, model: str = "made-up-model") -
             activation_function="gelu",
             family="bert",
             dtype="float32",
-            n_layers=N_LAYERS,
-            n_neurons=N_NEURONS,
+            n_layers=_N_LAYERS,
+            n_neurons=_N_NEURONS,
         ),
         dataset=DatasetRecord(id="made-up", revision="1", hash="0" * 64, licence="CC0-1.0"),
         method=MethodRecord(

@@ -40,7 +40,7 @@ _SCORED = """
     FROM (SELECT * EXCLUDE n FROM pair) JOIN (SELECT *, (n_templates + 1) // 2 AS n FROM fact) USING (f)
 """
 _MEMBER_STEPS = ("fact", "prompt", "drawn", "pair", "relations", "facts", "prompts", "knowledge_neurons")
-_STEPS = {name: big_atlas.STEPS[name] for name in (*_MEMBER_STEPS, "neurons")} | {
+_STEPS = {name: big_atlas.TABLE_STEPS[name] for name in (*_MEMBER_STEPS, "neurons")} | {
     "knowledge_neurons": _SCORED
 }
 
@@ -51,7 +51,7 @@ def member_id(number: int) -> str:
 
 
 def write_big_collection(
-    folder: Path, *, models: int = N_MODELS, n_facts: int = big_atlas.N_FACTS, complete: int = 1
+    folder: Path, *, models: int = N_MODELS, n_facts: int = big_atlas.PUBLISHED_FACTS, complete: int = 1
 ) -> Path:
     """Write the members into `folder` (made if absent) and return it; those that are there are kept.
 
@@ -94,7 +94,7 @@ def write_giant_atlas(collection: Path, folder: Path) -> Path:
             FROM read_parquet({first})"""
         )
         connection.execute(big_atlas.MACROS.format(seed=0))
-        connection.execute(big_atlas.STEPS["neurons"])
+        connection.execute(big_atlas.TABLE_STEPS["neurons"])
         big_atlas.write_tables(connection, folder, ("relations", "facts", "knowledge_neurons", "neurons"))
     write_manifest(folder, big_atlas.big_manifest(folder, folder.name, model="made-up-giant"))
     return folder

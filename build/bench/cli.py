@@ -20,15 +20,15 @@ from build.plan import model_shape
 PARTS = ("compare", "floor", "projection", "scaling")
 AXES = ("prompts", "layers", "length", "batch")
 
-bench = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+benchmarks = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m build bench`: 0 when measured, 2 with a sentence when something was asked wrongly."""
-    return run(bench, arguments, prog="python -m build bench")
+    return run(benchmarks, arguments, prog="python -m build bench")
 
 
-def say(line: str) -> None:
+def _say(line: str) -> None:
     """How far it is, on stderr."""
     print(line, file=sys.stderr, flush=True)
 
@@ -90,7 +90,7 @@ def _option(panel: str, help: str, *names: str, **checks: Any) -> Any:
 # --- attribution ---
 
 
-@bench.callback(invoke_without_command=True)
+@benchmarks.callback(invoke_without_command=True)
 def attribution(
     context: typer.Context,
     shape: Annotated[
@@ -153,7 +153,7 @@ def attribution(
         allocate(population, options.sample or min(SAMPLES.values()))
     from build.bench.parts import time_parts
 
-    time_parts(options, population, say)
+    time_parts(options, population, _say)
 
 
 def _is_causal(options: SimpleNamespace) -> bool:
@@ -166,7 +166,7 @@ def _is_causal(options: SimpleNamespace) -> bool:
 # --- the other benchmarks ---
 
 
-@bench.command()
+@benchmarks.command()
 def compat(
     models: Annotated[
         list[str], typer.Option(metavar="NAME …", help="of the project, folders, hub ids or shapes")
@@ -180,10 +180,10 @@ def compat(
     """What a script for the original gains: `get_refined_neurons` beside a plain loop."""
     from build.bench import compat
 
-    compat.compare_drop_in([*models, *(more or ())], prompts, rounds, threads, json, say)
+    compat.compare_drop_in([*models, *(more or ())], prompts, rounds, threads, json, _say)
 
 
-@bench.command()
+@benchmarks.command()
 def executors(
     model: str = "pocket-bert",
     dataset: str = "starter",
@@ -196,10 +196,10 @@ def executors(
     from build.bench import executors
 
     what = ["--model", model, "--dataset", dataset, "--limit", str(limit), "--shard-size", str(shard_size)]
-    executors.compare_executors(what, rounds, json, say)
+    executors.compare_executors(what, rounds, json, _say)
 
 
-@bench.command()
+@benchmarks.command()
 def precision(
     models: Annotated[str, typer.Option(help="shapes or models")] = "bert-base,gpt2,pocket-bert",
     prompts: Count = 8,
@@ -211,7 +211,7 @@ def precision(
     precision.measure_rounding(models.split(","), prompts, json)
 
 
-@bench.command()
+@benchmarks.command()
 def app(
     atlas: Folder = None,
     visits: Annotated[int, typer.Option(min=1, help="visits of each kind of page")] = 20,
@@ -224,7 +224,7 @@ def app(
     app.time_pages(atlas, visits, json)
 
 
-@bench.command()
+@benchmarks.command()
 def reading(
     collection: Annotated[
         Path, typer.Argument(exists=True, file_okay=False, help="a folder that big-collection wrote")
@@ -242,15 +242,7 @@ def reading(
     reading.time_questions(collection.resolve(), giant, layouts, repeats, json)
 
 
-@bench.command()
-def big_atlas(folder: Path) -> None:
-    """Write a made-up atlas of the published size: 27,610 facts, 304,711 pairs."""
-    from build.bench.big_atlas import write_big_atlas
-
-    print(write_big_atlas(folder))
-
-
-@bench.command()
+@benchmarks.command()
 def big_collection(
     folder: Annotated[Path, typer.Argument(help="where the members go, a folder each")],
     models: Annotated[int, typer.Option(min=1, help="members")] = 100,

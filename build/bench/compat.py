@@ -32,10 +32,8 @@ from build.plan import BuildOptions, make_plan
 LOOP, SAME, CERTIFIED = "plain loop, 20 points", "drop-in, same points", "drop-in, certified"
 STEPS, SHARE, LIMIT = 20, 0.5, 0.3
 
-Neurons = list[list[int]]
 
-
-def prompts_of_fact(name: str, kind: str, n: int) -> tuple[list[str], str]:
+def texts_of_fact(name: str, kind: str, n: int) -> tuple[list[str], str]:
     """Texts with the answer left out, and the answer: of a shape's words, else of the starter facts."""
     if name in SHAPES:
         prompts = bench_prompts(kind, n)
@@ -46,7 +44,7 @@ def prompts_of_fact(name: str, kind: str, n: int) -> tuple[list[str], str]:
     return [prompt.text for prompt in prompts], prompts[0].answer
 
 
-def refine_by_loop(kn: KnowledgeNeurons, texts: Sequence[str], answer: str) -> Neurons:
+def refine_by_loop(kn: KnowledgeNeurons, texts: Sequence[str], answer: str) -> list[list[int]]:
     """The refined neurons by the plain loop."""
     counts: Counter = Counter()
     for text in texts:
@@ -55,11 +53,11 @@ def refine_by_loop(kn: KnowledgeNeurons, texts: Sequence[str], answer: str) -> N
     return [list(neuron) for neuron, count in counts.items() if count > SHARE * len(texts)]
 
 
-def sides_of(name: str, n_prompts: int) -> dict[str, Callable[[], Neurons]]:
+def sides_of(name: str, n_prompts: int) -> dict[str, Callable[[], list[list[int]]]]:
     """The three ways to the refined neurons of one fact."""
     subject = named_subject(name)
     masked = subject.family.kind == "masked"
-    texts, answer = prompts_of_fact(name, subject.family.kind, n_prompts)
+    texts, answer = texts_of_fact(name, subject.family.kind, n_prompts)
     slot = (OBJECT_SLOT, subject.tokenizer.mask_token) if masked else (f" {OBJECT_SLOT}", "")
     texts = [text.replace(*slot).removesuffix("" if masked else ".") for text in texts]
     answer = answer if masked else f" {answer}"
@@ -85,7 +83,7 @@ def time_model(name: str, n_prompts: int, n_rounds: int, say: Say) -> list[dict[
     return [{side: seconds for side, (seconds, _) in each.items()} for each in rounds]
 
 
-def figures_of(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+def medians_of(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     """Seconds by side, and how many times as fast as the loop the drop-in is."""
     found = {side: statistics.median(each[side] for each in rounds) for side in (LOOP, SAME, CERTIFIED)}
     for side in (SAME, CERTIFIED):
@@ -99,7 +97,7 @@ def compare_drop_in(
     """Time every model, print the table and keep it as JSON."""
     torch.set_num_threads(threads)
     rounds = {name: time_model(name, n_prompts, n_rounds, say) for name in names}
-    figures = {name: figures_of(each) for name, each in rounds.items()}
+    figures = {name: medians_of(each) for name, each in rounds.items()}
     rows = [
         (
             f"{name} shape" if name in SHAPES else f"`{name}`",

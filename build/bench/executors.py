@@ -29,7 +29,7 @@ from atlas.errors import BuildError
 from atlas.store.manifest import file_name, read_manifest
 from atlas.store.schema import TABLES
 from build.bench.figures import markdown_table, write_json
-from build.bench.machine import ROOT, Say, run_in_turn
+from build.bench.machine import CHECKOUT, Say, run_in_turn
 
 MODEL_STAGES = ("attribute", "read out", "activations", "evaluate")
 CLOCKS = ("stages", "rest", "whole")
@@ -50,14 +50,13 @@ Turn = dict[str, float]  # clock → seconds of one side
 def time_builds(side: str, what: Sequence[str], folder: Path) -> Turn:
     """Build into `folder / "0"` and, for two processes, `folder / "1"`; the seconds of the slower."""
     outs = [folder / str(number) for number in range(2 if side == TWO else 1)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1"}
     environment.pop("OMP_NUM_THREADS", None)
     command = [sys.executable, "-m", "build", "run", *what, "--device", "cpu", *OPTIONS[side].split()]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    options = {"cwd": CHECKOUT, "env": environment, "stdout": subprocess.DEVNULL}
+    options |= {"stderr": subprocess.PIPE, "text": True}
     started = time.monotonic()
-    running = [
-        subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, env=environment, **pipes) for out in outs
-    ]
+    running = [subprocess.Popen([*command, "--out", str(out)], **options) for out in outs]
     turns = []
     for process, out in zip(running, outs, strict=True):
         _, errors = process.communicate()
@@ -88,7 +87,7 @@ def time_round(what: Sequence[str], turn: int, say: Say) -> dict[str, Turn]:
     return {side: seconds for side, (_, seconds) in found.items()}
 
 
-def figures_of(rounds: Sequence[dict[str, Turn]]) -> dict[str, float]:
+def compare_stages(rounds: Sequence[dict[str, Turn]]) -> dict[str, float]:
     """Seconds by side and clock, Ray's overhead, and how many times as fast as one process it is."""
 
     def median(value) -> float:
@@ -110,7 +109,7 @@ def figures_of(rounds: Sequence[dict[str, Turn]]) -> dict[str, float]:
 def compare_executors(what: Sequence[str], n_rounds: int, json: Path | None, say: Say) -> None:
     """Time every round, print the table and keep it as JSON. what: options of `python -m build run`."""
     rounds = [time_round(what, turn, say) for turn in range(n_rounds)]
-    found = figures_of(rounds)
+    found = compare_stages(rounds)
     rows = [(side, *(f"{found[f'{side}: {clock}']:.1f} s" for clock in CLOCKS)) for side in OPTIONS]
     rows.append(("half of the two processes: the ideal", f"{found['ideal: stages']:.1f} s", "", ""))
     print(markdown_table(("", *CLOCKS), rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,11 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     console = Console(file=io.StringIO(), width=10_000)
     console.print(table)
     return console.file.getvalue().strip("\n ")
+
+
+def format_rows(rows: Iterable[Mapping[str, Any]], *cells: str) -> list[list[str]]:
+    """Each row as cells, written such as ``"{seconds:.3f}"``."""
+    return [[cell.format(**row) for cell in cells] for row in rows]
 
 
 def write_json(path: Path | None, figures: Any) -> None:

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from atlas.surgery.subject import Subject
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout
-T = TypeVar("T")
+CHECKOUT = Path(__file__).resolve().parents[2]  # the checkout
+_T = TypeVar("_T")
 Say = Callable[[str], None]
 
 
-def timed(work: Callable[[], T], device: torch.device | None = None) -> tuple[float, T]:
+def timed(work: Callable[[], _T], device: torch.device | None = None) -> tuple[float, _T]:
     """The seconds that `work` takes, until a GPU is done with it, and what it returns."""
     start = now(device)
     result = work()
@@ -48,8 +48,8 @@ def now(device: torch.device | None = None) -> float:
 
 
 def run_in_turn(
-    sides: Mapping[str, Callable[[], T]], turn: int, say: Say, device: torch.device | None = None
-) -> dict[str, tuple[float, T]]:
+    sides: Mapping[str, Callable[[], _T]], turn: int, say: Say, device: torch.device | None = None
+) -> dict[str, tuple[float, _T]]:
     """Time every side once, the one whose turn it is first: a machine that slows down slows all of them."""
     first = turn % len(sides)
     order = [*sides][first:] + [*sides][:first]
@@ -60,7 +60,7 @@ def run_in_turn(
     return found
 
 
-def run_alone(function: Callable[..., T], *arguments: Any, remedy: str = "") -> T:
+def run_alone(function: Callable[..., _T], *arguments: Any, remedy: str = "") -> _T:
     """What the function returns in a fresh process, whose memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:

@@ -25,7 +25,7 @@ from atlas.attribution import integration
 from atlas.attribution.attribution import Attribution, attribute, relative_difference
 from atlas.neuron import Prompt
 from atlas.surgery.subject import Subject
-from build.bench.figures import certificates, markdown_table, summary_of, write_json
+from build.bench.figures import certificates, format_rows, markdown_table, summary_of, write_json
 from build.bench.models import named_subject
 from build.bench.prompts import bench_prompts
 from build.bench.shapes import SHAPES
@@ -118,18 +118,12 @@ def measure_rounding(names: Sequence[str], n_prompts: int, json: Path | None) ->
                 "median_off": statistics.median(off),
             }
         figures[subject.name] = rows
-        heads = (
-            f"{subject.name}, {len(prompts)} prompts",
-            "points",
-            "settled",
-            "gap",
-            "off at most",
-            "median",
+        title = f"{subject.name}, {len(prompts)} prompts"
+        heads = (title, "points", "settled", "gap", "off at most", "median")
+        cells = format_rows(
+            ({"precision": precision, **row} for precision, row in rows.items()),
+            *("{precision}", "{points_per_layer:.1f}", "{converged_share:.1%}", "{max_gap:.2%}"),
+            *("{off_at_most:.2%}", "{median_off:.2%}"),
         )
-        formats = ("{:.1f}", "{:.1%}", "{:.2%}", "{:.2%}", "{:.2%}")
-        cells = [
-            (precision, *(form.format(value) for form, value in zip(formats, row.values(), strict=True)))
-            for precision, row in rows.items()
-        ]
         print(f"\n{markdown_table(heads, cells)}", flush=True)
     write_json(json, figures)

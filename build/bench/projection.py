@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from build.bench.machine import timed
 from build.bench.models import trained_tokenizer
 from build.bench.prompts import PROMPT_SEED
 from build.bench.sample import Population
-from build.bench.scaling import N_PROMPTS, seconds_by_length
+from build.bench.scaling import PROMPTS_A_POINT, seconds_by_length
 from build.progress import Progress
 
 RESAMPLES = 10_000
@@ -118,9 +118,9 @@ def token_cost(subject: Subject, prompts: Sequence[Prompt], length: int) -> floa
     """
     if 2 * length > subject.max_length:
         return None
-    short = [prompt for prompt in prompts if len(subject.encode(prompt).input_ids) <= length][:N_PROMPTS]
+    short = [prompt for prompt in prompts if len(subject.encode(prompt).input_ids) <= length]
     try:
-        once, twice = seconds_by_length(subject, (length, 2 * length), short=short)
+        once, twice = seconds_by_length(subject, (length, 2 * length), short=short[:PROMPTS_A_POINT])
     except BuildError:
         return None
     return (twice / once - 1) / length
@@ -128,20 +128,20 @@ def token_cost(subject: Subject, prompts: Sequence[Prompt], length: int) -> floa
 
 def describe_projection(result: dict[str, Any]) -> str:
     """The result for a person."""
-    heads = ("", "prompts", "projected", "95 % interval")
-    rows = [
-        (name, f"{found.n_prompts:,}", _span(found.seconds), f"{_span(found.low)} to {_span(found.high)}")
-        for name, found in (
-            ("discovery prompts, as a build", result["discovery"]),
-            ("all prompts (--attribute all)", result["everything"]),
-        )
-    ]
+    rows = []
+    for name, part in (
+        ("discovery prompts, as a build", "discovery"),
+        ("all prompts (--attribute all)", "everything"),
+    ):
+        n_prompts, *spans = astuple(result[part])
+        seconds, low, high = map(_span, spans)
+        rows.append((name, f"{n_prompts:,}", seconds, f"{low} to {high}"))
     n, calls = sum(result["group_prompts"]), len(result["group_prompts"])
     lines = [
         f"projection: {n:,} prompts of {result['n_relations']} relations and {result['n_templates']} "
         f"templates, in {calls} calls",
         "",
-        markdown_table(heads, rows),
+        markdown_table(("", "prompts", "projected", "95 % interval"), rows),
         "",
         f"{result['prompts_per_second']:,.2f} prompts a second; attribution only",
         f"{result['points_per_layer']:.1f} points a layer; {result['converged_share']:.2%} of layers "

@@ -36,98 +36,72 @@ from atlas.store.collection import Collection
 from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
 from atlas.store.schema import TABLES
 from build.bench.big_collection import member_id
-from build.bench.figures import markdown_table, write_json
+from build.bench.figures import format_rows, markdown_table, write_json
 from build.bench.machine import machine_load, peak_bytes, run_alone
 from build.output import writer
 
-MEMORY_MB = 1_000  # promised, as the milliseconds below
+MEMORY_MB = 1_000  # promised
 WARM_TIMES = 3
-LONG_ENOUGH = 3.0  # seconds
-PAIRS = "knowledge_neurons"
+WARM_SECONDS = 3.0
+_PAIRS = "knowledge_neurons"
 
-# Name, the milliseconds it may take (None: nothing was promised), the query.
-Question = tuple[str, int | None, str]
 Figures = dict[str, Any]
 
+# Promised milliseconds (None: nothing was promised) → name → query.
 # Of a collection; $complete is a member with every table.
-QUESTIONS: tuple[Question, ...] = (
-    ("a fact of one model", 100, "FROM facts WHERE atlas_id = $atlas AND fact_id = $fact"),
-    (
-        "… its neurons, with what they promote",
-        100,
-        f"""SELECT k.*, n.n_facts, n.promoted FROM {PAIRS} AS k
-        JOIN neurons AS n USING (atlas_id, layer, neuron) WHERE atlas_id = $atlas AND fact_id = $fact""",
-    ),
-    ("… its prompts", 100, "FROM prompts WHERE atlas_id = $atlas AND fact_id = $fact"),
-    (
-        "… its scores (3 million rows a model)",
-        100,
-        "FROM attributions WHERE atlas_id = $complete AND fact_id = $fact",
-    ),
-    (
-        "a neuron of one model: its facts",
-        100,
-        "FROM neuron_facts WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron",
-    ),
-    (
-        "a fact in every model: known, neurons",
-        100,
-        "SELECT atlas_id, known, mean_probability, n_neurons FROM facts WHERE fact_id = $fact",
-    ),
-    ("… all its neurons", None, f"FROM {PAIRS} WHERE fact_id = $fact"),
-    (
-        "relation overlap of one model, all pairs",
-        2_000,
-        "FROM relation_overlap WHERE atlas_id = $atlas",
-    ),
-    (
-        "relation overlap of one relation in every model",
-        2_000,
-        "FROM relation_overlap WHERE relation_a = $relation AND relation_b = $relation",
-    ),
-    ("relation overlap, all pairs in every model", None, "FROM relation_overlap"),
-    ("hub neurons of one model", None, "FROM hub_neurons WHERE atlas_id = $atlas LIMIT 50"),
-    (
-        "a relation's neurons in one model",
-        None,
-        "FROM relation_neurons WHERE atlas_id = $atlas AND relation_id = $relation LIMIT 50",
-    ),
-    ("hub neurons of every model", None, "FROM hub_neurons LIMIT 50"),
-    (
-        "known facts by model and relation",
-        None,
-        "SELECT atlas_id, relation_id, count(*) FILTER (known) FROM facts GROUP BY ALL ORDER BY ALL",
-    ),
-    (
-        "all pairs counted by model and layer",
-        None,
-        f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL ORDER BY ALL",
-    ),
-)
+QUESTIONS = {
+    100: {
+        "a fact of one model": "FROM facts WHERE atlas_id = $atlas AND fact_id = $fact",
+        "… its neurons, with what they promote": f"""SELECT k.*, n.n_facts, n.promoted FROM {_PAIRS} AS k
+            JOIN neurons AS n USING (atlas_id, layer, neuron) WHERE atlas_id = $atlas AND fact_id = $fact""",
+        "… its prompts": "FROM prompts WHERE atlas_id = $atlas AND fact_id = $fact",
+        "… its scores (3 million rows a model)": """
+            FROM attributions WHERE atlas_id = $complete AND fact_id = $fact""",
+        "a neuron of one model: its facts": """
+            FROM neuron_facts WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron""",
+        "a fact in every model: known, neurons": """
+            SELECT atlas_id, known, mean_probability, n_neurons FROM facts WHERE fact_id = $fact""",
+    },
+    2_000: {
+        "relation overlap of one model, all pairs": "FROM relation_overlap WHERE atlas_id = $atlas",
+        "relation overlap of one relation in every model": """
+            FROM relation_overlap WHERE relation_a = $relation AND relation_b = $relation""",
+    },
+    None: {
+        "a fact in every model: all its neurons": f"FROM {_PAIRS} WHERE fact_id = $fact",
+        "relation overlap, all pairs in every model": "FROM relation_overlap",
+        "hub neurons of one model": "FROM hub_neurons WHERE atlas_id = $atlas LIMIT 50",
+        "a relation's neurons in one model": """
+            FROM relation_neurons WHERE atlas_id = $atlas AND relation_id = $relation LIMIT 50""",
+        "hub neurons of every model": "FROM hub_neurons LIMIT 50",
+        "known facts by model and relation": """
+            SELECT atlas_id, relation_id, count(*) FILTER (known) FROM facts GROUP BY ALL ORDER BY ALL""",
+        "all pairs counted by model and layer": f"""
+            SELECT atlas_id, layer, count(*) FROM {_PAIRS} GROUP BY ALL ORDER BY ALL""",
+    },
+}
 # Of one atlas with all the pairs.
-GIANT_QUESTIONS: tuple[Question, ...] = (
-    ("a fact", 100, "FROM facts WHERE fact_id = $giant_fact"),
-    ("… its neurons", 100, f"FROM {PAIRS} WHERE fact_id = $giant_fact"),
-    (
-        "a neuron: its facts",
-        100,
-        f"SELECT fact_id FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron",
-    ),
-    ("relation overlap, all pairs", 2_000, "FROM relation_overlap"),
-)
+GIANT_QUESTIONS = {
+    100: {
+        "a fact": "FROM facts WHERE fact_id = $giant_fact",
+        "… its neurons": f"FROM {_PAIRS} WHERE fact_id = $giant_fact",
+        "a neuron: its facts": f"""
+            SELECT fact_id FROM {_PAIRS} WHERE layer = $layer AND neuron = $neuron""",
+    },
+    2_000: {"relation overlap, all pairs": "FROM relation_overlap"},
+}
 # Those that the pairs' layout decides.
-LAYOUT_QUESTIONS: tuple[Question, ...] = (
-    ("a fact", None, f"FROM {PAIRS} WHERE atlas_id = $atlas AND fact_id = $fact"),
-    ("a neuron", None, f"FROM {PAIRS} WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron"),
-    (
-        "counts of one",
-        None,
-        f"SELECT relation_id, layer, neuron, count(*) FROM {PAIRS} WHERE atlas_id = $atlas GROUP BY ALL",
-    ),
-    ("a fact, all models", None, f"FROM {PAIRS} WHERE fact_id = $fact"),
-    ("a neuron, all models", None, f"FROM {PAIRS} WHERE layer = $layer AND neuron = $neuron"),
-    ("counts of all", None, f"SELECT atlas_id, layer, count(*) FROM {PAIRS} GROUP BY ALL"),
-)
+LAYOUT_QUESTIONS = {
+    None: {
+        "a fact": f"FROM {_PAIRS} WHERE atlas_id = $atlas AND fact_id = $fact",
+        "a neuron": f"FROM {_PAIRS} WHERE atlas_id = $atlas AND layer = $layer AND neuron = $neuron",
+        "counts of one": f"""
+            SELECT relation_id, layer, neuron, count(*) FROM {_PAIRS} WHERE atlas_id = $atlas GROUP BY ALL""",
+        "a fact, all models": f"FROM {_PAIRS} WHERE fact_id = $fact",
+        "a neuron, all models": f"FROM {_PAIRS} WHERE layer = $layer AND neuron = $neuron",
+        "counts of all": f"SELECT atlas_id, layer, count(*) FROM {_PAIRS} GROUP BY ALL",
+    }
+}
 
 
 def values_for(collection: Path, members: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +111,7 @@ def values_for(collection: Path, members: Sequence[str]) -> dict[str, Any]:
         row = many.query_one(
             f"""
             SELECT fact_id AS fact, any_value(relation_id) AS relation,
-                   (SELECT [layer, neuron] FROM {PAIRS} WHERE atlas_id = $atlas AND fact_id = f.fact_id
+                   (SELECT [layer, neuron] FROM {_PAIRS} WHERE atlas_id = $atlas AND fact_id = f.fact_id
                     ORDER BY layer DESC, neuron LIMIT 1) AS place
             FROM facts AS f GROUP BY fact_id HAVING min(n_neurons) >= 2
             ORDER BY fact_id LIMIT 1 OFFSET (SELECT count(*) // 4 FROM facts WHERE atlas_id = $atlas)
@@ -161,7 +135,7 @@ def values_for(collection: Path, members: Sequence[str]) -> dict[str, Any]:
 def open_reader(kind: str, path: Path) -> Reader:
     """A collection, an atlas, or all pairs in one file, as no atlas is: only to compare."""
     if kind == "file":
-        return Reader(path, {PAIRS: f"FROM read_parquet({quoted_path(path)})"}, "")
+        return Reader(path, {_PAIRS: f"FROM read_parquet({quoted_path(path)})"}, "")
     return (Collection if kind == "collection" else Atlas)(path)
 
 
@@ -176,7 +150,7 @@ def answer_question(kind: str, path: Path, sql: str, values: Mapping[str, Any], 
         answered = time.perf_counter()
         read, cpu = _bytes_read() - read, time.process_time() - cpu
         warm: list[float] = []
-        while len(warm) < WARM_TIMES and sum(warm) < LONG_ENOUGH:
+        while len(warm) < WARM_TIMES and sum(warm) < WARM_SECONDS:
             again = time.perf_counter()
             reader.query(sql, values)
             warm.append(time.perf_counter() - again)
@@ -205,16 +179,29 @@ def _bytes_read() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
+def measure_questions(
+    questions: Mapping[int | None, Mapping[str, str]],
+    values: Mapping[str, Any],
+    kind: str,
+    path: Path,
+    repeats: int,
+) -> list[Figures]:
+    """The figures of every question."""
+    return [
+        {"name": name, **measure_question(name, sql, values, kind, path, repeats), "promised": promised}
+        for promised, named in questions.items()
+        for name, sql in named.items()
+    ]
+
+
 def measure_question(
-    question: Question, values: Mapping[str, Any], kind: str, path: Path, repeats: int
+    name: str, sql: str, values: Mapping[str, Any], kind: str, path: Path, repeats: int
 ) -> Figures:
     """The medians over so many processes."""
-    name, promised, sql = question
     needed = {key: value for key, value in values.items() if f"${key}" in sql}
     runs = [run_alone(answer_question, kind, path, sql, needed, name) for _ in range(repeats)]
     medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    largest = max(run["cold"] for run in runs)
-    return {"name": name, **medians, "cold_largest": largest, "promised": promised}
+    return {**medians, "cold_largest": max(run["cold"] for run in runs)}
 
 
 # --- step 3: lay out ---
@@ -256,10 +243,10 @@ def lay_out(collection: Path, folder: Path, layout: Layout) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if layout.one_file:
         path = folder / "pairs.parquet"
-        columns = ", ".join(f'"{name}"' for name in TABLES[PAIRS].names)
+        columns = ", ".join(f'"{name}"' for name in TABLES[_PAIRS].names)
         with Collection(collection) as many:
             many.query(
-                f"COPY (SELECT atlas_id, {columns} FROM {PAIRS} ORDER BY {', '.join(layout.order)}) "
+                f"COPY (SELECT atlas_id, {columns} FROM {_PAIRS} ORDER BY {', '.join(layout.order)}) "
                 f"TO {quoted_path(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {layout.rows})"
             )
         return path
@@ -268,11 +255,11 @@ def lay_out(collection: Path, folder: Path, layout: Layout) -> Path:
         new.mkdir(exist_ok=True)
         manifest = read_manifest(member)
         for name in manifest.files:
-            if name != file_name(PAIRS):
+            if name != file_name(_PAIRS):
                 os.link(member / name, new / name)
-        rows = pq.read_table(member / file_name(PAIRS)).sort_by([(key, "ascending") for key in layout.order])
-        _write_pairs(new / file_name(PAIRS), rows, layout)
-        files = {**manifest.files, file_name(PAIRS): record_file(new / file_name(PAIRS))}
+        rows = pq.read_table(member / file_name(_PAIRS)).sort_by([(key, "ascending") for key in layout.order])
+        _write_pairs(new / file_name(_PAIRS), rows, layout)
+        files = {**manifest.files, file_name(_PAIRS): record_file(new / file_name(_PAIRS))}
         write_manifest(new, replace(manifest, files=files))
     return folder
 
@@ -293,10 +280,10 @@ def compare_layouts(
         try:
             path = lay_out(collection, where, layout)
             os.sync()  # pages that are not on the disk yet cannot be dropped
-            files = [path] if layout.one_file else path.glob(f"*/{file_name(PAIRS)}")
+            files = [path] if layout.one_file else path.glob(f"*/{file_name(_PAIRS)}")
             size = sum(file.stat().st_size for file in files) / 1e6
             kind = "file" if layout.one_file else "collection"
-            figures = [measure_question(each, values, kind, path, repeats) for each in LAYOUT_QUESTIONS]
+            figures = measure_questions(LAYOUT_QUESTIONS, values, kind, path, repeats)
             yield {"layout": layout.name, "megabytes": size, "figures": figures}
         finally:
             shutil.rmtree(where, ignore_errors=True)
@@ -308,28 +295,19 @@ def compare_layouts(
 def describe_questions(title: str, figures: Sequence[Figures]) -> str:
     """A table, and what took longer or more than promised."""
     heads = (title, "rows", "cold, ms", "largest", "CPU", "query alone", "warm", "read, MB", "memory, MB")
-    rows = [
-        (
-            each["name"],
-            f"{each['rows']:,.0f}",
-            f"**{each['cold']:,.0f}**",
-            *(f"{each[key]:,.0f}" for key in ("cold_largest", "cpu", "query", "warm")),
-            f"{each['read']:,.1f}",
-            f"{each['memory']:,.0f}",
-        )
-        for each in figures
-    ]
+    cells = ("{name}", "{rows:,.0f}", "**{cold:,.0f}**", "{cold_largest:,.0f}", "{cpu:,.0f}")
+    cells += ("{query:,.0f}", "{warm:,.0f}", "{read:,.1f}", "{memory:,.0f}")
     late = [each["name"] for each in figures if each["promised"] and each["cold"] > each["promised"]]
     heavy = [each["name"] for each in figures if each["memory"] > MEMORY_MB]
-    return (
-        f"{markdown_table(heads, rows)}\n\nLater than promised: {'; '.join(late) or 'none'}.\n"
-        f"Over {MEMORY_MB} MB: {'; '.join(heavy) or 'none'}."
-    )
+    return f"""{markdown_table(heads, format_rows(figures, *cells))}
+
+Later than promised: {"; ".join(late) or "none"}.
+Over {MEMORY_MB} MB: {"; ".join(heavy) or "none"}."""
 
 
 def describe_layouts(results: Sequence[dict[str, Any]]) -> str:
     """A table: cold / warm milliseconds of the query alone."""
-    heads = ("row groups, order", "MB", *(name for name, *_ in LAYOUT_QUESTIONS))
+    heads = ("row groups, order", "MB", *(found["name"] for found in results[0]["figures"]))
     rows = [
         (
             each["layout"],
@@ -356,7 +334,7 @@ def time_questions(
             asked.append(("giant", "one atlas", GIANT_QUESTIONS, "atlas", giant.resolve()))
         found = {}
         for key, title, questions, kind, path in asked:
-            found[key] = [measure_question(each, values, kind, path, repeats) for each in questions]
+            found[key] = measure_questions(questions, values, kind, path, repeats)
             print(f"{describe_questions(title, found[key])}\n")
     print(machine_load())
     write_json(json, found)

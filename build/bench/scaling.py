@@ -25,12 +25,12 @@ from typing import Any
 from atlas.attribution import attribution
 from atlas.neuron import Prompt
 from atlas.surgery.subject import Subject
-from build.bench.figures import certificates, markdown_table, shown_bytes, summary_of
+from build.bench.figures import certificates, format_rows, markdown_table, shown_bytes, summary_of
 from build.bench.machine import Say, peak_memory, run_alone, timed
 from build.bench.models import chosen_subject, shape_config
 from build.bench.prompts import bench_prompts, prompts_of_length
 
-N_PROMPTS = 16
+PROMPTS_A_POINT = 16
 N_BATCHED = 64
 FIXED = {"rule": "endpoints", "steps": 5}
 LONG_ENOUGH = 2.0  # seconds; what is shorter is measured again
@@ -82,13 +82,13 @@ def median_seconds(subject: Subject, prompts: Sequence[Prompt], at_once: int, **
 
 def measure_point(subject: Subject, axis: str, size: int, *, smallest: int, tolerance: float) -> dict:
     """One point, in this process; seconds are of all its prompts."""
-    at_once, options = N_PROMPTS, FIXED
+    at_once, options = PROMPTS_A_POINT, FIXED
     if axis == "prompts":
         at_once, options = smallest, {"tolerance": tolerance, "batch_rows": smallest}
     elif axis == "batch":
         at_once, options = N_BATCHED, {"tolerance": tolerance, "batch_rows": size}
     if axis == "length":
-        prompts = prompts_of_length(subject, size, N_PROMPTS)
+        prompts = prompts_of_length(subject, size, PROMPTS_A_POINT)
     else:
         prompts = bench_prompts(subject.family.kind, size if axis == "prompts" else at_once)
     seconds, points = median_seconds(subject, prompts, at_once, **options)
@@ -108,7 +108,7 @@ def point_alone(options: SimpleNamespace, axis: str, smallest: int, size: int) -
 
 
 def seconds_by_length(
-    subject: Subject, lengths: Sequence[int], n: int = N_PROMPTS, short: Sequence[Prompt] | None = None
+    subject: Subject, lengths: Sequence[int], n: int = PROMPTS_A_POINT, short: Sequence[Prompt] | None = None
 ) -> list[float]:
     """Seconds a prompt at each length, with the fixed sum, in this process."""
     return [
@@ -164,17 +164,12 @@ def describe_scaling(result: dict[str, Any]) -> str:
     blocks = ["scaling: each point in a process of its own"]
     for name, axis in result["axes"].items():
         points, time = axis["points"], axis["time"]
+        heads = (name, "seconds", "s a prompt", "points a layer", "peak memory")
+        cells = ("{size}", "{seconds:.2f}", "{each:.4f}", "{points_per_layer:.1f}", "{memory}")
         rows = [
-            (
-                f"{point['size']}",
-                f"{point['seconds']:.2f}",
-                f"{point['seconds'] / point['n_prompts']:.4f}",
-                f"{point['points_per_layer']:.1f}",
-                shown_bytes(point["peak"]),
-            )
+            point | {"each": point["seconds"] / point["n_prompts"], "memory": shown_bytes(point["peak"])}
             for point in points
         ]
-        heads = (name, "seconds", "s a prompt", "points a layer", "peak memory")
         ratio = points[-1]["size"] / points[0]["size"]
         if name == "batch":  # the same work in fewer pieces: no line goes through that
             faster = points[0]["seconds"] / min(point["seconds"] for point in points)
@@ -185,7 +180,7 @@ def describe_scaling(result: dict[str, Any]) -> str:
                 f"∝ {name}^{time.exponent:.2f}"
             )
         memory = f"memory {axis['memory_growth']:+.1%} at {ratio:g} times the {name}"
-        blocks.append(f"{markdown_table(heads, rows)}\n\n{growth}; {memory}")
+        blocks.append(f"{markdown_table(heads, format_rows(rows, *cells))}\n\n{growth}; {memory}")
     if result["left_out"]:
         blocks.append("layers: left out. A loaded model has the layers it has; give --shape.")
     return "\n\n".join(blocks)

@@ -24,7 +24,7 @@ from atlas.attribution import attribution
 from atlas.neuron import Prompt
 from atlas.surgery.precision import products
 from atlas.surgery.subject import Subject
-from build.bench.figures import certificates, markdown_table, shown_bytes, summary_of
+from build.bench.figures import certificates, format_rows, markdown_table, shown_bytes, summary_of
 from build.bench.machine import Say, peak_memory, run_alone, run_in_turn
 from build.bench.models import chosen_subject
 from build.bench.plain_loop import endpoints, plain_scores
@@ -168,27 +168,20 @@ def describe_sides(result: dict[str, Any]) -> str:
         "certified, batched": f"certified, {many}",
     }
     rows = [
-        (
-            names[side["side"]],
-            f"{side['median_seconds']:.3f}",
-            f"{side['speed_up']:.1f}×",
-            f"{side['points_per_layer']:.1f}",
-            shown_bytes(side["peak"]) if side["peak"] else "",
-        )
+        side | {"name": names[side["side"]], "memory": shown_bytes(side["peak"]) if side["peak"] else ""}
         for side in result["sides"]
     ]
     lengths = sorted(set(result["n_prompt_tokens"]))
     tokens = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]}–{lengths[-1]}"
-    heads = (
-        f"medians over {n} prompt{'s' if n > 1 else ''} of {tokens} tokens",
-        *("s a prompt", "speed-up", "points a layer", "peak memory"),
-    )
+    cells = ("{name}", "{median_seconds:.3f}", "{speed_up:.1f}×", "{points_per_layer:.1f}", "{memory}")
+    title = f"medians over {n} prompt{'s' if n > 1 else ''} of {tokens} tokens"
+    heads = (title, "s a prompt", "speed-up", "points a layer", "peak memory")
     by_side = {side["side"]: side for side in result["sides"]}
     alone, together = by_side["certified"], by_side["certified, batched"]
     difference = max(side["relative_difference"] or 0 for side in result["sides"])
     return f"""against the plain loop
 
-{markdown_table(heads, rows)}
+{markdown_table(heads, format_rows(rows, *cells))}
 
 certified against the plain loop: {alone["speed_up"]:.1f}× one prompt at a time, \
 {together["speed_up"]:.1f}× {many}; {alone["points_per_layer"]:.1f} points a layer on average

@@ -27,7 +27,7 @@ def test_rays_overhead_is_over_half_of_two_whole_builds():
         {executors.ONE: turn(one), executors.TWO: turn(two), executors.RAY: turn(ray)}
         for one, two, ray in ((12.0, 20.0, 11.0), (12.0, 20.0, 12.0), (12.0, 20.0, 20.0))
     ]
-    found = executors.figures_of(rounds)
+    found = executors.compare_stages(rounds)
     assert found["ideal: stages"] == 10
     assert found["overhead"] == pytest.approx(0.2)
     assert found["times as fast as one process, stages"] == 1

@@ -62,7 +62,7 @@ def test_it_is_the_same_each_time(tmp_path):
 
 
 def test_its_relations_add_up_to_the_published_numbers():
-    sizes = big_atlas.relation_sizes(big_atlas.N_FACTS, big_atlas.N_PROMPTS)
+    sizes = big_atlas.relation_sizes(big_atlas.PUBLISHED_FACTS, big_atlas.PUBLISHED_PROMPTS)
     assert len(sizes) == 39
     assert sum(n_facts for _, _, n_facts, _ in sizes) == 27_610
     assert sum(n_facts * n_templates for _, _, n_facts, n_templates in sizes) == 224_674
@@ -157,13 +157,15 @@ def test_every_question_is_answered_and_reported(many, giant, tmp_path, capsys):
     assert main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     for key, questions in (("collection", reading.QUESTIONS), ("giant", reading.GIANT_QUESTIONS)):
-        assert [each["name"] for each in figures[key]] == [name for name, *_ in questions]
+        assert [each["name"] for each in figures[key]] == [
+            name for named in questions.values() for name in named
+        ]
     for each in (*figures["collection"], *figures["giant"]):
         assert each["rows"] > 0, each["name"]
         assert each["cold"] >= each["query"] > 0
         assert each["memory"] > 50
     printed = capsys.readouterr().out
-    assert all(f"| {name} " in printed for name, *_ in reading.QUESTIONS)
+    assert all(f"| {each['name']} " in printed for each in figures["collection"])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_a_layout_has_the_same_rows(many, tmp_path, layout):
     kind = "file" if layout.one_file else "collection"
     with reading.open_reader(kind, path) as new, Collection(many) as old:
         assert new.query(sql).equals(old.query(sql))
-    figures = reading.measure_question(("all", None, sql), {}, kind, path, 1)
+    figures = reading.measure_question("all", sql, {}, kind, path, 1)
     assert figures["rows"] == N_MODELS * 3_311
     files = [path] if layout.one_file else path.glob("*/knowledge_neurons.parquet")
     assert {pq.read_metadata(file).row_group(0).num_rows <= layout.rows for file in files} == {True}
@@ -183,7 +185,7 @@ def test_a_layout_has_the_same_rows(many, tmp_path, layout):
 
 def test_layouts_are_compared_and_removed(many, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reading, "LAYOUTS", LAYOUTS[:1])
-    monkeypatch.setattr(reading, "LAYOUT_QUESTIONS", reading.LAYOUT_QUESTIONS[:2])
+    monkeypatch.setattr(reading, "LAYOUT_QUESTIONS", {None: {"a fact": "FROM facts WHERE fact_id = $fact"}})
     assert main(["reading", str(many), "--layouts", str(tmp_path / "tried"), "--repeats", "1"]) == 0
     assert "| 16k " in capsys.readouterr().out
     assert not any((tmp_path / "tried").iterdir())
@@ -191,4 +193,4 @@ def test_layouts_are_compared_and_removed(many, tmp_path, capsys, monkeypatch):
 
 def test_a_question_that_fails_ends_the_benchmark_with_its_error(many):
     with pytest.raises(AtlasError, match="nothing"):
-        reading.measure_question(("wrong", None, "SELECT nothing FROM facts"), {}, "collection", many, 1)
+        reading.measure_question("wrong", "SELECT nothing FROM facts", {}, "collection", many, 1)

@@ -68,7 +68,7 @@ def test_one_axis_grows_and_nothing_else(monkeypatch):
     assert (point["n_prompts"], [len(lengths) for lengths, _ in seen]) == (6, [2, 2, 2])
     assert all(options == {"tolerance": 0.02, "batch_rows": 2} for _, options in seen)
     point, seen = measured("length", 24)
-    assert [lengths for lengths, _ in seen] == [[24] * scaling.N_PROMPTS]
+    assert [lengths for lengths, _ in seen] == [[24] * scaling.PROMPTS_A_POINT]
     assert point["points_per_layer"] == seen[0][1]["steps"]
     _, seen = measured("batch", 4)
     assert [(len(lengths), options["batch_rows"]) for lengths, options in seen] == [(scaling.N_BATCHED, 4)]
@@ -96,7 +96,7 @@ def test_the_command_measures_an_axis_point_by_point(tmp_path, capsys):
     points = json.loads(path.read_text())["scaling"]["axes"]["layers"]["points"]
     assert [point["size"] for point in points] == [1, 3]
     assert all(point["seconds"] > 0 and point["peak"]["process"] > 50_000_000 for point in points)
-    assert [point["n_prompts"] for point in points] == [scaling.N_PROMPTS] * 2
+    assert [point["n_prompts"] for point in points] == [scaling.PROMPTS_A_POINT] * 2
     output = capsys.readouterr().out
     assert "R²" in output
     assert "at 3 times the layers" in output

@@ -130,7 +130,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExperimentPrompt:
     """A prompt of an experiment and why it is asked: one of `GROUPS`."""
 
     group: str

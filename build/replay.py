@@ -175,7 +175,7 @@ def _compared(replay: Replay) -> str:
     if found.holds:
         apart = f"at most {found.largest:.1g} apart" if found.largest else "bit for bit"
         return f"the same results: {found.n_values:,} probabilities, {apart}"
-    asked = replay.outcome.experiment.asked[found.prompt]
+    asked = replay.outcome.experiment.prompts[found.prompt]
     return (
         f"OTHER results: {found.n_apart:,} of {found.n_values:,} probabilities differ, by up to "
         f"{found.largest:.4f} ({found.what}, '{one_line(asked.prompt.text, 60)}')"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
 
-def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[Asked, ...]:
+def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ...]:
     """A fact's prompts: its discovery templates are `asked`, its held-out ones `paraphrases`."""
     rows = atlas.query(
         """
@@ -32,7 +32,7 @@ def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[Asked, ...]:
         {"fact_id": fact_id},
     )
     return tuple(
-        Asked(
+        ExperimentPrompt(
             "paraphrases" if row.held_out else "asked", Prompt(fact_id, row.template_id, row.text, row.object)
         )
         for row in rows.itertuples()
@@ -48,7 +48,7 @@ def control_prompts(
     neighbours: int = 6,
     unrelated: int = 12,
     seed: int = 0,
-) -> tuple[Asked, ...]:
+) -> tuple[ExperimentPrompt, ...]:
     """One prompt each (held out where there is one) of `neighbours` and `unrelated` facts, drawn by the seed.
 
     Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
@@ -96,7 +96,7 @@ def control_prompts(
         },
     )
     return tuple(
-        Asked(
+        ExperimentPrompt(
             "neighbours" if row.near else "unrelated",
             Prompt(row.fact_id, row.template_id, row.text, row.object),
         )
@@ -112,7 +112,7 @@ def asked_of_fact(
     seed: int = 0,
     neighbours: int = 6,
     unrelated: int = 12,
-) -> tuple[Asked, ...]:
+) -> tuple[ExperimentPrompt, ...]:
     """Everything that an experiment on a fact asks: its prompts, then the controls drawn by the seed."""
     own = prompts_of_fact(atlas, fact_id)
     if causal:

@@ -33,7 +33,7 @@ from atlas.experiments.experiment import (
 )
 from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Whole, one_line, parse_json, validate
 from atlas.interventions import KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
-from atlas.neuron import Asked, Prompt
+from atlas.neuron import ExperimentPrompt, Prompt
 
 FORMAT = "knowledge-neuron-experiment"
 # Version 2 added what random neurons do to an edit's new answer; results of version 1 lack it.
@@ -96,8 +96,8 @@ class _Prompt(_Entry):
     fact_id: Name = ""
     template_id: Name = ""
 
-    def as_value(self) -> Asked:
-        return Asked(self.group, Prompt(self.fact_id, self.template_id, self.text, self.answer))
+    def as_value(self) -> ExperimentPrompt:
+        return ExperimentPrompt(self.group, Prompt(self.fact_id, self.template_id, self.text, self.answer))
 
 
 class _Model(_Entry):
@@ -147,10 +147,10 @@ class Document:
     def __post_init__(self) -> None:
         if self.results is None:
             return
-        if len(self.results.prompts) != len(self.experiment.asked):
+        if len(self.results.prompts) != len(self.experiment.prompts):
             raise DocumentError(
                 f"The results are of {len(self.results.prompts)} prompts, the experiment has "
-                f"{len(self.experiment.asked)}. {REMEDY}"
+                f"{len(self.experiment.prompts)}. {REMEDY}"
             )
         draws = self.experiment.draws
         for number, each in enumerate(self.results.prompts):
@@ -215,7 +215,7 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
         "model": {"name": experiment.model, "weights_sha256": experiment.weights_sha256},
         **{name: value for name in ("atlas_id", "fact_id") if (value := getattr(experiment, name))},
         "interventions": [_plain_intervention(item) for item in experiment.interventions],
-        "prompts": [_plain_prompt(item) for item in experiment.asked],
+        "prompts": [_plain_prompt(item) for item in experiment.prompts],
         "seed": experiment.seed,
         "draws": experiment.draws,
     }
@@ -226,7 +226,7 @@ def _plain_intervention(item: Intervention) -> dict[str, Any]:
     return {"kind": kind, **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
 
 
-def _plain_prompt(item: Asked) -> dict[str, str]:
+def _plain_prompt(item: ExperimentPrompt) -> dict[str, str]:
     origin = {"fact_id": item.prompt.fact_id, "template_id": item.prompt.template_id}
     plain = {"group": item.group, "text": item.prompt.text, "answer": item.prompt.answer}
     return plain | {name: value for name, value in origin.items() if value}

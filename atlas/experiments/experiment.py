@@ -1,6 +1,6 @@
 """An experiment is a value, and so is what came out of it.
 
-    experiment = Experiment((Suppress(neurons),), asked, model="pocket-bert")
+    experiment = Experiment((Suppress(neurons),), prompts, model="pocket-bert")
     outcome = run(subject, experiment)                      # atlas.experiments.run
     agreement(outcome.results, earlier).holds               # the same up to rounding?
 
@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, with_config
 from atlas.errors import AtlasError, DocumentError, PromptError
 from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Truth, Whole, has_control
 from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
-from atlas.neuron import Asked, Neuron
+from atlas.neuron import ExperimentPrompt, Neuron
 
 # More than any page asks for; what a visitor may ask for is the app's to say.
 MAX_PROMPTS = 300
@@ -61,7 +61,7 @@ class Experiment:
     """
 
     interventions: tuple[Intervention, ...]
-    asked: tuple[Asked, ...]
+    prompts: tuple[ExperimentPrompt, ...]
     seed: int = 0
     draws: int = 5
     model: str = ""
@@ -71,12 +71,12 @@ class Experiment:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", tuple(self.interventions))
-        object.__setattr__(self, "asked", tuple(self.asked))
-        if not self.asked:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if not self.prompts:
             raise PromptError("There is no prompt to try this on. Choose a fact or type one.")
-        if len(self.asked) > MAX_PROMPTS:
-            raise PromptError(f"There are {len(self.asked)} prompts. Give at most {MAX_PROMPTS}.")
-        for item in self.asked:
+        if len(self.prompts) > MAX_PROMPTS:
+            raise PromptError(f"There are {len(self.prompts)} prompts. Give at most {MAX_PROMPTS}.")
+        for item in self.prompts:
             if len(item.prompt.text) > MAX_TEXT or len(item.prompt.answer) > MAX_TEXT:
                 raise PromptError(
                     f"The prompt '{item.prompt.text[:60]}…' or its answer has more than {MAX_TEXT} "

@@ -33,7 +33,7 @@ from atlas.experiments.documents import from_json, from_link, read_document, to_
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
 from atlas.interventions import Amplify, Intervention, make_intervention
-from atlas.neuron import GROUPS, Asked, Neuron, Prompt
+from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
@@ -131,10 +131,12 @@ def typed_prompts(
     return prompts
 
 
-def usable(subject: Subject, asked: Iterable[Asked]) -> tuple[tuple[Asked, ...], tuple[str, ...]]:
+def usable(
+    subject: Subject, prompts: Iterable[ExperimentPrompt]
+) -> tuple[tuple[ExperimentPrompt, ...], tuple[str, ...]]:
     """The prompts that this model can be asked, and why it cannot be asked the others."""
     kept, reasons = [], []
-    for item in asked:
+    for item in prompts:
         try:
             subject.encode(item.prompt)
         except PromptError as error:
@@ -243,7 +245,7 @@ def matched_randomly(
 def run(subject: Subject, experiment: Experiment, *, progress: Progress | None = None) -> Outcome:
     """Do the experiment. The model is never written to, and is held only during each step."""
     interventions = check_interventions(subject, experiment.interventions)
-    asked, prompts = experiment.asked, [item.prompt for item in experiment.asked]
+    asked, prompts = experiment.prompts, [item.prompt for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)
 
     def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
@@ -350,8 +352,8 @@ def dose_response(
     neurons = experiment.neurons
     curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
     stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
-    prompts = [item.prompt for item in experiment.asked]
-    own = [item.prompt for item in experiment.asked if item.group in OWN_GROUPS]
+    prompts = [item.prompt for item in experiment.prompts]
+    own = [item.prompt for item in experiment.prompts if item.group in OWN_GROUPS]
     n_steps = len(factors) * (1 + (len(stand_ins) if own else 0))
     steps = Steps(subject, n_steps, progress)
     doses: list[Dose] = []
@@ -363,9 +365,9 @@ def dose_response(
             with steps.step(f"Factor {factor:g}, random draw {draw} of {len(stand_ins)}"):
                 control = (Amplify(stand_in, factor),)
                 answers = subject.predict(own, top_k=1, interventions=[control] * len(own))
-            random.append(_means(experiment.asked, answers))
-        for group, mean in _means(experiment.asked, said, GROUPS).items():
-            places = [i for i, item in enumerate(experiment.asked) if item.group == group]
+            random.append(_means(experiment.prompts, answers))
+        for group, mean in _means(experiment.prompts, said, GROUPS).items():
+            places = [i for i, item in enumerate(experiment.prompts) if item.group == group]
             doses.append(
                 Dose(
                     factor=factor,
@@ -381,7 +383,7 @@ def dose_response(
 
 
 def _means(
-    asked: Sequence[Asked], said: Sequence[Prediction], groups: Iterable[str] = OWN_GROUPS
+    asked: Sequence[ExperimentPrompt], said: Sequence[Prediction], groups: Iterable[str] = OWN_GROUPS
 ) -> dict[str, float]:
     """Group → mean probability; `said` is of the prompts of these groups alone, in their order."""
     names = [item.group for item in asked if item.group in groups]

@@ -15,15 +15,15 @@ import pytest
 from atlas.experiments.documents import read_document, to_json
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 from build.__main__ import main
 from tests import ROOT
 
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
 ASKED = (
-    Asked("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
-    Asked("paraphrases", Prompt("f", "t2", "in france , the capital is [Y]", "paris")),
-    Asked("unrelated", Prompt("g", "t3", "the official language of austria is [Y]", "german")),
+    ExperimentPrompt("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
+    ExperimentPrompt("paraphrases", Prompt("f", "t2", "in france , the capital is [Y]", "paris")),
+    ExperimentPrompt("unrelated", Prompt("g", "t3", "the official language of austria is [Y]", "german")),
 )
 CHANGES = (
     Suppress(NEURONS[:2]),

@@ -8,7 +8,7 @@ from app.lab import tables
 from atlas.errors import PromptError
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Suppress, make_intervention
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
 pytest.importorskip("torch")
 
@@ -17,9 +17,9 @@ from atlas.surgery import load_subject
 
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(1, 70), Neuron(2, 41))
 ASKED = (
-    Asked("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
-    Asked("paraphrases", Prompt("f", "t2", "in france , the capital is [Y]", "paris")),
-    Asked("unrelated", Prompt("g", "t3", "the official language of austria is [Y]", "german")),
+    ExperimentPrompt("asked", Prompt("f", "t1", "the capital of france is [Y]", "paris")),
+    ExperimentPrompt("paraphrases", Prompt("f", "t2", "in france , the capital is [Y]", "paris")),
+    ExperimentPrompt("unrelated", Prompt("g", "t3", "the official language of austria is [Y]", "german")),
 )
 
 

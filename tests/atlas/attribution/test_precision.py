@@ -177,7 +177,7 @@ def test_one_row_that_does_not_fit_is_torchs_own_error(exact, monkeypatch):
 # --- never waiting ---
 
 
-class Asked(TorchDispatchMode):
+class ExperimentPrompt(TorchDispatchMode):
     """Names of the operations that a GPU could only answer by finishing everything before them."""
 
     def __init__(self) -> None:
@@ -205,10 +205,10 @@ def test_a_sweep_asks_its_device_for_nothing(exact):
     n = exact.n_layers
     rows = Rows(torch.zeros(2 * n, dtype=torch.long), torch.arange(n).repeat_interleave(2), torch.rand(2 * n))
     staircase._sweep_bytes(exact)
-    with Asked() as mode:
+    with ExperimentPrompt() as mode:
         torch.ones(3).nonzero()
     assert mode.operations == ["nonzero"]
-    with products("float32", exact.device), Asked() as mode:
+    with products("float32", exact.device), ExperimentPrompt() as mode:
         staircase._sweep_part(exact, base, rows, range(len(items)))
     assert mode.operations == []
     assert sweep(exact, base, rows, with_base=True).probability.shape == (2 * n,)

@@ -15,7 +15,7 @@ import pytest
 
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Suppress
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import open_atlas
 from build.__main__ import main
 from tests.sample_counterfact import records, write_counterfact
@@ -94,7 +94,7 @@ def test_neurons_are_found_and_what_they_do_is_what_zeroing_them_at_every_mask_d
     found = find_neurons(subject, prompts)
     assert found.attributions[0].gap.shape == (ANSWERS[answer], subject.n_layers)
     assert found.chosen
-    asked = tuple(Asked("asked", prompt) for prompt in prompts)
+    asked = tuple(ExperimentPrompt("asked", prompt) for prompt in prompts)
     experiment = Experiment((Suppress(found.chosen),), asked, draws=1)
     outcome = run(subject, experiment)
     for trial in outcome.trials:

@@ -15,7 +15,7 @@ from atlas.errors import AtlasError, DocumentError
 from atlas.experiments.documents import MAX_LINK_BYTES, from_json, from_link, read_document, to_json, to_link
 from atlas.experiments.experiment import Experiment, Measured, Results, Said, agreement
 from atlas.interventions import Amplify, Edit, Erase, Suppress
-from atlas.neuron import Asked, Neuron, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(11, 3071))
 EXPERIMENT = Experiment(
@@ -26,11 +26,11 @@ EXPERIMENT = Experiment(
         Edit(NEURONS, old="São Paulo", new="東京", remove=0.5, add=3),
         Suppress(NEURONS[1:]),
     ),
-    asked=(
-        Asked("asked", Prompt("P36:france", "P36.0", "the capital of France is [Y]", "Paris")),
-        Asked("paraphrases", Prompt("", "", 'Q: "What is it?"\n\tA: [Y].', "Saint-Étienne")),
-        Asked("neighbours", Prompt("P36:peru", "P36.1", "[Y] is the capital of Peru 🦙", "Lima")),
-        Asked("unrelated", Prompt("P37:x", "P37.2", "<b>[Y]</b> \\ & [X]", "german")),
+    prompts=(
+        ExperimentPrompt("asked", Prompt("P36:france", "P36.0", "the capital of France is [Y]", "Paris")),
+        ExperimentPrompt("paraphrases", Prompt("", "", 'Q: "What is it?"\n\tA: [Y].', "Saint-Étienne")),
+        ExperimentPrompt("neighbours", Prompt("P36:peru", "P36.1", "[Y] is the capital of Peru 🦙", "Lima")),
+        ExperimentPrompt("unrelated", Prompt("P37:x", "P37.2", "<b>[Y]</b> \\ & [X]", "german")),
     ),
     seed=2**63 - 1,
     draws=2,
@@ -109,10 +109,12 @@ def test_a_link_is_what_a_url_takes_and_is_short():
     assert set(link) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     many = tuple(Neuron(layer, 7 * n) for layer in range(3) for n in range(50))
     asked = tuple(
-        Asked("unrelated", Prompt(f"P36:{n}", "P36.1", f"The capital of country {n} is called [Y].", "Rome"))
+        ExperimentPrompt(
+            "unrelated", Prompt(f"P36:{n}", "P36.1", f"The capital of country {n} is called [Y].", "Rome")
+        )
         for n in range(26)
     )
-    assert len(to_link(replace(EXPERIMENT, interventions=(Suppress(many),), asked=asked))) < 2000
+    assert len(to_link(replace(EXPERIMENT, interventions=(Suppress(many),), prompts=asked))) < 2000
 
 
 def test_the_json_reads_as_the_readme_says():

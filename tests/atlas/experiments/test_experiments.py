@@ -13,7 +13,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments import controls
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
-from atlas.neuron import GROUPS, Asked, Neuron, Prompt
+from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import open_atlas
 from tests.sample_atlas import write_sample_atlas
 
@@ -30,7 +30,7 @@ TEXTS = {
     "unrelated": "the official language of austria is [Y]",
 }
 ASKED = tuple(
-    Asked(group, Prompt("f", group, text, "german" if group == "unrelated" else "paris"))
+    ExperimentPrompt(group, Prompt("f", group, text, "german" if group == "unrelated" else "paris"))
     for group, text in TEXTS.items()
 )
 
@@ -109,7 +109,7 @@ def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, caus
 
 def test_a_group_that_does_not_exist_gets_a_sentence():
     with pytest.raises(PromptError, match="No group of prompts is called 'friends'"):
-        Asked("friends", ASKED[0].prompt)
+        ExperimentPrompt("friends", ASKED[0].prompt)
 
 
 def test_controls_of_an_unknown_fact_are_none(sample):
@@ -117,7 +117,7 @@ def test_controls_of_an_unknown_fact_are_none(sample):
 
 
 def test_prompts_a_model_cannot_be_asked_are_left_out_with_the_reason(bert):
-    bad = Asked("unrelated", Prompt("f", "t", "the capital is [Y] .", "☃"))
+    bad = ExperimentPrompt("unrelated", Prompt("f", "t", "the capital is [Y] .", "☃"))
     kept, reasons = experiments.usable(bert, [*ASKED, bad])
     assert kept == ASKED
     assert len(reasons) == 1
@@ -316,22 +316,25 @@ def test_without_an_edit_no_new_answer_is_asked_for(bert):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"asked": ()}, "no prompt"),
+        ({"prompts": ()}, "no prompt"),
         ({"interventions": ()}, "no neurons"),
         ({"draws": 0}, "random draws"),
         ({"draws": 10**6}, "random draws"),
         ({"seed": -1}, "seed of -1"),
         ({"seed": 2**63}, "seed of 9223372036854775808"),
-        ({"asked": ASKED * 101}, "There are 303 prompts"),
-        ({"asked": [Asked("asked", Prompt("", "", "a" * 3000 + "[Y]", "b"))]}, "more than 2000 characters"),
-        ({"asked": [Asked("asked", Prompt("", "", "a\x1b[Y]", "b"))]}, "control characters"),
+        ({"prompts": ASKED * 101}, "There are 303 prompts"),
+        (
+            {"prompts": [ExperimentPrompt("asked", Prompt("", "", "a" * 3000 + "[Y]", "b"))]},
+            "more than 2000 characters",
+        ),
+        ({"prompts": [ExperimentPrompt("asked", Prompt("", "", "a\x1b[Y]", "b"))]}, "control characters"),
         ({"interventions": suppress() * 101}, "101 changes"),
         ({"interventions": (Suppress(tuple(Neuron(0, i) for i in range(50_001))),)}, "50,001 neurons"),
     ],
 )
 def test_an_experiment_that_cannot_be_made_gets_a_sentence(options, said):
     with pytest.raises(AtlasError, match=said):
-        Experiment(**({"interventions": suppress(), "asked": ASKED} | options))
+        Experiment(**({"interventions": suppress(), "prompts": ASKED} | options))
 
 
 def test_an_experiment_without_neurons_gets_a_sentence():
@@ -537,7 +540,7 @@ def test_groups_are_means_of_their_own_prompts(bert):
 
 @pytest.mark.parametrize("factors", [(), range(99), (1e6,), (float("nan"),)])
 def test_a_curve_that_cannot_be_drawn_gets_a_sentence(bert, factors):
-    with pytest.raises(AtlasError, match=r"Give|absurd"):
+    with pytest.raises(AtlasError, match=r"Give|must be between"):
         experiments.dose_response(bert, Experiment(suppress(), ASKED), factors)
 
 

@@ -156,7 +156,7 @@ def logits(subject, experiments) -> torch.Tensor:
     rows = []
     with torch.no_grad():
         for experiment in experiments:
-            for item in experiment.asked:
+            for item in experiment.prompts:
                 ids = torch.tensor([subject.encode(item.prompt).input_ids])
                 rows.append(subject.model(ids).logits.flatten())
     return torch.cat(rows)

@@ -9,7 +9,7 @@ import pandas as pd
 from atlas.numbers import NOT_MEASURED
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import Comparison, NumberOf, comparison, explain_missing
+from build.report.lines import ComparedNumber, NumberOf, comparison, explain_missing
 from build.report.numbers import Measurement, in_unit
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.paper_values import CLAIMED_LOSS
@@ -77,9 +77,9 @@ def _score(measure: str, group: str) -> NumberOf:
     return number
 
 
-def _update_lines() -> list[Comparison]:
+def _update_lines() -> list[ComparedNumber]:
     return [
-        Comparison(
+        ComparedNumber(
             words,
             _score(measure, "own"),
             published,
@@ -196,10 +196,10 @@ def _perplexities(relation_id: str) -> Callable[[Findings], str]:
     return words
 
 
-def _erase_lines() -> list[Comparison]:
+def _erase_lines() -> list[ComparedNumber]:
     return [
         *(
-            Comparison(
+            ComparedNumber(
                 f"Erasing {relation_id} ({words}): perplexity of its own prompts",
                 _growth(relation_id, "own", "own"),
                 f"erase_{relation_id}",
@@ -211,25 +211,25 @@ def _erase_lines() -> list[Comparison]:
             )
             for relation_id, words in (("P19", "place of birth"), ("P106", "occupation"))
         ),
-        Comparison(
+        ComparedNumber(
             "Perplexity of the erased relation's prompts, all relations",
             _erased("worse", "own", "own"),
             controls=(("random neurons", _erased("worse", "random", "own")),),
         ),
-        Comparison(
+        ComparedNumber(
             "Perplexity of other relations' prompts",
             _erased("worse", "own", "others"),
             "erase_others",
             controls=(("random neurons", _erased("worse", "random", "others")),),
             doubts=False,
         ),
-        Comparison(
+        ComparedNumber(
             "Right answers that the erased relation loses",
             _erased("lost", "own", "own"),
             "erase_lost",
             controls=(("random neurons", _erased("lost", "random", "own")),),
         ),
-        Comparison(
+        ComparedNumber(
             "Right answers that other relations lose",
             _erased("lost", "own", "others"),
             controls=(("random neurons", _erased("lost", "random", "others")),),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import Comparison, NumberOf, comparison, explain_missing
+from build.report.lines import ComparedNumber, NumberOf, comparison, explain_missing
 from build.report.numbers import Measurement, format_count
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
@@ -76,9 +76,9 @@ def _plain(measure: str, context: str, group: str) -> NumberOf:
     return number
 
 
-def _plain_lines() -> list[Comparison]:
+def _plain_lines() -> list[ComparedNumber]:
     return [
-        Comparison(
+        ComparedNumber(
             f"{words}: {_CONTEXTS[context]}",
             _plain(measure, context, "own"),
             controls=(("random neurons", _plain(measure, context, "random")),),
@@ -120,7 +120,7 @@ def _order(found: Findings) -> str:
     return f"**{name}: the paper's own measure, the plain mean, {how}** ({plain}). Mean size: {size}."
 
 
-def _all_facts(lines: Sequence[Comparison], findings: Sequence[Findings], part: str) -> list[Block]:
+def _all_facts(lines: Sequence[ComparedNumber], findings: Sequence[Findings], part: str) -> list[Block]:
     """The lines over all facts of a sample, where those above count known ones."""
     every = [
         replace(found, **{part: getattr(found, part).whole})
@@ -151,10 +151,10 @@ def _activating(which: str) -> NumberOf:
     return lambda found: None if found.activating is None else getattr(found.activating, which)
 
 
-def _context_lines() -> list[Comparison]:
+def _context_lines() -> list[ComparedNumber]:
     return [
         *(
-            Comparison(
+            ComparedNumber(
                 words,
                 _relative(context, "own"),
                 controls=(("random neurons", _relative(context, "random")),),
@@ -163,7 +163,7 @@ def _context_lines() -> list[Comparison]:
             )
             for context, words in _CONTEXTS.items()
         ),
-        Comparison(
+        ComparedNumber(
             "Of the prompts on which a neuron is most active, those that ask for a fact that has it",
             _activating("top"),
             controls=(
@@ -192,7 +192,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
         return lambda found: None if found.stability is None else getattr(found.stability, name)
 
     lines = [
-        Comparison(
+        ComparedNumber(
             "Jaccard index of a fact's neurons from the two halves of its templates",
             of("same"),
             controls=(
@@ -204,7 +204,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
             ),
             claim="stable",
         ),
-        Comparison(
+        ComparedNumber(
             "Change of the answer's probability when neurons of the other half are suppressed",
             of("fall_held_out"),
             controls=(("neurons of the same half", of("fall")),),
@@ -233,18 +233,18 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
         return lambda found: None if found.subsets is None else getattr(found.subsets, which).get(order)
 
     lines = [
-        Comparison(
+        ComparedNumber(
             "Neurons that give half of the effect of all, those of the largest score first",
             of("k_half", "score"),
             controls=(("in a random order", of("k_half", "random")),),
             note=lambda found: f"{found.subsets.n_without:,} facts fall too little to say",
         ),
-        Comparison(
+        ComparedNumber(
             "The same as a share of the fact's neurons",
             of("share", "score"),
             controls=(("in a random order", of("share", "random")),),
         ),
-        Comparison(
+        ComparedNumber(
             "Facts for which a single neuron gives half of the effect",
             of("single", "score"),
             controls=(("a random one of them", of("single", "random")),),

@@ -9,7 +9,7 @@ from atlas.queries.evidence import NEURON_GROUPS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import ALL, Findings
-from build.report.lines import Comparison, comparison, explain_missing
+from build.report.lines import ComparedNumber, comparison, explain_missing
 from build.report.numbers import Measurement
 from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 
@@ -51,9 +51,9 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
     return blocks
 
 
-def _lines() -> list[Comparison]:
+def _lines() -> list[ComparedNumber]:
     return [
-        Comparison(
+        ComparedNumber(
             f"{verb}: change of the answer's probability\n{words}",
             _effect(intervention, "own", templates, facts),
             published=intervention,

@@ -1,6 +1,6 @@
 """A line of comparison: a published number, and ours with its n, its interval, its controls and a verdict.
 
-Comparison("Neurons a fact", lambda found: found.statistics.neurons, "neurons").row(findings)
+ComparedNumber("Neurons a fact", lambda found: found.statistics.neurons, "neurons").row(findings)
 comparison(lines, findings)                     # a table; atlases are columns
 """
 
@@ -20,7 +20,7 @@ NumberOf = Callable[[Findings], Measurement | None]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedNumber:
     """One row of a comparison.
 
     published: its name in `paper_values`; controls: (name, number); note: a further line of the cell; claim:
@@ -80,7 +80,7 @@ class Comparison:
         return f"*{outcomes[0] if outcomes else 'does not apply'}*"
 
 
-def comparison(lines: Sequence[Comparison], findings: Sequence[Findings], caption: str = "") -> Table:
+def comparison(lines: Sequence[ComparedNumber], findings: Sequence[Findings], caption: str = "") -> Table:
     """The lines as a table: the paper, the replication, then every atlas."""
     columns = ("what", "paper", "replication", *(escape_marks(found.atlas_id) for found in findings))
     return Table(columns, tuple(line.row(findings) for line in lines), caption, widths=(20, 15, 12))

@@ -10,7 +10,7 @@ from atlas.refinement import MODES as REFINEMENTS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import Comparison, comparison, explain_missing
+from build.report.lines import ComparedNumber, comparison, explain_missing
 from build.report.numbers import Measurement, in_unit
 from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 from build.report.paper_values import PAPER_VALUES, REPLICATION_VALUES
@@ -65,9 +65,9 @@ def _of(name: str) -> Callable[[Findings], Measurement | None]:
     return lambda found: getattr(found.statistics, name)
 
 
-def _lines() -> list[Comparison]:
+def _lines() -> list[ComparedNumber]:
     return [
-        Comparison(
+        ComparedNumber(
             "Neurons a fact",
             _of("neurons"),
             "neurons",
@@ -76,15 +76,15 @@ def _lines() -> list[Comparison]:
                 f"{found.statistics.n_empty:,} facts have none"
             ),
         ),
-        Comparison("Shared by two facts of a relation", _of("within"), "within"),
-        Comparison("Shared by two facts of different relations", _of("across"), "across"),
-        Comparison(
+        ComparedNumber("Shared by two facts of a relation", _of("within"), "within"),
+        ComparedNumber("Shared by two facts of different relations", _of("across"), "across"),
+        ComparedNumber(
             "Shared by two facts of a relation with the same answer",
             _of("same_object"),
             controls=(("with different answers", _of("other_object")),),
             claim="answer-shared",
         ),
-        Comparison(
+        ComparedNumber(
             "Share of the (fact, neuron) pairs in the upper layers (five of twelve)",
             _of("upper"),
             "upper_layers",
@@ -94,14 +94,16 @@ def _lines() -> list[Comparison]:
             ),
             paper="most in the topmost layers\n*section 4.1, no number*",
         ),
-        Comparison(
+        ComparedNumber(
             "Facts that have the commonest neuron",
             _of("commonest"),
             "commonest",
             note=lambda found: f"`{found.statistics.commonest_neuron}`",
         ),
-        Comparison("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
-        Comparison("Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"),
+        ComparedNumber("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
+        ComparedNumber(
+            "Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"
+        ),
     ]
 
 

@@ -186,7 +186,7 @@ def find_both(sets: Sets | None) -> tuple[Found, Found] | None:
         type="primary",
         icon=":material/search:",
         disabled=sets is None,
-        help="Integrated gradients over every neuron, prompt by prompt, each with its certificate",
+        help="Integrated gradients over every neuron, prompt by prompt, each with its numerical error",
     )
     if sets is None:
         return None

@@ -52,23 +52,28 @@ def show_fact_experiments(atlas: Atlas, fact: Mapping[str, Any]) -> dict[str, La
     return {name: Later(counts[name], partial(_EXPERIMENTS[name][2], atlas, fact_id)) for name in views}
 
 
+def _draw_beside(chart: Any, alternative: str, text: str, note: str) -> None:
+    """A chart, and beside it what it shows in words."""
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        layout.draw_chart(chart, alternative)
+    with right:
+        st.markdown(text)
+        sentences.note(note)
+
+
 # Fewer neurons ---------------------------------------------------------------------------------------
 
 
 def show_subsets(atlas: Atlas, fact_id: str) -> None:
     halves = ask(half_effect, atlas)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        layout.draw_chart(
-            check_charts.subset_lines(evidence.subset_curve(atlas, fact_id)),
-            "Probability of the answer with some of its neurons suppressed",
-        )
-    with right:
-        st.markdown(describe_subsets(halves[halves["fact_id"] == fact_id]))
-        sentences.note(
-            "On held-out prompts. Neurons are suppressed one after the other, by mean score from the largest "
-            "down, and in a random order."
-        )
+    _draw_beside(
+        check_charts.subset_lines(evidence.subset_curve(atlas, fact_id)),
+        "Probability of the answer with some of its neurons suppressed",
+        describe_subsets(halves[halves["fact_id"] == fact_id]),
+        "On held-out prompts. Neurons are suppressed one after the other, by mean score from the largest "
+        "down, and in a random order.",
+    )
 
 
 def describe_subsets(halves: pd.DataFrame) -> str:
@@ -94,17 +99,14 @@ def describe_subsets(halves: pd.DataFrame) -> str:
 
 def show_stability(atlas: Atlas, fact_id: str) -> None:
     found = evidence.stability_of_fact(atlas, fact_id)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        chart = check_charts.stability_bars(check_charts.jaccard_rows(found))
-        layout.draw_chart(chart, "Neurons in common with those found on other templates")
-    with right:
-        st.markdown(describe_stability(found))
-        sentences.note(
-            "The neurons found by the same rule on the held-out templates, compared with the fact's own, "
-            "with those of another fact of its relation, and with those of a fact that differs in relation "
-            "and answer. Neurons of every fact are in all of them."
-        )
+    _draw_beside(
+        check_charts.stability_bars(check_charts.jaccard_rows(found)),
+        "Neurons in common with those found on other templates",
+        describe_stability(found),
+        "The neurons found by the same rule on the held-out templates, compared with the fact's own, with "
+        "those of another fact of its relation, and with those of a fact that differs in relation and "
+        "answer. Neurons of every fact are in all of them.",
+    )
 
 
 def describe_stability(found: Mapping[str, Any]) -> str:
@@ -133,17 +135,14 @@ def describe_stability(found: Mapping[str, Any]) -> str:
 
 def show_contexts(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.contexts_of_fact(atlas, fact_id)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        chart = check_charts.context_bars(rows)
-        layout.draw_chart(chart, "Activation of its neurons on its own prompts and elsewhere")
-    with right:
-        st.markdown(describe_contexts(rows))
-        sentences.note(
-            "1: as active as on the discovery prompts. Measured on held-out prompts of the fact, sentences "
-            "that mention only its subject, prompts of its relation about other subjects, and unrelated "
-            "prompts. Beside them as many random neurons of the same layers."
-        )
+    _draw_beside(
+        check_charts.context_bars(rows),
+        "Activation of its neurons on its own prompts and elsewhere",
+        describe_contexts(rows),
+        "1: as active as on the discovery prompts. Measured on held-out prompts of the fact, sentences that "
+        "mention only its subject, prompts of its relation about other subjects, and unrelated prompts. "
+        "Beside them as many random neurons of the same layers.",
+    )
 
 
 def describe_contexts(rows: pd.DataFrame) -> str:

@@ -74,7 +74,7 @@ def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> None:
     if summary.n_known is not None and summary.n_facts:
         share = f"{summary.n_known / summary.n_facts:.0%}"
         known = f"{summary.n_known:,} facts: rank 1 on most prompts"
-    layout.figures(
+    layout.number_boxes(
         {
             "Facts": (f"{summary.n_facts:,}", f"of {plural(summary.n_relations, 'relation')}"),
             "The model knows": (share, known),

@@ -124,6 +124,17 @@ def choose_question(atlas: Atlas, subject: Subject | None) -> Question | None:
 
 def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     """A fact of the atlas, with the prompts that the model can take."""
+    fact = choose_fact(atlas)
+    if fact is None:
+        return None
+    asked = prompts_of_fact(atlas, fact["fact_id"])
+    if subject is not None:
+        asked = usable_prompts(subject, asked)
+    name = fact_name(fact["subject"], fact["object"])
+    return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
+
+
+def choose_fact(atlas: Atlas) -> dict[str, Any] | None:
     chosen = state.get("fact")
     try:
         fact = queries.fact(atlas, chosen) if chosen else None
@@ -138,14 +149,12 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
         placeholder="France, capital …",
     )
     hits = queries.facts_matching(atlas, text, limit=FACTS_LISTED)
-    names = {row.fact_id: fact_label(row._asdict()) for row in hits.rows.itertuples()}
-    if fact is not None:
-        names = {fact["fact_id"]: fact_label(fact)} | names
-    st.session_state["lab_fact_box"] = fact["fact_id"] if fact else None
+    names = {chosen: fact_label(fact)} if fact else {}
+    names |= {row.fact_id: fact_label(row._asdict()) for row in hits.rows.itertuples()}
+    st.session_state["lab_fact_box"] = chosen if fact else None
+    listed = f", the first {FACTS_LISTED} listed" if hits.total > FACTS_LISTED else ""
     choose.selectbox(
-        f"Fact ({hits.total:,} match, the first {FACTS_LISTED} listed)"
-        if hits.total > FACTS_LISTED
-        else f"Fact ({hits.total:,} match)",
+        f"Fact ({hits.total:,} match{listed})",
         list(names),
         index=None,
         format_func=lambda fact_id: names.get(fact_id, fact_id),
@@ -153,29 +162,28 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
         on_change=_fact_chosen,
         placeholder="Choose a fact",
     )
-    if fact is None:
-        return None
-    asked = prompts_of_fact(atlas, fact["fact_id"])
-    name = fact_name(fact["subject"], fact["object"])
-    if subject is None:
-        return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
+    return fact
+
+
+def usable_prompts(subject: Subject, asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    """The prompts that the model can take; raises `AtlasError` where that is no discovery prompt."""
     from atlas.experiments.run import usable
 
     asked, reasons = usable(subject, asked)
-    question = Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
-    if not question.discovery:
+    n_discovery = sum(item.group == "asked" for item in asked)
+    if not n_discovery:
         raise AtlasError(
             f"{subject.name} can take none of this fact's prompts ({reasons[0] if reasons else 'none'}). "
             "Choose another fact."
         )
     if reasons:
         st.caption(escape(f"{plural(len(reasons), 'prompt')} left out: {reasons[0]}"))
-    n_held_out = len(asked) - len(question.discovery)
     st.caption(
-        f"{plural(len(question.discovery), 'discovery prompt')}, "
-        f"{plural(n_held_out, 'held-out paraphrase')}, such as: {escape(with_blank(asked[-1].prompt.text))}"
+        f"{plural(n_discovery, 'discovery prompt')}, "
+        f"{plural(len(asked) - n_discovery, 'held-out paraphrase')}, such as: "
+        f"{escape(with_blank(asked[-1].prompt.text))}"
     )
-    return question
+    return asked
 
 
 def _fact_chosen() -> None:

@@ -144,20 +144,10 @@ def find_live(subject: Subject, question: Question) -> Found | None:
         pressed = st.button(
             "Find them live",
             icon=":material/search:",
-            help="Integrated gradients over every neuron, prompt by prompt, each with its certificate",
+            help="Integrated gradients over every neuron, prompt by prompt, each with its numerical error",
         )
         with st.popover("Add by name", icon=":material/edit:"):
-            st.text_input(
-                "Neurons",
-                key="lab_names",
-                max_chars=2000,
-                placeholder="L2.N1414, L0.N7",
-                on_change=_add_names,
-                args=(subject.name, subject.n_layers, subject.n_neurons),
-            )
-            st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
-            if state.get("names_error"):
-                st.error(escape(state.get("names_error")))
+            type_names(subject)
         with st.popover("Negative examples"):
             negatives = negative_prompts(subject, question)
     key = (subject.weights_sha256, question.discovery, negatives)
@@ -174,18 +164,31 @@ def find_live(subject: Subject, question: Question) -> Found | None:
     if known != key:
         return None
     certified = 1 - found.n_unconverged / max(found.n_paths, 1)
-    st.caption(
-        f"{plural(len(found.neurons), 'neuron')} found on "
-        f"{plural(len(found.prompts), 'prompt')}; {certified:.0%} of {found.n_paths} integrals "
-        "within tolerance."
-        + (
-            " With a single prompt, every neuron that reaches the threshold is kept."
-            if len(found.prompts) == 1
-            else ""
-        )
-        + (f" Without those of {plural(len(negatives), 'negative prompt')}." if negatives else "")
-    )
+    notes = [
+        f"{plural(len(found.neurons), 'neuron')} found on {plural(len(found.prompts), 'prompt')}; "
+        f"{certified:.0%} of {found.n_paths} integrals within tolerance."
+    ]
+    if len(found.prompts) == 1:
+        notes.append("With a single prompt, every neuron that reaches the threshold is kept.")
+    if negatives:
+        notes.append(f"Without those of {plural(len(negatives), 'negative prompt')}.")
+    st.caption(" ".join(notes))
     return found
+
+
+def type_names(subject: Subject) -> None:
+    """A box for neurons by name."""
+    st.text_input(
+        "Neurons",
+        key="lab_names",
+        max_chars=2000,
+        placeholder="L2.N1414, L0.N7",
+        on_change=_add_names,
+        args=(subject.name, subject.n_layers, subject.n_neurons),
+    )
+    st.caption(f"Layers 0–{subject.n_layers - 1}, neurons 0–{subject.n_neurons - 1}.")
+    if state.get("names_error"):
+        st.error(escape(state.get("names_error")))
 
 
 def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]:

@@ -275,10 +275,9 @@ def show_path(subject: Subject, question: Question) -> None:
         "P(1) − P(0)."
     )
     place = st.empty()
-    known, found = st.session_state.get("lab_found", (None, None))
-    if known != (subject.weights_sha256, question.discovery):
-        found = None
-    attributions = dict(found_paths(found))
+    known, found = st.session_state.get("lab_found", ((), None))
+    same = known[:2] == (subject.weights_sha256, question.discovery)
+    attributions = dict(found_paths(found)) if same else {}
     attributions |= state.get("paths", {}).get(subject.weights_sha256, {})
     prompts = list(question.discovery)
     choose, layers = st.columns([3, 1], vertical_alignment="bottom")
@@ -315,8 +314,8 @@ def show_path(subject: Subject, question: Question) -> None:
     exports.offer(f"path-layer-{layer}", path=rows)
 
 
-def found_paths(found: Found | None) -> list[tuple[Any, Attribution]]:
-    return [] if found is None else list(zip(found.prompts, found.attributions, strict=True))
+def found_paths(found: Found) -> list[tuple[Any, Attribution]]:
+    return list(zip(found.prompts, found.attributions, strict=True))
 
 
 def path_facts(attribution: Attribution, layer: int) -> None:

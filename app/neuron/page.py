@@ -73,7 +73,7 @@ def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     st.title(escape(neuron), anchor=False)
     show_neighbours(atlas, neuron)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    layout.figures(
+    layout.number_boxes(
         {
             "Facts": (formatted(about["n_facts"]), "have this neuron"),
             "Relations": (formatted(about["n_relations"]), "of those facts"),

@@ -31,7 +31,7 @@ from atlas.queries import sharing
 from atlas.store.atlas import Atlas
 
 CLOSEST = 8
-PAIRS = 10
+_PAIRS = 10
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
         links.compare_link("relations", relation_id, label="Compare with another")
         links.text_link(links.SEARCH, "Search its facts", relation=relation_id)
     within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"]
-    layout.figures(
+    layout.number_boxes(
         {
             "Facts": (formatted(relation["n_facts"]), plural(relation["n_templates"], "template")),
             "The model knows": (percentage(relation["known_share"]), "of its facts"),
@@ -257,7 +257,7 @@ def show_pairs(
     st.markdown(f"**{title}**")
     cell = overlap[(overlap["relation_a"] == relation_a) & (overlap["relation_b"] == relation_b)]
     cell = cell.dropna(subset="mean_shared")
-    pairs = ask(sharing.closest_pairs, atlas, relation_a, relation_b, limit=PAIRS)
+    pairs = ask(sharing.closest_pairs, atlas, relation_a, relation_b, limit=_PAIRS)
     if cell.empty or pairs.empty:
         layout.nothing("No two of these facts have a neuron in common.")
         return

@@ -124,7 +124,7 @@ def draw_chart(chart: Any, alternative: str) -> None:
     st.altair_chart(look.Ready(chart), width="stretch", alt=alternative)
 
 
-def figures(values: Mapping[str, tuple[str, str]]) -> None:
+def number_boxes(values: Mapping[str, tuple[str, str]]) -> None:
     """A row of boxes: label → (number, note)."""
     with st.container(horizontal=True, gap="small"):
         for label, (value, note) in values.items():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from atlas.store.sql import Sandbox
     from atlas.surgery.subject import Subject
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _n_modules = 0
 
@@ -139,7 +139,7 @@ def sandbox(atlas: Atlas) -> Sandbox:
     )
 
 
-def ask(query: Callable[..., T], atlas: Atlas, *arguments: Any, **options: Any) -> T:
+def ask(query: Callable[..., _T], atlas: Atlas, *arguments: Any, **options: Any) -> _T:
     """The answer of a function of `atlas.queries`, cached until the atlas is built again."""
     key = (str(atlas.path), _version(atlas.path), query.__module__, query.__name__)
     return _answer(key, arguments, tuple(sorted(options.items())), query, atlas)

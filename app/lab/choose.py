@@ -172,10 +172,8 @@ def usable_prompts(subject: Subject, asked: tuple[Asked, ...]) -> tuple[Asked, .
     asked, reasons = usable(subject, asked)
     n_discovery = sum(item.group == "asked" for item in asked)
     if not n_discovery:
-        raise AtlasError(
-            f"{subject.name} can take none of this fact's prompts ({reasons[0] if reasons else 'none'}). "
-            "Choose another fact."
-        )
+        why = reasons[0] if reasons else "It has no discovery prompts."
+        raise AtlasError(f"{subject.name} can take none of this fact's prompts. {why} Choose another fact.")
     if reasons:
         st.caption(escape(f"{plural(len(reasons), 'prompt')} left out: {reasons[0]}"))
     st.caption(

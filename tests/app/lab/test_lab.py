@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.lab import tables
 from app.lab.run import show_progress
-from tests import ROOT
+from tests.app.pages import MAIN, labels, press
 
 ATLAS = "starter-pocket-bert"
 # Fewer controls than a visitor starts with: every test here runs experiments.
@@ -74,7 +74,7 @@ def prompts(atlas, fact):
 
 def lab(*, quick: bool = True, session: dict | None = None, **parameters: str) -> AppTest:
     """A new visitor who opens a permalink to the Lab."""
-    at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=120)
+    at = AppTest.from_file(str(MAIN), default_timeout=120)
     for name, value in (QUICK if quick else {}).items():
         at.session_state[f"lab_{name}"] = value
     for name, value in (session or {}).items():
@@ -92,17 +92,6 @@ def visit(at: AppTest, page: str, **parameters: str) -> AppTest:
     at.run()
     assert not at.exception
     return at
-
-
-def press(at: AppTest, label: str) -> AppTest:
-    next(button for button in at.button if button.label == label).click()
-    at.run()
-    assert not at.exception
-    return at
-
-
-def labels(at: AppTest) -> list[str]:
-    return [button.label for button in at.button]
 
 
 def widget(widgets, key: str):
@@ -564,7 +553,7 @@ def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):
 
 
 def test_a_public_host_offers_its_models_only(monkeypatch, fact, tmp_path):
-    monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(ROOT / "app" / "limits_demo.toml"))
+    monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(MAIN.parent / "limits_demo.toml"))
     at = lab(fact=fact["fact_id"], model=str(tmp_path))
     assert widget(at.selectbox, "lab_model").options == ["pocket-bert"]
     assert not [each for each in at.text_input if each.key == "lab_folder"]
@@ -675,7 +664,7 @@ def test_who_comes_from_a_fact_finds_everything_chosen(fact, neurons):
 
 
 def test_the_first_experiment_of_home_runs_in_one_click():
-    at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=120)
+    at = AppTest.from_file(str(MAIN), default_timeout=120)
     at.query_params["atlas"] = ATLAS
     press(at.run(), "Suppress them in the Lab")
     assert done(at).outcome.undo_is_exact

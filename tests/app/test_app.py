@@ -114,7 +114,7 @@ def test_a_variable_that_names_no_atlas_gets_a_sentence(tmp_path, monkeypatch):
     assert "neither a folder nor the id of an atlas" in words(app)
 
 
-def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
+def test_tables_that_were_not_measured_say_so(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
     only_atlas(monkeypatch, folder)
     for name, parameters in BROWSING.items():

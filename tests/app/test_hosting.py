@@ -46,7 +46,7 @@ def sample(tmp_path, monkeypatch) -> Path:
 # The configuration -----------------------------------------------------------------------------------
 
 
-def test_the_configuration_is_a_hosts():
+def test_the_configuration_suits_a_host():
     written = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
     assert written["server"]["fileWatcherType"] == "none"
     assert written["server"]["runOnSave"] is False
@@ -89,7 +89,7 @@ def error_details(value: object):
 
 # False is what Streamlit Community Cloud sets.
 @pytest.mark.parametrize("details", ["none", False, "false"])
-def test_a_bug_shows_visitors_that_it_is_one_and_nothing_else(sample, monkeypatch, details, caplog):
+def test_a_bug_shows_visitors_no_details(sample, monkeypatch, details, caplog):
     def broken(*_, **__):
         raise ValueError("password in /srv/secrets")
 

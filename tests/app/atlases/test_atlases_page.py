@@ -256,7 +256,7 @@ def test_a_demo_imports_nothing(two, monkeypatch):
         Import.start()
 
 
-def test_where_the_builder_is_not_there_the_command_is_said(two, monkeypatch, tmp_path):
+def test_without_the_builder_the_command_is_shown(two, monkeypatch, tmp_path):
     monkeypatch.setattr(
         import_published, "__file__", str(tmp_path / "app" / "atlases" / "import_published.py")
     )

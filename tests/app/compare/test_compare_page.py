@@ -189,7 +189,7 @@ def test_neurons_of_different_models_are_not_matched(monkeypatch):
     assert measures(app)["Layers × neurons"] == ["3 × 2,048", "30 × 1,536"]
 
 
-def test_why_one_side_has_no_effects_is_said(monkeypatch, atlas):
+def test_a_side_without_effects_says_why(monkeypatch, atlas):
     silent = atlas.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     app = compare(kind="facts", a="P36-00001", b=silent)
     own, nothing = measures(app)["Suppress its neurons"]
@@ -238,7 +238,7 @@ def test_with_one_chosen_those_that_share_most_with_it_are_offered(kind, one):
         assert measures(shown)
 
 
-def test_an_unknown_kind_is_two_facts():
+def test_an_unknown_kind_means_two_facts():
     app = compare(kind="<b>models</b>")
     assert app.segmented_control(key="compare-kind").value == "facts"
 
@@ -269,7 +269,7 @@ def test_a_bad_link_gets_a_sentence_and_the_page_goes_on(parameters, says):
     assert "code 0.1.0" in words(app)  # the footer
 
 
-def test_a_fact_that_the_other_atlas_was_not_asked_is_said():
+def test_a_fact_that_the_other_atlas_lacks_says_so():
     app = compare(kind="atlases", a="P36-00014", other="second")
     assert not app.error
     assert "lacks the fact" in words(app)

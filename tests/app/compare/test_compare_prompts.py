@@ -64,7 +64,7 @@ MEASURE = "Measure their effects"
 # The library -----------------------------------------------------------------------------------------
 
 
-def test_every_crossing_is_what_hooks_of_ones_own_give(subject, found):
+def test_every_crossing_equals_hooks_written_by_hand(subject, found):
     (prompts_a, a), (prompts_b, b) = found
     effects = cross_effects(subject, {"a": a, "b": b}, {"a": prompts_a, "b": prompts_b}, draws=1)
     assert [(each.neurons, each.prompts) for each in effects] == [

@@ -170,7 +170,7 @@ def test_the_page_is_restored_in_a_fresh_session(a):
         ("sharing", "x"),
     ],
 )
-def test_a_bad_parameter_is_as_good_as_none(name, value, a):
+def test_a_bad_parameter_is_ignored(name, value, a):
     app = fact_page(**{name: value})
     assert not app.error
     assert 0.1 <= app.slider(key="slider-t").value <= 1
@@ -348,7 +348,7 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     assert drawn["suppressed, own neurons"]["n"] == len(own) == 4
 
 
-def test_an_atlas_that_asked_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
+def test_an_atlas_with_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
     rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
     replace_tables(folder, effects=rows)
@@ -375,7 +375,7 @@ def test_the_first_experiment_in_view_is_fewer_neurons(a):
     assert f"Half of that takes **{k}** by largest score" in text
 
 
-def test_other_wordings_find_some_of_the_neurons_again(a):
+def test_the_held_out_templates_find_some_of_the_neurons_again(a):
     app = fact_page(evidence="stability")
     found = evidence.stability_of_fact(a, FACT)
     text = words(app)
@@ -389,7 +389,7 @@ def test_other_wordings_find_some_of_the_neurons_again(a):
         chart(app, FEWER)
 
 
-def test_a_stability_that_another_fact_has_too_is_said_to_be():
+def test_a_stability_no_better_than_another_fact_is_pointed_out():
     found = {
         **{"n_discovery": 4, "n_held_out": 5, "shared": 2, "jaccard": 2 / 7, "jaccard_random": 0.1},
         **{"jaccard_relation": 0.2, "p_before": 0.8, "p_discovery": 0.1, "p_held_out": 0.4},
@@ -430,11 +430,11 @@ def test_edits_of_it_are_listed_prompt_by_prompt(a):
 
 
 @pytest.mark.parametrize("asked", ["<b>", "methods", ""])
-def test_an_experiment_that_is_none_means_the_first(asked, a):
+def test_an_unknown_experiment_means_the_first(asked, a):
     assert chart(fact_page(evidence=asked), FEWER).spec
 
 
-def test_a_fact_that_no_experiment_took_has_no_such_section(sample, a, tmp_path, monkeypatch):
+def test_a_fact_outside_every_experiment_has_no_such_section(sample, a, tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sampled")
     others = {t: a.query(f"FROM {t} WHERE fact_id <> ?", [FACT]) for t in evidence.FACT_TABLES}
     replace_tables(folder, **others)

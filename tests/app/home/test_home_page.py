@@ -121,7 +121,7 @@ def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, 
     assert (f"{ratio}_low", f"{ratio}_high") in ends
 
 
-def test_pocket_bert_s_amplification_is_not_called_a_rise():
+def test_an_amplification_that_does_not_raise_says_so():
     """The bundled atlas says no to a part of the thesis, and Home says so."""
     with Atlas(store.DATA / POCKET) as atlas:
         own = own_of(evidence.effects(atlas, templates="held-out"), "amplify")
@@ -178,7 +178,7 @@ def test_the_first_experiment_is_one_click_from_home(went_to):
     assert went_to == [(links.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
 
 
-def test_a_model_that_has_to_be_fetched_is_said_to_be_and_another_offered(no_model_here):
+def test_a_model_that_has_to_be_fetched_says_so_and_offers_another(no_model_here):
     app = page(atlas=SMOLLM)
     assert "smollm2-135m is not on this machine yet: the Lab fetches it first (93 MB)" in words(app)
     assert first_button(app)
@@ -195,7 +195,7 @@ def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, mon
     assert len(lab_links(app)) == 1
 
 
-def test_an_atlas_of_a_model_that_nobody_has_leads_elsewhere(only_sample):
+def test_an_atlas_of_a_missing_model_offers_another_atlas(only_sample):
     app = page()
     assert "sample-model is not on this machine, so the Lab cannot run it" in words(app)
     assert not first_button(app)

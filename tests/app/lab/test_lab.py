@@ -244,7 +244,7 @@ def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
 # Neurons ---------------------------------------------------------------------------------------------
 
 
-def test_neurons_are_found_live_and_one_can_be_unticked(subject, fact, prompts, atlas):
+def test_neurons_are_found_live_and_can_be_deselected(subject, fact, prompts, atlas):
     from atlas.experiments.run import find_neurons
 
     at = press(lab(fact=fact["fact_id"]), "Find them live")
@@ -281,7 +281,7 @@ def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject
     assert "0 places for the answer" in said(at.error)
 
 
-def test_a_tick_stays_gone_when_the_list_grows_and_after_a_walk_to_another_page(fact, neurons):
+def test_a_deselected_neuron_stays_deselected(fact, neurons):
     at = lab(fact=fact["fact_id"])
     tick(at, [str(neuron) for neuron in neurons[1:]])
     visit(at, "neuron", neuron="L0.N1")
@@ -355,7 +355,7 @@ def test_changes_are_added_moved_and_removed(fact, neurons, other_answer):
     assert documents.from_link(link(at)).interventions == (amplify,)
 
 
-def test_a_change_that_is_not_complete_is_waited_for(fact):
+def test_an_incomplete_change_cannot_be_run(fact):
     at = set_kind(lab(fact=fact["fact_id"]), "edit")
     assert RUN not in labels(at)
     assert "complete the changes" in said(at.markdown)
@@ -445,7 +445,7 @@ def test_the_file_holds_the_results_and_opens_in_another_session(fact):
     assert done(other).outcome == done(at).outcome
 
 
-def test_a_file_that_is_no_experiment_gets_a_sentence():
+def test_a_file_that_is_not_an_experiment_gets_a_sentence():
     at = lab()
     at.file_uploader[0].set_value(("x.json", json.dumps({"a": 1}).encode(), "application/json")).run()
     assert "is not an experiment" in said(at.error)
@@ -580,7 +580,7 @@ def test_two_visitors_do_not_see_each_others_changes(subject, fact, other_answer
     assert done(one).outcome == edited
 
 
-def test_a_visitor_who_has_to_wait_sees_his_place_in_line(subject, fact, monkeypatch):
+def test_a_waiting_visitor_sees_the_place_in_line(subject, fact, monkeypatch):
     messages: list[str] = []
     seen = threading.Event()
 
@@ -653,7 +653,7 @@ def setup_is_open(at: AppTest) -> bool:
     return next(each for each in at.expander if each.label.startswith("Set up")).proto.expanded
 
 
-def test_who_comes_from_a_fact_finds_everything_chosen(fact, neurons):
+def test_the_lab_opened_from_a_fact_has_everything_chosen(fact, neurons):
     at = lab(fact=fact["fact_id"])
     assert not setup_is_open(at)
     assert widget(at.button, "lab_run_button").proto.type == "primary"
@@ -671,7 +671,7 @@ def test_the_first_experiment_of_home_runs_in_one_click():
     assert AGAIN in labels(at)
 
 
-def test_who_comes_without_a_question_finds_the_set_up_open_and_can_take_a_random_fact():
+def test_the_lab_opened_without_a_question_offers_a_random_fact():
     at = lab()
     assert setup_is_open(at)
     press(at, "Take a random fact")
@@ -689,7 +689,7 @@ def test_another_model_than_the_atlas_was_made_from_opens_the_set_up_and_finds_i
     assert done(at).experiment.atlas_id == other
 
 
-def test_settings_survive_a_walk_to_other_pages_and_another_fact_starts_afresh(atlas, fact):
+def test_settings_survive_other_pages_and_another_fact_starts_over(atlas, fact):
     at = set_kind(lab(fact=fact["fact_id"]), "amplify", factor=7.0)
     visit(at, "neuron", neuron="L0.N1")
     visit(at, "lab")

@@ -108,7 +108,7 @@ def test_answers_stand_side_by_side_with_their_change_of_rank(outcome):
             assert row.moved == (sign if place <= 10 else f"new ({place})")
 
 
-def test_a_token_from_beyond_the_list_says_the_least_it_moved():
+def test_a_token_beyond_the_list_shows_its_rank_as_a_bound():
     assert tables.moved(None, 3, n_ranked=100) == "new (>100)"
     assert tables.moved(3, None, n_ranked=100) == "gone (>100)"
     assert tables.moved(7, 7, n_ranked=100) == "="

@@ -110,7 +110,7 @@ def test_choosing_a_relation_goes_back_to_the_first_page(a):
 @pytest.mark.parametrize(
     "parameters", [{"relation": "P999"}, {"sort": "x"}, {"related": "' --"}, {"page": "99"}, {"page": "x"}]
 )
-def test_a_bad_parameter_is_as_good_as_none(parameters, a):
+def test_a_bad_parameter_is_ignored(parameters, a):
     app = neuron_page(**parameters)
     if parameters.get("page") == "99":
         assert "The list has fewer pages" in words(app)
@@ -134,13 +134,13 @@ def test_it_says_how_selective_the_neuron_is_beside_chance(a):
     assert re.search(r"have one answer, .+\. Of as many facts drawn from the same relations", text)
 
 
-def test_of_one_fact_nothing_is_said(a):
+def test_one_fact_is_too_few_for_selectivity(a):
     text = words(neuron_page(ALONE))
     assert "Only one fact uses it: too few to say" in text
     assert "drawn at random" not in text
 
 
-def test_of_few_facts_it_warns(a):
+def test_few_facts_come_with_a_warning(a):
     few = next(neuron for neuron, facts in sorted(FACTS_OF.items()) if 1 < len(facts) < 5)
     assert "So few facts say little" in words(neuron_page(few))
     assert "So few facts say little" not in words(neuron_page())

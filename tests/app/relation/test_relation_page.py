@@ -55,7 +55,7 @@ def shows_pairs(app, pairs) -> None:
 
 
 @pytest.mark.parametrize("pair", [{"a": "P36"}, {"a": "P36", "b": "P0"}, {"a": "<b>", "b": "'"}])
-def test_a_cell_that_is_none_is_left_out(only_sample, pair):
+def test_an_unknown_cell_is_ignored(only_sample, pair):
     app = page("relation", **pair)
     assert not app.error
     assert "Click a cell" in words(app)
@@ -92,7 +92,7 @@ def test_a_click_on_a_layer_keeps_its_neurons_and_a_second_brings_all_back(a):
 
 
 @pytest.mark.parametrize("layer", ["99", "-1", "x", "1.0", "9" * 5000])
-def test_a_layer_that_is_none_means_all(only_sample, layer):
+def test_an_unknown_layer_means_all_layers(only_sample, layer):
     app = page("relation", relation="P36", layer=layer)
     assert not app.error
     assert list(app.dataframe[0].value["neuron"]) == list(
@@ -193,7 +193,7 @@ def test_edits_are_counted_beside_random_neurons(a):
     assert f"Of {n} edits, **{weak:.0%}** put the new answer first" in words(weaker)
 
 
-def test_a_control_that_does_as_much_is_said_to():
+def test_a_control_that_does_as_much_is_named():
     rows = pd.DataFrame(
         {
             "intervention": ["suppress"] * 2 + ["amplify"] * 2,
@@ -215,7 +215,7 @@ def test_a_control_that_does_as_much_is_said_to():
     assert "does not raise" not in evidence_show.verdict(weak, "amplify")
 
 
-def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_to_be():
+def test_edits_that_random_neurons_match_or_that_cost_other_facts_are_pointed_out():
     rates = pd.DataFrame(
         {
             "measure": ["success", "success", "paraphrase", "same_relation", "other_relation"],
@@ -241,7 +241,7 @@ def test_edits_that_random_neurons_do_as_well_or_that_cost_other_facts_are_said_
     assert "**random neurons" not in nothing
 
 
-def test_what_an_erasure_leaves_as_it_was_is_said_to_be_next_to_no_loss():
+def test_an_erasure_without_effect_is_called_almost_no_loss():
     doses = pd.DataFrame(
         {
             "group": ["own", "own", "random"],
@@ -279,7 +279,7 @@ def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_pa
     assert f"Editing its facts: {NOT_MEASURED}" in words(app)
 
 
-def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
+def test_a_relation_outside_the_sample_says_so(tmp_path, monkeypatch):
     folder = write_sample_atlas(tmp_path / "sampled")
     with Atlas(folder) as whole:
         erasures = whole.query("FROM erasures WHERE relation_id <> 'P36'")
@@ -292,7 +292,7 @@ def test_a_relation_outside_the_sample_is_said_to_be(tmp_path, monkeypatch):
     assert chart(page("relation", relation="P103"), DOSES).spec
 
 
-def test_effects_that_were_not_measured_are_said_to_be(tmp_path, monkeypatch):
+def test_missing_effects_are_said_to_be_not_measured(tmp_path, monkeypatch):
     absent = ("effects", *EVIDENCE, "neurons", "prompts", "attributions")
     only_atlas(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
     app = page("relation", relation="P36")

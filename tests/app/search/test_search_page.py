@@ -67,7 +67,7 @@ def test_the_order_is_in_the_url_and_holds_over_pages(only_sample):
     assert listed(page("search", sort="-probability", page="2")) == names[20:40]
 
 
-def test_an_order_that_is_none_is_the_best_match(only_sample):
+def test_an_unknown_order_means_the_best_match(only_sample):
     assert listed(page("search", sort="nonsense")) == listed(page("search"))
 
 
@@ -214,7 +214,7 @@ def test_the_second_page_of_a_search_lists_other_facts(only_sample):
     assert not first & second
 
 
-def test_a_page_that_is_no_number_is_the_first(only_sample):
+def test_a_page_that_is_not_a_number_means_the_first(only_sample):
     for number in ("x", "-3", "0", "²", "9" * 5000):
         app = page("search", page=number)
         assert not app.exception

@@ -157,7 +157,7 @@ def test_a_demo_fetches_only_what_it_lists(host):
         demo.check_download("gpt2")
 
 
-def test_the_demo_file_is_nowhere_looser_than_the_standard(monkeypatch):
+def test_no_limit_of_the_demo_is_looser_than_the_standard(monkeypatch):
     standard = limits.current()
     monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
     demo = limits.current()

@@ -77,7 +77,7 @@ def test_parameters_are_those_that_duckdb_finds(sql):
         assert found == expected
 
 
-def test_the_queries_that_duckdb_understands_are_most():
+def test_duckdb_understands_most_of_the_queries():
     assert sum(theirs(sql) is not None for sql in TEXTS) >= 20
 
 
@@ -429,7 +429,7 @@ def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
     assert list(app.dataframe[0].value["n"]) == [60]
 
 
-def test_the_cut_is_said_aloud(only_sample, monkeypatch, tmp_path):
+def test_a_truncated_answer_says_so(only_sample, monkeypatch, tmp_path):
     small = tmp_path / "small.toml"
     small.write_text("sql_rows = 10\n")
     monkeypatch.setenv(limits.LIMITS_VARIABLE, str(small))
@@ -517,7 +517,7 @@ def test_the_text_for_the_shell_names_no_folder_of_the_host(only_sample):
     assert str(only_sample.parent) not in code
 
 
-def test_a_text_that_was_changed_since_is_pointed_out(only_sample):
+def test_a_query_changed_since_its_answer_is_pointed_out(only_sample):
     app = sql_page(sql="SELECT 1 AS one")
     assert "was changed after" not in words(app)
     write(app, "SELECT 2 AS two").run()

@@ -139,7 +139,7 @@ def test_wrong_limits_stop_every_page_with_a_sentence(sample, monkeypatch, tmp_p
     for name in ("search", "compare", "atlases", "lab"):
         app = page(name)
         assert not app.exception
-        assert "in host.toml is 'perhaps'. Give true or false." in words(app), name
+        assert "host.toml: demo_mode must be true or false, got 'perhaps'." in words(app), name
         assert not app.text_input, name
 
 
@@ -305,15 +305,14 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
     assert started == [("import_published.py", "subprocess.Popen", "command")]
 
 
-# What the README tells hosts -------------------------------------------------------------------------
+# What the documentation tells hosts -------------------------------------------------------------------------
 
 
 def hosting() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.partition("## Host it\n")[2].partition("\n## ")[0]
+    return (ROOT / "docs/hosting.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_names_files_and_variables_that_exist():
+def test_the_page_on_hosting_names_files_and_variables_that_exist():
     text = hosting()
     for name in re.findall(r"`((?:app/|\.streamlit/)[\w./]+|Dockerfile|requirements\.txt)`", text):
         assert (ROOT / name).is_file(), name
@@ -322,7 +321,7 @@ def test_the_readme_names_files_and_variables_that_exist():
     assert torch in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_secret_of_the_readme_is_a_demo(monkeypatch):
+def test_the_secret_for_hosts_is_a_demo(monkeypatch):
     secrets = tomllib.loads(re.search(r"```toml\n(.+?)```", hosting(), re.DOTALL)[1])
     monkeypatch.chdir(ROOT)
     for name, value in secrets.items():
@@ -347,7 +346,7 @@ def test_the_lab_with_the_bundled_model_stays_under_a_gigabyte():
     if sys.platform != "linux":
         pytest.skip("memory is read from /proc")
     if torch.version.cuda:
-        pytest.skip("measured with PyTorch's CPU build, as the README tells hosts to use it")
+        pytest.skip("measured with PyTorch's CPU build, as hosts should use it")
     program = f"""
 from pathlib import Path
 from streamlit.testing.v1 import AppTest

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared import links
 from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import queries
 from atlas.neuron import Neuron
@@ -78,6 +77,8 @@ def test_every_kind_opens_by_its_permalink(kind):
 def test_a_link_to_compare_restores_what_it_names():
     def visit() -> None:
         import streamlit as st
+
+        from app.shared import links
 
         st.session_state["atlas_id"] = "sample"
         assert links.here(kind="facts", a="x", b=None) == {"atlas": "sample", "kind": "facts", "a": "x"}

@@ -25,7 +25,7 @@ MAIN = ROOT / "app" / "main.py"
 
 def unmarked(text: object) -> str:
     """A text without markdown's backslashes and colours."""
-    return re.sub(r":blue\[(.*)\]", r"\1", re.sub(r"\\(?=[^\w\s])", "", str(text)))
+    return re.sub(r":blue\[(.*)\]", r"\1", re.sub(r"\\(?=[^\w\s]|_)", "", str(text)))
 
 
 def page(name: str = "home", *, fails: bool = False, **parameters: str) -> AppTest:

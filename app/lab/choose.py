@@ -2,7 +2,7 @@
 
     subject = choose_model(status)                       # None while it has to be fetched
     question = choose_question(atlas, subject)           # None while there is nothing to ask
-    asked = all_prompts(atlas, subject, question)        # with the controls' prompts
+    prompts = all_prompts(atlas, subject, question)        # with the controls' prompts
 
 Wrong input raises `AtlasError` and stays in its widget.
 """
@@ -23,7 +23,7 @@ from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, prompts_of_fact
 from atlas.models import KNOWN_MODELS, locate, may_be_on_hub
 from atlas.models.families import FAMILIES
-from atlas.neuron import Asked, Prompt
+from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -127,11 +127,11 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     fact = choose_fact(atlas)
     if fact is None:
         return None
-    asked = prompts_of_fact(atlas, fact["fact_id"])
+    prompts = prompts_of_fact(atlas, fact["fact_id"])
     if subject is not None:
-        asked = usable_prompts(subject, asked)
+        prompts = usable_prompts(subject, prompts)
     name = fact_name(fact["subject"], fact["object"])
-    return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], asked)
+    return Question(fact["fact_id"], fact["relation_id"], name, fact["object"], prompts)
 
 
 def choose_fact(atlas: Atlas) -> dict[str, Any] | None:
@@ -165,12 +165,12 @@ def choose_fact(atlas: Atlas) -> dict[str, Any] | None:
     return fact
 
 
-def usable_prompts(subject: Subject, asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
+def usable_prompts(subject: Subject, prompts: tuple[ExperimentPrompt, ...]) -> tuple[ExperimentPrompt, ...]:
     """The prompts that the model can take; raises `AtlasError` where that is no discovery prompt."""
     from atlas.experiments.run import usable
 
-    asked, reasons = usable(subject, asked)
-    n_discovery = sum(item.group == "asked" for item in asked)
+    prompts, reasons = usable(subject, prompts)
+    n_discovery = sum(item.group == "asked" for item in prompts)
     if not n_discovery:
         why = reasons[0] if reasons else "It has no discovery prompts."
         raise AtlasError(f"{subject.name} can take none of this fact's prompts. {why} Choose another fact.")
@@ -178,10 +178,10 @@ def usable_prompts(subject: Subject, asked: tuple[Asked, ...]) -> tuple[Asked, .
         st.caption(escape(f"{plural(len(reasons), 'prompt')} left out: {reasons[0]}"))
     st.caption(
         f"{plural(n_discovery, 'discovery prompt')}, "
-        f"{plural(len(asked) - n_discovery, 'held-out paraphrase')}, such as: "
-        f"{escape(with_blank(asked[-1].prompt.text))}"
+        f"{plural(len(prompts) - n_discovery, 'held-out paraphrase')}, such as: "
+        f"{escape(with_blank(prompts[-1].prompt.text))}"
     )
-    return asked
+    return prompts
 
 
 def _fact_chosen() -> None:
@@ -222,7 +222,8 @@ def typed_question(subject: Subject | None) -> Question | None:
         return None
     prompts = limited_prompts(subject, text, answer)
     explain_tokens(subject, prompts[0])
-    return Question(None, None, answer.strip(), answer.strip(), tuple(Asked("asked", p) for p in prompts))
+    asked = tuple(ExperimentPrompt("asked", prompt) for prompt in prompts)
+    return Question(None, None, answer.strip(), answer.strip(), asked)
 
 
 def explain_tokens(subject: Subject, prompt: Prompt) -> None:
@@ -253,7 +254,7 @@ def choose_controls() -> None:
             )
 
 
-def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Asked, ...]:
+def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[ExperimentPrompt, ...]:
     """The question's prompts and those of other facts that this model can take."""
     controls = control_prompts(
         atlas,
@@ -266,4 +267,4 @@ def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Ask
     )
     from atlas.experiments.run import usable
 
-    return (*question.asked, *usable(subject, controls)[0])
+    return (*question.prompts, *usable(subject, controls)[0])

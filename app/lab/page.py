@@ -165,7 +165,7 @@ def missing(setup: LabChoices) -> str:
 
 def describe_experiment(setup: LabChoices, experiment: Experiment) -> str:
     changes = escape(describe_changes(experiment.interventions))
-    asked = setup.question.name if setup.question else experiment.asked[0].prompt.answer
+    asked = setup.question.name if setup.question else experiment.prompts[0].prompt.answer
     text = f"In **{escape(experiment.model)}**, **{changes}**, and ask about **{escape(asked)}**."
     subject = setup.subject
     if subject and experiment.weights_sha256 not in ("", subject.weights_sha256):
@@ -178,7 +178,7 @@ def describe_experiment(setup: LabChoices, experiment: Experiment) -> str:
 
 def describe_prompts(experiment: Experiment) -> str:
     """How many prompts of each group, and how many draws of random neurons."""
-    counts = Counter(item.group for item in experiment.asked)
+    counts = Counter(item.group for item in experiment.prompts)
     prompts = [plural(counts[group], noun) for group, noun in GROUP_NOUNS.items() if counts[group]]
     return f"On {', '.join(prompts)}. Control: {plural(experiment.draws, 'draw')} of random neurons."
 

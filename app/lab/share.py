@@ -42,7 +42,7 @@ def share_popover(experiment: Experiment, outcome: Outcome | None) -> None:
         st.markdown("**As a link** that restores everything and runs it:")
         st.code(link_to(experiment), language=None, wrap_lines=True, height=110)
         st.markdown("**As a file**" + (", with its results:" if outcome else ", without results yet:"))
-        name = export_name("experiment", experiment.model, experiment.asked[0].prompt.answer, ending="json")
+        name = export_name("experiment", experiment.model, experiment.prompts[0].prompt.answer, ending="json")
         st.download_button(
             "Download as JSON",
             partial(documents.to_json, experiment, outcome.results if outcome else None),

@@ -26,7 +26,7 @@ from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Intervention
 from atlas.models import is_ready
-from atlas.neuron import Asked, Prompt
+from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
 
 FACT, PROMPTS = "A fact of the atlas", "My own prompts"
@@ -48,11 +48,11 @@ class Question:
     relation_id: str | None
     name: str
     answer: str
-    asked: tuple[Asked, ...]
+    prompts: tuple[ExperimentPrompt, ...]
 
     @property
     def discovery(self) -> tuple[Prompt, ...]:
-        return tuple(item.prompt for item in self.asked if item.group == "asked")
+        return tuple(item.prompt for item in self.prompts if item.group == "asked")
 
 
 # The session -----------------------------------------------------------------------------------------
@@ -209,15 +209,15 @@ def put_model(name: str) -> None:
 def restore(experiment: Experiment, atlas: Atlas) -> None:
     """Every setting as in the experiment."""
     put_model(experiment.model or atlas.manifest.model.name)
-    own = [item.prompt for item in experiment.asked if item.group == "asked"]
-    first = (own or [experiment.asked[0].prompt])[0]
+    own = [item.prompt for item in experiment.prompts if item.group == "asked"]
+    first = (own or [experiment.prompts[0].prompt])[0]
     fact_id = experiment.fact_id if has_fact(atlas, experiment.fact_id) else None
     put("ask", FACT if fact_id else PROMPTS)
     put("fact", fact_id)
     if fact_id is None:
         put("prompts", "\n".join(prompt.text for prompt in own))
         put("answer", first.answer)
-    counts = {name: sum(item.group == name for item in experiment.asked) for name in NEAR_AND_FAR}
+    counts = {name: sum(item.group == name for item in experiment.prompts) for name in NEAR_AND_FAR}
     for name, value in ({"draws": experiment.draws, "seed": experiment.seed} | counts).items():
         low, high = control_range(name)
         put(name, min(max(value, low), high))

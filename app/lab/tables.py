@@ -185,9 +185,9 @@ def check_limits(experiment: Experiment) -> None:
     """Raise `AtlasError` for an experiment beyond the app's limits."""
     allowed = limits.current()
     allowed.check_model(experiment.model)
-    own = [item for item in experiment.asked if item.group in ("asked", "paraphrases")]
-    text = max(len(item.prompt.text) for item in experiment.asked)
-    answer = max(len(item.prompt.answer) for item in experiment.asked)
+    own = [item for item in experiment.prompts if item.group in ("asked", "paraphrases")]
+    text = max(len(item.prompt.text) for item in experiment.prompts)
+    answer = max(len(item.prompt.answer) for item in experiment.prompts)
     strengths = [0.0]
     for item in experiment.interventions:
         if isinstance(item, Amplify):
@@ -196,7 +196,7 @@ def check_limits(experiment: Experiment) -> None:
             strengths += [item.remove, item.add]
     for what, given, most in (
         ("own prompts", len(own), 2 * allowed.prompts),
-        ("control prompts", len(experiment.asked) - len(own), MOST_CONTROLS),
+        ("control prompts", len(experiment.prompts) - len(own), MOST_CONTROLS),
         ("characters per prompt", text, allowed.prompt_length),
         ("characters per answer", answer, allowed.answer_length),
         ("neurons", len(experiment.neurons), allowed.neurons),

@@ -12,7 +12,7 @@ from atlas.experiments import documents
 from atlas.experiments.controls import prompts_of_fact
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
-from atlas.neuron import GROUPS, Asked, Neuron, Prompt
+from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.numbers import signed_percent
 from atlas.store.atlas import bundled, open_atlas
 
@@ -419,9 +419,9 @@ def test_a_link_without_run_waits_for_the_button(fact):
 
 def test_a_link_asks_its_own_prompts_even_where_the_atlas_has_others(neurons):
     asked = (
-        Asked("asked", Prompt("", "", "The capital of France is [Y].", "Paris")),
-        Asked("paraphrases", Prompt("", "", "The capital city of France is called [Y].", "Paris")),
-        Asked("unrelated", Prompt("P30-x", "t", "Kenya belongs to the continent [Y].", "Africa")),
+        ExperimentPrompt("asked", Prompt("", "", "The capital of France is [Y].", "Paris")),
+        ExperimentPrompt("paraphrases", Prompt("", "", "The capital city of France is called [Y].", "Paris")),
+        ExperimentPrompt("unrelated", Prompt("P30-x", "t", "Kenya belongs to the continent [Y].", "Africa")),
     )
     experiment = Experiment((Suppress(neurons[:3]),), asked, draws=1, model="pocket-bert")
     at = lab(quick=False, x=documents.to_link(experiment), run="1")

@@ -360,7 +360,7 @@ def test_the_summary_tells_known_facts_and_random_neurons_apart(folder: Path):
 
 def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder: Path):
     rows = list(contexts_of(folder, dict.fromkeys(CONTEXT_KINDS, 0.5)))
-    sentence = "contexts lack an activation, or their numbers of neurons or sentences are wrong"
+    sentence = "contexts lack an activation, or have a wrong number of neurons or sentences"
 
     def problems(change: dict) -> list[str]:
         put(folder, [rows[0] | change, *rows[1:]])

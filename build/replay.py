@@ -1,11 +1,11 @@
-"""An experiment that somebody kept, done again: does it come out as they say?
+"""Repeats an experiment of the Lab from its file: are the results reproduced?
 
     python -m build experiment experiment.json --device cpu --json again.json
 
-1. *Read.* The file is checked whole before torch is imported.
+1. *Read.* The whole file is checked before torch is imported.
 2. *Model.* By the name in the file, or `--model`; other weights are refused unless `--any-weights`.
-3. *Run.* Before, after and random, as the Lab does it.
-4. *Compare.* With the results in the file, where it has some, up to what processors differ by.
+3. *Run.* Before, after and random, as in the Lab.
+4. *Compare.* With the results in the file, if any, up to the differences between processors.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from atlas.errors import BuildError
 from atlas.experiments.documents import MAX_FILE_BYTES, Document, read_document, to_json
-from atlas.experiments.experiment import Agreement, Experiment, agreement
+from atlas.experiments.experiment import Agreement, agreement
 from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
-from atlas.models import LocatedModel, locate
+from atlas.models import locate
 from atlas.neuron import GROUPS
 from build.output.writer import open_output
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replay:
-    """An experiment that was done again: its outcome, and how it compares with the file's results."""
+    """A repeated experiment: its outcome, and how it agrees with the file's results."""
 
     outcome: Outcome
     agreement: Agreement | None
@@ -38,7 +38,7 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        """Whether the model is as it was, and the file's results, if any, came out again."""
+        """Whether the model is unchanged afterwards, and the file's results, if any, are reproduced."""
         return self.outcome.undo_is_exact and (self.agreement is None or self.agreement.holds)
 
     def __str__(self) -> str:
@@ -54,24 +54,24 @@ def replay_experiment(
     any_weights: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Replay:
-    """Do the experiment in a file again; `AtlasError` where that cannot be done.
+    """Repeat the experiment in a file; write it with its new results to `json_file`, if given.
 
-    With `json_file`, the experiment and its new results are written there.
+    Raises an `AtlasError` for a file, a model or weights that do not fit.
     """
     # Step 1: read.
-    kept = read(file)
+    kept = _read(file)
     if json_file is not None and json_file.exists():
         raise BuildError(f"{json_file} exists already. Give --json the name of a new file.")
     if json_file is not None and not json_file.parent.is_dir():
         raise BuildError(f"There is no folder {json_file.parent} to write to. Make it first.")
     # Step 2: model.
     located = locate(model or kept.experiment.model)
-    other = is_other(kept.experiment, located)
+    other = kept.experiment.weights_sha256 not in ("", located.weights_sha256)
     if other and not any_weights:
         raise BuildError(
             f"The experiment was made with other weights of {one_line(kept.experiment.model)} "
             f"({kept.experiment.weights_sha256[:12]}…) than {one_line(located.name)} has "
-            f"({located.weights_sha256[:12]}…). Give --model the right ones, or --any-weights to go on."
+            f"({located.weights_sha256[:12]}…). Give --model the right ones, or --any-weights to use these."
         )
     # Step 3: run.
     from atlas.experiments.run import run
@@ -86,8 +86,8 @@ def replay_experiment(
     return Replay(outcome, compared, other)
 
 
-def read(file: Path) -> Document:
-    """The experiment in a file, with its results where it has some."""
+def _read(file: Path) -> Document:
+    """The experiment in a file, with its results, if any."""
     try:
         with file.open("rb") as handle:
             content = handle.read(MAX_FILE_BYTES + 1)
@@ -98,12 +98,7 @@ def read(file: Path) -> Document:
     try:
         return read_document(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise BuildError(f"{file} is no text in UTF-8. Give an experiment's JSON.") from None
-
-
-def is_other(experiment: Experiment, located: LocatedModel) -> bool:
-    """Whether the experiment names other weights than these."""
-    return experiment.weights_sha256 not in ("", located.weights_sha256)
+        raise BuildError(f"{file} is not UTF-8 text. Give an experiment's JSON.") from None
 
 
 # As text ---------------------------------------------------------------------------------------------
@@ -153,7 +148,7 @@ def _table(groups: Sequence[GroupSummary]) -> Iterator[str]:
 
 
 def _new_answer(groups: Sequence[GroupSummary], answer: str) -> Iterator[str]:
-    """The same rows without changes: from next to nothing, they would be percentages of many digits."""
+    """The same rows without percentages, which have many digits where the probability starts near zero."""
     if groups:
         yield f"the new answer, {one_line(answer, 60)}"
     for each in groups:

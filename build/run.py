@@ -45,7 +45,7 @@ from build.jobs.machine import Machine
 from build.output import tables
 from build.output.check import check_before_finish
 from build.output.summary import describe_atlas
-from build.output.writer import Output, metadata_of, with_metadata
+from build.output.writer import Output, with_metadata
 from build.plan import MAX_POINTS, METHOD, BuildOptions, Plan, build_parameters, make_plan
 from build.progress import ProgressBar
 
@@ -135,7 +135,7 @@ class _Build:
                     noted = with_metadata(table, seconds=now - before, device=self.executor.facts.device)
                     write_shard(stage, index, noted)
                     before = now
-        notes = (metadata_of(self.output.shard_schema(stage, index)) for index in range(len(sizes)))
+        notes = self.output.shard_notes(stage, len(sizes))
         self.seconds[label] = sum(note.get("seconds", 0.0) for note in notes)
 
     # --- stage 0 ---
@@ -189,9 +189,7 @@ class _Build:
             )
 
         self.make_shards("attribute", "attribute", [plan.n_prompts_of(facts) for facts in shards], job)
-        self.attribute_notes += [
-            metadata_of(self.output.shard_schema("attribute", index)) for index in range(plan.n_shards)
-        ]
+        self.attribute_notes = self.output.shard_notes("attribute", plan.n_shards)
 
     def left_out(self) -> list[dict[str, str]]:
         """The prompts that the model does not take, and why."""

@@ -28,7 +28,7 @@ from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
 from build.evidence import Study, find_studies
 from build.evidence.setting import Setting
-from build.output.writer import Output, metadata_of, settle, with_metadata
+from build.output.writer import Output, settle, with_metadata
 from build.plan import at_least_one, not_negative
 from build.progress import ProgressBar
 from build.run import code_version
@@ -168,7 +168,7 @@ class _Evaluation:
             "code_version": code_version(),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
-        output.drop_stage(stage)
+        output.drop_shards(stage)
         return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
 
     def refuse_to_replace(self, atlas: Atlas, record: dict[str, Any]) -> None:
@@ -213,8 +213,7 @@ class _Evaluation:
                     table = with_metadata(table, seconds=time.monotonic() - started)
                     output.write_shard(stage, index, table)
                     progress.advance(1)
-        notes = (metadata_of(output.shard_schema(stage, index)) for index in range(len(units)))
-        return sum(note.get("seconds", 0.0) for note in notes)
+        return sum(note.get("seconds", 0.0) for note in output.shard_notes(stage, len(units)))
 
 
 def _in_words(options: dict[str, Any]) -> str:

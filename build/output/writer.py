@@ -1,13 +1,13 @@
-"""Files that are either whole or not there, and the folder a build writes to.
+"""The folder that a build writes to: whole files only, shards, finished tables.
 
     output = Output(Path("out/my-atlas"))
-    output.claim(parameters, fresh=False)             # "new", "resumed" or "finished"; refuses the rest
+    output.claim(parameters, fresh=False)             # "new", "resumed" or "finished", else an error
     output.write_shard("attribute", 12, table)        # temporary name, fsync, rename
     output.write_table("prompts", batches)            # a finished table, in row groups
     output.finish(manifest)                           # the manifest last, then work/ goes
 
-A build keeps its shards and its plan in ``<out>/work``; `work/plan.json` says what it was begun with. A
-folder is only ever written to, or emptied by `--fresh`, when everything in it is a build's own.
+A build keeps its shards and its plan in ``<out>/work``; `work/plan.json` has its parameters. A folder is
+written to, or emptied by `--fresh`, only when everything in it is a build's own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from atlas import files
 from atlas.errors import BuildError, StoreError
@@ -69,7 +70,7 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk, or one that may not be written, into a sentence."""
+    """Raises `BuildError` for a full disk or a folder without write permission."""
     try:
         yield
     except OSError as error:
@@ -87,7 +88,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def open_output(path: Path) -> Iterator[BinaryIO]:
-    """`atlas.files.whole_file`, with a full disk and a forbidden folder in one sentence."""
+    """`atlas.files.whole_file`, with the errors of `writing`."""
     with writing(path), files.whole_file(path) as file:
         yield file
 
@@ -146,15 +147,15 @@ class Output:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.work = folder / WORK
-        self._lock: BinaryIO | None = None
+        self._lock = FileLock(self.work / LOCK_NAME)
 
     # --- claiming the folder ---
 
     def claim(self, parameters: dict[str, Any], *, fresh: bool = False) -> str:
-        """Make the folder this build's own: 'new', 'resumed' or 'finished'.
+        """Take the folder for this build: 'new', 'resumed' or 'finished'.
 
-        Raises `BuildError`, and changes nothing, when it holds another build, another atlas or
-        files that no build wrote.
+        Raises `BuildError`, and changes nothing, when it holds another build, another atlas or files that
+        no build wrote.
         """
         state = self.state(parameters, fresh=fresh)
         if state == "finished":
@@ -166,7 +167,7 @@ class Output:
             self.write_json(PLAN_NAME, parameters)
         elif fresh:
             # In this order a kill leaves either the old atlas or a begun build, never a heap of files.
-            self._drop_shards()
+            self.drop_shards()
             self.write_json(PLAN_NAME, parameters)
             for name in (MANIFEST_NAME, *map(file_name, TABLES)):
                 (self.folder / name).unlink(missing_ok=True)
@@ -174,7 +175,7 @@ class Output:
         return state
 
     def state(self, parameters: dict[str, Any], *, fresh: bool = False) -> str:
-        """What `claim` would say: 'new', 'resumed' (with `fresh`: replaced) or 'finished'; writes nothing."""
+        """What `claim` will return: 'new', 'resumed' (with `fresh`: replaced) or 'finished'; writes nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise BuildError(f"{self.folder} is a file. Give --out a folder.")
         if not self.folder.exists():
@@ -187,7 +188,8 @@ class Output:
         if MANIFEST_NAME in names:
             manifest = self._manifest()
             if not fresh:
-                difference = first_difference(parameters_of(manifest), parameters)
+                before = manifest.method.options.get("parameters", {})
+                difference = first_difference(before, parameters)
                 if difference is None:
                     return "finished"
                 raise BuildError(
@@ -218,7 +220,7 @@ class Output:
 
     def _refuse(self, foreign: list[str]) -> str:
         raise BuildError(
-            f"{self.folder} holds files that are no build's ({', '.join(foreign[:3])}"
+            f"{self.folder} holds files that no build wrote ({', '.join(foreign[:3])}"
             f"{', …' if len(foreign) > 3 else ''}). Choose an empty or new folder."
         )
 
@@ -227,34 +229,20 @@ class Output:
             return read_manifest(self.folder)
         except StoreError as error:
             raise BuildError(
-                f"{self.folder} holds a manifest that no build of this version wrote. Choose another folder. "
-                f"({error})"
+                f"{self.folder} holds a manifest that cannot be read ({error}). Choose another folder."
             ) from None
 
     def _take_lock(self) -> None:
         try:
-            import fcntl
-        except ImportError:  # Windows: two builds in one folder are then not noticed
-            return
-        # Kept open: the system drops the lock when the process ends, however it ends.
-        self._lock = (self.work / LOCK_NAME).open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock.acquire(timeout=0)  # the system drops it when the process ends, however it ends
+        except Timeout:
             raise BuildError(
                 f"Another build is running in {self.folder}. Wait for it, or choose another folder."
             ) from None
 
-    def _drop_shards(self) -> None:
-        for path in self._work_files():
-            if _SHARD.fullmatch(path.name):
-                path.unlink()
-
     def close(self) -> None:
-        """Let another build have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Release the folder for other builds."""
+        self._lock.release()
 
     def reopen(self) -> None:
         """Make a finished atlas's work folder again, for tables that are added later."""
@@ -272,10 +260,10 @@ class Output:
 
     @contextmanager
     def background(self) -> Iterator[Callable[[str, int, pa.Table], None]]:
-        """A `write_shard` that returns at once, while the shard before it is still being written.
+        """A `write_shard` that returns at once, and writes while the next shard is computed.
 
-        What cannot be written is raised at the next shard, or at the end; a shard that was given is written
-        also when the block is left by an error.
+        An error is raised at the next shard, or at the end. A shard that was given is written even when the
+        block is left by an error.
         """
         pending: Future[None] | None = None
         with ThreadPoolExecutor(1, "shards") as pool:
@@ -291,7 +279,7 @@ class Output:
                 pending.result()
 
     def has_shard(self, stage: str, index: int) -> bool:
-        """Whether the shard is there and its footer can be read; one that cannot is made again."""
+        """Whether the shard exists and its footer can be read; another one is made again."""
         try:
             pq.read_metadata(self.shard_path(stage, index))
         except (OSError, pa.ArrowException):
@@ -301,9 +289,9 @@ class Output:
     def read_shard(self, stage: str, index: int, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.shard_path(stage, index), columns=columns)
 
-    def shard_schema(self, stage: str, index: int) -> pa.Schema:
-        """A shard's columns, with what its metadata notes."""
-        return pq.read_schema(self.shard_path(stage, index))
+    def shard_notes(self, stage: str, count: int) -> list[dict[str, Any]]:
+        """What `with_metadata` noted in each of a stage's shards."""
+        return [metadata_of(pq.read_schema(self.shard_path(stage, index))) for index in range(count)]
 
     # --- small files of the work folder ---
 
@@ -343,7 +331,7 @@ class Output:
         _write_parquet(self.folder / file_name(table), TABLES[table], parts, level=9, group_rows=rows)
 
     def finish(self, manifest: Manifest) -> None:
-        """The manifest last; then the work folder has served."""
+        """Write the manifest last, then remove the work folder."""
         path = self.folder / MANIFEST_NAME
         with writing(path):
             write_manifest(self.folder, manifest)
@@ -353,8 +341,8 @@ class Output:
     def add_tables(self, tables: dict[str, pa.Table], manifest: Manifest) -> None:
         """Add tables to a finished atlas, or replace them; `manifest` comes without their records.
 
-        Whole files stand ready under other names, the manifest's last, before the first takes its own; where
-        that is interrupted, `settle` finishes it.
+        All files are written under other names, the manifest's last, before the first is renamed; `settle`
+        finishes an interrupted renaming.
         """
         for name, table in tables.items():
             path = self.folder / f"{file_name(name)}{_NEXT}"
@@ -368,25 +356,25 @@ class Output:
             file.write(manifest_text(replace(manifest, files=ordered)).encode())
         settle(self.folder)
 
-    def drop_stage(self, stage: str) -> None:
-        """Remove a stage's shards, whose rows are in a table now."""
+    def drop_shards(self, stage: str = "") -> None:
+        """Remove a stage's shards, or all, whose rows are in tables now."""
         for path in self._work_files():
-            if path.name.startswith(f"{stage}-") and _SHARD.fullmatch(path.name):
+            if path.name.startswith(stage) and _SHARD.fullmatch(path.name):
                 path.unlink()
 
     def leave(self) -> None:
-        """Let go of a finished atlas; its work folder stays only if it still holds shards."""
+        """Release a finished atlas; its work folder stays only while it holds shards."""
         self.close()
         (self.work / LOCK_NAME).unlink(missing_ok=True)
         with suppress(OSError):
             self.work.rmdir()
 
     def tidy(self) -> None:
-        """Remove the work folder of a finished atlas, unless somebody else keeps files there."""
+        """Remove the work folder of a finished atlas, unless it holds files that no build wrote."""
         self.close()
         if not self.work.is_dir():
             return
-        self._drop_shards()
+        self.drop_shards()
         for name in (PLAN_NAME, LOCK_NAME, f".{PLAN_NAME}.partial"):
             (self.work / name).unlink(missing_ok=True)
         with suppress(OSError):
@@ -394,7 +382,7 @@ class Output:
 
 
 def settle(folder: Path) -> None:
-    """Finish what `add_tables` began: all of its files take their names, or none does."""
+    """Finish an interrupted `add_tables`: all of its files take their names, or none does."""
     waiting = folder / f"{MANIFEST_NAME}{_NEXT}"
     ready = waiting.exists()
     with writing(folder):
@@ -407,8 +395,3 @@ def settle(folder: Path) -> None:
         if ready:
             os.replace(waiting, folder / MANIFEST_NAME)
             files.sync_folder(folder)
-
-
-def parameters_of(manifest: Manifest) -> dict[str, Any]:
-    """What a finished atlas was begun with, as `plan.json` held it."""
-    return dict(manifest.method.options.get("parameters", {}))

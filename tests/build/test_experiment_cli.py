@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_read_gets_a_sentence(refused, tmp_path):
     (tmp_path / "notes.json").write_text("once upon a time")
     assert "The text is not JSON" in refused(tmp_path / "notes.json")
     (tmp_path / "package.json").write_text('{"name": "x"}')
-    assert "This JSON is no experiment" in refused(tmp_path / "package.json")
+    assert "The JSON is not an experiment" in refused(tmp_path / "package.json")
 
 
 def test_a_file_of_a_windows_editor_is_read(file, capsys):

@@ -181,7 +181,6 @@ def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(
 
 
 def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
-    pytest.importorskip("fcntl")
     output = Output(copy)
     output.reopen()
     with pytest.raises(BuildError, match="Another build is running"):

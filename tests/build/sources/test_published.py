@@ -541,7 +541,7 @@ def test_what_no_build_wrote_is_left_alone(files: Files, refused: Callable[..., 
     files.out.mkdir()
     (files.out / "thesis.txt").write_text("two years")
     for more in ([], ["--fresh"]):
-        assert "holds files that are no build's (thesis.txt)" in refused(files.command(*more))
+        assert "holds files that no build wrote (thesis.txt)" in refused(files.command(*more))
     assert [path.name for path in files.out.iterdir()] == ["thesis.txt"]
 
 

@@ -12,7 +12,6 @@ vocabulary. Training is deterministic and takes seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers, processors
@@ -32,6 +31,7 @@ from atlas.models.families import family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.subject import Subject, device_of, load_subject
 from build.bench import prompts as sentences
+from build.bench.options import BenchOptions
 from build.bench.shapes import SHAPES
 from build.plan import DEFAULT_DTYPES
 
@@ -39,12 +39,10 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END, BEGIN = "<|endoftext|>", "<|begin_of_text|>"
 
 
-def chosen_subject(options: SimpleNamespace, *, layers: int | None = None) -> Subject:
+def chosen_subject(options: BenchOptions, *, layers: int | None = None) -> Subject:
     """What the options ask for; sets torch's threads."""
     torch.set_num_threads(options.threads)
-    return named_subject(
-        options.model or options.shape, device=options.device, dtype=options.dtype, layers=layers
-    )
+    return named_subject(options.subject, device=options.device, dtype=options.dtype, layers=layers)
 
 
 def named_subject(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from atlas.surgery.subject import device_of
@@ -10,6 +9,7 @@ from build.bench import floor, projection, scaling, sides
 from build.bench.figures import write_json
 from build.bench.machine import Say, describe_machine
 from build.bench.models import chosen_subject
+from build.bench.options import BenchOptions
 from build.bench.prompts import bench_prompts
 from build.bench.sample import SAMPLES, Population, draw_groups
 
@@ -21,10 +21,10 @@ DESCRIBE = {
 }
 
 
-def time_parts(options: SimpleNamespace, population: Population | None, say: Say) -> None:
+def time_parts(options: BenchOptions, population: Population | None, say: Say) -> None:
     """Measure what was asked for, print it, and keep it as JSON."""
     results = measure_parts(options, population, say)
-    write_json(options.json, {"options": vars(options), **results})
+    write_json(options.json, {"options": options, **results})
     subject, here = results.pop("subject"), results.pop("machine")
     on = here["cpu"] if here["device"] == "cpu" else f"{here['device']} (CUDA {here['cuda']}); {here['cpu']}"
     print(
@@ -35,7 +35,7 @@ def time_parts(options: SimpleNamespace, population: Population | None, say: Say
         print(f"\n{DESCRIBE[part](figures)}")
 
 
-def measure_parts(options: SimpleNamespace, population: Population | None, say: Say) -> dict[str, Any]:
+def measure_parts(options: BenchOptions, population: Population | None, say: Say) -> dict[str, Any]:
     """The figures of every part, below those of the subject and the machine."""
     device = device_of(options.device).type
     peaks = sides.peaks_of_sides(options, say) if "compare" in options.parts else {}

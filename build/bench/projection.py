@@ -31,7 +31,7 @@ from build.bench.models import trained_tokenizer
 from build.bench.prompts import PROMPT_SEED
 from build.bench.sample import Population
 from build.bench.scaling import PROMPTS_A_POINT, seconds_by_length
-from build.progress import Progress
+from build.progress import ProgressBar
 
 RESAMPLES = 10_000
 
@@ -80,7 +80,7 @@ def measure_projection(
     seconds, settled = [], []
     call = partial(attribute, subject, tolerance=tolerance, batch_rows=batch_rows)
     call(groups[0])  # what first passes allocate is nobody's time
-    with Progress("projection", total=sum(sizes)) as progress:
+    with ProgressBar("projection", total=sum(sizes)) as progress:
         for group in groups:
             took, found = timed(partial(call, group), subject.device)
             seconds.append(took)

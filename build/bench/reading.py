@@ -29,11 +29,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tests.big_collection import member_id
 
-from atlas.store.atlas import Atlas, Reader, quoted_path
+from atlas.store.atlas import Atlas, quoted_path
 from atlas.store.collection import Collection
 from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
+from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
 from build.bench.big_collection import member_id
 from build.bench.figures import format_rows, markdown_table, write_json

@@ -19,7 +19,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from atlas.attribution import attribution
@@ -28,6 +27,7 @@ from atlas.surgery.subject import Subject
 from build.bench.figures import certificates, format_rows, markdown_table, shown_bytes, summary_of
 from build.bench.machine import Say, peak_memory, run_alone, timed
 from build.bench.models import chosen_subject, shape_config
+from build.bench.options import BenchOptions
 from build.bench.prompts import bench_prompts, prompts_of_length
 
 PROMPTS_A_POINT = 16
@@ -101,7 +101,7 @@ def measure_point(subject: Subject, axis: str, size: int, *, smallest: int, tole
     }
 
 
-def point_alone(options: SimpleNamespace, axis: str, smallest: int, size: int) -> dict[str, Any]:
+def point_alone(options: BenchOptions, axis: str, smallest: int, size: int) -> dict[str, Any]:
     """Load the subject and measure one point, in a process of its own."""
     subject = chosen_subject(options, layers=size if axis == "layers" else None)
     return measure_point(subject, axis, size, smallest=smallest, tolerance=options.tolerance)
@@ -120,7 +120,7 @@ def seconds_by_length(
 # --- all of them ---
 
 
-def choose_sizes(options: SimpleNamespace, device: str) -> dict[str, Sequence[int]]:
+def choose_sizes(options: BenchOptions, device: str) -> dict[str, Sequence[int]]:
     """The sizes of every axis that was asked for; a loaded model has the layers it has."""
     sizes = {
         "prompts": options.scaling_prompts or DEFAULT_PROMPTS[device],
@@ -131,12 +131,12 @@ def choose_sizes(options: SimpleNamespace, device: str) -> dict[str, Sequence[in
     if options.model is not None:
         del sizes["layers"]
     elif not sizes["layers"]:
-        n = shape_config(options.shape).num_hidden_layers
+        n = shape_config(options.subject).num_hidden_layers
         sizes["layers"] = sorted({max(1, round(quarters * n / 4)) for quarters in (1, 2, 3, 4)})
     return {axis: found for axis, found in sizes.items() if axis in options.axes}
 
 
-def measure_scaling(options: SimpleNamespace, device: str, say: Say) -> dict[str, Any]:
+def measure_scaling(options: BenchOptions, device: str, say: Say) -> dict[str, Any]:
     """Every point of every axis, one process after the other."""
     axes = {}
     for axis, sizes in choose_sizes(options, device).items():

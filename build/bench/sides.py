@@ -14,7 +14,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from atlas.surgery.subject import Subject
 from build.bench.figures import certificates, format_rows, markdown_table, shown_bytes, summary_of
 from build.bench.machine import Say, peak_memory, run_alone, run_in_turn
 from build.bench.models import chosen_subject
+from build.bench.options import BenchOptions
 from build.bench.plain_loop import endpoints, plain_scores
 from build.bench.prompts import bench_prompts
 
@@ -93,13 +93,13 @@ def time_sides(
     return seconds, results
 
 
-def prompts_at_once(options: SimpleNamespace, subject: Subject) -> list[Prompt]:
+def prompts_at_once(options: BenchOptions, subject: Subject) -> list[Prompt]:
     """The prompts of one call: as many as the other sides have, or what a GPU needs."""
     n = max(options.prompts, options.at_once or AT_ONCE[subject.device.type])
     return bench_prompts(subject.family.kind, n)
 
 
-def peak_of_side(options: SimpleNamespace, side: str) -> dict[str, int | None]:
+def peak_of_side(options: BenchOptions, side: str) -> dict[str, int | None]:
     """Run one side, in a process of its own."""
     subject = chosen_subject(options)
     prompts = prompts_at_once(options, subject)
@@ -108,7 +108,7 @@ def peak_of_side(options: SimpleNamespace, side: str) -> dict[str, int | None]:
     return peak_memory(subject.device)
 
 
-def peaks_of_sides(options: SimpleNamespace, say: Say) -> dict[str, dict[str, int | None]]:
+def peaks_of_sides(options: BenchOptions, say: Say) -> dict[str, dict[str, int | None]]:
     """Peak memory of each side, if asked for."""
     peaks = {}
     for side in ONE_BY_ONE + TOGETHER if options.memory else ():
@@ -117,7 +117,7 @@ def peaks_of_sides(options: SimpleNamespace, say: Say) -> dict[str, dict[str, in
     return peaks
 
 
-def measure_sides(subject: Subject, options: SimpleNamespace, peaks: dict, say: Say) -> dict[str, Any]:
+def measure_sides(subject: Subject, options: BenchOptions, peaks: dict, say: Say) -> dict[str, Any]:
     """Time every side, and put the figures together."""
     together = prompts_at_once(options, subject)
     prompts = together[: options.prompts]

@@ -17,13 +17,11 @@ from atlas.errors import ModelError
 from atlas.neuron import Neuron
 from atlas.surgery import Amplify, Suppress, attribute
 from build.bench.plain_loop import endpoints, plain_scores
+from tests.atlas.compat import CAUSAL, MASKED, NEURONS, drop_in, relative
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import tiny_model
 
-MASKED = "the capital of france is [MASK] ."
 ELSEWHERE = "in [MASK] people speak french"
-CAUSAL = "the capital of france is"
-NEURONS = [[0, 3], [1, 7], [2, 11], [1, 60]]
 OTHERS = [[1, 7], [2, 5]]  # one of them is among NEURONS
 
 
@@ -33,8 +31,8 @@ class Bert:
     name, prompt, answer, target = "tiny_bert", MASKED, "paris", "rome"
 
     def __init__(self) -> None:
-        self.model, self.tokenizer = tiny_model(self.name)
-        self.kn = KnowledgeNeurons(self.model, self.tokenizer, device="cpu")
+        self.kn = drop_in(self.name)
+        self.model, self.tokenizer = self.kn.model, self.kn.tokenizer
         self.plain = PlainReplication(*tiny_model(self.name))
         self.parameters = dict(self.model.named_parameters())
         self.bits = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -334,11 +332,11 @@ def test_scores_see_kept_changes_of_activations(case: Bert):
     expected = plain_scores(case.plain.model, encoded["input_ids"][0], place, target, rule=endpoints(20))
     for handle in handles:
         handle.remove()
-    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert relative(found, expected) < 1e-5
     assert torch.allclose(of_layer, found[1])
     assert refined == torch.nonzero(found > 0.3 * found.max()).tolist()
     usual = case.kn.get_scores(case.prompt, case.answer)
-    assert float((found - usual).abs().max() / usual.abs().max()) > 1e-3
+    assert relative(found, usual) > 1e-3
 
 
 def test_a_kept_suppression_of_several_answer_tokens_is_the_librarys():

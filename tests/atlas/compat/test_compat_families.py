@@ -12,22 +12,19 @@ from atlas.compat.models import as_studied, subject_of
 from atlas.errors import ModelError
 from atlas.neuron import Neuron
 from atlas.surgery import Amplify, Erase, Suppress, attribute
+from tests.atlas.compat import CAUSAL, MASKED, NEURONS, drop_in
 from tests.tiny_models import BUILDERS, tiny_model
-
-NEURONS = [[0, 3], [1, 7], [2, 11]]
-FACT = ("the capital of france is [MASK] .", "paris")
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
 def kn(request) -> KnowledgeNeurons:
-    return KnowledgeNeurons(*tiny_model(request.param), device="cpu")
+    return drop_in(request.param)
 
 
 @pytest.fixture
-def asked(kn) -> tuple[str, str]:
-    masked = kn.subject.family.kind == "masked"
-    text = "the capital of france is"
-    return (f"{text} {kn.tokenizer.mask_token} .", "paris") if masked else (text, " paris")
+def fact(kn) -> tuple[str, str]:
+    mfact = kn.subject.family.kind == "mfact"
+    return (f"{CAUSAL} {kn.tokenizer.mask_token} .", "paris") if mfact else (CAUSAL, " paris")
 
 
 def logits(kn: KnowledgeNeurons, prompt: str) -> torch.Tensor:
@@ -35,8 +32,8 @@ def logits(kn: KnowledgeNeurons, prompt: str) -> torch.Tensor:
         return kn.model(**kn.tokenizer(prompt, return_tensors="pt")).logits
 
 
-def test_scores_and_neurons_are_the_librarys(kn, asked):
-    prompt, answer = asked
+def test_scores_and_neurons_are_the_librarys(kn, fact):
+    prompt, answer = fact
     subject = kn.subject
     with as_studied(kn.model):
         expected = attribute(subject, [subject.prompt(prompt, answer)], rule="endpoints")[0].scores
@@ -51,12 +48,14 @@ def test_scores_and_neurons_are_the_librarys(kn, asked):
     assert kn.intermediate_size() == found.shape[1]
 
 
-def test_the_originals_class_of_model_is_asked_like_ours():
+def test_the_originals_class_of_model_is_fact_like_ours():
     """It loads BERT as BertLMHeadModel, which reads in both directions all the same."""
     model, tokenizer = tiny_model("tiny_bert")
     other = BertLMHeadModel(model.config)
     other.load_state_dict(model.state_dict())
-    scores = [KnowledgeNeurons(each, tokenizer, device="cpu").get_scores(*FACT) for each in (model, other)]
+    scores = [
+        KnowledgeNeurons(each, tokenizer, device="cpu").get_scores(MASKED, "paris") for each in (model, other)
+    ]
     assert torch.equal(*scores)
 
 
@@ -69,8 +68,8 @@ def test_a_subject_can_be_made_of_a_model_and_its_tokenizer():
     assert bool(found.converged.all())
 
 
-def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, asked):
-    prompt, answer = asked
+def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, fact):
+    prompt, answer = fact
     subject, shared = kn.subject, layers_are_shared(kn.subject)
     before, parameters = logits(kn, prompt), dict(kn.model.named_parameters())
     neurons = [Neuron(*each) for each in NEURONS]

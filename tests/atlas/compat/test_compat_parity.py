@@ -14,6 +14,7 @@ import torch
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer
 from build.bench.plain_loop import endpoints, plain_activations, plain_scores
 from tests import plain_replication
+from tests.atlas.compat import relative
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import BUILDERS, randomize, tiny_model
 
@@ -85,10 +86,6 @@ def bert(request) -> Case:
 @pytest.fixture
 def gpt2() -> Case:
     return case_of("tiny_gpt2")
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def same(found: dict, expected: dict) -> None:

@@ -16,22 +16,21 @@ from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer, model
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Neuron
 from build.bench.plain_loop import endpoints, plain_scores
+from tests.atlas.compat import MASKED, NEURONS, drop_in, relative
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import N_NEURONS, tiny_model
 
-MASKED = "the capital of france is [MASK] ."
 CAUSAL = "the largest city of america is"
-NEURONS = [[0, 3], [1, 7], [2, 11]]
 
 
 @pytest.fixture(scope="module")
 def bert() -> KnowledgeNeurons:
-    return KnowledgeNeurons(*tiny_model("tiny_bert"), device="cpu")
+    return drop_in("tiny_bert")
 
 
 @pytest.fixture(scope="module")
 def gpt2() -> KnowledgeNeurons:
-    return KnowledgeNeurons(*tiny_model("tiny_gpt2"), "gpt2", "cpu")
+    return drop_in("tiny_gpt2", model_type="gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -42,91 +41,40 @@ def pocket() -> KnowledgeNeurons:
 # The same API ----------------------------------------------------------------------------------------
 
 # Method → its arguments and their defaults, in their order, as the original has them.
-REQUIRED = inspect.Parameter.empty
-SCORING = {"batch_size": 10, "steps": 20}
-MEASURING = {"undo_modification": True, "quiet": False}
+SCORING = "batch_size=10, steps=20"
+METHOD = "attribution_method='integrated_grads'"
+STAYING = "undo_modification=True, quiet=False"
 SIGNATURES = {
-    "__init__": {"model": REQUIRED, "tokenizer": REQUIRED, "model_type": "bert", "device": None},
-    "n_layers": {},
-    "intermediate_size": {},
-    "scaled_input": {"activations": REQUIRED, "steps": 20, "device": "cpu"},
-    "get_baseline_with_activations": {
-        "encoded_input": REQUIRED,
-        "layer_idx": REQUIRED,
-        "mask_idx": REQUIRED,
-    },
-    "get_scores": {
-        "prompt": REQUIRED,
-        "ground_truth": REQUIRED,
-        **SCORING,
-        "attribution_method": "integrated_grads",
-        "pbar": True,
-    },
-    "get_scores_for_layer": {
-        "prompt": REQUIRED,
-        "ground_truth": REQUIRED,
-        "layer_idx": REQUIRED,
-        **SCORING,
-        "encoded_input": None,
-        "attribution_method": "integrated_grads",
-    },
-    "get_coarse_neurons": {
-        "prompt": REQUIRED,
-        "ground_truth": REQUIRED,
-        **SCORING,
-        "threshold": None,
-        "adaptive_threshold": None,
-        "percentile": None,
-        "attribution_method": "integrated_grads",
-        "pbar": True,
-    },
-    "get_refined_neurons": {
-        "prompts": REQUIRED,
-        "ground_truth": REQUIRED,
-        "negative_examples": None,
-        "p": 0.5,
-        **SCORING,
-        "coarse_adaptive_threshold": 0.3,
-        "coarse_threshold": None,
-        "coarse_percentile": None,
-        "quiet": False,
-    },
-    "modify_activations": {
-        "prompt": REQUIRED,
-        "ground_truth": REQUIRED,
-        "neurons": REQUIRED,
-        "mode": "suppress",
-        **MEASURING,
-    },
-    "modify_weights": {
-        "prompt": REQUIRED,
-        "neurons": REQUIRED,
-        "target": REQUIRED,
-        "mode": "edit",
-        "erase_value": "zero",
-        **MEASURING,
-    },
-    "suppress_knowledge": {"prompt": REQUIRED, "ground_truth": REQUIRED, "neurons": REQUIRED, **MEASURING},
-    "enhance_knowledge": {"prompt": REQUIRED, "ground_truth": REQUIRED, "neurons": REQUIRED, **MEASURING},
-    "edit_knowledge": {"prompt": REQUIRED, "target": REQUIRED, "neurons": REQUIRED, **MEASURING},
-    "erase_knowledge": {
-        "prompt": REQUIRED,
-        "neurons": REQUIRED,
-        "erase_value": "zero",
-        "target": None,
-        **MEASURING,
-    },
+    "__init__": "model, tokenizer, model_type='bert', device=None",
+    "n_layers": "",
+    "intermediate_size": "",
+    "scaled_input": "activations, steps=20, device='cpu'",
+    "get_baseline_with_activations": "encoded_input, layer_idx, mask_idx",
+    "get_scores": f"prompt, ground_truth, {SCORING}, {METHOD}, pbar=True",
+    "get_scores_for_layer": f"prompt, ground_truth, layer_idx, {SCORING}, encoded_input=None, {METHOD}",
+    "get_coarse_neurons": f"prompt, ground_truth, {SCORING}, threshold=None, adaptive_threshold=None, "
+    f"percentile=None, {METHOD}, pbar=True",
+    "get_refined_neurons": f"prompts, ground_truth, negative_examples=None, p=0.5, {SCORING}, "
+    "coarse_adaptive_threshold=0.3, coarse_threshold=None, coarse_percentile=None, quiet=False",
+    "modify_activations": f"prompt, ground_truth, neurons, mode='suppress', {STAYING}",
+    "modify_weights": f"prompt, neurons, target, mode='edit', erase_value='zero', {STAYING}",
+    "suppress_knowledge": f"prompt, ground_truth, neurons, {STAYING}",
+    "enhance_knowledge": f"prompt, ground_truth, neurons, {STAYING}",
+    "edit_knowledge": f"prompt, target, neurons, {STAYING}",
+    "erase_knowledge": f"prompt, neurons, erase_value='zero', target=None, {STAYING}",
 }
 
 
 @pytest.mark.parametrize("method", SIGNATURES)
 def test_arguments_and_defaults_are_the_originals(method: str):
     parameters = inspect.signature(getattr(KnowledgeNeurons, method)).parameters.values()
-    by_place = {
-        p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
-    }
-    assert list(by_place.items()) == list(SIGNATURES[method].items())
-    # What is new has to be named.
+    by_place = [
+        p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+        for p in parameters
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
+    ]
+    assert ", ".join(by_place) == SIGNATURES[method]
+    # New arguments are keyword-only.
     assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
 
 
@@ -204,10 +152,10 @@ def test_causal_answers_of_several_tokens(gpt2):
             greedy = torch.cat([greedy, best.indices[None]])
     assert results["before"]["gt_prob"] == pytest.approx(math.prod(probabilities), rel=1e-5)
     assert results["before"]["argmax_prob"] == pytest.approx(math.prod(own), rel=1e-5)
-    said = greedy[len(steps[0][0]) :]
-    assert results["before"]["argmax_completion"] == gpt2.tokenizer.decode(said)
+    own_ids = greedy[len(steps[0][0]) :]
+    assert results["before"]["argmax_completion"] == gpt2.tokenizer.decode(own_ids)
     generated = gpt2.model.generate(steps[0][0][None], max_new_tokens=2, do_sample=False, pad_token_id=0)
-    assert generated[0, -2:].tolist() == said.tolist()
+    assert generated[0, -2:].tolist() == own_ids.tolist()
 
     scores = gpt2.get_scores(CAUSAL, answer)
     by_layer = gpt2.get_scores_for_layer(CAUSAL, answer, 1)
@@ -215,14 +163,10 @@ def test_causal_answers_of_several_tokens(gpt2):
     expected = sum(
         plain_scores(model, ids, len(ids) - 1, target, rule=endpoints(20)) for ids, target in steps
     ) / len(steps)
-    assert float((scores - expected).abs().max() / expected.abs().max()) < 1e-5
-    assert float((by_layer - expected[1]).abs().max() / expected.abs().max()) < 1e-5
+    assert relative(scores, expected) < 1e-5
+    assert relative(by_layer, expected[1]) < 1e-5
     with pytest.raises(PromptError, match="has 2 tokens; the original takes causal answers of one"):
-        strictly("tiny_gpt2").get_scores(CAUSAL, answer)
-
-
-def strictly(name: str) -> KnowledgeNeurons:
-    return KnowledgeNeurons(*tiny_model(name), device="cpu", strict_replication=True)
+        drop_in("tiny_gpt2", strict_replication=True).get_scores(CAUSAL, answer)
 
 
 def test_a_causal_answer_follows_the_prompt_as_it_is_written(gpt2):
@@ -307,11 +251,11 @@ def test_answers_outside_the_vocabulary_are_refused(bert):
     ):
         with pytest.raises(PromptError, match=r"outside the vocabulary of .*\. Choose another word\."):
             ask()
-    strict, plain = strictly("tiny_bert"), PlainReplication(*tiny_model("tiny_bert"))
+    strict, plain = drop_in("tiny_bert", strict_replication=True), PlainReplication(*tiny_model("tiny_bert"))
     with pytest.warns(UserWarning, match=r"'Paris' is not a token of .*, \[UNK\] takes its place"):
         found = strict.get_scores(MASKED, "Paris")
     expected = plain.scores(MASKED, "[UNK]", steps=20)
-    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert relative(found, expected) < 1e-5
 
 
 def test_words_are_found_whatever_their_case_and_length(bert):
@@ -430,7 +374,7 @@ def test_what_cannot_be_counted_is_one_sentence(bert):
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
 def test_prompts_of_no_length_or_too_long_are_one_sentence_strictly_too(name: str):
-    strict = KnowledgeNeurons(*tiny_model(name), device="cpu", strict_replication=True)
+    strict = drop_in(name, strict_replication=True)
     masked = name == "tiny_bert"
     answer = "paris" if masked else " paris"
     for prompt in ["the " * 80 + MASKED] if masked else ["the " * 80, ""]:

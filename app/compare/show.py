@@ -4,7 +4,7 @@
     show_measures(measures, "France", "Italy")
     show_overlap_of_neurons(atlas, comparison.neurons_of_facts(atlas, a, b), measure="score", title="Score")
 
-A is blue and B orange in every picture, what both have is green.
+A, B and what both have keep one colour each in every picture (`atlas.charts.palette`).
 """
 
 from __future__ import annotations

@@ -3,16 +3,16 @@
     python -m build run … --executor ray                           # a cluster of this machine, for this build
     python -m build run … --executor ray --ray-address HOST:6379   # one that is there
 
-1. *Connect.* To the cluster at the address, or to one that is started here and ends with the build.
-2. *Share.* A worker has one GPU, where the cluster has some, else `threads` CPU cores; each loads the model.
-3. *Hand out.* A worker has two jobs: the model is busy with one while the other is prepared, and finished
-   tables travel meanwhile. At the end, when no more jobs wait than there are workers, one each.
-4. *Lose nothing.* The jobs of a worker that was lost are handed out again, to whoever is free, and another
-   worker takes its place. Ray could restart it and repeat its calls (`max_restarts`, `max_task_retries`), but
-   a repeated call waits for that very worker, on a lost machine for ever; so both are left at 0.
+1. *Connect* to the cluster at the address, or to one that is started here and ends with the build.
+2. *Divide* the cluster: a worker has one GPU, where there are some, else `threads` CPU cores, and a model.
+3. *Hand out* jobs. A worker has two: one is prepared, or its table travels, while the model computes the
+   other. At the end, when no more jobs wait than there are workers, one each.
+4. *Replace* a lost worker and hand out its jobs again, to any free worker. Ray could restart it and repeat
+   its calls (`max_restarts`, `max_task_retries`), but a repeated call waits for the same worker, on a lost
+   machine for ever; so both are 0.
 
-What a person can do something about (`AtlasError`) comes back from a worker as a value, so that it arrives as
-it was raised. Ray is imported here alone, and this module only when it is asked for.
+A worker returns an `AtlasError` as a value, so that it arrives as it was raised. Ray is imported only here,
+and this module only with --executor ray.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from build.jobs.jobs import Job
     from build.jobs.worker import Worker
 
-# Before Ray is imported: nothing is sent to its makers, and what workers print is not printed again.
+# Before Ray is imported: no usage statistics, and no second print of what workers print.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -61,20 +61,20 @@ LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOf
 JOBS_A_WORKER = 2
 MOST_LOSSES = 3
 SECONDS_TO_CONNECT = 5.0
-SECONDS_BEFORE_A_WORD = 30.0
+SECONDS_BEFORE_A_NOTE = 30.0
 OBJECT_STORE_BYTES = 512 * 2**20  # tables on their way; Ray's own default is a third of the memory
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job's table, and what the worker had to say meanwhile."""
+    """A job's table, and the worker's notes meanwhile."""
 
     table: pa.Table
     notes: tuple[str, ...]
 
 
 class RayWorker:
-    """What lives in a worker's process: the model, in a thread of its own."""
+    """A worker's process: the model, in a thread of its own."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
@@ -92,7 +92,7 @@ class RayWorker:
             return error
 
     def do(self, job: Job) -> Done | AtlasError:
-        """The job's table; called from two threads, of which one prepares while the model is the other's."""
+        """The job's table; called from two threads: one prepares while the model computes for the other."""
         try:
             inputs = job.prepare(self.worker.subject)
             return self.model_thread.submit(self._compute, job, inputs).result()
@@ -108,7 +108,7 @@ class RayWorker:
 
 @dataclass(frozen=True)
 class _Task:
-    """A job that waits or is being done, and how often a worker was lost with it."""
+    """A job that waits or runs, and how often a worker was lost with it."""
 
     index: int
     job: Job
@@ -133,7 +133,7 @@ class RayExecutor:
         self.loaded: list[SubjectFacts] = []
         self.loading: dict[Any, _Hand] = {}
         self.losses_while_loading = 0
-        # Steps 1 and 2: connect, share.
+        # Steps 1 and 2: connect, divide.
         try:
             self._connect(machine)
             self.share = divide(machine, *self._resources())
@@ -141,7 +141,7 @@ class RayExecutor:
                 setup = replace(setup, model=str(Path(setup.model).expanduser().resolve()))
             self.setup = replace(setup, device=self.share.device, threads=self.share.threads)
             for _ in range(self.share.workers):
-                self._hire()
+                self._start_worker()
             while not self.hands:
                 list(self._ended(deque(), lambda text: print(text, file=sys.stderr, flush=True)))
         except BaseException:
@@ -157,7 +157,7 @@ class RayExecutor:
         }
         address = machine.ray_address
         if address is None:
-            # A secret of this build's own; Ray would leave one in the home folder.
+            # A token of this build's own; Ray would leave one in the home folder.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             # In /tmp, as Ray itself does: the names of the sockets in it may have about 100 letters.
             parent = "/tmp" if os.path.isdir("/tmp") else None
@@ -167,24 +167,24 @@ class RayExecutor:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": str(self.folder),
-                # Who asks for more than there is gets it, more slowly.
+                # More workers or threads than cores are allowed, and slow.
                 "num_cpus": max(count_cores(), (machine.workers or 1) * (machine.threads or 1)),
             }
         else:
             _use_token()
-            _ask(_found() if address == "auto" else address)
-            # The project lies at the same place on every machine of a cluster.
+            _check_address(_local_address() if address == "auto" else address)
+            # The project is in the same place on every machine of a cluster.
             project = str(Path(__file__).resolve().parents[2])
             options |= {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": project}}}
         try:
             ray.init(**options)
         except (OSError, ImportError, RuntimeError, ValueError, RayError) as error:
-            said = _first_line(error)
+            reason = _first_line(error)
             raise BuildError(
-                f"Ray cannot be started: {said}. Leave --executor out."
+                f"Ray cannot be started: {reason}. Leave --executor out."
                 if address is None
-                else f"The Ray cluster at '{address}' cannot be used: {said}. If it asks for a token, "
-                "put that into RAY_AUTH_TOKEN; or leave --ray-address out."
+                else f"The Ray cluster at '{address}' cannot be used: {reason}. If it needs a token, "
+                "put it into RAY_AUTH_TOKEN; or leave --ray-address out."
             ) from None
 
     @staticmethod
@@ -193,10 +193,10 @@ class RayExecutor:
         resources = ray.cluster_resources()
         return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
 
-    # --- step 2: share ---
+    # --- step 2: divide ---
 
-    def _hire(self) -> None:
-        """One more worker, who begins to load the model."""
+    def _start_worker(self) -> None:
+        """Start one more worker, which loads the model."""
         options = {"num_gpus": 1, "num_cpus": 0} if self.share.gpu else {"num_cpus": self.share.threads}
         actor = (
             ray.remote(RayWorker)
@@ -230,7 +230,7 @@ class RayExecutor:
                     advance(task.job.size)
                     yield task.index, done.table
         finally:
-            for hand in self.hands:  # left by an error: what comes back now is nobody's
+            for hand in self.hands:  # after an error, pending results are ignored
                 hand.tasks.clear()
 
     def _hand_out(self, waiting: deque[_Task], source: Iterator[tuple[int, Job]]) -> None:
@@ -243,14 +243,14 @@ class RayExecutor:
                     self._draw(waiting, source)
 
     def _draw(self, waiting: deque[_Task], source: Iterator[tuple[int, Job]]) -> None:
-        """A few jobs are made ahead, which also tells when the last ones have come."""
+        """Make a few jobs ahead, which also shows when the last ones have come."""
         while len(waiting) <= self.share.workers and (following := next(source, None)):
             waiting.append(_Task(*following))
 
     def _ended(self, waiting: deque[_Task], note: Note) -> Iterator[tuple[_Task, Done]]:
-        """Waits until a call ends; gives the tasks that were done, and deals with whatever else ended."""
+        """Wait until calls end; yields the finished tasks, and handles loaded and lost workers."""
         calls = [*self.loading, *(call for hand in self.hands for call in hand.tasks)]
-        patience = None if self.hands else SECONDS_BEFORE_A_WORD
+        patience = None if self.hands else SECONDS_BEFORE_A_NOTE
         ready, _ = ray.wait(calls, timeout=patience)
         if not ready:
             note(f"Waiting for the cluster: none of {self.share.workers} workers is ready yet.")
@@ -271,7 +271,7 @@ class RayExecutor:
 
     @staticmethod
     def _result(call: Any) -> Any:
-        """What a call returned, None when its worker was lost. Raises the `AtlasError` that it returned."""
+        """A call's result, None when its worker was lost. Raises the `AtlasError` that it returned."""
         try:
             result = ray.get(call)
         except RayTaskError:
@@ -280,24 +280,24 @@ class RayExecutor:
             return None
         except RayError as error:
             raise BuildError(
-                f"The Ray cluster does not go on: {_first_line(error)}. Give the same command again; "
+                f"The Ray cluster failed: {_first_line(error)}. Give the same command again; "
                 "complete shards are kept."
             ) from None
         if isinstance(result, AtlasError):
             raise result
         return result
 
-    # --- step 4: lose nothing ---
+    # --- step 4: replace ---
 
     def _loaded(self, hand: _Hand, facts: SubjectFacts | None) -> None:
         if facts is None:
             self.losses_while_loading += 1
             if self.losses_while_loading >= MOST_LOSSES:
                 raise BuildError(
-                    "Workers end while they load the model, most likely because memory runs out. Use fewer "
+                    "Workers die while they load the model, most likely for lack of memory. Use fewer "
                     "--workers; complete shards are kept."
                 )
-            self._hire()
+            self._start_worker()
             return
         if facts.weights_sha256 != self.weights_sha256:
             raise BuildError(
@@ -315,11 +315,11 @@ class RayExecutor:
         for task in reversed(hand.tasks.values()):
             if task.losses + 1 >= MOST_LOSSES:
                 raise BuildError(
-                    f"A worker was lost {MOST_LOSSES} times at the same work, most likely because memory ran "
-                    "out. Use fewer --workers or a smaller --batch-rows; complete shards are kept."
+                    f"A worker was lost {MOST_LOSSES} times at the same work, most likely for lack of "
+                    "memory. Use fewer --workers or a smaller --batch-rows; complete shards are kept."
                 )
             waiting.appendleft(replace(task, losses=task.losses + 1))
-        self._hire()
+        self._start_worker()
 
     def close(self) -> None:
         """Let the workers go, and the cluster if it was started here."""
@@ -335,16 +335,16 @@ class RayExecutor:
 
 
 def _use_token() -> None:
-    """A token that lies where Ray looks for one is shown to the cluster, as Ray's own commands do."""
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it would say so at length
+    """Use the token that Ray finds on this machine, if any, as Ray's own commands do."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would log the token's place at length
     with suppress(ImportError):  # Ray before 2.59
         from ray._private.authentication import authentication_token_setup as setup
 
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-def _found() -> str:
-    """The address of the cluster that `ray start` began on this machine."""
+def _local_address() -> str:
+    """The address of the cluster that `ray start` started on this machine."""
     from ray._private.services import canonicalize_bootstrap_address
 
     address = canonicalize_bootstrap_address("auto")
@@ -356,12 +356,12 @@ def _found() -> str:
     return address
 
 
-def _ask(address: str) -> None:
-    """Whether somebody listens there: Ray itself would go on asking for minutes."""
+def _check_address(address: str) -> None:
+    """Raises `BuildError` when no cluster answers: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise BuildError(
-            f"'{address}' is no address of a Ray cluster. Give HOST:PORT, ray://HOST:PORT or auto."
+            f"'{address}' is not an address of a Ray cluster. Give HOST:PORT, ray://HOST:PORT or auto."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()

@@ -175,7 +175,7 @@ class Output:
         return state
 
     def state(self, parameters: dict[str, Any], *, fresh: bool = False) -> str:
-        """What `claim` will return: 'new', 'resumed' (with `fresh`: replaced) or 'finished'; writes nothing."""
+        """What `claim` will return: 'new', 'resumed' (with `fresh`: replaced) or 'finished'; only reads."""
         if self.folder.exists() and not self.folder.is_dir():
             raise BuildError(f"{self.folder} is a file. Give --out a folder.")
         if not self.folder.exists():

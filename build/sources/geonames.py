@@ -30,6 +30,11 @@ def _codes(text: str) -> set[str]:
     return set(text.split())
 
 
+def _names(text: str) -> dict[str, str]:
+    """Code → name, from ``AF Africa, AS Asia``."""
+    return dict(pair.split(" ", 1) for pair in text.split(", "))
+
+
 # 1. Countries ---------------------------------------------------------------------------------------
 
 # Dependent or disputed territories, and states that no longer exist.
@@ -39,23 +44,12 @@ NO_COUNTRY = _codes(
 )
 # Georgia is a state of the USA too; there are two Congos; the Vatican is a city.
 AMBIGUOUS = {"GE", "CD", "CG", "VA"}
-NAMES_IN_SENTENCES = {
-    "AE": "the United Arab Emirates",
-    "BS": "the Bahamas",
-    "CF": "the Central African Republic",
-    "CV": "Cape Verde",
-    "CZ": "the Czech Republic",
-    "DO": "the Dominican Republic",
-    "GB": "the United Kingdom",
-    "GM": "the Gambia",
-    "KM": "the Comoros",
-    "MV": "the Maldives",
-    "NL": "the Netherlands",
-    "PH": "the Philippines",
-    "SB": "the Solomon Islands",
-    "TL": "East Timor",
-    "US": "the United States",
-}
+NAMES_IN_SENTENCES = _names(
+    "AE the United Arab Emirates, BS the Bahamas, CF the Central African Republic, CV Cape Verde, CZ the"
+    " Czech Republic, DO the Dominican Republic, GB the United Kingdom, GM the Gambia, KM the Comoros, MV"
+    " the Maldives, NL the Netherlands, PH the Philippines, SB the Solomon Islands, TL East Timor, US the"
+    " United States"
+)
 MIN_POPULATION = 300_000
 MIN_POPULATION_CONTINENT = 1_500_000
 MIN_POPULATION_CURRENCY = 8_000_000
@@ -66,14 +60,7 @@ MIN_POPULATION_CURRENCY = 8_000_000
 NO_SINGLE_CAPITAL = {"BI", "BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "SZ", "YE", "ZA"}
 CAPITAL_NOW = {"KZ": "Astana", "MM": "Naypyidaw"}
 
-CONTINENTS = {
-    "AF": "Africa",
-    "AS": "Asia",
-    "EU": "Europe",
-    "NA": "North America",
-    "OC": "Oceania",
-    "SA": "South America",
-}
+CONTINENTS = _names("AF Africa, AS Asia, EU Europe, NA North America, OC Oceania, SA South America")
 # Between two continents; Australia is a continent of its own to many.
 NO_SINGLE_CONTINENT = {"AM", "AU", "AZ", "CY", "EG", "ID", "KZ", "PG", "RU", "TL", "TR"}
 
@@ -83,48 +70,13 @@ ONE_LANGUAGE = _codes(
     " GW GY HN HR HU IR IS IT JM JO JP KH KP KR KW LA LI LR LT LV LY MD MM MN MX MY MZ NA NG NI NP OM PA PL"
     " PT QA RO RU SA SE SI SK SL SN SR SV SY TG TH TN TR TT UA US UY UZ VE VN YE ZM"
 )
-LANGUAGES = {
-    "ar": "Arabic",
-    "bg": "Bulgarian",
-    "bn": "Bengali",
-    "da": "Danish",
-    "de": "German",
-    "el": "Greek",
-    "en": "English",
-    "es": "Spanish",
-    "et": "Estonian",
-    "fa": "Persian",
-    "fr": "French",
-    "hr": "Croatian",
-    "hu": "Hungarian",
-    "is": "Icelandic",
-    "it": "Italian",
-    "ja": "Japanese",
-    "km": "Khmer",
-    "ko": "Korean",
-    "lo": "Lao",
-    "lt": "Lithuanian",
-    "lv": "Latvian",
-    "mn": "Mongolian",
-    "ms": "Malay",
-    "my": "Burmese",
-    "ne": "Nepali",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "sk": "Slovak",
-    "sl": "Slovenian",
-    "sq": "Albanian",
-    "sv": "Swedish",
-    "th": "Thai",
-    "tr": "Turkish",
-    "uk": "Ukrainian",
-    "uz": "Uzbek",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+LANGUAGES = _names(
+    "ar Arabic, bg Bulgarian, bn Bengali, da Danish, de German, el Greek, en English, es Spanish, et"
+    " Estonian, fa Persian, fr French, hr Croatian, hu Hungarian, is Icelandic, it Italian, ja Japanese,"
+    " km Khmer, ko Korean, lo Lao, lt Lithuanian, lv Latvian, mn Mongolian, ms Malay, my Burmese, ne"
+    " Nepali, nl Dutch, pl Polish, pt Portuguese, ro Romanian, ru Russian, sk Slovak, sl Slovenian, sq"
+    " Albanian, sv Swedish, th Thai, tr Turkish, uk Ukrainian, uz Uzbek, vi Vietnamese, zh Chinese"
+)
 
 # Two currencies side by side, a change since the package was made, or no plain English name.
 NO_SINGLE_CURRENCY = {"BA", "BG", "CU", "IL", "LS", "PA", "SV", "SZ", "VE", "ZW"}

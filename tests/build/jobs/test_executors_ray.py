@@ -222,8 +222,8 @@ def test_a_worker_with_other_weights_is_refused(joined: str, tiny_bert: Path):
     [
         ("127.0.0.1:1", "No Ray cluster answers at '127.0.0.1:1'"),
         ("ray://127.0.0.1:1", "No Ray cluster answers at 'ray://127.0.0.1:1'"),
-        ("cluster", "'cluster' is no address of a Ray cluster. Give HOST:PORT"),
-        ("here:there", "'here:there' is no address"),
+        ("cluster", "'cluster' is not an address of a Ray cluster. Give HOST:PORT"),
+        ("here:there", "'here:there' is not an address"),
     ],
 )
 def test_an_address_where_nobody_answers_is_one_sentence(address: str, sentence: str, tiny_bert: Path):

@@ -233,11 +233,8 @@ class Plan:
 
     @cached_property
     def _prompt_counts(self) -> dict[str, tuple[int, int]]:
-        counts = {}
-        for relation_id, templates in self.templates.items():
-            held_out = sum(held for _, held in templates)
-            counts[relation_id] = (len(templates) - held_out, held_out)
-        return counts
+        """Relation id → discovery prompts and held-out prompts of each of its facts."""
+        return {name: (-(-len(each) // 2), len(each) // 2) for name, each in self.templates.items()}
 
     @cached_property
     def n_discovery(self) -> int:

@@ -91,7 +91,7 @@ def measure(setting: Setting, unit: tuple[str, int]) -> list[dict[str, Any]]:
     if len(groups["random"]) < len(own):  # more than half of a layer: there are not enough others
         del groups["random"]
     pairs = [(Erase(groups[group]), prompt) for group in groups for each in sets.values() for prompt in each]
-    predictions = iter(setting.predict([prompt for _, prompt in pairs], [change for change, _ in pairs]))
+    predictions = setting.predict_changed(pairs)
     return [
         {
             "relation_id": relation_id,

@@ -143,7 +143,7 @@ def _rows(
         for intervention in INTERVENTION_BY_NAME.values()
         for each in fact.held_out
     ]
-    predictions = iter(setting.predict([prompt for _, prompt in pairs], [change for change, _ in pairs]))
+    predictions = setting.predict_changed(pairs)
     rows = []
     for fact in facts:
         before = float(np.mean([each.probability for each in fact.held_out]))

@@ -10,23 +10,25 @@ Facts come in the order of their ids. The model is loaded when it is first neede
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from atlas.experiments.controls import random_match
 from atlas.neuron import Fact, Neuron, Prompt
+from atlas.refinement import MODES, refine
+from atlas.store.atlas import Atlas
+from atlas.store.manifest import file_name
+from build.jobs.evaluation import Partners, seeded
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from atlas.store.atlas import Atlas
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
-    from build.jobs.evaluation import Partners
     from build.jobs.worker import Batches
 
 
@@ -121,6 +123,10 @@ class Setting:
             )
         )
 
+    def predict_changed(self, pairs: Sequence[tuple[Intervention, Prompt]]) -> Iterator[Prediction]:
+        """The prediction for each prompt under the change before it."""
+        return iter(self.predict([prompt for _, prompt in pairs], [change for change, _ in pairs]))
+
     def before(self, prompts: Sequence[Prompt]) -> list[Prediction]:
         """The predictions of the unchanged model; computed once for each list of prompts."""
         key = tuple(prompts)
@@ -196,8 +202,6 @@ class Setting:
     @cached_property
     def partners(self) -> Partners:
         """For each fact, by its index, facts with held-out prompts that differ in relation and object."""
-        from build.jobs.evaluation import Partners
-
         return Partners.among(
             [fact.fact for fact in self.facts],
             [bool(fact.held_out) for fact in self.facts],
@@ -207,10 +211,6 @@ class Setting:
     @cached_property
     def scores(self) -> tuple[pa.Table, pa.Table, pa.Table]:
         """What `atlas.refinement.refine` takes: the stored scores, and its columns of prompts and facts."""
-        import pyarrow.parquet as pq
-
-        from atlas.store.manifest import file_name
-
         columns = {
             "attributions": ["fact_id", "template_id", "layer", "neuron", "score"],
             "prompts": ["fact_id", "template_id", "held_out", "max_score"],
@@ -224,8 +224,6 @@ class Setting:
     @cached_property
     def refined(self) -> dict[str, pa.Table]:
         """Mode → the neurons, as `knowledge_neurons` has them, that it finds in the stored scores."""
-        from atlas.refinement import MODES, refine
-
         return {name: refine(*self.scores, rule).rows for name, rule in MODES.items()}
 
     def sampled(self, purpose: str, *, known_first: bool = True) -> list[AtlasFact]:
@@ -250,8 +248,6 @@ class Setting:
 
     def generator(self, purpose: str, name: str = "") -> np.random.Generator:
         """Random numbers that depend on the seed, the purpose and the name alone."""
-        from build.jobs.evaluation import seeded
-
         return seeded(self.seed, purpose, name)
 
     def random_neurons(

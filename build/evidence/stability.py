@@ -60,14 +60,13 @@ def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
         if neurons
         for each in fact.discovery
     ]
-    predictions = setting.predict([prompt for _, prompt in pairs], [change for change, _ in pairs])
-    changed = iter(prediction.probability for prediction in predictions)
+    predictions = setting.predict_changed(pairs)
     rows = []
     for fact in facts:
         own, other = fact.neurons, found[fact.fact_id]
         before = float(np.mean([each.probability for each in fact.discovery]))
         after = [
-            float(np.mean([next(changed) for _ in fact.discovery])) if neurons else before
+            float(np.mean([next(predictions).probability for _ in fact.discovery])) if neurons else before
             for neurons in (own, other)
         ]
         rows.append(

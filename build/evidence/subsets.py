@@ -40,15 +40,15 @@ def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
 
     # Step 3: prompt by prompt, so that its rows share the computation before the answer.
     changed = [
-        (fact.fact_id, order, k, Suppress(neurons), each.prompt)
+        ((fact.fact_id, order, k), (Suppress(neurons), each.prompt))
         for fact in (setting.by_id[fact_id] for fact_id in unit)
         for each in fact.held_out
         for order, k, neurons in _subsets(setting, fact)
     ]
-    predictions = setting.predict([prompt for *_, prompt in changed], [change for *_, change, _ in changed])
+    predictions = setting.predict_changed([pair for _, pair in changed])
     after: dict[tuple[str, str, int], list[float]] = {}
-    for (fact_id, order, k, *_), prediction in zip(changed, predictions, strict=True):
-        after.setdefault((fact_id, order, k), []).append(prediction.probability)
+    for (key, _), prediction in zip(changed, predictions, strict=True):
+        after.setdefault(key, []).append(prediction.probability)
     return [
         {
             "fact_id": fact_id,

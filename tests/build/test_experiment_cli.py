@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_read_gets_a_sentence(refused, tmp_path):
     assert "There is no file" in refused(tmp_path / "nothing.json")
     assert "cannot be read" in refused(tmp_path)
     (tmp_path / "image.json").write_bytes(b"\x89PNG\xff\xfe")
-    assert "no text in UTF-8" in refused(tmp_path / "image.json")
+    assert "is not UTF-8 text" in refused(tmp_path / "image.json")
     (tmp_path / "notes.json").write_text("once upon a time")
     assert "The text is not JSON" in refused(tmp_path / "notes.json")
     (tmp_path / "package.json").write_text('{"name": "x"}')

@@ -17,6 +17,7 @@ from build.plan import model_shape
 PARTS = ("compare", "floor", "projection", "scaling")
 THREADS = min(2, os.cpu_count() or 1)
 AXES = ("prompts", "layers", "length", "batch")
+EVERY_AXIS = ",".join(AXES)
 
 
 def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -96,8 +97,8 @@ class BenchOptions:
     groups: Annotated[int, Option(min=2, help="projection: calls the sample is dealt into")] = 20
     batch_rows: Annotated[int | None, Option(min=1, help="projection: answer tokens at once")] = None
     axes: Annotated[
-        Names, Option(metavar="A,B", parser=_some_of(AXES), help=f"scaling: some of {', '.join(AXES)}")
-    ] = ",".join(AXES)
+        Names, Option(metavar="A,B", parser=_some_of(AXES), help=f"scaling: some of them grow")
+    ] = EVERY_AXIS
     scaling_prompts: Sizes = None
     scaling_layers: Sizes = None
     scaling_lengths: Sizes = None

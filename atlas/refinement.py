@@ -2,7 +2,7 @@
 
     refined = refine(attributions, prompts, facts, MODES["default"])
     refined.rows                              # the table knowledge_neurons
-    refined.shares                            # relation → the share that was asked for in the end
+    refined.shares                            # relation → the share that its facts' neurons had to reach
 
 Follows Dai et al. (ACL 2022, section 3.2 and their code `2_get_kn.py`) and the replication's
 `get_refined_neurons`; the mode `default` keeps half of the templates for evaluation.
@@ -13,13 +13,13 @@ Follows Dai et al. (ACL 2022, section 3.2 and their code `2_get_kn.py`) and the 
    `at_least` so many. Prompts without coarse neurons count in the denominator.
 3. Adapt (mode `paper`): per relation, move the share by `step` until the mean number of neurons a fact
    lies within `target`; the last of `tries` stands.
-4. Subtract (with `negatives`): of the neurons kept, those that are coarse in as large a share of the negative
-   prompts: of the same wording, about other facts with another answer (or whatever prompts are given).
+4. Subtract (with `negatives`): drop the neurons that are coarse in as large a share of the negative prompts,
+   which have the same wording and are about other facts with another answer (or are given).
 
-Discovery prompts are those that are attributed and not held out; a held-out prompt is never used, in
-no mode. Scores are stored from a tenth of the prompt's largest (`STORED_FRACTION`), so thresholds from
-there up can be asked for. `share` is the share of discovery prompts in which the neuron is coarse;
-`mean_score` and `max_score` are over the discovery prompts where its score was stored.
+Discovery prompts are those that are attributed and not held out; no mode uses a held-out prompt. Scores are
+stored from a tenth of the prompt's largest (`STORED_FRACTION`), the smallest threshold. `share` is the share
+of discovery prompts in which the neuron is coarse; `mean_score` and `max_score` are over the discovery
+prompts where its score is stored.
 """
 
 from __future__ import annotations
@@ -46,10 +46,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Refinement:
-    """The rule of a mode and all its numbers.
-
-    `inclusive` says whether reaching a threshold is enough (≥) or it must be passed (>).
-    """
+    """The rule of a mode and all its numbers; inclusive: ≥ a threshold, otherwise >."""
 
     mode: str
     threshold: float
@@ -65,16 +62,14 @@ class Refinement:
     def __post_init__(self) -> None:
         if not STORED_FRACTION <= self.threshold <= 1:
             raise AtlasError(
-                f"A coarse threshold of {self.threshold:g} × the prompt's maximum cannot be had: scores are "
-                f"stored from {STORED_FRACTION:g} up. Give a number from {STORED_FRACTION:g} to 1."
+                f"threshold must be between {STORED_FRACTION:g}, from which scores are stored, and 1, "
+                f"got {self.threshold:g}."
             )
-        if not 0 <= self.share <= 1 or self.at_least < 1:
-            raise AtlasError(
-                f"A share of {self.share:g} of the prompts, at least {self.at_least}, cannot be asked for. "
-                "Give a share from 0 to 1 and at least 1 prompt."
-            )
-        if self.negatives < 0 or self.tries < 1:
-            raise AtlasError("Numbers of negative facts and of tries cannot be negative. Give 0 or more.")
+        if not 0 <= self.share <= 1:
+            raise AtlasError(f"share must be between 0 and 1, got {self.share:g}.")
+        for name, least in (("at_least", 1), ("tries", 1), ("negatives", 0)):
+            if getattr(self, name) < least:
+                raise AtlasError(f"{name} must be {least} or more, got {getattr(self, name)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, for the manifest."""
@@ -113,7 +108,7 @@ MODES: Mapping[str, Refinement] = MappingProxyType(
 def mode(name: str, **changes: Any) -> Refinement:
     """The mode of that name, with some of its numbers changed. Raises `AtlasError` for another name."""
     if name not in MODES:
-        raise AtlasError(f"There is no refinement mode '{name}'. Give one of: {', '.join(MODES)}.")
+        raise AtlasError(f"There is no refinement mode '{name}'. Choose one of: {', '.join(MODES)}.")
     return replace(MODES[name], **changes)
 
 
@@ -147,22 +142,20 @@ def refine_scores(
 ) -> list[KnowledgeNeuron]:
     """The knowledge neurons of one fact from the dense scores of its discovery prompts.
 
-    Takes one array (n_layers, n_neurons) a prompt; gives the neurons by share, then mean score. `negatives`:
-    the same of prompts whose neurons are subtracted (step 4). There is one fact only, so a share that adapts
-    to its relation stays where it starts.
+    Takes one array (n_layers, n_neurons) a prompt; gives the neurons by share, then mean score. negatives:
+    the same of the negative prompts (step 4). With one fact, a share that adapts to its relation stays where
+    it starts.
     """
     if not scores:
         return []
-    stack = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
+    stack = np.stack(scores).astype(np.float64)
     hits = np.stack([coarse(each, rule.threshold, inclusive=rule.inclusive) for each in stack])
     stored = np.stack([coarse(each, STORED_FRACTION) for each in stack])
     count = hits.sum(axis=0)
     kept = count >= rule.needed(len(stack))
     if len(negatives):
-        theirs = np.sum(
-            [coarse(each, rule.threshold, inclusive=rule.inclusive) for each in negatives], axis=0
-        )
-        kept &= theirs < rule.needed_of_others(len(negatives))
+        theirs = np.stack([coarse(each, rule.threshold, inclusive=rule.inclusive) for each in negatives])
+        kept &= theirs.sum(axis=0) < rule.needed_of_others(len(negatives))
     found = []
     for layer, index in np.argwhere(kept):
         values = stack[:, layer, index][stored[:, layer, index]]
@@ -182,7 +175,7 @@ def refine_scores(
 
 @dataclass(frozen=True)
 class Refined:
-    """Rows of the table `knowledge_neurons`, and the share each relation ended with."""
+    """Rows of the table `knowledge_neurons`, and each relation's share in the end."""
 
     rows: pa.Table
     shares: Mapping[str, float]
@@ -198,8 +191,8 @@ def refine(
 
     `attributions` has fact_id, template_id, layer, neuron, score: the scores from `STORED_FRACTION` × the
     prompt's maximum up. `prompts` has fact_id, template_id, held_out, max_score (null where not attributed)
-    and includes the prompts without positive scores. `facts` has fact_id, relation_id and, when negative
-    examples are asked for, object. Other columns are passed over.
+    and includes the prompts without positive scores. `facts` has fact_id, relation_id and, for negative
+    examples, object. Other columns are ignored.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -216,7 +209,7 @@ def _refine(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> Refined:
     connection.execute("""
         CREATE TABLE discovery AS
         SELECT fact_id, template_id FROM given_prompts WHERE NOT held_out AND max_score IS NOT NULL;
-        CREATE TABLE asked AS
+        CREATE TABLE attributed AS
         SELECT (row_number() OVER (ORDER BY fact_id) - 1)::INTEGER AS f, fact_id,
                any_value(relation_id) AS relation_id, count(*) AS n_prompts
         FROM given_facts JOIN discovery USING (fact_id)
@@ -228,7 +221,7 @@ def _refine(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> Refined:
         CREATE TABLE scored AS
         SELECT f, template_id, layer, neuron, score::DOUBLE AS score,
                max(score::DOUBLE) OVER (PARTITION BY f, template_id) AS largest
-        FROM given_attributions JOIN discovery USING (fact_id, template_id) JOIN asked USING (fact_id)
+        FROM given_attributions JOIN discovery USING (fact_id, template_id) JOIN attributed USING (fact_id)
         """
     )
     comparison = ">=" if rule.inclusive else ">"
@@ -241,12 +234,12 @@ def _refine(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> Refined:
         {"threshold": rule.threshold},
     )
     # Step 2. Keep.
-    asked = connection.execute("SELECT f, relation_id, n_prompts FROM asked ORDER BY f").df()
+    attributed = connection.execute("SELECT f, relation_id, n_prompts FROM attributed ORDER BY f").df()
     counted = connection.execute(
         "SELECT f, layer, neuron, count(*) AS n FROM coarse GROUP BY ALL ORDER BY ALL"
     ).df()
-    relations, relation_of = np.unique(asked["relation_id"].to_numpy(dtype=object), return_inverse=True)
-    n_prompts = asked["n_prompts"].to_numpy()
+    relations, relation_of = np.unique(attributed["relation_id"].to_numpy(dtype=object), return_inverse=True)
+    n_prompts = attributed["n_prompts"].to_numpy()
     fact = counted["f"].to_numpy()
     count = counted["n"].to_numpy()
     # Step 3. Adapt.
@@ -261,7 +254,7 @@ def _refine(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> Refined:
     rows = connection.sql("""
         SELECT fact_id, relation_id, layer, neuron, any_value(share) AS share,
                avg(score ORDER BY template_id) AS mean_score, max(score) AS max_score
-        FROM survivors JOIN scored USING (f, layer, neuron) JOIN asked USING (f)
+        FROM survivors JOIN scored USING (f, layer, neuron) JOIN attributed USING (f)
         GROUP BY fact_id, relation_id, layer, neuron
     """).to_arrow_table()
     return Refined(
@@ -278,7 +271,7 @@ def _adapted_shares(
     fact: np.ndarray,
     count: np.ndarray,
 ) -> np.ndarray:
-    """The share each relation asks for, shape (n_relations,): `rule.share`, moved where the mode adapts.
+    """Each relation's share, shape (n_relations,): `rule.share`, moved where the mode adapts.
 
     `relation_of` and `n_prompts` have shape (n_facts,); `fact` and `count` one entry a (fact, neuron).
     """
@@ -314,7 +307,7 @@ def _answering_others(
     pairs = pd.DataFrame(_negative_pairs(connection, rule), columns=["f", "other"], dtype="int32")
     connection.register("pairs", pairs)
     connection.execute("""
-        CREATE TABLE prompted AS SELECT f, template_id FROM discovery JOIN asked USING (fact_id);
+        CREATE TABLE prompted AS SELECT f, template_id FROM discovery JOIN attributed USING (fact_id);
         CREATE TABLE negative AS
         SELECT pairs.f, pairs.other, mine.template_id
         FROM pairs
@@ -328,9 +321,9 @@ def _answering_others(
         JOIN counted AS c ON c.f = negative.f AND c.layer = o.layer AND c.neuron = o.neuron
         GROUP BY ALL
     """).df()
-    asked = connection.execute("SELECT f, count(*) AS n FROM negative GROUP BY f").df()
+    totals = connection.execute("SELECT f, count(*) AS n FROM negative GROUP BY f").df()
     n_negative = np.zeros(len(n_prompts), dtype=np.int64)
-    n_negative[asked["f"].to_numpy()] = asked["n"].to_numpy()
+    n_negative[totals["f"].to_numpy()] = totals["n"].to_numpy()
     needed = rule.needed_of_others(n_negative, share)
     found = counted.merge(common, on=["f", "layer", "neuron"], how="left")["n_negative"].fillna(0).to_numpy()
     return found >= needed[counted["f"].to_numpy()]
@@ -339,7 +332,7 @@ def _answering_others(
 def _negative_pairs(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> list[tuple[int, int]]:
     """(fact, other fact): each fact's `negative_facts`."""
     rows = connection.execute("""
-        SELECT f, asked.relation_id, object FROM asked JOIN given_facts USING (fact_id) ORDER BY f
+        SELECT f, attributed.relation_id, object FROM attributed JOIN given_facts USING (fact_id) ORDER BY f
     """).fetchall()
     circles: dict[str, list[tuple[int, str]]] = {}
     for f, relation_id, answer in rows:

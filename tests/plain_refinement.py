@@ -51,7 +51,7 @@ def plain_mode(mode: str, facts: list[PlainFact]) -> Found:
         return {
             fact.fact_id: {
                 neuron
-                for neuron, n in _coarse_counts(fact, 0.3, reaching=False).items()
+                for neuron, n in coarse_counts(fact, 0.3, reaching=False).items()
                 if 100 * n > 30 * len(fact.prompts)
             }
             for fact in facts
@@ -85,14 +85,14 @@ def plain_neurons(facts: list[PlainFact], *, threshold: float, percent: int, at_
     return {
         fact.fact_id: {
             neuron
-            for neuron, n in _coarse_counts(fact, threshold, reaching=True).items()
+            for neuron, n in coarse_counts(fact, threshold, reaching=True).items()
             if 100 * n >= percent * len(fact.prompts) and n >= at_least
         }
         for fact in facts
     }
 
 
-def _coarse_counts(fact: PlainFact, threshold: float, *, reaching: bool) -> Counter:
+def coarse_counts(fact: PlainFact, threshold: float, *, reaching: bool) -> Counter:
     """In how many prompts each neuron reaches, or passes, the threshold × the prompt's largest score."""
     count: Counter = Counter()
     for scores in fact.prompts.values():

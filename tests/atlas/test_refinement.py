@@ -1,7 +1,6 @@
 """Each refinement mode against a plain-Python computation from the definitions, prompt by prompt."""
 
 import time
-from collections import defaultdict
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from atlas.errors import AtlasError
 from atlas.neuron import Neuron
 from atlas.refinement import MODES, STORED_FRACTION, coarse, mode, refine, refine_scores
 from atlas.store.schema import TABLES, difference
+from tests.plain_refinement import PlainFact, coarse_counts, paper_percent, plain_mode
 
 N_LAYERS, N_NEURONS = 3, 20
 
@@ -45,99 +45,53 @@ class World:
         for (fact_id, template_id), scores in self.dense.items():
             held_out = self.held_out[fact_id, template_id]
             largest = scores.max()
-            prompts.append(
-                {
-                    "fact_id": fact_id,
-                    "template_id": template_id,
-                    "held_out": held_out,
-                    "max_score": largest,
-                }
-            )
+            prompt = {"fact_id": fact_id, "template_id": template_id}
+            prompts.append(prompt | {"held_out": held_out, "max_score": largest})
             if largest > 0:
                 for layer, neuron in np.argwhere(scores.astype(float) >= STORED_FRACTION * float(largest)):
-                    attributions.append(
-                        {
-                            "fact_id": fact_id,
-                            "template_id": template_id,
-                            "layer": int(layer),
-                            "neuron": int(neuron),
-                            "score": scores[layer, neuron],
-                        }
-                    )
+                    place = {"layer": int(layer), "neuron": int(neuron)}
+                    attributions.append(prompt | place | {"score": scores[layer, neuron]})
         return pd.DataFrame(attributions), pd.DataFrame(prompts), pd.DataFrame(self.facts)
 
     def discovery(self, fact_id):
         return sorted(t for f, t in self.dense if f == fact_id and not self.held_out[f, t])
 
+    def plain_facts(self):
+        return [
+            PlainFact(
+                fact["fact_id"],
+                fact["relation_id"],
+                {t: self.scores_of(fact["fact_id"], t) for t in self.discovery(fact["fact_id"])},
+            )
+            for fact in self.facts
+        ]
 
-def is_coarse(score, largest, rule):
-    if largest <= 0:
-        return False
-    threshold = rule["threshold"] * largest
-    return score >= threshold if rule["inclusive"] else score > threshold
-
-
-def counts(world, prompts, rule):
-    """In how many of these prompts each neuron is coarse."""
-    count = defaultdict(int)
-    for key in prompts:
-        scores = world.dense[key].astype(float)
-        for layer in range(N_LAYERS):
-            for neuron in range(N_NEURONS):
-                count[layer, neuron] += is_coarse(scores[layer, neuron], scores.max(), rule)
-    return count
+    def scores_of(self, fact_id, template_id):
+        """(layer, neuron) → score, of one prompt."""
+        return dict(np.ndenumerate(self.dense[fact_id, template_id].astype(float)))
 
 
-def enough(count, n, share_in_percent, rule):
-    """Whole numbers only, so that no rounding can decide."""
-    wanted = share_in_percent * n
-    reached = 100 * count >= wanted if rule["inclusive"] else 100 * count > wanted
-    return reached and count >= rule["at_least"]
-
-
-def kept_neurons(world, fact_id, percent, rule):
-    templates = world.discovery(fact_id)
-    count = counts(world, [(fact_id, t) for t in templates], rule)
-    return {n for n, c in count.items() if enough(c, len(templates), percent, rule)}
-
-
-def brute_force(world, rule):
+def brute_force(world, name):
     """{(fact, layer, neuron): (share, mean, max)} and the share of each relation in per cent."""
-    percents = {}
-    for relation in ("P0", "P1"):
-        members = [f["fact_id"] for f in world.facts if f["relation_id"] == relation]
-        percent = rule["percent"]
-        if rule["adapt"]:
-            for _ in range(6):
-                mean = np.mean([len(kept_neurons(world, f, percent, rule)) for f in members])
-                used = percent
-                if mean < 2:
-                    percent -= 5
-                elif mean > 5:
-                    percent += 5
-                else:
-                    break
-            percent = used
-        percents[relation] = percent
-    rows = {}
-    for fact in world.facts:
-        fact_id = fact["fact_id"]
-        templates = world.discovery(fact_id)
-        count = counts(world, [(fact_id, t) for t in templates], rule)
-        for neuron in kept_neurons(world, fact_id, percents[fact["relation_id"]], rule):
-            stored = []
-            for template in templates:
-                scores = world.dense[fact_id, template].astype(float)
-                if scores.max() > 0 and scores[neuron] >= STORED_FRACTION * scores.max():
-                    stored.append(scores[neuron])
-            rows[fact_id, *neuron] = (count[neuron] / len(templates), np.mean(stored), max(stored))
-    return rows, percents
+    rule, facts, rows = RULES[name], world.plain_facts(), {}
+    found = plain_mode(name, facts)
+    for fact in facts:
+        count = coarse_counts(fact, rule["threshold"], reaching=rule["inclusive"])
+        prompts = [(scores, max(scores.values())) for scores in fact.prompts.values()]
+        for neuron in found[fact.fact_id]:
+            stored = [s[neuron] for s, top in prompts if top > 0 and s[neuron] >= STORED_FRACTION * top]
+            rows[fact.fact_id, *neuron] = (count[neuron] / len(prompts), np.mean(stored), max(stored))
+    members = {relation: [f for f in facts if f.relation_id == relation] for relation in ("P0", "P1")}
+    return rows, {
+        relation: paper_percent(each) if name == "paper" else rule["percent"]
+        for relation, each in members.items()
+    }
 
 
 RULES = {
-    "default": {"threshold": 0.2, "inclusive": True, "percent": 50, "at_least": 2, "adapt": False},
-    "paper": {"threshold": 0.2, "inclusive": True, "percent": 70, "at_least": 3, "adapt": True},
-    "replication": {"threshold": 0.3, "inclusive": False, "percent": 30, "at_least": 1, "adapt": False},
+    "default": {"threshold": 0.2, "inclusive": True, "percent": 50, "at_least": 2},
+    "paper": {"threshold": 0.2, "inclusive": True, "percent": 70, "at_least": 3},
+    "replication": {"threshold": 0.3, "inclusive": False, "percent": 30, "at_least": 1},
 }
 
 
@@ -153,7 +107,7 @@ def as_dict(rows):
 def test_a_mode_keeps_what_its_definition_says(name, seed):
     world = World(seed)
     refined = refine(*world.tables(), MODES[name])
-    expected, percents = brute_force(world, RULES[name])
+    expected, percents = brute_force(world, name)
     found = as_dict(refined.rows)
     assert set(found) == set(expected)
     assert len(found) > 20
@@ -166,7 +120,7 @@ def test_a_mode_keeps_what_its_definition_says(name, seed):
 def test_the_paper_s_share_moves_until_a_fact_has_two_to_five_neurons(n_common, direction):
     world = World(7, n_common=n_common, n_templates=20, spread=0.2)
     refined = refine(*world.tables(), MODES["paper"])
-    expected, percents = brute_force(world, RULES["paper"])
+    expected, percents = brute_force(world, "paper")
     assert set(as_dict(refined.rows)) == set(expected)
     assert refined.shares == pytest.approx({r: p / 100 for r, p in percents.items()})
     assert all(np.sign(share - 0.7) == direction for share in refined.shares.values())
@@ -261,16 +215,19 @@ def test_negative_examples_subtract_neurons_that_answer_other_facts_too(name):
     expected = {}
     for key, values in as_dict(plain.rows).items():
         fact_id, *neuron = key
-        negative = [
-            (other, t)
+        negative = {
+            (other, t): world.scores_of(other, t)
             for other in objects
             if relation[other] == relation[fact_id] and objects[other] != objects[fact_id]
             for t in world.discovery(fact_id)
             if t in world.discovery(other)
-        ]
-        count = counts(world, negative, rule)[tuple(neuron)]
-        percent = round(100 * plain.shares[relation[fact_id]])
-        if not enough(count, len(negative), percent, rule):
+        }
+        others = PlainFact("others", "", negative)
+        count = coarse_counts(others, rule["threshold"], reaching=rule["inclusive"])[tuple(neuron)]
+        # Whole numbers only, so that no rounding can decide.
+        wanted = round(100 * plain.shares[relation[fact_id]]) * len(negative)
+        reached = 100 * count >= wanted if rule["inclusive"] else 100 * count > wanted
+        if not (reached and count >= rule["at_least"]):
             expected[key] = values
     assert as_dict(less.rows) == expected
     assert less.shares == plain.shares
@@ -327,23 +284,19 @@ def test_a_rule_can_be_written_into_a_manifest():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("name", "value"),
     [
-        {"threshold": 0.05},
-        {"threshold": 1.5},
-        {"share": -0.1},
-        {"share": 1.2},
-        {"negatives": -1},
-        {"tries": 0},
+        *(("threshold", 0.05), ("threshold", 1.5), ("share", -0.1), ("share", 1.2)),
+        *(("at_least", 0), ("negatives", -1), ("tries", 0)),
     ],
 )
-def test_absurd_numbers_are_refused(changes):
-    with pytest.raises(AtlasError, match="Give"):
-        mode("default", **changes)
+def test_a_number_out_of_range_is_refused(name, value):
+    with pytest.raises(AtlasError, match=f"{name} must be .*, got {value}"):
+        mode("default", **{name: value})
 
 
 def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
-    with pytest.raises(AtlasError, match=r"no refinement mode 'best'\. Give one of: default, paper"):
+    with pytest.raises(AtlasError, match=r"no refinement mode 'best'\. Choose one of: default, paper"):
         mode("best")
 
 

@@ -16,9 +16,9 @@ from atlas.compat.models import (
     GPT_NEO_MODELS,
     initialize_model_and_tokenizer,
     model_type,
-    subject_of,
 )
 from atlas.compat.pararel import PARAREL_RELATION_NAMES, pararel, pararel_expanded
+from atlas.surgery.subject import subject_of
 
 __all__ = [
     "ALL_MODELS",

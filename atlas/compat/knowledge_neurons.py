@@ -27,7 +27,7 @@ from tqdm import tqdm
 from atlas.attribution.attribution import METHODS, RULES, attribute
 from atlas.attribution.staircase import answer_tokens
 from atlas.compat.kept import KeptChanges, Undo, changes_in, layers_are_shared
-from atlas.compat.models import as_studied, subject_of
+from atlas.compat.models import as_studied
 from atlas.compat.prompts import complete, encode
 from atlas.compat.scores import before_nonlinearity, inner_activations, layer_scores, nonlinearity
 from atlas.errors import AtlasError, ModelError, PromptError
@@ -35,7 +35,7 @@ from atlas.interventions import Erase, Suppress
 from atlas.neuron import Neuron
 from atlas.surgery.hooks import attached, by_row
 from atlas.surgery.interventions import check_interventions, value_changer
-from atlas.surgery.subject import Encoded, Subject
+from atlas.surgery.subject import Encoded, Subject, subject_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

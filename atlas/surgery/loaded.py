@@ -333,8 +333,8 @@ def device_of(device: str) -> torch.device:
     return target
 
 
-def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Family]:
-    """The model, its tokenizer and its family in a folder; `ModelError` where they cannot be read.
+def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer in a folder; `ModelError` where they cannot be read.
 
     name: what errors call it. Safetensors only; no remote code is run.
     """
@@ -376,7 +376,4 @@ def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedToke
             f"The weights of {name} lack {len(missing)} tensors, first {missing[0]}, which would be random "
             "numbers. Give the weights of a whole language model."
         )
-    if family.kind == "masked" and tokenizer.mask_token_id is None:
-        raise ModelError(f"The tokenizer of {name} has no mask token. Choose a masked language model.")
-    model.eval().requires_grad_(False)
-    return model, tokenizer, family
+    return model, tokenizer

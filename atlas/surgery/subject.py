@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from atlas.errors import ModelError, PromptError
 from atlas.models import locate
+from atlas.models.families import family_of
 from atlas.neuron import Prompt
 from atlas.surgery.baking import bake
 from atlas.surgery.interventions import Intervention, changing, check_interventions
@@ -37,6 +39,9 @@ from atlas.surgery.loaded import (
 from atlas.surgery.precision import PRECISIONS
 from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 __all__ = [
     "MAX_ANSWER_TOKENS",
     "Changed",
@@ -47,6 +52,7 @@ __all__ = [
     "batches",
     "device_of",
     "load_subject",
+    "subject_of",
     "token_predictions",
     "whole_answer",
 ]
@@ -154,14 +160,40 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
         raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
     target = device_of(device)
     located = locate(name)
-    model, tokenizer, family = read_model(Path(located.folder), located.name)
-    return Subject(
-        name=located.name,
-        revision=located.revision,
-        weights_sha256=located.weights_sha256,
-        model=model.to(target),
-        tokenizer=tokenizer,
-        family=family,
-        device=target,
-        dtype=dtype,
-    )
+    model, tokenizer = read_model(Path(located.folder), located.name)
+    subject = subject_of(model, tokenizer, name=located.name, device=target, dtype=dtype)
+    subject.revision, subject.weights_sha256 = located.revision, located.weights_sha256
+    return subject
+
+
+def subject_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str = "",
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+) -> Subject:
+    """A `Subject` made of a language model and its tokenizer, which are not copied.
+
+    The model is moved to the device (None: a GPU where there is one) and to float32, put in evaluation mode,
+    and its parameters need no gradients any more. Raises `ModelError` for a model of no supported family or
+    without the head that answers.
+    """
+    kind = type(model).__name__
+    family = family_of(model.config.to_dict() if hasattr(model, "config") else {"model_type": kind})
+    name = name or str(getattr(model.config, "_name_or_path", "")) or kind
+    try:
+        family.layer_modules(model)
+        for module in (*family.head, family.unembedding):
+            model.get_submodule(module)
+    except AttributeError:
+        raise ModelError(
+            f"A {kind} has no head that answers. Give the whole language model, as AutoModelForMaskedLM or "
+            "AutoModelForCausalLM load it."
+        ) from None
+    if family.kind == "masked" and tokenizer.mask_token_id is None:
+        raise ModelError(f"The tokenizer of {name} has no mask token. Give a masked language model's own.")
+    target = device_of("auto" if device is None else str(device))
+    model = model.to(device=target, dtype=torch.float32)  # type: ignore[call-arg]
+    return Subject(name, "", "", model.eval().requires_grad_(False), tokenizer, family, target, dtype)

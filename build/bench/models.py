@@ -29,7 +29,7 @@ from transformers.initialization import no_init_weights
 
 from atlas.models.families import family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
-from atlas.surgery.subject import Subject, device_of, load_subject
+from atlas.surgery.subject import Subject, device_of, load_subject, subject_of
 from build.bench import prompts as sentences
 from build.bench.options import BenchOptions
 from build.bench.shapes import SHAPES
@@ -59,17 +59,9 @@ def named_subject(
     config = shape_config(name, layers=layers)
     family = family_of(config.to_dict())
     torch.manual_seed(sentences.PROMPT_SEED)
-    model = _random_model(config, masked=family.kind == "masked").eval().requires_grad_(False)
-    return Subject(
-        name=f"{name} shape, random weights",
-        revision="",
-        weights_sha256="",
-        model=model.to(target),
-        tokenizer=whole_words(family.kind, config.vocab_size),
-        family=family,
-        device=target,
-        dtype=dtype,
-    )
+    model = _random_model(config, masked=family.kind == "masked")
+    tokenizer = whole_words(family.kind, config.vocab_size)
+    return subject_of(model, tokenizer, name=f"{name} shape, random weights", device=target, dtype=dtype)
 
 
 def shape_config(shape: str, *, layers: int | None = None) -> PretrainedConfig:

@@ -10,6 +10,7 @@ from tests.tiny_models import tiny_model
 MASKED = "the capital of france is [MASK] ."
 CAUSAL = "the capital of france is"
 NEURONS = [[0, 3], [1, 7], [2, 11], [1, 60]]
+STAYS = {"undo_modification": False, "quiet": True}
 
 
 def drop_in(name: str, **options: object) -> KnowledgeNeurons:

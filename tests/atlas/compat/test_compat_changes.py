@@ -1,4 +1,4 @@
-"""What the drop-in changes is seen by whoever asks the model, and taken back bit for bit, in any order."""
+"""The drop-in's changes act in every call of the model, and are taken back bit for bit, in any order."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from itertools import permutations
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMsuppressedLM
 
 from atlas.compat import KnowledgeNeurons, subject_of
 from atlas.errors import ModelError
 from atlas.neuron import Neuron
 from atlas.surgery import Amplify, Suppress, attribute
 from build.bench.plain_loop import endpoints, plain_scores
-from tests.atlas.compat import CAUSAL, MASKED, NEURONS, drop_in, relative
+from tests.atlas.compat import CAUSAL, MASKED, NEURONS, STAYS, drop_in, relative
 from tests.plain_replication import PlainReplication
 from tests.tiny_models import tiny_model
 
@@ -148,7 +148,7 @@ def test_kept_changes_are_taken_back_in_any_order(bert: Bert, order: tuple[int, 
 
 
 def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
-    _, unpatch_fn = bert.kn.suppress_knowledge(MASKED, "paris", NEURONS, undo_modification=False, quiet=True)
+    _, unpatch_fn = bert.kn.suppress_knowledge(MASKED, "paris", NEURONS, **STAYS)
     place = bert.plain.read(ELSEWHERE)[1]
     assert place != bert.plain.read(MASKED)[1]
     with bert.plain.scaled(ELSEWHERE, NEURONS, 0.0):
@@ -159,7 +159,7 @@ def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
         rows = bert.model(**several).logits
     assert torch.allclose(rows[1, : expected.shape[1]], expected[0], atol=1e-4)
     assert torch.allclose(rows[0, : bert.logits().shape[1]], bert.logits()[0], atol=1e-4)
-    without = "people speak french"  # nothing is asked, so nothing is suppressed
+    without = "people speak french"  # there is no mask, so nothing is suppressed
     assert torch.equal(bert.logits(prompt=without), bert.logits(bert.plain.model, without))
     unpatch_fn()
     assert bert.is_untouched()
@@ -167,8 +167,8 @@ def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
 
 def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
     kn, ask = case.kn, (case.prompt, case.answer, NEURONS)
-    _, first = kn.enhance_knowledge(*ask, undo_modification=False, quiet=True)
-    results, second = kn.enhance_knowledge(*ask, undo_modification=False, quiet=True)
+    _, first = kn.enhance_knowledge(*ask, **STAYS)
+    results, second = kn.enhance_knowledge(*ask, **STAYS)
     temporary, _ = kn.enhance_knowledge(*ask, quiet=True)
     first()
     second()
@@ -184,12 +184,11 @@ def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_two_who_study_one_model_take_back_their_own_changes(case: Bert, first: int):
+def test_two_drop_ins_on_one_model_take_back_their_own_changes(case: Bert, first: int):
     """Of the same neurons; the second, whose rule is another, sees what the first has kept."""
     other = KnowledgeNeurons(case.model, case.tokenizer, device="cpu", rule="certified")
-    stays = {"undo_modification": False, "quiet": True}
-    _, undo_erasure = case.kn.erase_knowledge(case.prompt, NEURONS, target=case.answer, **stays)
-    _, undo_edit = other.edit_knowledge(case.prompt, case.target, NEURONS, **stays)
+    _, undo_erasure = case.kn.erase_knowledge(case.prompt, NEURONS, target=case.answer, **STAYS)
+    _, undo_edit = other.edit_knowledge(case.prompt, case.target, NEURONS, **STAYS)
     both = case.logits()
     for undo in (undo_erasure, undo_edit)[:: 1 - 2 * first]:
         assert not case.is_untouched()
@@ -198,12 +197,12 @@ def test_two_who_study_one_model_take_back_their_own_changes(case: Bert, first: 
     assert case.is_untouched()
 
 
-def test_a_kept_suppression_is_seen_by_whoever_studies_the_model_next():
+def test_the_next_drop_in_on_the_model_sees_a_kept_suppression():
     """In a batch of several lengths, padded, the last place is not where a shorter prompt's answer is."""
     case = Gpt2()
     prompts = [case.prompt, "the capital city of france is called", "the river of"]
     everything = [[0, neuron] for neuron in range(case.kn.intermediate_size())]
-    case.kn.suppress_knowledge(case.prompt, case.answer, everything, undo_modification=False, quiet=True)
+    case.kn.suppress_knowledge(case.prompt, case.answer, everything, **STAYS)
     expected = [case.kn.get_coarse_neurons(p, case.answer, adaptive_threshold=0.3) for p in prompts]
     case.kn = KnowledgeNeurons(case.model, case.tokenizer, device="cpu")
     gc.collect()
@@ -213,9 +212,7 @@ def test_a_kept_suppression_is_seen_by_whoever_studies_the_model_next():
 
 def test_a_model_that_nobody_holds_any_more_is_let_go():
     case = Gpt2()
-    _, unpatch_fn = case.kn.suppress_knowledge(
-        case.prompt, case.answer, NEURONS, undo_modification=False, quiet=True
-    )
+    _, unpatch_fn = case.kn.suppress_knowledge(case.prompt, case.answer, NEURONS, **STAYS)
     unpatch_fn()
     gone = weakref.ref(case.model)
     gc.disable()  # a model is large, and so must not wait for the collector
@@ -265,17 +262,15 @@ def test_a_copy_of_the_changed_model_keeps_the_change(case: Bert, kind: str):
 
 
 def test_a_kept_edit_is_saved_with_the_model(bert: Bert, tmp_path):
-    _, unpatch_fn = bert.kn.edit_knowledge(MASKED, "rome", NEURONS, undo_modification=False, quiet=True)
+    _, unpatch_fn = bert.kn.edit_knowledge(MASKED, "rome", NEURONS, **STAYS)
     bert.kn.model.save_pretrained(tmp_path)
     changed = bert.logits()
     unpatch_fn()
-    assert torch.equal(bert.logits(AutoModelForMaskedLM.from_pretrained(tmp_path).eval()), changed)
+    assert torch.equal(bert.logits(AutoModelForMsuppressedLM.from_pretrained(tmp_path).eval()), changed)
 
 
 def test_what_was_trained_meanwhile_stays(bert: Bert):
-    _, unpatch_fn = bert.kn.erase_knowledge(
-        MASKED, OTHERS, target="paris", undo_modification=False, quiet=True
-    )
+    _, unpatch_fn = bert.kn.erase_knowledge(MASKED, OTHERS, target="paris", **STAYS)
     down = bert.model.bert.encoder.layer[1].output.dense
     assert down.weight.requires_grad
     with torch.no_grad():
@@ -291,15 +286,13 @@ def test_what_was_trained_meanwhile_stays(bert: Bert):
         is (bert.parameters["bert.encoder.layer.2.output.dense.weight"])
     )
     # Changing it again starts from there.
-    _, unpatch_fn = bert.kn.erase_knowledge(MASKED, OTHERS, undo_modification=False, quiet=True)
+    _, unpatch_fn = bert.kn.erase_knowledge(MASKED, OTHERS, **STAYS)
     unpatch_fn()
     assert torch.equal(down.weight, expected)
 
 
 def test_scores_see_kept_changes_of_value_vectors(case: Bert):
-    _, unpatch_fn = case.kn.erase_knowledge(
-        case.prompt, NEURONS, target=case.answer, undo_modification=False, quiet=True
-    )
+    _, unpatch_fn = case.kn.erase_knowledge(case.prompt, NEURONS, target=case.answer, **STAYS)
     changed = case.kn.get_scores(case.prompt, case.answer)
     unpatch_fn()
     with case.plain.overwritten(NEURONS, zeros):
@@ -311,27 +304,15 @@ def test_scores_see_kept_changes_of_value_vectors(case: Bert):
 
 
 def test_scores_see_kept_changes_of_activations(case: Bert):
-    _, unpatch_fn = case.kn.suppress_knowledge(
-        case.prompt, case.answer, NEURONS, undo_modification=False, quiet=True
-    )
+    _, unpatch_fn = case.kn.suppress_knowledge(case.prompt, case.answer, NEURONS, **STAYS)
     found = case.kn.get_scores(case.prompt, case.answer)
     of_layer = case.kn.get_scores_for_layer(case.prompt, case.answer, 1)
     refined = case.kn.get_refined_neurons([case.prompt], case.answer, quiet=True)
     unpatch_fn()
     encoded, place = case.plain.read(case.prompt)
     target = case.plain.wanted(case.answer)
-    handles = []
-    for layer, neuron in NEURONS:
-
-        def zero(module, args, neuron=neuron):
-            values = args[0].clone()
-            values[:, place, neuron] = 0
-            return (values,)
-
-        handles.append(case.plain.writers[layer].register_forward_pre_hook(zero))
-    expected = plain_scores(case.plain.model, encoded["input_ids"][0], place, target, rule=endpoints(20))
-    for handle in handles:
-        handle.remove()
+    with case.plain.scaled(case.prompt, NEURONS, 0.0):
+        expected = plain_scores(case.plain.model, encoded["input_ids"][0], place, target, rule=endpoints(20))
     assert relative(found, expected) < 1e-5
     assert torch.allclose(of_layer, found[1])
     assert refined == torch.nonzero(found > 0.3 * found.max()).tolist()
@@ -341,14 +322,14 @@ def test_scores_see_kept_changes_of_activations(case: Bert):
 
 def test_a_kept_suppression_of_several_answer_tokens_is_the_librarys():
     case = Gpt2()
-    asked = "the largest city of america is", " new york", NEURONS
-    results, unpatch_fn = case.kn.suppress_knowledge(*asked, undo_modification=False, quiet=True)
-    scores = case.kn.get_scores(*asked[:2])
+    fact = "the largest city of america is", " new york"
+    results, unpatch_fn = case.kn.suppress_knowledge(*fact, NEURONS, **STAYS)
+    scores = case.kn.get_scores(*fact)
     unpatch_fn()
-    temporary, _ = case.kn.suppress_knowledge(*asked, quiet=True)
+    temporary, _ = case.kn.suppress_knowledge(*fact, NEURONS, quiet=True)
     assert results["after"]["gt_prob"] == pytest.approx(temporary["after"]["gt_prob"], rel=1e-5)
     subject = case.kn.subject
-    prompt = subject.prompt(asked[0], asked[1])
+    prompt = subject.prompt(*fact)
     with subject.applied(Suppress([Neuron(*each) for each in NEURONS])) as changed:
         expected = changed.predict([prompt])[0].probability
     assert results["after"]["gt_prob"] == pytest.approx(expected, rel=1e-5)
@@ -398,7 +379,7 @@ def test_the_library_scores_many_prompts_of_a_model_with_a_kept_suppression(name
         )
     ]
     before = attribute(subject, prompts, rule="endpoints")
-    _, undo = kn.suppress_knowledge(text, answer, NEURONS, undo_modification=False, quiet=True)
+    _, undo = kn.suppress_knowledge(text, answer, NEURONS, **STAYS)
     found = attribute(subject, prompts, rule="endpoints")
     for prompt, result, was in zip(prompts, found, before, strict=True):
         encoded = subject.encode(prompt)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import BertLMHeadModel
 
-from atlas.compat import KnowledgeNeurons
+from atlas.compat import KnowledgeNeurons, subject_of
 from atlas.compat.kept import layers_are_shared
-from atlas.compat.models import as_studied, subject_of
+from atlas.compat.models import as_studied
 from atlas.errors import ModelError
 from atlas.neuron import Neuron
 from atlas.surgery import Amplify, Erase, Suppress, attribute

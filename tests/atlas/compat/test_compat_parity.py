@@ -53,7 +53,7 @@ EXACT = 1e-5
 
 
 class Case:
-    """One model, by the drop-in and by the plain way, and what they are asked."""
+    """One model, the drop-in and the plain replication on it, and their prompts."""
 
     def __init__(self, name: str) -> None:
         model, tokenizer = initialize_model_and_tokenizer(name) if name == "pocket-bert" else tiny_model(name)

@@ -387,7 +387,7 @@ def test_prompts_of_no_length_or_too_long_are_one_sentence_strictly_too(name: st
     assert torch.equal(found, strict.get_scores_for_layer("", answer, 1, encoded_input=ids))
 
 
-def test_a_model_that_cannot_be_asked_is_one_sentence():
+def test_an_unusable_model_is_one_sentence():
     model, tokenizer = tiny_model("tiny_bert")
     with pytest.raises(ModelError, match="A BertModel has no head that answers"):
         subject_of(model.bert, tokenizer)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -362,8 +363,8 @@ class KnowledgeNeurons:
         times = Counter(chosen if self.strict_replication else set(chosen))
         factors = {neuron: _FACTORS[mode] ** n for neuron, n in times.items()}
         before = self._complete(encoded)[0]
-        undo = self._changes.scale(self.subject, factors, self._module)
-        return self._measured(encoded, before, undo, undo_modification, quiet)
+        change = partial(self._changes.scale, self.subject, factors, self._module)
+        return self._measured(encoded, before, change, undo_modification, quiet)
 
     def modify_weights(
         self,
@@ -394,8 +395,8 @@ class KnowledgeNeurons:
             before = self._complete(encoded)[0]
         if mode == "edit":
             new_vector = self._edited(encoded, own)
-        undo = self._changes.rewrite(self.subject, chosen, new_vector)
-        return self._measured(encoded, before, undo, undo_modification, quiet)
+        change = partial(self._changes.rewrite, self.subject, chosen, new_vector)
+        return self._measured(encoded, before, change, undo_modification, quiet)
 
     def _erased(self, value: str) -> Callable[[Neuron, Tensor], Tensor]:
         changed = value_changer(self.subject, Erase((), value))  # type: ignore[arg-type]
@@ -430,10 +431,11 @@ class KnowledgeNeurons:
         return self.subject.family.token_embeddings(self.model).detach().float()
 
     def _measured(
-        self, encoded: Encoded, before: dict, undo: Undo, undo_modification: bool, quiet: bool
+        self, encoded: Encoded, before: dict, change: Callable[[], Undo], undo_modification: bool, quiet: bool
     ) -> tuple[BeforeAfter, Callable]:
-        """The results of a change that is in force, which is then taken back unless it is to stay."""
-        with ExitStack() as stack:
+        """Make a change, complete the prompt, and take the change back unless it is to stay."""
+        with self.subject.lock, ExitStack() as stack:
+            undo = change()
             stack.callback(undo)
             results = {"before": before, "after": self._complete(encoded)[0]}
             if not undo_modification:

@@ -15,7 +15,7 @@ class DatasetError(AtlasError):
 
 
 class ModelError(AtlasError):
-    """A model cannot be had, is of no supported family, or answers with numbers that are none."""
+    """A model cannot be had, is of no supported family, or returns NaN."""
 
 
 class PromptError(AtlasError):

@@ -78,7 +78,7 @@ class Edit:
 
 
 Intervention = Suppress | Amplify | Erase | Edit
-KINDS: dict[str, type] = {"suppress": Suppress, "amplify": Amplify, "erase": Erase, "edit": Edit}
+INTERVENTION_KINDS: dict[str, type] = {"suppress": Suppress, "amplify": Amplify, "erase": Erase, "edit": Edit}
 
 MAX_INTERVENTIONS = 100
 MAX_NEURONS = 50_000  # of one intervention
@@ -100,7 +100,7 @@ def make_intervention(
     remove: float = 1.0,
     add: float = 8.0,
 ) -> Intervention:
-    """The intervention of that kind; options of other kinds are passed over."""
+    """The intervention of that kind; options of other kinds are ignored."""
     match kind:
         case "suppress":
             return Suppress(tuple(neurons))
@@ -110,6 +110,6 @@ def make_intervention(
             return Erase(tuple(neurons), value)
         case "edit":
             if not old.strip() or not new.strip():
-                raise PromptError("An edit needs the old answer and a new one. Type both.")
+                raise PromptError("An edit needs the old answer and the new one. Give both.")
             return Edit(tuple(neurons), old.strip(), new.strip(), remove, add)
-    raise AtlasError(f"No intervention is called '{kind}'. There are: {', '.join(KINDS)}.")
+    raise AtlasError(f"kind must be one of {', '.join(INTERVENTION_KINDS)}, got '{kind}'.")

@@ -17,9 +17,9 @@ from atlas.errors import AtlasError, PromptError
 SUBJECT_SLOT = "[X]"
 OBJECT_SLOT = "[Y]"
 
-# Why a prompt is asked, as people read it: the neurons were found on it; it is a held-out wording of the same
-# fact; another fact of the relation with another object; a fact that differs in relation and object.
-GROUPS = {
+# The groups of an experiment's prompts, with the names that people read: those the neurons were found on,
+# held-out templates of the same fact, other facts of the relation, facts that differ in relation and object.
+PROMPT_GROUPS = {
     "asked": "Discovery prompts",
     "paraphrases": "Held-out paraphrases",
     "neighbours": "Same relation",
@@ -45,7 +45,7 @@ class Neuron:
         """The neuron written like ``L9.N2141``; `AtlasError` for anything else."""
         match = _NEURON_NAME.fullmatch(name.strip())
         if match is None:
-            raise AtlasError(f"'{name}' names no neuron. Write layer and index like L9.N2141.")
+            raise AtlasError(f"'{name}' is not a neuron. Write layer and index like L9.N2141.")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -131,13 +131,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ExperimentPrompt:
-    """A prompt of an experiment and why it is asked: one of `GROUPS`."""
+    """A prompt of an experiment and its group, one of `PROMPT_GROUPS`."""
 
     group: str
     prompt: Prompt
 
     def __post_init__(self) -> None:
-        if self.group not in GROUPS:
-            raise PromptError(
-                f"No group of prompts is called '{self.group}'. There are: {', '.join(GROUPS)}."
-            )
+        if self.group not in PROMPT_GROUPS:
+            raise PromptError(f"group must be one of {', '.join(PROMPT_GROUPS)}, got '{self.group}'.")

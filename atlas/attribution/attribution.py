@@ -30,7 +30,7 @@ from atlas.attribution.staircase import (
     Rows,
     answer_tokens,
     base_pass,
-    project,
+    project_to_neurons,
     sweep,
 )
 from atlas.errors import AtlasError, ModelError
@@ -110,13 +110,13 @@ def attribute(
     prompt that cannot be asked, and `ModelError` when a score is no number.
     """
     if method not in _METHODS:
-        raise AtlasError(f"No method is called '{method}'. There are: {', '.join(_METHODS)}.")
+        raise AtlasError(f"method must be one of {', '.join(_METHODS)}, got '{method}'.")
     if rule not in RULES:
-        raise AtlasError(f"No rule is called '{rule}'. There are: {', '.join(RULES)}.")
+        raise AtlasError(f"rule must be one of {', '.join(RULES)}, got '{rule}'.")
     if not 0 < tolerance < 1:
-        raise AtlasError(f"A tolerance of {tolerance} is absurd. Give one between 0 and 1.")
+        raise AtlasError(f"tolerance must be between 0 and 1, got {tolerance}.")
     if max_points < quadrature.FINEST:
-        raise AtlasError(f"max_points is {max_points}; the nested rules need {quadrature.FINEST} or more.")
+        raise AtlasError(f"max_points must be at least {quadrature.FINEST}, got {max_points}.")
     encoded = [subject.encode(prompt) for prompt in prompts]
     tokens = [
         (index, token)
@@ -177,8 +177,7 @@ def _averaged(subject: Subject, prompt: Prompt, tokens: list[TokenScores], keep_
     scores = torch.stack([token.scores for token in tokens])
     if not bool(torch.isfinite(scores).all()):
         raise ModelError(
-            f"{subject.name} gives scores that are no numbers (NaN) for '{prompt.text}'. "
-            "Use float32 and check the weights."
+            f"The model returned NaN for '{prompt.text}'. Load it in float32 and check the weights."
         )
 
     def rows(name: str) -> np.ndarray:
@@ -186,7 +185,7 @@ def _averaged(subject: Subject, prompt: Prompt, tokens: list[TokenScores], keep_
 
     return Attribution(
         prompt=prompt,
-        prediction=whole_answer([token.said for token in tokens]),
+        prediction=whole_answer([token.prediction for token in tokens]),
         scores=scores.mean(0).cpu().numpy(),
         gap=rows("gap"),
         n_points=rows("n_points"),
@@ -209,7 +208,7 @@ def _without_certificate(
     return [
         TokenScores(
             index=item.index,
-            said=base.said[k],
+            prediction=base.predictions[k],
             scores=scores[k],
             gap=unknown,
             n_points=torch.ones(n_layers, dtype=torch.int32),
@@ -240,7 +239,7 @@ def _gradient_x_activation(subject: Subject, items: Sequence[AnswerToken], **opt
     everyone = torch.arange(base.n_items, device=subject.device)
     scores = torch.stack(
         [
-            project(subject, base, layer, everyone, swept.base_gradient[:, layer])
+            project_to_neurons(subject, base, layer, everyone, swept.base_gradient[:, layer])
             for layer in range(subject.n_layers)
         ],
         1,
@@ -330,8 +329,8 @@ class LinearReadout:
         ):
             hidden = residual + active * values
             scale = (hidden.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
-            said = self._log_probability(through_residual, through, active, scale, target)
-            rows.append(said[1:] - said[0])
+            read = self._log_probability(through_residual, through, active, scale, target)
+            rows.append(read[1:] - read[0])
         return torch.stack(rows)
 
     def _log_probability(
@@ -339,14 +338,14 @@ class LinearReadout:
     ) -> Tensor:
         # A few rows at a time stay in a processor's cache, which is several times as fast.
         size = CACHED_ROWS if through.device.type == "cpu" else len(through)
-        said = []
+        read = []
         for start in range(0, len(through), size):
             rows = slice(start, start + size)
             logits = torch.addcmul(residual, through[rows], active[rows]).mul_(scale[rows])
             if self._bias is not None:
                 logits += self._bias
-            said.append(logits.log_softmax(-1)[:, target])
-        return torch.cat(said)
+            read.append(logits.log_softmax(-1)[:, target])
+        return torch.cat(read)
 
     def _centre(self, hidden: Tensor) -> Tensor:
         return hidden - hidden.mean(-1, keepdim=True) if self.centred else hidden

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from atlas.attribution import quadrature
-from atlas.attribution.staircase import Base, Rows, project, sweep
+from atlas.attribution.staircase import Base, Rows, project_to_neurons, sweep
 from atlas.surgery.subject import Subject
 
 # Numbers that are gathered at once when pieces are summed.
@@ -162,7 +162,9 @@ def integrated(subject: Subject, base: Base, cuts: Cuts, *, precision: str) -> P
         here = slice(int(start), int(end))
         items = item[here].repeat_interleave(2)
         fine, rough = (
-            project(subject, base, number, items, both[here].flatten(0, 1)).view(end - start, 2, -1).unbind(1)
+            project_to_neurons(subject, base, number, items, both[here].flatten(0, 1))
+            .view(end - start, 2, -1)
+            .unbind(1)
         )
         scores[here], change[here] = fine, (fine - rough).abs().amax(-1)
     found = torch.cat([swept.probability.view(n, 2), change[:, None], scores.sum(-1)[:, None]], 1)

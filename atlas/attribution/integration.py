@@ -31,7 +31,7 @@ from torch import Tensor
 
 from atlas.attribution import quadrature
 from atlas.attribution.bisection import Cuts, integrated, no_pieces, worst
-from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
+from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
 from atlas.surgery.subject import Subject, TokenPrediction
 
 # A path that rounding limits: a round leaves more than this share of its error.
@@ -44,7 +44,7 @@ class TokenScores:
     says in the token's place, and the rest (n_layers,); paths only where they were asked for."""
 
     index: int
-    said: TokenPrediction
+    prediction: TokenPrediction
     scores: Tensor
     gap: Tensor
     n_points: Tensor
@@ -111,7 +111,7 @@ def _riemann(
     ) + float(weights[~inner].sum()) * swept.base_gradient.transpose(0, 1)
     everyone = torch.arange(n_items, device=subject.device)
     scores = torch.stack(
-        [project(subject, base, layer, everyone, summed[layer]) for layer in range(n_layers)], 1
+        [project_to_neurons(subject, base, layer, everyone, summed[layer]) for layer in range(n_layers)], 1
     )
     scores, path = scores.cpu(), swept.probability.view(grid).cpu()
     p_zero = path[:, :, 0].T
@@ -121,7 +121,7 @@ def _riemann(
     return [
         TokenScores(
             index=item.index,
-            said=base.said[k],
+            prediction=base.predictions[k],
             scores=scores[k],
             gap=gap[k],
             n_points=torch.full((n_layers,), steps, dtype=torch.int32),
@@ -174,7 +174,7 @@ class _Certified:
         return [
             TokenScores(
                 index=item.index,
-                said=self.base.said[k],
+                prediction=self.base.predictions[k],
                 scores=scores[k],
                 gap=self.gap[k],
                 n_points=n_points[k],
@@ -270,7 +270,7 @@ class _Certified:
             chosen = active[:, layer].nonzero()[:, 0]
             item = chosen.to(self.subject.device)
             summed = torch.einsum("kad,a->kd", self.gradient[item, layer][:, used], weights[used])
-            scores = project(self.subject, self.base, layer, item, summed)
+            scores = project_to_neurons(self.subject, self.base, layer, item, summed)
             change = (scores - self.scores[item, layer]).abs().amax(-1)
             self.scores[item, layer] = scores
             found.append(torch.stack([change, *self._measured(item, layer)]))

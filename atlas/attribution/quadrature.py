@@ -81,7 +81,7 @@ BOOLE = torch.tensor([7, 32, 12, 32, 7], dtype=torch.float64) / 90
 def riemann(kind: str, steps: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights, (steps,) each, of a fixed Riemann sum: `left`, `right` or `endpoints`."""
     if steps < 2:
-        raise AtlasError(f"A Riemann sum of {steps} points is no path. Give 2 or more.")
+        raise AtlasError(f"steps must be at least 2, got {steps}.")
     weights = torch.full((steps,), 1 / steps, dtype=torch.float64)
     index = torch.arange(steps, dtype=torch.float64)
     match kind:
@@ -91,4 +91,4 @@ def riemann(kind: str, steps: int) -> tuple[Tensor, Tensor]:
             return (index + 1) / steps, weights
         case "endpoints":
             return torch.linspace(0, 1, steps, dtype=torch.float64), weights
-    raise AtlasError(f"No rule is called '{kind}'. There are: certified, left, right, endpoints.")
+    raise AtlasError(f"rule must be one of certified, left, right, endpoints, got '{kind}'.")

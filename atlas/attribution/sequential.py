@@ -41,13 +41,13 @@ def sequential_integrated_gradients(
     """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
 
     Takes the options of `integrated_gradients`; keeps no paths, for there is one for each word. Raises
-    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token for none;
-    `ModelError` where somebody's hooks hang on the model.
+    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token to replace one
+    with; `ModelError` where the model has hooks of its own.
     """
     if hooked(subject.model):
         raise ModelError(
-            f"Somebody's hooks hang on {subject.name}, and may take the rows of a sweep for others. "
-            "Take them off first, or use the method integrated_gradients."
+            f"{subject.name} has hooks, which this method does not support. "
+            "Remove them, or use the method integrated_gradients."
         )
     size = PATHS_AT_ONCE.get(subject.device.type, 8)
     without = [without_a_word(subject, item) for item in items]
@@ -74,12 +74,12 @@ def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
     places = [k for k, token in enumerate(item.input_ids[:end]) if token not in special]
     if missing is None:
         raise PromptError(
-            f"The tokenizer of {subject.name} has no end-of-text token to stand for a word that is missing. "
+            f"The tokenizer of {subject.name} has no end-of-text token to replace a word with. "
             "Use the method integrated_gradients."
         )
     if not places:
         raise PromptError(
-            f"{subject.name} reads no word here that could be missing. Use the method integrated_gradients."
+            "The prompt has no word that could be removed. Use the method integrated_gradients."
         )
     ids = item.input_ids
     return [replace(item, input_ids=(*ids[:place], missing, *ids[place + 1 :])) for place in places]
@@ -104,7 +104,7 @@ def _mean(paths: Sequence[TokenScores]) -> TokenScores:
     scores, p_zero, p_one = mean("scores"), mean("p_zero"), mean("p_one")
     return TokenScores(
         index=paths[0].index,
-        said=paths[0].said,
+        prediction=paths[0].prediction,
         scores=scores,
         gap=(scores.sum(-1) - (p_one - p_zero)).abs(),
         n_points=torch.stack([path.n_points for path in paths]).sum(0, dtype=torch.int32),

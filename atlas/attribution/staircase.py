@@ -17,7 +17,7 @@ at the answer position, which are α·w instead of w (Dai et al., ACL 2022, equa
 4. *One row for α = 1.* At α = 1 the paths of all layers are the same state, the model as it is: one
    row from layer 0 upward gives the gradients of all of them.
 5. *Gradient.* Only ∂P/∂(what the down-projection writes) is kept, d_model numbers a row; one product
-   with the value vectors, after the weighted sum over nodes, gives ∂P/∂w (`project`).
+   with the value vectors, after the weighted sum over nodes, gives ∂P/∂w (`project_to_neurons`).
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Base:
     """What one forward pass over answer tokens leaves for the sweeps; shorter ones are padded on the right.
 
     activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
-    being activations @ value vectors, without the bias; position and target (n_items,); said, what the model
-    says of each item. Causal: keys and values of the tokens before the answer by layer,
+    being activations @ value vectors, without the bias; position and target (n_items,); predictions, one an
+    item. Causal: keys and values of the tokens before the answer by layer,
     (n_items, n_heads, n_tokens − 1, d_head), and the name by which layers take them. Masked: outputs by
     layer, (n_items, n_tokens, d_model). arguments: what a layer is called with besides (`_arguments`).
     start: another base of the same items, whose activations and writes are where paths begin, at α = 0;
@@ -84,7 +84,7 @@ class Base:
     writes: Tensor
     position: Tensor
     target: Tensor
-    said: tuple[TokenPrediction, ...]
+    predictions: tuple[TokenPrediction, ...]
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
@@ -131,7 +131,7 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
         ),
         position=position,
         target=target,
-        said=tuple(token_predictions(subject, logits, target, top_k=10)),
+        predictions=tuple(token_predictions(subject, logits, target, top_k=10)),
         keys=tuple(cache.layers[layer].keys[:, :, :-1] for layer in layers) if causal else (),
         values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
         outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),
@@ -501,7 +501,7 @@ def _before_tail(
         return torch.autograd.grad(output, write, gradient.to(output.dtype))[0].float()
 
 
-def project(subject: Subject, base: Base, layer: int, item: Tensor, summed: Tensor) -> Tensor:
+def project_to_neurons(subject: Subject, base: Base, layer: int, item: Tensor, summed: Tensor) -> Tensor:
     """Step 5, second half: weighted sums of ∂P/∂write, (n, d_model), become scores, (n, n_neurons)."""
     values = subject.family.value_vectors(subject.model, layer)
     moved = base.activations[item, layer].float()

@@ -1,7 +1,7 @@
-"""Which prompts an experiment asks: a fact's own, and those of other facts that it should leave alone.
+"""The prompts of an experiment: a fact's own, and controls: those of other facts, which should not change.
 
-    asked = asked_of_fact(atlas, fact_id, seed=0)
-    asked = (*typed, *control_prompts(atlas, answers=["Paris"]))      # no fact of the atlas
+    prompts = choose_prompts(atlas, fact_id, seed=0)
+    prompts = (*typed, *control_prompts(atlas, answers=["Paris"]))      # not a fact of the atlas
 
 Queries only, no model. Groups of prompts (Dai et al., ACL 2022, sections 4.2 and 5): `asked` (the neurons
 were found on them), `paraphrases` (held-out templates of the same fact), `neighbours` (other facts of the
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
 
-def prompts_of_fact(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ...]:
+def own_prompts(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ...]:
     """A fact's prompts: its discovery templates are `asked`, its held-out ones `paraphrases`."""
     rows = atlas.query(
         """
@@ -52,7 +52,7 @@ def control_prompts(
     """One prompt each (held out where there is one) of `neighbours` and `unrelated` facts, drawn by the seed.
 
     Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
-    fact, all facts whose object is none of `answers` count as unrelated. With `causal`, only prompts that end
+    fact, all facts whose object is not in `answers` count as unrelated. With `causal`, only prompts that end
     with the answer. Facts that the atlas' model knows come first: what is not known cannot be lost.
     """
     avoided = [answer.strip().casefold() for answer in answers]
@@ -104,7 +104,7 @@ def control_prompts(
     )
 
 
-def asked_of_fact(
+def choose_prompts(
     atlas: Atlas,
     fact_id: str,
     *,
@@ -113,14 +113,18 @@ def asked_of_fact(
     neighbours: int = 6,
     unrelated: int = 12,
 ) -> tuple[ExperimentPrompt, ...]:
-    """Everything that an experiment on a fact asks: its prompts, then the controls drawn by the seed."""
-    own = prompts_of_fact(atlas, fact_id)
+    """All prompts of an experiment on a fact: its own, then the controls drawn by the seed."""
+    own = own_prompts(atlas, fact_id)
     if causal:
         own = tuple(item for item in own if item.prompt.ends_with_answer)
     controls = control_prompts(
         atlas, fact_id=fact_id, causal=causal, neighbours=neighbours, unrelated=unrelated, seed=seed
     )
     return (*own, *controls)
+
+
+# The name in notebooks and scripts of earlier versions.
+asked_of_fact = choose_prompts
 
 
 def random_match(

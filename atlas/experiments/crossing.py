@@ -20,10 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas.errors import AtlasError, PromptError
-from atlas.experiments.run import Progress, Steps, matched_randomly
+from atlas.experiments.run import Progress, Steps, with_random_neurons
 from atlas.interventions import Intervention, Suppress
 from atlas.neuron import Neuron, Prompt
-from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
 
 
@@ -79,26 +78,26 @@ def cross_effects(
     change: makes the intervention, such as ``lambda n: Amplify(n, 2)``. The same seed and neurons draw the
     same random neurons. Raises `PromptError` without prompts and `AtlasError` without draws.
     """
-    asked = [prompt for several in prompts.values() for prompt in several]
-    if not asked or not all(prompts.values()):
-        raise PromptError("There is no prompt to ask. Give each set at least one.")
+    every_prompt = [prompt for several in prompts.values() for prompt in several]
+    if not every_prompt or not all(prompts.values()):
+        raise PromptError("A set has no prompts. Give each set at least one.")
     if draws < 1:
-        raise AtlasError(f"{draws} random draws cannot be made. Give 1 or more.")
+        raise AtlasError(f"draws must be at least 1, got {draws}.")
     chosen = {name: tuple(several) for name, several in neurons.items() if several}
     steps = Steps(subject, 1 + len(chosen), progress)
     # Step 1: before.
     with steps.step("The model as it is"):
-        before = subject.predict(asked, top_k=1)
+        before = subject.predict(every_prompt, top_k=1)
     effects = []
     for name, several in chosen.items():
-        # Steps 2 and 3, at once: a causal model reads what lies before the answers but once for all of them.
+        # Steps 2 and 3 at once: a causal model then reads what lies before the answers only once.
         own = (change(several),)
         changes = [own] + [
-            matched_randomly(own, subject.n_neurons, np.random.default_rng([seed, draw]))
+            with_random_neurons(own, subject.n_neurons, np.random.default_rng([seed, draw]))
             for draw in range(1, draws + 1)
         ]
         with steps.step(f"The neurons of {name}, and {draws} draw{'s' if draws > 1 else ''} of random ones"):
-            after, *random = _said(subject, asked, [check_interventions(subject, each) for each in changes])
+            after, *random = _predict_each(subject, every_prompt, changes)
         start = 0
         for of, its in prompts.items():
             part = slice(start, start + len(its))
@@ -119,18 +118,19 @@ def cross_effects(
     return tuple(effects)
 
 
-def _said(
-    subject: Subject, asked: Sequence[Prompt], changes: Sequence[tuple[Intervention, ...]]
+def _predict_each(
+    subject: Subject, prompts: Sequence[Prompt], changes: Sequence[Sequence[Intervention]]
 ) -> list[list[Prediction]]:
-    """Of each change, what the model says to every prompt."""
-    everything = subject.predict(
-        [prompt for _ in changes for prompt in asked],
+    """For each change the predictions of all prompts."""
+    predictions = subject.predict(
+        [prompt for _ in changes for prompt in prompts],
         top_k=1,
-        interventions=[each for each in changes for _ in asked],
+        interventions=[change for change in changes for _ in prompts],
         share_prefixes=True,
     )
-    return [everything[start : start + len(asked)] for start in range(0, len(everything), len(asked))]
+    n = len(prompts)
+    return [predictions[start : start + n] for start in range(0, len(predictions), n)]
 
 
-def _probabilities(said: Sequence[Prediction]) -> tuple[float, ...]:
-    return tuple(each.probability for each in said)
+def _probabilities(predictions: Sequence[Prediction]) -> tuple[float, ...]:
+    return tuple(each.probability for each in predictions)

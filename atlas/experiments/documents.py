@@ -26,13 +26,13 @@ from atlas.experiments.experiment import (
     MAX_PROMPTS,
     MAX_SEED,
     Experiment,
+    ExperimentResults,
     Name,
     Neurons,
     PromptText,
-    Results,
 )
 from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Whole, one_line, parse_json, validate
-from atlas.interventions import KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
+from atlas.interventions import INTERVENTION_KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
 from atlas.neuron import ExperimentPrompt, Prompt
 
 FORMAT = "knowledge-neuron-experiment"
@@ -74,7 +74,7 @@ class _Intervention(_Entry):
 
     @model_validator(mode="after")
     def _has_the_fields_of_its_kind(self) -> _Intervention:
-        own = {field.name: field.default is MISSING for field in fields(KINDS[self.kind])}
+        own = {field.name: field.default is MISSING for field in fields(INTERVENTION_KINDS[self.kind])}
         given = self.model_fields_set - {"kind"}
         if unknown := given - set(own):
             raise ValueError(f"must not have the field {min(unknown)}, as its kind is {self.kind}")
@@ -83,7 +83,9 @@ class _Intervention(_Entry):
         return self
 
     def as_value(self) -> Intervention:
-        return KINDS[self.kind](**{name: getattr(self, name) for name in self.model_fields_set - {"kind"}})
+        return INTERVENTION_KINDS[self.kind](
+            **{name: getattr(self, name) for name in self.model_fields_set - {"kind"}}
+        )
 
 
 _Interventions = Annotated[tuple[_Intervention, ...], Field(max_length=MAX_INTERVENTIONS)]
@@ -131,7 +133,7 @@ class _Document(_Entry):
     prompts: Annotated[tuple[_Prompt, ...], Field(max_length=MAX_PROMPTS)]
     seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)]
     draws: Annotated[Whole, Field(ge=1, le=MAX_DRAWS)]
-    results: Results | None = None
+    results: ExperimentResults | None = None
 
 
 # As JSON ---------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ class Document:
     """An experiment as it was kept, with its results where they were kept too."""
 
     experiment: Experiment
-    results: Results | None = None
+    results: ExperimentResults | None = None
 
     def __post_init__(self) -> None:
         if self.results is None:
@@ -160,7 +162,7 @@ class Document:
                 )
 
 
-def to_json(experiment: Experiment, results: Results | None = None) -> str:
+def to_json(experiment: Experiment, results: ExperimentResults | None = None) -> str:
     """The experiment as a JSON document of this version, for people and for `from_json`."""
     plain = _plain(experiment)
     if results is not None:
@@ -222,7 +224,7 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
 
 
 def _plain_intervention(item: Intervention) -> dict[str, Any]:
-    kind = next(name for name, each in KINDS.items() if type(item) is each)
+    kind = next(name for name, each in INTERVENTION_KINDS.items() if type(item) is each)
     return {"kind": kind, **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
 
 
@@ -232,7 +234,7 @@ def _plain_prompt(item: ExperimentPrompt) -> dict[str, str]:
     return plain | {name: value for name, value in origin.items() if value}
 
 
-def _plain_results(results: Results) -> dict[str, Any]:
+def _plain_results(results: ExperimentResults) -> dict[str, Any]:
     return {
         "undo_is_exact": results.undo_is_exact,
         "device": results.device,

@@ -2,7 +2,7 @@
 
     experiment = Experiment((Suppress(neurons),), prompts, model="pocket-bert")
     outcome = run(subject, experiment)                      # atlas.experiments.run
-    agreement(outcome.results, earlier).holds               # the same up to rounding?
+    compare_results(outcome.results, earlier).holds               # the same up to rounding?
 
 Needs no torch. `atlas.experiments.documents` makes JSON and links of them.
 """
@@ -115,8 +115,8 @@ class Experiment:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class Said:
-    """What the model said: the answer's probability and rank, and the likeliest tokens."""
+class FiledPrediction:
+    """A prediction as files keep it: the answer's probability and rank, and the likeliest tokens."""
 
     probability: Probability
     rank: Rank
@@ -125,18 +125,18 @@ class Said:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class Measured:
+class PromptResults:
     """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer.
 
     new_random is empty, too, in results of version 1, which did not measure it.
     """
 
-    before: Said
-    after: Said
+    before: FiledPrediction
+    after: FiledPrediction
     random: Probabilities
     random_ranks: Ranks
-    new_before: Said | None = None
-    new_after: Said | None = None
+    new_before: FiledPrediction | None = None
+    new_after: FiledPrediction | None = None
     new_random: Probabilities = ()
     new_random_ranks: Ranks = ()
 
@@ -152,9 +152,9 @@ class Measured:
     def probabilities(self) -> Iterator[tuple[str, float]]:
         """Every probability with its name, in a fixed order."""
         for name in ("before", "after", "new_before", "new_after"):
-            said = getattr(self, name)
-            if said is not None:
-                yield name, said.probability
+            prediction = getattr(self, name)
+            if prediction is not None:
+                yield name, prediction.probability
         for draw, value in enumerate(self.random, 1):
             yield f"random draw {draw}", value
         for draw, value in enumerate(self.new_random, 1):
@@ -163,10 +163,10 @@ class Measured:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class Results:
+class ExperimentResults:
     """What came out, prompt by prompt in the experiment's order; small enough for a file."""
 
-    prompts: Annotated[tuple[Measured, ...], Field(max_length=MAX_PROMPTS)]
+    prompts: Annotated[tuple[PromptResults, ...], Field(max_length=MAX_PROMPTS)]
     random_neurons: Annotated[tuple[Neurons, ...], Field(max_length=MAX_DRAWS)]
     undo_is_exact: Truth
     device: Name = ""
@@ -192,7 +192,9 @@ class Agreement:
         return self.n_apart == 0
 
 
-def agreement(one: Results, two: Results, *, relative: float = 1e-3, absolute: float = 1e-6) -> Agreement:
+def compare_results(
+    one: ExperimentResults, two: ExperimentResults, *, relative: float = 1e-3, absolute: float = 1e-6
+) -> Agreement:
     """Whether two results are the same up to what processors differ by.
 
     Raises `DocumentError` when they are not of the same experiment.

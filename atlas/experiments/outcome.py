@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlas.experiments.experiment import Experiment, Measured, Results, Said
+from atlas.experiments.experiment import Experiment, ExperimentResults, FiledPrediction, PromptResults
 from atlas.experiments.reading import has_control
-from atlas.neuron import GROUPS, Neuron, Prompt
+from atlas.neuron import PROMPT_GROUPS, Neuron, Prompt
 
 if TYPE_CHECKING:
-    from atlas.surgery.subject import Prediction
+    from atlas.surgery.loaded import Prediction
 
 FILED_ANSWERS = 10
 
 
 @dataclass(frozen=True)
-class Trial:
+class PromptOutcome:
     """One prompt: before, after, with each random draw; and the same for an edit's new answer."""
 
     group: str
@@ -49,12 +49,12 @@ class Trial:
 
     @property
     def new_random_probability(self) -> float | None:
-        """The same of an edit's new answer; None where it was not asked for."""
+        """The same of an edit's new answer; None where it was not measured."""
         return _mean_probability(self.new_random) if self.new_random else None
 
     @property
     def new_random_rank(self) -> float | None:
-        """The new answer's median rank over the random draws; None where it was not asked for."""
+        """The new answer's median rank over the random draws; None where it was not measured."""
         return _median_rank(self.new_random) if self.new_random else None
 
 
@@ -95,44 +95,41 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All trials of an experiment, the random neurons used, and whether the model is as it was.
+    """Every prompt of an experiment, the random neurons used, and whether the model is as it was.
 
     `experiment` names the model that it was done with.
     """
 
     experiment: Experiment
-    trials: tuple[Trial, ...]
+    prompts: tuple[PromptOutcome, ...]
     random_neurons: tuple[tuple[Neuron, ...], ...]
     undo_is_exact: bool
     device: str = ""
     dtype: str = ""
 
-    def of_group(self, group: str) -> tuple[Trial, ...]:
-        """The trials of one of `GROUPS`, in the order of the experiment."""
-        return tuple(trial for trial in self.trials if trial.group == group)
+    def of_group(self, group: str) -> tuple[PromptOutcome, ...]:
+        """The prompts of one of `PROMPT_GROUPS`, in the order of the experiment."""
+        return tuple(each for each in self.prompts if each.group == group)
 
     def summary(self) -> tuple[GroupSummary, ...]:
-        """One entry a group that has prompts, in the order of `GROUPS`."""
-        return tuple(
-            _summary(group, [(trial.before, trial.after, trial.random) for trial in trials])
-            for group in GROUPS
-            if (trials := self.of_group(group))
-        )
+        """One entry a group that has prompts, in the order of `PROMPT_GROUPS`."""
+        return _summarize([(each.group, each.before, each.after, each.random) for each in self.prompts])
 
     def new_summary(self) -> tuple[GroupSummary, ...]:
-        """The same of the answer that an edit writes, for the groups it was asked for in; else empty."""
-        asked_for = [trial for trial in self.trials if trial.new_before is not None]
-        return tuple(
-            _summary(group, said)
-            for group in GROUPS
-            if (said := [(t.new_before, t.new_after, t.new_random) for t in asked_for if t.group == group])
+        """The same for the answer that an edit writes, of the groups where it was measured; else empty."""
+        return _summarize(
+            [
+                (each.group, each.new_before, each.new_after, each.new_random)
+                for each in self.prompts
+                if each.new_before is not None and each.new_after is not None
+            ]
         )
 
     @property
-    def results(self) -> Results:
+    def results(self) -> ExperimentResults:
         """The outcome without its experiment and the long lists of answers: what a file keeps."""
-        return Results(
-            prompts=tuple(_measured(trial) for trial in self.trials),
+        return ExperimentResults(
+            prompts=tuple(_to_results(each) for each in self.prompts),
             random_neurons=self.random_neurons,
             undo_is_exact=self.undo_is_exact,
             device=self.device,
@@ -140,38 +137,47 @@ class Outcome:
         )
 
 
-def _summary(
-    group: str, said: Sequence[tuple[Prediction, Prediction, tuple[Prediction, ...]]]
-) -> GroupSummary:
-    """`said`: of each prompt one answer before, after, and with each random draw."""
-    before, after, random = zip(*said, strict=True)
-    return GroupSummary(
-        group=group,
-        n_prompts=len(said),
-        before=_mean_probability(before),
-        after=_mean_probability(after),
-        random=float(np.mean([_mean_probability(draws) for draws in random])),
-        rank_1_before=sum(each.rank == 1 for each in before),
-        rank_1_after=sum(each.rank == 1 for each in after),
-        rank_1_random=float(sum(np.mean([each.rank == 1 for each in draws]) for draws in random)),
+def _summarize(
+    prompts: Sequence[tuple[str, Prediction, Prediction, tuple[Prediction, ...]]],
+) -> tuple[GroupSummary, ...]:
+    """A summary a group, from each prompt's group and its predictions before, after, and with each draw."""
+    summaries = []
+    for group in PROMPT_GROUPS:
+        own = [predictions for name, *predictions in prompts if name == group]
+        if not own:
+            continue
+        before, after, random = zip(*own, strict=True)
+        summaries.append(
+            GroupSummary(
+                group=group,
+                n_prompts=len(own),
+                before=_mean_probability(before),
+                after=_mean_probability(after),
+                random=float(np.mean([_mean_probability(draws) for draws in random])),
+                rank_1_before=sum(each.rank == 1 for each in before),
+                rank_1_after=sum(each.rank == 1 for each in after),
+                rank_1_random=float(sum(np.mean([each.rank == 1 for each in draws]) for draws in random)),
+            )
+        )
+    return tuple(summaries)
+
+
+def _to_results(prompt: PromptOutcome) -> PromptResults:
+    return PromptResults(
+        before=_to_filed(prompt.before),
+        after=_to_filed(prompt.after),
+        random=tuple(each.probability for each in prompt.random),
+        random_ranks=tuple(each.rank for each in prompt.random),
+        new_before=None if prompt.new_before is None else _to_filed(prompt.new_before),
+        new_after=None if prompt.new_after is None else _to_filed(prompt.new_after),
+        new_random=tuple(each.probability for each in prompt.new_random),
+        new_random_ranks=tuple(each.rank for each in prompt.new_random),
     )
 
 
-def _measured(trial: Trial) -> Measured:
-    return Measured(
-        before=_said(trial.before),
-        after=_said(trial.after),
-        random=tuple(each.probability for each in trial.random),
-        random_ranks=tuple(each.rank for each in trial.random),
-        new_before=None if trial.new_before is None else _said(trial.new_before),
-        new_after=None if trial.new_after is None else _said(trial.new_after),
-        new_random=tuple(each.probability for each in trial.new_random),
-        new_random_ranks=tuple(each.rank for each in trial.new_random),
-    )
-
-
-def _said(prediction: Prediction) -> Said:
+def _to_filed(prediction: Prediction) -> FiledPrediction:
     # Byte-level vocabularies have tokens that are control characters, which no file takes.
-    top = prediction.top[:FILED_ANSWERS]
-    named = tuple((repr(token) if has_control(token) else token, p) for token, p in top)
-    return Said(prediction.probability, prediction.rank, named)
+    top = tuple(
+        (repr(token) if has_control(token) else token, p) for token, p in prediction.top[:FILED_ANSWERS]
+    )
+    return FiledPrediction(prediction.probability, prediction.rank, top)

@@ -1,7 +1,7 @@
 """What a change of some neurons does to some prompts, and its controls.
 
     found = find_neurons(subject, prompts)
-    experiment = Experiment((Suppress(found.chosen),), asked_of_fact(atlas, fact_id))
+    experiment = Experiment((Suppress(found.chosen),), choose_prompts(atlas, fact_id))
     outcome = run(subject, experiment, progress=show)
     outcome.summary(), outcome.undo_is_exact, to_json(outcome.experiment, outcome.results)
     doses = dose_response(subject, experiment)
@@ -14,8 +14,8 @@
 
 Each step waits for its turn at the model and gives it back afterwards; ``progress(share, message)`` is called
 before each, and while it waits. It may raise, to stop: nothing has to be undone then, since weights are never
-written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5. Which prompts
-are asked is the part of `atlas.experiments.controls`.
+written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5.
+`atlas.experiments.controls` chooses the prompts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments.controls import random_match
 from atlas.experiments.documents import from_json, from_link, read_document, to_json, to_link
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
-from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, Trial
+from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, PromptOutcome
 from atlas.interventions import Amplify, Intervention, make_intervention
-from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
+from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
@@ -46,19 +46,19 @@ __all__ = [
     "Found",
     "GroupSummary",
     "Outcome",
-    "Trial",
+    "PromptOutcome",
     "dose_response",
     "find_neurons",
     "from_json",
     "from_link",
     "make_intervention",
-    "matched_randomly",
+    "parse_prompts",
     "read_document",
     "run",
     "to_json",
     "to_link",
-    "typed_prompts",
     "usable",
+    "with_random_neurons",
 ]
 
 # The likeliest answers that are kept of each prompt, so that changes of rank can be told.
@@ -104,7 +104,7 @@ class Steps:
 # Which prompts ---------------------------------------------------------------------------------------
 
 
-def typed_prompts(
+def parse_prompts(
     subject: Subject,
     text: str,
     answer: str,
@@ -115,7 +115,7 @@ def typed_prompts(
     """Prompts as people type them, one a line; `AtlasError` when a line or the answer cannot be used."""
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not lines:
-        raise PromptError("There is no prompt yet. Type one a line, with [Y] where the answer goes.")
+        raise PromptError("There are no prompts. Type one a line, with [Y] where the answer goes.")
     if len(lines) > max_prompts:
         raise PromptError(f"There are {len(lines)} prompts. Give at most {max_prompts}.")
     for line in lines:
@@ -124,7 +124,7 @@ def typed_prompts(
                 f"The prompt '{line[:60]}…' has {len(line)} characters. Give at most {max_length}."
             )
     if not answer.strip():
-        raise PromptError("There is no answer yet. Type the word that should fill the gap.")
+        raise PromptError("There is no answer. Type the word that should fill the gap.")
     prompts = tuple(subject.prompt(line, answer.strip()) for line in lines)
     for prompt in prompts:
         subject.encode(prompt)
@@ -134,7 +134,7 @@ def typed_prompts(
 def usable(
     subject: Subject, prompts: Iterable[ExperimentPrompt]
 ) -> tuple[tuple[ExperimentPrompt, ...], tuple[str, ...]]:
-    """The prompts that this model can be asked, and why it cannot be asked the others."""
+    """The prompts that this model can be asked, and an error message for each of the others."""
     kept, reasons = [], []
     for item in prompts:
         try:
@@ -191,7 +191,7 @@ def find_neurons(
     if not prompts:
         raise PromptError("There is no prompt to find neurons on. Choose a fact or type one.")
     if set(prompts) & set(negatives):
-        raise PromptError("A prompt is its own negative example. Take it out of one of the two.")
+        raise PromptError("A prompt is also a negative example. Remove it from one of the two.")
     everything = (*prompts, *negatives)
     for prompt in everything:
         subject.encode(prompt)
@@ -215,7 +215,7 @@ def find_neurons(
 def refined_live(
     attributions: Sequence[Attribution], rule: Refinement, *, negatives: Sequence[Attribution] = ()
 ) -> tuple[KnowledgeNeuron, ...]:
-    """The neurons of attributed prompts by any rule; one prompt alone need not be agreed with by another."""
+    """The neurons of attributed prompts by any rule; of a single prompt its coarse neurons."""
     rule = replace(rule, at_least=min(rule.at_least, len(attributions)))
     return tuple(
         refine_scores(
@@ -224,7 +224,7 @@ def refined_live(
     )
 
 
-def matched_randomly(
+def with_random_neurons(
     interventions: Sequence[Intervention], n_neurons: int, generator: np.random.Generator
 ) -> tuple[Intervention, ...]:
     """The same interventions on as many random other neurons of the same layers.
@@ -245,7 +245,7 @@ def matched_randomly(
 def run(subject: Subject, experiment: Experiment, *, progress: Progress | None = None) -> Outcome:
     """Do the experiment. The model is never written to, and is held only during each step."""
     interventions = check_interventions(subject, experiment.interventions)
-    asked, prompts = experiment.prompts, [item.prompt for item in experiment.prompts]
+    prompts = [item.prompt for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)
 
     def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
@@ -260,7 +260,9 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
         after = predict(interventions)
     # Step 3: random.
     new_answer = experiment.new_answer
-    places = [i for i, item in enumerate(asked) if item.group in OWN_GROUPS] if new_answer else []
+    places = (
+        [i for i, item in enumerate(experiment.prompts) if item.group in OWN_GROUPS] if new_answer else []
+    )
     rivals = [replace(prompts[i], answer=new_answer) for i in places]
     controls = _random_controls(subject, experiment, interventions)
     random, new_random = [], []
@@ -282,8 +284,8 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
     }
     return Outcome(
         experiment=replace(experiment, model=subject.name, weights_sha256=subject.weights_sha256),
-        trials=tuple(
-            Trial(
+        prompts=tuple(
+            PromptOutcome(
                 item.group,
                 item.prompt,
                 before[i],
@@ -291,7 +293,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: Progress | None =
                 tuple(draw[i] for draw in random),
                 *new.get(i, (None, None, ())),
             )
-            for i, item in enumerate(asked)
+            for i, item in enumerate(experiment.prompts)
         ),
         random_neurons=tuple(_neurons_of(control) for control in controls),
         undo_is_exact=undo_is_exact,
@@ -305,7 +307,7 @@ def _random_controls(
 ) -> list[tuple[Intervention, ...]]:
     """The interventions on random neurons, one entry a draw; drawn by the seed and the neurons alone."""
     return [
-        matched_randomly(interventions, subject.n_neurons, np.random.default_rng([experiment.seed, draw]))
+        with_random_neurons(interventions, subject.n_neurons, np.random.default_rng([experiment.seed, draw]))
         for draw in range(experiment.draws)
     ]
 
@@ -344,11 +346,11 @@ def dose_response(
 
     All neurons of the experiment's interventions are amplified by each factor in turn, whatever those
     interventions do: 0 suppresses them, 1 leaves the model as it is. The random neurons are those that
-    `run` draws. By factor, then by group in the order of `GROUPS`.
+    `run` draws. By factor, then by group in the order of `PROMPT_GROUPS`.
     """
     factors = tuple(sorted({float(factor) for factor in factors}))
     if not 1 <= len(factors) <= MAX_FACTORS:
-        raise AtlasError(f"A curve cannot have {len(factors)} points. Give 1 to {MAX_FACTORS} factors.")
+        raise AtlasError(f"There are {len(factors)} factors. Give 1 to {MAX_FACTORS}.")
     neurons = experiment.neurons
     curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
     stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
@@ -359,14 +361,14 @@ def dose_response(
     doses: list[Dose] = []
     for factor, change in zip(factors, curve, strict=True):
         with steps.step(f"Factor {factor:g}"):
-            said = subject.predict(prompts, top_k=1, interventions=[change] * len(prompts))
+            predictions = subject.predict(prompts, top_k=1, interventions=[change] * len(prompts))
         random: list[dict[str, float]] = []
         for draw, stand_in in enumerate(stand_ins if own else (), 1):
             with steps.step(f"Factor {factor:g}, random draw {draw} of {len(stand_ins)}"):
                 control = (Amplify(stand_in, factor),)
                 answers = subject.predict(own, top_k=1, interventions=[control] * len(own))
             random.append(_means(experiment.prompts, answers))
-        for group, mean in _means(experiment.prompts, said, GROUPS).items():
+        for group, mean in _means(experiment.prompts, predictions, PROMPT_GROUPS).items():
             places = [i for i, item in enumerate(experiment.prompts) if item.group == group]
             doses.append(
                 Dose(
@@ -374,7 +376,7 @@ def dose_response(
                     group=group,
                     n_prompts=len(places),
                     probability=mean,
-                    rank_1=sum(said[i].rank == 1 for i in places),
+                    rank_1=sum(predictions[i].rank == 1 for i in places),
                     random=tuple(means[group] for means in random if group in means),
                 )
             )
@@ -383,12 +385,16 @@ def dose_response(
 
 
 def _means(
-    asked: Sequence[ExperimentPrompt], said: Sequence[Prediction], groups: Iterable[str] = OWN_GROUPS
+    prompts: Sequence[ExperimentPrompt],
+    predictions: Sequence[Prediction],
+    groups: Iterable[str] = OWN_GROUPS,
 ) -> dict[str, float]:
-    """Group → mean probability; `said` is of the prompts of these groups alone, in their order."""
-    names = [item.group for item in asked if item.group in groups]
+    """Group → mean probability; `predictions` of the prompts of these groups alone, in their order."""
+    names = [item.group for item in prompts if item.group in groups]
     return {
-        group: float(np.mean([p.probability for name, p in zip(names, said, strict=True) if name == group]))
-        for group in GROUPS
+        group: float(
+            np.mean([p.probability for name, p in zip(names, predictions, strict=True) if name == group])
+        )
+        for group in PROMPT_GROUPS
         if group in names
     }

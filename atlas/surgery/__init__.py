@@ -1,4 +1,4 @@
-"""A loaded model, asked and changed: loading, interventions, readout.
+"""A loaded model, its predictions and its changes: loading, interventions, readout.
 
     from atlas.surgery import load_subject, attribute, Suppress
     subject = load_subject("pocket-bert")

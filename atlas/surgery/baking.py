@@ -5,7 +5,7 @@
 
 Writes what `from_pretrained` reads: config, tokenizer, and safetensors whose down-projections hold the new
 value vectors. The live model is only read. Suppressing and amplifying act on activations at the answer
-position, which no weight can say, so they cannot be baked.
+position only, so they cannot be baked into weights.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Pa
         down = subject.family.down(subject.model, neuron.layer)
         if sum(layer is layers[neuron.layer] for layer in layers) > 1:
             raise ModelError(
-                f"{subject.name} uses the same weights in several layers, so that a change of {neuron} alone "
-                "cannot be baked. Apply it with `subject.applied`."
+                f"{subject.name} shares the weights of {neuron} between layers, so it cannot be baked. "
+                "Apply it with `subject.applied`."
             )
         name = next(name for name, each in subject.model.named_parameters() if each is down.weight)
         if state[name].data_ptr() == subject.model.get_parameter(name).data_ptr():

@@ -79,7 +79,7 @@ def in_its_call(layers: Sequence[nn.Module], layer: int, hook: Callable) -> Call
 
 
 def hooked(model: nn.Module) -> bool:
-    """Whether somebody's hooks hang on the model's modules."""
+    """Whether the model's modules have hooks already."""
     return any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 

@@ -67,7 +67,7 @@ def answer_embedding(subject: LoadedModel, answer: str) -> Tensor:
 
 
 def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor], Tensor]:
-    """The function from a value vector, (d_model,), to what one erasure or edit makes of it."""
+    """The function from a value vector, (d_model,), to its value after one erasure or edit."""
     match item:
         case Erase(value="zero"):
             return torch.zeros_like
@@ -81,7 +81,7 @@ def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor]
             # Found once for all neurons: tokenizing takes longer than the arithmetic.
             old, new = answer_embedding(subject, item.old), answer_embedding(subject, item.new)
             return lambda value: edited_value(value, old, new, remove=item.remove, add=item.add)
-    raise AtlasError(f"{type(item).__name__} changes no value vector.")
+    raise AtlasError(f"{type(item).__name__} does not change value vectors.")
 
 
 def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
@@ -100,16 +100,18 @@ def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -
 
 
 def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
-    """The edit, turned round for the neurons whose mean activation on these prompts is below zero.
+    """The edit, mirrored for the neurons whose mean activation on these prompts is below zero.
 
-    A value vector that is moved towards the new answer pushes away from it where its neuron is active below
-    zero, as those of gated layers are as often as not. The paper's formula takes no notice: its models'
-    neurons are hardly ever so. Gives one edit or two, for `subject.applied`. Raises `PromptError` without
-    prompts and `AtlasError` for a neuron that the subject does not have.
+    A value vector that is moved towards the new answer lowers it where its activation is negative, as about
+    half of them are in gated layers. The paper's formula ignores the sign: its models' activations are rarely
+    negative. Returns one or two edits, for `subject.applied`. Raises `PromptError` without prompts and
+    `AtlasError` for a neuron that the subject does not have.
     """
     check_interventions(subject, edit)
     if not prompts:
-        raise PromptError("There is no prompt to read activations on. Give those the neurons were found on.")
+        raise PromptError(
+            "There are no prompts to measure activations on. Give those the neurons were found on."
+        )
     active = subject.activations(prompts).mean(0)  # (n_layers, n_neurons)
     below = tuple(neuron for neuron in edit.neurons if active[neuron.layer, neuron.neuron] < 0)
     above = tuple(neuron for neuron in edit.neurons if neuron not in set(below))

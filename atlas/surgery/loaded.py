@@ -39,7 +39,7 @@ class Encoded:
     """A prompt in tokens: where its answer goes and which tokens the answer is.
 
     `input_ids` holds the masks, or the answer's tokens but the last (teacher forcing); the model's
-    output at ``positions[j]`` is its say about ``targets[j]``.
+    output at ``positions[j]`` predicts ``targets[j]``.
     """
 
     prompt: Prompt
@@ -50,10 +50,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says at the answer's place.
+    """What the model predicts at the answer position.
 
     probability: of the whole answer, the product over its tokens; rank: the worst token's rank
-    (1: greedy decoding says the answer); top: the likeliest tokens at the first answer position.
+    (1: greedy decoding gives the answer); top: the likeliest tokens at the first answer position.
     """
 
     probability: float
@@ -74,7 +74,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """What the model says of one answer token: its probability and rank, and the likeliest tokens there."""
+    """The prediction of one answer token: its probability and rank, and the likeliest tokens there."""
 
     probability: float
     rank: int
@@ -98,9 +98,7 @@ def token_predictions(
     log_p = logits.log_softmax(-1)
     wanted = log_p.gather(-1, targets[:, None])
     if not bool(torch.isfinite(wanted).all()):
-        raise ModelError(
-            f"{loaded.name} answers with numbers that are none (NaN). Use float32 and check the weights."
-        )
+        raise ModelError(f"{loaded.name} returned NaN. Load it in float32 and check the weights.")
     ranks = (log_p > wanted).sum(-1) + 1
     top = log_p.topk(min(top_k, log_p.shape[-1]))
     return [
@@ -185,7 +183,7 @@ class LoadedModel:
         return Prompt(fact_id="", template_id="", text=text, answer=answer)
 
     def token_text(self, token_id: int) -> str:
-        """A token as people read it; a leading space is kept, because it is part of the token."""
+        """A token as text; a leading space is kept, because it is part of the token."""
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         if token is None:  # a vocabulary padded beyond the tokenizer's
             return f"<{token_id}>"
@@ -216,7 +214,7 @@ class LoadedModel:
     def encode(self, prompt: Prompt | Encoded) -> Encoded:
         """The prompt in tokens. `PromptError` when the answer has no single place or is too long.
 
-        Who asks the model may give prompts that were encoded already, as a build does ahead of time.
+        Callers may pass prompts that are encoded already, as a build does ahead of time.
         """
         if isinstance(prompt, Encoded):
             return prompt
@@ -253,7 +251,7 @@ class LoadedModel:
             raise PromptError(f"The prompt '{prompt.text}' has no words before the answer. Write some.")
         spaced = prompt.text.split(OBJECT_SLOT)[0] != prompt.stem
         targets = self.answer_tokens(prompt.answer, space=spaced)
-        # Teacher forcing: token j is read off after the stem and the tokens before it.
+        # Teacher forcing: token j is predicted after the stem and the tokens before it.
         positions = tuple(len(stem) - 1 + j for j in range(len(targets)))
         return Encoded(prompt, stem + targets[:-1], positions, targets)
 
@@ -321,15 +319,15 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = 
 
 
 def device_of(device: str) -> torch.device:
-    """The device of that name, `auto` for a GPU where there is one; `ModelError` when it is not at hand."""
+    """The device of that name, `auto` for a GPU where there is one; `ModelError` where it does not exist."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"No device is called '{device}'. Use cpu, cuda or cuda:0.") from error
+        raise ModelError(f"There is no device '{device}'. Use cpu, cuda or cuda:0.") from error
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("No CUDA device is at hand. Use --device cpu.")
+        raise ModelError("There is no CUDA device. Use --device cpu.")
     return target
 
 
@@ -348,7 +346,7 @@ def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedToke
     )
     from transformers.utils import logging as transformers_logging
 
-    # Progress bars and load reports are for people who load models by hand.
+    # Progress bars and load reports are for interactive use.
     transformers_logging.disable_progress_bar()
     for source in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
         logging.getLogger(source).setLevel(logging.ERROR)
@@ -373,7 +371,7 @@ def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedToke
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
-            f"The weights of {name} lack {len(missing)} tensors, first {missing[0]}, which would be random "
-            "numbers. Give the weights of a whole language model."
+            f"The weights of {name} lack {len(missing)} tensors, first {missing[0]}, which would be random. "
+            "Give the weights of a whole language model."
         )
     return model, tokenizer

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_ANSWER_TOKENS",
-    "Changed",
+    "ChangedModel",
     "Encoded",
     "Prediction",
     "Subject",
@@ -62,13 +62,13 @@ class Subject(LoadedModel):
     """A loaded model that can be asked and changed; every method that runs it holds `lock` meanwhile."""
 
     @contextmanager
-    def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[Changed]:
+    def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[ChangedModel]:
         """A view of the subject with the interventions in force; nothing else sees them.
 
         Weights are never written: hooks live only inside each forward pass, so leaving the block,
         also through an exception, leaves the model bit for bit as it was.
         """
-        yield Changed(self, check_interventions(self, interventions))
+        yield ChangedModel(self, check_interventions(self, interventions))
 
     def bake(self, interventions: Intervention | Sequence[Intervention], folder: str | Path) -> Path:
         """Write a changed copy of the weights, with the tokenizer, to a new folder; see `baking.bake`."""
@@ -104,7 +104,9 @@ class Subject(LoadedModel):
         if interventions is None:
             return [()] * n_prompts
         if len(interventions) != n_prompts:
-            raise PromptError(f"{len(interventions)} interventions for {n_prompts} prompts. Give one each.")
+            raise PromptError(
+                f"There are {len(interventions)} interventions for {n_prompts} prompts. Give one each."
+            )
         return [() if item is None else check_interventions(self, item) for item in interventions]
 
     @torch.no_grad()
@@ -137,8 +139,8 @@ class Subject(LoadedModel):
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A subject seen through interventions: the same questions, other answers."""
+class ChangedModel:
+    """A subject with interventions in force: the same prompts, other predictions."""
 
     subject: Subject
     interventions: tuple[Intervention, ...]
@@ -157,7 +159,7 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     supported family.
     """
     if dtype not in PRECISIONS:
-        raise ModelError(f"No precision is called '{dtype}'. There are: {', '.join(PRECISIONS)}.")
+        raise ModelError(f"dtype must be one of {', '.join(PRECISIONS)}, got '{dtype}'.")
     target = device_of(device)
     located = locate(name)
     model, tokenizer = read_model(Path(located.folder), located.name)

@@ -222,7 +222,7 @@ def test_nothing_that_is_there_is_written_over(file, refused, tmp_path):
 
 
 def test_a_device_that_does_not_exist_gets_a_sentence(file, refused):
-    assert "No device is called 'toaster'" in refused(file, "--device", "toaster")
+    assert "There is no device 'toaster'" in refused(file, "--device", "toaster")
 
 
 def test_what_a_stranger_wrote_moves_no_cursor(file, outcome, capsys):

@@ -178,7 +178,7 @@ def test_a_bad_parameter_is_ignored(name, value, a):
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("nine", "'nine' names no neuron"), ("L99.N1", "has no neuron L99.N1")]
+    ("name", "sentence"), [("nine", "'nine' is not a neuron"), ("L99.N1", "has no neuron L99.N1")]
 )
 def test_a_neuron_the_model_lacks_gets_one_sentence_and_the_page_goes_on(name, sentence, a):
     app = fact_page(neuron=name)

@@ -73,7 +73,7 @@ def test_the_new_answers_columns_are_there_for_edits_and_empty_for_other_facts(b
     for name in new:
         assert rows[name].isna().tolist() == [False, False, True], name
     assert list(rows["group"]) == [item.group for item in ASKED]
-    for row, trial in zip(rows[:2].itertuples(), outcome.trials, strict=False):
+    for row, trial in zip(rows[:2].itertuples(), outcome.prompts, strict=False):
         draws = [each.probability for each in trial.new_random]
         assert min(draws) < row.new_random < max(draws)
         assert row.new_rank_random == sum(each.rank for each in trial.new_random) / 2
@@ -95,7 +95,7 @@ def test_without_an_edit_there_is_no_new_answer(outcome):
 
 
 def test_answers_stand_side_by_side_with_their_change_of_rank(outcome):
-    for trial in outcome.trials:
+    for trial in outcome.prompts:
         rows = tables.answer_rows(trial)
         assert len(rows) == 10
         assert list(zip(rows["before"], rows["p_before"], strict=True)) == list(trial.before.top[:10])

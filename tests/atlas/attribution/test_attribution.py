@@ -431,11 +431,11 @@ def test_a_model_with_a_nan_gives_a_sentence(tmp_path):
         ({"tolerance": -1.0}, "tolerance"),
         ({"tolerance": float("nan")}, "tolerance"),
         ({"max_points": 3}, "max_points"),
-        ({"rule": "left", "steps": 0}, "0 points"),
-        ({"rule": "endpoints", "steps": 1}, "1 point"),
+        ({"rule": "left", "steps": 0}, "steps must be at least 2, got 0"),
+        ({"rule": "endpoints", "steps": 1}, "steps must be at least 2, got 1"),
     ],
 )
-def test_absurd_options_get_a_sentence(tiny_bert, options, word):
+def test_options_out_of_range_get_a_sentence(tiny_bert, options, word):
     with pytest.raises(AtlasError, match=word):
         attribute(load_subject(str(tiny_bert), device="cpu"), [ONE_TOKEN], **options)
 

@@ -87,7 +87,7 @@ def strictly(scores: np.ndarray) -> set[Neuron]:
 
 
 def test_a_prompt_that_is_its_own_negative_is_refused(subject):
-    with pytest.raises(PromptError, match="its own negative example"):
+    with pytest.raises(PromptError, match="also a negative example"):
         find_neurons(subject, PROMPTS, negatives=PROMPTS[1:])
 
 

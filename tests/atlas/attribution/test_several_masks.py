@@ -97,14 +97,14 @@ def test_neurons_are_found_and_what_they_do_is_what_zeroing_them_at_every_mask_d
     asked = tuple(ExperimentPrompt("asked", prompt) for prompt in prompts)
     experiment = Experiment((Suppress(found.chosen),), asked, draws=1)
     outcome = run(subject, experiment)
-    for trial in outcome.trials:
+    for trial in outcome.prompts:
         before = plainly(subject, trial.prompt.text, answer)
         after = plainly(subject, trial.prompt.text, answer, found.chosen)
         assert trial.before.probability == pytest.approx(before, rel=1e-3)
         assert trial.after.probability == pytest.approx(after, rel=1e-3)
     assert outcome.undo_is_exact
     (zero,) = dose_response(subject, experiment, [0.0])
-    after = np.mean([trial.after.probability for trial in outcome.trials])
+    after = np.mean([trial.after.probability for trial in outcome.prompts])
     assert zero.probability == pytest.approx(float(after), rel=1e-5)
 
 
@@ -165,7 +165,7 @@ def test_the_lab_takes_a_typed_answer_of_several_pieces():
         assert not app.exception
         assert not app.error
     outcome = app.session_state["lab_run"].outcome
-    own = [trial for trial in outcome.trials if trial.group == "asked"]
+    own = [trial for trial in outcome.prompts if trial.group == "asked"]
     for trial in own:
         off = outcome.experiment.neurons
         assert trial.before.probability == pytest.approx(

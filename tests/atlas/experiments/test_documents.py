@@ -13,7 +13,13 @@ import pytest
 
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments.documents import MAX_LINK_BYTES, from_json, from_link, read_document, to_json, to_link
-from atlas.experiments.experiment import Experiment, Measured, Results, Said, agreement
+from atlas.experiments.experiment import (
+    Experiment,
+    ExperimentResults,
+    FiledPrediction,
+    PromptResults,
+    compare_results,
+)
 from atlas.interventions import Amplify, Edit, Erase, Suppress
 from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
@@ -41,12 +47,12 @@ EXPERIMENT = Experiment(
 )
 
 
-def said(probability: float, rank: int = 1) -> Said:
-    return Said(probability, rank, ((" Paris", probability), ("'\\n'", 1e-9)))
+def said(probability: float, rank: int = 1) -> FiledPrediction:
+    return FiledPrediction(probability, rank, ((" Paris", probability), ("'\\n'", 1e-9)))
 
 
-def measured(shift: float = 0.0, *, new: bool = True) -> Measured:
-    return Measured(
+def measured(shift: float = 0.0, *, new: bool = True) -> PromptResults:
+    return PromptResults(
         before=said(0.7),
         after=said(0.1 + shift, 12),
         random=(0.69, 0.1234567890123),
@@ -58,7 +64,7 @@ def measured(shift: float = 0.0, *, new: bool = True) -> Measured:
     )
 
 
-RESULTS = Results(
+RESULTS = ExperimentResults(
     prompts=(measured(), measured(), measured(new=False), measured(new=False)),
     random_neurons=((Neuron(0, 1), Neuron(1, 2)), (Neuron(0, 7),)),
     undo_is_exact=True,
@@ -132,7 +138,7 @@ def test_the_json_reads_as_the_readme_says():
     assert "new_random" not in PLAIN["results"]["prompts"][2]
 
 
-def of_version_1() -> Results:
+def of_version_1() -> ExperimentResults:
     """The results as version 1 kept them: without random neurons for an edit's new answer."""
     return replace(
         RESULTS, prompts=tuple(replace(each, new_random=(), new_random_ranks=()) for each in RESULTS.prompts)
@@ -220,7 +226,7 @@ def changed(path: str, value: object) -> str:
         ("interventions.3.add", -1, "interventions[3].add must be at least 0, got -1"),
         ("prompts", [], "There is no prompt"),
         ("prompts", PLAIN["prompts"] * 76, "prompts must have at most 300 items, got 304"),
-        ("prompts.0.group", "friends", "No group of prompts is called 'friends'"),
+        ("prompts.0.group", "friends", "group must be one of asked"),
         ("prompts.0.text", "no place\nfor it", "has 0 places for the answer"),
         (
             "prompts.0.text",
@@ -471,31 +477,31 @@ def test_random_bytes_are_refused_in_a_sentence():
 
 
 def test_results_agree_with_themselves_and_up_to_rounding():
-    assert agreement(RESULTS, RESULTS).holds
+    assert compare_results(RESULTS, RESULTS).holds
     near = replace(RESULTS, prompts=(measured(5e-7), *RESULTS.prompts[1:]))
-    found = agreement(RESULTS, near)
+    found = compare_results(RESULTS, near)
     assert found.holds
     assert found.largest == pytest.approx(5e-7)
     assert found.n_values == 2 * 8 + 2 * 4
     # Results of version 1 agree in what they have.
     for one, two in ((RESULTS, of_version_1()), (of_version_1(), RESULTS)):
-        assert agreement(one, two).holds
-        assert agreement(one, two).n_values == 2 * 6 + 2 * 4
+        assert compare_results(one, two).holds
+        assert compare_results(one, two).n_values == 2 * 6 + 2 * 4
 
 
 def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
     far = replace(RESULTS, prompts=(measured(0.01), measured(0.3), *RESULTS.prompts[2:]))
-    found = agreement(RESULTS, far)
+    found = compare_results(RESULTS, far)
     assert not found.holds
     assert (found.n_apart, found.prompt, found.what) == (2, 1, "after")
     assert found.largest == pytest.approx(0.3)
     other = replace(RESULTS.prompts[0], new_random=(1e-12, 0.5))
-    found = agreement(RESULTS, replace(RESULTS, prompts=(other, *RESULTS.prompts[1:])))
+    found = compare_results(RESULTS, replace(RESULTS, prompts=(other, *RESULTS.prompts[1:])))
     assert (found.n_apart, found.prompt, found.what) == (1, 0, "new answer, random draw 2")
 
 
 def test_results_of_different_experiments_cannot_be_compared():
     with pytest.raises(DocumentError, match="of 4 and of 3 prompts"):
-        agreement(RESULTS, replace(RESULTS, prompts=RESULTS.prompts[:3]))
+        compare_results(RESULTS, replace(RESULTS, prompts=RESULTS.prompts[:3]))
     with pytest.raises(DocumentError, match="prompt 3 are of different kinds"):
-        agreement(RESULTS, replace(RESULTS, prompts=(*RESULTS.prompts[:2], *RESULTS.prompts[:2])))
+        compare_results(RESULTS, replace(RESULTS, prompts=(*RESULTS.prompts[:2], *RESULTS.prompts[:2])))

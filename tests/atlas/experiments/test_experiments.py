@@ -13,7 +13,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments import controls
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
-from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
+from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import open_atlas
 from tests.sample_atlas import write_sample_atlas
 
@@ -60,7 +60,7 @@ def suppress(neurons=NEURONS):
 
 def test_a_facts_prompts_are_split_into_those_for_finding_and_those_held_out(sample):
     fact_id = sample.query_one("SELECT fact_id FROM facts ORDER BY fact_id")["fact_id"]
-    asked = controls.prompts_of_fact(sample, fact_id)
+    asked = controls.own_prompts(sample, fact_id)
     rows = sample.query("SELECT * FROM prompts WHERE fact_id = $f", {"f": fact_id})
     assert {item.prompt.text for item in asked} == set(rows["text"])
     for item in asked:
@@ -99,16 +99,18 @@ def test_controls_of_typed_prompts_never_have_their_answer(sample):
 @pytest.mark.parametrize("causal", [False, True])
 def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, causal):
     fact_id = sample.query_one("SELECT fact_id FROM facts WHERE known ORDER BY fact_id")["fact_id"]
-    asked = controls.asked_of_fact(sample, fact_id, causal=causal, neighbours=2, unrelated=3, seed=1)
-    assert [group for group in GROUPS if group in {item.group for item in asked}] == list(GROUPS)
+    asked = controls.choose_prompts(sample, fact_id, causal=causal, neighbours=2, unrelated=3, seed=1)
+    assert [group for group in PROMPT_GROUPS if group in {item.group for item in asked}] == list(
+        PROMPT_GROUPS
+    )
     assert [item.group for item in asked][-5:] == ["neighbours"] * 2 + ["unrelated"] * 3
     own = {item.prompt for item in asked if item.group in ("asked", "paraphrases")}
-    every = {item.prompt for item in controls.prompts_of_fact(sample, fact_id)}
+    every = {item.prompt for item in controls.own_prompts(sample, fact_id)}
     assert own == ({prompt for prompt in every if prompt.ends_with_answer} if causal else every)
 
 
 def test_a_group_that_does_not_exist_gets_a_sentence():
-    with pytest.raises(PromptError, match="No group of prompts is called 'friends'"):
+    with pytest.raises(PromptError, match="group must be one of asked"):
         ExperimentPrompt("friends", ASKED[0].prompt)
 
 
@@ -127,7 +129,7 @@ def test_prompts_a_model_cannot_be_asked_are_left_out_with_the_reason(bert):
 def test_typed_prompts_are_read_line_by_line(bert):
     second = "in france , the capital is [Y] ."
     text = f"the capital of france is [MASK] .\n\n  {second}  \n{second}"
-    prompts = experiments.typed_prompts(bert, text, " paris ")
+    prompts = experiments.parse_prompts(bert, text, " paris ")
     assert [prompt.text for prompt in prompts] == [
         "the capital of france is [Y] .",
         "in france , the capital is [Y] .",
@@ -138,10 +140,10 @@ def test_typed_prompts_are_read_line_by_line(bert):
 @pytest.mark.parametrize(
     ("text", "answer", "said"),
     [
-        ("", "paris", "no prompt yet"),
+        ("", "paris", "There are no prompts"),
         ("paris is big .", "paris", "Write exactly one"),
         ("[Y] and [Y] .", "paris", "Write exactly one"),
-        ("the capital is [Y] .", " ", "no answer yet"),
+        ("the capital is [Y] .", " ", "There is no answer"),
         ("the capital is [Y] .", "☃", "outside the vocabulary"),
         ("the capital " * 300 + "is [Y] .", "paris", "at most 2000"),
         ("\n".join(f"{i} is [Y] ." for i in range(400)), "paris", "at most 300"),
@@ -150,7 +152,7 @@ def test_typed_prompts_are_read_line_by_line(bert):
 )
 def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, said):
     with pytest.raises(PromptError, match=said):
-        experiments.typed_prompts(bert, text, answer)
+        experiments.parse_prompts(bert, text, answer)
 
 
 # --- which neurons ---
@@ -191,29 +193,29 @@ def test_every_kind_of_the_lab_makes_its_intervention(kind):
 
 @pytest.mark.parametrize("kind", ["destroy", "", "Suppress"])
 def test_a_kind_that_does_not_exist_gets_a_sentence(kind):
-    with pytest.raises(AtlasError, match="No intervention is called"):
+    with pytest.raises(AtlasError, match="kind must be one of suppress"):
         make_intervention(kind, NEURONS)
 
 
 def test_an_edit_without_a_new_answer_gets_a_sentence():
-    with pytest.raises(PromptError, match="Type both"):
+    with pytest.raises(PromptError, match="Give both"):
         make_intervention("edit", NEURONS, old="paris", new=" ")
 
 
 def test_random_neurons_match_layer_by_layer_and_are_others():
     change = (*suppress(), make_intervention("amplify", NEURONS[:2]))
-    control = experiments.matched_randomly(change, 72, np.random.default_rng(0))
+    control = experiments.with_random_neurons(change, 72, np.random.default_rng(0))
     assert [n.layer for n in control[0].neurons] == [n.layer for n in NEURONS]
     assert not set(control[0].neurons) & set(NEURONS)
     # The neurons that both change are the same stand-ins in both.
     assert set(control[1].neurons) < set(control[0].neurons)
-    assert control == experiments.matched_randomly(change, 72, np.random.default_rng(0))
-    assert control != experiments.matched_randomly(change, 72, np.random.default_rng(1))
+    assert control == experiments.with_random_neurons(change, 72, np.random.default_rng(0))
+    assert control != experiments.with_random_neurons(change, 72, np.random.default_rng(1))
 
 
 def test_random_neurons_are_fewer_where_a_layer_has_no_more():
     whole_layer = suppress(tuple(Neuron(0, i) for i in range(6)))
-    control = experiments.matched_randomly(whole_layer, 8, np.random.default_rng(0))
+    control = experiments.with_random_neurons(whole_layer, 8, np.random.default_rng(0))
     assert control[0].neurons == (Neuron(0, 6), Neuron(0, 7))
 
 
@@ -227,13 +229,13 @@ def test_an_experiments_numbers_are_the_librarys(subject):
     before = subject.predict(prompts, top_k=100)
     with subject.applied(change) as changed:
         after = changed.predict(prompts, top_k=100)
-    assert [trial.before for trial in outcome.trials] == before
-    assert [trial.after for trial in outcome.trials] == after
-    assert [trial.group for trial in outcome.trials] == list(TEXTS)
+    assert [trial.before for trial in outcome.prompts] == before
+    assert [trial.after for trial in outcome.prompts] == after
+    assert [trial.group for trial in outcome.prompts] == list(TEXTS)
     assert len(outcome.random_neurons) == 3
     for draw, neurons in enumerate(outcome.random_neurons):
         random = subject.predict(prompts, top_k=1, interventions=[suppress(neurons)] * 3)
-        assert [trial.random[draw] for trial in outcome.trials] == random
+        assert [trial.random[draw] for trial in outcome.prompts] == random
     assert outcome.undo_is_exact
 
 
@@ -260,7 +262,7 @@ def test_an_experiment_gives_the_same_result_each_time(subject):
 def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
     edit = (make_intervention("edit", NEURONS, old="paris", new="rome"),)
     outcome = experiments.run(subject, Experiment(edit, ASKED, draws=3))
-    for trial in outcome.trials:
+    for trial in outcome.prompts:
         if trial.group == "unrelated":
             assert trial.new_before is trial.new_after is trial.new_random_probability is None
             assert trial.new_random == ()
@@ -310,7 +312,7 @@ def test_without_an_edit_no_new_answer_is_asked_for(bert):
     assert experiment.new_answer == ""
     outcome = experiments.run(bert, experiment)
     assert outcome.new_summary() == ()
-    assert {trial.new_random for trial in outcome.trials} == {()}
+    assert {trial.new_random for trial in outcome.prompts} == {()}
 
 
 @pytest.mark.parametrize(
@@ -501,7 +503,7 @@ def test_a_dose_of_one_is_the_unchanged_model_bit_for_bit(subject):
     outcome = experiments.run(subject, experiment)
     doses = experiments.dose_response(subject, experiment, (1.0,))
     assert [dose.group for dose in doses] == list(TEXTS)
-    for dose, trial in zip(doses, outcome.trials, strict=True):
+    for dose, trial in zip(doses, outcome.prompts, strict=True):
         assert dose.probability == trial.before.probability
         own = trial.group in ("asked", "paraphrases")
         assert dose.random == pytest.approx([trial.before.probability] * 2 if own else [], rel=1e-6)
@@ -512,7 +514,7 @@ def test_a_dose_of_zero_is_suppression_and_its_random_neurons_are_the_experiment
     outcome = experiments.run(subject, experiment)
     doses = experiments.dose_response(subject, experiment, (0.0, 3.0))
     assert [dose.factor for dose in doses] == [0.0] * 3 + [3.0] * 3
-    for dose, trial in zip(doses[:3], outcome.trials, strict=True):
+    for dose, trial in zip(doses[:3], outcome.prompts, strict=True):
         assert dose.probability == trial.after.probability
         assert dose.rank_1 == (trial.after.rank == 1)
         if dose.random:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import atlas
-from atlas.experiments.controls import asked_of_fact
+from atlas.experiments.controls import choose_prompts
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
 from atlas.models import is_ready
@@ -73,7 +73,7 @@ def experiment_on(opened, place: int, fact, facts, dice: random.Random) -> Exper
     neurons = [Neuron(*(int(number) for number in pair)) for pair in fact.neurons]
     rivals = facts[(facts["relation_id"] == fact.relation_id) & (facts["object"] != fact.object)]
     new = dice.choice(sorted(rivals["object"]))
-    asked = asked_of_fact(opened, fact.fact_id, neighbours=1, unrelated=1, seed=place)
+    asked = choose_prompts(opened, fact.fact_id, neighbours=1, unrelated=1, seed=place)
     own = [item for item in asked if item.group == "paraphrases"][:1]
     others = dice.sample(asked[-2:], dice.choice([0, 0, 0, 1]))
     return Experiment(changes(dice, neurons, fact.object, new), (*own, *others), seed=place, draws=1)
@@ -175,7 +175,7 @@ def test_sixteen_visitors_each_see_what_they_would_see_alone(subject, experiment
     # Step 1: alone.
     alone = [run(subject, experiment) for experiment in experiments]
     assert all(outcome.undo_is_exact for outcome in alone)
-    moved = [any(trial.before != trial.after for trial in outcome.trials) for outcome in alone]
+    moved = [any(trial.before != trial.after for trial in outcome.prompts) for outcome in alone]
     assert all(moved)  # a change of another visitor's would be seen
     # Step 2: together.
     interrupter = Interrupter()

@@ -164,7 +164,7 @@ def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(
 
 
 def test_a_sign_is_not_read_without_a_prompt_or_of_a_neuron_that_is_not_there(bert):
-    with pytest.raises(PromptError, match="no prompt to read activations on"):
+    with pytest.raises(PromptError, match="no prompts to measure activations on"):
         by_sign(bert, Edit(NEURONS, "paris", "rome"), [])
     with pytest.raises(AtlasError, match=r"has no neuron L9\.N1"):
         by_sign(bert, Edit((Neuron(9, 1),), "paris", "rome"), PROMPTS)

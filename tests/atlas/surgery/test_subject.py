@@ -286,19 +286,19 @@ def test_a_nan_in_the_weights_is_said_and_no_number_given(tmp_path):
 
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:x"])
 def test_a_device_that_does_not_exist_is_refused(tiny_bert, device):
-    with pytest.raises(ModelError, match="No device is called"):
+    with pytest.raises(ModelError, match="There is no device"):
         load_subject(str(tiny_bert), device=device)
 
 
 def test_a_missing_cuda_device_is_refused(tiny_bert, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="No CUDA device"):
+    with pytest.raises(ModelError, match="There is no CUDA device"):
         load_subject(str(tiny_bert), device="cuda")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", ""])
 def test_a_precision_that_does_not_exist_is_refused(tiny_bert, dtype):
-    with pytest.raises(ModelError, match="No precision is called"):
+    with pytest.raises(ModelError, match="dtype must be one of"):
         load_subject(str(tiny_bert), dtype=dtype)
 
 

@@ -21,13 +21,13 @@ from app.lab.run import Run, show_progress
 from app.lab.state import Question, option
 from app.shared import exports, layout
 from app.shared.words import escape, plural, shown_token, with_blank
-from atlas.neuron import GROUPS, Neuron
+from atlas.neuron import PROMPT_GROUPS, Neuron
 from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
     from atlas.attribution.attribution import Attribution
-    from atlas.experiments.outcome import Outcome, Trial
+    from atlas.experiments.outcome import Outcome, PromptOutcome
     from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
@@ -64,7 +64,7 @@ def describe_effect(outcome: Outcome, summary: pd.DataFrame) -> None:
     rows = summary.set_index("group")
     group = next((name for name in ORDER if name in rows.index), None)
     own = rows.loc[group]
-    answer = next(trial.prompt.answer for trial in outcome.trials if trial.group == group)
+    answer = next(trial.prompt.answer for trial in outcome.prompts if trial.group == group)
     n = len(outcome.experiment.neurons)
     noun = "held-out paraphrase" if group == "paraphrases" else "prompt"
     change = partial(signed_percent, missing=FROM_ZERO)
@@ -125,8 +125,8 @@ def show_groups(summary: pd.DataFrame) -> None:
 def show_answers(run: Run) -> None:
     """The ten likeliest tokens of one prompt, before and after, with each one's change of rank."""
     st.subheader("The ten likeliest answers", anchor=False)
-    trials = sorted(run.outcome.trials, key=lambda trial: ORDER[trial.group])
-    names = [f"{with_blank(trial.prompt.text)}  ·  {GROUPS[trial.group]}" for trial in trials]
+    trials = sorted(run.outcome.prompts, key=lambda trial: ORDER[trial.group])
+    names = [f"{with_blank(trial.prompt.text)}  ·  {PROMPT_GROUPS[trial.group]}" for trial in trials]
     place = st.selectbox(
         "Prompt",
         range(len(trials)),
@@ -139,7 +139,7 @@ def show_answers(run: Run) -> None:
     answer_tables(tables.answer_rows(trial))
 
 
-def describe_answer(trial: Trial) -> str:
+def describe_answer(trial: PromptOutcome) -> str:
     """The answer's rank and probability on one prompt, before and after."""
     parts = [
         f"**{escape(trial.prompt.answer)}**: rank {trial.before.rank} → {trial.after.rank}, "
@@ -206,7 +206,7 @@ _NUMBER_LABELS = {
 
 def show_every_prompt(run: Run) -> None:
     rows = tables.trial_rows(run.outcome)
-    rows["group"] = rows["group"].map(GROUPS)
+    rows["group"] = rows["group"].map(PROMPT_GROUPS)
     rows["text"] = rows["text"].map(with_blank)
     st.dataframe(
         rows,
@@ -345,7 +345,7 @@ def run_rows(runs: list[Run]) -> pd.DataFrame:
     for run in reversed(runs):
         groups = {each.group: each for each in run.outcome.summary()}
         own = next(groups[name] for name in ORDER if name in groups)
-        trial = next(each for each in run.outcome.trials if each.group == own.group)
+        trial = next(each for each in run.outcome.prompts if each.group == own.group)
         rows.append(
             {
                 "number": run.number,

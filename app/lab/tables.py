@@ -1,7 +1,7 @@
 """Tables of an experiment, and the limits on experiments from visitors.
 
     outcome = run(subject, experiment)                     # atlas.experiments.run
-    summary_rows(outcome), trial_rows(outcome), answer_rows(outcome.trials[0]), dose_rows(doses)
+    summary_rows(outcome), trial_rows(outcome), answer_rows(outcome.prompts[0]), dose_rows(doses)
     decode(documents.to_link(experiment)) == experiment    # the value of the URL's `x`
 
 Pure functions of values, without streamlit.
@@ -21,11 +21,11 @@ from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit
-from atlas.neuron import GROUPS, Prompt
+from atlas.neuron import PROMPT_GROUPS, Prompt
 
 if TYPE_CHECKING:
     from atlas.attribution.attribution import Attribution
-    from atlas.experiments.outcome import Outcome, Trial
+    from atlas.experiments.outcome import Outcome, PromptOutcome
     from atlas.experiments.run import Dose
     from atlas.surgery.subject import Subject
 
@@ -36,10 +36,10 @@ MOST_CONTROLS = 100
 
 def limited_prompts(subject: Subject, text: str, answer: str) -> tuple[Prompt, ...]:
     """Typed prompts, one per line; `AtlasError` beyond the app's limits."""
-    from atlas.experiments.run import typed_prompts
+    from atlas.experiments.run import parse_prompts
 
     allowed = limits.current()
-    return typed_prompts(subject, text, answer, max_prompts=allowed.prompts, max_length=allowed.prompt_length)
+    return parse_prompts(subject, text, answer, max_prompts=allowed.prompts, max_length=allowed.prompt_length)
 
 
 def path_rows(attribution: Attribution, layer: int) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def path_rows(attribution: Attribution, layer: int) -> pd.DataFrame:
 
 
 def summary_rows(outcome: Outcome) -> pd.DataFrame:
-    """A row for each group with prompts, in the order of `GROUPS`.
+    """A row for each group with prompts, in the order of `PROMPT_GROUPS`.
 
     Columns: group, label, n_prompts, before, after, random (mean probabilities of the answer), change and
     random_change (mean after ÷ mean before − 1), rank_1_before, rank_1_after, rank_1_random (numbers of
@@ -65,7 +65,7 @@ def summary_rows(outcome: Outcome) -> pd.DataFrame:
     """
     rows = pd.DataFrame(
         asdict(each)
-        | {"label": GROUPS[each.group], "change": each.change, "random_change": each.random_change}
+        | {"label": PROMPT_GROUPS[each.group], "change": each.change, "random_change": each.random_change}
         for each in outcome.summary()
     )
     if new := outcome.new_summary():
@@ -82,9 +82,9 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
     also new_before, new_after, new_random, new_rank_before, new_rank_after, new_rank_random (of the new
     answer; null in other groups).
     """
-    edited = any(trial.new_after is not None for trial in outcome.trials)
+    edited = any(trial.new_after is not None for trial in outcome.prompts)
     rows = []
-    for trial in outcome.trials:
+    for trial in outcome.prompts:
         row = {
             "group": trial.group,
             "text": trial.prompt.text,
@@ -107,7 +107,7 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def answer_rows(trial: Trial) -> pd.DataFrame:
+def answer_rows(trial: PromptOutcome) -> pd.DataFrame:
     """The ten likeliest tokens before and after, side by side, with each one's change of rank.
 
     Columns: rank, before, p_before, becomes (of the token of `before`: ▲ 2, ▼ 3, =, or "gone" with its rank
@@ -159,7 +159,7 @@ def dose_rows(doses: Iterable[Dose]) -> pd.DataFrame:
         {
             "factor": dose.factor,
             "group": dose.group,
-            "label": GROUPS[dose.group],
+            "label": PROMPT_GROUPS[dose.group],
             "n_prompts": dose.n_prompts,
             "probability": dose.probability,
             "rank_1": dose.rank_1,

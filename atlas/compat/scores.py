@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas.attribution import quadrature
-from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project, sweep
+from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
 from atlas.surgery.hooks import attached
 from atlas.surgery.subject import Subject
 
@@ -40,7 +40,7 @@ def layer_scores(subject: Subject, token: AnswerToken, *, layer: int, steps: int
         item = torch.zeros(steps, dtype=torch.long)
         swept = sweep(subject, base, Rows(item, item + layer, nodes.float()))
         summed = weights.to(swept.gradient) @ swept.gradient
-        return project(subject, base, layer, item[:1].to(subject.device), summed[None])[0]
+        return project_to_neurons(subject, base, layer, item[:1].to(subject.device), summed[None])[0]
 
 
 def inner_activations(subject: Subject, token: AnswerToken) -> Tensor:

@@ -23,7 +23,7 @@ from app.compare import crossing  # noqa: E402
 from app.compare import prompts as compare_prompts  # noqa: E402
 from app.shared import limits, resources  # noqa: E402
 from atlas.experiments.crossing import cross_effects  # noqa: E402
-from atlas.experiments.run import find_neurons, matched_randomly  # noqa: E402
+from atlas.experiments.run import find_neurons, with_random_neurons  # noqa: E402
 from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
 from tests.app.pages import MAIN, measures, page, press, words  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
@@ -99,7 +99,7 @@ def test_a_causal_model_says_what_it_says_prompt_by_prompt(tiny, name):
     }
     neurons = {"a": [Neuron(0, 3), Neuron(2, 40)], "b": [Neuron(1, 7)]}
     for each in cross_effects(model, neurons, sets, draws=2):
-        (drawn,) = matched_randomly(
+        (drawn,) = with_random_neurons(
             [Suppress(tuple(neurons[each.neurons]))], model.n_neurons, np.random.default_rng([0, 2])
         )
         for place, prompt in enumerate(sets[each.prompts]):
@@ -120,7 +120,9 @@ def test_the_random_neurons_are_others_of_the_same_layers_and_follow_the_seed(su
     )
     assert one == again
     assert one.random != other.random
-    (drawn,) = matched_randomly([Suppress(tuple(neurons))], subject.n_neurons, np.random.default_rng([0, 1]))
+    (drawn,) = with_random_neurons(
+        [Suppress(tuple(neurons))], subject.n_neurons, np.random.default_rng([0, 1])
+    )
     assert not set(drawn.neurons) & set(neurons)
     by_hand = [probability_scaled(subject, prompt, drawn.neurons, 0.0) for prompt in prompts]
     assert one.random[0] == pytest.approx(by_hand, rel=1e-4)
@@ -169,7 +171,7 @@ def test_sets_without_neurons_are_left_out_and_without_prompts_refused(subject, 
     assert [each.neurons for each in effects] == ["a"]
     with pytest.raises(Exception, match="Give each set at least one"):
         cross_effects(subject, {"a": neurons}, {"a": prompts, "b": []})
-    with pytest.raises(Exception, match="0 random draws cannot be made"):
+    with pytest.raises(Exception, match="draws must be at least 1, got 0"):
         cross_effects(subject, {"a": neurons}, {"a": prompts}, draws=0)
 
 
@@ -294,7 +296,7 @@ def test_the_examples_open_what_they_promise():
     [
         ({"pa": "The capital is [Y] and [Y]."}, "2 places for the answer"),
         ({"pa": "no gap here"}, "places for the answer"),
-        ({"ya": ""}, "There is no answer yet"),
+        ({"ya": ""}, "There is no answer"),
         ({"pa": LINK["pb"], "ya": LINK["yb"]}, "A and B have the same prompts"),
         ({"model": "./no/such/folder"}, "neither a folder nor a model"),
         ({"yb": "☃"}, "outside the vocabulary"),

@@ -21,16 +21,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import fetched_as_it_is, sha256
 from atlas.datasets.pararel import RELATION_LABELS
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
+from atlas.validation import problem_of
 
 URL = "https://rome.baulab.info/data/dsets/counterfact.json"
 FILE = "counterfact.json"
@@ -67,10 +70,6 @@ class CounterFact:
     dataset: Dataset
     cases: tuple[Case, ...]
 
-    def cases_of(self, fact_id: str) -> tuple[Case, ...]:
-        """The records of a fact: several where it is to be edited to several answers."""
-        return tuple(case for case in self.cases if case.fact.fact_id == fact_id)
-
 
 def load_counterfact(
     source: Path | None = None, *, option: str = "--source", say: Callable[[str], None] | None = None
@@ -93,7 +92,7 @@ def read_counterfact(
             key="counterfact",
             name="CounterFact",
             copy=f"a copy of {FILE}",
-            check=lambda content: _parsed(URL, content),
+            check=lambda content: _parse(URL, content),
             option=option,
             say=say,
         )
@@ -106,39 +105,66 @@ def read_counterfact(
         raise DatasetError(
             f"{path} cannot be read ({error.strerror}). Point {option} at a copy of {FILE}."
         ) from error
-    return _parsed(str(path), content)
+    return _parse(str(path), content)
 
 
 # Reading --------------------------------------------------------------------------------------------
 
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# Copies of the file may lack a list; empty texts are left out.
+_Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda texts: texts or ()),
+    AfterValidator(lambda texts: tuple(text.strip() for text in texts if text.strip())),
+]
 
-def _parsed(path: str, content: bytes) -> CounterFact:
-    records = _records(path, content)
+
+class _Answer(BaseModel):
+    text: Annotated[_Text, Field(alias="str")]
+
+
+class _Rewrite(BaseModel):
+    relation_id: _Text
+    subject: _Text
+    prompt: _Text
+    target_true: _Answer
+    target_new: _Answer
+
+
+class _Record(BaseModel):
+    case_id: int | str
+    requested_rewrite: _Rewrite
+    paraphrase_prompts: _Texts = ()
+    neighborhood_prompts: _Texts = ()
+    attribute_prompts: _Texts = ()
+    generation_prompts: _Texts = ()
+
+
+def _parse(path: str, content: bytes) -> CounterFact:
     templates: dict[tuple[str, str], Template] = {}
     facts: dict[tuple[str, str, str], Fact] = {}
     cases: dict[str, Case] = {}
-    for number, record in enumerate(records, start=1):
+    for number, plain in enumerate(_records(path, content), start=1):
         where = f"{path}, record {number}"
-        rewrite = _part(record, "requested_rewrite", where)
-        relation_id, subject, prompt = (
-            _text(rewrite, key, where) for key in ("relation_id", "subject", "prompt")
-        )
-        answer, new = (
-            _text(_part(rewrite, key, where), "str", f"{where}, {key}")
-            for key in ("target_true", "target_new")
-        )
-        case_id = record.get("case_id")
-        if not isinstance(case_id, int | str) or str(case_id) in cases:
-            raise DatasetError(f"{where} has no case_id of its own ({case_id!r}). {_AGAIN}")
-        if prompt.count(HOLE) != 1:
-            raise DatasetError(f"{where}: the prompt '{prompt}' has not exactly one {HOLE}. {_AGAIN}")
         try:
-            template = _template(templates, relation_id, prompt)
+            record = _Record.model_validate(plain)
+        except ValidationError as error:
+            raise DatasetError(f"{problem_of(error, where)}. {_AGAIN}") from error
+        rewrite, case_id = record.requested_rewrite, str(record.case_id)
+        if case_id in cases:
+            raise DatasetError(f"{where}: the case_id {case_id} was used before. {_AGAIN}")
+        if rewrite.prompt.count(HOLE) != 1:
+            raise DatasetError(
+                f"{where}: the prompt '{rewrite.prompt}' must have exactly one {HOLE}. {_AGAIN}"
+            )
+        relation_id, subject, answer = rewrite.relation_id, rewrite.subject, rewrite.target_true.text
+        try:
+            template = _template(templates, relation_id, rewrite.prompt)
             fact = facts.setdefault(
                 (relation_id, subject, answer),
                 Fact(f"case-{case_id}", relation_id, subject, answer, _SOURCE),
             )
-            cases[str(case_id)] = _case(str(case_id), record, fact, template, new, where)
+            cases[case_id] = _case(case_id, record, fact, template)
         except PromptError as error:
             raise DatasetError(f"{where}: {error}") from error
     relation_ids = sorted({fact.relation_id for fact in facts.values()}, key=_by_number)
@@ -158,32 +184,10 @@ def _records(path: str, content: bytes) -> list[Any]:
     try:
         records = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no JSON ({error}). {_AGAIN}") from error
+        raise DatasetError(f"{path} is not JSON ({error}). {_AGAIN}") from error
     if not isinstance(records, list) or not records:
-        raise DatasetError(f"{path} is no list of records, as CounterFact is. {_AGAIN}")
+        raise DatasetError(f"{path} is not a list of records, as CounterFact is. {_AGAIN}")
     return records
-
-
-def _part(record: Any, key: str, where: str) -> Mapping[str, Any]:
-    part = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(part, dict):
-        raise DatasetError(f"{where} has no object under '{key}'. {_AGAIN}")
-    return part
-
-
-def _text(part: Mapping[str, Any], key: str, where: str) -> str:
-    value = part.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise DatasetError(f"{where} has no text under '{key}'. {_AGAIN}")
-    return value.strip()
-
-
-def _texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """The sentences under a key; none where copies of the file have left it out."""
-    values = record.get(key) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DatasetError(f"{where} has no list of texts under '{key}'. {_AGAIN}")
-    return tuple(value.strip() for value in values if value.strip())
 
 
 def _template(templates: dict[tuple[str, str], Template], relation_id: str, prompt: str) -> Template:
@@ -196,24 +200,23 @@ def _template(templates: dict[tuple[str, str], Template], relation_id: str, prom
     return templates[key]
 
 
-def _case(
-    case_id: str, record: Mapping[str, Any], fact: Fact, template: Template, new: str, where: str
-) -> Case:
-    def asking(key: str, fact_id: str, answer: str) -> tuple[Prompt, ...]:
+def _case(case_id: str, record: _Record, fact: Fact, template: Template) -> Case:
+    def prompts(key: str, fact_id: str, answer: str) -> tuple[Prompt, ...]:
         return tuple(
             Prompt(fact_id, f"{key}.{number}", f"{text} {OBJECT_SLOT}", answer)
-            for number, text in enumerate(_texts(record, key, where))
+            for number, text in enumerate(getattr(record, key))
         )
 
+    new = record.requested_rewrite.target_new.text
     return Case(
         case_id=case_id,
         fact=fact,
         new_object=new,
         prompt=template.prompt(fact),
-        paraphrases=asking("paraphrase_prompts", fact.fact_id, fact.object),
-        neighbours=asking("neighborhood_prompts", "", fact.object),
-        attributes=asking("attribute_prompts", "", new),
-        generation=_texts(record, "generation_prompts", where),
+        paraphrases=prompts("paraphrase_prompts", fact.fact_id, fact.object),
+        neighbours=prompts("neighborhood_prompts", "", fact.object),
+        attributes=prompts("attribute_prompts", "", new),
+        generation=record.generation_prompts,
     )
 
 

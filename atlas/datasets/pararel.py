@@ -182,7 +182,7 @@ def _entries(path: Path, content: bytes, keys: tuple[str, ...]) -> Iterator[tupl
             entry = json.loads(line)
         except ValueError as error:
             raise DatasetError(
-                f"{path}, line {number}, is no JSON object ({error}). Copy the file from its publisher again."
+                f"{path}, line {number}, is not a JSON object ({error}). Copy the file again."
             ) from error
         for key in keys:
             value = entry.get(key) if isinstance(entry, dict) else None

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from atlas.errors import StoreError
 from atlas.files import whole_file
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
+from atlas.validation import problem_of
 
 MANIFEST_NAME = "manifest.json"
 
@@ -189,10 +190,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         return _MANIFEST.validate_json(text, strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        what = f"has no {key}" if problem["type"] == "missing" else f"has a wrong {key}: {problem['msg']}"
-        raise StoreError(f"{path} {what}. Build or copy the atlas again.") from error
+        raise StoreError(f"{problem_of(error, str(path))}. Build or copy the atlas again.") from error
 
 
 def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True) -> None:

@@ -73,7 +73,7 @@ def test_each_record_keeps_what_a_data_set_has_no_room_for(file: Path):
         answers = [rewrite["target_true"]["str"]] * 4 + [case.new_object]
         assert [prompt.answer for prompt in asked] == answers
         assert list(case.generation) == record["generation_prompts"]
-    assert [case.new_object for case in read.cases_of("case-0")] == ["rome", "tokyo"]
+    assert [case.new_object for case in read.cases if case.fact.fact_id == "case-0"] == ["rome", "tokyo"]
 
 
 def test_the_file_that_was_read_is_named_by_its_own_sha256(file: Path, tmp_path: Path):
@@ -149,21 +149,22 @@ def whole(number: int, **changes: object) -> list[dict]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"data": []}, "is no list of records"),
-        ([], "is no list of records"),
-        ([1, 2], "record 1 has no object under 'requested_rewrite'"),
-        (changed(relation_id=None), "record 2 has no text under 'relation_id'"),
-        (changed(subject="  "), "record 2 has no text under 'subject'"),
-        (changed(prompt=7), "record 2 has no text under 'prompt'"),
-        (changed(target_true="rome"), "record 2 has no object under 'target_true'"),
-        (changed(target_new={"id": "Q1"}), "record 2, target_new has no text under 'str'"),
-        (changed(prompt="the capital is"), "record 2: the prompt 'the capital is' has not exactly one {}"),
-        (changed(prompt="{} and {} are"), "has not exactly one {}"),
+        ({"data": []}, "is not a list of records"),
+        ([], "is not a list of records"),
+        ([1, 2], "record 1 must be an object"),
+        ([{"case_id": 1}], "record 1's requested_rewrite is missing"),
+        (changed(relation_id=None), "record 2's requested_rewrite.relation_id is missing"),
+        (changed(subject="  "), "record 2's requested_rewrite.subject must have at least 1 character"),
+        (changed(prompt=7), "record 2's requested_rewrite.prompt must be text, got 7"),
+        (changed(target_true="rome"), "record 2's requested_rewrite.target_true must be an object"),
+        (changed(target_new={"id": "Q1"}), "record 2's requested_rewrite.target_new.str is missing"),
+        (changed(prompt="the capital is"), "record 2: 'the capital is' must have exactly one {}"),
+        (changed(prompt="{} and {} are"), "must have exactly one {}"),
         (changed(prompt="[Y] of {} is"), "2 [Y]"),
-        (whole(2, case_id=0), "record 3 has no case_id of its own (0)"),
-        (whole(2, case_id=None), "record 3 has no case_id of its own (None)"),
-        (whole(0, paraphrase_prompts="one"), "record 1 has no list of texts under 'paraphrase_prompts'"),
-        (whole(0, neighborhood_prompts=[1]), "record 1 has no list of texts under 'neighborhood_prompts'"),
+        (whole(2, case_id=0), "record 3: the case_id 0 was used before"),
+        (whole(2, case_id=None), "record 3's case_id"),
+        (whole(0, paraphrase_prompts="one"), "record 1's paraphrase_prompts must be a list"),
+        (whole(0, neighborhood_prompts=[1]), "record 1's neighborhood_prompts[0] must be text"),
     ],
 )
 def test_a_file_of_another_form_is_one_sentence_that_names_the_record(tmp_path: Path, content, says: str):
@@ -180,7 +181,7 @@ def test_a_file_of_another_form_is_one_sentence_that_names_the_record(tmp_path: 
 def test_what_is_no_json_is_one_sentence(tmp_path: Path, content: bytes):
     path = tmp_path / "counterfact.json"
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"counterfact\.json is no JSON .* Copy the file"):
+    with pytest.raises(DatasetError, match=r"counterfact\.json is not JSON .* Copy the file"):
         load_counterfact(path)
 
 
@@ -220,7 +221,7 @@ def test_a_page_that_is_not_the_file_is_not_kept(
 ):
     (tmp_path / "counterfact.json").write_text("<html>moved</html>")
     monkeypatch.setattr(counterfact, "URL", (tmp_path / "counterfact.json").as_uri())
-    with pytest.raises(DatasetError, match="is no JSON"):
+    with pytest.raises(DatasetError, match="is not JSON"):
         load_counterfact()
     assert not list(cache.rglob("*.json"))
     write_counterfact(tmp_path)

@@ -123,7 +123,7 @@ def test_text_is_kept_as_it_is_written(tiny: Path):
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        (FACTS, b'{"sub_label": "Oz"\n', r"P36\.jsonl, line 1, is no JSON object"),
+        (FACTS, b'{"sub_label": "Oz"\n', r"P36\.jsonl, line 1, is not a JSON object"),
         (FACTS, lines({"sub_label": "Oz", "obj_label": "Emerald City"}), "line 1, has no text under 'uuid'"),
         (
             FACTS,
@@ -131,9 +131,9 @@ def test_text_is_kept_as_it_is_written(tiny: Path):
             "line 2: the uuid id-1 was used before",
         ),
         (FACTS, lines({"sub_label": 7, "obj_label": "a", "uuid": "b"}), "no text under 'sub_label'"),
-        (FACTS, b"\xff\xfe\n", "line 1, is no JSON object"),
+        (FACTS, b"\xff\xfe\n", "line 1, is not a JSON object"),
         (FACTS, b"[1, 2]\n", "line 1, has no text"),
-        (FACTS, b"", "line 1, is no JSON object"),
+        (FACTS, b"", "line 1, is not a JSON object"),
         (TEMPLATES, lines({"pattern": "[X] and nothing else"}), r"line 1: .*0 \[Y\]"),
         (TEMPLATES, lines({"sentence": "[X] [Y]"}), "line 1, has no text under 'pattern'"),
     ],

@@ -1,0 +1,58 @@
+"""What pydantic finds wrong with foreign data, in one plain sentence, and foreign texts on one line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from pydantic import ValidationError
+
+# Tabs and line ends may stand in a prompt; what moves a terminal's cursor may not.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def has_control(text: str) -> bool:
+    """Whether a text holds characters that no document may hold."""
+    return _CONTROL.search(text) is not None
+
+
+def one_line(value: object, most: int = 300) -> str:
+    """A value that a stranger may have written, as part of a sentence of ours."""
+    line = _CONTROL.sub("?", " ".join(str(value).split()))
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+# JSON's words, where pydantic's are Python's.
+_PROBLEMS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "model_type": "must be an object",
+    "dataclass_type": "must be an object",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+}
+
+
+def problem_of(error: ValidationError, what: str) -> str:
+    """The first thing that is wrong, without a full stop: "The point's weight must be at most 1, got 7"."""
+    first = error.errors(include_url=False)[0]
+    kind, value = first["type"], first["input"]
+    path = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{one_line(step, 40)}" for step in first["loc"]
+    )
+    where = f"{what}'s {path.lstrip('.')}" if path else what
+    # "Input should be …", "Value error, must …"
+    problem = _PROBLEMS.get(kind) or re.sub(r"^\w+ should|^Value error, must", "must", first["msg"])
+    problem = problem.replace("greater than or equal to", "at least").replace(
+        "less than or equal to", "at most"
+    )
+    if kind == "too_long":
+        counted = "characters" if isinstance(value, str) else "items"
+        problem = f"must have at most {first['ctx']['max_length']:,} {counted}, got {len(value):,}"
+    elif isinstance(value, str | int | float) and kind != "extra_forbidden":
+        problem += f", got {one_line(json.dumps(value, ensure_ascii=False), 60)}"
+    return f"{where} {one_line(problem)}"

@@ -8,7 +8,7 @@ import pandas as pd
 from atlas.charts.look import SMALL, TALL, label_axis, legend, tooltip
 from atlas.charts.marks import lines, moves
 from atlas.charts.palette import PALETTE, colour
-from atlas.neuron import GROUPS
+from atlas.neuron import PROMPT_GROUPS
 
 # Why a prompt is given → what it means in charts.
 _MEANINGS = {"asked": "own", "paraphrases": "paraphrase", "neighbours": "relation", "unrelated": "unrelated"}
@@ -57,7 +57,7 @@ def factor_lines(doses: pd.DataFrame) -> alt.LayerChart:
     doses: as `app.lab.tables.dose_rows`.
     """
     rows = doses.assign(meaning=doses["group"].map(_MEANINGS))
-    present = [group for group in GROUPS if (rows["group"] == group).any()]
+    present = [group for group in PROMPT_GROUPS if (rows["group"] == group).any()]
     factors = sorted(rows["factor"].unique())
     x = alt.X(
         "factor:Q",
@@ -69,7 +69,7 @@ def factor_lines(doses: pd.DataFrame) -> alt.LayerChart:
     drawn = lines(
         x,
         alt.Y("probability:Q", **y),
-        names={_MEANINGS[group]: GROUPS[group] for group in present},
+        names={_MEANINGS[group]: PROMPT_GROUPS[group] for group in present},
         legend=legend(limit=180),
         tooltip=tooltip(
             ("label:N", "Prompts"),

@@ -18,7 +18,7 @@ from app.sql import charts as sql_charts
 from atlas import queries
 from atlas.charts import changes, checks, effects, look, neurons, sharing
 from atlas.charts.palette import PALETTE, colour
-from atlas.neuron import GROUPS, Neuron
+from atlas.neuron import PROMPT_GROUPS, Neuron
 from atlas.queries import comparison, evidence, selectivity
 from atlas.queries.sharing import neurons_by_sharing
 from atlas.store.atlas import Atlas
@@ -42,7 +42,7 @@ def effect_rows(a: Atlas, **options) -> pd.DataFrame:
 
 def summary_rows() -> pd.DataFrame:
     numbers = {"n_prompts": 4, "before": 0.8, "after": 0.1, "random": 0.7}
-    return pd.DataFrame({"group": group, "label": label, **numbers} for group, label in GROUPS.items())
+    return pd.DataFrame({"group": group, "label": label, **numbers} for group, label in PROMPT_GROUPS.items())
 
 
 def dose_rows() -> pd.DataFrame:
@@ -52,7 +52,7 @@ def dose_rows() -> pd.DataFrame:
     return pd.DataFrame(
         {"factor": factor, "group": group, "label": label, **numbers}
         for factor in (0.0, 1.0, 2.0)
-        for group, label in GROUPS.items()
+        for group, label in PROMPT_GROUPS.items()
     )
 
 

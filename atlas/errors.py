@@ -1,13 +1,12 @@
-"""What can go wrong, said in one sentence: the fact, then the remedy.
+"""Errors that input can cause. The message is the fact, then the remedy.
 
-Every error that a person can cause is an `AtlasError`. The command lines print its text and exit
-with status 2; the app shows the same text in a box and goes on. Anything else is a bug and keeps
-its traceback.
+The command lines print the message of an `AtlasError` and exit with status 2; the app shows it in a box and
+goes on. Any other exception is a bug and keeps its traceback.
 """
 
 
 class AtlasError(Exception):
-    """Base of all errors caused by input: one sentence with the fact, one with the remedy."""
+    """Base of all errors that input can cause."""
 
 
 class DatasetError(AtlasError):
@@ -15,15 +14,15 @@ class DatasetError(AtlasError):
 
 
 class ModelError(AtlasError):
-    """A model cannot be had, is of no supported family, or returns NaN."""
+    """A model cannot be found or fetched, its family is not supported, or it returns NaN."""
 
 
 class PromptError(AtlasError):
-    """A prompt has no place for its answer, or the answer is outside the vocabulary."""
+    """A prompt has no place for its answer, or the vocabulary lacks the answer."""
 
 
 class StoreError(AtlasError):
-    """An atlas on disk is missing, broken, foreign or of another schema version."""
+    """An atlas on disk is missing, damaged, not an atlas, or of another schema version."""
 
 
 class QueryError(AtlasError):

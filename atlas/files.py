@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to that takes its name only when it is complete and on the disk.
+    """A file to write to that gets its name only when it is complete and on the disk.
 
     Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each
-    has a name of its own. What stood there stays where writing fails. Raises `OSError`.
+    uses a different name. If writing fails, the old file stays. Raises `OSError`.
     """
     if shared:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
@@ -39,7 +39,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a rename on the disk, which is there only when its folder is. Not every system opens a folder."""
+    """Write a rename to the disk: it is stored in the folder. Some systems cannot open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

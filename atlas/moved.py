@@ -1,4 +1,4 @@
-"""Modules that have moved are found under their old names, too, as notebooks and scripts import them.
+"""Old names of moved modules keep working in notebooks and scripts.
 
 from atlas.comparison import overlap          # `atlas.queries.comparison`, with a DeprecationWarning
 """
@@ -42,7 +42,7 @@ MOVED = {
 
 
 class _Forwarder(MetaPathFinder, Loader):
-    """Finds the old names, and gives the module of the new one."""
+    """Finds the old names and returns the new modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -55,11 +55,11 @@ class _Forwarder(MetaPathFinder, Loader):
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system hands out what stands here, and leaves the new module's attributes alone.
+        # The import system returns this entry and leaves the new module's attributes alone.
         sys.modules[module.__name__] = import_module(MOVED[module.__name__])
 
 
 def forward() -> None:
-    """From now on the old names are found."""
+    """Register the old names with the import system."""
     if not any(isinstance(finder, _Forwarder) for finder in sys.meta_path):
         sys.meta_path.append(_Forwarder())

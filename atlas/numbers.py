@@ -7,9 +7,9 @@ import math
 NOT_MEASURED = "not measured in this atlas"
 
 def signed_percent(change: float | None, *, missing: str = "not measured") -> str:
-    """A relative change as a percentage with its sign: −0.05 is "−5%", nothing after rounding "±0%".
+    """A relative change as a percentage with its sign: −0.05 is "−5%", zero after rounding "±0%".
 
-    "−100%" only where nothing is left; from a hundredfold on a factor, "×101". None and NaN give `missing`.
+    "−100%" only where nothing is left; a factor from a hundredfold on, "×101". None and NaN give `missing`.
     """
     if change is None or math.isnan(change):
         return missing

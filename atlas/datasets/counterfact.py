@@ -5,15 +5,15 @@
     case = read_counterfact(Path("counterfact.json")).cases[0]
     case.fact, case.new_object, case.paraphrases, case.neighbours
 
-The file stays with its publisher. Nobody publishes its sha256, so there is none to check it against: what was
-read is named by its own (`Dataset.revision`), and two atlases are of the same file where those are equal.
+The file does not come with this project, and no sha256 of it is published. `Dataset.revision` is the sha256
+of the file that was read: two atlases are of the same file where theirs are equal.
 
 1. *Templates.* A record's rewrite prompt has a place for the subject and ends where the answer goes: as
    "… of [X] is [Y]" it is a template. A relation's templates are those of all its records, each once, and
    every fact of the relation is asked with all of them, as in PARAREL, where they come from.
 2. *Facts.* One a subject, relation and true answer, with the id of the first record that has it.
-3. *Cases.* Record by record what no `Dataset` has room for: the new answer; paraphrases, each of this one
-   subject and mostly after a sentence about something else; prompts of other subjects with the same true
+3. *Cases.* What a `Dataset` has no field for, record by record: the new answer; paraphrases of this
+   subject, mostly after a sentence about something else; prompts of other subjects with the same true
    answer (neighbours) and of subjects with the new one (attributes); beginnings of texts (generation).
 """
 
@@ -29,7 +29,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from atlas.datasets.dataset import Dataset
-from atlas.datasets.fetching import fetched_as_it_is, sha256
+from atlas.datasets.fetching import fetch_file, sha256
 from atlas.datasets.pararel import RELATION_LABELS
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
@@ -46,11 +46,11 @@ _AGAIN = "Copy the file from its publisher again."
 
 @dataclass(frozen=True)
 class Case:
-    """One record: the fact, the answer it is to be edited to, and the prompts that judge the edit.
+    """One record: a fact, the answer to edit it to, and the prompts that evaluate the edit.
 
     `prompt` and `paraphrases` ask for the fact; `neighbours` for the same answer of other subjects, which an
-    edit should spare; `attributes` for the new answer of subjects that have it; `generation` are beginnings
-    of texts.
+    edit should not change; `attributes` for the new answer of subjects that have it; `generation` are
+    beginnings of texts.
     """
 
     case_id: str
@@ -83,11 +83,11 @@ def read_counterfact(
 ) -> CounterFact:
     """CounterFact from a file (or a folder that holds it) or, without one, from its public home.
 
-    `option` is the command line's name for `source`; `say` is told of a download before it begins.
-    Raises `DatasetError` when the file cannot be had or is not in CounterFact's form.
+    `option` is the command line's name for `source`; `say` is called before a download.
+    Raises `DatasetError` when the file cannot be fetched or read, or is not in CounterFact's form.
     """
     if source is None:
-        path = fetched_as_it_is(
+        path = fetch_file(
             URL,
             key="counterfact",
             name="CounterFact",

@@ -1,9 +1,9 @@
-"""Files of a publisher, fetched once, checked against their sha256 and kept in the cache.
+"""Download published files once, check their sha256 and keep them in the cache.
 
-    folder = fetched(published, option="--source")      # after downloading what the cache lacks
-    file = fetched_as_it_is(url, key="counterfact", …)  # where no sha256 was ever published
+    folder = fetch_files(published, option="--source")  # downloads what the cache lacks
+    file = fetch_file(url, key="counterfact", …)        # of which no sha256 is published
 
-A file is renamed into the cache when it is complete and right, so whatever lies there can be used.
+A file gets its name in the cache when it is complete and checked, so every file there can be used.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _DOWNLOADS_AT_ONCE = 8
 class PublishedFiles:
     """Where files are published: `hashes` maps their paths below `base_url` to their sha256.
 
-    `key` names their folder in the cache; `copy` is what a person can pass instead, in words such as
-    "a copy of its data folder".
+    `key` names their folder in the cache; `copy` says what users can pass instead, such as "a copy of its
+    data folder".
     """
 
     key: str
@@ -42,21 +42,22 @@ class PublishedFiles:
 
     @property
     def folder(self) -> Path:
-        """Where they are kept."""
+        """Their folder in the cache."""
         return cache_folder() / self.key / self.revision[:12]
 
 
-def fetched(
+def fetch_files(
     published: PublishedFiles,
     *,
     option: str = "--source",
     say: Callable[[str], None] | None = None,
     count: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The cache folder, after downloading what it lacks (or holds in another form).
+    """The cache folder, after downloading the files that it lacks or that differ.
 
-    `say` is told what is fetched from where, `count` how many of how many files are there. Raises
-    `DatasetError`, which names `option`, when a file cannot be had or is not the published one.
+    `say` is called with what is fetched from where, `count` with the number of files that are there and the
+    number of all. Raises `DatasetError`, which names `option`, when a file cannot be fetched or is not the
+    published one.
     """
     folder = published.folder
     wanted = [path for path, digest in published.hashes.items() if not _is_there(folder / path, digest)]
@@ -70,7 +71,7 @@ def fetched(
     instead = f"pass {published.copy} with {option} DIR"
     count = count or (lambda done, total: None)
     count(0, len(wanted))
-    # One file alone first: out of reach, it says so after one timeout and not after many.
+    # One file first, so that a server out of reach costs one timeout only.
     _download(published, wanted[0], instead)
     count(1, len(wanted))
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
@@ -80,7 +81,7 @@ def fetched(
     return folder
 
 
-def fetched_as_it_is(
+def fetch_file(
     url: str,
     *,
     key: str,
@@ -90,10 +91,10 @@ def fetched_as_it_is(
     option: str = "--source",
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """The one file of a publisher who names no sha256, from the cache or after downloading it.
+    """A file whose publisher states no sha256, from the cache or downloaded.
 
-    `check` raises where it is not what it should be, before it is kept. Whoever reads it says which it was,
-    by the sha256 of what was read. Raises `DatasetError` as `fetched` does.
+    `check` raises where the content is not valid; then it is not kept. Callers record the sha256 of what
+    they read. Raises `DatasetError` as `fetch_files` does.
     """
     target = cache_folder() / key / url.rpartition("/")[2]
     if target.is_file():
@@ -127,7 +128,7 @@ def _download(published: PublishedFiles, path: str, instead: str) -> None:
     )
     if sha256(content) != published.hashes[path]:
         raise DatasetError(
-            f"What was fetched as {path} of {published.name} has another sha256 than the published file. "
+            f"{path} of {published.name}, as fetched, does not have the published sha256. "
             f"Try again, or {instead}."
         )
     _keep(content, published.folder / path, published.name)
@@ -145,11 +146,11 @@ def _content(url: str, fact: str, remedy: str) -> bytes:
 def _keep(content: bytes, target: Path, name: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Two runs may fetch at once, and either may be killed.
+        # Two runs may fetch at the same time.
         with whole_file(target, shared=True) as file:
             file.write(content)
     except OSError as error:
         raise DatasetError(
-            f"Files of {name} cannot be kept in {target.parent} ({error.strerror}). "
+            f"Files of {name} cannot be written to {target.parent} ({error.strerror}). "
             "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a folder that can be written."
         ) from error

@@ -1,11 +1,11 @@
-"""PARAREL (Elazar et al. 2021, arXiv 2102.01017): what the published knowledge neurons were found on.
+"""PARAREL (Elazar et al. 2021, arXiv 2102.01017), on which the published knowledge neurons were found.
 
     dataset = load_pararel(Path("pararel/data"))    # the `data` folder of a copy of its repository
     dataset = load_pararel()                        # fetched once from its public repository, then cached
 
-The files stay with their publisher: none comes with this project, only their sha256
-(`pararel_sha256.txt`, which `sha256sum -c` reads too). Templates and facts are kept as they are written,
-odd spaces included, so that results compare with those of others.
+None of the files comes with this project, only their sha256 (`pararel_sha256.txt`, which `sha256sum -c`
+reads too). Templates and facts are kept as published, odd spaces included, so that results compare with
+those of others.
 
 Steps: find the files (the folder given, else the cache, else a download), read them, check their sha256.
 A malformed line is reported before a wrong hash, because it says more.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from atlas.datasets.dataset import Dataset
-from atlas.datasets.fetching import PublishedFiles, fetched, sha256
+from atlas.datasets.fetching import PublishedFiles, fetch_files, sha256
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
 
@@ -30,7 +30,7 @@ _SOURCE = "PARAREL (LAMA T-REx)"
 TEMPLATES = "pattern_data/graphs_json"
 FACTS = "trex_lms_vocab"
 
-# P31 and P527 have facts but no templates, so they are no relation here.
+# P31 and P527 have facts but no templates, so they are left out.
 RELATION_LABELS = {
     "P17": "country",
     "P19": "place of birth",
@@ -90,10 +90,9 @@ def load_pararel(
 ) -> Dataset:
     """PARAREL's relations with templates, from a folder or, without one, from its public repository.
 
-    `hashes` says which files to read and what they must be; by default those of the published commit.
-    `option` is the command line's name for `source`; `say` is told of a download before it begins, and
-    `count` how many of how many files are there.
-    Raises `DatasetError` when a file cannot be had, is malformed, or is not the published one.
+    `hashes` maps the files to read to their sha256; by default those of the published commit. `option` is
+    the command line's name for `source`; `say` and `count` as in `fetch_files`.
+    Raises `DatasetError` when a file cannot be fetched or read, is malformed, or is not the published one.
     """
     hashes = published_hashes() if hashes is None else hashes
     folder = data_folder(source, hashes=hashes, option=option, say=say, count=count)
@@ -147,12 +146,12 @@ def data_folder(
     say: Callable[[str], None] | None = None,
     count: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Where PARAREL's files lie: in the folder given, else in the cache, fetched if need be."""
+    """PARAREL's `data` folder: the one given, else the cache, after fetching what it lacks."""
     if source is not None:
         return _data_folder(source.expanduser(), option)
     hashes = published_hashes() if hashes is None else hashes
     published = PublishedFiles("pararel", "PARAREL", "a copy of its data folder", BASE_URL, REVISION, hashes)
-    return fetched(published, option=option, say=say, count=count)
+    return fetch_files(published, option=option, say=say, count=count)
 
 
 def _data_folder(source: Path, option: str) -> Path:
@@ -161,7 +160,7 @@ def _data_folder(source: Path, option: str) -> Path:
         if (folder / TEMPLATES).is_dir() and (folder / FACTS).is_dir():
             return folder
     raise DatasetError(
-        f"{source} does not hold the folders {TEMPLATES} and {FACTS}. "
+        f"{source} does not have the folders {TEMPLATES} and {FACTS}. "
         f"Point {option} at PARAREL's data folder."
     )
 

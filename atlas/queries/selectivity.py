@@ -1,14 +1,14 @@
-"""What a neuron's facts have in common, beside what as many facts have in common by chance.
+"""What a neuron's facts have in common, beside what random facts have in common.
 
     found = selectivity(a, 9, 2141)        # found.relation.share and .by_chance; None without facts
     relations_of_neuron(a, 9, 2141)        # its facts counted by relation
     related_neurons(a, 9, 2141)            # neurons that the same facts have
     nearest_neurons(a, 9, 2141)            # the layer's last before it and first after it that have facts
 
-A neuron of few facts looks selective whatever it does: of one fact, one relation holds 100 %. So each share
-stands beside a control, the mean largest share in random draws of as many facts with neurons: any facts
-where relations are counted; where answers are, facts of the same relations as the neuron's, because a
-relation of few answers (continents) would look like a preference for one of them.
+A neuron of few facts always looks selective: of one fact, one relation has 100 %. So each share has a
+control, the mean largest share in random draws of as many facts with neurons: of any facts for relations; of
+facts of the same relations for answers, because a relation with few answers (continents) would look like a
+preference for one of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import pandas as pd
 from atlas.errors import QueryError
 from atlas.store.atlas import Atlas
 
-# What is drawn from, made once per atlas: each fact with neurons, numbers for its relation and its answer.
+# The population, made once per atlas: each fact with neurons, numbers for its relation and its answer.
 _POPULATION_TABLE = "facts_with_neurons"
 _POPULATION_SOURCE = """
     SELECT fact_id, (dense_rank() OVER (ORDER BY relation_id) - 1)::INTEGER AS relation,
            (dense_rank() OVER (ORDER BY object) - 1)::INTEGER AS answer
     FROM facts WHERE n_neurons > 0
 """
-# Draws of many facts hardly differ: fewer of them say the mean as well.
+# Draws of many facts hardly differ, so fewer of them are needed.
 _DRAWS = 50
 _FACTS_DRAWN = 20_000
 _ORDERS = {"jaccard": "jaccard DESC, n_shared DESC", "shared": "n_shared DESC, jaccard DESC"}
@@ -137,11 +137,11 @@ def related_neurons(
 ) -> pd.DataFrame:
     """Other neurons by the facts they have in common with this one.
 
-    `order` is 'jaccard' (facts in common as a part of the facts of either: hubs do not come first for being
-    everywhere) or 'shared' (how many). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted.
+    `order` is 'jaccard' (facts in common ÷ facts of either, so that hubs do not come first) or 'shared'
+    (their number). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted.
     """
     if order not in _ORDERS:
-        raise QueryError(f"Neurons cannot be put in the order '{order}'. Give one of: {', '.join(_ORDERS)}.")
+        raise QueryError(f"order must be one of {', '.join(_ORDERS)}, got '{order}'.")
     return atlas.query(
         f"""
         WITH mine AS (

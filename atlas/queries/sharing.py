@@ -57,7 +57,7 @@ def relation_overlap(atlas: Atlas) -> pd.DataFrame:
 
 
 def neurons_by_sharing(atlas: Atlas, relation_id: str) -> pd.DataFrame:
-    """How many of the relation's neurons are had by 1, 2, 3 … of its facts; numbers that none has are absent.
+    """Number of the relation's neurons that 1, 2, 3 … of its facts have; numbers without a neuron are absent.
 
     Columns: n_facts, n_neurons, relation_share (n_facts of all its facts).
     """

@@ -1,4 +1,4 @@
-"""How few of a fact's neurons give half of what all of them do, from the table `subsets`.
+"""How few of a fact's neurons have half of the effect of all of them, from the table `subsets`.
 
     rows = half_effect(a)                       # one row a fact and order
     rows[rows["k_half"] == 1]                   # facts for which a single neuron suffices
@@ -14,9 +14,9 @@ from atlas.store.atlas import Atlas
 
 SUBSET_ORDERS = ("score", "random")
 LEAST_FALL = 0.1
-"""A smaller fall by all neurons is no effect that could be halved."""
+"""A smaller fall by all neurons does not count as an effect."""
 RISE = 0.01
-"""Smaller changes, as a share of the probability before, are not called a rise."""
+"""Smaller changes, as a share of the probability before, do not count as a rise."""
 
 
 def half_effect(atlas: Atlas) -> pd.DataFrame:

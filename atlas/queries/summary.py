@@ -102,11 +102,11 @@ def atlas_summary(atlas: Atlas) -> Summary:
 def effect_summary(
     atlas: Atlas, *, known: bool | None = None, held_out: bool | None = None, relation: str | None = None
 ) -> pd.DataFrame:
-    """What interventions did on average, own neurons beside their controls; to one relation's facts if asked.
+    """Mean effects of interventions, own neurons and controls; of all facts or of one relation's.
 
-    `known` keeps prompts of which both the changed fact and the fact asked for are known (or, if False,
-    the changed one is not); `held_out` keeps prompts on one side of the split. Facts without neurons are left
-    out: nothing was changed. Columns: intervention, group, n_facts, n_prompts,
+    `known` keeps prompts where both the changed fact and the fact asked for are known (or, if False, where
+    the changed one is not); `held_out` keeps one side of the split. Facts without neurons are left out.
+    Columns: intervention, group, n_facts, n_prompts,
     mean_relative_change (mean over prompts of (p_after − p_before) / p_before),
     ratio_of_means (mean p_after / mean p_before − 1; a few improbable answers cannot dominate it),
     mean_before, mean_after, rank_1_before, rank_1_after (shares of prompts with rank 1).

@@ -1,10 +1,10 @@
-"""An atlas on disk: tables, manifest, DuckDB over both, and a sandbox for SQL that other people wrote.
+"""An atlas on disk: tables, manifest, DuckDB over both, and a sandbox for untrusted SQL.
 
     from atlas.store import open_atlas
     with open_atlas("starter-pocket-bert") as a:
         a.query("SELECT * FROM hub_neurons LIMIT 5")
 
-What reads an atlas is imported when it is asked for: the sandbox's process does without pandas.
+Names are imported on first use, because the sandbox's process does not import pandas.
 """
 
 from importlib import import_module

@@ -5,13 +5,13 @@
     many.atlas("starter-pocket-bert")                                                    # one, as an Atlas
 
 Every table and view has a first column `atlas_id`. An atlas joins by copying its folder into the collection,
-and leaves by removing it: nothing is written beside the members, so there is nothing to bring up to date.
+and leaves by removing it: there is no index to update.
 
 1. *Members*: manifests and the sizes of files are checked; no Parquet file is opened.
 2. *Tables*: one view a table over the members' files. `atlas_id` is computed from a file's name, so DuckDB
    drops the files of other atlases from a query that names one before it opens any.
-3. *Views*: those of `views.sql`, kept apart by `atlas_id`. They and the tables are made when a query first
-   names them: to make all of them takes longer than to look up a fact.
+3. *Views*: those of `views.sql`, kept apart by `atlas_id`. Tables and views are made when a query first
+   names them: making all of them takes longer than looking up a fact.
 
 Layout and figures: BENCHMARKS.md, "Reading at scale".
 """
@@ -35,18 +35,18 @@ from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, glob_of, no_rows, quoted_path, sql_string, sql_type
 from atlas.store.sql import Sandbox
 
-# What queries may hold. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
+# Memory for queries. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
 MEMORY = "600MB"
 
 _VIEW = re.compile(r"^CREATE OR REPLACE VIEW (\w+) AS\n(.*?);$", re.DOTALL | re.MULTILINE)
 _WORD = re.compile(r"\w+")
-# What lists tables and names none.
+# These list tables without naming them.
 _CATALOG = {"show", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "query_table"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """One atlas of a collection: where it lies and what it was made from."""
+    """One atlas of a collection: its folder and its manifest."""
 
     folder: Path
     manifest: Manifest
@@ -64,8 +64,7 @@ class Collection(Reader):
         many.query("SELECT * FROM relation_overlap WHERE atlas_id = 'starter-pocket-bert' AND within")
         many.sandboxed().query("SELECT atlas_id, count(*) FROM facts WHERE known GROUP BY ALL")
 
-    Safe to share between threads. `memory` bounds what queries hold; one that needs more goes through files
-    in the system's folder for temporary ones.
+    Threads may share it. `memory` bounds the memory of queries; one that needs more uses temporary files.
     """
 
     def __init__(self, folder: str | Path, *, memory: str = MEMORY) -> None:
@@ -79,7 +78,7 @@ class Collection(Reader):
         self._connection.execute("SET temp_directory = ?", [self._spill.name])
 
     def close(self) -> None:
-        """Close the connection and remove what its queries left in temporary files."""
+        """Close the connection and remove the temporary files of its queries."""
         super().close()
         self._spill.cleanup()
 
@@ -94,7 +93,7 @@ class Collection(Reader):
             yield cursor
 
     def _make_what_is_named(self, sql: str) -> None:
-        """Step 3. Views. A word too many makes a view too many, which does no harm."""
+        """Step 3. Views. A word that only looks like a view makes one too many, which does no harm."""
         words = set(_WORD.findall(sql.lower()))
         everything = {*TABLES, *self._views}
         for name in (everything if words & _CATALOG else words & everything) - self._made:
@@ -105,7 +104,7 @@ class Collection(Reader):
             self._made.add(name)
 
     def atlas(self, atlas_id: str) -> Atlas:
-        """One member, opened for the functions of `atlas.queries.facts`. Close it."""
+        """One member, opened for the functions of `atlas.queries`. Close it."""
         if atlas_id not in self.members:
             raise QueryError(
                 f"The collection {self.path} has no atlas '{atlas_id}'. It has: {', '.join(self.members)}."
@@ -146,10 +145,7 @@ class Collection(Reader):
         return f"CASE {folder} {cases} ELSE {folder} END"
 
     def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 30, memory: str = MEMORY) -> Sandbox:
-        """A process for untrusted SQL that reads the members' tables where they lie, and no other file.
-
-        Close it.
-        """
+        """A process for untrusted SQL that reads the members' files and no others. Close it."""
         return Sandbox(
             {table: self.source(table) for table in TABLES},
             derived_views(of_a_collection=True),
@@ -169,15 +165,15 @@ class Collection(Reader):
 
 
 def read_members(folder: Path) -> dict[str, Member]:
-    """Step 1: id → member, by id; folders without a manifest are no atlases, or not finished.
+    """Step 1: id → member, by id; folders without a manifest are skipped.
 
-    Raises `StoreError` when there is none, one is broken, or two have the same id.
+    Raises `StoreError` when there is none, one is damaged, or two have the same id.
     """
     if not folder.is_dir():
-        raise StoreError(f"There is no folder {folder}. Give a folder that holds the folders of atlases.")
+        raise StoreError(f"There is no folder {folder}. Give a folder that contains the folders of atlases.")
     if (folder / MANIFEST_NAME).exists():
         raise StoreError(
-            f"{folder} is an atlas and no collection. Give the folder it lies in, or open it with --atlas."
+            f"{folder} is an atlas, not a collection. Give the folder it is in, or open it with --atlas."
         )
     members: dict[str, Member] = {}
     for path in sorted(path.parent for path in folder.glob(f"*/{MANIFEST_NAME}")):
@@ -187,11 +183,11 @@ def read_members(folder: Path) -> dict[str, Member]:
         if other.folder != path:
             raise StoreError(
                 f"{other.folder} and {path} are both the atlas '{manifest.atlas_id}'. "
-                "Take one of them out, or give one another atlas_id in its manifest.json."
+                "Remove one of them, or change the atlas_id in its manifest.json."
             )
     if not members:
         raise StoreError(
-            f"{folder} holds no atlas. Copy the folders of finished atlases into it, "
+            f"{folder} has no atlas. Copy the folders of finished atlases into it, "
             "each with its manifest.json."
         )
     return dict(sorted(members.items()))

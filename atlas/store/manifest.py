@@ -5,8 +5,7 @@
     verify(folder)                       # raises StoreError naming the first thing that is wrong
 
 `manifest.json` is written last and atomically, so a folder that has one is a finished atlas.
-Two checks share their steps: `check_files` is cheap (presence, size, columns, rows; for opening),
-`verify` also reads every byte (sha256).
+`check_files` is cheap (presence, size, columns, rows); `verify` also reads every byte (sha256).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """The facts and templates the atlas asks with."""
+    """The data set of facts and templates."""
 
     id: str
     revision: str | None = None
@@ -59,7 +58,7 @@ class MethodRecord:
     """How scores and neurons were found.
 
     `refinement` holds the mode and all its parameters (`Refinement.to_dict()`), `held_out` says in words
-    which templates were kept for evaluation, `options` holds whatever else shaped the rows.
+    which templates were kept for evaluation, `options` holds everything else that shaped the rows.
     """
 
     name: str
@@ -194,9 +193,9 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True) -> None:
-    """The cheap check, before opening: files are there, of the right size, with the right columns.
+    """The cheap check before opening: files are there, of the right size, with the right columns.
 
-    Without `footers` no file is opened, so columns and rows are not looked at. Raises `StoreError` naming
+    Without `footers` no file is opened, and columns and rows are not checked. Raises `StoreError` naming
     the first problem.
     """
     folder = Path(folder)
@@ -207,7 +206,7 @@ def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True)
         table = name.removesuffix(".parquet")
         if name != file_name(table) or table not in TABLES:
             raise StoreError(
-                f"The manifest of {folder} lists {name}, which is no table of an atlas. "
+                f"The manifest of {folder} lists {name}, which is not a table of an atlas. "
                 f"It may list: {', '.join(map(file_name, TABLES))}."
             )
         _check_size(folder / name, record)
@@ -233,9 +232,9 @@ def _check_footer(path: Path, table: str, record: FileRecord) -> None:
         footer = pq.read_metadata(path)
         problem = difference(table, footer.schema.to_arrow_schema())
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} is no Parquet file ({error}). Build or copy the atlas again.") from error
+        raise StoreError(f"{path} is not a Parquet file ({error}). Build or copy the atlas again.") from error
     if problem:
-        raise StoreError(f"{path} is no table of an atlas: {problem}. Build the atlas again.")
+        raise StoreError(f"{path} is not a table of an atlas: {problem}. Build the atlas again.")
     if footer.num_rows != record.rows:
         raise StoreError(
             f"{path} has {footer.num_rows:,} rows and should have {record.rows:,}. "

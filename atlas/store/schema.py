@@ -5,8 +5,9 @@
     empty_table("effects")                    # no rows, the right columns
     conform("facts", frame_or_table)          # checked, cast, in the right column and row order
 
-One Parquet file a table, zstd, sorted by `SORT_KEYS`. Every column may be null: a null says "not
-measured in this atlas" (published neurons have no scores), never zero.
+One Parquet file a table, zstd, sorted by `SORT_KEYS`. Every column may be null: null means "not measured in
+this atlas" (published neurons have no scores), never zero. Descriptions are stored in the files, so changing
+one changes the bytes of tables built later.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 
-# An atlas without one of these is none; the others may be absent and then read as empty.
+# Every atlas has these; the others may be absent and then read as empty.
 REQUIRED_TABLES = ("relations", "facts", "knowledge_neurons")
 
 SORT_KEYS: dict[str, tuple[str, ...]] = {name: keys for name, (_, keys, _) in DEFINITIONS.items()}
@@ -57,7 +58,7 @@ def empty_table(table: str) -> pa.Table:
 
 
 def difference(table: str, found: pa.Schema) -> str | None:
-    """What is wrong with a file's columns, in a few words; None when they fit.
+    """What is wrong with a file's columns, in a few words; None when nothing is.
 
     Names, order and types count; descriptions and nullability do not.
     """
@@ -78,7 +79,7 @@ def difference(table: str, found: pa.Schema) -> str | None:
 
 
 def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Equal but for the name Parquet gives to a list's items ('item' or 'element')."""
+    """Equal but for the name of a list's items in Parquet ('item' or 'element')."""
     if pa.types.is_list(wanted):
         return pa.types.is_list(found) and _same_type(found.value_type, wanted.value_type)
     if pa.types.is_struct(wanted):

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from atlas.datasets import Dataset
 from atlas.datasets import pararel as pararel_files
-from atlas.datasets.fetching import PublishedFiles, fetched, sha256
+from atlas.datasets.fetching import PublishedFiles, fetch_files, sha256
 from atlas.datasets.pararel import load_pararel
 from atlas.errors import DatasetError
 from atlas.models.known import OnProgress
@@ -136,7 +136,7 @@ def read_neurons(source: Path | None, dataset: Dataset, report: OnProgress) -> F
             "published-neurons", "the published neurons", copy, NEURONS_URL, NEURONS_REVISION, HASHES
         )
         of = "files of neurons"
-        folder = fetched(published, say=_say, count=_counted(report, "fetch", of, 0.15, 0.35))
+        folder = fetch_files(published, say=_say, count=_counted(report, "fetch", of, 0.15, 0.35))
     else:
         folder = source.expanduser()
     uuids = {fact.fact_id for fact in dataset.facts}

@@ -109,7 +109,7 @@ def test_the_source_may_stand_in_the_environment(source: Path, monkeypatch: pyte
     monkeypatch.setenv(SOURCE_VARIABLE, str(source))
     assert pararel()["P36"]["vocab"][0]["uuid"] == "P36-1"
     monkeypatch.setenv(SOURCE_VARIABLE, str(source / "nowhere"))
-    with pytest.raises(DatasetError, match=r"does not hold the folders .*Point source at"):
+    with pytest.raises(DatasetError, match=r"does not have the folders .*Point source at"):
         pararel("again.json")
 
 

@@ -197,7 +197,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(
     tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
-    with pytest.raises(DatasetError, match="another sha256 than the published file"):
+    with pytest.raises(DatasetError, match="as fetched, does not have the published sha256"):
         load_pararel(hashes=dict.fromkeys(hashes_of(tiny), "0" * 64))
     assert list(cache.rglob("*.jsonl")) == []
 

@@ -136,22 +136,22 @@ def test_a_missing_file_is_one_sentence(copy: Path):
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path):
-    with pytest.raises(DatasetError, match=r"lack relations\.json"):
+    with pytest.raises(DatasetError, match=r"relations\.json cannot be read"):
         load_starter(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "does not start with the columns"),
-        (b"sub,obj\na,b\n", "does not start with the columns"),
+        (b"", "must start with the columns"),
+        (b"sub,obj\na,b\n", "must start with the columns"),
         (b"subject,object,source\n", "has no facts"),
         (b"subject,object,source\nFrance,,GeoNames\n", "line 2, has an empty or missing cell"),
         (b"subject,object,source\nFrance,Paris\n", "line 2, has an empty or missing cell"),
         (b"subject,object,source\nFrance,Paris,a\nItaly,Rome,b\nfrance,Lyon,c\n", r"line 4.*see line 2"),
         (b"subject,object,source\nMexico,Mexico City,a\n", "contain one another"),
         (b"subject,object,source\n???,Paris,a\n", "is not distinct"),
-        (b'subject,object,source\n"France"s,Paris,a\n', "is no CSV"),
+        (b'subject,object,source\n"France"s,Paris,a\n', "is not CSV"),
         (b"subject,object,source\n\xff\xfe,Paris,a\n", "is not UTF-8"),
     ],
 )
@@ -166,11 +166,11 @@ def test_a_broken_table_is_one_sentence_that_names_it(copy: Path, content: bytes
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[", "is no list of relations"),
-        ("[]", "names no relation"),
-        ("{}", "names no relation"),
-        ('[{"relation_id": "P36"}]', "is no list of relations"),
-        ("[7]", "is no list of relations"),
+        ("[", "is not a list of relations"),
+        ("[]", "has no relation"),
+        ("{}", "has no relation"),
+        ('[{"relation_id": "P36"}]', "is not a list of relations"),
+        ("[7]", "is not a list of relations"),
         ('[{"relation_id": "P36", "label": "capital", "templates": []}]', "has no template"),
         ('[{"relation_id": "P36", "label": "capital", "templates": ["[X] it is."]}]', r"0 \[Y\]"),
     ],

@@ -76,7 +76,7 @@ def test_the_hash_of_shards_covers_every_shard(tmp_path):
         (("odd.safetensors", "vocab.txt"), "{}", "Rename the weights"),
         (("model.safetensors",), "{}", "no tokenizer"),
         (("model.safetensors", "vocab.txt"), "{", "cannot be read"),
-        (("model.safetensors", "vocab.txt"), "[]", "holds no object"),
+        (("model.safetensors", "vocab.txt"), "[]", "is not a JSON object"),
     ],
 )
 def test_an_unusable_folder_is_refused_with_a_remedy(tmp_path, files, config, sentence):

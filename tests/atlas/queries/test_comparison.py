@@ -184,7 +184,7 @@ def test_the_neurons_of_a_relation_are_those_that_enough_of_its_facts_have(atlas
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
 def test_a_share_that_cannot_be_is_refused(atlas, least):
-    with pytest.raises(QueryError, match="from 0 to 1"):
+    with pytest.raises(QueryError, match="least must be between 0 and 1"):
         comparison.neurons_of_relations(atlas, "P36", "P30", least=least)
 
 
@@ -321,5 +321,5 @@ def _place(name: str) -> tuple[int, int]:
 
 
 def test_another_kind_is_refused(atlas):
-    with pytest.raises(QueryError, match="There are: facts"):
+    with pytest.raises(QueryError, match="kind must be one of facts"):
         comparison.examples(atlas, "models")

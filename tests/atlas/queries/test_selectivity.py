@@ -102,7 +102,7 @@ def test_related_neurons_are_those_of_the_same_facts(order, a):
 
 
 def test_an_order_there_is_not_is_refused(a):
-    with pytest.raises(QueryError, match="cannot be put in the order 'n_shared; DROP'"):
+    with pytest.raises(QueryError, match="order must be one of jaccard, shared, got 'n_shared; DROP'"):
         selectivity.related_neurons(a, *HUB, order="n_shared; DROP")
 
 

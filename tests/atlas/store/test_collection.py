@@ -186,11 +186,11 @@ def test_the_sandbox_reads_its_files_only_too(copied, spoilt):
 
 
 def test_a_folder_of_no_atlases_is_no_collection(tmp_path, folder):
-    with pytest.raises(StoreError, match="holds no atlas"):
+    with pytest.raises(StoreError, match="has no atlas"):
         Collection(tmp_path)
     with pytest.raises(StoreError, match="There is no folder"):
         Collection(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="is an atlas and no collection"):
+    with pytest.raises(StoreError, match="is an atlas, not a collection"):
         Collection(folder / "large")
 
 
@@ -242,7 +242,7 @@ def test_the_command_line_asks_a_collection_in_the_sandbox(folder, capsys):
     assert [line.split()[0] for line in lines] == ["atlas", "large", "other", "small", "3"]
     assert lines[-1].split()[2] == "180"
     assert main(["info", "--collection", str(folder / "large")]) == 2
-    assert "is an atlas and no collection" in capsys.readouterr().err
+    assert "is an atlas, not a collection" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

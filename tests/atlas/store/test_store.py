@@ -193,13 +193,13 @@ BROKEN = {
     _break_manifest_list: "has no schema version",
     _break_missing_file: r"prompts\.parquet is missing",
     _break_truncated: r"facts\.parquet is truncated: it has .* bytes and should have",
-    _break_truncated_with_a_matching_manifest: r"facts\.parquet is no Parquet file",
-    _break_not_parquet: r"facts\.parquet is no Parquet file",
-    _break_foreign_parquet: r"facts\.parquet is no table of an atlas: the column fact_id is missing",
+    _break_truncated_with_a_matching_manifest: r"facts\.parquet is not a Parquet file",
+    _break_not_parquet: r"facts\.parquet is not a Parquet file",
+    _break_foreign_parquet: r"facts\.parquet is not a table of an atlas: the column fact_id is missing",
     _break_column_type: "the column n_neurons has type int64 and should have int32",
     _break_rows: r"facts\.parquet has 10 rows and should have 60",
     _break_required_table: r"lists no facts\.parquet",
-    _break_file_outside: r"lists \.\./facts\.parquet, which is no table",
+    _break_file_outside: r"lists \.\./facts\.parquet, which is not a table",
 }
 
 

@@ -499,7 +499,7 @@ def test_a_download_of_other_files_is_refused(
     monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     (files.source / "neurons_0.json").write_text("{}")
     assert main(["import-published", "--pararel", str(files.pararel), "--out", str(files.out)]) == 2
-    assert "has another sha256 than the published file" in capsys.readouterr().err
+    assert "does not have the published sha256" in capsys.readouterr().err
     assert not files.out.exists()
 
 

@@ -248,8 +248,8 @@ def rethreshold(
     """
     if not STORED_FRACTION <= t <= 1 or not 0 <= p <= 1:
         raise QueryError(
-            f"t must be between {STORED_FRACTION:g} and 1 (smaller scores are not stored), p between 0 and 1, "
-            f"got {t:g} and {p:g}."
+            f"t must be between {STORED_FRACTION:g} (smaller scores are not stored) and 1, "
+            f"p between 0 and 1, got {t:g} and {p:g}."
         )
     return atlas.query(
         """

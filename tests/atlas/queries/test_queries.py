@@ -182,7 +182,7 @@ def test_the_stored_neurons_are_the_default_refinement_of_the_stored_scores(a):
 
 @pytest.mark.parametrize(("t", "p"), [(0.05, 0.5), (1.2, 0.5), (0.2, -0.1), (0.2, 1.5), (float("nan"), 0.5)])
 def test_thresholds_out_of_range_are_refused(t, p, a):
-    with pytest.raises(QueryError, match="must be between 0.1"):
+    with pytest.raises(QueryError, match=r"must be between 0\.1"):
         queries.rethreshold(a, TABLES["facts"][0]["fact_id"], t, p)
 
 

@@ -20,7 +20,7 @@ from app.shared import limits, resources
 from app.shared.words import escape, fact_label, fact_name, plural, shown_token, with_blank
 from atlas import queries
 from atlas.errors import AtlasError, ModelError
-from atlas.experiments.controls import control_prompts, prompts_of_fact
+from atlas.experiments.controls import control_prompts, experiment_prompts
 from atlas.models import KNOWN_MODELS, locate, may_be_on_hub
 from atlas.models.families import FAMILIES
 from atlas.neuron import ExperimentPrompt, Prompt
@@ -127,7 +127,7 @@ def fact_question(atlas: Atlas, subject: Subject | None) -> Question | None:
     fact = choose_fact(atlas)
     if fact is None:
         return None
-    prompts = prompts_of_fact(atlas, fact["fact_id"])
+    prompts = experiment_prompts(atlas, fact["fact_id"])
     if subject is not None:
         prompts = usable_prompts(subject, prompts)
     name = fact_name(fact["subject"], fact["object"])

@@ -9,7 +9,7 @@ import pytest
 
 from atlas.errors import AtlasError
 from atlas.experiments import documents
-from atlas.experiments.controls import prompts_of_fact
+from atlas.experiments.controls import experiment_prompts
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
 from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
@@ -69,7 +69,7 @@ def neurons(atlas, fact):
 
 @pytest.fixture(scope="module")
 def prompts(atlas, fact):
-    return [item.prompt for item in prompts_of_fact(atlas, fact["fact_id"])]
+    return [item.prompt for item in experiment_prompts(atlas, fact["fact_id"])]
 
 
 def lab(*, quick: bool = True, session: dict | None = None, **parameters: str) -> AppTest:
@@ -248,7 +248,7 @@ def test_neurons_are_found_live_and_can_be_deselected(subject, fact, prompts, at
     from atlas.experiments.run import find_neurons
 
     at = press(lab(fact=fact["fact_id"]), "Find them live")
-    discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
+    discovery = [i.prompt for i in experiment_prompts(atlas, fact["fact_id"]) if i.group == "asked"]
     wanted = find_neurons(subject, discovery)
     names = [str(item.neuron) for item in wanted.neurons]
     assert list(table_with(at, "neuron")["neuron"]) == names
@@ -261,7 +261,7 @@ def test_neurons_are_found_live_and_can_be_deselected(subject, fact, prompts, at
 def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, prompts, atlas):
     from atlas.experiments.run import find_neurons
 
-    discovery = [i.prompt for i in prompts_of_fact(atlas, fact["fact_id"]) if i.group == "asked"]
+    discovery = [i.prompt for i in experiment_prompts(atlas, fact["fact_id"]) if i.group == "asked"]
     text = "\n".join(prompt.text.replace(fact["subject"], "Italy") for prompt in discovery[:2])
     at = lab(fact=fact["fact_id"], session={"lab_negatives": text, "lab_negative_answer": "Rome"})
     press(at, "Find them live")

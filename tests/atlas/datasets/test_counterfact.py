@@ -158,7 +158,7 @@ def whole(number: int, **changes: object) -> list[dict]:
         (changed(prompt=7), "record 2's requested_rewrite.prompt must be text, got 7"),
         (changed(target_true="rome"), "record 2's requested_rewrite.target_true must be an object"),
         (changed(target_new={"id": "Q1"}), "record 2's requested_rewrite.target_new.str is missing"),
-        (changed(prompt="the capital is"), "record 2: 'the capital is' must have exactly one {}"),
+        (changed(prompt="the capital is"), "record 2: the prompt 'the capital is' must have exactly one {}"),
         (changed(prompt="{} and {} are"), "must have exactly one {}"),
         (changed(prompt="[Y] of {} is"), "2 [Y]"),
         (whole(2, case_id=0), "record 3: the case_id 0 was used before"),

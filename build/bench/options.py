@@ -97,7 +97,7 @@ class BenchOptions:
     groups: Annotated[int, Option(min=2, help="projection: calls the sample is dealt into")] = 20
     batch_rows: Annotated[int | None, Option(min=1, help="projection: answer tokens at once")] = None
     axes: Annotated[
-        Names, Option(metavar="A,B", parser=_some_of(AXES), help=f"scaling: some of them grow")
+        Names, Option(metavar="A,B", parser=_some_of(AXES), help="scaling: some of them grow")
     ] = EVERY_AXIS
     scaling_prompts: Sizes = None
     scaling_layers: Sizes = None

@@ -10,7 +10,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from transformers import AutoModelForMsuppressedLM
+from transformers import AutoModelForMaskedLM
 
 from atlas.compat import KnowledgeNeurons, subject_of
 from atlas.errors import ModelError
@@ -266,7 +266,7 @@ def test_a_kept_edit_is_saved_with_the_model(bert: Bert, tmp_path):
     bert.kn.model.save_pretrained(tmp_path)
     changed = bert.logits()
     unpatch_fn()
-    assert torch.equal(bert.logits(AutoModelForMsuppressedLM.from_pretrained(tmp_path).eval()), changed)
+    assert torch.equal(bert.logits(AutoModelForMaskedLM.from_pretrained(tmp_path).eval()), changed)
 
 
 def test_what_was_trained_meanwhile_stays(bert: Bert):

@@ -23,8 +23,8 @@ def kn(request) -> KnowledgeNeurons:
 
 @pytest.fixture
 def fact(kn) -> tuple[str, str]:
-    mfact = kn.subject.family.kind == "mfact"
-    return (f"{CAUSAL} {kn.tokenizer.mask_token} .", "paris") if mfact else (CAUSAL, " paris")
+    masked = kn.subject.family.kind == "masked"
+    return (f"{CAUSAL} {kn.tokenizer.mask_token} .", "paris") if masked else (CAUSAL, " paris")
 
 
 def logits(kn: KnowledgeNeurons, prompt: str) -> torch.Tensor:

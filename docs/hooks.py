@@ -1,6 +1,6 @@
-"""What the site shows and nobody commits: a page a module, the columns of the tables, the root's documents.
+"""What the site shows and nobody commits: a page a module, the tables' columns, the root's documents.
 
-mkdocs calls `on_config`, `on_files` and `on_page_markdown`; griffe, which reads the docstrings, calls `Docstrings`.
+mkdocs calls `on_config`, `on_files` and `on_page_markdown`; griffe, which reads docstrings, `Docstrings`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _cell(text: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Docstrings are Markdown: their examples become code, names of the library links, and errors are listed."""
+    """Docstrings as Markdown: examples become code, the library's names links, and errors are listed."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         if obj.docstring:

@@ -1,26 +1,30 @@
-"""The documents keep their word: every example gives what it shows, and every link leads somewhere."""
+"""The documents: every example prints what it shows, every command exists, every link has a target."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 import shutil
 from collections import Counter
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
-from tests.project.test_help import PROGRAMS
 from tests.transcripts import Block, blocks, is_as_shown, prose, run_page, whole_lines
 
 SHARED = ROOT.parent / "shared"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-DOCUMENTS = [ROOT / name for name in ("README.md", "BENCHMARKS.md", "NOTICE.md")] + PAGES
-LANGUAGES = {"python", "text", "console"}
+README = ROOT / "README.md"
+OTHERS = [ROOT / f"{name}.md" for name in ("BENCHMARKS", "CHANGELOG", "CONTRIBUTING", "NOTICE")]
+DOCUMENTS = [README, *OTHERS, *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGES = {"python", "pycon", "text", "console", "bash", "toml", "yaml"}
 LINK = re.compile(r"(?<!\\)\]\((?P<target>[^()\s]+)(?:\s+\"[^\"]*\")?\)")
-OURS = re.compile(r"(python -m (atlas|build)|pip install|streamlit run) ")
+OURS = re.compile(r"(python -m (atlas|build)|pip install|streamlit run|bash) ")
 FORBIDDEN = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|(?<![\w.])/(work|opt|root|tmp|home|usr)/")
 
 
@@ -31,13 +35,8 @@ def name(path: Path) -> str:
 # Examples --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_example_of_a_page_gives_what_it_shows(page: Path, tmp_path: Path):
-    problems = run_page(page, tmp_path)
-    assert not problems, "\n".join(problems)
-
-
-def test_every_example_of_the_readme_gives_what_it_shows(tmp_path: Path):
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+def test_every_example_prints_what_it_shows(page: Path, tmp_path: Path):
     replace = {"path/of/pararel": str(SHARED / "pararel"), "path/of/published": str(SHARED / "published")}
     # A server does not end. What is not at hand here stays out: PARAREL's files, the DuckDB shell.
     without = ("streamlit run",)
@@ -45,7 +44,7 @@ def test_every_example_of_the_readme_gives_what_it_shows(tmp_path: Path):
         without += ("path/of/", "out/published")
     if shutil.which("duckdb") is None:
         without += ("duckdb",)
-    problems = run_page(ROOT / "README.md", tmp_path, replace=replace, without=without)
+    problems = run_page(page, tmp_path, replace=replace, without=without)
     assert not problems, "\n".join(problems)
 
 
@@ -56,26 +55,36 @@ def typed(path: Path) -> list[list[str]]:
     return [shlex.split(part, comments=True) for part in parts if OURS.match(part)]
 
 
-def test_every_command_of_the_readme_exists():
-    """Those that are only named: too long to run, or in need of a GPU or of other machines."""
-    commands = typed(ROOT / "README.md") + typed(ROOT / "BENCHMARKS.md")
-    assert len(commands) > 12
-    for words in commands:
-        if words[0] == "python" and words[2] in PROGRAMS:
-            command = PROGRAMS[words[2]].commands.get(words[3])
-            assert command is not None, words
-            options = {option for parameter in command.params for option in parameter.opts}
-            if words[3] != "bench":
-                assert {word for word in words if word.startswith("--")} <= options, words
+@cache
+def help_of(program: str, command: str) -> str:
+    """What `python -m PROGRAM COMMAND --help` prints, where the command exists."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            status = import_module(f"{program}.__main__").main([command, "--help"])
+        except SystemExit as leaving:
+            status = leaving.code
+    assert status in (0, None), (program, command)
+    return printed.getvalue()
+
+
+def test_every_command_exists():
+    """Those in `bash` blocks: too long to run, or in need of a GPU or of other machines."""
+    found = [words for path in DOCUMENTS for words in typed(path)]
+    assert len(found) > 30
+    for words in found:
+        if words[0] == "python":
+            options = {word for word in words if word.startswith("--")}
+            assert options <= set(re.findall(r"--[\w-]+", help_of(words[2], words[3]))), words
         elif words[0] == "pip":
             named = [word for word in words[2:] if word.endswith(".txt")]
             assert all((ROOT / file).is_file() for file in named), words
-        elif words[0] == "streamlit":
-            assert (ROOT / words[2]).is_file(), words
+        else:
+            assert (ROOT / words[-1]).is_file(), words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_a_page_has_no_block_that_nobody_runs(page: Path):
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+def test_a_page_has_no_block_that_is_not_tested(page: Path):
     found = blocks(page.read_text(encoding="utf-8"))
     assert {block.language for block in found} <= LANGUAGES
     for before, block in zip([Block("", "", 0), *found], found, strict=False):
@@ -172,8 +181,7 @@ def dangling_of(text: str, path: Path) -> list[str]:
 
 
 def test_every_link_leads_somewhere():
-    pages = [*DOCUMENTS, *sorted((ROOT / "docs" / "api").glob("*.md"))]
-    assert {name(page): lost for page in pages if (lost := dangling(page))} == {}
+    assert {name(page): lost for page in DOCUMENTS if (lost := dangling(page))} == {}
 
 
 def test_a_link_that_leads_nowhere_is_found_out(tmp_path: Path):
@@ -185,7 +193,11 @@ def test_the_index_names_every_page():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     targets = {m["target"] for m in LINK.finditer(index)}
     others = [*PAGES, *(ROOT / "docs").glob("*.ipynb")]
-    assert {"api/README.md", *(page.name for page in others)} - {"README.md"} <= targets
+    assert {"api/README.md", "evidence/report.md", *(page.name for page in others)} - {"README.md"} <= targets
+
+
+def test_the_readme_is_a_page_of_at_most_250_lines():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 250
 
 
 # Words -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# The app for a host that runs containers, such as a Hugging Face Space (README, "Host it"):
+# The app for a host that runs containers, such as a Hugging Face Space (docs/hosting.md):
 #
 #     docker build -t knowledge-neuron-atlas . && docker run -p 8501:8501 knowledge-neuron-atlas
 #

@@ -1,6 +1,6 @@
 """The examples of a Markdown page, run as a reader would run them.
 
-    run_page(ROOT / "docs" / "models.md", tmp_path)     # → what went otherwise; [] where all is as shown
+    run_page(ROOT / "docs" / "models.md", tmp_path)     # → differences; [] where all is as shown
 
 1. `blocks` takes the fenced blocks out of a page, with their lines.
 2. `run_page` starts one fresh process for the page, in a folder that looks like a checkout (links to its
@@ -37,7 +37,9 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*) *\n(?P<text>.*?)^(?P=indent)``` *$", re.DOTALL | re.MULTILINE
 )
 PROGRESS = re.compile(r"^[\w ]+: [\d,]+ of [\d,]+ \w+, .* left$|^[A-Z].* \(\d+%\)$")
-DURATION = re.compile(r"(?<![\w.])[\d,.]+ (?=(?:ms|s|min|h|threads?)\b|(?:\w+ )?a second)")
+DURATION = re.compile(
+    r"(?<![\w.])(?:(?:[\d,.]+ (?:ms|s|min|h)\b ?)+|[\d,.]+ (?=threads?\b|(?:\w+ )?a second))"
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _is_whole(command: str) -> bool:
 def run_page(
     page: Path, folder: Path, *, replace: dict[str, str] | None = None, without: tuple[str, ...] = ()
 ) -> list[str]:
-    """Run a page's examples in `folder`; what went otherwise than the page says, with its lines.
+    """Run a page's examples in `folder`; the differences from what the page shows, with their lines.
 
     Each name of `replace` found in a command stands for its value: a path that differs between machines.
     Commands that hold one of `without` are not run: what this machine lacks, or what would not end.
@@ -145,7 +147,7 @@ def run_page(
 
 
 class Page:
-    """A page while it runs: its namespace, and what went otherwise."""
+    """A page while it runs: its namespace, and the differences so far."""
 
     def __init__(self, path: Path, replace: dict[str, str], without: list[str]):
         self.path = path
@@ -175,51 +177,51 @@ class Page:
         lines = self.path.read_text(encoding="utf-8").splitlines()
         return not any(line.strip() for line in lines[block.end : after.line - 2])
 
-    def _otherwise(self, line: int, what: str) -> None:
+    def _differs(self, line: int, what: str) -> None:
         self.problems.append(f"{self.path.name}:{line}: {what}")
 
     def _python(self, block: Block, shown: str | None) -> None:
-        said = io.StringIO()
+        printed = io.StringIO()
         # Empty lines before it: tracebacks then name the page's lines.
         source = "\n" * (block.line - 1) + block.text
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(printed):
                 exec(compile(source, str(self.path), "exec"), self.namespace)
         except BaseException:
-            self._otherwise(block.line, f"the block fails.\n{traceback.format_exc()}")
+            self._differs(block.line, f"the block fails.\n{traceback.format_exc()}")
             self.raised = True
             return
-        got = said.getvalue()
+        got = printed.getvalue()
         if shown is None and got.strip():
-            self._otherwise(block.line, f"the block prints, and no text block after it shows what:\n{got}")
+            self._differs(block.line, f"the block prints, and no text block after it shows what:\n{got}")
         elif shown is not None and got.rstrip() != shown.rstrip():
-            self._otherwise(block.line, f"shown:\n{shown}\nprinted:\n{got}")
+            self._differs(block.line, f"shown:\n{shown}\nprinted:\n{got}")
 
     def _pycon(self, block: Block) -> None:
         test = doctest.DocTestParser().get_doctest(
             block.text, {}, self.path.name, str(self.path), block.line - 1
         )
         test.globs = self.namespace
-        said = io.StringIO()
-        if self.runner.run(test, out=said.write, clear_globs=False).failed:
-            self._otherwise(block.line, said.getvalue())
+        printed = io.StringIO()
+        if self.runner.run(test, out=printed.write, clear_globs=False).failed:
+            self._differs(block.line, printed.getvalue())
 
     def _console(self, block: Block) -> None:
         here = Path.cwd()
         for command, shown, place in commands(block.text):
             if any(word in command for word in self.without):
                 continue
-            asked = command
+            real = command
             for name, value in self.replace.items():
-                asked = asked.replace(name, value)
-            if asked.startswith("cd "):
-                here = here / shlex.split(asked)[1]
+                real = real.replace(name, value)
+            if real.startswith("cd "):
+                here = here / shlex.split(real)[1]
                 continue
             done = subprocess.run(
-                ["bash", "-c", asked], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                ["bash", "-c", real], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
             if not is_as_shown(shown, done.stdout):
-                self._otherwise(block.line + place, f"$ {command}\nshown:\n{shown}\nprinted:\n{done.stdout}")
+                self._differs(block.line + place, f"$ {command}\nshown:\n{shown}\nprinted:\n{done.stdout}")
 
 
 def is_as_shown(shown: str, printed: str) -> bool:

@@ -134,6 +134,7 @@ def test_a_page_that_shows_something_else_is_found_out(tmp_path: Path, text: str
     ("shown", "printed", "same"),
     [
         ("took 3 s, 27.0 prompts a second", "took 14 s, 9.1 prompts a second", True),
+        ("time        7 s, 56.61 prompts a second", "time        1 h 7 min, 1.02 prompts a second", True),
         ("3 facts", "4 facts", False),
         ("done", "attribute: 1 of 4 prompts, 6.7 a second, 45 s left\rdone", True),
         ("a\n…\nd", "a\nb\nc\nd", True),

@@ -94,7 +94,7 @@ def make_intervention(
     neurons: Sequence[Neuron],
     *,
     factor: float = 2.0,
-    value: str = "zero",
+    value: Literal["zero", "unk"] = "zero",
     old: str = "",
     new: str = "",
     remove: float = 1.0,

@@ -1,6 +1,6 @@
 """A fair line: first come, first served.
 
-    line = Line(longest=16)
+    line = FairLine(longest=16)
     place = Place(line)
     place.join() or refuse()        # does not wait; False where the line is full
     place.ahead                     # how many are served before it; 0: it is served now
@@ -24,7 +24,7 @@ TELL_EVERY_SECONDS = 0.2
 OnWait = Callable[[int], None]
 
 
-class Line:
+class FairLine:
     """Places in the order in which they joined; at most `longest`, the one being served included."""
 
     def __init__(self, longest: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Line:
 class Place:
     """One place in a line; safe to use from several threads."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: FairLine) -> None:
         self._line = line
         # Set when the place is served, and when it is given up: both end the wait.
         self._moved = threading.Event()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,8 +133,7 @@ def attribute(
     lengths = [len(token.input_ids) for _, token in tokens]
     padded = 1.0 if subject.family.one_length else PADDED[subject.family.kind]
     pending: dict[int, list[TokenScores]] = {index: [] for index in range(len(prompts))}
-    results: list[Attribution | None] = [None] * len(prompts)
-    done = 0
+    results: dict[int, Attribution] = {}
     for batch in buckets(lengths, size, padded=padded):
         items = [tokens[k][1] for k in batch]
         with subject.lock:
@@ -151,10 +151,9 @@ def attribute(
             pending[index].append(token_scores)
             if len(pending[index]) == n_tokens[index]:
                 results[index] = _averaged(subject, encoded[index].prompt, pending.pop(index), keep_paths)
-                done += 1
         if progress is not None:
-            progress(done, len(prompts))
-    return results
+            progress(len(results), len(prompts))
+    return [results[index] for index in range(len(prompts))]
 
 
 def buckets(lengths: Sequence[int], size: int, *, padded: float) -> Iterator[list[int]]:
@@ -290,7 +289,7 @@ class LinearReadout:
     head(gain · c(x)) ÷ s(x) + bias, (…, n_tokens).
     """
 
-    norm: nn.Module
+    norm: Any
     head: nn.Linear
     centred: bool
     epsilon: float
@@ -304,7 +303,8 @@ class LinearReadout:
             return None
         if family.capped_at(subject.model) is not None:
             return None
-        head, norm = subject.model.get_submodule(family.head[0]), between[0]
+        head = subject.model.get_submodule(family.head[0])
+        norm: Any = between[0]
         if not isinstance(head, nn.Linear) or head.weight.dtype is not torch.float32:
             return None
         if getattr(norm, "weight", None) is None:

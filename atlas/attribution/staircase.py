@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
     input_ids = torch.tensor(padded, device=device)
     position = torch.tensor([item.position for item in items], device=device)
     visible = torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None]
-    cache = DynamicCache() if causal else None
+    cache: Any = DynamicCache() if causal else None
     # In a causal model padding on the right is never seen; the answer comes before it.
     options = {"past_key_values": cache, "use_cache": True} if causal else {"attention_mask": visible.long()}
     with recording(model, family, position[:, None], outputs=not causal, arguments=True) as trace:
@@ -273,7 +274,7 @@ class _PrefixCache:
 class _SentenceCache:
     """Step 3, masked: keys and values of whole sentences, for a query at the answer position only."""
 
-    def __init__(self, attention: torch.nn.Module, state: Tensor) -> None:
+    def __init__(self, attention: Any, state: Tensor) -> None:
         self.attention, self.state = attention, state
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -427,7 +428,7 @@ def _write(subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor
     else:
         begun = base.start.writes[item, layer]
         write = begun + alpha[:, None] * (write - begun)
-    bias = subject.family.down(subject.model, layer).bias
+    bias: Any = subject.family.down(subject.model, layer).bias
     return write if bias is None else write + bias
 
 
@@ -458,7 +459,9 @@ def _through(
     prefix: _PrefixCache,
 ) -> Tensor:
     """The rows in flight through one layer; shapes as in `_entering`."""
-    options = {name: _of_rows(name, value, item) for name, value in base.arguments[layer].items()}
+    options: dict[str, Any] = {
+        name: _of_rows(name, value, item) for name, value in base.arguments[layer].items()
+    }
     if subject.family.kind == "causal":
         options[base.cache_name] = prefix
         return hidden_of(module(state[:, None], **options))[:, 0]

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas.errors import AtlasError, PromptError
-from atlas.experiments.run import Progress, Steps, with_random_neurons
+from atlas.experiments.run import Steps, with_random_neurons
 from atlas.interventions import Intervention, Suppress
+from atlas.models.known import OnProgress
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery.subject import Prediction, Subject
 
@@ -71,7 +72,7 @@ def cross_effects(
     change: Callable[[tuple[Neuron, ...]], Intervention] = Suppress,
     draws: int = 5,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> tuple[CrossEffect, ...]:
     """Each set of neurons on each set of prompts, in this order; sets without neurons are left out.
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, model_validator
 
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments.experiment import (
@@ -31,7 +31,7 @@ from atlas.experiments.experiment import (
     Neurons,
     PromptText,
 )
-from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Whole, one_line, parse_json, validate
+from atlas.experiments.reading import REMEDY, STRICT, PlainText, one_line, parse_json, validate
 from atlas.interventions import INTERVENTION_KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
 from atlas.neuron import ExperimentPrompt, Prompt
 
@@ -56,8 +56,8 @@ class _Entry(BaseModel):
     model_config = STRICT
 
 
-_Answer = Annotated[Text, Field(max_length=MAX_ANSWER)]
-_Strength = Annotated[Number, Field(ge=0, le=1000)]
+_Answer = Annotated[PlainText, Field(max_length=MAX_ANSWER)]
+_Strength = Annotated[StrictFloat, Field(ge=0, le=1000)]
 
 
 class _Intervention(_Entry):
@@ -65,7 +65,7 @@ class _Intervention(_Entry):
 
     kind: Literal["suppress", "amplify", "erase", "edit"]
     neurons: Neurons
-    factor: Annotated[Number, Field(ge=-100, le=100)] = 2.0
+    factor: Annotated[StrictFloat, Field(ge=-100, le=100)] = 2.0
     value: Literal["zero", "unk"] = "zero"
     old: _Answer = ""
     new: _Answer = ""
@@ -92,7 +92,7 @@ _Interventions = Annotated[tuple[_Intervention, ...], Field(max_length=MAX_INTER
 
 
 class _Prompt(_Entry):
-    group: Annotated[Text, Field(max_length=20)]
+    group: Annotated[PlainText, Field(max_length=20)]
     text: PromptText
     answer: PromptText
     fact_id: Name = ""
@@ -104,7 +104,7 @@ class _Prompt(_Entry):
 
 class _Model(_Entry):
     name: Name
-    weights_sha256: Text = ""
+    weights_sha256: PlainText = ""
 
     @model_validator(mode="after")
     def _is_named(self) -> _Model:
@@ -123,16 +123,16 @@ def _check_version(version: int) -> int:
 
 
 class _Document(_Entry):
-    format: Text
+    format: PlainText
     # Raises at once: what the other fields of another version should be is not known.
-    version: Annotated[Whole, AfterValidator(_check_version)]
+    version: Annotated[StrictInt, AfterValidator(_check_version)]
     model: _Model
     atlas_id: Name = ""
     fact_id: Name = ""
     interventions: _Interventions
     prompts: Annotated[tuple[_Prompt, ...], Field(max_length=MAX_PROMPTS)]
-    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)]
-    draws: Annotated[Whole, Field(ge=1, le=MAX_DRAWS)]
+    seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
+    draws: Annotated[StrictInt, Field(ge=1, le=MAX_DRAWS)]
     results: ExperimentResults | None = None
 
 

@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, with_config
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, with_config
 
 from atlas.errors import AtlasError, DocumentError, PromptError
-from atlas.experiments.reading import REMEDY, STRICT, Number, Text, Truth, Whole, has_control
+from atlas.experiments.reading import REMEDY, STRICT, PlainText, has_control
 from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
 from atlas.neuron import ExperimentPrompt, Neuron
 
@@ -40,15 +40,15 @@ def _parse_neuron(value: Any) -> Neuron:
 
 
 # What files hold, with the bounds within which they are read.
-Name = Annotated[Text, Field(max_length=MAX_NAME)]
-PromptText = Annotated[Text, Field(max_length=MAX_TEXT)]
+Name = Annotated[PlainText, Field(max_length=MAX_NAME)]
+PromptText = Annotated[PlainText, Field(max_length=MAX_TEXT)]
 Neurons = Annotated[
     tuple[Annotated[Neuron, BeforeValidator(_parse_neuron)], ...], Field(max_length=MAX_NEURONS)
 ]
-Rank = Annotated[Whole, Field(ge=1, le=MAX_RANK)]
+Rank = Annotated[StrictInt, Field(ge=1, le=MAX_RANK)]
 Ranks = Annotated[tuple[Rank, ...], Field(max_length=MAX_DRAWS)]
 # Rounding may lift a probability a little above 1.
-Probability = Annotated[Number, Field(ge=0, le=1.001)]
+Probability = Annotated[StrictFloat, Field(ge=0, le=1.001)]
 Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 
 
@@ -168,7 +168,7 @@ class ExperimentResults:
 
     prompts: Annotated[tuple[PromptResults, ...], Field(max_length=MAX_PROMPTS)]
     random_neurons: Annotated[tuple[Neurons, ...], Field(max_length=MAX_DRAWS)]
-    undo_is_exact: Truth
+    undo_is_exact: StrictBool
     device: Name = ""
     dtype: Name = ""
 

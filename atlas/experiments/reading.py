@@ -3,8 +3,8 @@
     @with_config(STRICT)
     @dataclass(frozen=True)
     class Point:
-        name: Text
-        weight: Annotated[Number, Field(ge=0, le=1)] = 1.0
+        name: PlainText
+        weight: Annotated[StrictFloat, Field(ge=0, le=1)] = 1.0
 
     validate(parse_json('{"name": "a"}', most=200_000), Point, what="The point")
 
@@ -23,7 +23,7 @@ from atlas.validation import has_control, one_line, problem_of
 
 REMEDY = "Download or copy it again."
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 # Types -----------------------------------------------------------------------------------------------
@@ -35,10 +35,7 @@ def _without_control(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, Strict(), BeforeValidator(_without_control)]
-Whole = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-Truth = Annotated[bool, Strict()]
+PlainText = Annotated[str, Strict(), BeforeValidator(_without_control)]
 
 
 STRICT = ConfigDict(extra="forbid")
@@ -73,7 +70,7 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if value is not None}
 
 
-def validate(value: Any, kind: type[T], *, what: str) -> T:
+def validate(value: Any, kind: type[_T], *, what: str) -> _T:
     """The parsed value as `kind`; `what` opens the sentence of the `DocumentError` where it is none."""
     try:
         return TypeAdapter(kind).validate_python(value)

@@ -20,7 +20,7 @@ written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sectio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -33,6 +33,7 @@ from atlas.experiments.documents import from_json, from_link, read_document, to_
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, PromptOutcome
 from atlas.interventions import Amplify, Intervention, make_intervention
+from atlas.models.known import OnProgress
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.interventions import check_interventions
@@ -67,13 +68,11 @@ OWN_GROUPS = ("asked", "paraphrases")
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 MAX_FACTORS = 50
 
-Progress = Callable[[float, str], None]
-
 
 class Steps:
     """Progress over steps, each of which waits for its turn at the model."""
 
-    def __init__(self, subject: Subject, n_steps: int, progress: Progress | None) -> None:
+    def __init__(self, subject: Subject, n_steps: int, progress: OnProgress | None) -> None:
         self._subject, self._n_steps, self._done = subject, n_steps, 0
         self._progress = progress
 
@@ -181,7 +180,7 @@ def find_neurons(
     *,
     negatives: Sequence[Prompt] = (),
     rule: Refinement = MODES["default"],
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Found:
     """The knowledge neurons of these prompts; of a single prompt its coarse neurons.
 
@@ -242,7 +241,7 @@ def with_random_neurons(
 # The experiment --------------------------------------------------------------------------------------
 
 
-def run(subject: Subject, experiment: Experiment, *, progress: Progress | None = None) -> Outcome:
+def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None = None) -> Outcome:
     """Do the experiment. The model is never written to, and is held only during each step."""
     interventions = check_interventions(subject, experiment.interventions)
     prompts = [item.prompt for item in experiment.prompts]
@@ -340,7 +339,7 @@ def dose_response(
     experiment: Experiment,
     factors: Sequence[float] = FACTORS,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> tuple[Dose, ...]:
     """The answers' probabilities over the factor by which the experiment's neurons are multiplied.
 

@@ -36,7 +36,7 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
-from atlas.line import Line, Place
+from atlas.line import FairLine, Place
 from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
@@ -132,7 +132,7 @@ class Sandbox:
             "memory": int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000),
             "threads": threads,
         }
-        self._line = Line(LONGEST_LINE)
+        self._line = FairLine(LONGEST_LINE)
         self._guard = threading.Lock()
         self._closed = False
         self._rest: threading.Timer | None = None

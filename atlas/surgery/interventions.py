@@ -168,12 +168,12 @@ def changing(
     def register(handles: list) -> None:
         for layer, entries in scaled.items():
             down = subject.family.down(subject.model, layer)
-            hook = _scaler(entries, n_rows, positions.device)
-            handles.append(down.register_forward_pre_hook(in_its_call(layers, layer, hook)))
-        for layer, entries in replaced.items():
+            scale = _scaler(entries, n_rows, positions.device)
+            handles.append(down.register_forward_pre_hook(in_its_call(layers, layer, scale)))
+        for layer, differences in replaced.items():
             down = subject.family.down(subject.model, layer)
-            hook = _adder(entries, n_rows)
-            handles.append(down.register_forward_hook(in_its_call(layers, layer, hook)))
+            add = _adder(differences, n_rows)
+            handles.append(down.register_forward_hook(in_its_call(layers, layer, add)))
 
     with attached(register):
         yield

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -187,7 +187,7 @@ class LoadedModel:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         if token is None:  # a vocabulary padded beyond the tokenizer's
             return f"<{token_id}>"
-        text = self.tokenizer.convert_tokens_to_string([token])
+        text = self.tokenizer.convert_tokens_to_string([str(token)])
         return text if text.strip() else repr(text)
 
     def answer_tokens(self, answer: str, *, space: bool = True) -> tuple[int, ...]:
@@ -356,9 +356,10 @@ def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedToke
         family = family_of(PretrainedConfig.get_config_dict(folder, **safe)[0])
         config = AutoConfig.from_pretrained(folder, **safe)
         auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
-        model, report = auto.from_pretrained(
+        read: Any = auto.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
+        model, report = read
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (

@@ -14,14 +14,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from atlas.line import Line, OnWait, Place
+from atlas.line import FairLine, OnWait, Place
 
 
 class FairLock:
     """Reentrant, first come first served; see the module."""
 
     def __init__(self) -> None:
-        self._line = Line()
+        self._line = FairLine()
         self._owner: int | None = None
         self._place: Place | None = None
         self._depth = 0

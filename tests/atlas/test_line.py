@@ -2,17 +2,17 @@
 
 import threading
 
-from atlas.line import Line, Place
+from atlas.line import FairLine, Place
 
 
-def joined(line: Line, count: int) -> list[Place]:
+def joined(line: FairLine, count: int) -> list[Place]:
     places = [Place(line) for _ in range(count)]
     assert all(place.join() for place in places)
     return places
 
 
 def test_the_first_place_is_served_and_the_others_know_how_many_are_ahead():
-    line = Line()
+    line = FairLine()
     first, second, third = joined(line, 3)
     assert [place.ahead for place in (first, second, third)] == [0, 1, 2]
     assert first.wait(0)
@@ -23,7 +23,7 @@ def test_the_first_place_is_served_and_the_others_know_how_many_are_ahead():
 
 
 def test_a_full_line_takes_no_more_until_a_place_is_free():
-    line = Line(longest=2)
+    line = FairLine(longest=2)
     first, _ = joined(line, 2)
     late = Place(line)
     assert not late.join()
@@ -33,7 +33,7 @@ def test_a_full_line_takes_no_more_until_a_place_is_free():
 
 
 def test_a_cancelled_place_stops_waiting_and_the_one_being_served_stays():
-    line = Line()
+    line = FairLine()
     first, second, third = joined(line, 3)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(second.wait(60)))

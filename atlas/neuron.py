@@ -4,7 +4,7 @@
     template = Template("P36.0", "P36", "The capital city of [X] is called [Y].")
     template.prompt(Fact("…", "P36", "France", "Paris")).text   # "The capital city of France is …"
 
-Frozen dataclasses of the standard library only, so that everything may import them.
+Frozen dataclasses of the standard library only, so that every module can import them.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def attribute(
     largest |score|; or a fixed Riemann sum of `steps` points: ``left`` (the paper's code), ``endpoints`` (the
     replication), ``right``. keep_paths: give the points that were evaluated, too. batch_rows: answer tokens
     at once. `progress` is called with (prompts done, prompts) after each batch. Raises `PromptError` for a
-    prompt that cannot be asked, and `ModelError` when a score is no number.
+    prompt that the model cannot read, and `ModelError` when a score is NaN.
     """
     if method not in _METHODS:
         raise AtlasError(f"method must be one of {', '.join(_METHODS)}, got '{method}'.")

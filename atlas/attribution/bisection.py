@@ -1,7 +1,7 @@
 """Pieces of paths: what nested rules do not settle is halved where it is uncertain.
 
-    pieces = integrated(subject, base, cuts, precision="float32")     # two evaluations each
-    pieces.halves(worst(pieces.error, limit=0.01, room=8))            # the next cuts
+    pieces = integrate_cuts(subject, base, cuts, precision="float32")     # two evaluations each
+    pieces.halves(pick_worst(pieces.error, limit=0.01, room=8))            # the next cuts
 
 A path can jump anywhere: adaptive Simpson (Lyness, 1969) with Boole's rule as its extrapolation.
 
@@ -10,7 +10,7 @@ A path can jump anywhere: adaptive Simpson (Lyness, 1969) with Boole's rule as i
    Simpson's on three its `change`, and |Σ scores − its rise of P| its `gap`.
 3. *Halves.* Of a path's pieces the worst are halved, as few as leave less than the limit in the others.
 
-Arrays over all pieces of all paths of a batch: a GPU is asked once a round, not once a piece.
+Arrays hold all pieces of all paths of a batch: one call to a GPU a round, not one a piece.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def no_pieces(subject: Subject) -> Pieces:
     return Pieces(number, number, nodes, nodes, none, none, gradient, scores)
 
 
-def integrated(subject: Subject, base: Base, cuts: Cuts, *, precision: str) -> Pieces:
+def integrate_cuts(subject: Subject, base: Base, cuts: Cuts, *, precision: str) -> Pieces:
     """Step 2: the cuts as pieces, sorted by layer."""
     cuts = cuts.taken(np.argsort(cuts.layer, kind="stable"))
     n = len(cuts)
@@ -184,7 +184,7 @@ def integrated(subject: Subject, base: Base, cuts: Cuts, *, precision: str) -> P
     )
 
 
-def worst(error: np.ndarray, *, limit: float, room: int) -> np.ndarray:
+def pick_worst(error: np.ndarray, *, limit: float, room: int) -> np.ndarray:
     """Step 3: which of a path's pieces, (n_pieces,) errors, to halve: the worst first, at least one, at most
     `room`, and as few as leave less than the limit in the others."""
     order = np.argsort(-error, kind="stable")

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from atlas.attribution import quadrature
-from atlas.attribution.bisection import Cuts, integrated, no_pieces, worst
+from atlas.attribution.bisection import Cuts, integrate_cuts, no_pieces, pick_worst
 from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
 from atlas.surgery.subject import Subject, TokenPrediction
 
@@ -40,8 +40,8 @@ STALLED = 0.5
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One answer token's part of an `Attribution`, on the CPU: scores (n_layers, n_neurons), what the model
-    says in the token's place, and the rest (n_layers,); paths only where they were asked for."""
+    """One answer token's part of an `Attribution`, on the CPU: scores (n_layers, n_neurons), the prediction
+    at its position, and the rest (n_layers,); paths only with `keep_paths`."""
 
     index: int
     prediction: TokenPrediction
@@ -73,7 +73,7 @@ def integrated_from(
     steps: int,
     keep_paths: bool,
 ) -> list[TokenScores]:
-    """The same from a base pass, which may say where paths begin."""
+    """The same from a base pass, which may set where paths begin."""
     if rule == "certified":
         return _Certified(subject, base, tolerance, max_points).run(items, keep_paths=keep_paths)
     return _riemann(subject, base, items, rule, steps, tolerance, keep_paths)
@@ -95,7 +95,7 @@ def _riemann(
     tolerance: float,
     keep_paths: bool,
 ) -> list[TokenScores]:
-    """A fixed sum; its gap says how far it is off, and α = 0 is evaluated for that alone if need be."""
+    """A fixed sum; its gap is its error, for which α = 0 is evaluated where the rule does not."""
     nodes, weights = quadrature.riemann(rule, steps)
     inner = nodes < 1
     alphas, inner_weights = nodes[inner], weights[inner]
@@ -142,8 +142,8 @@ def _riemann(
 class _Certified:
     """Steps 6 and 7 for a batch of answer tokens.
 
-    What is decided upon lies on the CPU, (n_items, n_layers): gap, change, n_points, the largest |score|, and
-    whether a path is live, that is, worth another round. What is computed with lies on the device.
+    Decisions are made on the CPU, (n_items, n_layers): gap, change, n_points, the largest |score|, and
+    whether a path is live, that is, gets another round. Gradients, probabilities and scores stay on the device.
     """
 
     def __init__(self, subject: Subject, base: Base, tolerance: float, max_points: int) -> None:
@@ -207,7 +207,7 @@ class _Certified:
     # --- step 7 ---
 
     def _begin_again(self) -> bool:
-        """What rounding kept from settling starts anew in float32. False: there is none."""
+        """Restart in float32 the paths that rounding kept from settling. False where there are none."""
         again = ~self._settled() & ~self.exact
         if not bool(again.any()):
             return False
@@ -221,14 +221,14 @@ class _Certified:
         return True
 
     def _let_go(self, due: Tensor, before: Tensor) -> None:
-        """In less than float32, what a round brought no further: its error was `before`."""
+        """In less than float32, stop paths whose error, `before` the round, it did not lower enough."""
         if self.precision != "float32":
             self.live &= ~(due & (self._error() > STALLED * before))
 
     # --- step 6: nested rules ---
 
     def _nested(self) -> bool:
-        """Rules of 3, 5 and 9 points; each evaluates what the one before it has not. False: none was due."""
+        """Rules of 3, 5 and 9 points; each evaluates only its new nodes. False where none was due."""
         base, subject = self.base, self.subject
         evaluated = False
         for level in range(1, len(quadrature.LEVELS)):
@@ -273,12 +273,12 @@ class _Certified:
             scores = project_to_neurons(self.subject, self.base, layer, item, summed)
             change = (scores - self.scores[item, layer]).abs().amax(-1)
             self.scores[item, layer] = scores
-            found.append(torch.stack([change, *self._measured(item, layer)]))
+            found.append(torch.stack([change, *self._measure(item, layer)]))
             pairs.append(torch.stack([chosen, torch.full_like(chosen, layer)]))
         k, layer = torch.cat(pairs, 1)
         self.change[k, layer], self.gap[k, layer], self.largest[k, layer] = torch.cat(found, 1).cpu()
 
-    def _measured(self, item: Tensor, layer: Tensor | int) -> tuple[Tensor, Tensor]:
+    def _measure(self, item: Tensor, layer: Tensor | int) -> tuple[Tensor, Tensor]:
         """The gap and the largest |score| of pairs, as they are now."""
         scores = self.scores[item, layer]
         ends = self.path[item, layer, -1] - self.path[item, layer, 0]
@@ -287,14 +287,14 @@ class _Certified:
     # --- step 6: pieces ---
 
     def _adaptive(self) -> bool:
-        """A path can jump anywhere: halve the pieces that are still uncertain, wherever they lie.
+        """Halve the pieces that are still uncertain, wherever they lie: a path can jump anywhere.
 
-        False: no pair was uncertain, or none of those had points left.
+        False where no pair was uncertain, or none of those had points left.
         """
         evaluated = False
         while len(cuts := self._cuts()):
             evaluated, before = True, self._error()
-            found = integrated(self.subject, self.base, cuts, precision=self.precision)
+            found = integrate_cuts(self.subject, self.base, cuts, precision=self.precision)
             self.pieces = self.pieces.joined(found)
             np.add.at(self.n_points.numpy(), (cuts.item, cuts.layer), 2)
             touched = torch.zeros_like(self.live)
@@ -305,7 +305,7 @@ class _Certified:
 
     def _cuts(self) -> Cuts:
         """What to evaluate next: whole paths that nine points did not settle, and halves of their pieces."""
-        # A score that is no number never settles; `attribute` says so.
+        # A score that is NaN never settles; `attribute` raises.
         due = ~self._settled() & self.live & (self.n_points >= quadrature.FINEST) & self.largest.isfinite()
         cuts = self._whole_paths(due)
         limits = self._limit()[:, 0].tolist()
@@ -313,7 +313,7 @@ class _Certified:
         for pieces in self._by_pair(due):
             k, layer = self.pieces.item[pieces[0]], self.pieces.layer[pieces[0]]
             room = (self.max_points - int(self.n_points[k, layer])) // 4
-            chosen.append(pieces[worst(self.pieces.error[pieces], limit=limits[k], room=room)])
+            chosen.append(pieces[pick_worst(self.pieces.error[pieces], limit=limits[k], room=room)])
         halved = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
         if len(halved):
             cuts = cuts.joined(self.pieces.halves(halved))
@@ -347,7 +347,7 @@ class _Certified:
         k, layer = (torch.from_numpy(index[first]) for index in (self.pieces.item, self.pieces.layer))
         item, at = k.to(self.subject.device), layer.to(self.subject.device)
         self.scores[item, at] = self.pieces.summed(groups)
-        self.gap[k, layer], self.largest[k, layer] = torch.stack(self._measured(item, at)).cpu()
+        self.gap[k, layer], self.largest[k, layer] = torch.stack(self._measure(item, at)).cpu()
         changes = [self.pieces.change[group].sum() for group in groups]
         self.change[k, layer] = torch.tensor(changes, dtype=self.change.dtype)
 

@@ -210,7 +210,7 @@ def interventions_from_json(text: str) -> list[Intervention]:
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
     if not experiment.model:
-        raise AtlasError("The experiment does not say which model it is for. Give it the model's name.")
+        raise AtlasError("The experiment has no model. Set the name of its model.")
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -21,7 +21,7 @@ from atlas.experiments.reading import REMEDY, STRICT, PlainText, has_control
 from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
 from atlas.neuron import ExperimentPrompt, Neuron
 
-# More than any page asks for; what a visitor may ask for is the app's to say.
+# Limits of a file; the app has lower ones for visitors.
 MAX_PROMPTS = 300
 MAX_TEXT = 2000
 MAX_DRAWS = 100
@@ -56,8 +56,8 @@ Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 class Experiment:
     """What is to be done: interventions in their order, prompts, the random control's seed and draws.
 
-    `model` and `weights_sha256` say what it was made with, `atlas_id` and `fact_id` where its prompts came
-    from; empty where nobody said.
+    `model` and `weights_sha256`: what it was made with; `atlas_id` and `fact_id`: where its prompts came
+    from; empty where unknown.
     """
 
     interventions: tuple[Intervention, ...]
@@ -73,7 +73,7 @@ class Experiment:
         object.__setattr__(self, "interventions", tuple(self.interventions))
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if not self.prompts:
-            raise PromptError("There is no prompt to try this on. Choose a fact or type one.")
+            raise PromptError("The experiment has no prompts. Choose a fact or type one.")
         if len(self.prompts) > MAX_PROMPTS:
             raise PromptError(f"There are {len(self.prompts)} prompts. Give at most {MAX_PROMPTS}.")
         for item in self.prompts:
@@ -88,16 +88,16 @@ class Experiment:
                     "Leave them out."
                 )
         if not self.neurons:
-            raise AtlasError("There are no neurons to change. Find some, or keep at least one.")
+            raise AtlasError("The experiment changes no neurons. Find some, or keep at least one.")
         if len(self.interventions) > MAX_INTERVENTIONS or len(self.neurons) > MAX_NEURONS:
             raise AtlasError(
                 f"There are {len(self.interventions)} changes of {len(self.neurons):,} neurons. "
                 f"Give at most {MAX_INTERVENTIONS} and {MAX_NEURONS:,}."
             )
         if not 1 <= self.draws <= MAX_DRAWS:
-            raise AtlasError(f"{self.draws} random draws cannot be made. Give 1 to {MAX_DRAWS}.")
+            raise AtlasError(f"draws must be between 1 and {MAX_DRAWS}, got {self.draws}.")
         if not 0 <= self.seed <= MAX_SEED:
-            raise AtlasError(f"A seed of {self.seed} cannot be used. Give 0 or more, below 2^63.")
+            raise AtlasError(f"seed must be between 0 and 2^63 - 1, got {self.seed}.")
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -188,14 +188,14 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether no value is further apart than processors make it."""
+        """Whether all values agree within the tolerance."""
         return self.n_apart == 0
 
 
 def compare_results(
     one: ExperimentResults, two: ExperimentResults, *, relative: float = 1e-3, absolute: float = 1e-6
 ) -> Agreement:
-    """Whether two results are the same up to what processors differ by.
+    """Whether two results agree, up to the rounding by which processors differ.
 
     Raises `DocumentError` when they are not of the same experiment.
     """

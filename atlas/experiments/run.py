@@ -111,7 +111,7 @@ def parse_prompts(
     max_prompts: int = MAX_PROMPTS,
     max_length: int = MAX_TEXT,
 ) -> tuple[Prompt, ...]:
-    """Prompts as people type them, one a line; `AtlasError` when a line or the answer cannot be used."""
+    """Prompts from typed text, one a line; `PromptError` when a line or the answer cannot be used."""
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not lines:
         raise PromptError("There are no prompts. Type one a line, with [Y] where the answer goes.")
@@ -188,7 +188,7 @@ def find_neurons(
     same words. A neuron that is coarse in as large a share of them is left out (`atlas.refinement`, step 4).
     """
     if not prompts:
-        raise PromptError("There is no prompt to find neurons on. Choose a fact or type one.")
+        raise PromptError("There are no prompts to find neurons on. Choose a fact or type one.")
     if set(prompts) & set(negatives):
         raise PromptError("A prompt is also a negative example. Remove it from one of the two.")
     everything = (*prompts, *negatives)
@@ -242,7 +242,7 @@ def with_random_neurons(
 
 
 def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None = None) -> Outcome:
-    """Do the experiment. The model is never written to, and is held only during each step."""
+    """Run the experiment. The model is never written to, and is held only during each step."""
     interventions = check_interventions(subject, experiment.interventions)
     prompts = [item.prompt for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)

@@ -171,7 +171,7 @@ class LoadedModel:
     # --- prompts ---
 
     def prompt(self, text: str, answer: str) -> Prompt:
-        """A prompt from text as people type it: ``[Y]`` or ``[MASK]`` marks the answer's place.
+        """A prompt from text as typed: ``[Y]`` or ``[MASK]`` marks the answer position.
 
         A causal model's answer comes last, so there the mark may be left out.
         """
@@ -248,7 +248,7 @@ class LoadedModel:
             )
         stem = tuple(self.tokenizer.encode(prompt.stem))
         if not stem:
-            raise PromptError(f"The prompt '{prompt.text}' has no words before the answer. Write some.")
+            raise PromptError(f"The prompt '{prompt.text}' has no words before the answer. Add some.")
         spaced = prompt.text.split(OBJECT_SLOT)[0] != prompt.stem
         targets = self.answer_tokens(prompt.answer, space=spaced)
         # Teacher forcing: token j is predicted after the stem and the tokens before it.

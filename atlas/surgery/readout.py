@@ -3,7 +3,7 @@
     readout(subject, [Neuron(9, 2141)], k=5)[0].promoted      # ((" Baku", 1.8), …)
 
 A neuron writes its activation times its value vector into the residual stream, so the value vector's
-product with the unembedding says which tokens it raises and which it lowers (Geva et al., EMNLP 2022,
+product with the unembedding is how much it raises or lowers each token (Geva et al., EMNLP 2022,
 "Transformer Feed-Forward Layers Build Predictions by Promoting Concepts in the Vocabulary Space").
 A final norm's gain is applied, its centring and scale are not: they depend on everything else
 in the stream.

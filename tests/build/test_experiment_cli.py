@@ -191,7 +191,7 @@ def test_a_file_that_is_too_large_is_refused_without_reading_it_whole(refused, t
     [
         ({"version": 99}, "has version 99"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
-        ({"prompts": []}, "There is no prompt"),
+        ({"prompts": []}, "has no prompts"),
         (
             {"model": {"name": "./no/such/folder"}},
             "is neither a folder nor a model's name",

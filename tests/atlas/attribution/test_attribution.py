@@ -232,14 +232,14 @@ def test_a_smaller_tolerance_takes_more_points_and_never_fewer_than_three(subjec
 def test_the_answers_probability_and_rank_are_the_models(subject, plain):
     for result in attribute(subject, PROMPTS):
         tokens = plain.tokens(result.prompt)
-        product, worst = 1.0, 1
+        product, pick_worst = 1.0, 1
         for input_ids, position, target in tokens:
             with torch.no_grad():
                 p = torch.softmax(plain.model(input_ids=input_ids[None]).logits[0, position], -1)
             product *= p[target].item()
-            worst = max(worst, int((p > p[target]).sum()) + 1)
+            pick_worst = max(pick_worst, int((p > p[target]).sum()) + 1)
         assert result.prediction.probability == pytest.approx(product, rel=1e-4)
-        assert result.prediction.rank == worst
+        assert result.prediction.rank == pick_worst
         assert result.p_one[:, 0].prod() == pytest.approx(product, rel=1e-4)
 
 

@@ -160,7 +160,7 @@ def test_a_document_of_version_1_is_read_and_can_be_kept_again():
 
 def test_an_experiment_without_a_model_cannot_be_kept():
     for keep in (to_json, to_link):
-        with pytest.raises(AtlasError, match="does not say which model"):
+        with pytest.raises(AtlasError, match="has no model"):
             keep(replace(EXPERIMENT, model=""))
 
 
@@ -192,7 +192,7 @@ def changed(path: str, value: object) -> str:
         ("model.name", "m" * 301, "model.name must have at most 300 characters, got 301"),
         ("model.weights_sha256", "abc", "a weights_sha256 of 64 hexadecimal digits"),
         ("model.path", "/etc", "model.path is not a known field"),
-        ("interventions", [], "There are no neurons to change"),
+        ("interventions", [], "changes no neurons"),
         ("interventions", {"kind": "suppress"}, "interventions must be a list"),
         (
             "interventions",
@@ -224,7 +224,7 @@ def changed(path: str, value: object) -> str:
         ("interventions.3.old", None, "interventions[3] must have the field old"),
         ("interventions.3.new", "x" * 201, "interventions[3].new must have at most 200 characters, got 201"),
         ("interventions.3.add", -1, "interventions[3].add must be at least 0, got -1"),
-        ("prompts", [], "There is no prompt"),
+        ("prompts", [], "has no prompts"),
         ("prompts", PLAIN["prompts"] * 76, "prompts must have at most 300 items, got 304"),
         ("prompts.0.group", "friends", "group must be one of asked"),
         ("prompts.0.text", "no place\nfor it", "has 0 places for the answer"),

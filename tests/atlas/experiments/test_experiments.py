@@ -159,7 +159,7 @@ def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, s
 
 
 def test_no_prompt_finds_no_neurons_but_a_sentence(bert):
-    with pytest.raises(PromptError, match="no prompt to find neurons on"):
+    with pytest.raises(PromptError, match="no prompts to find neurons on"):
         experiments.find_neurons(bert, [])
 
 
@@ -318,12 +318,12 @@ def test_without_an_edit_no_new_answer_is_asked_for(bert):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"prompts": ()}, "no prompt"),
-        ({"interventions": ()}, "no neurons"),
-        ({"draws": 0}, "random draws"),
-        ({"draws": 10**6}, "random draws"),
-        ({"seed": -1}, "seed of -1"),
-        ({"seed": 2**63}, "seed of 9223372036854775808"),
+        ({"prompts": ()}, "has no prompts"),
+        ({"interventions": ()}, "changes no neurons"),
+        ({"draws": 0}, "draws must be between 1 and 100"),
+        ({"draws": 10**6}, "draws must be between 1 and 100"),
+        ({"seed": -1}, "seed must be between 0 and .*got -1"),
+        ({"seed": 2**63}, "got 9223372036854775808"),
         ({"prompts": ASKED * 101}, "There are 303 prompts"),
         (
             {"prompts": [ExperimentPrompt("asked", Prompt("", "", "a" * 3000 + "[Y]", "b"))]},
@@ -340,7 +340,7 @@ def test_an_experiment_that_cannot_be_made_gets_a_sentence(options, said):
 
 
 def test_an_experiment_without_neurons_gets_a_sentence():
-    with pytest.raises(AtlasError, match="no neurons"):
+    with pytest.raises(AtlasError, match="changes no neurons"):
         Experiment(suppress(()), ASKED)
 
 

@@ -143,7 +143,7 @@ class _Certified:
     """Steps 6 and 7 for a batch of answer tokens.
 
     Decisions are made on the CPU, (n_items, n_layers): gap, change, n_points, the largest |score|, and
-    whether a path is live, that is, gets another round. Gradients, probabilities and scores stay on the device.
+    whether a path is live, that is, gets another round. Gradients and scores stay on the device.
     """
 
     def __init__(self, subject: Subject, base: Base, tolerance: float, max_points: int) -> None:

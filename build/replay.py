@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from atlas.errors import BuildError
 from atlas.experiments.documents import MAX_FILE_BYTES, Document, read_document, to_json
-from atlas.experiments.experiment import Agreement, agreement
+from atlas.experiments.experiment import Agreement, compare_results
 from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
 from atlas.models import locate
-from atlas.neuron import GROUPS
+from atlas.neuron import PROMPT_GROUPS
 from build.output.writer import open_output
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def replay_experiment(
 
     outcome = run(load_subject(str(located.name), device=device), kept.experiment, progress=progress)
     # Step 4: compare.
-    compared = None if kept.results is None else agreement(kept.results, outcome.results)
+    compared = None if kept.results is None else compare_results(kept.results, outcome.results)
     if json_file is not None:
         with open_output(json_file) as target:
             target.write(to_json(outcome.experiment, outcome.results).encode() + b"\n")
@@ -158,7 +158,7 @@ def _new_answer(groups: Sequence[GroupSummary], answer: str) -> Iterator[str]:
 def _row(each: GroupSummary, change: str, random_change: str) -> str:
     ranks = f"{each.rank_1_before} → {each.rank_1_after}, random {each.rank_1_random:.1f}"
     return (
-        f"{GROUPS[each.group]:<22} {each.n_prompts:>7} {each.before:>8.4f} {each.after:>8.4f} "
+        f"{PROMPT_GROUPS[each.group]:<22} {each.n_prompts:>7} {each.before:>8.4f} {each.after:>8.4f} "
         f"{change:>7} {each.random:>8.4f} {random_change:>7}   {ranks}"
     )
 

@@ -12,7 +12,7 @@ from atlas.experiments import documents
 from atlas.experiments.controls import experiment_prompts
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
-from atlas.neuron import GROUPS, ExperimentPrompt, Neuron, Prompt
+from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.numbers import signed_percent
 from atlas.store.atlas import bundled, open_atlas
 
@@ -164,7 +164,7 @@ def test_a_fact_is_suppressed_in_one_click_with_the_librarys_numbers(subject, fa
 def test_the_controls_always_stand_beside_the_result(fact, neurons):
     at = press(lab(fact=fact["fact_id"]), RUN)
     outcome = done(at).outcome
-    assert {trial.group for trial in outcome.trials} == {"asked", "paraphrases", "neighbours", "unrelated"}
+    assert {trial.group for trial in outcome.prompts} == {"asked", "paraphrases", "neighbours", "unrelated"}
     assert len(outcome.random_neurons) == QUICK["draws"]
     for draw in outcome.random_neurons:
         assert [n.layer for n in draw] == [n.layer for n in neurons]
@@ -184,7 +184,7 @@ def test_the_ten_likeliest_answers_are_shown_for_the_chosen_prompt(subject, fact
     prompt = widget(at.selectbox, "lab_trial")
     assert "Held-out" in prompt.options[0]
     at = prompt.select_index(1).run()
-    trial = [each for each in done(at).outcome.trials if each.group == "paraphrases"][1]
+    trial = [each for each in done(at).outcome.prompts if each.group == "paraphrases"][1]
     after = subject.predict([trial.prompt], interventions=[Suppress(neurons)], top_k=100)[0]
     rows = table_with(at, "moved")
     assert list(rows["after"]) == [token.strip() or repr(token) for token, _ in after.top[:10]]
@@ -213,7 +213,7 @@ def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
     assert f"from **{new.before:.3f}** to **{new.after:.3f}**" in sentence
     assert f"rank 1 on {new.rank_1_after} of {new.n_prompts}; with as many random neurons" in sentence
     assert f": {new.random:.3f}, rank 1 on {round(new.rank_1_random, 1):g} of {new.n_prompts}." in sentence
-    own = rows[rows["group"] == GROUPS["paraphrases"]]
+    own = rows[rows["group"] == PROMPT_GROUPS["paraphrases"]]
     assert own["new_random"].mean() == pytest.approx(new.random)
     assert f"with random neurons {own['new_random'].iloc[0]:.4f}." in said(at.caption)
 
@@ -425,13 +425,13 @@ def test_a_link_asks_its_own_prompts_even_where_the_atlas_has_others(neurons):
     )
     experiment = Experiment((Suppress(neurons[:3]),), asked, draws=1, model="pocket-bert")
     at = lab(quick=False, x=documents.to_link(experiment), run="1")
-    assert tuple(trial.prompt for trial in done(at).outcome.trials) == tuple(i.prompt for i in asked)
+    assert tuple(trial.prompt for trial in done(at).outcome.prompts) == tuple(i.prompt for i in asked)
     assert widget(at.text_area, "lab_prompts").value == "The capital of France is [Y]."
     # From the first change on, it is the set-up's own experiment.
     set_kind(at, "erase")
     press(at, RUN)
-    assert [trial.group for trial in done(at).outcome.trials].count("unrelated") == 1
-    assert done(at).outcome.trials[-1].prompt.text != asked[-1].prompt.text
+    assert [trial.group for trial in done(at).outcome.prompts].count("unrelated") == 1
+    assert done(at).outcome.prompts[-1].prompt.text != asked[-1].prompt.text
 
 
 def test_the_file_holds_the_results_and_opens_in_another_session(fact):
@@ -518,7 +518,7 @@ def test_typed_prompts_are_experimented_on():
         ("The capital of France is Paris.", "Paris", "exactly one"),
         ("[MASK] or [MASK].", "Paris", "exactly one"),
         ("The capital of France is [Y].", "☃", "outside the vocabulary"),
-        ("The capital of France is [Y].", "", "no answer yet"),
+        ("The capital of France is [Y].", "", "There is no answer"),
         ("very " * 99 + "[Y].", "Paris", "tokens"),
         ("The **capital** of [France](http://x) is [Y] [Y].", "Paris", "**capital** of [France]"),
     ],
@@ -571,10 +571,10 @@ def test_two_visitors_do_not_see_each_others_changes(subject, fact, other_answer
     one = press(set_kind(lab(fact=fact["fact_id"]), "edit", new=other_answer), RUN)
     two = press(set_kind(lab(fact=fact["fact_id"]), "amplify", factor=1.0), RUN)
     edited, untouched = done(one).outcome, done(two).outcome
-    assert [t.before for t in edited.trials] == [t.before for t in untouched.trials]
+    assert [t.before for t in edited.prompts] == [t.before for t in untouched.prompts]
     # Amplifying by 1 is no change: the second visitor's model is the one on disk.
-    assert [t.after for t in untouched.trials] == [t.before for t in untouched.trials]
-    assert [t.after for t in edited.trials] != [t.before for t in edited.trials]
+    assert [t.after for t in untouched.prompts] == [t.before for t in untouched.prompts]
+    assert [t.after for t in edited.prompts] != [t.before for t in edited.prompts]
     # The first visitor's page still shows their edit after the second one's run.
     one.run()
     assert done(one).outcome == edited

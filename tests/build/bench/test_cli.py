@@ -73,4 +73,4 @@ def test_a_gpu_that_is_not_there_is_one_sentence(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is one")
     assert main(["--shape", "bert-tiny", "--device", "cuda", "--no-memory"]) == 2
-    assert capsys.readouterr().err == "No CUDA device is at hand. Use --device cpu.\n"
+    assert capsys.readouterr().err == "There is no CUDA device. Use --device cpu.\n"

@@ -32,7 +32,8 @@ from torch import Tensor
 from atlas.attribution import quadrature
 from atlas.attribution.bisection import Cuts, integrate_cuts, no_pieces, pick_worst
 from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
-from atlas.surgery.subject import Subject, TokenPrediction
+from atlas.surgery.loaded import TokenPrediction
+from atlas.surgery.subject import Subject
 
 # A path that rounding limits: a round leaves more than this share of its error.
 STALLED = 0.5

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from atlas.errors import ModelError
 from atlas.surgery.hooks import hidden_of, recording
+from atlas.surgery.loaded import Encoded, TokenPrediction, token_predictions
 from atlas.surgery.precision import products
-from atlas.surgery.subject import Encoded, Subject, TokenPrediction, token_predictions
+from atlas.surgery.subject import Subject
 
 # What a sweep may keep for its backward pass: on a CPU, where more is no faster, and as a share of what is
 # free on a GPU when its first sweep begins.

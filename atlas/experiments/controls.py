@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
 
-def own_prompts(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ...]:
+def experiment_prompts(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ...]:
     """A fact's prompts: its discovery templates are `asked`, its held-out ones `paraphrases`."""
     rows = atlas.query(
         """
@@ -114,7 +114,7 @@ def choose_prompts(
     unrelated: int = 12,
 ) -> tuple[ExperimentPrompt, ...]:
     """All prompts of an experiment on a fact: its own, then the controls drawn by the seed."""
-    own = own_prompts(atlas, fact_id)
+    own = experiment_prompts(atlas, fact_id)
     if causal:
         own = tuple(item for item in own if item.prompt.ends_with_answer)
     controls = control_prompts(

@@ -29,38 +29,15 @@ import numpy as np
 from atlas.attribution.attribution import Attribution, attribute
 from atlas.errors import AtlasError, PromptError
 from atlas.experiments.controls import random_match
-from atlas.experiments.documents import from_json, from_link, read_document, to_json, to_link
+from atlas.experiments.documents import from_json, from_link, to_json, to_link  # noqa: F401
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
-from atlas.experiments.outcome import FILED_ANSWERS, GroupSummary, Outcome, PromptOutcome
-from atlas.interventions import Amplify, Intervention, make_intervention
+from atlas.experiments.outcome import FILED_ANSWERS, Outcome, PromptOutcome
+from atlas.interventions import Amplify, Intervention
 from atlas.models.known import OnProgress
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
-
-__all__ = [
-    "FACTORS",
-    "RANKED_ANSWERS",
-    "Dose",
-    "Experiment",
-    "Found",
-    "GroupSummary",
-    "Outcome",
-    "PromptOutcome",
-    "dose_response",
-    "find_neurons",
-    "from_json",
-    "from_link",
-    "make_intervention",
-    "parse_prompts",
-    "read_document",
-    "run",
-    "to_json",
-    "to_link",
-    "usable",
-    "with_random_neurons",
-]
 
 # The likeliest answers that are kept of each prompt, so that changes of rank can be told.
 RANKED_ANSWERS = 100

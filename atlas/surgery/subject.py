@@ -25,11 +25,9 @@ from atlas.neuron import Prompt
 from atlas.surgery.baking import bake
 from atlas.surgery.interventions import Intervention, changing, check_interventions
 from atlas.surgery.loaded import (
-    MAX_ANSWER_TOKENS,
     Encoded,
     LoadedModel,
     Prediction,
-    TokenPrediction,
     batches,
     device_of,
     read_model,
@@ -41,21 +39,6 @@ from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "MAX_ANSWER_TOKENS",
-    "ChangedModel",
-    "Encoded",
-    "Prediction",
-    "Subject",
-    "TokenPrediction",
-    "batches",
-    "device_of",
-    "load_subject",
-    "subject_of",
-    "token_predictions",
-    "whole_answer",
-]
 
 
 class Subject(LoadedModel):

@@ -60,7 +60,7 @@ def suppress(neurons=NEURONS):
 
 def test_a_facts_prompts_are_split_into_those_for_finding_and_those_held_out(sample):
     fact_id = sample.query_one("SELECT fact_id FROM facts ORDER BY fact_id")["fact_id"]
-    asked = controls.own_prompts(sample, fact_id)
+    asked = controls.experiment_prompts(sample, fact_id)
     rows = sample.query("SELECT * FROM prompts WHERE fact_id = $f", {"f": fact_id})
     assert {item.prompt.text for item in asked} == set(rows["text"])
     for item in asked:
@@ -105,7 +105,7 @@ def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, caus
     )
     assert [item.group for item in asked][-5:] == ["neighbours"] * 2 + ["unrelated"] * 3
     own = {item.prompt for item in asked if item.group in ("asked", "paraphrases")}
-    every = {item.prompt for item in controls.own_prompts(sample, fact_id)}
+    every = {item.prompt for item in controls.experiment_prompts(sample, fact_id)}
     assert own == ({prompt for prompt in every if prompt.ends_with_answer} if causal else every)
 
 

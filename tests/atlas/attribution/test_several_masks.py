@@ -1,4 +1,4 @@
-"""An answer of several word pieces, a mask each: in the library, in a build, in the Lab.
+"""An answer of several word pieces, one mask each: in the library, in a build, in the Lab.
 
 What attribution and interventions do with it is held to plain computations in their own tests; here whatever
 comes on top of them is: neurons found live, experiments, builds, pages.
@@ -158,7 +158,7 @@ def test_the_lab_takes_a_typed_answer_of_several_pieces():
     pieces = subject.answer_tokens("Quito Pariston")
     assert len(pieces) > 2
     captions = " ".join(each.value.replace("\\", "") for each in app.caption)
-    assert f"The answer is {len(pieces)} tokens, a mask each: quito · " in captions
+    assert f"The answer has {len(pieces)} tokens, one mask each: quito · " in captions
     for label in ("Find them live", "Run the experiment"):
         next(button for button in app.button if button.label == label).click()
         app.run()
@@ -190,4 +190,4 @@ def test_a_facts_page_says_how_its_answer_is_asked_for():
     app.query_params.update({"atlas": "starter-smollm2-135m", "fact": row["fact_id"]})
     app.run()
     assert not app.exception
-    assert f"The answer is {row['n']} tokens" in " ".join(each.value for each in app.caption)
+    assert f"The answer has {row['n']} tokens" in " ".join(each.value for each in app.caption)

@@ -48,7 +48,6 @@ def file_in_a_folder(path: Path | None) -> Path | None:
     return path
 
 
-Names = tuple[str, ...]
 Sizes = Annotated[
     tuple[int, ...] | None, Option(metavar="8,16", parser=_sizes, help="scaling: sizes to measure")
 ]
@@ -67,7 +66,7 @@ class BenchOptions:
     ] = None
     model: Annotated[str | None, Option(help="a model's name or folder instead")] = None
     parts: Annotated[
-        Names, Option(metavar="A,B", parser=_some_of(PARTS), help=f"some of {', '.join(PARTS)}")
+        tuple[str, ...], Option(metavar="A,B", parser=_some_of(PARTS), help=f"some of {', '.join(PARTS)}")
     ] = "compare,floor"
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="where to compute")] = "auto"
     dtype: Annotated[
@@ -97,7 +96,7 @@ class BenchOptions:
     groups: Annotated[int, Option(min=2, help="projection: calls the sample is dealt into")] = 20
     batch_rows: Annotated[int | None, Option(min=1, help="projection: answer tokens at once")] = None
     axes: Annotated[
-        Names, Option(metavar="A,B", parser=_some_of(AXES), help="scaling: some of them grow")
+        tuple[str, ...], Option(metavar="A,B", parser=_some_of(AXES), help="scaling: some of them grow")
     ] = EVERY_AXIS
     scaling_prompts: Sizes = None
     scaling_layers: Sizes = None

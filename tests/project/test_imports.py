@@ -28,7 +28,7 @@ FLOORS = (
     ("compat",),
 )
 # Not part of the floors: charts, command lines, and the old names.
-BESIDE = {"charts", "cli", "help", "__main__", "moved"}
+BESIDE = {"charts", "cli", "__main__", "moved"}
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # What a page that browses imports; the rooms that touch a model are the others.
 BROWSING = (
@@ -138,7 +138,8 @@ def test_the_builder_and_the_app_import_the_library_and_not_each_other():
 
 
 def test_streamlit_stays_in_the_app():
-    assert importers("streamlit", among=("atlas", "build")) == {}
+    # Its benchmark asks a server as a browser does.
+    assert importers("streamlit", among=("atlas", "build")).keys() <= {"build.bench.app"}
 
 
 def test_charts_are_drawn_in_their_rooms_only():

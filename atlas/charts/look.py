@@ -50,6 +50,7 @@ class Ready:
         self._fields = list(fields)
 
     def to_dict(self) -> dict[str, Any]:
+        """The chart's Vega-Lite specification."""
         spec = self._chart.to_dict(validate=self.checked)
         config = spec.setdefault("config", {})
         config |= {"text": {"color": TEXT}, "rule": {"color": TEXT}}

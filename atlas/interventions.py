@@ -110,6 +110,6 @@ def make_intervention(
             return Erase(tuple(neurons), value)
         case "edit":
             if not old.strip() or not new.strip():
-                raise PromptError("An edit needs the old answer and the new one. Give both.")
+                raise PromptError("An edit needs an old and a new answer. Give both.")
             return Edit(tuple(neurons), old.strip(), new.strip(), remove, add)
     raise AtlasError(f"kind must be one of {', '.join(INTERVENTION_KINDS)}, got '{kind}'.")

@@ -62,14 +62,14 @@ class Refinement:
     def __post_init__(self) -> None:
         if not STORED_FRACTION <= self.threshold <= 1:
             raise AtlasError(
-                f"threshold must be between {STORED_FRACTION:g}, from which scores are stored, and 1, "
+                f"threshold must be between {STORED_FRACTION:g} (smaller scores are not stored) and 1, "
                 f"got {self.threshold:g}."
             )
         if not 0 <= self.share <= 1:
             raise AtlasError(f"share must be between 0 and 1, got {self.share:g}.")
         for name, least in (("at_least", 1), ("tries", 1), ("negatives", 0)):
             if getattr(self, name) < least:
-                raise AtlasError(f"{name} must be {least} or more, got {getattr(self, name)}.")
+                raise AtlasError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, for the manifest."""

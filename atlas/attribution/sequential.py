@@ -78,9 +78,7 @@ def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
             "Use the method integrated_gradients."
         )
     if not places:
-        raise PromptError(
-            "The prompt has no word that could be removed. Use the method integrated_gradients."
-        )
+        raise PromptError("The prompt has no word to replace. Use the method integrated_gradients.")
     ids = item.input_ids
     return [replace(item, input_ids=(*ids[:place], missing, *ids[place + 1 :])) for place in places]
 

@@ -164,7 +164,7 @@ def _arguments(
         tensors = {name for name, value in given.items() if isinstance(value, (Tensor, tuple))}
         if unknown := tensors - set(_ROW_ARGUMENTS):
             raise ModelError(
-                f"The model's layers are called with {', '.join(sorted(unknown))}, which sweeps do not know. "
+                f"The model's layers take unsupported arguments: {', '.join(sorted(unknown))}. "
                 "Choose a model of another type."
             )
         by_layer.append({name: once(name, given.get(name)) for name in (*tensors, "attention_mask")})

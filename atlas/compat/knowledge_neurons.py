@@ -76,7 +76,7 @@ class KnowledgeNeurons:
         tolerance: float = 0.01,
     ) -> None:
         if rule not in RULES:
-            raise AtlasError(f"No rule is called '{rule}'. There are: {', '.join(RULES)}.")
+            raise AtlasError(f"rule must be one of {', '.join(RULES)}, got '{rule}'.")
         if strict_replication and rule != "endpoints":
             raise AtlasError(f"The original has no rule '{rule}'. Leave out strict_replication or the rule.")
         self.tokenizer = tokenizer
@@ -191,7 +191,7 @@ class KnowledgeNeurons:
         name = _METHODS.get(method, method)
         if name not in METHODS:
             known = ", ".join([*_METHODS, *(each for each in METHODS if each not in _METHODS.values())])
-            raise AtlasError(f"No attribution method is called '{method}'. There are: {known}.")
+            raise AtlasError(f"attribution_method must be one of {known}, got '{method}'.")
         options: dict[str, Any] = {"rule": self.rule, "steps": steps, "tolerance": self.tolerance}
         kept, found = self._changes, []
         with self._studied() as subject:
@@ -352,12 +352,12 @@ class KnowledgeNeurons:
     ) -> tuple[BeforeAfter, Callable]:
         """What `suppress_knowledge` and `enhance_knowledge` do, by mode."""
         if mode not in _FACTORS:
-            raise AtlasError(f"Activations cannot be changed by '{mode}'. There are: {', '.join(_FACTORS)}.")
+            raise AtlasError(f"mode must be one of {', '.join(_FACTORS)}, got '{mode}'.")
         encoded, chosen = self._encode(prompt, ground_truth), self._named(neurons)
         if chosen and not undo_modification and layers_are_shared(self.subject):
             raise ModelError(
-                f"The layers of {self.subject.name} share one module, so a change of activations in one of "
-                "them cannot be kept. Leave out undo_modification=False."
+                f"The layers of {self.subject.name} share one module, so a suppression or enhancement "
+                "of one layer cannot be kept. Leave out undo_modification=False."
             )
         # In the original a neuron that is named twice is doubled twice.
         times = Counter(chosen if self.strict_replication else set(chosen))
@@ -378,9 +378,9 @@ class KnowledgeNeurons:
     ) -> tuple[BeforeAfter, Callable]:
         """What `edit_knowledge` and `erase_knowledge` do, by mode."""
         if mode not in ("edit", "erase"):
-            raise AtlasError(f"Value vectors cannot be changed by '{mode}'. There are: edit, erase.")
+            raise AtlasError(f"mode must be edit or erase, got '{mode}'.")
         if mode == "edit" and target is None:
-            raise PromptError("An edit needs the answer to write. Give a target.")
+            raise PromptError("An edit needs a new answer. Give target.")
         chosen = self._named(neurons)
         if not self.strict_replication:  # in the original a vector that is named twice is changed twice
             down = self.subject.family.down

@@ -96,7 +96,7 @@ def _cached(data_path: str | Path, make: Callable[[], dict]) -> dict:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{path} cannot be read as JSON ({error}). Delete it to make it again."
+                f"{path} is not JSON ({error}). Delete it; the next call writes it again."
             ) from None
     made = make()
     try:
@@ -105,6 +105,6 @@ def _cached(data_path: str | Path, make: Callable[[], dict]) -> dict:
             file.write(json.dumps(made).encode())
     except OSError as error:
         raise DatasetError(
-            f"{path} cannot be written ({error.strerror}). Give a data_path in a folder that can."
+            f"{path} cannot be written ({error.strerror}). Give a data_path in a writable folder."
         ) from None
     return made

@@ -55,13 +55,13 @@ def encode(
     if not causal and len(masks) != len(targets):
         raise PromptError(
             f"The prompt '{prompt}' has {len(masks)} masks for an answer of {len(targets)} tokens. "
-            f"Write {subject.tokenizer.mask_token} once a token."
+            f"Write {subject.tokenizer.mask_token} once for each token."
         )
     positions = tuple(len(ids) - 1 + j for j in range(len(targets))) if causal else masks
     ids += targets[:-1] if causal else ()
     if not 0 < len(ids) <= subject.max_length:
         raise PromptError(
-            f"The prompt '{prompt[:60]}' has {len(ids)} tokens; {subject.name} reads 1 to "
+            f"The prompt '{prompt[:60]}' has {len(ids)} tokens, but {subject.name} reads 1 to "
             f"{subject.max_length}. Change its length."
         )
     stem = prompt.replace(OBJECT_SLOT, "")
@@ -83,7 +83,7 @@ def _strict_target(subject: Subject, answer: str, *, causal: bool) -> int:
         ids = tokenizer.encode(answer)
         if len(ids) != 1:
             raise PromptError(
-                f"The answer '{answer}' has {len(ids)} tokens; the original takes causal answers of one. "
+                f"The answer '{answer}' has {len(ids)} tokens, but the original takes causal answers of one. "
                 "Leave out strict_replication."
             )
         return ids[0]

@@ -152,7 +152,7 @@ def _parse(path: str, content: bytes) -> CounterFact:
             raise DatasetError(f"{problem_of(error, where)}. {_AGAIN}") from error
         rewrite, case_id = record.requested_rewrite, str(record.case_id)
         if case_id in cases:
-            raise DatasetError(f"{where}: the case_id {case_id} was used before. {_AGAIN}")
+            raise DatasetError(f"{where}: the case_id {case_id} occurs twice. {_AGAIN}")
         if rewrite.prompt.count(HOLE) != 1:
             raise DatasetError(
                 f"{where}: the prompt '{rewrite.prompt}' must have exactly one {HOLE}. {_AGAIN}"

@@ -128,7 +128,7 @@ def _download(published: PublishedFiles, path: str, instead: str) -> None:
     )
     if sha256(content) != published.hashes[path]:
         raise DatasetError(
-            f"{path} of {published.name}, as fetched, does not have the published sha256. "
+            f"The download of {path} from {published.name} does not match the published sha256. "
             f"Try again, or {instead}."
         )
     _keep(content, published.folder / path, published.name)
@@ -152,5 +152,5 @@ def _keep(content: bytes, target: Path, name: str) -> None:
     except OSError as error:
         raise DatasetError(
             f"Files of {name} cannot be written to {target.parent} ({error.strerror}). "
-            "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a folder that can be written."
+            "Set KNOWLEDGE_NEURON_ATLAS_CACHE to a writable folder."
         ) from error

@@ -31,5 +31,5 @@ def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
     Raises `DatasetError` when the name is unknown or the files cannot be read.
     """
     if name not in LOADERS:
-        raise DatasetError(f"No data set is called '{name}'. There are: {', '.join(LOADERS)}.")
+        raise DatasetError(f"There is no data set '{name}'. Choose one of: {', '.join(LOADERS)}.")
     return LOADERS[name](source)

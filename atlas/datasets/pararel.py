@@ -114,8 +114,8 @@ def load_pararel(
         for line, entry in _entries(folder / path, contents[path], ("sub_label", "obj_label", "uuid")):
             if entry["uuid"] in fact_ids:
                 raise DatasetError(
-                    f"{folder / path}, line {line}: the uuid {entry['uuid']} was used before. "
-                    "Give each fact one of its own."
+                    f"{folder / path}, line {line}: the uuid {entry['uuid']} occurs twice. "
+                    "Give each fact a different uuid."
                 )
             fact_ids.add(entry["uuid"])
             facts.append(Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], _SOURCE))
@@ -123,7 +123,7 @@ def load_pararel(
         if sha256(contents[path]) != digest:
             raise DatasetError(
                 f"{folder / path} is not the file published at commit {REVISION[:12]}: its sha256 differs. "
-                "Copy it from there again."
+                "Copy it again."
             )
     return Dataset(
         dataset_id="pararel",

@@ -94,12 +94,12 @@ def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
             "Give each entry relation_id, label and templates."
         ) from error
     if not relations or len(patterns) != len(relations):
-        raise DatasetError(f"{path} has no relation, or has one twice. List each relation once.")
+        raise DatasetError(f"{path} has no relation, or a relation twice. List each relation once.")
     templates = []
     for relation_id, lines in patterns.items():
         if not lines or len(set(lines)) != len(lines):
             raise DatasetError(
-                f"{relation_id} in {path} has no template, or has one twice. List each template once."
+                f"{relation_id} in {path} has no template, or a template twice. List each template once."
             )
         for index, pattern in enumerate(lines):
             try:
@@ -126,14 +126,14 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
             if gives_away(subject, answer):
                 raise DatasetError(
                     f"{path}, line {line}: '{subject}' and '{answer}' contain one another, so the prompt "
-                    "would give its answer away. Leave the fact out."
+                    "would give its answer away. Remove the fact."
                 )
             name = slug(subject)
             if not name or name in line_of:
                 twin = f" (see line {line_of[name]})" if name else ""
                 raise DatasetError(
-                    f"{path}, line {line}: the subject '{subject}' is not distinct{twin}. "
-                    "Keep one fact a subject."
+                    f"{path}, line {line}: the subject '{subject}' is not unique{twin}. "
+                    "Keep one fact for each subject."
                 )
             line_of[name] = line
             facts.append(Fact(f"{relation_id}:{name}", relation_id, subject, answer, source))
@@ -142,5 +142,5 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
             f"{path}, line {rows.line_num}, is not CSV ({error}). Correct the line."
         ) from error
     if not facts:
-        raise DatasetError(f"{path} has no facts. Add some, or take {relation_id} out of relations.json.")
+        raise DatasetError(f"{path} has no facts. Add some, or remove {relation_id} from relations.json.")
     return facts

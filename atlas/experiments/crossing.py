@@ -81,7 +81,7 @@ def cross_effects(
     """
     every_prompt = [prompt for several in prompts.values() for prompt in several]
     if not every_prompt or not all(prompts.values()):
-        raise PromptError("A set has no prompts. Give each set at least one.")
+        raise PromptError("A set of prompts is empty. Give each set at least one prompt.")
     if draws < 1:
         raise AtlasError(f"draws must be at least 1, got {draws}.")
     chosen = {name: tuple(several) for name, several in neurons.items() if several}

@@ -117,7 +117,7 @@ def _check_version(version: int) -> int:
     if version not in READABLE_VERSIONS:
         raise DocumentError(
             f"The experiment has version {version}; this program reads versions "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the program it was made with."
+            f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the program that wrote it."
         )
     return version
 
@@ -151,14 +151,14 @@ class Document:
             return
         if len(self.results.prompts) != len(self.experiment.prompts):
             raise DocumentError(
-                f"The results are of {len(self.results.prompts)} prompts, the experiment has "
+                f"The results have {len(self.results.prompts)} prompts, but the experiment has "
                 f"{len(self.experiment.prompts)}. {REMEDY}"
             )
         draws = self.experiment.draws
         for number, each in enumerate(self.results.prompts):
             if len(each.random) != draws or len(each.new_random) not in (0, draws):
                 raise DocumentError(
-                    f"The experiment has {draws} draws, but not results.prompts[{number}]. {REMEDY}"
+                    f"results.prompts[{number}] does not have the experiment's {draws} draws. {REMEDY}"
                 )
 
 
@@ -261,9 +261,9 @@ def from_link(text: str, *, most: int = MAX_LINK_BYTES) -> Experiment:
     # Deflate never makes a text of this size a tenth longer, and base64 makes it a third longer.
     if len(text) > 1000 + most * 3 // 2:
         raise DocumentError(
-            f"The link is {len(text):,} characters long, more than an experiment has. {REMEDY}"
+            f"The link has {len(text):,} characters, more than any experiment's link. {REMEDY}"
         )
-    broken = DocumentError(f"The link holds no experiment: it is cut off or was changed. {REMEDY}")
+    broken = DocumentError(f"The link is not an experiment: it is cut off or was changed. {REMEDY}")
     if not _LINK.fullmatch(text):
         raise broken
     inflate = zlib.decompressobj()

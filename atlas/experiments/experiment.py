@@ -84,14 +84,14 @@ class Experiment:
                 )
             if has_control(item.prompt.text + item.prompt.answer):
                 raise PromptError(
-                    f"The prompt {item.prompt.text[:60]!r} or its answer holds control characters. "
-                    "Leave them out."
+                    f"The prompt {item.prompt.text[:60]!r} or its answer contains control "
+                    "characters. Remove them."
                 )
         if not self.neurons:
-            raise AtlasError("The experiment changes no neurons. Find some, or keep at least one.")
+            raise AtlasError("The experiment changes no neurons. Choose at least one.")
         if len(self.interventions) > MAX_INTERVENTIONS or len(self.neurons) > MAX_NEURONS:
             raise AtlasError(
-                f"There are {len(self.interventions)} changes of {len(self.neurons):,} neurons. "
+                f"There are {len(self.interventions)} interventions on {len(self.neurons):,} neurons. "
                 f"Give at most {MAX_INTERVENTIONS} and {MAX_NEURONS:,}."
             )
         if not 1 <= self.draws <= MAX_DRAWS:
@@ -202,15 +202,13 @@ def compare_results(
     n_values = n_apart = place = 0
     largest, what = -1.0, ""
     if len(one.prompts) != len(two.prompts):
-        raise DocumentError(
-            f"The results are of {len(one.prompts)} and of {len(two.prompts)} prompts. {REMEDY}"
-        )
+        raise DocumentError(f"The results have {len(one.prompts)} and {len(two.prompts)} prompts. {REMEDY}")
     for number, (left, right) in enumerate(zip(one.prompts, two.prompts, strict=True)):
         if not (left.new_random and right.new_random):  # one of them may be of version 1
             left, right = (replace(each, new_random=(), new_random_ranks=()) for each in (left, right))
         ours, theirs = list(left.probabilities()), list(right.probabilities())
         if [name for name, _ in ours] != [name for name, _ in theirs]:
-            raise DocumentError(f"The results of prompt {number + 1} are of different kinds. {REMEDY}")
+            raise DocumentError(f"The results of prompt {number + 1} have different fields. {REMEDY}")
         for (name, a), (_, b) in zip(ours, theirs, strict=True):
             n_values += 1
             n_apart += abs(a - b) > absolute + relative * max(a, b)

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 def _without_control(value: Any) -> Any:
     if isinstance(value, str) and has_control(value):
-        raise ValueError("must not hold control characters")
+        raise ValueError("must not contain control characters")
     return value
 
 
@@ -64,9 +64,9 @@ def _refuse_constant(name: str) -> float:
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entry = dict(pairs)
     if len(entry) < len(pairs):
-        raise ValueError("an object has the same name twice")
+        raise ValueError("an object has a key twice")
     if any(has_control(name) for name in entry):
-        raise ValueError("a name holds control characters")
+        raise ValueError("a key contains control characters")
     return {name: value for name, value in entry.items() if value is not None}
 
 

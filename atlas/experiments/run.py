@@ -91,7 +91,7 @@ def parse_prompts(
     """Prompts from typed text, one a line; `PromptError` when a line or the answer cannot be used."""
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not lines:
-        raise PromptError("There are no prompts. Type one a line, with [Y] where the answer goes.")
+        raise PromptError("There are no prompts. Type one on each line, with [Y] in place of the answer.")
     if len(lines) > max_prompts:
         raise PromptError(f"There are {len(lines)} prompts. Give at most {max_prompts}.")
     for line in lines:
@@ -100,7 +100,7 @@ def parse_prompts(
                 f"The prompt '{line[:60]}…' has {len(line)} characters. Give at most {max_length}."
             )
     if not answer.strip():
-        raise PromptError("There is no answer. Type the word that should fill the gap.")
+        raise PromptError("The answer is empty. Type the word that replaces [Y].")
     prompts = tuple(subject.prompt(line, answer.strip()) for line in lines)
     for prompt in prompts:
         subject.encode(prompt)
@@ -167,7 +167,7 @@ def find_neurons(
     if not prompts:
         raise PromptError("There are no prompts to find neurons on. Choose a fact or type one.")
     if set(prompts) & set(negatives):
-        raise PromptError("A prompt is also a negative example. Remove it from one of the two.")
+        raise PromptError("A prompt is also a negative example. Remove it from one of the two lists.")
     everything = (*prompts, *negatives)
     for prompt in everything:
         subject.encode(prompt)

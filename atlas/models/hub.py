@@ -65,13 +65,13 @@ def download(name: str, progress: OnProgress | None) -> Path:
     info = answer[0] if answer else TimeoutError(f"no answer in {HUB_DEADLINE_SECONDS} s")
     if isinstance(info, GatedRepoError):
         raise ModelError(
-            f"The hub gives '{name}' only to people who accepted its terms. Accept them and log in with "
+            f"The hub's '{name}' is gated. Accept its terms and log in with "
             f"`hf auth login`, or: {WITHOUT_HUB}"
         )
     if isinstance(info, RepositoryNotFoundError | HFValidationError):
         raise ModelError(f"The hub has no model '{name}'. Check the spelling. {WITHOUT_HUB}")
     if isinstance(info, Exception):
-        raise ModelError(f"The model hub cannot be reached for '{name}'. {WITHOUT_HUB}")
+        raise ModelError(f"The hub cannot be reached to download '{name}'. {WITHOUT_HUB}")
 
     files = [sibling.rfilename for sibling in info.siblings or ()]
     if files and not any(file.endswith(".safetensors") and "/" not in file for file in files):

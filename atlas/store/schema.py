@@ -117,7 +117,7 @@ def conform(table: str, rows) -> pa.Table:
         ]
     except pa.ArrowException as error:
         raise StoreError(
-            f"Rows do not fit the table {table}: {error}. Compare atlas/store/schema.py."
+            f"Rows do not fit the table {table}: {error}. See atlas/store/definitions.py."
         ) from error
     ordered = pa.table(columns, schema=schema)
     return ordered.sort_by([(key, "ascending") for key in SORT_KEYS[table]])

@@ -45,7 +45,7 @@ LONGEST_LINE = 16
 
 _STOPPED = "The query was stopped."
 _BROKEN = "The query crashed the database engine, which was started again. Rewrite the query."
-_TOO_MUCH = "The query needs more memory than it may use. Select fewer rows, or aggregate earlier."
+_TOO_MUCH = "The query needs more memory than its limit. Select fewer rows, or aggregate earlier."
 _CLOSED = "The SQL console was closed. Run the query again."
 
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
@@ -118,7 +118,7 @@ class Sandbox:
         threads: int = 2,
     ) -> None:
         if max_rows < 1 or seconds <= 0:
-            raise QueryError(f"The most rows and seconds must be positive, got {max_rows} and {seconds:g}.")
+            raise QueryError(f"Row and time limits must be positive, got {max_rows} and {seconds:g}.")
         if not (size := _MEMORY.fullmatch(memory.strip())):
             raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
         self.max_rows = max_rows
@@ -175,11 +175,11 @@ class Sandbox:
         values = dict(parameters or {})
         if len(sql) > LONGEST_SQL:
             raise QueryError(
-                f"The query has {len(sql):,} characters and may have {LONGEST_SQL:,}. Write a shorter one."
+                f"The query has {len(sql):,} characters; the limit is {LONGEST_SQL:,}. Shorten it."
             )
         if sum(len(str(value)) for value in values.values()) > LONGEST_VALUES:
             raise QueryError(
-                f"The values may have {LONGEST_VALUES:,} characters together. Write shorter ones."
+                f"The values have more than {LONGEST_VALUES:,} characters together. Shorten them."
             )
         place = Place(self._line)
         if not place.join():

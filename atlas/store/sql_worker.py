@@ -302,7 +302,7 @@ class _Console:
             if n_bytes > self._max_bytes:
                 raise Refused(
                     f"The answer is larger than {self._max_bytes // 1_000_000} MB. "
-                    "Ask for fewer rows or shorter values."
+                    "Select fewer rows or shorter values."
                 )
             if n_rows > self._max_rows:
                 break

@@ -49,7 +49,7 @@ def check_interventions(
             if not (0 <= neuron.layer < n_layers and 0 <= neuron.neuron < n_neurons):
                 raise AtlasError(
                     f"{subject.name} has no neuron {neuron}: its layers are 0–{n_layers - 1}, "
-                    f"its neurons 0–{n_neurons - 1}. Choose one within."
+                    f"its neurons 0–{n_neurons - 1}. Choose a neuron in this range."
                 )
     return several
 
@@ -110,7 +110,7 @@ def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tupl
     check_interventions(subject, edit)
     if not prompts:
         raise PromptError(
-            "There are no prompts to measure activations on. Give those the neurons were found on."
+            "There are no prompts to measure activations on. Give the prompts that found the neurons."
         )
     active = subject.activations(prompts).mean(0)  # (n_layers, n_neurons)
     below = tuple(neuron for neuron in edit.neurons if active[neuron.layer, neuron.neuron] < 0)

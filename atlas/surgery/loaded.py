@@ -221,8 +221,8 @@ class LoadedModel:
         encoded = self._encode_masked(prompt) if self.family.kind == "masked" else self._encode_causal(prompt)
         if len(encoded.input_ids) > self.max_length:
             raise PromptError(
-                f"The prompt '{prompt.text[:60]}…' has {len(encoded.input_ids)} tokens; "
-                f"{self.name} reads {self.max_length}. Shorten it."
+                f"The prompt '{prompt.text[:60]}…' has {len(encoded.input_ids)} tokens, but "
+                f"{self.name} reads at most {self.max_length}. Shorten it."
             )
         return encoded
 
@@ -235,16 +235,16 @@ class LoadedModel:
         positions = tuple(index for index, token in enumerate(ids) if token == mask_id)
         if len(positions) != len(targets):
             raise PromptError(
-                f"The prompt '{prompt.text}' holds {len(positions)} masks for an answer of {len(targets)} "
-                f"tokens. Leave exactly one place, written {OBJECT_SLOT} or {mask}."
+                f"The prompt '{prompt.text}' has {len(positions)} masks for an answer of {len(targets)} "
+                f"tokens. Mark one place for the answer, as {OBJECT_SLOT} or {mask}."
             )
         return Encoded(prompt, ids, positions, targets)
 
     def _encode_causal(self, prompt: Prompt) -> Encoded:
         if not prompt.ends_with_answer:
             raise PromptError(
-                f"The prompt '{prompt.text}' goes on after the answer, and {self.name} reads from left to "
-                "right. End the sentence with the answer."
+                f"The prompt '{prompt.text}' continues after the answer, but {self.name} reads from left "
+                "to right. End the prompt with the answer."
             )
         stem = tuple(self.tokenizer.encode(prompt.stem))
         if not stem:

@@ -88,7 +88,7 @@ class Subject(LoadedModel):
             return [()] * n_prompts
         if len(interventions) != n_prompts:
             raise PromptError(
-                f"There are {len(interventions)} interventions for {n_prompts} prompts. Give one each."
+                f"Got {len(interventions)} interventions for {n_prompts} prompts. Give one each."
             )
         return [() if item is None else check_interventions(self, item) for item in interventions]
 
@@ -174,11 +174,11 @@ def subject_of(
             model.get_submodule(module)
     except AttributeError:
         raise ModelError(
-            f"A {kind} has no head that answers. Give the whole language model, as AutoModelForMaskedLM or "
-            "AutoModelForCausalLM load it."
+            f"{kind} has no language-modelling head. Load the model with AutoModelForMaskedLM or "
+            "AutoModelForCausalLM."
         ) from None
     if family.kind == "masked" and tokenizer.mask_token_id is None:
-        raise ModelError(f"The tokenizer of {name} has no mask token. Give a masked language model's own.")
+        raise ModelError(f"The tokenizer of {name} has no mask token. Give the model's own tokenizer.")
     target = device_of("auto" if device is None else str(device))
     model = model.to(device=target, dtype=torch.float32)
     return Subject(name, "", "", model.eval().requires_grad_(False), tokenizer, family, target, dtype)

@@ -68,7 +68,7 @@ def refused(
         (["--negatives", "-1"], "--negatives must be 0 or more, got -1."),
         (["--relations", "P36,P999999"], "has no relation P999999"),
         (["--relations", ","], "--relations names no relation"),
-        (["--dataset", "wikipedia"], "No data set is called 'wikipedia'"),
+        (["--dataset", "wikipedia"], "There is no data set 'wikipedia'"),
         (["--source", "no-such-folder"], "There is no folder or file no-such-folder"),
         (["--model", "./no/such/folder"], "'./no/such/folder' is neither a folder nor a model's name"),
     ],

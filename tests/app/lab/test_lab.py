@@ -456,7 +456,7 @@ def test_a_file_that_is_not_an_experiment_gets_a_sentence():
     ("parameters", "message"),
     [
         ({"fact": "P36-nowhere"}, "has no fact"),
-        ({"x": "nonsense"}, "holds no experiment"),
+        ({"x": "nonsense"}, "link is not an experiment"),
         ({"x": "A" * 400_000}, "characters long"),
         ({"model": "no/such/model/../.."}, "neither a folder nor a model"),
         ({"source": "elsewhere"}, ""),
@@ -471,7 +471,7 @@ def test_a_bad_permalink_gets_a_sentence_or_the_default(parameters, message):
 
 def test_a_broken_link_still_asks_about_its_fact(fact):
     at = lab(fact=fact["fact_id"], x="nonsense", run="1")
-    assert "holds no experiment" in said(at.error)
+    assert "link is not an experiment" in said(at.error)
     assert RUN in labels(at)
     assert not at.run().error
     assert documents.from_link(link(at)).fact_id == fact["fact_id"]

@@ -113,7 +113,7 @@ def test_it_is_another_question_than_integrated_gradients_ask(subject):
 
 def test_a_prompt_of_nothing_but_the_answer_has_no_word_to_miss(tiny):
     subject = load_subject(str(tiny("tiny_bert")), device="cpu")
-    with pytest.raises(PromptError, match="no word that could be removed"):
+    with pytest.raises(PromptError, match="no word to replace"):
         attribute(subject, [Prompt("f", "t", "[Y]", "paris")], method=METHOD)
 
 

@@ -101,7 +101,7 @@ def test_both_are_kept_where_the_original_keeps_them(source: Path, tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_one_sentence(source: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="Give a data_path in a folder that can"):
+    with pytest.raises(DatasetError, match="Give a data_path in a writable folder"):
         pararel(tmp_path / "file" / "x.json", source=source)
 
 

@@ -165,7 +165,7 @@ def test_causal_answers_of_several_tokens(gpt2):
     ) / len(steps)
     assert relative(scores, expected) < 1e-5
     assert relative(by_layer, expected[1]) < 1e-5
-    with pytest.raises(PromptError, match="has 2 tokens; the original takes causal answers of one"):
+    with pytest.raises(PromptError, match="has 2 tokens, but the original takes causal answers of one"):
         drop_in("tiny_gpt2", strict_replication=True).get_scores(CAUSAL, answer)
 
 
@@ -186,7 +186,7 @@ def test_a_causal_answer_follows_the_prompt_as_it_is_written(gpt2):
     # PARAREL's sentences: the mask stands where the answer goes.
     for sentence in (f"{CAUSAL} [MASK] .", f"{CAUSAL} [MASK]"):
         assert probability(sentence, "paris") == pytest.approx(probability(CAUSAL, " paris"), rel=1e-6)
-    with pytest.raises(PromptError, match="goes on after the answer"):
+    with pytest.raises(PromptError, match="continues after the answer"):
         probability("[MASK] is the capital of france", "paris")
 
 
@@ -389,7 +389,7 @@ def test_prompts_of_no_length_or_too_long_are_one_sentence_strictly_too(name: st
 
 def test_an_unusable_model_is_one_sentence():
     model, tokenizer = tiny_model("tiny_bert")
-    with pytest.raises(ModelError, match="A BertModel has no head that answers"):
+    with pytest.raises(ModelError, match="BertModel has no language-modelling head"):
         subject_of(model.bert, tokenizer)
     with pytest.raises(ModelError, match="Models of type 'Linear' are not supported"):
         KnowledgeNeurons(torch.nn.Linear(2, 2), tokenizer)
@@ -399,18 +399,18 @@ def test_an_unusable_model_is_one_sentence():
         KnowledgeNeurons(*tiny_model("tiny_llama"), strict_replication=True)
     with pytest.raises(AtlasError, match="The original has no rule 'certified'"):
         KnowledgeNeurons(model, tokenizer, strict_replication=True, rule="certified")
-    with pytest.raises(AtlasError, match="No rule is called 'simpson'"):
+    with pytest.raises(AtlasError, match="got 'simpson'"):
         KnowledgeNeurons(model, tokenizer, rule="simpson")
 
 
 def test_methods_beside_the_originals(bert):
     scores = bert.get_scores(MASKED, "paris", attribution_method="gradient_x_activation")
     assert scores.shape == (3, N_NEURONS)
-    with pytest.raises(AtlasError, match="There are: integrated_grads, max_activations, "):
+    with pytest.raises(AtlasError, match="method must be one of integrated_grads, max_activations, "):
         bert.get_scores(MASKED, "paris", attribution_method="attention")
-    with pytest.raises(AtlasError, match="cannot be changed by 'amplify'"):
+    with pytest.raises(AtlasError, match="mode must be one of suppress, enhance"):
         bert.modify_activations(MASKED, "paris", NEURONS, "amplify")
-    with pytest.raises(AtlasError, match="cannot be changed by 'retrain'"):
+    with pytest.raises(AtlasError, match="mode must be edit or erase, got 'retrain'"):
         bert.modify_weights(MASKED, NEURONS, "paris", "retrain")
     with pytest.raises(AtlasError, match="value must be 'zero' or 'unk'"):
         bert.erase_knowledge(MASKED, NEURONS, erase_value="noise")

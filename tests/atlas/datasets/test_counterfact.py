@@ -161,7 +161,7 @@ def whole(number: int, **changes: object) -> list[dict]:
         (changed(prompt="the capital is"), "record 2: the prompt 'the capital is' must have exactly one {}"),
         (changed(prompt="{} and {} are"), "must have exactly one {}"),
         (changed(prompt="[Y] of {} is"), "2 [Y]"),
-        (whole(2, case_id=0), "record 3: the case_id 0 was used before"),
+        (whole(2, case_id=0), "record 3: the case_id 0 occurs twice"),
         (whole(2, case_id=None), "record 3's case_id"),
         (whole(0, paraphrase_prompts="one"), "record 1's paraphrase_prompts must be a list"),
         (whole(0, neighborhood_prompts=[1]), "record 1's neighborhood_prompts[0] must be text"),

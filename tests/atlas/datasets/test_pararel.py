@@ -128,7 +128,7 @@ def test_text_is_kept_as_it_is_written(tiny: Path):
         (
             FACTS,
             lines(*[{"sub_label": "Oz", "obj_label": "Emerald City", "uuid": "id-1"}] * 2),
-            "line 2: the uuid id-1 was used before",
+            "line 2: the uuid id-1 occurs twice",
         ),
         (FACTS, lines({"sub_label": 7, "obj_label": "a", "uuid": "b"}), "no text under 'sub_label'"),
         (FACTS, b"\xff\xfe\n", "line 1, is not a JSON object"),
@@ -197,7 +197,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(
     tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
-    with pytest.raises(DatasetError, match="as fetched, does not have the published sha256"):
+    with pytest.raises(DatasetError, match="does not match the published sha256"):
         load_pararel(hashes=dict.fromkeys(hashes_of(tiny), "0" * 64))
     assert list(cache.rglob("*.jsonl")) == []
 

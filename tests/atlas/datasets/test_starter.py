@@ -150,7 +150,7 @@ def test_a_missing_folder_is_one_sentence(tmp_path: Path):
         (b"subject,object,source\nFrance,Paris\n", "line 2, has an empty or missing cell"),
         (b"subject,object,source\nFrance,Paris,a\nItaly,Rome,b\nfrance,Lyon,c\n", r"line 4.*see line 2"),
         (b"subject,object,source\nMexico,Mexico City,a\n", "contain one another"),
-        (b"subject,object,source\n???,Paris,a\n", "is not distinct"),
+        (b"subject,object,source\n???,Paris,a\n", "is not unique"),
         (b'subject,object,source\n"France"s,Paris,a\n', "is not CSV"),
         (b"subject,object,source\n\xff\xfe,Paris,a\n", "is not UTF-8"),
     ],

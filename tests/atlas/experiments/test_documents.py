@@ -233,7 +233,7 @@ def changed(path: str, value: object) -> str:
             "[Y]" + "a" * 2000,
             "text must have at most 2,000 characters, got 2,003",
         ),
-        ("prompts.0.text", "\x1b[2J [Y]", "prompts[0].text must not hold control characters"),
+        ("prompts.0.text", "\x1b[2J [Y]", "prompts[0].text must not contain control characters"),
         ("prompts.0.text", "\ud800 [Y]", "control characters"),
         ("prompts.0.answer", " ", "empty answer"),
         ("prompts.0.fact_id", 36, "prompts[0].fact_id must be text, got 36"),
@@ -242,13 +242,13 @@ def changed(path: str, value: object) -> str:
         ("seed", 2**63, "seed must be at most 9223372036854775807"),
         ("seed", 1.5, "seed must be a whole number, got 1.5"),
         ("draws", 0, "draws must be at least 1, got 0"),
-        ("draws", 3, "The experiment has 3 draws, but not results.prompts[0]"),
+        ("draws", 3, "results.prompts[0] does not have the experiment's 3 draws"),
         ("results", [], "results must be an object"),
         ("results.undo_is_exact", 1, "results.undo_is_exact must be true or false, got 1"),
         (
             "results.prompts",
             PLAIN["results"]["prompts"][:3],
-            "results are of 3 prompts, the experiment has 4",
+            "results have 3 prompts, but the experiment has 4",
         ),
         (
             "results.prompts.0.before.probability",
@@ -345,7 +345,7 @@ def test_a_text_beyond_its_bound_is_refused_before_it_is_parsed():
     ],
 )
 def test_a_link_that_is_none_gets_a_sentence(link):
-    assert "The link holds no experiment" in refused(link, from_link)
+    assert "The link is not an experiment" in refused(link, from_link)
 
 
 def test_a_link_that_inflates_beyond_its_bound_is_stopped_there():
@@ -503,5 +503,5 @@ def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
 def test_results_of_different_experiments_cannot_be_compared():
     with pytest.raises(DocumentError, match="of 4 and of 3 prompts"):
         compare_results(RESULTS, replace(RESULTS, prompts=RESULTS.prompts[:3]))
-    with pytest.raises(DocumentError, match="prompt 3 are of different kinds"):
+    with pytest.raises(DocumentError, match="prompt 3 have different fields"):
         compare_results(RESULTS, replace(RESULTS, prompts=(*RESULTS.prompts[:2], *RESULTS.prompts[:2])))

@@ -196,7 +196,7 @@ def test_a_folder_of_no_atlases_is_no_collection(tmp_path, folder):
 
 def test_two_atlases_with_one_id_are_named(copied):
     shutil.copytree(copied / "large", copied / "twin")
-    with pytest.raises(StoreError, match=r"large and \S*twin are both the atlas 'large'"):
+    with pytest.raises(StoreError, match=r"large and \S*twin have the same atlas_id 'large'"):
         Collection(copied)
 
 

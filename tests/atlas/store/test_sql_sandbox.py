@@ -259,8 +259,8 @@ def test_a_caller_who_is_interrupted_stops_the_query(console, monkeypatch):
 @pytest.mark.parametrize(
     ("sql", "values", "words"),
     [
-        ("SELECT " + "1" * 20_000, {}, "20,007 characters and may have 20,000"),
-        ("SELECT $a", {"a": "x" * 20_001}, "values may have 20,000 characters"),
+        ("SELECT " + "1" * 20_000, {}, "20,007 characters; the limit is 20,000"),
+        ("SELECT $a", {"a": "x" * 20_001}, "values have more than 20,000 characters"),
         ("SELECT $a", {}, "not provided"),
         ("SELECT $a::INTEGER", {"a": "ten"}, "Could not convert"),
     ],

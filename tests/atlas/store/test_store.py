@@ -198,7 +198,7 @@ BROKEN = {
     _break_foreign_parquet: r"facts\.parquet is not a table of an atlas: the column fact_id is missing",
     _break_column_type: "the column n_neurons has type int64 and should have int32",
     _break_rows: r"facts\.parquet has 10 rows and should have 60",
-    _break_required_table: r"lists no facts\.parquet",
+    _break_required_table: r"lacks facts\.parquet",
     _break_file_outside: r"lists \.\./facts\.parquet, which is not a table",
 }
 

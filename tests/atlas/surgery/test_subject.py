@@ -187,7 +187,7 @@ def test_a_prompt_without_one_place_for_its_answer_is_refused(bert, text):
 
 
 def test_a_subject_name_that_holds_a_mask_is_refused(bert):
-    with pytest.raises(PromptError, match="holds 2 masks"):
+    with pytest.raises(PromptError, match="has 2 masks"):
         bert.encode(Prompt("f", "t", "the capital of [MASK] is [Y] .", "paris"))
 
 
@@ -215,7 +215,7 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(subject):
 
 
 def test_a_causal_prompt_that_goes_on_after_its_answer_is_refused(gpt2):
-    with pytest.raises(PromptError, match="goes on after the answer"):
+    with pytest.raises(PromptError, match="continues after the answer"):
         gpt2.encode(Prompt("f", "t", "paris , [Y] , is the capital of france", "paris"))
 
 

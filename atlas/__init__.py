@@ -4,7 +4,7 @@
     a = atlas.open("starter-pocket-bert")          # Parquet + DuckDB, no torch
     a.query("SELECT * FROM hub_neurons LIMIT 5")   # a pandas DataFrame
 
-The part that touches models lives in ``atlas.surgery`` and is imported only by those who need it.
+`import atlas` never imports torch; ``atlas.surgery``, which loads models, does.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# MKL, in torch's CPU build, gives equal bits from run to run only where it is asked to: otherwise they depend
-# on the alignment of memory, on AMD's processors at least. MKL reads this at its first product, so it may
-# come after `import torch`. Every program of this project imports `atlas`; so do its worker processes.
+# MKL, in torch's CPU build, is reproducible from run to run only with this setting: otherwise results depend
+# on the alignment of memory, at least on AMD processors. MKL reads it at its first matrix product, so torch
+# may be imported first. Every program of this project and its worker processes import `atlas`.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 moved.forward()
 
 
 def open(path_or_id: str | Path | None = None) -> Atlas:
-    """Open an atlas by its id or folder; the one that comes with the project when None is given."""
+    """Open an atlas by its id or folder; None opens the default atlas."""
     from atlas.store.atlas import open_atlas
 
     return open_atlas(path_or_id)

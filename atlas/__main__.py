@@ -1,4 +1,4 @@
-"""The command line of the atlas: ask it in SQL, or ask what it is.
+"""The command line of the atlas: list atlases, describe one, or query one in SQL.
 
     python -m atlas list
     python -m atlas info [--atlas ATLAS]
@@ -122,7 +122,7 @@ def list_atlases() -> None:
 def info(atlas: AtlasOption = None, collection: CollectionOption = None) -> None:
     """Print what an atlas was made from (model, data set, method), its tables, and its main numbers.
 
-    Of a collection, its members.
+    For a collection, print its members.
 
     \b
     examples:
@@ -175,7 +175,7 @@ def _origin(atlas: Atlas) -> list[str]:
                 *(
                     f"{key} {_cell(value)}"
                     for key, value in refinement.items()
-                    # Switches, and the shares of single relations, would drown the rest.
+                    # Booleans and the shares of single relations would make the line too long.
                     if value and not isinstance(value, bool | dict)
                 ),
             ],
@@ -212,8 +212,8 @@ def _numbers(atlas: Atlas) -> list[str]:
         )
     if summary.mean_neurons is not None:
         lines.append(
-            f"{summary.n_neurons:,} knowledge neurons; a fact has {summary.mean_neurons:.2f} on average, "
-            f"{summary.median_neurons:g} in the middle, "
+            f"{summary.n_neurons:,} knowledge neurons; a fact has {summary.mean_neurons:.2f} on average "
+            f"(median {summary.median_neurons:g}), "
             f"and {summary.n_facts - summary.n_with_neurons:,} have none"
         )
     if summary.within is not None and summary.across is not None:
@@ -273,7 +273,7 @@ def sql(
 ) -> None:
     """Run one SELECT (DuckDB's SQL) over an atlas's tables and views, and print its rows.
 
-    The query runs in a process of its own that can read nothing else.
+    The query runs in a separate process that can read nothing else.
 
     \b
     examples:
@@ -355,7 +355,7 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has: no NaN, no dates, no decimals."""
+    """The value in JSON's types: NaN becomes null, dates and decimals become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
@@ -363,9 +363,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-# info and list ---------------------------------------------------------------------------------------
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command lines share: errors as one sentence, and the exit status.
+"""Run a command line: print errors as one sentence and return the exit status.
 
 sys.exit(run(app, arguments, prog="python -m atlas"))
 """
@@ -22,11 +22,11 @@ def run(
 ) -> int:
     """Run one command and return the exit status: what the command returns, 2 for bad input, 130 for Ctrl-C.
 
-    interrupted: what Ctrl-C prints.
+    interrupted: the message for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        # Not the command's own `main`: it ends the process where a pipe is broken, and hides Ctrl-C.
+        # Not the command's own `main`, which ends the process on a broken pipe and hides Ctrl-C.
         command = typer.main.get_command(app)
         with command.make_context(prog, arguments) as context:
             status = command.invoke(context)
@@ -38,10 +38,10 @@ def run(
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.TyperException as error:  # an unknown option, or a value that does not fit it
-        error.show()  # type: ignore[attr-defined]  # what is raised is one of typer's private children
+        error.show()  # type: ignore[attr-defined]  # typer raises private subclasses
         return EXIT_BAD_INPUT
     except BrokenPipeError:
-        # The reader (`head`, say) has enough. Without this, Python complains once more when it exits.
+        # The reader, such as `head`, closed the pipe. Without this, Python reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):

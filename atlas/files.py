@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all.
+"""Atomic writes: a file is written completely or not at all.
 
 with whole_file(path) as file:
     file.write(content)
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to that gets its name only when it is complete and on the disk.
+    """Open a file for writing that gets its name only when it is complete and on the disk.
 
     Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each
     uses a different name. If writing fails, the old file stays. Raises `OSError`.

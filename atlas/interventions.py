@@ -1,10 +1,10 @@
-"""Interventions are values: they can be listed, compared and applied.
+"""Interventions as plain values, which can be listed, compared and applied.
 
     change = [Suppress(neurons), Edit(neurons, old="Paris", new="Rome")]
-    with subject.applied(change) as changed: ...       # atlas.surgery.interventions says what they do
+    with subject.applied(change) as changed: ...       # atlas.surgery.interventions applies them
 
-`atlas.experiments.documents` makes JSON and links of them. Needs no torch, so that a permalink is read, and
-refused, before a model is loaded.
+`atlas.experiments.documents` turns them into JSON and links. Needs no torch, so that a permalink is checked
+before a model is loaded.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# How often a waiting thread is told its place, and so can be stopped.
+# The interval of `on_wait`, which tells a waiting thread its place and may stop it.
 TELL_EVERY_SECONDS = 0.2
 
 OnWait = Callable[[int], None]
@@ -49,7 +49,7 @@ class Place:
 
     def __init__(self, line: FairLine) -> None:
         self._line = line
-        # Set when the place is served, and when it is given up: both end the wait.
+        # Set when the place is served or given up: both end the wait.
         self._moved = threading.Event()
 
     def join(self) -> bool:

@@ -1,4 +1,4 @@
-"""Attribution: how much of an answer's probability is each neuron's, with the error of every score.
+"""Attribution: each neuron's part of an answer's probability, with the error of every score.
 
 from atlas.attribution import attribute
 attribute(subject, prompts)[0].scores          # (n_layers, n_neurons)

@@ -4,10 +4,10 @@
     result.scores                 # (n_layers, n_neurons): which neurons carry the answer
     result.gap.max(), result.converged.all()
 
-The default is integrated gradients over feed-forward activations (Dai et al., ACL 2022, equations 2 and
-3): `atlas.attribution.integration` has the integral, `atlas.attribution.staircase` what is integrated;
-`atlas.attribution.sequential` lets the path begin at what the model computes without a word. The other
-methods behind the same function follow no path, and so have no certificate.
+The default is integrated gradients over feed-forward activations (Dai et al., ACL 2022, equations 2 and 3):
+`atlas.attribution.integration` computes the integral, `atlas.attribution.staircase` the integrand. In
+`atlas.attribution.sequential` paths begin at the activations of the prompt with one word missing. The other
+methods follow no path, so they have no certificate.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from atlas.surgery.subject import Encoded, Prediction, Subject, whole_answer
 
 RULES = ("certified", "left", "right", "endpoints")
 ITEMS_AT_ONCE = {"cpu": 64, "cuda": 1024}
-# How much longer than their tokens a batch's rows may be, by kind: a masked model's rows are whole sentences,
-# while a causal one's are one token wide, and what is padded is only looked at.
+# The largest ratio of a batch's padded size to its tokens, by kind: a masked model's rows are whole
+# sentences; a causal model's rows are one token wide and only attend to the padding.
 PADDED = {"masked": 1.1, "causal": 1.5}
 CACHED_ROWS = 8
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A prompt's scores and how far they can be trusted.
+    """A prompt's scores and their numerical error.
 
     scores: (n_layers, n_neurons) float32, mean over the answer's tokens. Per answer token and layer,
-    (n_answer_tokens, n_layers): `gap` = |Σ score − (P(1) − P(0))|, absolute; `n_points`, evaluations of
-    P and its gradient; `converged`; `p_zero` and `p_one`, the ends of the path. `token_max`,
-    (n_answer_tokens,): the largest |score| of each token, which the tolerance refers to. `paths`:
-    per token and layer the (α, P(α)) evaluated, if asked for.
+    (n_answer_tokens, n_layers): `gap` = |Σ score − (P(1) − P(0))|, absolute; `n_points`, evaluations of P and
+    its gradient; `converged`; `p_zero` and `p_one`, the ends of the path. `token_max`, (n_answer_tokens,):
+    the largest |score| of each token, which the tolerance refers to. `paths`: per token and layer the (α,
+    P(α)) evaluated, with `keep_paths`.
     """
 
     prompt: Prompt
@@ -83,7 +83,7 @@ class Attribution:
 def relative_difference(scores: np.ndarray, reference: np.ndarray) -> float:
     """Largest difference of a score, as a fraction of the largest |score| of the reference.
 
-    Both (n_layers, n_neurons), or whatever shape they share.
+    Both have the same shape, such as (n_layers, n_neurons).
     """
     return float(np.abs(scores - reference).max() / np.abs(reference).max())
 
@@ -103,11 +103,11 @@ def attribute(
 ) -> list[Attribution]:
     """Score every neuron of the subject for every prompt's answer.
 
-    method: one of `METHODS`; those that follow a path take the options from here on. rule: ``certified``
-    (default), as many points as it takes, up to `max_points`, for an error of `tolerance` × the prompt's
-    largest |score|; or a fixed Riemann sum of `steps` points: ``left`` (the paper's code), ``endpoints`` (the
-    replication), ``right``. keep_paths: give the points that were evaluated, too. batch_rows: answer tokens
-    at once. `progress` is called with (prompts done, prompts) after each batch. Raises `PromptError` for a
+    method: one of `METHODS`; the other options apply to those that follow a path. rule: ``certified``
+    (default), as many points as an error of `tolerance` × the prompt's largest |score| needs, up to
+    `max_points`; or a fixed Riemann sum of `steps` points: ``left`` (the paper's code), ``endpoints`` (the
+    replication), ``right``. keep_paths: also return the evaluated points. batch_rows: answer tokens per
+    batch. `progress` is called with (prompts done, prompts) after each batch. Raises `PromptError` for a
     prompt that the model cannot read, and `ModelError` when a score is NaN.
     """
     if method not in _METHODS:
@@ -129,7 +129,7 @@ def attribute(
         n_tokens[index] += 1
     size = batch_rows or ITEMS_AT_ONCE.get(subject.device.type, 8)
     if hooked(subject.model):
-        size = 1  # a hook may tell rows apart, or know an answer's place, in the model's own calls only
+        size = 1  # hooks may depend on a row's place in the batch
     lengths = [len(token.input_ids) for _, token in tokens]
     padded = 1.0 if subject.family.one_length else PADDED[subject.family.kind]
     pending: dict[int, list[TokenScores]] = {index: [] for index in range(len(prompts))}
@@ -157,8 +157,8 @@ def attribute(
 
 
 def buckets(lengths: Sequence[int], size: int, *, padded: float) -> Iterator[list[int]]:
-    """Places of rows of similar length, at most `size` a batch; a batch's rows, all as wide as its longest,
-    have at most `padded` times their own tokens. Within a length the rows keep their order."""
+    """Batches of the indices of rows of similar length, at most `size` each. A batch, padded to its longest
+    row, has at most `padded` times its own tokens. Rows of equal length keep their order."""
     batch: list[int] = []
     total = 0
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -248,8 +248,8 @@ def _gradient_x_activation(subject: Subject, items: Sequence[AnswerToken], **opt
 
 @torch.no_grad()
 def _log_prob_increase(subject: Subject, items: Sequence[AnswerToken], **options) -> list[TokenScores]:
-    """By how much a neuron alone, added to its layer's residual, raises the answer's log-probability
-    when read through the head at once (Yu & Ananiadou, EMNLP 2024, equation 8)."""
+    """The increase of the answer's log-probability when one neuron alone is added to its layer's residual,
+    read directly through the head (Yu & Ananiadou, EMNLP 2024, equation 8)."""
     base = base_pass(subject, items)
     with torch.enable_grad():
         p_one = sweep(subject, base, _no_rows(), with_base=True).base_probability
@@ -265,7 +265,7 @@ def _log_prob_increase(subject: Subject, items: Sequence[AnswerToken], **options
 
 
 def _read_one_by_one(subject: Subject, base: Base, layer: int, part: slice) -> Tensor:
-    """Increases of these neurons of a layer, (n_items, n_chosen), whatever lies between layer and logits."""
+    """The increases of a layer's neurons, (n_items, n_chosen), for any final modules."""
     model, family = subject.model, subject.family
     values = family.value_vectors(model, layer)[part]
 
@@ -282,11 +282,11 @@ def _read_one_by_one(subject: Subject, base: Base, layer: int, part: slice) -> T
 
 @dataclass(frozen=True)
 class LinearReadout:
-    """A final norm and head that are linear but for the norm's scale, as in most causal models.
+    """A final norm and head that are linear except for the norm's scale, as in most causal models.
 
-    There the value vectors go through the head once for all prompts: with x = residual + activation · value
-    and c(x) what the norm divides by its scale s(x), (…, d_model), the logits are
-    head(gain · c(x)) ÷ s(x) + bias, (…, n_tokens).
+    The value vectors then go through the head once for all prompts: with x = residual + activation · value
+    and c(x) what the norm divides by its scale s(x), (…, d_model), the logits are head(gain · c(x)) ÷ s(x) +
+    bias, (…, n_tokens).
     """
 
     norm: Any
@@ -296,7 +296,7 @@ class LinearReadout:
 
     @classmethod
     def of(cls, subject: Subject) -> LinearReadout | None:
-        """The subject's, or None where it is not linear, or rounding to less than float32 would show."""
+        """The subject's readout; None where it is not linear or its weights are not float32."""
         family = subject.family
         between = family.final_modules(subject.model)
         if not family.adds or len(between) != 1 or len(family.head) != 1:
@@ -316,7 +316,7 @@ class LinearReadout:
         return None
 
     def increases(self, subject: Subject, base: Base, layer: int, part: slice) -> Tensor:
-        """Increases of these neurons of a layer, (n_items, n_chosen)."""
+        """The increases of a layer's neurons, (n_items, n_chosen)."""
         values = self._centre(subject.family.value_vectors(subject.model, layer)[part])
         # Row 0 stands for no neuron.
         values = torch.cat([torch.zeros_like(values[:1]), values])
@@ -336,7 +336,7 @@ class LinearReadout:
     def _log_probability(
         self, residual: Tensor, through: Tensor, active: Tensor, scale: Tensor, target: int
     ) -> Tensor:
-        # A few rows at a time stay in a processor's cache, which is several times as fast.
+        # A few rows at a time fit in the processor's cache, which is several times faster.
         size = CACHED_ROWS if through.device.type == "cpu" else len(through)
         read = []
         for start in range(0, len(through), size):
@@ -355,7 +355,7 @@ class LinearReadout:
 
     @cached_property
     def _bias(self) -> Tensor | None:
-        """What the norm's bias and the head's add to every logit, (n_tokens,)."""
+        """The sum of the norm's and the head's bias in every logit, (n_tokens,)."""
         bias = getattr(self.norm, "bias", None)
         if bias is None:
             return self.head.bias

@@ -1,16 +1,16 @@
-"""Pieces of paths: what nested rules do not settle is halved where it is uncertain.
+"""Adaptive bisection of the paths whose integral the nested rules leave uncertain.
 
     pieces = integrate_cuts(subject, base, cuts, precision="float32")     # two evaluations each
     pieces.halves(pick_worst(pieces.error, limit=0.01, room=8))            # the next cuts
 
-A path can jump anywhere: adaptive Simpson (Lyness, 1969) with Boole's rule as its extrapolation.
+Adaptive Simpson (Lyness, 1969) with Boole's rule as extrapolation, because a path can jump anywhere.
 
 1. *Cut.* A path, or half of a piece: P and its gradient are known at both ends and in the middle.
 2. *Piece.* Both quarters are evaluated; Boole's rule on five nodes is its score, the difference from
    Simpson's on three its `change`, and |Σ scores − its rise of P| its `gap`.
-3. *Halves.* Of a path's pieces the worst are halved, as few as leave less than the limit in the others.
+3. *Halves.* The worst pieces of a path are halved: as few as bring the error of the others below the limit.
 
-Arrays hold all pieces of all paths of a batch: one call to a GPU a round, not one a piece.
+Arrays hold all pieces of all paths of a batch, so a round takes one GPU call, not one a piece.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from atlas.attribution import quadrature
 from atlas.attribution.staircase import Base, Rows, project_to_neurons, sweep
 from atlas.surgery.subject import Subject
 
-# Numbers that are gathered at once when pieces are summed.
+# The most numbers gathered at once when pieces are summed.
 _GATHERED = 1 << 25
 
 
@@ -44,7 +44,7 @@ class Cuts:
         return len(self.item)
 
     def joined(self, other: Cuts) -> Cuts:
-        """These, then the others."""
+        """Both, one after the other."""
         return _joined(self, other)
 
     def taken(self, index: np.ndarray) -> Cuts:
@@ -71,11 +71,11 @@ class Pieces:
 
     @cached_property
     def error(self) -> np.ndarray:
-        """What step 3 halves by, (n,): the larger of change and gap."""
+        """The error that step 3 uses, (n,): the larger of change and gap."""
         return np.maximum(self.change, self.gap)
 
     def joined(self, other: Pieces) -> Pieces:
-        """These, then the others."""
+        """Both, one after the other."""
         return _joined(self, other)
 
     def taken(self, index: np.ndarray) -> Pieces:
@@ -96,9 +96,9 @@ class Pieces:
         )
 
     def summed(self, groups: list[np.ndarray]) -> Tensor:
-        """Scores of paths from those of their pieces, (n_groups, n_neurons), in the order of the pieces.
+        """The scores of paths, (n_groups, n_neurons): the sums of their pieces', in the pieces' order.
 
-        Gathered and added along one axis: sums by index come out otherwise each time on a GPU.
+        Gathers and adds along one axis, because a GPU's sums by index are not reproducible.
         """
         most = max(map(len, groups))
         index = np.zeros((len(groups), most), np.int64)
@@ -132,7 +132,7 @@ def _taken(rows, index: np.ndarray):
 
 
 def no_pieces(subject: Subject) -> Pieces:
-    """Pieces of nothing, n = 0, to join others to."""
+    """No pieces, n = 0; others can be joined to them."""
     none, nodes = np.zeros(0), np.zeros((0, 5))
     number = np.zeros(0, np.int64)
     gradient = torch.zeros(0, 5, subject.d_model, device=subject.device)
@@ -185,8 +185,8 @@ def integrate_cuts(subject: Subject, base: Base, cuts: Cuts, *, precision: str) 
 
 
 def pick_worst(error: np.ndarray, *, limit: float, room: int) -> np.ndarray:
-    """Step 3: which of a path's pieces, (n_pieces,) errors, to halve: the worst first, at least one, at most
-    `room`, and as few as leave less than the limit in the others."""
+    """Step 3: the indices of a path's pieces to halve, from their errors, (n_pieces,): the worst first, at
+    least one, at most `room`, and as few as bring the error of the others below the limit."""
     order = np.argsort(-error, kind="stable")
     left = error.sum() - np.concatenate([[0.0], np.cumsum(error[order])[:-1]])
     # A fifth of the limit is left for the halves.

@@ -1,4 +1,4 @@
-"""Integrated gradients of answer tokens, by fixed sums or by quadrature that certifies itself.
+"""Integrated gradients of answer tokens, by fixed sums or by certified quadrature.
 
     scored = integrated_gradients(subject, items, rule="certified", tolerance=0.01, max_points=513, steps=20)
     scored[0].scores, scored[0].gap            # (n_layers, n_neurons), (n_layers,)
@@ -10,13 +10,13 @@ when layer l's activations there are α·w (Dai et al., ACL 2022, equations 2 an
 
 Steps 1 to 5, which evaluate P and its gradient, are in `atlas.attribution.staircase`.
 
-6. *Certified quadrature.* Nested Clenshaw–Curtis rules of 3, 5 and 9 points; a (token, layer) stops when
-   its completeness gap and the largest change of a score since the last rule are within `tolerance`
-   × the token's largest |score|. What nine points do not settle is bisected (`atlas.attribution.bisection`),
-   piece by piece, where it is uncertain, up to `max_points` evaluations; the rest is flagged.
-7. *Rounded products, exact certificates.* Where the subject's products are less than float32, a path whose
-   error a round does not halve is limited by rounding, or steep: it is begun again in float32. (In tf32,
-   more points do not help what rounding spoils: a BERT-base with random weights took 58 a layer, not 5.)
+6. *Certified quadrature.* Nested Clenshaw–Curtis rules of 3, 5 and 9 points; a (token, layer) stops when its
+   completeness gap and the largest change of a score since the last rule are within `tolerance` × the token's
+   largest |score|. Paths that nine points do not settle are bisected (`atlas.attribution.bisection`) where
+   they are uncertain, up to `max_points` evaluations; the rest is flagged.
+7. *Rounded products, exact certificates.* With products rounded below float32, a path whose error a round
+   does not halve is limited by rounding or steep: it restarts in float32. (More points do not help against
+   rounding: in tf32, a BERT-base with random weights took 58 a layer, not 5.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, proj
 from atlas.surgery.loaded import TokenPrediction
 from atlas.surgery.subject import Subject
 
-# A path that rounding limits: a round leaves more than this share of its error.
+# Rounding limits a path when a round leaves more than this share of its error.
 STALLED = 0.5
 
 
@@ -56,9 +56,9 @@ class TokenScores:
 
 
 def integrated_gradients(subject: Subject, items: Sequence[AnswerToken], **options: Any) -> list[TokenScores]:
-    """The method ``integrated_gradients`` of `atlas.surgery.attribute`, whose options these are, for a batch.
+    """The method ``integrated_gradients`` of `atlas.surgery.attribute` for a batch; options as there.
 
-    One `TokenScores` an item, in their order; a score may be NaN, which `attribute` refuses.
+    Returns one `TokenScores` an item, in order. Scores may be NaN; `attribute` raises then.
     """
     return integrated_from(subject, base_pass(subject, items), items, **options)
 
@@ -74,15 +74,15 @@ def integrated_from(
     steps: int,
     keep_paths: bool,
 ) -> list[TokenScores]:
-    """The same from a base pass, which may set where paths begin."""
+    """Integrated gradients from a base pass, which may set where paths begin."""
     if rule == "certified":
         return _Certified(subject, base, tolerance, max_points).run(items, keep_paths=keep_paths)
     return _riemann(subject, base, items, rule, steps, tolerance, keep_paths)
 
 
 def _rows(pairs: Tensor, alphas: Tensor) -> Rows:
-    """Every alpha, (n_alphas,), on every (item, layer) pair, (n_pairs, 2), sorted by layer; the rows run
-    through the (n_pairs, n_alphas) grid in its own order."""
+    """Every alpha, (n_alphas,), on every (item, layer) pair, (n_pairs, 2), sorted by layer; the rows follow
+    the order of the (n_pairs, n_alphas) grid."""
     n = len(alphas)
     return Rows(pairs[:, 0].repeat_interleave(n), pairs[:, 1].repeat_interleave(n), alphas.repeat(len(pairs)))
 
@@ -96,7 +96,7 @@ def _riemann(
     tolerance: float,
     keep_paths: bool,
 ) -> list[TokenScores]:
-    """A fixed sum; its gap is its error, for which α = 0 is evaluated where the rule does not."""
+    """A fixed sum; its gap needs P(0), so α = 0 is evaluated even where the rule omits it."""
     nodes, weights = quadrature.riemann(rule, steps)
     inner = nodes < 1
     alphas, inner_weights = nodes[inner], weights[inner]
@@ -195,7 +195,7 @@ class _Certified:
             pass
 
     def _limit(self) -> Tensor:
-        """What error each item allows, (n_items, 1): a fraction of its largest |score| so far."""
+        """The error that each item allows, (n_items, 1): a fraction of its largest |score| so far."""
         return self.tolerance * self.largest.amax(1, keepdim=True)
 
     def _settled(self) -> Tensor:
@@ -208,7 +208,7 @@ class _Certified:
     # --- step 7 ---
 
     def _begin_again(self) -> bool:
-        """Restart in float32 the paths that rounding kept from settling. False where there are none."""
+        """Restart in float32 the paths that rounding kept from settling; False without any."""
         again = ~self._settled() & ~self.exact
         if not bool(again.any()):
             return False
@@ -222,7 +222,7 @@ class _Certified:
         return True
 
     def _let_go(self, due: Tensor, before: Tensor) -> None:
-        """In less than float32, stop paths whose error, `before` the round, it did not lower enough."""
+        """With rounded products, stop the paths whose error the round lowered too little from `before`."""
         if self.precision != "float32":
             self.live &= ~(due & (self._error() > STALLED * before))
 
@@ -237,8 +237,8 @@ class _Certified:
             if not bool(active.any()):
                 continue
             evaluated, before = True, self._error()
-            # At α = 1 the paths of all layers are one state, which is swept once for all of them, unless few
-            # are begun again.
+            # At α = 1 the paths of all layers are one state, which is swept once for all, unless few paths
+            # restart.
             with_base = level == 1 and not bool(self.n_before.any())
             wanted = quadrature.new_nodes(level)
             if level == 1:
@@ -280,7 +280,7 @@ class _Certified:
         self.change[k, layer], self.gap[k, layer], self.largest[k, layer] = torch.cat(found, 1).cpu()
 
     def _measure(self, item: Tensor, layer: Tensor | int) -> tuple[Tensor, Tensor]:
-        """The gap and the largest |score| of pairs, as they are now."""
+        """The current gap and largest |score| of pairs."""
         scores = self.scores[item, layer]
         ends = self.path[item, layer, -1] - self.path[item, layer, 0]
         return (scores.sum(-1) - ends).abs(), scores.abs().amax(-1)
@@ -288,9 +288,9 @@ class _Certified:
     # --- step 6: pieces ---
 
     def _adaptive(self) -> bool:
-        """Halve the pieces that are still uncertain, wherever they lie: a path can jump anywhere.
+        """Halve the pieces that are still uncertain.
 
-        False where no pair was uncertain, or none of those had points left.
+        False where no pair is uncertain, or no uncertain pair has points left.
         """
         evaluated = False
         while len(cuts := self._cuts()):
@@ -305,7 +305,7 @@ class _Certified:
         return evaluated
 
     def _cuts(self) -> Cuts:
-        """What to evaluate next: whole paths that nine points did not settle, and halves of their pieces."""
+        """The next cuts to evaluate: paths that nine points did not settle, and halves of pieces."""
         # A score that is NaN never settles; `attribute` raises.
         due = ~self._settled() & self.live & (self.n_points >= quadrature.FINEST) & self.largest.isfinite()
         cuts = self._whole_paths(due)
@@ -342,7 +342,7 @@ class _Certified:
         return Cuts(item, layer, nodes, probability, self.gradient[k, at][:, ends_and_middle])
 
     def _collect(self, touched: Tensor) -> None:
-        """The pieces' sum is the pair's score; their changes add up to its error."""
+        """Set a pair's score to the sum of its pieces, its error to the sum of their changes."""
         groups = self._by_pair(touched)
         first = [group[0] for group in groups]
         k, layer = (torch.from_numpy(index[first]) for index in (self.pieces.item, self.pieces.layer))

@@ -3,12 +3,12 @@
     nodes, weights = clenshaw_curtis(9)        # (9,), (9,), float64
     LEVELS                                     # (2, 3, 5, 9): each a subset of the next
 
-Clenshaw & Curtis (1960); weights by the explicit cosine sum (Waldvogel, BIT 2006, eq. 2.4 at N
-intervals). What nine points do not settle is cut into pieces for adaptive Simpson (Lyness, 1969), with
-Boole's rule as its extrapolation: halving a piece reuses all of its points. Nested rules up to 65
-points with nine-point pieces after them need half as many points again for the same error found
-(six SmolLM2-135M prompts, 30 layers, tolerance 0.01). The Riemann rules are those of the paper's code
-(`left`) and of its replication (`endpoints`); they are kept to reproduce those works, errors included.
+Clenshaw & Curtis (1960); weights by the explicit cosine sum (Waldvogel, BIT 2006, eq. 2.4 at N intervals). A
+path that nine points do not settle is cut into pieces for adaptive Simpson (Lyness, 1969) with Boole's rule
+as extrapolation: halving a piece reuses all of its points. Nested rules up to 65 points, followed by
+nine-point pieces, need 50 % more points for the same error (six SmolLM2-135M prompts, 30 layers, tolerance
+0.01). The Riemann rules are those of the paper's code (`left`) and of its replication (`endpoints`); they are
+kept to reproduce those works, errors included.
 """
 
 from __future__ import annotations

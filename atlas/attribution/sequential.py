@@ -1,22 +1,21 @@
-"""Sequential integrated gradients: from the prompt with one word missing to the prompt as it is.
+"""Sequential integrated gradients: paths from the prompt with one word missing to the whole prompt.
 
     attribute(subject, prompts, method="sequential_integrated_gradients")[0].scores    # (n_layers, n_neurons)
 
-Integrated gradients let a layer's activations grow from zero, where no prompt ever puts them. Enguehard
-(*Sequential Integrated Gradients*, Findings of ACL 2023, arXiv 2305.15853) begins at the sentence itself
-with one word masked, one word at a time, and leaves all others as they are. There the features are
-embeddings; here they are neurons: with w the activations of a layer at the answer position and wⁱ those that
-the model has there when the prompt's token i is missing,
+Integrated gradients scale a layer's activations up from zero, a state that no prompt produces. Enguehard
+(*Sequential Integrated Gradients*, Findings of ACL 2023, arXiv 2305.15853) starts from the sentence with one
+word masked, each word in turn. Its features are embeddings; here they are neurons: with w the activations of
+a layer at the answer position and wⁱ the activations there when the prompt's token i is missing,
 
     score = mean over i of  (w − wⁱ) · ∫₀¹ ∂P/∂w (wⁱ + α·(w − wⁱ)) dα
 
-1. *Words.* Every token of the prompt but special ones and the answer's own; one that is missing is the mask,
-   or in a causal model its end-of-text token.
+1. *Words.* Every token of the prompt except special tokens and the answer's own. The mask replaces a missing
+   word, in a causal model the end-of-text token.
 2. *Baselines.* A base pass of each such prompt gives wⁱ for all layers.
-3. *Paths* are integrated as all others are, by the same rules, with the same certificate: a layer's scores
-   sum to P(w) − mean of P(wⁱ), what the words are worth to this layer. Costs a path a word.
+3. *Paths* are integrated by the same rules and with the same certificate as all others: a layer's scores sum
+   to P(w) − mean of P(wⁱ), the worth of the words to this layer. The cost is one path a word.
 
-What answers without any word in particular scores nothing here. A token's points are those of all its words.
+A neuron that no word changes scores zero. The `n_points` of a token are those of all its words.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ def sequential_integrated_gradients(
 ) -> list[TokenScores]:
     """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
 
-    Takes the options of `integrated_gradients`; keeps no paths, for there is one for each word. Raises
+    Takes the options of `integrated_gradients`; keeps no paths, because each word has its own. Raises
     `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token to replace one
-    with; `ModelError` where the model has hooks of its own.
+    with; `ModelError` where the model has hooks.
     """
     if hooked(subject.model):
         raise ModelError(
@@ -64,7 +63,7 @@ def sequential_integrated_gradients(
 
 
 def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
-    """Step 1: what the model reads when each word in turn is missing."""
+    """Step 1: the model's input with each word missing in turn."""
     tokenizer = subject.tokenizer
     masked = subject.family.kind == "masked"
     missing = tokenizer.mask_token_id if masked else tokenizer.eos_token_id

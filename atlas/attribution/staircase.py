@@ -4,8 +4,8 @@
     swept = sweep(subject, base, Rows(item, layer, alpha), with_base=True)
     swept.probability, swept.gradient          # (n_rows,), (n_rows, d_model)
 
-A row is one point of one path: the model as it is for an answer token, but for one layer's activations
-at the answer position, which are α·w instead of w (Dai et al., ACL 2022, equations 2 and 3).
+A row is one point of one path: the model for one answer token, with one layer's activations at the answer
+position set to α·w instead of w (Dai et al., ACL 2022, equations 2 and 3).
 
 1. *Base pass.* One forward pass records every layer's activations and residual at the answer
    position, and what the layers after it need: keys and values (causal) or whole outputs (masked).
@@ -14,8 +14,8 @@ at the answer position, which are α·w instead of w (Dai et al., ACL 2022, equa
 3. *Prefix reuse.* In a causal model nothing before the answer position changes: rows are one token
    wide and attend to the base pass's keys and values. In a masked model rows are whole sentences,
    but the last layer computes the answer position only.
-4. *One row for α = 1.* At α = 1 the paths of all layers are the same state, the model as it is: one
-   row from layer 0 upward gives the gradients of all of them.
+4. *One row for α = 1.* At α = 1 the paths of all layers are the same state, the unchanged model: one row from
+   layer 0 upward gives the gradients of all of them.
 5. *Gradient.* Only ∂P/∂(what the down-projection writes) is kept, d_model numbers a row; one product
    with the value vectors, after the weighted sum over nodes, gives ∂P/∂w (`project_to_neurons`).
 """
@@ -35,19 +35,19 @@ from atlas.surgery.loaded import Encoded, TokenPrediction, token_predictions
 from atlas.surgery.precision import products
 from atlas.surgery.subject import Subject
 
-# What a sweep may keep for its backward pass: on a CPU, where more is no faster, and as a share of what is
-# free on a GPU when its first sweep begins.
+# The memory that a sweep may keep for its backward pass: in bytes on a CPU, where more is no faster; on a GPU
+# a share of the memory that is free at its first sweep.
 CPU_SWEEP_BYTES = 400_000_000
 GPU_SWEEP_SHARE = 0.6
 
 
-# What a layer is called with: a tensor, several, or none needed.
+# A layer's argument: a tensor, several, or None.
 Argument = Tensor | tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """One token of an answer: what the model reads, where it answers, and the token wanted."""
+    """One token of an answer: the model's input, the answer position and the target token."""
 
     input_ids: tuple[int, ...]
     position: int
@@ -70,15 +70,14 @@ def answer_tokens(encoded: Encoded, kind: str) -> list[AnswerToken]:
 
 @dataclass(frozen=True)
 class Base:
-    """What one forward pass over answer tokens leaves for the sweeps; shorter ones are padded on the right.
+    """The state of one forward pass over answer tokens, padded on the right, that sweeps reuse.
 
     activations (n_items, n_layers, n_neurons); residuals and writes (n_items, n_layers, d_model), a write
     being activations @ value vectors, without the bias; position and target (n_items,); predictions, one an
-    item. Causal: keys and values of the tokens before the answer by layer,
-    (n_items, n_heads, n_tokens − 1, d_head), and the name by which layers take them. Masked: outputs by
-    layer, (n_items, n_tokens, d_model). arguments: what a layer is called with besides (`_arguments`).
-    start: another base of the same items, whose activations and writes are where paths begin, at α = 0;
-    None: at zero.
+    item. Causal: keys and values of the tokens before the answer by layer, (n_items, n_heads, n_tokens − 1,
+    d_head), and the name by which layers take them. Masked: outputs by layer, (n_items, n_tokens, d_model).
+    arguments: a layer's other arguments (`_arguments`). start: another base of the same items; paths begin at
+    its activations and writes at α = 0, or at zero without one.
     """
 
     activations: Tensor
@@ -96,13 +95,13 @@ class Base:
 
     @property
     def n_items(self) -> int:
-        """How many answer tokens."""
+        """Number of answer tokens."""
         return self.position.shape[0]
 
 
 @torch.no_grad()
 def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
-    """Step 1."""
+    """Step 1: run the model once and record the state that sweeps need."""
     from transformers import DynamicCache
 
     model, family, device = subject.model, subject.family, subject.device
@@ -145,10 +144,10 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
 def _arguments(
     called: Sequence[dict], visible: Tensor, position: Tensor, causal: bool
 ) -> tuple[dict[str, Argument], ...]:
-    """What a sweep calls each layer with, an item a row, from what the model called it with.
+    """Each layer's arguments in a sweep, an item a row, from those of the model's own call.
 
-    Positions, their embeddings and ALiBi's slopes are kept for what a row holds: the whole sentence in a
-    masked model, the answer position in a causal one. `attention_mask`, where one is needed, is added to
+    Positions, their embeddings and ALiBi's slopes are kept for the positions of a row: the whole sentence in
+    a masked model, the answer position in a causal one. `attention_mask`, where one is needed, is added to
     attention scores: zero for what a row may see.
     """
     made: dict[int, Argument] = {}  # layers share most of them
@@ -227,9 +226,8 @@ _ROW_ARGUMENTS: dict[str, Callable] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Points of paths, all (n_rows,) and sorted by layer: row r is item `item[r]` with the activations
-    of layer `layer[r]` scaled by `alpha[r]`. Kept on the CPU: a sweep asks a GPU for nothing, and so it
-    never waits for one."""
+    """Points of paths, all (n_rows,) and sorted by layer: row r is item `item[r]` with the activations of
+    layer `layer[r]` scaled by `alpha[r]`. They stay on the CPU, so that a sweep never waits for a GPU."""
 
     item: Tensor
     layer: Tensor
@@ -245,8 +243,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found: probability (n_rows,) of the target, and gradient (n_rows, d_model), its
-    derivative with respect to what the row's down-projection wrote. Of the items whose base rows were swept,
+    """A sweep's results: probability (n_rows,) of the target, and gradient (n_rows, d_model), its derivative
+    with respect to what the row's down-projection wrote. For the items whose base rows were swept,
     base_probability (n_items,) and base_gradient (n_items, n_layers, d_model): α = 1 in every layer."""
 
     probability: Tensor
@@ -258,7 +256,7 @@ class Swept:
 class _PrefixCache:
     """Step 3, causal: the base pass's keys and values in front of each row's own.
 
-    Stands where a transformers cache stands, and answers the one call that layers make.
+    Takes the place of a transformers cache, of which layers call `update` only.
     """
 
     def __init__(self, base: Base, item: Tensor) -> None:
@@ -289,11 +287,11 @@ class _SentenceCache:
 def sweep(
     subject: Subject, base: Base, rows: Rows, *, with_base: bool = False, precision: str = "float32"
 ) -> Swept:
-    """Steps 2 to 5 for any set of rows, in as many parts as memory asks for.
+    """Steps 2 to 5 for any set of rows, in as many parts as memory requires.
 
     with_base: also sweep each item's own state (α = 1), from layer 0 upward. precision: of the matrix
-    products (`atlas.surgery.precision`). Where a part does not fit, it is cut in half, and so is what this
-    subject's sweeps keep from then on; one row that does not fit raises torch's own error.
+    products (`atlas.surgery.precision`). A part that does not fit is halved, and so is the memory of this
+    subject's later sweeps; one row that does not fit raises torch's own error.
     """
     parts: list[Swept] = []
     start = start_base = 0
@@ -319,14 +317,14 @@ def sweep(
             parts.append(part)
             start, start_base = end, end_base
             continue
-        # Outside the handler, whose traceback holds the part's tensors.
+        # Outside the handler, whose traceback keeps the part's tensors in memory.
         torch.cuda.empty_cache()
         subject.sweep_bytes = (of_base + (float(spent[end - 1]) - before if end > start else 0.0)) / 2
     return Swept(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Swept)))
 
 
 def _sweep_bytes(subject: Subject) -> float:
-    """What a part may keep, in bytes: what has fitted so far."""
+    """The memory that a part may keep, in bytes: the most that has fitted so far."""
     if subject.sweep_bytes is None:
         subject.sweep_bytes = float(CPU_SWEEP_BYTES)
         if subject.device.type == "cuda":
@@ -335,7 +333,7 @@ def _sweep_bytes(subject: Subject) -> float:
 
 
 def _row_bytes(subject: Subject, base: Base, layer: Tensor) -> Tensor:
-    """About what a row that enters after `layer` keeps for its backward pass, in bytes, (n_rows,)."""
+    """Approximate bytes that a row entering after `layer` keeps for its backward pass, (n_rows,)."""
     causal = subject.family.kind == "causal"
     width = 1 if causal else base.outputs[0].shape[1]
     context = 2 * base.keys[0][0].numel() if causal else 0
@@ -405,14 +403,14 @@ def _nothing(subject: Subject) -> Swept:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for what the device does."""
+    """The tensor on the device, copied without waiting for the device."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The target's probability, (n_rows,), and its gradient ∂P/∂logits = P · (e_target − softmax).
 
-    Written out, it passes over (n_rows, n_tokens) once where automatic differentiation does so several times.
+    Written out, because automatic differentiation passes over (n_rows, n_tokens) several times.
     """
     softmax = logits.softmax(-1)
     probability = softmax.gather(-1, target[:, None])
@@ -459,7 +457,7 @@ def _through(
     item: Tensor,
     prefix: _PrefixCache,
 ) -> Tensor:
-    """The rows in flight through one layer; shapes as in `_entering`."""
+    """The current rows after one more layer; shapes as in `_entering`."""
     options: dict[str, Any] = {
         name: _of_rows(name, value, item) for name, value in base.arguments[layer].items()
     }

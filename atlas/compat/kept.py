@@ -1,4 +1,4 @@
-"""Changes that stay in a model until they are taken back, in any order, whoever runs the model meanwhile.
+"""Changes that stay in a model until they are undone, in any order.
 
     undo = changes_in(subject).rewrite(subject, neurons, lambda neuron, vector: 0 * vector)
     undo()                                           # the model is as before, bit for bit
@@ -7,9 +7,9 @@
    `copy.deepcopy` and `save_pretrained` see the change. The given weight is never written, and returns when
    no change is left; a copy that was trained meanwhile stays, with the given vectors.
 2. *Activations* (suppress, enhance): hooks scale them at a masked model's masks and at a causal model's last
-   token, whatever it reads.
+   token.
 
-Undoing one change computes the vectors anew from the given ones, by the changes left, in their order.
+Undoing one change recomputes the vectors from the given ones with the remaining changes, in order.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from atlas.surgery.subject import Subject
 
 # From a neuron and its value vector, (d_model,), to its new value vector.
 Rewrite = Callable[[Neuron, Tensor], Tensor]
-# Takes a change back; calling it again does nothing.
+# Undoes a change; calling it again does nothing.
 Undo = Callable[[], None]
 
 
 @dataclass
 class _Copied:
-    """The weight that a copy stands in for, and the neurons whose vectors the copy ever changed."""
+    """The weight that a copy replaces, and the neurons whose vectors the copy has changed."""
 
     given: nn.Parameter
     neurons: set[int] = field(default_factory=set)
@@ -45,8 +45,8 @@ class _Copied:
 class KeptChanges:
     """The changes in force in one model; it refers to the model's parts only, so the model can be freed.
 
-    positions: the answer's, where the caller knows them. masks, (n_rows, n_tokens): where the last input
-    holds masks. n_rows: of the input, while the model reads it. n_scalings: changes of activations in force.
+    positions: the answer's, where the caller knows them. masks, (n_rows, n_tokens): the masks of the last
+    input. n_rows: of the input, while the model reads it. n_scalings: changes of activations in force.
     """
 
     mask_token_id: int | None
@@ -59,7 +59,7 @@ class KeptChanges:
 
     @contextmanager
     def at(self, positions: tuple[int, ...]) -> Iterator[None]:
-        """Inside the block, activations are scaled at these positions of every row."""
+        """Inside the block, scale activations at these positions of every row."""
         before, self.positions = self.positions, positions
         try:
             yield
@@ -139,7 +139,7 @@ class KeptChanges:
 
     @torch.no_grad()
     def _compute(self, entry: list[tuple[nn.Module, Neuron, Rewrite]]) -> None:
-        """Compute the value vectors of the entry's layers anew."""
+        """Recompute the value vectors of the entry's layers."""
         for module in {module for module, _, _ in entry}:
             changes = [each[1:] for entry in self.rewritings for each in entry if each[0] is module]
             weight = module.get_parameter("weight")
@@ -166,9 +166,9 @@ _KEPT: WeakKeyDictionary[nn.Module, KeptChanges] = WeakKeyDictionary()
 
 
 def changes_in(subject: Subject) -> KeptChanges:
-    """The changes in force in the subject's model, shared by all who study it.
+    """The changes in force in the subject's model, one record for all drop-ins on it.
 
-    With changes of their own, each would put back the other's change as what was given.
+    Separate records would restore each other's changes as given weights.
     """
     mask = subject.tokenizer.mask_token_id if subject.family.kind == "masked" else None
     return _KEPT.setdefault(subject.model, KeptChanges(mask))

@@ -54,13 +54,13 @@ _EDIT_STRENGTH = 2.0
 class KnowledgeNeurons:
     """Find the neurons that carry a fact, and change them.
 
-    model, tokenizer: of any supported family, which is read from the model, whatever `model_type` says. The
+    model, tokenizer: of any supported family, which is read from the model; `model_type` is ignored. The
     model is moved to `device` (None: a GPU where there is one) and to float32. rule: "endpoints", the
     original's fixed sum of `steps` points; "left" or "right", other fixed sums; "certified", as many points
-    as an error of `tolerance` × a prompt's largest score takes, whatever `steps` says. strict_replication:
-    the original's numbers of BERT, GPT-2 and GPT-Neo, errors included.
+    as an error of `tolerance` × a prompt's largest score needs; `steps` is ignored. strict_replication: the
+    original's numbers of BERT, GPT-2 and GPT-Neo, errors included.
 
-    Each change runs a prompt before and after it, and returns both results and a function that takes it back.
+    Each change runs a prompt before and after it, and returns both results and a function that undoes it.
     With undo_modification=False the change stays in the model until that function is called.
     """
 
@@ -107,7 +107,7 @@ class KnowledgeNeurons:
 
     @property
     def model_type(self) -> str:
-        """As the model's config has it: "bert", "gpt2", "gpt_neo", "llama" …"""
+        """The type in the model's config: "bert", "gpt2", "gpt_neo", "llama" …"""
         return self.model.config.model_type
 
     def n_layers(self) -> int:
@@ -157,7 +157,7 @@ class KnowledgeNeurons:
         """Every neuron's score for the answer, (n_layers, n_neurons), the mean over its tokens.
 
         attribution_method: "integrated_grads", "max_activations" (the activation itself), or a method of
-        `atlas.surgery.attribute`. batch_size and pbar change nothing: memory decides how many points are
+        `atlas.surgery.attribute`. batch_size and pbar are ignored: memory decides how many points are
         computed at once. Raises `PromptError` for a prompt that the model cannot answer.
         """
         return self._scores([self._encode(prompt, ground_truth)], steps, attribution_method)[0]
@@ -215,7 +215,7 @@ class KnowledgeNeurons:
     def get_baseline_with_activations(
         self, encoded_input: Mapping, layer_idx: int, mask_idx: int
     ) -> tuple[Any, Tensor]:
-        """What the model gives, and the layer's activations at that place, (n_rows, n_neurons)."""
+        """The model's output and the layer's activations at the answer, (n_rows, n_neurons)."""
         recorded: list[Tensor] = []
         module = self._module(layer_idx)
         handle = module.register_forward_pre_hook(lambda _, args: recorded.append(args[0]))
@@ -242,8 +242,8 @@ class KnowledgeNeurons:
         attribution_method: str = "integrated_grads",
         pbar: bool = True,
     ) -> list[list[int]]:
-        """[layer, neuron] of those whose score is above `threshold`, or `adaptive_threshold` × the largest
-        score, or the `percentile` of all scores. Raises `AtlasError` unless exactly one is given."""
+        """[layer, neuron] of the neurons whose score is above `threshold`, or `adaptive_threshold` × the
+        largest score, or the `percentile` of all scores. Raises `AtlasError` unless exactly one is given."""
         above = _above(threshold, adaptive_threshold, percentile)
         return above(self.get_scores(prompt, ground_truth, batch_size, steps, attribution_method, pbar))
 
@@ -260,7 +260,7 @@ class KnowledgeNeurons:
         coarse_percentile: float | None = None,
         quiet: bool = False,
     ) -> list[list[int]]:
-        """[layer, neuron] of those that are coarse in more than p of the prompts, and in no negative example.
+        """[layer, neuron] of neurons that are coarse in more than p of the prompts and no negative example.
 
         A coarse_threshold or coarse_percentile takes the place of the default coarse_adaptive_threshold.
         """
@@ -350,7 +350,7 @@ class KnowledgeNeurons:
         undo_modification: bool = True,
         quiet: bool = False,
     ) -> tuple[BeforeAfter, Callable]:
-        """What `suppress_knowledge` and `enhance_knowledge` do, by mode."""
+        """Suppress or enhance, by mode, as `suppress_knowledge` and `enhance_knowledge` do."""
         if mode not in _FACTORS:
             raise AtlasError(f"mode must be one of {', '.join(_FACTORS)}, got '{mode}'.")
         encoded, chosen = self._encode(prompt, ground_truth), self._named(neurons)
@@ -359,7 +359,7 @@ class KnowledgeNeurons:
                 f"The layers of {self.subject.name} share one module, so a suppression or enhancement "
                 "of one layer cannot be kept. Leave out undo_modification=False."
             )
-        # In the original a neuron that is named twice is doubled twice.
+        # The original doubles a neuron twice that is named twice.
         times = Counter(chosen if self.strict_replication else set(chosen))
         factors = {neuron: _FACTORS[mode] ** n for neuron, n in times.items()}
         before = self._complete(encoded)[0]
@@ -376,7 +376,7 @@ class KnowledgeNeurons:
         undo_modification: bool = True,
         quiet: bool = False,
     ) -> tuple[BeforeAfter, Callable]:
-        """What `edit_knowledge` and `erase_knowledge` do, by mode."""
+        """Edit or erase, by mode, as `edit_knowledge` and `erase_knowledge` do."""
         if mode not in ("edit", "erase"):
             raise AtlasError(f"mode must be edit or erase, got '{mode}'.")
         if mode == "edit" and target is None:
@@ -408,8 +408,8 @@ class KnowledgeNeurons:
     def _edited(self, encoded: Encoded, own: tuple[int, ...]) -> Callable[[Neuron, Tensor], Tensor]:
         """Add twice the difference of the new answer's embedding and the old one's to a value vector.
 
-        In models other than BERT, which the original refuses to edit, with the sign of the neuron's
-        activation: in gated layers many are negative, and would push towards the old answer.
+        In models other than BERT, which the original does not edit, the sum is multiplied by the sign of the
+        neuron's activation: in gated layers, negative activations would push towards the old answer.
         """
         embeddings = self._embeddings()
         old, new = (embeddings[list(tokens)].mean(0) for tokens in (own, encoded.targets))
@@ -425,7 +425,7 @@ class KnowledgeNeurons:
         return change
 
     def _embeddings(self) -> Tensor:
-        """The tokens' rows, (n_tokens, d_model): the head's, but strictly those that are read."""
+        """The token embeddings, (n_tokens, d_model): the head's; with strict_replication, the input's."""
         if self.strict_replication:
             return self.model.get_input_embeddings().get_parameter("weight").detach().float()
         return self.subject.family.token_embeddings(self.model).detach().float()
@@ -433,7 +433,7 @@ class KnowledgeNeurons:
     def _measured(
         self, encoded: Encoded, before: dict, change: Callable[[], Undo], undo_modification: bool, quiet: bool
     ) -> tuple[BeforeAfter, Callable]:
-        """Make a change, complete the prompt, and take the change back unless it is to stay."""
+        """Make a change, complete the prompt, and undo the change unless it stays."""
         with self.subject.lock, ExitStack() as stack:
             undo = change()
             stack.callback(undo)
@@ -455,7 +455,7 @@ class KnowledgeNeurons:
     def _named(self, neurons: Pairs) -> list[Neuron]:
         try:
             named = [
-                each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index: 1.5 is no place
+                each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index refuses 1.5
                 for each in neurons
             ]
         except TypeError:
@@ -469,7 +469,7 @@ class KnowledgeNeurons:
 def _above(
     threshold: float | None, adaptive: float | None, percentile: float | None
 ) -> Callable[[Tensor], list[list[int]]]:
-    """From scores, (n_layers, n_neurons), to [layer, neuron] of those above the one limit that is given."""
+    """The function from scores, (n_layers, n_neurons), to the [layer, neuron] above the one limit given."""
     limits = [each for each in (threshold, adaptive, percentile) if each is not None]
     if len(limits) != 1:
         raise AtlasError("Give exactly one of threshold, adaptive_threshold and percentile.")

@@ -32,7 +32,7 @@ def initialize_model_and_tokenizer(model_name: str) -> tuple[PreTrainedModel, Pr
 
 
 def model_type(model_name: str) -> str:
-    """ "bert", "gpt2", "gpt_neo", or for other models what their config says, such as "llama"."""
+    """ "bert", "gpt2", "gpt_neo", or for other models the type in their config, such as "llama"."""
     for names, kind in ((BERT_MODELS, "bert"), (GPT2_MODELS, "gpt2"), (GPT_NEO_MODELS, "gpt_neo")):
         if model_name in names:
             return kind
@@ -43,7 +43,7 @@ def model_type(model_name: str) -> str:
 
 @contextmanager
 def as_studied(model: nn.Module) -> Iterator[None]:
-    """Inside the block, the model may be put in evaluation mode and frozen; then it is as it was before."""
+    """Restore the model's training mode and gradients after the block."""
     training = [module for module in model.modules() if module.training]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

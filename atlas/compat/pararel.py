@@ -4,8 +4,8 @@
     pararel_expanded()[uuid]["sentences"]                # fact → its sentences, relation_name, obj_label
 
 As in the original, the first call downloads the files and writes them as JSON at `data_path`;
-`atlas.datasets.pararel` checks their sha256. A copy of PARAREL's `data` folder replaces the download: name it
-in `source` or in the environment variable KNOWLEDGE_NEURON_ATLAS_PARAREL.
+`atlas.datasets.pararel` checks their sha256. A copy of PARAREL's `data` folder replaces the download: give
+its path in `source` or in the environment variable KNOWLEDGE_NEURON_ATLAS_PARAREL.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def pararel_expanded(
 ) -> Expanded:
     """Fact's uuid → {"sentences": its prompts, "relation_name": …, "obj_label": the answer}.
 
-    obj_label_replacement: what stands in the answer's place; None: ``[MASK]``. The file at `data_path`, which
-    does not say what stands there, is read and written with None only.
+    obj_label_replacement: the text in the answer's place; None: ``[MASK]``. The file at `data_path` does not
+    record it, so it is read and written with None only.
     """
 
     def expand() -> Expanded:
@@ -89,7 +89,7 @@ def _published(source: str | Path | None) -> Relations:
 
 
 def _cached(data_path: str | Path, make: Callable[[], dict]) -> dict:
-    """The content of the JSON file, which is made and written where there is none."""
+    """The content of the JSON file; a missing file is made and written."""
     path = Path(data_path)
     if path.exists():
         try:

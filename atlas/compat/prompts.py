@@ -1,10 +1,10 @@
-"""Prompts and answers as scripts for `knowledge-neurons` write them, and what a model completes them with.
+"""Prompts and answers as scripts for `knowledge-neurons` write them, and a model's completions.
 
 1. *Masked models*: the prompt holds one ``[MASK]``; an answer of several tokens gets several masks.
-2. *Causal models*: the answer follows the prompt as the two strings read when joined, so " Paris" and "Paris"
-   differ. A prompt that ends with ``[MASK]``, as PARAREL's do, is read without it.
-3. *Strictly*, as the original: one token. A word that BERT does not have whole becomes ``[UNK]``, with a
-   warning; a causal answer of several tokens is refused.
+2. *Causal models*: the two strings are joined as they are, so " Paris" and "Paris" differ. A prompt that ends
+   with ``[MASK]``, as PARAREL's do, is read without it.
+3. *Strictly*, as the original: one token. A word of several tokens becomes BERT's ``[UNK]``, with a warning;
+   a causal answer of several tokens is refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def encode(
     if strict:
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
-        # A masked model's sentence begins with a token of its own; anything else before the mask is a word.
+        # A masked model's sentence begins with a special token; anything else before the mask is a word.
         targets = subject.answer_tokens(answer, space=answer[:1].isspace() if causal else masks[:1] > (1,))
     if not causal and len(masks) != len(targets):
         raise PromptError(
@@ -105,7 +105,7 @@ def complete(
     """The original's results for a prompt, and the tokens of the model's own answer.
 
     gt_prob: the probability of the encoded answer; argmax_completion: the model's own answer of as many
-    tokens, a causal model's greedy continuation; argmax_prob: its probability. Of several tokens, products.
+    tokens, a causal model's greedy continuation; argmax_prob: its probability. Both are products over tokens.
     """
 
     def probabilities(row: Encoded) -> Tensor:  # (n_positions, n_tokens)
@@ -117,7 +117,7 @@ def complete(
     p = probabilities(encoded)
     wanted = p[range(len(p)), encoded.targets].prod().item()
     if subject.family.kind == "causal":
-        # Each pass puts one more of the model's own tokens in the place of the answer's.
+        # Each pass replaces one more of the answer's tokens by the model's own.
         stem = encoded.input_ids[: encoded.positions[0] + 1]
         for _ in encoded.targets[1:]:
             p = probabilities(replace(encoded, input_ids=(*stem, *p.argmax(-1).tolist()[:-1])))

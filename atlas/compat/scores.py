@@ -1,4 +1,4 @@
-"""Scores as `knowledge-neurons` computes them, where `atlas.attribution.attribute` does not.
+"""Scores of `knowledge-neurons` that `atlas.attribution.attribute` does not compute.
 
     layer_scores(subject, token, layer=3, steps=20)                  # (n_neurons,)
     before_nonlinearity(subject, token, steps=20, layers=range(12))  # (12, n_neurons)

@@ -1,4 +1,4 @@
-"""Facts and the sentences that ask for them.
+"""Data sets: facts and the templates that ask for them.
 
 dataset = load_dataset("starter")
 dataset.facts[0], dataset.templates_of("P36")

@@ -1,4 +1,4 @@
-"""CounterFact (Meng et al. 2022, arXiv 2202.05262): facts, and for each one another answer to edit it to.
+"""CounterFact (Meng et al. 2022, arXiv 2202.05262): facts, each with a new answer to edit it to.
 
     dataset = load_counterfact(Path("counterfact.json"))      # a `Dataset` like the others
     dataset = load_counterfact()                              # fetched once from its public home, then cached
@@ -6,15 +6,15 @@
     case.fact, case.new_object, case.paraphrases, case.neighbours
 
 The file does not come with this project, and no sha256 of it is published. `Dataset.revision` is the sha256
-of the file that was read: two atlases are of the same file where theirs are equal.
+of the file that was read: atlases with equal revisions are of the same file.
 
-1. *Templates.* A record's rewrite prompt has a place for the subject and ends where the answer goes: as
-   "… of [X] is [Y]" it is a template. A relation's templates are those of all its records, each once, and
-   every fact of the relation is asked with all of them, as in PARAREL, where they come from.
-2. *Facts.* One a subject, relation and true answer, with the id of the first record that has it.
-3. *Cases.* What a `Dataset` has no field for, record by record: the new answer; paraphrases of this
-   subject, mostly after a sentence about something else; prompts of other subjects with the same true
-   answer (neighbours) and of subjects with the new one (attributes); beginnings of texts (generation).
+1. *Templates.* A record's rewrite prompt has a place for the subject and ends where the answer goes: as "… of
+   [X] is [Y]" it is a template. A relation's templates are those of all its records, each once, and every
+   fact of the relation is asked with all of them, as in PARAREL, their origin.
+2. *Facts.* One for each subject, relation and true answer, with the id of its first record.
+3. *Cases.* Each record's fields that a `Dataset` lacks: the new answer; paraphrases of this subject, mostly
+   after a sentence about something else; prompts of other subjects with the same true answer (neighbours) and
+   of subjects with the new one (attributes); beginnings of texts (generation).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from atlas.neuron import Fact, Relation, Template
 class Dataset:
     """Relations, their templates and their facts, in a fixed order.
 
-    `dataset_hash` is a sha256 over all of them, so that an atlas can say what it was made from.
+    `dataset_hash` is a sha256 over all of them, which an atlas records.
     """
 
     dataset_id: str
@@ -46,7 +46,7 @@ class Dataset:
 
     @cached_property
     def dataset_hash(self) -> str:
-        """sha256 over relations, templates and facts: two data sets that ask the same have the same."""
+        """sha256 over relations, templates and facts; equal content has an equal hash."""
         digest = hashlib.sha256()
         for item in (*self.relations, *self.templates, *self.facts):
             digest.update(repr(item).encode())

@@ -1,9 +1,9 @@
 """Download published files once, check their sha256 and keep them in the cache.
 
     folder = fetch_files(published, option="--source")  # downloads what the cache lacks
-    file = fetch_file(url, key="counterfact", …)        # of which no sha256 is published
+    file = fetch_file(url, key="counterfact", …)        # without a published sha256
 
-A file gets its name in the cache when it is complete and checked, so every file there can be used.
+A file gets its name in the cache once it is complete and checked, so every file there is usable.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ def fetch_files(
 ) -> Path:
     """The cache folder, after downloading the files that it lacks or that differ.
 
-    `say` is called with what is fetched from where, `count` with the number of files that are there and the
-    number of all. Raises `DatasetError`, which names `option`, when a file cannot be fetched or is not the
-    published one.
+    `say` receives a message before a download, `count` the number of files present and of all files. Raises
+    `DatasetError`, which names `option`, when a file cannot be fetched or is not the published one.
     """
     folder = published.folder
     wanted = [path for path, digest in published.hashes.items() if not _is_there(folder / path, digest)]

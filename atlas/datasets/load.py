@@ -26,7 +26,7 @@ LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
 
 
 def load_dataset(name: str, *, source: Path | None = None) -> Dataset:
-    """The data set of that name; `source` is a folder or file of it, where it would have to be fetched.
+    """Load a data set by its name; `source` is a folder or file to read instead of a download.
 
     Raises `DatasetError` when the name is unknown or the files cannot be read.
     """

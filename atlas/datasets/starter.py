@@ -8,7 +8,7 @@ CSV a relation (subject, object, source). Capitals, continents, languages, curre
 from GeoNames through `build/sources/geonames.py`; the other facts, and every template, were written for this
 project. Relations carry Wikidata's property ids, as PARAREL's do; templates come in PARAREL's form.
 
-Steps: read the relations, read each relation's facts, refuse what would make a prompt meaningless (an empty
+Steps: read the relations, read each relation's facts, refuse rows that make a prompt meaningless (an empty
 cell, a subject that occurs twice, an answer that its subject gives away).
 """
 
@@ -30,7 +30,7 @@ _REVISION = "1"
 _LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
 
 _COLUMNS = ["subject", "object", "source"]
-# Letters that Unicode does not take apart into a base letter and an accent.
+# Letters that Unicode does not decompose into a base letter and an accent.
 _LETTERS = str.maketrans(
     {"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "æ": "ae", "œ": "oe", "½": " 1 2"}
 )

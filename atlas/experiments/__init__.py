@@ -1,8 +1,8 @@
-"""An experiment as a value: the neurons, the change, the prompts, and the controls beside them.
+"""Experiments: an intervention on neurons, the prompts that measure it, and random controls.
 
     from atlas.experiments.experiment import Experiment
     from atlas.experiments.run import run
     outcome = run(subject, Experiment(...))
 
-The value, its JSON and its link (`experiment`, `documents`, `controls`) need no torch.
+`experiment`, `documents` and `controls` import no torch.
 """

@@ -1,4 +1,4 @@
-"""The prompts of an experiment: a fact's own, and controls: those of other facts, which should not change.
+"""Choose an experiment's prompts: a fact's own, and controls of other facts, which should not change.
 
     prompts = choose_prompts(atlas, fact_id, seed=0)
     prompts = (*typed, *control_prompts(atlas, answers=["Paris"]))      # not a fact of the atlas
@@ -49,11 +49,11 @@ def control_prompts(
     unrelated: int = 12,
     seed: int = 0,
 ) -> tuple[ExperimentPrompt, ...]:
-    """One prompt each (held out where there is one) of `neighbours` and `unrelated` facts, drawn by the seed.
+    """One prompt, held out if possible, of each `neighbours` and `unrelated` fact that the seed draws.
 
     Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
     fact, all facts whose object is not in `answers` count as unrelated. With `causal`, only prompts that end
-    with the answer. Facts that the atlas' model knows come first: what is not known cannot be lost.
+    with the answer. Facts that the model knows come first: an unknown answer cannot be suppressed.
     """
     avoided = [answer.strip().casefold() for answer in answers]
     relation = None
@@ -134,9 +134,9 @@ def random_match(
     *,
     avoid: Iterable[Neuron] = (),
 ) -> dict[Neuron, Neuron]:
-    """For each neuron a random other one of its layer, none of these and none to avoid.
+    """Draw a random neuron of the same layer for each neuron, none of these and none of `avoid`.
 
-    n_neurons: a layer's. Where a layer has too few others, its last neurons have none.
+    n_neurons: a layer's. Where a layer has too few others, its last neurons have no match.
     """
     own, others = sorted(set(neurons)), set(avoid)
     match: dict[Neuron, Neuron] = {}

@@ -1,15 +1,15 @@
-"""What the neurons of one set of prompts do to those of another, such as the same fact in two languages.
+"""The effect of one prompt set's neurons on another set, such as the same fact in two languages.
 
     english, french = (find_neurons(subject, prompts).chosen for prompts in (in_english, in_french))
     effects = cross_effects(subject, {"English": english, "French": french}, {"English": …, "French": …})
     effects[1].change, effects[1].random_change          # English neurons, French prompts
 
-1. *Before.* Every prompt as the model is.
+1. *Before.* Every prompt on the unchanged model.
 2. *After.* For each set of neurons: every prompt with its neurons changed.
 3. *Random.* The same with as many random neurons of the same layers, several draws.
 
-A set's own prompts are mostly those its neurons were found on; the other sets' are not, and so are the test.
-Each step waits for its turn at the model (`atlas.experiments.run`); weights are never written.
+Most of a set's own prompts found its neurons; the other sets' prompts did not, so they are the test. Each
+step waits for its turn at the model (`atlas.experiments.run`); weights are never written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from atlas.surgery.subject import Prediction, Subject
 
 @dataclass(frozen=True)
 class CrossEffect:
-    """One set of neurons changed, one set of prompts asked; a value a prompt, in their order.
+    """The effect of changing one set of neurons on one set of prompts; one value a prompt, in order.
 
     before, after: probabilities of the answers; random: the same with each draw of random neurons, (n_draws,
     n_prompts); rank_before, rank_after: ranks of the answers.
@@ -51,12 +51,12 @@ class CrossEffect:
 
     @property
     def random_changes(self) -> tuple[float, ...]:
-        """The same with each draw of random neurons."""
+        """`change` with each draw of random neurons."""
         return tuple(_change(self.before, draw) for draw in self.random)
 
     @property
     def random_change(self) -> float:
-        """The mean of the draws."""
+        """The mean of `random_changes`."""
         return float(np.mean(self.random_changes))
 
 
@@ -74,7 +74,7 @@ def cross_effects(
     seed: int = 0,
     progress: OnProgress | None = None,
 ) -> tuple[CrossEffect, ...]:
-    """Each set of neurons on each set of prompts, in this order; sets without neurons are left out.
+    """Measure each set of neurons on each set of prompts, in this order; sets without neurons are left out.
 
     change: makes the intervention, such as ``lambda n: Amplify(n, 2)``. The same seed and neurons draw the
     same random neurons. Raises `PromptError` without prompts and `AtlasError` without draws.
@@ -122,7 +122,7 @@ def cross_effects(
 def _predict_each(
     subject: Subject, prompts: Sequence[Prompt], changes: Sequence[Sequence[Intervention]]
 ) -> list[list[Prediction]]:
-    """For each change the predictions of all prompts."""
+    """The predictions of all prompts, for each change."""
     predictions = subject.predict(
         [prompt for _ in changes for prompt in prompts],
         top_k=1,

@@ -3,8 +3,8 @@
     from_json(to_json(experiment)) == experiment == from_link(to_link(experiment))
     read_document(to_json(experiment, outcome.results)).results     # python -m build experiment FILE
 
-A link is the JSON without results, through zlib and base64url. Both come from strangers: everything is
-checked, and nothing is inflated beyond its bound. What is wrong is a `DocumentError` of one line.
+A link is the JSON without results, through zlib and base64url. Both are untrusted: every field is checked,
+and inflation stops at a bound. Any fault is a `DocumentError` of one line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from atlas.interventions import INTERVENTION_KINDS, MAX_INTERVENTIONS, Intervent
 from atlas.neuron import ExperimentPrompt, Prompt
 
 FORMAT = "knowledge-neuron-experiment"
-# Version 2 added what random neurons do to an edit's new answer; results of version 1 lack it.
+# Version 2 added the effect of random neurons on an edit's new answer; results of version 1 lack it.
 VERSION = 2
 READABLE_VERSIONS = (1, VERSION)
 
@@ -124,7 +124,7 @@ def _check_version(version: int) -> int:
 
 class _Document(_Entry):
     format: PlainText
-    # Raises at once: what the other fields of another version should be is not known.
+    # Raises at once: the other fields of another version are unknown.
     version: Annotated[StrictInt, AfterValidator(_check_version)]
     model: _Model
     atlas_id: Name = ""
@@ -141,7 +141,7 @@ class _Document(_Entry):
 
 @dataclass(frozen=True)
 class Document:
-    """An experiment as it was kept, with its results where they were kept too."""
+    """An experiment read from a file, with its results if the file has them."""
 
     experiment: Experiment
     results: ExperimentResults | None = None

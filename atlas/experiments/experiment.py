@@ -1,10 +1,10 @@
-"""An experiment is a value, and so is what came out of it.
+"""Experiments and their results as plain values.
 
     experiment = Experiment((Suppress(neurons),), prompts, model="pocket-bert")
     outcome = run(subject, experiment)                      # atlas.experiments.run
     compare_results(outcome.results, earlier).holds               # the same up to rounding?
 
-Needs no torch. `atlas.experiments.documents` makes JSON and links of them.
+Needs no torch. `atlas.experiments.documents` turns them into JSON and links.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _parse_neuron(value: Any) -> Neuron:
     raise ValueError("must name a neuron, like L9.N2141")
 
 
-# What files hold, with the bounds within which they are read.
+# Fields of files, with their bounds.
 Name = Annotated[PlainText, Field(max_length=MAX_NAME)]
 PromptText = Annotated[PlainText, Field(max_length=MAX_TEXT)]
 Neurons = Annotated[
@@ -54,7 +54,7 @@ Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is to be done: interventions in their order, prompts, the random control's seed and draws.
+    """Interventions in order, prompts, and the random control's seed and draws.
 
     `model` and `weights_sha256`: what it was made with; `atlas_id` and `fact_id`: where its prompts came
     from; empty where unknown.
@@ -126,7 +126,7 @@ class FiledPrediction:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class PromptResults:
-    """One prompt: before, after, the answer with each random draw; and the same for an edit's new answer.
+    """One prompt's results: before, after, with each random draw; and the same for an edit's new answer.
 
     new_random is empty, too, in results of version 1, which did not measure it.
     """
@@ -164,7 +164,7 @@ class PromptResults:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class ExperimentResults:
-    """What came out, prompt by prompt in the experiment's order; small enough for a file."""
+    """Results prompt by prompt, in the experiment's order; small enough for a file."""
 
     prompts: Annotated[tuple[PromptResults, ...], Field(max_length=MAX_PROMPTS)]
     random_neurons: Annotated[tuple[Neurons, ...], Field(max_length=MAX_DRAWS)]
@@ -195,9 +195,9 @@ class Agreement:
 def compare_results(
     one: ExperimentResults, two: ExperimentResults, *, relative: float = 1e-3, absolute: float = 1e-6
 ) -> Agreement:
-    """Whether two results agree, up to the rounding by which processors differ.
+    """Compare two results, up to the rounding that differs between processors.
 
-    Raises `DocumentError` when they are not of the same experiment.
+    Raises `DocumentError` for results of different experiments.
     """
     n_values = n_apart = place = 0
     largest, what = -1.0, ""

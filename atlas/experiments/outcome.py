@@ -1,4 +1,4 @@
-"""What came out of an experiment: prompt by prompt, and by group.
+"""The outcome of an experiment, prompt by prompt and by group.
 
 outcome.of_group("paraphrases")[0].after.top_token
 outcome.summary()[0].change, outcome.summary()[0].random_change
@@ -26,7 +26,7 @@ FILED_ANSWERS = 10
 
 @dataclass(frozen=True)
 class PromptOutcome:
-    """One prompt: before, after, with each random draw; and the same for an edit's new answer."""
+    """One prompt's predictions before, after, with each random draw; also for an edit's new answer."""
 
     group: str
     prompt: Prompt
@@ -49,7 +49,7 @@ class PromptOutcome:
 
     @property
     def new_random_probability(self) -> float | None:
-        """The same of an edit's new answer; None where it was not measured."""
+        """`random_probability` of an edit's new answer; None where it was not measured."""
         return _mean_probability(self.new_random) if self.new_random else None
 
     @property
@@ -89,15 +89,15 @@ class GroupSummary:
 
     @property
     def random_change(self) -> float:
-        """The same with random neurons."""
+        """`change` with random neurons."""
         return self.random / self.before - 1 if self.before > 0 else float("nan")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every prompt of an experiment, the random neurons used, and whether the model is as it was.
+    """Every prompt of an experiment, the random neurons used, and whether the model is unchanged.
 
-    `experiment` names the model that it was done with.
+    `experiment` names the model used.
     """
 
     experiment: Experiment
@@ -112,11 +112,11 @@ class Outcome:
         return tuple(each for each in self.prompts if each.group == group)
 
     def summary(self) -> tuple[GroupSummary, ...]:
-        """One entry a group that has prompts, in the order of `PROMPT_GROUPS`."""
+        """One entry for each group with prompts, in the order of `PROMPT_GROUPS`."""
         return _summarize([(each.group, each.before, each.after, each.random) for each in self.prompts])
 
     def new_summary(self) -> tuple[GroupSummary, ...]:
-        """The same for the answer that an edit writes, of the groups where it was measured; else empty."""
+        """`summary` for an edit's new answer, of the groups where it was measured."""
         return _summarize(
             [
                 (each.group, each.new_before, each.new_after, each.new_random)
@@ -127,7 +127,7 @@ class Outcome:
 
     @property
     def results(self) -> ExperimentResults:
-        """The outcome without its experiment and the long lists of answers: what a file keeps."""
+        """The results that a file keeps: without the experiment and the long lists of answers."""
         return ExperimentResults(
             prompts=tuple(_to_results(each) for each in self.prompts),
             random_neurons=self.random_neurons,
@@ -140,7 +140,7 @@ class Outcome:
 def _summarize(
     prompts: Sequence[tuple[str, Prediction, Prediction, tuple[Prediction, ...]]],
 ) -> tuple[GroupSummary, ...]:
-    """A summary a group, from each prompt's group and its predictions before, after, and with each draw."""
+    """One summary a group, from each prompt's group and its predictions before, after, and with each draw."""
     summaries = []
     for group in PROMPT_GROUPS:
         own = [predictions for name, *predictions in prompts if name == group]

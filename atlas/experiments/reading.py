@@ -1,4 +1,4 @@
-"""JSON from strangers, read strictly: fields of the declared types and sizes, and no others.
+"""Strict reading of untrusted JSON: fields of the declared types and sizes, and no others.
 
     @with_config(STRICT)
     @dataclass(frozen=True)
@@ -8,7 +8,7 @@
 
     validate(parse_json('{"name": "a"}', most=200_000), Point, what="The point")
 
-What is wrong is a `DocumentError` of one line: "The point's weight must be at most 1, got 7."
+Any fault is a `DocumentError` of one line: "The point's weight must be at most 1, got 7."
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STRICT = ConfigDict(extra="forbid")
 def parse_json(text: str, *, most: int) -> Any:
     """The JSON value in a text of at most `most` bytes; a field that is null counts as absent.
 
-    Refuses NaN, infinity and objects that have a name twice.
+    Refuses NaN, infinity and objects that have a key twice.
     """
     if len(text) > most or len(text.encode("utf-8", "replace")) > most:
         raise DocumentError(f"The text is longer than {most:,} bytes. Make it smaller.")
@@ -71,7 +71,7 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def validate(value: Any, kind: type[_T], *, what: str) -> _T:
-    """The parsed value as `kind`; `what` opens the sentence of the `DocumentError` where it is none."""
+    """The parsed value as `kind`; otherwise raises a `DocumentError` that begins with `what`."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a change of some neurons does to some prompts, and its controls.
+"""Run an experiment: the effect of interventions on prompts, with random controls.
 
     found = find_neurons(subject, prompts)
     experiment = Experiment((Suppress(found.chosen),), choose_prompts(atlas, fact_id))
@@ -6,15 +6,15 @@
     outcome.summary(), outcome.undo_is_exact, to_json(outcome.experiment, outcome.results)
     doses = dose_response(subject, experiment)
 
-1. *Before.* Every prompt as the model is.
+1. *Before.* Every prompt on the unchanged model.
 2. *After.* The same prompts with the interventions in force.
 3. *Random.* The same with as many random neurons of the same layers, several draws.
 4. *New answer* (edits). Before and after for the answer that the edit writes; with random neurons in step 3.
-5. *Undo.* Every prompt once more as the model is: equal to the first time in every bit.
+5. *Undo.* Every prompt once more on the unchanged model: bit for bit equal to step 1.
 
-Each step waits for its turn at the model and gives it back afterwards; ``progress(share, message)`` is called
-before each, and while it waits. It may raise, to stop: nothing has to be undone then, since weights are never
-written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5.
+Each step waits for the model's lock and releases it afterwards; ``progress(share, message)`` is called before
+each step and while it waits. It may raise to stop the run: nothing needs to be undone, since weights are
+never written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5.
 `atlas.experiments.controls` chooses the prompts.
 """
 
@@ -39,7 +39,7 @@ from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
 from atlas.surgery.interventions import check_interventions
 from atlas.surgery.subject import Prediction, Subject
 
-# The likeliest answers that are kept of each prompt, so that changes of rank can be told.
+# The number of likeliest answers kept of each prompt, to show changes of rank.
 RANKED_ANSWERS = 100
 OWN_GROUPS = ("asked", "paraphrases")
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -47,7 +47,7 @@ MAX_FACTORS = 50
 
 
 class Steps:
-    """Progress over steps, each of which waits for its turn at the model."""
+    """Progress over steps, each of which waits for the model's lock."""
 
     def __init__(self, subject: Subject, n_steps: int, progress: OnProgress | None) -> None:
         self._subject, self._n_steps, self._done = subject, n_steps, 0
@@ -88,7 +88,7 @@ def parse_prompts(
     max_prompts: int = MAX_PROMPTS,
     max_length: int = MAX_TEXT,
 ) -> tuple[Prompt, ...]:
-    """Prompts from typed text, one a line; `PromptError` when a line or the answer cannot be used."""
+    """Prompts from typed text, one on each line; `PromptError` when a line or the answer cannot be used."""
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not lines:
         raise PromptError("There are no prompts. Type one on each line, with [Y] in place of the answer.")
@@ -110,7 +110,7 @@ def parse_prompts(
 def usable(
     subject: Subject, prompts: Iterable[ExperimentPrompt]
 ) -> tuple[tuple[ExperimentPrompt, ...], tuple[str, ...]]:
-    """The prompts that this model can be asked, and an error message for each of the others."""
+    """The prompts that this model can read, and an error message for each of the others."""
     kept, reasons = [], []
     for item in prompts:
         try:
@@ -142,12 +142,12 @@ class Found:
 
     @property
     def n_unconverged(self) -> int:
-        """(answer token, layer) paths whose integral is not certified."""
+        """Number of (answer token, layer) paths whose integral is not certified."""
         return sum(int((~each.converged).sum()) for each in self.attributions)
 
     @property
     def n_paths(self) -> int:
-        """All (answer token, layer) paths that were integrated."""
+        """Number of (answer token, layer) paths that were integrated."""
         return sum(each.converged.size for each in self.attributions)
 
 
@@ -161,8 +161,8 @@ def find_neurons(
 ) -> Found:
     """The knowledge neurons of these prompts; of a single prompt its coarse neurons.
 
-    negatives: negative examples, prompts that the same neurons should not answer: those of other facts in the
-    same words. A neuron that is coarse in as large a share of them is left out (`atlas.refinement`, step 4).
+    negatives: negative examples, prompts of other facts with the same wording. A neuron that is coarse in as
+    large a share of them is left out (`atlas.refinement`, step 4).
     """
     if not prompts:
         raise PromptError("There are no prompts to find neurons on. Choose a fact or type one.")
@@ -205,8 +205,8 @@ def with_random_neurons(
 ) -> tuple[Intervention, ...]:
     """The same interventions on as many random other neurons of the same layers.
 
-    A neuron that several interventions change is replaced by the same random one in each. Where a layer
-    has not enough others, some are left out.
+    A neuron that several interventions change is replaced by the same random one in each. Where a layer has
+    too few others, some are left out.
     """
     stand_in = random_match(_neurons_of(interventions), n_neurons, generator)
     return tuple(
@@ -219,7 +219,7 @@ def with_random_neurons(
 
 
 def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None = None) -> Outcome:
-    """Run the experiment. The model is never written to, and is held only during each step."""
+    """Run the experiment. Weights are never written; the lock is held only during each step."""
     interventions = check_interventions(subject, experiment.interventions)
     prompts = [item.prompt for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)

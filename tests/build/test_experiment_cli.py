@@ -201,7 +201,10 @@ def test_a_file_that_is_too_large_is_refused_without_reading_it_whole(refused, t
             {"interventions": [{"kind": "edit", "neurons": ["L0.N1"], "old": "paris", "new": "☃"}]},
             "vocabulary",
         ),
-        ({"prompts": [{"group": "asked", "text": "very " * 90 + "[Y]", "answer": "paris"}]}, "reads 64"),
+        (
+            {"prompts": [{"group": "asked", "text": "very " * 90 + "[Y]", "answer": "paris"}]},
+            "reads at most 64",
+        ),
     ],
 )
 def test_an_experiment_that_cannot_be_done_gets_a_sentence(file, capsys, change, sentence):

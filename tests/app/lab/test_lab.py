@@ -457,7 +457,7 @@ def test_a_file_that_is_not_an_experiment_gets_a_sentence():
     [
         ({"fact": "P36-nowhere"}, "has no fact"),
         ({"x": "nonsense"}, "link is not an experiment"),
-        ({"x": "A" * 400_000}, "characters long"),
+        ({"x": "A" * 400_000}, "characters, more than"),
         ({"model": "no/such/model/../.."}, "neither a folder nor a model"),
         ({"source": "elsewhere"}, ""),
         ({"run": "7"}, ""),
@@ -518,7 +518,7 @@ def test_typed_prompts_are_experimented_on():
         ("The capital of France is Paris.", "Paris", "exactly one"),
         ("[MASK] or [MASK].", "Paris", "exactly one"),
         ("The capital of France is [Y].", "☃", "outside the vocabulary"),
-        ("The capital of France is [Y].", "", "There is no answer"),
+        ("The capital of France is [Y].", "", "The answer is empty"),
         ("very " * 99 + "[Y].", "Paris", "tokens"),
         ("The **capital** of [France](http://x) is [Y] [Y].", "Paris", "**capital** of [France]"),
     ],

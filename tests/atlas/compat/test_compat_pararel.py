@@ -95,7 +95,7 @@ def test_both_are_kept_where_the_original_keeps_them(source: Path, tmp_path: Pat
     elsewhere.write_text(json.dumps({"a": {"sentences": []}}))
     assert pararel_expanded(str(elsewhere)) == {"a": {"sentences": []}}
     elsewhere.write_text('{"a": ')
-    with pytest.raises(DatasetError, match=r"mine\.json cannot be read as JSON .*Delete it"):
+    with pytest.raises(DatasetError, match=r"mine\.json is not JSON .*Delete it"):
         pararel_expanded(elsewhere)
 
 

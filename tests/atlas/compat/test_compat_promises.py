@@ -230,7 +230,7 @@ def test_erasing_without_a_target_watches_the_models_own_answer(bert, gpt2):
         assert found["before"]["argmax_completion"] == kn.tokenizer.decode([own])
         assert found["after"]["gt_prob"] == pytest.approx(after, rel=1e-5)
         assert found["after"]["gt_prob"] != found["before"]["gt_prob"]
-    with pytest.raises(PromptError, match="Give a target"):
+    with pytest.raises(PromptError, match="Give target"):
         bert.edit_knowledge(MASKED, None, NEURONS)
 
 

@@ -185,7 +185,7 @@ def test_a_template_listed_twice_is_refused(copy: Path):
     entries = json.loads((copy / "relations.json").read_text(encoding="utf-8"))
     entries[0]["templates"].append(entries[0]["templates"][0])
     (copy / "relations.json").write_text(json.dumps(entries), encoding="utf-8")
-    with pytest.raises(DatasetError, match="or has one twice"):
+    with pytest.raises(DatasetError, match="or a template twice"):
         load_starter(copy)
 
 

@@ -147,7 +147,7 @@ def test_typed_prompts_are_read_line_by_line(bert):
         ("the capital is [Y] .", "☃", "outside the vocabulary"),
         ("the capital " * 300 + "is [Y] .", "paris", "at most 2000"),
         ("\n".join(f"{i} is [Y] ." for i in range(400)), "paris", "at most 300"),
-        ("very " * 70 + "is [Y] .", "paris", "reads 64"),
+        ("very " * 70 + "is [Y] .", "paris", "reads at most 64"),
     ],
 )
 def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, said):

@@ -209,7 +209,7 @@ def test_an_answer_as_long_as_a_sentence_is_refused(subject):
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(subject):
     prompt = Prompt("f", "t", "the capital of france " * 40 + "is [Y]", "paris")
-    with pytest.raises(PromptError, match="reads 64") as caught:
+    with pytest.raises(PromptError, match="reads at most 64") as caught:
         subject.predict([prompt])
     assert is_one_message(caught.value)
 

@@ -164,7 +164,7 @@ def test_info_and_sql_read_it(imported: tuple[Path, float, float], capsys: pytes
     assert ask(["info", "--atlas", out]) == 0
     info = capsys.readouterr().out
     assert "bert-base-uncased · bert · 12 layers × 3,072 neurons" in info
-    assert "a fact has 11.04 on average, 8 in the middle" in info
+    assert "a fact has 11.04 on average (median 8)" in info
     assert info.count("not measured in this atlas") == len(TABLES) - 5
     assert "known to the model" not in info
     assert ask(["sql", "SELECT count(*) AS n FROM neuron_facts", "--atlas", out, "--format", "csv"]) == 0

@@ -260,7 +260,7 @@ def _duration(seconds: float) -> str:
 
 @app.command(
     epilog=f"Tables: {', '.join(TABLES)}.\n\nViews: {', '.join(DERIVED_VIEWS)}.\n\n"
-    'DESCRIBE lists the columns of one. A null says "not measured", never zero.'
+    'DESCRIBE lists the columns of one. A null means "not measured", never zero.'
 )
 def sql(
     query: Annotated[str, Argument(metavar="SELECT", help="the query, or - to read it from standard input")],

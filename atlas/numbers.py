@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in charts, pages, reports and on the command line."""
+"""Format numbers the same way in charts, pages, reports and on the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOT_MEASURED = "not measured in this atlas"
 def signed_percent(change: float | None, *, missing: str = "not measured") -> str:
     """A relative change as a percentage with its sign: −0.05 is "−5%", zero after rounding "±0%".
 
-    "−100%" only where nothing is left; a factor from a hundredfold on, "×101". None and NaN give `missing`.
+    "−100%" means that nothing is left; large changes are factors, "×101". None and NaN give `missing`.
     """
     if change is None or math.isnan(change):
         return missing

@@ -1,4 +1,4 @@
-"""From attribution scores to knowledge neurons: pure functions of stored scores, no model needed.
+"""Refine attribution scores into knowledge neurons: pure functions of stored scores, without a model.
 
     refined = refine(attributions, prompts, facts, MODES["default"])
     refined.rows                              # the table knowledge_neurons
@@ -7,12 +7,12 @@
 Follows Dai et al. (ACL 2022, section 3.2 and their code `2_get_kn.py`) and the replication's
 `get_refined_neurons`; the mode `default` keeps half of the templates for evaluation.
 
-1. Coarse: of one prompt, the neurons whose score reaches `threshold` × the prompt's largest score.
-   A prompt without a positive score has none.
-2. Keep: of one fact, the neurons that are coarse in enough of its discovery prompts: `share` of them and
-   `at_least` so many. Prompts without coarse neurons count in the denominator.
-3. Adapt (mode `paper`): per relation, move the share by `step` until the mean number of neurons a fact
-   lies within `target`; the last of `tries` stands.
+1. Coarse: in one prompt, the neurons whose score reaches `threshold` × the prompt's largest score. A prompt
+   without a positive score has none.
+2. Keep: for one fact, the neurons that are coarse in enough of its discovery prompts: a share of `share` and
+   a number of `at_least`. Prompts without coarse neurons count in the denominator.
+3. Adapt (mode `paper`): per relation, move the share by `step` until the mean number of neurons a fact lies
+   within `target`; the last of `tries` is used.
 4. Subtract (with `negatives`): drop the neurons that are coarse in as large a share of the negative prompts,
    which have the same wording and are about other facts with another answer (or are given).
 
@@ -40,7 +40,7 @@ from atlas.store.schema import conform
 
 STORED_FRACTION = 0.1
 
-# 0.7 × 10 and 0.65 × 20 should be 7 and 13, whatever the last bit says.
+# Removes rounding errors: 0.7 × 10 and 0.65 × 20 are 7 and 13.
 _ROUNDING = 1e-9
 
 
@@ -78,9 +78,9 @@ class Refinement:
         return plain
 
     def needed(self, n_prompts: int | np.ndarray, share: float | np.ndarray | None = None) -> np.ndarray:
-        """In how many of `n_prompts` prompts a neuron must be coarse to be kept.
+        """The number of `n_prompts` prompts in which a neuron must be coarse to be kept.
 
-        Of several numbers of prompts, (n,), as many; of one, an array of shape ().
+        An array of n_prompts, (n,), gives (n,); one number gives shape ().
         """
         wanted = np.asarray(n_prompts) * (self.share if share is None else share)
         count = np.ceil(wanted - _ROUNDING) if self.inclusive else np.floor(wanted + _ROUNDING) + 1
@@ -89,9 +89,9 @@ class Refinement:
     def needed_of_others(
         self, n_prompts: int | np.ndarray, share: float | np.ndarray | None = None
     ) -> np.ndarray:
-        """In how many of `n_prompts` negative prompts a neuron must be coarse to be subtracted.
+        """The number of `n_prompts` negative prompts in which a neuron must be coarse to be subtracted.
 
-        As `needed`, (n,) or (), but never more than there are.
+        As `needed`, (n,) or (), but at most `n_prompts`.
         """
         return np.maximum(np.minimum(self.needed(n_prompts, share), n_prompts), 1)
 
@@ -280,7 +280,7 @@ def _adapted_shares(
         return shares
     n_facts = np.bincount(relation_of, minlength=n_relations)
     settled = np.zeros(n_relations, dtype=bool)
-    # The last try is evaluated and stands, so the share moves one time less than it is tried.
+    # The last try is used as it is, so the share moves one time less than it is tried.
     for _ in range(rule.tries - 1):
         kept = count >= rule.needed(n_prompts, shares[relation_of])[fact]
         mean = np.bincount(relation_of[fact[kept]], minlength=n_relations) / n_facts
@@ -348,7 +348,7 @@ def _negative_pairs(connection: duckdb.DuckDBPyConnection, rule: Refinement) -> 
 
 
 def negative_facts(members: Sequence[tuple[str, str]], fact_id: str, n: int, *, seed: int = 0) -> list[str]:
-    """The `n` facts whose prompts are a fact's negative examples: the next with another object in a circle.
+    """The `n` facts whose prompts are a fact's negative examples: the next in a cycle with another object.
 
     `members`: (fact id, object) of all facts of its relation that were attributed, by their ids.
     """

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with foreign data, in one plain sentence, and foreign texts on one line."""
+"""Turn pydantic's errors and untrusted texts into one plain line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def has_control(text: str) -> bool:
-    """Whether a text holds characters that no document may hold."""
+    """Whether a text has control characters, which documents must not contain."""
     return _CONTROL.search(text) is not None
 
 
 def one_line(value: object, most: int = 300) -> str:
-    """A value that a stranger may have written, as part of a sentence of ours."""
+    """An untrusted value as part of a sentence."""
     line = _CONTROL.sub("?", " ".join(str(value).split()))
     return line if len(line) <= most else f"{line[:most]}…"
 
 
-# JSON's words, where pydantic's are Python's.
+# JSON's terms for pydantic's errors, which use Python's.
 _PROBLEMS = {
     "missing": "is missing",
     "extra_forbidden": "is not a known field",
@@ -38,7 +38,7 @@ _PROBLEMS = {
 
 
 def problem_of(error: ValidationError, what: str) -> str:
-    """The first thing that is wrong, without a full stop: "The point's weight must be at most 1, got 7"."""
+    """The first error, without a full stop: "The point's weight must be at most 1, got 7"."""
     first = error.errors(include_url=False)[0]
     kind, value = first["type"], first["input"]
     path = "".join(

@@ -1,4 +1,4 @@
-"""Which models there are, and where their files lie. Never imports torch.
+"""Known models, and where models' files are. Never imports torch.
 
 located = locate("pocket-bert")             # or a local folder, or a hub id
 located.folder, located.weights_sha256

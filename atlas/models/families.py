@@ -1,19 +1,19 @@
-"""Where each architecture keeps the parts that this project reads and changes.
+"""The supported architectures: the modules of each that this project reads and changes.
 
     family = family_of({"model_type": "gpt2"}) # what config.json says
     family.down(model, 3)                      # the down-projection module of layer 3
     family.value_vectors(model, 3)             # (n_neurons, d_model), a view of its weight
 
-A family is data: names of modules below the model, and of numbers in its config; docs/models.md tells how
-to add one. The neuron is the *input of the feed-forward down-projection* in all of them, because it is the
-only definition for which ``activations @ value_vectors (+ bias)`` is what the layer writes, whatever the
-architecture. What a layer hands on follows from what it wrote in one of three ways:
+A family is data: names of modules below the model, and of numbers in its config; docs/models.md shows how to
+add one. The neuron is the *input of the feed-forward down-projection* in all of them, because it is the only
+definition for which ``activations @ value_vectors (+ bias)`` is what the layer writes, whatever the
+architecture. A layer's output follows from its write in one of three ways:
 
     sum            residual + write                     most causal models, parallel or not; ModernBERT
     norm after     norm(residual + write)               BERT and its kin, OPT-350m
     norm before    residual + norm(write)               Gemma 2 and 3, OLMo 2
 
-Reading the table needs no torch: a plan is made before any model is loaded.
+Reading the table needs no torch, so a build is planned before any model is loaded.
 """
 
 from __future__ import annotations
@@ -33,20 +33,19 @@ if TYPE_CHECKING:
 class Family:
     """Module names of one architecture; sizes are read from the modules, never assumed.
 
-    Names below a layer: `down_projection`; `norm_after` and `norm_before`, the norm of the sum or of what is
-    added to it; `residual`, the module whose *input* is what the write is added to (None: it is the layer's
-    output minus its write, in families that only add); `attention`, where its keys and values can be had
-    apart (masked models: then the last layer computes the answer position only).
+    Names below a layer: `down_projection`; `norm_after` and `norm_before`, the norm of the sum or of the
+    write; `residual`, the module whose *input* is what the write is added to (None: it is the layer's output
+    minus its write, in families that only add); `attention`, where its keys and values can be computed
+    separately (masked models: then the last layer computes the answer position only).
 
-    Names below the model: `layers`, or a function that gives the modules by depth, one of which may stand
-    at several; `final`, what the last layer's output goes through before the head, as far as it is there;
-    `head`, one after the other; `unembedding`, whose weight has a row a token; `factor`, a linear module that
-    leads from d_model to those rows where they are narrower.
+    Names below the model: `layers`, or a function that returns the modules by depth, which may repeat;
+    `final`, the modules between the last layer and the head, where present; `head`, in order; `unembedding`,
+    whose weight has a row a token; `factor`, a linear module from d_model to narrower rows.
 
-    Numbers in the config: `soft_cap`, what bounds the logits; `activation_config` its activation function's
-    name, `activation_function` where the config does not say; `counts_from_padding`, positions begin
-    after the padding token's id; `one_length`, a row's place is read off the number of its keys, so that
-    rows of a batch need one length; `gain_offset`, what a final norm adds to its weight.
+    Numbers in the config: `soft_cap`, the bound of the logits; `activation_config` its activation function's
+    name, `activation_function` where the config does not say; `counts_from_padding`, positions begin after
+    the padding token's id; `one_length`, positions follow from the number of keys, so the rows of a batch
+    need one length; `gain_offset`, the number that a final norm adds to its weight.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Family:
     # --- modules ---
 
     def layer_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        """The layers by depth; the same module may stand at several depths."""
+        """The layers by depth; a module may repeat."""
         if callable(self.layers):
             return self.layers(model)
         return cast("Sequence[nn.Module]", model.get_submodule(self.layers))
@@ -85,7 +84,7 @@ class Family:
         return neurons_first(self.down(model, layer))
 
     def final_modules(self, model: nn.Module) -> list[nn.Module]:
-        """What stands between the last layer and the head."""
+        """The modules between the last layer and the head."""
         found = [operator.attrgetter(name)(model) for name in self.final]
         return [module for module in found if module is not None]
 
@@ -93,11 +92,11 @@ class Family:
 
     @property
     def adds(self) -> bool:
-        """Whether a layer hands on the plain sum of its residual and its write."""
+        """Whether a layer's output is the plain sum of its residual and its write."""
         return self.norm_after is None and self.norm_before is None
 
     def tail(self, model: nn.Module, layer: int, residual: Tensor, write: Tensor) -> Tensor:
-        """What the layer hands on, given its residual and what its down-projection wrote: (…, d_model)."""
+        """The layer's output, (…, d_model), from its residual and its down-projection's write."""
         module = self.layer_modules(model)[layer]
         if self.norm_before is not None:
             write = module.get_submodule(self.norm_before)(write)
@@ -105,7 +104,7 @@ class Family:
         return total if self.norm_after is None else module.get_submodule(self.norm_after)(total)
 
     def say(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """What `base_model` returns, (…, d), in the vocabulary: (…, n_tokens), in float32."""
+        """The logits, (…, n_tokens) in float32, of what `base_model` returns, (…, d)."""
         for name in self.head:
             hidden = model.get_submodule(name)(hidden)
         logits = hidden.float()
@@ -113,20 +112,20 @@ class Family:
         return logits if cap is None else cap * (logits / cap).tanh()
 
     def logits(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """The last layer's output, (…, d_model), in the vocabulary: (…, n_tokens), in float32."""
+        """The logits, (…, n_tokens) in float32, of the last layer's output, (…, d_model)."""
         for module in self.final_modules(model):
             hidden = module(hidden)
         return self.say(model, hidden)
 
     def capped_at(self, model: Any) -> float | None:
-        """What bounds the logits, if anything does."""
+        """The bound of the logits, if any."""
         return None if self.soft_cap is None else getattr(model.config.get_text_config(), self.soft_cap)
 
     def token_embeddings(self, model: nn.Module) -> Tensor:
         """The unembedding's rows, (n_tokens, d_model): the direction that promotes each token.
 
-        Where the vocabulary is narrower than the layers, the rows are led back through the head's linear
-        factor; a nonlinearity between the two is left out.
+        Where the unembedding is narrower than the layers, the head's linear factor maps its rows back to
+        d_model; a nonlinearity between the two is left out.
         """
         rows: Tensor = operator.attrgetter(f"{self.unembedding}.weight")(model)
         factor = None if self.factor is None else operator.attrgetter(self.factor)(model)
@@ -234,7 +233,7 @@ GPT2 = Family(
     unembedding="lm_head",
     activation_config="activation_function",
 )
-# Its local attention looks its window up by the number of keys.
+# Its local attention derives its window from the number of keys.
 GPT_NEO = replace(GPT2, name="gpt_neo", one_length=True)
 GPTJ = replace(GPT2, name="gptj", down_projection="mlp.fc_out")
 GPT_NEOX = Family(

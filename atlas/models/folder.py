@@ -1,4 +1,4 @@
-"""A folder of model files: what `from_pretrained` can read, checked and hashed without loading it."""
+"""Check and hash a folder that `from_pretrained` can read, without loading the model."""
 
 from __future__ import annotations
 

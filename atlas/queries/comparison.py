@@ -1,13 +1,13 @@
-"""Two facts, relations, neurons or atlases side by side: what they share, beside what chance would give.
+"""Compare two facts, relations, neurons or atlases: what they share, and what chance gives.
 
     rows = neurons_of_facts(a, "P36-France", "P36-Italy")      # every neuron of either, `where`: both, a, b
     shared = overlap(rows, by="layer", size=a.manifest.model.n_neurons)
     shared.both, shared.jaccard, shared.chance, shared.spread
 
-1. *Rows.* What either of the two has, one row each, with a column `where`.
+1. *Rows.* Everything that either of the two has, one row each, with a column `where`.
 2. *Overlap.* Numbers in both and in one only; Jaccard is both ÷ either.
-3. *Chance.* As many drawn at random in each layer: with n_a and n_b of N, n_a · n_b ÷ N are expected in
-   both (hypergeometric); layers are independent, so expectations and variances add up.
+3. *Chance.* Draw as many at random in each layer: with n_a and n_b of N, n_a · n_b ÷ N are expected in both
+   (hypergeometric); layers are independent, so expectations and variances add up.
 
 Neurons of two models cannot be matched: between models, only predictions are compared.
 """
@@ -39,7 +39,7 @@ WHERE = ("both", "a", "b")
 class Overlap:
     """Numbers in both and in one only; `chance` is the expected `both`, `spread` its standard deviation.
 
-    The last two are None where the number to draw from is not known.
+    The last two are None where the number to draw from is unknown.
     """
 
     both: int
@@ -60,7 +60,7 @@ class Overlap:
 
     @property
     def chance_jaccard(self) -> float | None:
-        """Jaccard if as many as expected were in both."""
+        """Jaccard at the expected overlap."""
         if self.chance is None or not self.either:
             return None
         return self.chance / (self.either + self.both - self.chance)
@@ -88,7 +88,7 @@ def chance_by_layer(rows: pd.DataFrame, size: int) -> pd.DataFrame:
 
 
 def _drawn(where: pd.Series, size: int) -> tuple[float, float]:
-    """Mean and variance of the number in both when as many are drawn from `size`."""
+    """Mean and variance of the number in both when both are drawn from `size`."""
     n_a, n_b = int((where != "b").sum()), int((where != "a").sum())
     if size < 2 or max(n_a, n_b) > size:
         return float(min(n_a, n_b)), 0.0
@@ -232,7 +232,7 @@ def layers_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
 
 
 def neurons_of_relations(atlas: Atlas, a: str, b: str, *, least: float = 0.1) -> pd.DataFrame:
-    """The neurons that at least a share `least` of a relation's facts have, of either relation.
+    """The neurons that at least a share `least` of either relation's facts have.
 
     Columns: layer, neuron, where ('both', 'a', 'b'), share_a, share_b (of the relation's facts, whether or
     not they reach `least`), n_facts_a, n_facts_b, n_relations (that have the neuron), promoted.
@@ -332,7 +332,7 @@ def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None =
 
 
 def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
-    """Pairs to begin with, best first: what they show, and the two ids (for `atlases` the fact's and "")."""
+    """Example pairs, best first: a description and the two ids (for `atlases` the fact's and "")."""
     match kind:
         case "facts":
             return _pairs_of_facts(atlas)
@@ -346,7 +346,7 @@ def examples(atlas: Atlas, kind: str) -> list[tuple[str, str, str]]:
 
 
 def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple[str, str, str]]:
-    """What shares most with a fact, relation or neuron: how much, its id, the other's id."""
+    """The partners that share most with a fact, relation or neuron: how much, its id, the partner's id."""
     match kind:
         case "facts":
             rows = facts_sharing_neurons(atlas, one, limit=limit)

@@ -78,7 +78,7 @@ class Judged:
 
     @property
     def none(self) -> bool:
-        """Whether the interval includes no change."""
+        """Whether the interval includes zero."""
         return self.low <= 0 <= self.high
 
     @property

@@ -1,4 +1,4 @@
-"""Facts: one to begin with, and what an atlas holds of one. Each docstring states the columns.
+"""Queries about facts: an example fact, and all rows of one fact. Each docstring states the columns.
 
 neurons_of_fact(a, fact_id)                        # its neurons, and how many other facts have each
 rethreshold(a, fact_id, t=0.3, p=0.7)              # other thresholds, no model
@@ -18,7 +18,7 @@ from atlas.store.atlas import Atlas
 
 
 def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = None) -> str | None:
-    """The id of some fact with neurons (None if there is none); the same one for the same seed."""
+    """The id of a random fact with neurons, or None; the same for the same seed."""
     row = atlas.query_one(
         f"""
         SELECT fact_id FROM facts WHERE n_neurons > 0 AND ($known IS NULL OR known = $known)
@@ -30,13 +30,13 @@ def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = N
 
 
 def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
-    """A fact to begin with: suppressing its neurons lowers its probability, suppressing random ones does not.
+    """An example fact: suppressing its neurons lowers its probability, suppressing random ones does not.
 
-    Of the known facts with neurons whose fall, less the change by the controls, is at least half of the
-    largest: the one whose subject is in most facts. Where effects were not measured, any known fact may be
-    taken. None when no fact has neurons. Columns: fact_id, relation_id, label, subject,
-    object, known, mean_probability, n_neurons, before, after, random (mean probabilities on held-out
-    prompts; null if not measured), text (the shortest prompt it gets right, held out if there is one).
+    Among the known facts whose fall, less the controls' change, is at least half of the largest, it is the
+    one whose subject is in most facts. Where effects were not measured, any known fact may be taken. None
+    when no fact has neurons. Columns: fact_id, relation_id, label, subject, object, known, mean_probability,
+    n_neurons, before, after, random (mean probabilities on held-out prompts; null if not measured), text (the
+    shortest prompt it gets right, held out if there is one).
     """
     return atlas.query_one(
         """
@@ -150,8 +150,8 @@ def scores_by_prompt(
 ) -> pd.DataFrame:
     """The stored scores of the fact's prompts, one row a (prompt, neuron): of one neuron, or of the largest.
 
-    Those `limit` neurons are kept that are knowledge neurons, then those with the largest summed `relative`.
-    Columns: template_id, text, layer, neuron, score, relative (to the prompt's maximum), is_knowledge_neuron.
+    Keeps `limit` neurons: knowledge neurons first, then those with the largest summed `relative`. Columns:
+    template_id, text, layer, neuron, score, relative (to the prompt's maximum), is_knowledge_neuron.
     """
     return atlas.query(
         """

@@ -1,4 +1,4 @@
-"""Neurons: what an atlas holds of one, and those that many relations share. Docstrings state the columns."""
+"""Queries about neurons: all rows of one neuron, and hub neurons. Each docstring states the columns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from atlas.store.atlas import Atlas
 def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
     """One neuron: layer, neuron, n_facts, n_relations, value_norm, promoted, suppressed.
 
-    Of a neuron that no fact has, counts are 0 and the rest is null. Raises `QueryError` for a neuron that the
-    model does not have.
+    A neuron that no fact has has counts of 0 and nulls. Raises `QueryError` for a neuron that the model does
+    not have.
     """
     model = atlas.manifest.model
     if (

@@ -51,11 +51,11 @@ _COLUMNS = (
     *("n_prompts", "n_neurons", "in_names"),
 )
 
-# Only so many words are corrected; the others are searched as typed.
+# The most words that are corrected; the others are searched as typed.
 _WORDS_MENDED = 8
 _NEAR_KEPT = 4
 _MOST_WORDS = 40
-# At most so many hits are kept between the two queries of a search.
+# The most hits that are kept between the two queries of a search.
 _FEW = 500
 
 
@@ -141,7 +141,7 @@ def facts_matching(
 
     Case and accents do not matter, nor do small typos where no fact has the words as typed; text in double
     quotes is one word, taken literally. `relation` is a relation id, `layer` keeps facts with a knowledge
-    neuron there, `sort` is a key of `SORTS`. By `best`, facts that are called so come first, prompts last.
+    neuron there, `sort` is a key of `SORTS`. `best` sorts matches in names first, in prompts last.
 
     `rows`: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
     in_names (whether all words are in its names and relation). `by_relation`: relation_id, label, n (hits
@@ -156,7 +156,7 @@ def facts_matching(
     folded = fold(atlas, words)
     filters = {"relation": relation, "known": known, "layer": layer}
     hits = _hits(atlas, [(word,) for word in folded], filters, sort, limit, offset)
-    # Words in quotes are meant as they are.
+    # Words in quotes are not corrected.
     near = nearest_words(atlas, [word for word in words if f'"{word}"' not in text])
     if hits.without_filters or not near:
         return replace(hits, similar=near)
@@ -270,7 +270,7 @@ def replaced(text: str, word: str, by: str) -> str:
 def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The nearest words of the atlas for each word that it lacks, the likeliest first.
 
-    Of words of four or five letters one may differ, of longer ones two; words that contain the word are left
+    Words of 4 or 5 letters may differ in one letter, longer ones in two; words that contain the word are left
     out, since the search as typed finds them. Words that the atlas has, or that are near to none, are absent.
     """
     asked = list(dict.fromkeys(words))[:_WORDS_MENDED]

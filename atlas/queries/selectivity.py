@@ -1,8 +1,8 @@
-"""What a neuron's facts have in common, beside what random facts have in common.
+"""Selectivity: what a neuron's facts have in common, compared with random facts.
 
     found = selectivity(a, 9, 2141)        # found.relation.share and .by_chance; None without facts
     relations_of_neuron(a, 9, 2141)        # its facts counted by relation
-    related_neurons(a, 9, 2141)            # neurons that the same facts have
+    related_neurons(a, 9, 2141)            # neurons of the same facts
     nearest_neurons(a, 9, 2141)            # the layer's last before it and first after it that have facts
 
 A neuron of few facts always looks selective: of one fact, one relation has 100 %. So each share has a
@@ -49,7 +49,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class Selectivity:
-    """How a neuron's facts gather in one relation (by id) and in one answer."""
+    """How much a neuron's facts concentrate in one relation (by id) and in one answer."""
 
     n_facts: int
     relation: Largest

@@ -1,4 +1,4 @@
-"""Which facts and relations share which neurons. Each docstring states the columns.
+"""Queries about neurons that facts and relations share. Each docstring states the columns.
 
 relation_neurons(a, "P36")                  # the neurons that its facts share
 neurons_by_sharing(a, "P36")                # how many neurons 1, 2, 3 … of its facts have

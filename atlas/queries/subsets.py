@@ -1,4 +1,4 @@
-"""How few of a fact's neurons have half of the effect of all of them, from the table `subsets`.
+"""The smallest subset of a fact's neurons with half the effect of all, from the table `subsets`.
 
     rows = half_effect(a)                       # one row a fact and order
     rows[rows["k_half"] == 1]                   # facts for which a single neuron suffices

@@ -1,4 +1,4 @@
-"""The whole atlas: its relations, its layers, and its main numbers. Each docstring states the columns."""
+"""Queries about the whole atlas: relations, layers, main numbers. Each docstring states the columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atlas.store.atlas import Atlas
 
 
 def relations(atlas: Atlas) -> pd.DataFrame:
-    """All relations, with what is known of their facts.
+    """All relations, with counts of their facts, known facts and neurons.
 
     Columns: relation_id, label, n_facts, n_templates, n_known and known_share (null where not measured),
     mean_probability, n_with_neurons, mean_neurons (over all of its facts).

@@ -42,7 +42,7 @@ def bundled() -> dict[str, Path]:
 
 
 def imported_folder() -> Path:
-    """Where the app keeps the atlases that it imports: in the cache."""
+    """The folder in the cache where the app keeps imported atlases."""
     return cache_folder() / "atlases"
 
 
@@ -132,7 +132,7 @@ class Atlas(Reader):
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
-        """One thread while a table is made: each further one takes as much memory again."""
+        """Use one thread while a table is made: each further thread takes as much memory again."""
         self._connection.execute("SET threads = 1")
         try:
             yield
@@ -142,7 +142,7 @@ class Atlas(Reader):
     def load(self, *tables: str) -> None:
         """Read tables into memory, compressed, for an app that queries them again and again.
 
-        Answers stay the same, and the memory that reading took goes back to the system.
+        Answers stay the same; the memory used for reading returns to the system.
         """
         with self._lock, self._one_thread():
             try:

@@ -4,8 +4,8 @@
     many.query("SELECT atlas_id, known FROM facts WHERE fact_id = ?", ["P36-00012"])     # of every model
     many.atlas("starter-pocket-bert")                                                    # one, as an Atlas
 
-Every table and view has a first column `atlas_id`. An atlas joins by copying its folder into the collection,
-and leaves by removing it: there is no index to update.
+Every table and view has a first column `atlas_id`. To add an atlas, copy its folder into the collection; to
+drop it, remove the folder. There is no index to update.
 
 1. *Members*: manifests and the sizes of files are checked; no Parquet file is opened.
 2. *Tables*: one view a table over the members' files. `atlas_id` is computed from a file's name, so DuckDB
@@ -40,7 +40,7 @@ MEMORY = "600MB"
 
 _VIEW = re.compile(r"^CREATE OR REPLACE VIEW (\w+) AS\n(.*?);$", re.DOTALL | re.MULTILINE)
 _WORD = re.compile(r"\w+")
-# These list tables without naming them.
+# Statements that list tables without naming them.
 _CATALOG = {"show", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "query_table"}
 
 
@@ -93,7 +93,7 @@ class Collection(Reader):
             yield cursor
 
     def _make_what_is_named(self, sql: str) -> None:
-        """Step 3. Views. A word that only looks like a view makes one too many, which does no harm."""
+        """Step 3: make the tables and views that the query names. One made by a false match is harmless."""
         words = set(_WORD.findall(sql.lower()))
         everything = {*TABLES, *self._views}
         for name in (everything if words & _CATALOG else words & everything) - self._made:
@@ -122,7 +122,7 @@ class Collection(Reader):
         if not files:
             return f"SELECT NULL::VARCHAR AS atlas_id, * FROM ({no_rows(table)})"
         # Step 2. Tables. DuckDB evaluates conditions on a function of the file's name before it opens files;
-        # without a schema it would open the first one to learn the columns, whatever is asked.
+        # without a schema it would open the first one to learn the columns.
         paths = ", ".join(map(quoted_path, files))
         columns = ", ".join(
             f"'{f.name}': {{'name': '{f.name}', 'type': '{sql_type(f.type)}', 'default_value': NULL}}"
@@ -134,7 +134,7 @@ class Collection(Reader):
         )
 
     def _id_of(self, filename: str) -> str:
-        """The SQL of an atlas's id from the name of one of its files: its folder's, unless they differ."""
+        """The SQL of an atlas's id from a file's name: its folder's name unless the ids differ."""
         folder = f"parse_path({filename})[-2]"
         renamed = [each for each in self.members.values() if each.folder.name != each.atlas_id]
         if not renamed:
@@ -149,7 +149,7 @@ class Collection(Reader):
         return Sandbox(
             {table: self.source(table) for table in TABLES},
             derived_views(of_a_collection=True),
-            # DuckDB compares what it is asked for, wildcards escaped, and what it then opens.
+            # DuckDB checks both the path in the SQL, with escaped wildcards, and the path that it opens.
             files=sorted(
                 {
                     name

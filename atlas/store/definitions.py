@@ -1,7 +1,7 @@
-"""The tables and views of an atlas as data: sentences, sort keys, columns with their types and sentences.
+"""The tables and views of an atlas as data: descriptions, sort keys, columns and their types.
 
-`atlas.store.schema` makes pyarrow schemas of them. In the order of a build: what is asked, what is found, and
-what experiments measured.
+`atlas.store.schema` makes pyarrow schemas of them. Tables follow the order of a build: facts and prompts,
+neurons, measurements.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     manifest = read_manifest(folder)
     manifest.model.name, manifest.files["facts.parquet"].rows
-    verify(folder)                       # raises StoreError naming the first thing that is wrong
+    verify(folder)                       # raises StoreError naming the first problem
 
 `manifest.json` is written last and atomically, so a folder that has one is a finished atlas.
 `check_files` is cheap (presence, size, columns, rows); `verify` also reads every byte (sha256).
@@ -57,8 +57,8 @@ class DatasetRecord:
 class MethodRecord:
     """How scores and neurons were found.
 
-    `refinement` holds the mode and all its parameters (`Refinement.to_dict()`), `held_out` says in words
-    which templates were kept for evaluation, `options` holds everything else that shaped the rows.
+    `refinement` holds the mode and all its parameters (`Refinement.to_dict()`), `held_out` names the
+    templates kept for evaluation, `options` holds everything else that shaped the rows.
     """
 
     name: str
@@ -148,12 +148,12 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The manifest as its file holds it."""
+    """The manifest as JSON text."""
     return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `manifest.json` so that a reader sees the old one or the new one, never half of it."""
+    """Write `manifest.json` atomically."""
     path = Path(folder) / MANIFEST_NAME
     with whole_file(path) as file:
         file.write(manifest_text(manifest).encode())
@@ -161,9 +161,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of an atlas folder; keys that this version does not know are passed over.
+    """Read the manifest of an atlas folder; unknown keys are ignored.
 
-    Raises `StoreError` when there is none, when it is not valid, or of another schema version.
+    Raises `StoreError` when it is missing, invalid or of another schema version.
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME

@@ -1,4 +1,4 @@
-"""Tables in DuckDB that answer trusted queries."""
+"""Trusted queries over an atlas's tables in DuckDB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 class Reader:
-    """What an opened atlas and an opened collection share: tables in DuckDB, and queries over them.
+    """The base of an opened atlas and an opened collection: tables in DuckDB, and queries over them.
 
     reader.query("SELECT count(*) FROM facts WHERE known")
     reader.query_one("SELECT * FROM facts WHERE fact_id = ?", ["P36.france"])

@@ -1,4 +1,4 @@
-"""What an atlas is made of: one pyarrow schema a table, one sentence a column.
+"""The schema of an atlas: one pyarrow schema for each table, with a sentence for each column.
 
     TABLES["facts"]                           # pa.schema with descriptions in the fields' metadata
     describe("facts", "known")                # "Whether the model says the object first on …"
@@ -58,7 +58,7 @@ def empty_table(table: str) -> pa.Table:
 
 
 def difference(table: str, found: pa.Schema) -> str | None:
-    """What is wrong with a file's columns, in a few words; None when nothing is.
+    """The first difference between a file's columns and the table's, in words; None without one.
 
     Names, order and types count; descriptions and nullability do not.
     """

@@ -26,7 +26,7 @@ _SQL_TYPES = {
 def derived_views(*, of_a_collection: bool = False) -> str:
     """The statements of `views.sql` that do not depend on where the tables come from.
 
-    Those of a collection keep atlases apart: they include what is in `/*+ … */`.
+    Those of a collection include the text in `/*+ … */`, which keeps atlases apart.
     """
     views = VIEWS_FILE.read_text(encoding="utf-8").partition(_PART_TWO)[2].partition("\n")[2]
     return _OF_A_COLLECTION.sub(r"\1", views) if of_a_collection else views

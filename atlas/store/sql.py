@@ -55,13 +55,13 @@ _MOST_BYTES = 32_000_000
 _GRACE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _LOADING_SECONDS = 120.0
-# An idle process is not worth its memory; starting another takes about a second.
+# An idle process ends to free its memory; starting another takes about a second.
 _IDLE_SECONDS = 600.0
 
 # The environment may hold secrets of the host: the process gets only what Python needs to start.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TZ", "LANG", "LC_ALL")
 
-# Integers and booleans that keep their type beside nulls.
+# pandas types that keep integers and booleans beside nulls.
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
@@ -70,7 +70,7 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query gave: at most `max_rows` rows, and whether there were more."""
+    """The result of a query: at most `max_rows` rows, and whether there were more."""
 
     table: pa.Table
     truncated: bool
@@ -102,8 +102,8 @@ class Sandbox:
     with a.sandboxed() as console:
         console.query("SELECT count(*) FROM facts").frame
 
-    Safe to share between threads. `memory` is what queries may use on top of the loaded tables. Tables that
-    are too large to load stay where they lie: `files` are then the only ones that can be read.
+    Safe to share between threads. `memory` is what queries may use on top of the loaded tables. Tables too
+    large to load stay on disk; `files` are then the only files that can be read.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Sandbox:
 
     @property
     def process_id(self) -> int | None:
-        """The process that answers; None while there is none."""
+        """The id of the running process; None without one."""
         process = self._process
         return None if process is None else process.id
 
@@ -205,7 +205,7 @@ class Sandbox:
             raise QueryError(_STOPPED)
         process = self._running_process()
         if (reply := self._reply(query, process)) is None and process.served:
-            # It may have died of the previous query, in a part that went on after its answer.
+            # The previous query may have killed the process after its answer.
             process = self._running_process()
             reply = self._reply(query, process)
         if reply is None:
@@ -327,7 +327,7 @@ class PendingQuery:
 
     @property
     def ahead(self) -> int:
-        """Number of queries that run before this one."""
+        """Number of queries ahead of this one."""
         return self.place.ahead
 
     @property
@@ -401,7 +401,7 @@ class _Process:
         self._ready = True
 
     def send(self, message: Mapping[str, Any]) -> None:
-        # A message that is lost shows when no reply comes.
+        # A lost message shows as a missing reply.
         with contextlib.suppress(OSError, ValueError):
             send(self._commands, message)
 

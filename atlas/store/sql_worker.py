@@ -36,7 +36,7 @@ import pyarrow as pa
 
 try:
     import resource
-except ImportError:  # Windows has no such limits; DuckDB's own and the stopping of the process remain.
+except ImportError:  # Windows has no such limits; DuckDB's limits and killing the process remain.
     resource = None  # type: ignore[assignment]
 
 _LOCKDOWN = (
@@ -68,7 +68,7 @@ _NO_NEW_PRIVILEGES = 38
 
 # Memory that DuckDB and Arrow do not count: stacks, caches, the rows being sent.
 BESIDES = 256_000_000
-# The program that serves the pages comes first.
+# The server of the pages has priority.
 _NICENESS = 10
 
 
@@ -94,7 +94,7 @@ def receive(pipe: BinaryIO, *, longest: int = 2**32) -> tuple[dict[str, Any], by
 
 
 class _WithoutPandas:
-    """Keeps Arrow from importing pandas, which it does not need here: half the time and memory."""
+    """Keeps Arrow from importing pandas, which is not needed here and doubles time and memory."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "pandas":
@@ -108,7 +108,7 @@ def main() -> None:
     """Serve one sandbox until its pipe is closed."""
     sys.meta_path.insert(0, _WithoutPandas())
     commands = sys.stdin.buffer
-    # What a library prints must not end up between the messages.
+    # A library's prints must not mix with the messages.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     setup, _ = receive(commands) or ({}, b"")
@@ -132,7 +132,7 @@ def main() -> None:
             threading.Thread(target=_serve, args=(console, message, replies), daemon=True).start()
         else:
             console.interrupt()
-    # The parent has gone; a query that still runs is of no use.
+    # The parent has ended, so nothing reads the answer.
     os._exit(0)
 
 
@@ -178,10 +178,10 @@ def lock_down(
 
 
 def write_nothing() -> None:
-    """Step 3, first part: from now on this process writes, makes, removes and starts no file.
+    """Step 3, first part: forbid this process to write, make, remove or execute files.
 
-    By Linux's Landlock, which threads inherit, so it is called before DuckDB starts any. A system without it
-    relies on DuckDB's refusal to run anything but a SELECT.
+    Uses Linux's Landlock, which threads inherit, so it is called before DuckDB starts any. A system without
+    it relies on DuckDB's refusal to run anything but a SELECT.
     """
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None, use_errno=True)

@@ -3,8 +3,7 @@
     from atlas.surgery import load_subject, attribute, Suppress
     subject = load_subject("pocket-bert")
 
-With `atlas.attribution` and `atlas.experiments`, the part of the library that imports torch. Browsing never
-does.
+This package, `atlas.attribution` and `atlas.experiments` import torch; browsing never does.
 """
 
 from importlib import import_module
@@ -28,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # One import for a session with a model. By name: attribution stands on this package.
+    # One import for a session with a model; lazy, because attribution imports this package.
     if name in ("Attribution", "attribute"):
         return getattr(import_module("atlas.attribution"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

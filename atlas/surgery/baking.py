@@ -1,4 +1,4 @@
-"""A changed copy of the weights, for those who want to keep an erasure or an edit.
+"""Write a changed copy of the weights, to keep an erasure or an edit.
 
     subject.bake(Edit(neurons, old="Paris", new="Rome"), "my-bert-edited")
     load_subject("my-bert-edited").predict(prompts)
@@ -22,7 +22,7 @@ from atlas.surgery.loaded import LoadedModel
 
 
 def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Path) -> Path:
-    """Write the subject with these interventions in its weights to `folder`, and return that."""
+    """Write the subject with these interventions in its weights to `folder`, and return the folder."""
     for item in interventions:
         if isinstance(item, (Suppress, Amplify)):
             raise AtlasError(
@@ -46,7 +46,7 @@ def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Pa
             state[name] = state[name].clone()
         rows = neurons_first(down, state[name])
         rows[neuron.neuron] = value.to(rows.dtype)
-    # Complete or not there at all: written beside, then renamed.
+    # Atomic: written to a folder beside it, then renamed.
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""Reading and replacing what the down-projections see, inside a `with` and never after it.
+"""Hooks that record or replace the inputs of down-projections inside a `with` block.
 
     with recording(subject, positions) as trace:
         model(input_ids)
     trace.activations[layer], trace.residuals[layer]      # (n_rows, n_positions, …)
 
-Hooks are registered on entry and removed in `finally`, whatever happens in between: Streamlit ends
-scripts with exceptions that no `except Exception` sees.
+Hooks are registered on entry and removed in `finally`, because Streamlit ends scripts with exceptions outside
+`Exception`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from atlas.models.families import Family
 
 @dataclass
 class Trace:
-    """What one forward pass left behind, by layer, at the chosen positions of each row.
+    """The record of one forward pass, by layer, at the chosen positions of each row.
 
-    activations: (n_rows, n_positions, n_neurons); residuals: (n_rows, n_positions, d_model);
-    outputs and arguments, where asked for: what a layer hands on, (n_rows, n_tokens, d_model), all
-    positions, and what it is called with besides its input, by name.
+    activations: (n_rows, n_positions, n_neurons); residuals: (n_rows, n_positions, d_model); outputs and
+    arguments, if requested: a layer's output at all positions, (n_rows, n_tokens, d_model), and its arguments
+    except its input, by name.
     """
 
     activations: dict[int, Tensor] = field(default_factory=dict)
@@ -44,12 +44,12 @@ def by_row(tensor: Tensor, n_rows: int) -> Tensor:
 
 
 def hidden_of(output: Tensor | tuple) -> Tensor:
-    """What a layer hands on, (n_rows, n_tokens, d_model), without what some return beside it."""
+    """A layer's hidden state, (n_rows, n_tokens, d_model), without other outputs."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def arguments_of(module: nn.Module, args: tuple, named: dict[str, Any]) -> dict[str, Any]:
-    """What a layer is called with, by name, but for its input, which comes first."""
+    """A layer's arguments by name, except its input, which comes first."""
     bound = inspect.signature(module.forward).bind(*args, **named)
     names = iter(list(bound.arguments))
     next(names)
@@ -62,9 +62,9 @@ def arguments_of(module: nn.Module, args: tuple, named: dict[str, Any]) -> dict[
 
 
 def in_its_call(layers: Sequence[nn.Module], layer: int, hook: Callable) -> Callable:
-    """The hook, for this layer's own call: a module that serves several depths is called once at each.
+    """The hook for this layer's call only: a module shared by several depths is called once at each.
 
-    Calls are counted from the hook's registration on, over whole forward passes.
+    Calls are counted from the hook's registration, over whole forward passes.
     """
     n_calls = sum(each is layers[layer] for each in layers)
     if n_calls == 1:
@@ -101,7 +101,7 @@ def recording(
 ) -> Iterator[Trace]:
     """Record every layer's activations and residuals at `positions`, (n_rows, n_positions).
 
-    With `outputs`, also what each layer hands on, whole; with `arguments`, what it is called with.
+    With `outputs`, also each layer's whole output; with `arguments`, its arguments.
     """
     trace = Trace()
     rows = torch.arange(positions.shape[0], device=positions.device)[:, None]

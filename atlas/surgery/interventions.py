@@ -1,4 +1,4 @@
-"""What interventions do to a forward pass; the values themselves are in `atlas.interventions`.
+"""Apply interventions to a forward pass; `atlas.interventions` defines them.
 
     change = [Suppress(neurons), Edit(neurons, old="Paris", new="Rome")]
     with subject.applied(change) as changed:
@@ -78,14 +78,14 @@ def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor]
             embedding = subject.family.token_embeddings(subject.model)[unknown].float()
             return lambda value: embedding
         case Edit():
-            # Found once for all neurons: tokenizing takes longer than the arithmetic.
+            # Computed once for all neurons: tokenizing takes longer than the arithmetic.
             old, new = answer_embedding(subject, item.old), answer_embedding(subject, item.new)
             return lambda value: edited_value(value, old, new, remove=item.remove, add=item.add)
     raise AtlasError(f"{type(item).__name__} does not change value vectors.")
 
 
 def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
-    """For each neuron that is erased or edited: its new value vector, (d_model,), in float32."""
+    """The new value vector, (d_model,) in float32, of each erased or edited neuron."""
     values: dict[Neuron, Tensor] = {}
     for item in interventions:
         if isinstance(item, (Erase, Edit)) and item.neurons:
@@ -102,8 +102,8 @@ def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -
 def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
     """The edit, mirrored for the neurons whose mean activation on these prompts is below zero.
 
-    A value vector that is moved towards the new answer lowers it where its activation is negative, as about
-    half of them are in gated layers. The paper's formula ignores the sign: its models' activations are rarely
+    Where a neuron's activation is negative, as about half are in gated layers, a value vector moved towards
+    the new answer lowers it. The paper's formula ignores the sign: its models' activations are rarely
     negative. Returns one or two edits, for `subject.applied`. Raises `PromptError` without prompts and
     `AtlasError` for a neuron that the subject does not have.
     """
@@ -120,7 +120,7 @@ def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tupl
 
 
 def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, float]:
-    """For each neuron that is suppressed or amplified: the product of its factors."""
+    """The product of the factors of each suppressed or amplified neuron."""
     factors: dict[Neuron, float] = {}
     for item in interventions:
         if isinstance(item, (Suppress, Amplify)):

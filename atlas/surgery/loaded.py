@@ -1,12 +1,12 @@
-"""A model with its tokenizer, as it is: sizes, prompts in tokens, activations, and what it predicts.
+"""An unchanged model with its tokenizer: sizes, encoded prompts, activations and predictions.
 
     loaded = load_subject("pocket-bert")                   # a `Subject`, which can also be changed
     loaded.encode(loaded.prompt("The capital of France is [MASK].", "Paris")).targets
     loaded.activations(prompts)                            # (n_prompts, n_layers, n_neurons)
 
-An answer of several tokens gets several masks, respectively teacher forcing:
-`encode` turns a prompt into token ids, the position of each answer token and the tokens wanted
-there. Prompts are batched with others of the same length only, so no padding can leak into a score.
+An answer of several tokens gets several masks, or teacher forcing in a causal model: `encode` turns a prompt
+into token ids, the position of each answer token and the tokens wanted there. Prompts are batched with others
+of the same length only, so no padding can leak into a score.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MAX_ANSWER_TOKENS = 16
 class Encoded:
     """A prompt in tokens: where its answer goes and which tokens the answer is.
 
-    `input_ids` holds the masks, or the answer's tokens but the last (teacher forcing); the model's
-    output at ``positions[j]`` predicts ``targets[j]``.
+    `input_ids` holds the masks, or the answer's tokens except the last (teacher forcing); the model's output
+    at ``positions[j]`` predicts ``targets[j]``.
     """
 
     prompt: Prompt
@@ -68,7 +68,7 @@ class Prediction:
 
     @property
     def top_probability(self) -> float:
-        """Its probability."""
+        """The probability of `top_token`."""
         return self.top[0][1]
 
 
@@ -94,7 +94,7 @@ def whole_answer(tokens: Sequence[TokenPrediction]) -> Prediction:
 def token_predictions(
     loaded: LoadedModel, logits: Tensor, targets: Tensor, *, top_k: int
 ) -> list[TokenPrediction]:
-    """From logits at answer positions, (n, n_tokens), and the tokens wanted there, (n,)."""
+    """Predictions from logits at answer positions, (n, n_tokens), and the target tokens, (n,)."""
     log_p = logits.log_softmax(-1)
     wanted = log_p.gather(-1, targets[:, None])
     if not bool(torch.isfinite(wanted).all()):
@@ -119,7 +119,7 @@ def token_predictions(
 
 @dataclass
 class LoadedModel:
-    """A model under study with its tokenizer; whoever runs it holds `lock` meanwhile.
+    """A model under study with its tokenizer; methods that run it hold `lock`.
 
     dtype: the precision of the matrix products in sweeps (`atlas.surgery.precision`); all else is float32.
     sweep_bytes: what a sweep may keep for its backward pass, None until the first; less where memory ran out.
@@ -140,12 +140,12 @@ class LoadedModel:
 
     @property
     def n_layers(self) -> int:
-        """How many layers have a feed-forward part."""
+        """Number of layers with a feed-forward part."""
         return len(self.family.layer_modules(self.model))
 
     @property
     def n_neurons(self) -> int:
-        """Neurons of a layer: inputs of its down-projection."""
+        """Number of neurons of a layer, the inputs of its down-projection."""
         return self.family.value_vectors(self.model, 0).shape[0]
 
     @property
@@ -155,7 +155,7 @@ class LoadedModel:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the unembedding tells apart."""
+        """Number of tokens in the unembedding."""
         return self.family.token_embeddings(self.model).shape[0]
 
     @property
@@ -256,7 +256,7 @@ class LoadedModel:
         return Encoded(prompt, stem + targets[:-1], positions, targets)
 
     def can_be_asked(self, prompt: Prompt) -> bool:
-        """Whether `encode` takes the prompt."""
+        """Whether `encode` accepts the prompt."""
         try:
             self.encode(prompt)
         except PromptError:
@@ -298,7 +298,7 @@ class LoadedModel:
         )
 
     def forward_options(self) -> dict:
-        """What a forward pass is called with: causal models keep nothing for a next token."""
+        """Options of a forward pass: causal models keep no cache."""
         return {"use_cache": False} if self.family.kind == "causal" else {}
 
 
@@ -312,7 +312,7 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = 
         by_length[len(item.input_ids), item.positions[0] if by_prefix else 0].append(index)
     for length, start in sorted(by_length):
         indices = by_length[length, start]
-        # Each row's answer is read off over the whole vocabulary, which short rows would make many of.
+        # Each row has logits over the whole vocabulary, so the number of short rows is limited, too.
         size = max(1, batch_tokens // max(length - start, 8))
         for begin in range(0, len(indices), size):
             yield indices[begin : begin + size]
@@ -334,7 +334,7 @@ def device_of(device: str) -> torch.device:
 def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer in a folder; `ModelError` where they cannot be read.
 
-    name: what errors call it. Safetensors only; no remote code is run.
+    name: the model's name in errors. Safetensors only; no remote code is run.
     """
     from safetensors import SafetensorError
     from transformers import (

@@ -1,11 +1,11 @@
-"""A fair lock: threads take it in the order in which they asked for it (`atlas.line`).
+"""A fair lock: threads get it in the order in which they request it (`atlas.line`).
 
     with subject.lock: ...                                # reentrant, as threading.RLock
     with subject.lock.turn(lambda ahead: show(ahead)): ...  # told how many are ahead while it waits
     subject.lock.waiting                                  # how many wait now
 
-`threading.RLock` serves whomever the system wakes first, so that one visitor can wait for long behind
-others who came later. Here a release hands the lock on to the first in line.
+`threading.RLock` serves the thread that the system wakes first, so a visitor can wait long behind later ones.
+Here a release passes the lock to the first in line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FairLock:
         return len(self._line) > 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1, *, on_wait: OnWait | None = None) -> bool:
-        """Take the lock, after those who came earlier; whether it was taken.
+        """Take the lock in turn; returns whether it was taken.
 
         While it waits, ``on_wait(n)`` is called at once and several times a second with the number of threads
         ahead, the one being served included. It may raise; then the place in line is given up.
@@ -63,7 +63,7 @@ class FairLock:
         return False
 
     def release(self) -> None:
-        """Give the lock back, once as often as it was taken; the first in line then has it.
+        """Release the lock once; after as many releases as acquisitions, the first in line gets it.
 
         Raises `RuntimeError` in a thread that does not hold it.
         """
@@ -82,7 +82,7 @@ class FairLock:
 
     @contextmanager
     def turn(self, on_wait: OnWait | None = None) -> Iterator[None]:
-        """Hold the lock for a block, told while waiting how many are ahead."""
+        """Hold the lock for a block; `on_wait` as in `acquire`."""
         self.acquire(on_wait=on_wait)
         try:
             yield

@@ -1,9 +1,9 @@
-"""Many changes of the same prompts in a causal model: what lies before the answer is computed once.
+"""Compute a prompt's prefix once for many changes in a causal model.
 
     subject.predict(prompts, interventions=changes, share_prefixes=True)
 
 Suppressing and amplifying act at the answer position (`atlas.surgery.interventions`), and a causal model
-never looks ahead, so keys and values before the first answer position are those of the model as it is. It
+never looks ahead, so keys and values before the first answer position are those of the unchanged model. This
 is the prefix reuse of `atlas.attribution.staircase`, forward only:
 
 1. *Prefix.* One pass over each different beginning, up to the first answer position.
@@ -24,7 +24,7 @@ from atlas.surgery.loaded import Encoded, LoadedModel
 
 
 def at_answers_only(subject: LoadedModel, changes: Sequence[Sequence[Intervention]]) -> bool:
-    """Whether the changes leave everything before the answers as it is, in a causal model."""
+    """Whether the changes leave a causal model's state before the answers unchanged."""
     return subject.family.kind == "causal" and all(
         isinstance(item, (Suppress, Amplify)) for items in changes for item in items
     )

@@ -1,4 +1,4 @@
-"""What a neuron's value vector promotes, in the language of the unembedding.
+"""Read value vectors through the unembedding: the tokens that a neuron promotes and suppresses.
 
     readout(subject, [Neuron(9, 2141)], k=5)[0].promoted      # ((" Baku", 1.8), …)
 

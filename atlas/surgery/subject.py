@@ -1,4 +1,4 @@
-"""The subject model: loaded once, shared by everybody, never written to.
+"""The subject model, loaded once and shared: predictions and interventions that never write its weights.
 
     subject = load_subject("pocket-bert")
     subject.predict([subject.prompt("The capital of France is [MASK].", "Paris")])[0].probability
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Subject(LoadedModel):
-    """A loaded model that can be asked and changed; every method that runs it holds `lock` meanwhile."""
+    """A loaded model with predictions and interventions; methods that run it hold `lock`."""
 
     @contextmanager
     def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[ChangedModel]:
@@ -68,9 +68,9 @@ class Subject(LoadedModel):
     ) -> list[Prediction]:
         """Probability and rank of each prompt's answer, and the likeliest tokens in its place.
 
-        `interventions` gives each prompt its own change (None: none), so that effects of many facts
-        are measured in one batch. share_prefixes: where only activations at the answers change, compute
-        what lies before them once a prompt; faster, and equal up to rounding only.
+        `interventions` gives each prompt its own change (None: none), so that effects of many facts are
+        measured in one batch. share_prefixes: where only activations at the answers change, compute each
+        prompt's prefix once; faster, and equal up to rounding only.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         changes = self._changes_for(interventions, len(encoded))
@@ -123,7 +123,7 @@ class Subject(LoadedModel):
 
 @dataclass(frozen=True)
 class ChangedModel:
-    """A subject with interventions in force: the same prompts, other predictions."""
+    """A subject with interventions in force."""
 
     subject: Subject
     interventions: tuple[Intervention, ...]
@@ -138,8 +138,8 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
 
     dtype: ``float32`` (default), ``tf32`` or ``bfloat16``: how exactly attribution computes its matrix
     products (`atlas.surgery.precision`); weights and everything else are float32. Weights come from
-    safetensors only and no remote code is run. Raises `ModelError` when the model cannot be had or is of no
-    supported family.
+    safetensors only and no remote code is run. Raises `ModelError` when the model cannot be loaded or its
+    family is not supported.
     """
     if dtype not in PRECISIONS:
         raise ModelError(f"dtype must be one of {', '.join(PRECISIONS)}, got '{dtype}'.")
@@ -162,8 +162,8 @@ def subject_of(
     """A `Subject` made of a language model and its tokenizer, which are not copied.
 
     The model is moved to the device (None: a GPU where there is one) and to float32, put in evaluation mode,
-    and its parameters need no gradients any more. Raises `ModelError` for a model of no supported family or
-    without the head that answers.
+    and its parameters need no gradients any more. Raises `ModelError` for an unsupported family or a model
+    without a language-modelling head.
     """
     kind = type(model).__name__
     family = family_of(model.config.to_dict() if hasattr(model, "config") else {"model_type": kind})

@@ -296,7 +296,7 @@ def test_the_examples_open_what_they_promise():
     [
         ({"pa": "The capital is [Y] and [Y]."}, "2 places for the answer"),
         ({"pa": "no gap here"}, "places for the answer"),
-        ({"ya": ""}, "There is no answer"),
+        ({"ya": ""}, "The answer is empty"),
         ({"pa": LINK["pb"], "ya": LINK["yb"]}, "A and B have the same prompts"),
         ({"model": "./no/such/folder"}, "neither a folder nor a model"),
         ({"yb": "☃"}, "outside the vocabulary"),

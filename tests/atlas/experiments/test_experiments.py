@@ -143,7 +143,7 @@ def test_typed_prompts_are_read_line_by_line(bert):
         ("", "paris", "There are no prompts"),
         ("paris is big .", "paris", "Write exactly one"),
         ("[Y] and [Y] .", "paris", "Write exactly one"),
-        ("the capital is [Y] .", " ", "There is no answer"),
+        ("the capital is [Y] .", " ", "The answer is empty"),
         ("the capital is [Y] .", "☃", "outside the vocabulary"),
         ("the capital " * 300 + "is [Y] .", "paris", "at most 2000"),
         ("\n".join(f"{i} is [Y] ." for i in range(400)), "paris", "at most 300"),

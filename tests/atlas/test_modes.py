@@ -1,6 +1,6 @@
-"""The refinement modes on the stored scores of real atlases, against loops over sets.
+"""The refinement modes on the stored scores of real atlases equal loops over sets.
 
-`tests/atlas/test_refinement.py` has the modes on dense synthetic scores, and their corners.
+`tests/atlas/test_refinement.py` tests the modes on dense synthetic scores and edge cases.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ def as_sets(rows, facts):
 
 @pytest.mark.parametrize("folder", RELATIONS, ids=["pocket-bert", "smollm2", "sample"])
 @pytest.mark.parametrize("name", MODES)
-def test_a_mode_finds_in_stored_scores_what_loops_over_sets_find(name, folder, opened):
+def test_a_mode_on_stored_scores_equals_loops_over_sets(name, folder, opened):
     facts, tables = opened(folder)
     expected = plain_mode(name, facts)
     assert sum(map(bool, expected.values())) > 10
@@ -56,7 +56,7 @@ def test_a_mode_finds_in_stored_scores_what_loops_over_sets_find(name, folder, o
 
 
 @pytest.mark.parametrize("folder", RELATIONS, ids=["pocket-bert", "smollm2", "sample"])
-def test_the_paper_s_share_ends_where_loops_end_it(folder, opened):
+def test_the_final_share_of_the_paper_equals_the_loops(folder, opened):
     facts, tables = opened(folder)
     members = defaultdict(list)
     for fact in facts:
@@ -68,14 +68,14 @@ def test_the_paper_s_share_ends_where_loops_end_it(folder, opened):
 
 
 @pytest.mark.parametrize("folder", [POCKET, SMOLLM], ids=["pocket-bert", "smollm2"])
-def test_the_modes_do_not_agree_so_that_one_cannot_stand_for_another(folder, opened):
+def test_the_modes_differ(folder, opened):
     facts, _ = opened(folder)
     found = [plain_mode(name, facts) for name in MODES]
     assert all(one != other for one in found for other in found if one is not other)
 
 
 @pytest.mark.parametrize("folder", [POCKET, SMOLLM], ids=["pocket-bert", "smollm2"])
-def test_the_committed_neurons_are_the_default_s(folder, opened):
+def test_the_committed_neurons_equal_the_default_modes(folder, opened):
     facts, _ = opened(folder)
     with Atlas(folder) as atlas:
         stored = atlas.query("SELECT fact_id, layer, neuron FROM knowledge_neurons")
@@ -87,7 +87,7 @@ def test_the_committed_neurons_are_the_default_s(folder, opened):
 
 
 @pytest.mark.parametrize(("threshold", "percent"), [(0.1, 100), (0.15, 25), (0.4, 50), (0.5, 75)])
-def test_other_thresholds_find_what_loops_find(threshold, percent, opened):
+def test_other_thresholds_equal_the_loops(threshold, percent, opened):
     for folder in RELATIONS:
         facts, tables = opened(folder)
         rule = mode("default", threshold=threshold, share=percent / 100)

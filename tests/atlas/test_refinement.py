@@ -1,4 +1,4 @@
-"""Each refinement mode against a plain-Python computation from the definitions, prompt by prompt."""
+"""Each refinement mode equals a plain-Python computation from its definition, prompt by prompt."""
 
 import time
 
@@ -139,7 +139,7 @@ def test_the_paper_s_share_is_tried_six_times_at_most():
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_the_rows_are_a_table_of_the_atlas_whatever_order_and_form_they_came_in(name):
+def test_the_rows_fit_the_table_for_any_order_and_type_of_input(name):
     tables = World(1).tables()
     rows = refine(*tables, MODES[name]).rows
     assert difference("knowledge_neurons", rows.schema) is None

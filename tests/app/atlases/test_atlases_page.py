@@ -96,7 +96,7 @@ def test_a_changed_byte_is_found(two):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     press(app, "Check the hashes")
-    assert "does not have the sha256" in words(app)
+    assert "does not match the sha256" in words(app)
     assert not app.success
 
 

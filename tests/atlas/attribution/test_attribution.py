@@ -1,4 +1,4 @@
-"""Attribution equals the plain loop, and its certificate tells the truth, in every family."""
+"""Attribution equals a plain loop, and its certificate holds, in every family."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_prompts_of_different_lengths_together_equal_each_alone(subject, batch_r
 
 
 def test_one_word_and_thirty_in_a_batch_each_equal_the_plain_loop(subject, plain):
-    """Whatever fills up the shorter ones is never seen."""
+    """Padding of shorter prompts has no effect."""
     long = Prompt("f", "t", f"{' '.join(SENTENCES[-4:])} the city is [Y] .", "new york")
     short = Prompt("f", "t", "the [Y]", "paris")
     for prompt, result in zip(
@@ -171,19 +171,19 @@ def test_certified_prompts_together_agree_with_each_alone(subject):
 
 
 def test_little_memory_changes_nothing(subject, monkeypatch):
-    """A sweep that is cut into single rows finds what one sweep finds."""
+    """A sweep cut into single rows equals one sweep."""
     whole = attribute(subject, PROMPTS[:2])
     monkeypatch.setattr(subject, "sweep_bytes", 1.0)
     for one, other in zip(attribute(subject, PROMPTS[:2]), whole, strict=True):
         assert difference(one.scores, other.scores) < EXACT
 
 
-def test_a_model_without_random_noise_is_measured_twice_alike(subject):
+def test_scores_repeat_without_dropout(subject):
     first, second = (attribute(subject, [ONE_TOKEN])[0] for _ in range(2))
     assert np.array_equal(first.scores, second.scores)
 
 
-def test_no_hook_and_no_gradient_stays_behind(subject):
+def test_no_hook_or_gradient_remains(subject):
     attribute(subject, PROMPTS[:2])
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in subject.model.modules())
     assert all(parameter.grad is None for parameter in subject.model.parameters())
@@ -214,7 +214,7 @@ def test_scores_lie_within_the_tolerance_of_the_integral(subject, folder, tolera
         assert difference(result.scores, dense.scores(prompt, gauss_legendre(64))) < tolerance
 
 
-def test_the_gap_is_what_it_says(subject):
+def test_the_gap_is_the_completeness_error(subject):
     for rule in ("certified", "endpoints"):
         (result,) = attribute(subject, [ONE_TOKEN], rule=rule, tolerance=0.1)
         expected = np.abs(result.scores.sum(1) - (result.p_one[0] - result.p_zero[0]))
@@ -229,7 +229,7 @@ def test_a_smaller_tolerance_takes_more_points_and_never_fewer_than_three(subjec
     assert coarse.sum() < fine.sum()
 
 
-def test_the_answers_probability_and_rank_are_the_models(subject, plain):
+def test_probability_and_rank_equal_the_models(subject, plain):
     for result in attribute(subject, PROMPTS):
         tokens = plain.tokens(result.prompt)
         product, pick_worst = 1.0, 1
@@ -287,7 +287,7 @@ def composite(n_pieces: int, n_each: int) -> PlainRule:
 
 
 def test_a_certificate_holds_where_paths_jump(steep):
-    """Jumps can be narrower than the reference sees: judged where the reference itself has settled."""
+    """Compared where the reference itself has converged: jumps can be narrower than its nodes."""
     n_judged = n_hard = 0
     false = []
     for folder in steep:
@@ -308,7 +308,7 @@ def test_a_certificate_holds_where_paths_jump(steep):
 
 
 def test_every_point_that_is_counted_was_evaluated(steep):
-    """Also of a layer that is reopened because another one's scores shrank: no node may be missing."""
+    """Also in a layer that resumes because another layer's scores shrank."""
     for folder in steep:
         for result in attribute(load_subject(str(folder), device="cpu"), PROMPTS, keep_paths=True):
             for paths, counts in zip(result.paths, result.n_points, strict=True):
@@ -316,13 +316,13 @@ def test_every_point_that_is_counted_was_evaluated(steep):
                 assert evaluated == counts.tolist()
 
 
-def test_nothing_is_given_up_while_points_are_left(steep):
+def test_no_path_stops_while_points_are_left(steep):
     for folder in steep:
         for result in attribute(load_subject(str(folder), device="cpu"), PROMPTS):
             assert (result.n_points[~result.converged] > 513 - 2 * 7).all()
 
 
-def test_what_does_not_settle_is_flagged_and_stays_within_the_limit(subject):
+def test_unsettled_paths_are_flagged_within_the_point_limit(subject):
     (result,) = attribute(subject, [ONE_TOKEN], tolerance=1e-12, max_points=100)
     assert not result.converged.any()
     assert (result.n_points <= 100).all()
@@ -332,7 +332,7 @@ def test_what_does_not_settle_is_flagged_and_stays_within_the_limit(subject):
 # --- other methods ---
 
 
-def test_gradient_times_activation_is_the_integrand_at_the_models_own_state(subject, plain):
+def test_gradient_times_activation_is_the_integrand_at_alpha_one(subject, plain):
     for prompt in (ONE_TOKEN, SEVERAL_TOKENS):
         (result,) = attribute(subject, [prompt], method="gradient_x_activation")
         assert difference(result.scores, plain.scores(prompt, PlainRule((1.0,), (1.0,)))) < EXACT
@@ -377,7 +377,7 @@ def test_log_probability_increase_reads_each_neuron_alone_through_the_head(subje
         assert result.scores[last, neuron] == pytest.approx(increase, rel=1e-3, abs=1e-5)
 
 
-def test_a_readout_that_is_linear_but_for_a_scale_gives_what_reading_each_neuron_gives(subject, monkeypatch):
+def test_the_linear_readout_equals_reading_each_neuron(subject, monkeypatch):
     prompts = [ONE_TOKEN, SEVERAL_TOKENS]
     assert (LinearReadout.of(subject) is None) == (subject.family.kind == "masked")
     fast = attribute(subject, prompts, method="log_prob_increase")
@@ -394,7 +394,7 @@ def test_every_method_scores_batches_as_single_prompts(subject, method):
         assert difference(result.scores, alone.scores) < 1e-4
 
 
-def test_methods_without_a_path_claim_no_certificate(subject):
+def test_methods_without_a_path_have_no_certificate(subject):
     for method in set(METHODS) - {"integrated_gradients", "sequential_integrated_gradients"}:
         (result,) = attribute(subject, [ONE_TOKEN], method=method)
         assert not result.converged.any()
@@ -415,7 +415,7 @@ def test_no_prompts_give_no_results(subject):
     assert attribute(subject, []) == []
 
 
-def test_a_model_with_a_nan_gives_a_sentence(tmp_path):
+def test_a_model_with_a_nan_is_refused(tmp_path):
     broken = load_subject(str(save_broken_bert(tmp_path)), device="cpu")
     for options in ({}, {"rule": "endpoints"}, {"method": "activation"}):
         with pytest.raises(ModelError, match=r"NaN.*\. .*\.$"):
@@ -435,12 +435,12 @@ def test_a_model_with_a_nan_gives_a_sentence(tmp_path):
         ({"rule": "endpoints", "steps": 1}, "steps must be at least 2, got 1"),
     ],
 )
-def test_options_out_of_range_get_a_sentence(tiny_bert, options, word):
+def test_options_out_of_range_are_refused(tiny_bert, options, word):
     with pytest.raises(AtlasError, match=word):
         attribute(load_subject(str(tiny_bert), device="cpu"), [ONE_TOKEN], **options)
 
 
-def test_a_causal_model_refuses_a_sentence_that_goes_on(tiny_gpt2):
+def test_a_causal_model_refuses_text_after_the_answer(tiny_gpt2):
     going_on = Prompt("f", "t", "[Y] is the capital of france .", "paris")
     with pytest.raises(PromptError, match="goes on"):
         attribute(load_subject(str(tiny_gpt2), device="cpu"), [going_on])

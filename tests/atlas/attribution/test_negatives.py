@@ -1,6 +1,6 @@
-"""Negative examples leave out what other facts have as well: live, in a fact's stored scores, and in a build.
+"""Negative examples remove neurons that other facts share: live, in stored scores, and in a build.
 
-Each result is counted again here: coarse neurons by numpy, prompts by plain loops.
+Expected results are counted with numpy and plain loops.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OTHERS = tuple(
 
 
 def coarse_neurons(scores: np.ndarray, threshold: float = 0.2) -> set[Neuron]:
-    """Of one prompt, from the definition."""
+    """The coarse neurons of one prompt, from the definition."""
     if scores.max() <= 0:
         return set()
     return {Neuron(*map(int, place)) for place in np.argwhere(scores >= threshold * float(scores.max()))}
@@ -73,7 +73,7 @@ def test_one_negative_prompt_is_enough(subject):
     assert set(find_neurons(subject, PROMPTS, negatives=OTHERS[:1]).chosen) == expected
 
 
-def test_other_rules_hold_for_negative_prompts_too(subject):
+def test_other_rules_apply_to_negative_prompts(subject):
     rule = mode("replication")
     own = Counter(n for each in attribute(subject, PROMPTS) for n in strictly(each.scores))
     theirs = Counter(n for each in attribute(subject, OTHERS) for n in strictly(each.scores))
@@ -91,7 +91,7 @@ def test_a_prompt_that_is_its_own_negative_is_refused(subject):
         find_neurons(subject, PROMPTS, negatives=PROMPTS[1:])
 
 
-def test_progress_counts_negative_prompts_and_is_told_whose_turn_it_is(subject):
+def test_progress_counts_and_names_negative_prompts(subject):
     said: list[tuple[float, str]] = []
     find_neurons(
         subject, PROMPTS, negatives=OTHERS[:2], progress=lambda share, text: said.append((share, text))
@@ -123,7 +123,7 @@ def test_negative_facts_are_the_next_ones_with_another_answer():
     assert negative_facts([("alone", "x")], "alone", 3) == []
 
 
-def test_one_fact_at_a_time_gives_what_refining_all_gives(sample: Path):
+def test_refining_one_fact_equals_refining_all(sample: Path):
     with open_atlas(sample) as atlas:
         tables = [atlas.query(f"FROM {name}") for name in ("attributions", "prompts", "facts")]
         whole = refine(*tables, mode("default", negatives=2, seed=3)).rows.to_pandas()
@@ -140,7 +140,7 @@ def test_one_fact_at_a_time_gives_what_refining_all_gives(sample: Path):
 # A build ---------------------------------------------------------------------------------------------
 
 
-def test_a_build_with_negatives_says_so_and_is_checked(
+def test_a_build_records_and_checks_its_negatives(
     tmp_path: Path, tiny: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ):
     what = ["--model", str(tiny("tiny_gpt2")), "--dataset", "counterfact"]

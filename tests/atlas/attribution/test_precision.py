@@ -1,4 +1,4 @@
-"""Rounded matrix products cost points, not the certificate; a sweep never waits, and fits its memory."""
+"""Rounded products keep the certificate; sweeps never wait for the device and fit its memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def difference(scores: np.ndarray, reference: np.ndarray) -> float:
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_rounded_products_still_settle_within_the_tolerance_of_exact_scores(folder, device, exact, precision):
-    """At a tolerance below what bfloat16 rounds to, so that most paths have to be begun again."""
+    """The tolerance is below bfloat16's rounding, so most paths restart."""
     subject = load_subject(folder, device=device, dtype=precision)
     for tolerance in (0.01, 0.001):
         reference = attribute(exact, PROMPTS, tolerance=tolerance / 10)
@@ -63,14 +63,14 @@ def test_rounded_products_still_settle_within_the_tolerance_of_exact_scores(fold
             assert difference(result.scores, other.scores) < 2 * tolerance
 
 
-def test_bfloat16_is_not_float32_and_pays_for_it_in_points(folder, exact):
+def test_bfloat16_differs_from_float32_and_takes_more_points(folder, exact):
     bfloat16 = load_subject(folder, device=str(exact.device), dtype="bfloat16")
     one, other = (attribute(subject, PROMPTS, tolerance=0.001) for subject in (exact, bfloat16))
     assert any((a.scores != b.scores).any() for a, b in zip(one, other, strict=True))
     assert sum(b.n_points.sum() for b in other) > sum(a.n_points.sum() for a in one)
 
 
-def test_a_fixed_rule_in_bfloat16_is_near_float32s_and_says_how_far_off_it_is(folder, exact):
+def test_a_fixed_rule_in_bfloat16_is_near_float32_and_its_gap_shows_the_error(folder, exact):
     bfloat16 = load_subject(folder, device=str(exact.device), dtype="bfloat16")
     for a, b in zip(*(attribute(s, PROMPTS, rule="endpoints") for s in (exact, bfloat16)), strict=True):
         assert 0 < difference(b.scores, a.scores) < 0.1
@@ -80,7 +80,7 @@ def test_a_fixed_rule_in_bfloat16_is_near_float32s_and_says_how_far_off_it_is(fo
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_everything_but_the_sweep_is_float32_whatever_the_precision(folder, exact, precision):
+def test_only_the_sweep_uses_the_precision(folder, exact, precision):
     subject = load_subject(folder, device=str(exact.device), dtype=precision)
     assert {parameter.dtype for parameter in subject.model.parameters()} == {torch.float32}
     assert subject.predict(PROMPTS) == exact.predict(PROMPTS)
@@ -113,7 +113,7 @@ def test_tf32_and_bfloat16_are_imitated_as_hardware_rounds_them():
     assert ((tf32 - numbers).abs() <= numbers.abs() * 2**-11).all()
 
 
-def test_what_rounding_costs_is_measured_in_points(capsys, tmp_path):
+def test_the_cost_of_rounding_is_measured_in_points(capsys, tmp_path):
     measure_rounding(["bert-tiny", "gpt2-tiny"], 2, tmp_path / "rounding.json")
     printed = capsys.readouterr().out
     for name, rows in json.loads((tmp_path / "rounding.json").read_text()).items():
@@ -143,7 +143,7 @@ def scarce(monkeypatch):
     return tried
 
 
-def test_where_a_sweep_does_not_fit_it_is_halved_and_what_fitted_is_remembered(folder, device, scarce):
+def test_a_sweep_that_does_not_fit_is_halved_and_the_size_is_kept(folder, device, scarce):
     subject = load_subject(folder, device=device)
     results = attribute(subject, PROMPTS)
     assert max(scarce) > 6
@@ -156,7 +156,7 @@ def test_where_a_sweep_does_not_fit_it_is_halved_and_what_fitted_is_remembered(f
         assert np.array_equal(one.n_points, other.n_points)
 
 
-def test_halving_finds_what_one_sweep_finds(folder, device, exact, monkeypatch):
+def test_a_halved_sweep_equals_one_sweep(folder, device, exact, monkeypatch):
     whole = attribute(exact, PROMPTS)
     for limit in (1.0, 30_000.0, 300_000.0):
         monkeypatch.setattr(exact, "sweep_bytes", limit)
@@ -165,7 +165,7 @@ def test_halving_finds_what_one_sweep_finds(folder, device, exact, monkeypatch):
             assert np.array_equal(one.n_points, other.n_points)
 
 
-def test_one_row_that_does_not_fit_is_torchs_own_error(exact, monkeypatch):
+def test_one_row_that_does_not_fit_raises_torchs_error(exact, monkeypatch):
     def never(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -177,8 +177,8 @@ def test_one_row_that_does_not_fit_is_torchs_own_error(exact, monkeypatch):
 # --- never waiting ---
 
 
-class ExperimentPrompt(TorchDispatchMode):
-    """Names of the operations that a GPU could only answer by finishing everything before them."""
+class Waits(TorchDispatchMode):
+    """Records the operations that wait for all earlier work of a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,23 +198,23 @@ class ExperimentPrompt(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_a_sweep_asks_its_device_for_nothing(exact):
-    """On a CPU, too: each of these operations is one that a GPU would be waited for."""
+def test_a_sweep_never_waits_for_its_device(exact):
+    """Tested on a CPU: each of these operations would wait for a GPU."""
     items = [token for p in PROMPTS for token in answer_tokens(exact.encode(p), exact.family.kind)]
     base = base_pass(exact, items)
     n = exact.n_layers
     rows = Rows(torch.zeros(2 * n, dtype=torch.long), torch.arange(n).repeat_interleave(2), torch.rand(2 * n))
     staircase._sweep_bytes(exact)
-    with ExperimentPrompt() as mode:
+    with Waits() as mode:
         torch.ones(3).nonzero()
     assert mode.operations == ["nonzero"]
-    with products("float32", exact.device), ExperimentPrompt() as mode:
+    with products("float32", exact.device), Waits() as mode:
         staircase._sweep_part(exact, base, rows, range(len(items)))
     assert mode.operations == []
     assert sweep(exact, base, rows, with_base=True).probability.shape == (2 * n,)
 
 
-def test_attention_is_the_fused_one(exact):
+def test_attention_is_fused(exact):
     assert exact.model.config._attn_implementation == "sdpa"
 
 

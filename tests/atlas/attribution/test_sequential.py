@@ -25,7 +25,7 @@ def subject(request, tiny):
 
 
 def paths(subject, prompt):
-    """Of each answer token: (input_ids, position, target) and the prompts without each of its words."""
+    """For each answer token: (input_ids, position, target) and the prompts without each word."""
     encoded, tokenizer = subject.encode(prompt), subject.tokenizer
     causal = subject.family.kind == "causal"
     missing = tokenizer.eos_token_id if causal else tokenizer.mask_token_id
@@ -92,7 +92,7 @@ def test_a_fixed_rule_equals_the_plain_loop_over_words(subject):
         assert np.abs(result.scores - reference).max() < 1e-5 * np.abs(reference).max()
 
 
-def test_certified_scores_sum_to_what_the_words_are_worth_to_the_layer(subject):
+def test_certified_scores_sum_to_the_worth_of_the_words(subject):
     for prompt, result in zip(PROMPTS, attribute(subject, PROMPTS, method=METHOD), strict=True):
         assert result.converged.all()
         reference, change = plain(subject, prompt, (torch.arange(64) + 0.5) / 64)
@@ -102,7 +102,7 @@ def test_certified_scores_sum_to_what_the_words_are_worth_to_the_layer(subject):
         assert (np.abs(result.scores.sum(1) - change) < 0.05 * largest).all()
 
 
-def test_it_is_another_question_than_integrated_gradients_ask(subject):
+def test_scores_differ_from_integrated_gradients(subject):
     (sequential,), (own,) = (
         attribute(subject, PROMPTS[:1], method=method) for method in (METHOD, "integrated_gradients")
     )
@@ -111,13 +111,13 @@ def test_it_is_another_question_than_integrated_gradients_ask(subject):
     assert (sequential.n_points >= 3 * len(without)).all()
 
 
-def test_a_prompt_of_nothing_but_the_answer_has_no_word_to_miss(tiny):
+def test_a_prompt_with_only_the_answer_is_refused(tiny):
     subject = load_subject(str(tiny("tiny_bert")), device="cpu")
     with pytest.raises(PromptError, match="no word to replace"):
         attribute(subject, [Prompt("f", "t", "[Y]", "paris")], method=METHOD)
 
 
-def test_a_tokenizer_with_nothing_to_stand_for_a_word_is_one_sentence(tiny):
+def test_a_tokenizer_without_a_replacement_token_is_refused(tiny):
     subject = load_subject(str(tiny("tiny_gpt2")), device="cpu")
     subject.tokenizer.eos_token = None
     with pytest.raises(PromptError, match="has no end-of-text token"):

@@ -1,7 +1,7 @@
 """An answer of several word pieces, one mask each: in the library, in a build, in the Lab.
 
-What attribution and interventions do with it is held to plain computations in their own tests; here whatever
-comes on top of them is: neurons found live, experiments, builds, pages.
+Attribution and interventions have their own tests; these cover neurons found live, experiments, builds and
+pages.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def plainly(subject, text: str, answer: str, off: tuple[Neuron, ...] = ()) -> fl
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_each_piece_has_a_mask_and_the_answer_the_product(subject, answer: str):
+def test_each_piece_has_a_mask_and_probabilities_multiply(subject, answer: str):
     prompt = Prompt("", "", TEXT, answer)
     encoded = subject.encode(prompt)
     assert len(encoded.targets) == ANSWERS[answer]
@@ -89,7 +89,7 @@ def test_each_piece_has_a_mask_and_the_answer_the_product(subject, answer: str):
 
 
 @pytest.mark.parametrize("answer", [name for name, n in ANSWERS.items() if n > 1])
-def test_neurons_are_found_and_what_they_do_is_what_zeroing_them_at_every_mask_does(subject, answer: str):
+def test_suppressing_found_neurons_equals_zeroing_them_at_every_mask(subject, answer: str):
     prompts = [Prompt("", "", text, answer) for text in (TEXT, "people in [Y] speak english .")]
     found = find_neurons(subject, prompts)
     assert found.attributions[0].gap.shape == (ANSWERS[answer], subject.n_layers)
@@ -111,7 +111,7 @@ def test_neurons_are_found_and_what_they_do_is_what_zeroing_them_at_every_mask_d
 # Build -----------------------------------------------------------------------------------------------
 
 
-def test_a_build_leaves_none_of_them_out_and_counts_their_tokens(tmp_path: Path, tiny: Callable[[str], Path]):
+def test_a_build_keeps_every_answer_and_counts_its_tokens(tmp_path: Path, tiny: Callable[[str], Path]):
     asked = records()[:3]
     for record, answer in zip(asked, ANSWERS, strict=True):
         record["requested_rewrite"]["target_true"]["str"] = answer
@@ -129,7 +129,7 @@ def test_a_build_leaves_none_of_them_out_and_counts_their_tokens(tmp_path: Path,
         assert dict(zip(rows["object"], rows["n_answer_tokens"], strict=True)) == ANSWERS
         assert list(rows["n"]) == [3, 3, 3]
         assert list(rows["attributed"]) == [2, 2, 2]
-        # Each answer token has a path of its own in each layer: their certificates are all there.
+        # Each answer token has its own path and certificate in each layer.
         paths = atlas.query_one("SELECT sum(n_layers * n_answer_tokens)::INT AS n FROM prompts")["n"]
         assert paths == 3 * 2 * sum(ANSWERS.values())
         effects = atlas.query("SELECT DISTINCT prompt_fact_id FROM effects")
@@ -178,8 +178,8 @@ def test_the_lab_takes_a_typed_answer_of_several_pieces():
 
 
 @needs_pocket
-def test_a_facts_page_says_how_its_answer_is_asked_for():
-    """SmolLM2's answers have several tokens more often than not."""
+def test_a_facts_page_explains_answers_of_several_tokens():
+    """Most of SmolLM2's answers have several tokens."""
     with open_atlas("starter-smollm2-135m") as atlas:
         row = atlas.query_one("""
             SELECT fact_id, max(n_answer_tokens) AS n FROM prompts

@@ -1,4 +1,4 @@
-"""The drop-in's changes act in every call of the model, and are taken back bit for bit, in any order."""
+"""The drop-in's changes act in every call of the model, and are undone bit for bit, in any order."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def changes(case: Bert, **options):
 
 
 @pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
-def test_a_change_is_gone_when_it_was_measured(case: Bert, kind: str):
+def test_a_change_is_undone_after_its_measurement(case: Bert, kind: str):
     before = case.logits()
     results, unpatch_fn = changes(case)[kind][0]()
     assert results["before"] != results["after"]
@@ -109,14 +109,14 @@ def test_a_change_is_gone_when_it_was_measured(case: Bert, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
-def test_a_kept_change_is_seen_by_the_model_until_it_is_taken_back(case: Bert, kind: str):
+def test_a_kept_change_acts_until_it_is_undone(case: Bert, kind: str):
     before = case.logits()
     make, by_hand = changes(case, undo_modification=False)[kind]
     results, unpatch_fn = make()
     with by_hand():
         assert torch.allclose(case.logits(), case.logits(case.plain.model), atol=1e-5)
     assert not torch.allclose(case.logits(), before, atol=1e-3)
-    # Asked again, the model is found as it is now.
+    # The next prediction is of the changed model.
     again, _ = case.kn.suppress_knowledge(
         case.prompt, case.answer if kind != "edit" else case.target, [], quiet=True
     )
@@ -127,10 +127,10 @@ def test_a_kept_change_is_seen_by_the_model_until_it_is_taken_back(case: Bert, k
 
 
 @pytest.mark.parametrize("order", permutations(range(3)))
-def test_kept_changes_are_taken_back_in_any_order(bert: Bert, order: tuple[int, ...]):
+def test_kept_changes_are_undone_in_any_order(bert: Bert, order: tuple[int, ...]):
     before = bert.logits()
     kept = list(changes(bert, undo_modification=False).items())
-    # An edit is made against what the model says then, so by hand it is made before the others here.
+    # An edit depends on the model's current prediction, so the plain version applies it first.
     kept = [each for name in ("edit", "erase", "suppress") for each in kept if each[0] == name]
     undo = [make()[1] for _, (make, _) in kept]
     left = [by_hand for _, (_, by_hand) in kept]
@@ -147,7 +147,7 @@ def test_kept_changes_are_taken_back_in_any_order(bert: Bert, order: tuple[int, 
     assert torch.equal(bert.logits(), before)
 
 
-def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
+def test_a_kept_suppression_acts_at_the_mask_of_every_prompt(bert: Bert):
     _, unpatch_fn = bert.kn.suppress_knowledge(MASKED, "paris", NEURONS, **STAYS)
     place = bert.plain.read(ELSEWHERE)[1]
     assert place != bert.plain.read(MASKED)[1]
@@ -165,7 +165,7 @@ def test_a_kept_suppression_acts_at_the_mask_of_whatever_is_read(bert: Bert):
     assert bert.is_untouched()
 
 
-def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
+def test_two_enhancements_multiply(case: Bert):
     kn, ask = case.kn, (case.prompt, case.answer, NEURONS)
     _, first = kn.enhance_knowledge(*ask, **STAYS)
     results, second = kn.enhance_knowledge(*ask, **STAYS)
@@ -184,8 +184,8 @@ def test_an_enhancement_on_top_of_another_multiplies(case: Bert):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_two_drop_ins_on_one_model_take_back_their_own_changes(case: Bert, first: int):
-    """Of the same neurons; the second, whose rule is another, sees what the first has kept."""
+def test_two_drop_ins_on_one_model_undo_their_own_changes(case: Bert, first: int):
+    """On the same neurons; the second, with another rule, sees the first's kept changes."""
     other = KnowledgeNeurons(case.model, case.tokenizer, device="cpu", rule="certified")
     _, undo_erasure = case.kn.erase_knowledge(case.prompt, NEURONS, target=case.answer, **STAYS)
     _, undo_edit = other.edit_knowledge(case.prompt, case.target, NEURONS, **STAYS)
@@ -198,7 +198,7 @@ def test_two_drop_ins_on_one_model_take_back_their_own_changes(case: Bert, first
 
 
 def test_the_next_drop_in_on_the_model_sees_a_kept_suppression():
-    """In a batch of several lengths, padded, the last place is not where a shorter prompt's answer is."""
+    """In a padded batch, a shorter prompt's answer is not at the last position."""
     case = Gpt2()
     prompts = [case.prompt, "the capital city of france is called", "the river of"]
     everything = [[0, neuron] for neuron in range(case.kn.intermediate_size())]
@@ -210,12 +210,12 @@ def test_the_next_drop_in_on_the_model_sees_a_kept_suppression():
     assert {*map(tuple, found)} == {tuple(neuron) for neurons in expected for neuron in neurons}
 
 
-def test_a_model_that_nobody_holds_any_more_is_let_go():
+def test_an_unreferenced_model_is_freed():
     case = Gpt2()
     _, unpatch_fn = case.kn.suppress_knowledge(case.prompt, case.answer, NEURONS, **STAYS)
     unpatch_fn()
     gone = weakref.ref(case.model)
-    gc.disable()  # a model is large, and so must not wait for the collector
+    gc.disable()  # a large model must be freed without the collector
     try:
         del case, unpatch_fn
         assert gone() is None
@@ -224,12 +224,12 @@ def test_a_model_that_nobody_holds_any_more_is_let_go():
 
 
 class Interrupted(BaseException):
-    """What no `except Exception` sees."""
+    """An exception that is not an `Exception`."""
 
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
-def test_a_change_whose_measurement_breaks_off_is_taken_back(case: Bert, kind: str, kept: bool):
+def test_a_change_is_undone_when_its_measurement_fails(case: Bert, kind: str, kept: bool):
     make = changes(case, undo_modification=not kept)[kind][0]
     passes = []
 
@@ -249,7 +249,7 @@ def test_a_change_whose_measurement_breaks_off_is_taken_back(case: Bert, kind: s
 
 @pytest.mark.parametrize("kind", ["suppress", "erase", "edit"])
 def test_a_copy_of_the_changed_model_keeps_the_change(case: Bert, kind: str):
-    """As editing tools do: copy the changed model, then take the change back from the other."""
+    """Editing tools copy the changed model, then undo the change in the original."""
     _, unpatch_fn = changes(case, undo_modification=False)[kind][0]()
     other = ELSEWHERE if case.prompt == MASKED else "people in paris speak"
     changed = case.logits(), case.logits(prompt=other)
@@ -269,7 +269,7 @@ def test_a_kept_edit_is_saved_with_the_model(bert: Bert, tmp_path):
     assert torch.equal(bert.logits(AutoModelForMaskedLM.from_pretrained(tmp_path).eval()), changed)
 
 
-def test_what_was_trained_meanwhile_stays(bert: Bert):
+def test_weights_trained_meanwhile_stay(bert: Bert):
     _, unpatch_fn = bert.kn.erase_knowledge(MASKED, OTHERS, target="paris", **STAYS)
     down = bert.model.bert.encoder.layer[1].output.dense
     assert down.weight.requires_grad
@@ -334,11 +334,11 @@ def test_a_kept_suppression_of_several_answer_tokens_is_the_librarys():
         expected = changed.predict([prompt])[0].probability
     assert results["after"]["gt_prob"] == pytest.approx(expected, rel=1e-5)
     assert len(subject.encode(prompt).targets) > 1
-    # What is suppressed carries nothing.
+    # A suppressed neuron has a score of zero.
     assert all(abs(scores[layer, neuron]) < 1e-9 for layer, neuron in NEURONS)
 
 
-def test_the_model_is_left_in_the_mode_it_was_in(case: Bert):
+def test_the_models_mode_is_restored(case: Bert):
     case.model.train().requires_grad_(True)
     frozen = next(case.model.parameters()).requires_grad_(False)
     case.kn.get_refined_neurons([case.prompt], case.answer, quiet=True)
@@ -348,7 +348,7 @@ def test_the_model_is_left_in_the_mode_it_was_in(case: Bert):
     assert all(p.grad is None for p in case.model.parameters())
 
 
-def test_another_model_takes_the_place_of_the_first(bert: Bert):
+def test_the_model_can_be_replaced(bert: Bert):
     other, _ = tiny_model("tiny_bert")
     with torch.no_grad():
         other.bert.encoder.layer[0].output.dense.weight.mul_(2)
@@ -364,7 +364,7 @@ def test_another_model_takes_the_place_of_the_first(bert: Bert):
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_modernbert", "tiny_gpt2", "tiny_opt"])
 def test_the_library_scores_many_prompts_of_a_model_with_a_kept_suppression(name: str):
-    """Of different lengths, of which some are alike: hooks cannot tell a batch's rows apart."""
+    """The prompts have several lengths, some equal: hooks cannot tell a batch's rows apart."""
     model, tokenizer = tiny_model(name)
     masked = tokenizer.mask_token is not None
     kn = KnowledgeNeurons(model, tokenizer, device="cpu")

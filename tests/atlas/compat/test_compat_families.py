@@ -48,8 +48,8 @@ def test_scores_and_neurons_are_the_librarys(kn, fact):
     assert kn.intermediate_size() == found.shape[1]
 
 
-def test_the_originals_class_of_model_is_fact_like_ours():
-    """It loads BERT as BertLMHeadModel, which reads in both directions all the same."""
+def test_the_originals_model_class_scores_like_ours():
+    """The original loads BERT as BertLMHeadModel, which still attends in both directions."""
     model, tokenizer = tiny_model("tiny_bert")
     other = BertLMHeadModel(model.config)
     other.load_state_dict(model.state_dict())
@@ -68,7 +68,7 @@ def test_a_subject_can_be_made_of_a_model_and_its_tokenizer():
     assert bool(found.converged.all())
 
 
-def test_changes_are_the_librarys_kept_or_not_and_leave_nothing(kn, fact):
+def test_changes_equal_the_librarys_and_leave_no_trace(kn, fact):
     prompt, answer = fact
     subject, shared = kn.subject, layers_are_shared(kn.subject)
     before, parameters = logits(kn, prompt), dict(kn.model.named_parameters())

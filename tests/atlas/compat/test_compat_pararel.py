@@ -72,8 +72,8 @@ def test_facts_hold_their_sentences(source: Path):
     }
 
 
-def test_what_stands_for_the_answer_can_be_chosen(source: Path):
-    """An argument of the original that had no effect."""
+def test_the_answers_replacement_can_be_chosen(source: Path):
+    """The original ignores this argument."""
     usual = pararel_expanded(source=source)
     for blank in ("<mask>", ""):
         found = pararel_expanded(obj_label_replacement=blank, source=source)
@@ -81,7 +81,7 @@ def test_what_stands_for_the_answer_can_be_chosen(source: Path):
     assert pararel_expanded(source=source) == usual
 
 
-def test_both_are_kept_where_the_original_keeps_them(source: Path, tmp_path: Path):
+def test_both_files_are_written_where_the_original_writes_them(source: Path, tmp_path: Path):
     expanded = pararel_expanded(source=source)
     kept = tmp_path / "datasets"
     assert {path.name for path in kept.iterdir()} == {"pararel.json", "pararel_expanded.json"}
@@ -99,13 +99,13 @@ def test_both_are_kept_where_the_original_keeps_them(source: Path, tmp_path: Pat
         pararel_expanded(elsewhere)
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(source: Path, tmp_path: Path):
+def test_a_data_path_that_cannot_be_written_is_refused(source: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="Give a data_path in a writable folder"):
         pararel(tmp_path / "file" / "x.json", source=source)
 
 
-def test_the_source_may_stand_in_the_environment(source: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_can_name_the_source(source: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(SOURCE_VARIABLE, str(source))
     assert pararel()["P36"]["vocab"][0]["uuid"] == "P36-1"
     monkeypatch.setenv(SOURCE_VARIABLE, str(source / "nowhere"))

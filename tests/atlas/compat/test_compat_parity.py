@@ -128,7 +128,7 @@ def test_scores_of_a_layer_are_a_row_of_all(case: Case):
         assert relative(again, scores[1]) < EXACT
 
 
-def test_the_activations_are_those_of_the_originals_place(case: Case):
+def test_activations_are_read_where_the_original_reads_them(case: Case):
     prompt = case.prompts[0]
     expected = case.plain.activations(prompt)
     found = case.strict.get_scores(prompt, case.answer, attribution_method="max_activations")
@@ -182,7 +182,7 @@ def test_strict_erasing_and_editing_give_the_originals_results(case: Case):
         assert ours["before"]["gt_prob"] != ours["after"]["gt_prob"]
 
 
-def test_strict_changes_of_untied_embeddings_take_those_that_are_read():
+def test_strict_edits_of_untied_embeddings_use_the_inputs():
     def untied():
         options = {**BUILDERS["tiny_bert"].options, "tie_word_embeddings": False}
         model, tokenizer = replace(BUILDERS["tiny_bert"], options=options).make()
@@ -200,7 +200,7 @@ def test_strict_changes_of_untied_embeddings_take_those_that_are_read():
     same(ours, plain.erased(prompt, "paris", neurons, "unk"))
 
 
-def test_for_bert_the_usual_numbers_are_the_originals_too(bert: Case):
+def test_the_default_numbers_of_bert_equal_the_originals(bert: Case):
     prompt = bert.prompts[0]
     assert torch.equal(
         bert.usual.get_scores(prompt, bert.answer), bert.strict.get_scores(prompt, bert.answer)
@@ -212,8 +212,8 @@ def test_for_bert_the_usual_numbers_are_the_originals_too(bert: Case):
     same(ours, bert.plain.edited(prompt, bert.target, bert.neurons))
 
 
-def test_gpt2s_usual_neurons_are_what_the_layer_writes_from(gpt2: Case):
-    """Broken in the original: before the nonlinearity, activations times weights are not what is written."""
+def test_the_default_neurons_of_gpt2_are_the_down_projections_inputs(gpt2: Case):
+    """The original reads neurons before the nonlinearity, where activations × weights are not the write."""
     prompt = gpt2.prompts[0]
     encoded, place = gpt2.plain.read(prompt)
     ids = encoded["input_ids"][0]

@@ -1,4 +1,4 @@
-"""Where the original is broken, the drop-in does what was promised: its page's table, row by row."""
+"""The drop-in corrects the original's errors: the table of docs/drop-in.md, row by row."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_other_models_are_taken_by_name_or_folder(tiny_gpt2, pocket):
         model_type("no such model")
 
 
-def test_what_is_printed_can_be_silenced(bert, capfd):
+def test_printing_can_be_disabled(bert, capfd):
     bert.get_refined_neurons([MASKED], "paris", quiet=True)
     bert.suppress_knowledge(MASKED, "paris", NEURONS, quiet=True)
     assert capfd.readouterr() == ("", "")
@@ -181,7 +181,7 @@ def test_a_causal_answer_follows_the_prompt_as_it_is_written(gpt2):
                 gpt2.model(ids[None]).logits[0, -1].softmax(-1)[wanted].item() for ids, wanted in steps
             ]
         assert probability(CAUSAL, answer) == pytest.approx(math.prod(expected), rel=1e-5)
-    # A space belongs to the answer, wherever it is written.
+    # A space belongs to the answer in either string.
     assert probability(f"{CAUSAL} ", "paris") == pytest.approx(probability(CAUSAL, " paris"), rel=1e-6)
     # PARAREL's sentences: the mask stands where the answer goes.
     for sentence in (f"{CAUSAL} [MASK] .", f"{CAUSAL} [MASK]"):
@@ -219,7 +219,7 @@ def test_neurons_of_negative_examples_are_left_out(pocket):
         assert strict.get_refined_neurons(prompts, "paris", negative, **options) == refined
 
 
-def test_erasing_without_a_target_watches_the_models_own_answer(bert, gpt2):
+def test_erasing_without_a_target_measures_the_models_own_answer(bert, gpt2):
     for kn, prompt, name in ((bert, MASKED, "tiny_bert"), (gpt2, CAUSAL, "tiny_gpt2")):
         plain = PlainReplication(*tiny_model(name))
         own = int(plain.probabilities(prompt).argmax())
@@ -258,7 +258,7 @@ def test_answers_outside_the_vocabulary_are_refused(bert):
     assert relative(found, expected) < 1e-5
 
 
-def test_words_are_found_whatever_their_case_and_length(bert):
+def test_words_of_any_case_and_length_are_found(bert):
     assert torch.equal(bert.get_scores(MASKED, "Paris"), bert.get_scores(MASKED, "paris"))
     two_masks = MASKED.replace("[MASK]", "[MASK] [MASK]")
     found, _ = bert.suppress_knowledge(MASKED, "new york", [], quiet=True)
@@ -285,7 +285,7 @@ def test_a_neuron_named_twice_is_changed_once(bert):
     assert all(torch.equal(tensor, before[name]) for name, tensor in bert.model.state_dict().items())
 
 
-def test_a_percentile_takes_the_place_of_the_default_threshold(bert):
+def test_a_percentile_replaces_the_default_threshold(bert):
     prompts = [MASKED, "[MASK] is the capital of france"]
     options = {"coarse_percentile": 98.0, "quiet": True}
     found = bert.get_refined_neurons(prompts, "paris", **options)
@@ -298,7 +298,7 @@ def test_a_percentile_takes_the_place_of_the_default_threshold(bert):
         bert.get_coarse_neurons(MASKED, "paris")
 
 
-def test_the_size_of_a_layer_is_read_from_it(bert, gpt2):
+def test_layer_sizes_are_read_from_the_model(bert, gpt2):
     assert bert.intermediate_size() == gpt2.intermediate_size() == N_NEURONS
     assert 4 * gpt2.model.config.hidden_size != N_NEURONS
     last = [[2, N_NEURONS - 1]]
@@ -332,12 +332,12 @@ def test_dropout_changes_no_number():
         (["a", "b"], "prompt must be a string"),
     ],
 )
-def test_a_prompt_without_one_place_is_one_sentence(bert, prompt, what: str):
+def test_a_prompt_without_exactly_one_mask_is_refused(bert, prompt, what: str):
     with pytest.raises(PromptError, match=what):
         bert.get_scores(prompt, "paris")
 
 
-def test_prompts_are_a_list(bert):
+def test_prompts_must_be_a_list(bert):
     for prompts in (MASKED, 3):
         with pytest.raises(PromptError, match="prompts must be a list of texts"):
             bert.get_refined_neurons(prompts, "paris")
@@ -350,7 +350,7 @@ def test_prompts_are_a_list(bert):
             bert.get_refined_neurons([MASKED], "paris", p=p)
 
 
-def test_neurons_are_pairs_or_the_librarys_own(bert):
+def test_neurons_are_pairs_or_library_neurons(bert):
     def suppressed(neurons) -> dict:
         return bert.suppress_knowledge(MASKED, "paris", neurons, quiet=True)[0]
 
@@ -364,7 +364,7 @@ def test_neurons_are_pairs_or_the_librarys_own(bert):
         suppressed([[9, 1]])
 
 
-def test_what_cannot_be_counted_is_one_sentence(bert):
+def test_numbers_out_of_range_are_refused(bert):
     with pytest.raises(PromptError, match="negative_examples must be a list"):
         bert.get_refined_neurons([MASKED], "paris", negative_examples=MASKED)
     for percentile in (-1, 100.5):
@@ -373,21 +373,21 @@ def test_what_cannot_be_counted_is_one_sentence(bert):
 
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
-def test_prompts_of_no_length_or_too_long_are_one_sentence_strictly_too(name: str):
+def test_empty_and_overlong_prompts_are_refused(name: str):
     strict = drop_in(name, strict_replication=True)
     masked = name == "tiny_bert"
     answer = "paris" if masked else " paris"
     for prompt in ["the " * 80 + MASKED] if masked else ["the " * 80, ""]:
         with pytest.raises(PromptError, match="reads 1 to 64"):
             strict.get_scores(prompt, answer)
-    # The tokens alone do, as a tokenizer gives them without a mask of attention.
+    # Token ids suffice, without an attention mask.
     ids = {"input_ids": strict.tokenizer("a b" + " [MASK]" * masked, return_tensors="pt")["input_ids"]}
     found = strict.get_scores_for_layer("", answer, 1, encoded_input=ids)
     ids["attention_mask"] = torch.ones_like(ids["input_ids"])
     assert torch.equal(found, strict.get_scores_for_layer("", answer, 1, encoded_input=ids))
 
 
-def test_an_unusable_model_is_one_sentence():
+def test_an_unusable_model_is_refused():
     model, tokenizer = tiny_model("tiny_bert")
     with pytest.raises(ModelError, match="BertModel has no language-modelling head"):
         subject_of(model.bert, tokenizer)

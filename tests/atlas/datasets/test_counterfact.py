@@ -1,4 +1,4 @@
-"""CounterFact becomes a data set like the others, no record loses anything, and bad files are a sentence."""
+"""CounterFact loads as a data set, records keep every field, and bad files are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 # As a data set ---------------------------------------------------------------------------------------
 
 
-def test_rewrite_prompts_are_pooled_into_their_relations_templates(file: Path):
+def test_rewrite_prompts_become_their_relations_templates(file: Path):
     dataset = load_counterfact(file)
     patterns = {
         r.relation_id: [t.pattern for t in dataset.templates_of(r.relation_id)] for r in dataset.relations
@@ -40,21 +40,21 @@ def test_rewrite_prompts_are_pooled_into_their_relations_templates(file: Path):
     assert [relation.label for relation in dataset.relations] == ["capital", "official language"]
 
 
-def test_a_fact_stands_once_with_the_id_of_its_first_record(file: Path):
+def test_a_fact_occurs_once_with_the_id_of_its_first_record(file: Path):
     facts = load_counterfact(file).facts
     wanted = dict.fromkeys((relation, subject, true) for relation, subject, true, _, _ in ROWS)
     assert [(f.relation_id, f.subject, f.object) for f in facts] == list(wanted)
     assert [f.fact_id for f in facts] == [f"case-{n}" for n in (0, 1, 2, 3, 5, 6)]
 
 
-def test_relations_come_by_their_number_whatever_order_the_records_have(tmp_path: Path):
+def test_relations_are_sorted_by_number(tmp_path: Path):
     backwards = load_counterfact(write_counterfact(tmp_path, records()[::-1]))
     assert [relation.relation_id for relation in backwards.relations] == ["P36", "P37"]
     assert [t.relation_id for t in backwards.templates] == ["P36"] * 4 + ["P37"] * 2
     assert [f.relation_id for f in backwards.facts] == ["P36"] * 4 + ["P37"] * 2
 
 
-def test_each_record_keeps_what_a_data_set_has_no_room_for(file: Path):
+def test_each_record_keeps_its_other_prompts(file: Path):
     read = read_counterfact(file)
     assert len(read.cases) == len(ROWS)
     for case, record in zip(read.cases, records(), strict=True):
@@ -76,11 +76,11 @@ def test_each_record_keeps_what_a_data_set_has_no_room_for(file: Path):
     assert [case.new_object for case in read.cases if case.fact.fact_id == "case-0"] == ["rome", "tokyo"]
 
 
-def test_the_file_that_was_read_is_named_by_its_own_sha256(file: Path, tmp_path: Path):
+def test_the_revision_is_the_files_sha256(file: Path, tmp_path: Path):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     dataset = load_dataset("counterfact", source=file)
     assert dataset.revision == f"sha256 {digest}"
-    # The folder it lies in is as good; another file has another name and other facts another hash.
+    # The file's folder works as well; another file has another revision, other facts another hash.
     assert load_dataset("counterfact", source=tmp_path) == dataset
     (tmp_path / "less").mkdir()
     less = load_counterfact(write_counterfact(tmp_path / "less", records()[:3]))
@@ -88,7 +88,7 @@ def test_the_file_that_was_read_is_named_by_its_own_sha256(file: Path, tmp_path:
     assert less.dataset_hash != dataset.dataset_hash
 
 
-def test_copies_without_the_lists_of_prompts_are_read_all_the_same(tmp_path: Path):
+def test_copies_without_prompt_lists_are_read(tmp_path: Path):
     bare = [{key: each[key] for key in ("case_id", "requested_rewrite")} for each in records()]
     read = read_counterfact(write_counterfact(tmp_path, bare))
     assert read.cases[0].paraphrases == read.cases[0].neighbours == read.cases[0].generation == ()
@@ -98,7 +98,7 @@ def test_copies_without_the_lists_of_prompts_are_read_all_the_same(tmp_path: Pat
 # Built -----------------------------------------------------------------------------------------------
 
 
-def test_it_is_planned_and_built_like_any_other_data_set(
+def test_it_is_planned_and_built_like_other_data_sets(
     file: Path, tmp_path: Path, tiny: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ):
     what = ["--model", str(tiny("tiny_gpt2")), "--dataset", "counterfact", "--source", str(file)]
@@ -167,7 +167,7 @@ def whole(number: int, **changes: object) -> list[dict]:
         (whole(0, neighborhood_prompts=[1]), "record 1's neighborhood_prompts[0] must be text"),
     ],
 )
-def test_a_file_of_another_form_is_one_sentence_that_names_the_record(tmp_path: Path, content, says: str):
+def test_a_malformed_file_is_refused_with_the_record(tmp_path: Path, content, says: str):
     path = write_counterfact(tmp_path, content)
     with pytest.raises(DatasetError, match=re.escape(says)) as caught:
         load_counterfact(path)
@@ -178,14 +178,14 @@ def test_a_file_of_another_form_is_one_sentence_that_names_the_record(tmp_path: 
 @pytest.mark.parametrize(
     "content", [b"", b'[{"case_id": 1,', b"\xff\xfe", b"<html>gone</html>", b"[" * 200_000]
 )
-def test_what_is_no_json_is_one_sentence(tmp_path: Path, content: bytes):
+def test_invalid_json_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "counterfact.json"
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"counterfact\.json is not JSON .* Copy the file"):
         load_counterfact(path)
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_absent_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(DatasetError, match=r"cannot be read .*Point --source at a copy of counterfact\.json"):
         load_counterfact(tmp_path / "nothing.json")
     plan = ["plan", "--model", "pocket-bert", "--dataset", "counterfact", "--source"]
@@ -204,9 +204,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_what_is_fetched_is_kept_and_needs_no_network_again(
-    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_download_is_cached(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
     monkeypatch.setattr(counterfact, "URL", file.as_uri())
     fetched = load_counterfact(say=said.append)
@@ -216,9 +214,7 @@ def test_what_is_fetched_is_kept_and_needs_no_network_again(
     assert load_counterfact() == fetched
 
 
-def test_a_page_that_is_not_the_file_is_not_kept(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_wrong_download_is_not_cached(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "counterfact.json").write_text("<html>moved</html>")
     monkeypatch.setattr(counterfact, "URL", (tmp_path / "counterfact.json").as_uri())
     with pytest.raises(DatasetError, match="is not JSON"):
@@ -228,7 +224,7 @@ def test_a_page_that_is_not_the_file_is_not_kept(
     assert len(load_counterfact().facts) == 6
 
 
-def test_without_a_network_one_sentence_within_five_seconds_names_the_option(
+def test_without_a_network_the_error_names_the_option_within_five_seconds(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(counterfact, "URL", "http://127.0.0.1:9/counterfact.json")

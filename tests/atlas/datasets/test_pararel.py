@@ -1,6 +1,6 @@
-"""PARAREL is read as published, and a copy that is broken or out of reach is one sentence.
+"""PARAREL is read as published; broken and unreachable copies are refused.
 
-The sentences and facts below were made up for these tests; none is PARAREL's.
+The sentences and facts are made up for these tests; none is PARAREL's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ needs_pararel = pytest.mark.skipif(
 
 
 @needs_pararel
-def test_the_figures_are_the_published_ones():
+def test_the_counts_equal_the_published_ones():
     dataset = load_dataset("pararel", source=SHARED)
     assert (dataset.dataset_id, dataset.revision) == ("pararel", "cb5554678457beb5ac163d888f1ce8cf174b3f0b")
     assert len(dataset.relations) == 39
@@ -73,7 +73,7 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
 
 
 @needs_pararel
-def test_the_repository_itself_is_as_good_a_source_as_its_data_folder():
+def test_the_repository_folder_is_a_valid_source():
     assert load_pararel(SHARED.parent).dataset_hash == load_pararel(SHARED).dataset_hash
 
 
@@ -112,7 +112,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
     }
 
 
-def test_text_is_kept_as_it_is_written(tiny: Path):
+def test_text_is_kept_unchanged(tiny: Path):
     dataset = load_pararel(tiny, hashes=hashes_of(tiny))
     assert [template.pattern for template in dataset.templates] == PATTERNS
     assert [template.template_id for template in dataset.templates] == ["P36.0", "P36.1"]
@@ -155,14 +155,14 @@ def test_a_file_that_was_changed_is_refused(tiny: Path):
         load_pararel(tiny, hashes=hashes)
 
 
-def test_a_missing_file_is_one_sentence(tiny: Path):
+def test_a_missing_file_is_refused(tiny: Path):
     hashes = hashes_of(tiny)
     (tiny / FACTS / "P36.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"P36\.jsonl cannot be read .*--source"):
         load_pararel(tiny, hashes=hashes)
 
 
-def test_a_folder_of_another_kind_is_one_sentence(tmp_path: Path):
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(DatasetError, match="Point --source at PARAREL's data folder"):
         load_dataset("pararel", source=tmp_path)
 
@@ -173,9 +173,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_what_is_fetched_is_cached_and_needs_no_network_again(
-    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_download_is_cached(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     hashes = hashes_of(tiny)
     monkeypatch.setattr(pararel, "BASE_URL", tiny.as_uri())
     fetched = load_pararel(hashes=hashes)
@@ -202,7 +200,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(
     assert list(cache.rglob("*.jsonl")) == []
 
 
-def test_without_a_network_one_sentence_within_five_seconds_names_the_option(
+def test_without_a_network_the_error_names_the_option_within_five_seconds(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pararel, "BASE_URL", "http://127.0.0.1:9")
@@ -212,7 +210,7 @@ def test_without_a_network_one_sentence_within_five_seconds_names_the_option(
     assert time.monotonic() - start < 5
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(
+def test_a_cache_that_cannot_be_written_is_refused(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "occupied").write_text("a file, not a folder")

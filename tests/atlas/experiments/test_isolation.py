@@ -1,9 +1,9 @@
-"""Sixteen visitors at once on one model: each sees what they would see alone, bit for bit.
+"""Sixteen concurrent visitors on one model each get a single user's results, bit for bit.
 
 1. *Alone.* Every distinct experiment is done once by a single user.
 2. *Together.* Sixteen threads do a hundred of them each, in their own random order. One in five is to be
-   ended by a BaseException, as Streamlit ends scripts: when progress is reported, while standing in line,
-   or in the middle of a forward pass.
+   ended by a BaseException, as Streamlit ends scripts: when progress is reported, while waiting in line, or
+   during a forward pass.
 3. *After.* Every result was the single user's, and the model is as it was.
 """
 
@@ -39,7 +39,7 @@ RELATIONS = ("P36", "P37", "P30", "P17")
 
 
 class Stopped(BaseException):
-    """What Streamlit ends a script with: no `except Exception` sees it."""
+    """The exception of a stopped script; it is not an `Exception`."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def changes(dice: random.Random, neurons: list[Neuron], old: str, new: str) -> t
 
 @dataclass
 class Visit:
-    """What a visitor's thread did: results that were not the single user's, and how often it was ended."""
+    """A visitor's record: the results that differ from the single user's, and the number of stops."""
 
     differing: list[int] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
@@ -170,13 +170,13 @@ def digest(subject) -> str:
     return found.hexdigest()
 
 
-def test_sixteen_visitors_each_see_what_they_would_see_alone(subject, experiments):
+def test_sixteen_visitors_each_get_the_single_users_results(subject, experiments):
     weights, answers = digest(subject), logits(subject, experiments)
     # Step 1: alone.
     alone = [run(subject, experiment) for experiment in experiments]
     assert all(outcome.undo_is_exact for outcome in alone)
     moved = [any(trial.before != trial.after for trial in outcome.prompts) for outcome in alone]
-    assert all(moved)  # a change of another visitor's would be seen
+    assert all(moved)  # another visitor's change would show
     # Step 2: together.
     interrupter = Interrupter()
     handles = [
@@ -209,7 +209,7 @@ def test_sixteen_visitors_each_see_what_they_would_see_alone(subject, experiment
     assert total.total() == VISITORS * EXPERIMENTS_EACH
     assert min(total[how] for how in ("reported", "in line", "forward")) > total.total() // 100
     assert total["done"] > total.total() // 2
-    assert max(record.most_waiting for record in records) > VISITORS // 2  # they did stand in line
+    assert max(record.most_waiting for record in records) > VISITORS // 2  # visitors did wait
     assert not subject.lock.busy
     assert subject.lock.waiting == 0
     assert [m for m in subject.model.modules() if m._forward_pre_hooks or m._forward_hooks] == []

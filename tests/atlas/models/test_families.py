@@ -1,7 +1,6 @@
 """Every supported architecture passes the same identities, from tiny configs and real classes.
 
-What is expected is computed by transformers and `build.bench.plain_loop` alone, which share nothing with
-`atlas`.
+Expected values come from transformers and `build.bench.plain_loop`, which share no code with `atlas`.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def difference(scores: np.ndarray, reference: np.ndarray) -> float:
 
 
 def probability(model, subject: Subject, prompt: Prompt) -> float:
-    """Of the whole answer, by plain calls of the model."""
+    """The whole answer's probability by plain calls of the model."""
     product = 1.0
     for input_ids, position, target in tasks(subject, prompt):
         with torch.no_grad():
@@ -100,7 +99,7 @@ def weights(model) -> dict[str, bytes]:
 # --- the table ---
 
 
-def test_every_type_of_the_table_is_tested_and_every_test_is_of_the_table():
+def test_the_tests_cover_exactly_the_types_of_the_table():
     assert {tiny.model_type for tiny in BUILDERS.values()} == set(FAMILIES)
 
 
@@ -122,7 +121,7 @@ def test_every_variant_is_tested(tiny):
         ]
 
 
-def test_a_type_that_is_not_in_the_table_is_refused_with_a_list_of_those_that_are():
+def test_an_unknown_type_is_refused_with_the_known_ones():
     with pytest.raises(ModelError) as caught:
         family_of({"model_type": "t5"})
     sentence = str(caught.value)
@@ -142,7 +141,7 @@ def test_a_plan_reads_kind_and_sizes_off_the_config(subject, folder):
 # --- where the parts are ---
 
 
-def test_activations_times_the_value_vectors_are_what_the_layer_writes(subject, plain):
+def test_activations_times_value_vectors_equal_the_layers_write(subject, plain):
     (input_ids, position, _), *_ = tasks(subject, ONE_TOKEN)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -163,7 +162,7 @@ def test_activations_times_the_value_vectors_are_what_the_layer_writes(subject, 
         assert torch.allclose(written, wrote, atol=1e-5)
 
 
-def test_a_layer_hands_on_the_tail_of_its_residual_and_its_write(subject):
+def test_a_layers_output_is_the_tail_of_its_residual_and_write(subject):
     (input_ids, position, _), *_ = tasks(subject, ONE_TOKEN)
     family, model = subject.family, subject.model
     with torch.no_grad(), recording(model, family, torch.tensor([[position]]), outputs=True) as trace:
@@ -177,14 +176,14 @@ def test_a_layer_hands_on_the_tail_of_its_residual_and_its_write(subject):
         assert torch.allclose(handed_on, trace.outputs[layer][:, position], atol=1e-4)
 
 
-def test_the_model_is_asked_as_transformers_asks_it(subject, plain):
+def test_predictions_equal_those_of_transformers(subject, plain):
     for prompt, prediction in zip(PROMPTS, subject.predict(PROMPTS), strict=True):
         assert prediction.probability == pytest.approx(probability(plain, subject, prompt), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", SLIDING)
 def test_a_window_of_attention_shows_in_the_longest_prompt(name, tiny, tmp_path):
-    """Or the tests of exactness would not notice one that is forgotten."""
+    """Otherwise the exactness tests could miss a forgotten window."""
     wide = shutil.copytree(tiny(name), tmp_path / name)
     config = json.loads((wide / "config.json").read_text(encoding="utf-8"))
     inner = config.get("text_config", config)
@@ -261,7 +260,7 @@ def test_suppressing_equals_zeroing_by_hand_and_leaves_no_trace(subject, plain):
         assert expected == pytest.approx(product, rel=1e-4)
 
 
-def test_many_changes_of_a_prompt_share_what_lies_before_its_answer(subject):
+def test_many_changes_of_a_prompt_share_its_prefix(subject):
     changes = [None, Suppress((Neuron(1, 5),)), Amplify((Neuron(2, 7), Neuron(0, 1)), 3.0)]
     prompts = [BEYOND_WINDOWS] * len(changes)
     alone, shared = (
@@ -271,7 +270,7 @@ def test_many_changes_of_a_prompt_share_what_lies_before_its_answer(subject):
         assert other.probability == pytest.approx(one.probability, rel=1e-4)
 
 
-def test_a_baked_change_is_the_applied_one(subject, folder, tmp_path):
+def test_a_baked_change_equals_the_applied_one(subject, folder, tmp_path):
     change = [Erase((Neuron(0, 3), Neuron(2, 5))), Edit((Neuron(1, 9),), old="paris", new="rome")]
     if folder.name in SHARED_LAYERS:
         with pytest.raises(ModelError, match="same weights in several layers"):
@@ -309,7 +308,7 @@ def test_a_value_vector_reads_as_the_tokens_it_points_to(subject):
 
 
 @pytest.mark.parametrize("name", [name for name, tiny in BUILDERS.items() if not tiny.masked])
-def test_a_causal_models_readout_is_what_its_head_says_of_the_vector(name, tiny):
+def test_a_causal_models_readout_orders_tokens_as_its_head_does(name, tiny):
     """The head is linear but for its norm, a gain and a scale, and Gemma's bound, which keeps the order."""
     subject = load_subject(str(tiny(name)), device="cpu")
     family, model = subject.family, subject.model

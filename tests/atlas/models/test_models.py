@@ -1,4 +1,4 @@
-"""Where models' files are found, and what is said when they are not."""
+"""Models' files are found, or refused with a remedy."""
 
 import json
 import multiprocessing
@@ -91,12 +91,12 @@ def test_a_folder_without_config_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "  ", "/no/such/folder", "./nowhere", "three/part/name", "a b"])
-def test_what_can_be_no_model_name_is_refused_at_once(name):
+def test_an_impossible_model_name_is_refused_at_once(name):
     with pytest.raises(ModelError, match="neither a folder nor a model's name"):
         locate(name)
 
 
-def test_a_hub_out_of_reach_is_said_within_five_seconds(hub_out_of_reach):
+def test_an_unreachable_hub_is_reported_within_five_seconds(hub_out_of_reach):
     start = time.monotonic()
     with pytest.raises(ModelError, match="cannot be reached") as caught:
         locate("bert-base-uncased")
@@ -105,7 +105,7 @@ def test_a_hub_out_of_reach_is_said_within_five_seconds(hub_out_of_reach):
         assert word in str(caught.value)
 
 
-def test_a_hub_that_never_answers_is_given_up_within_five_seconds(hub_out_of_reach, monkeypatch):
+def test_a_silent_hub_is_reported_within_five_seconds(hub_out_of_reach, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *a, **k: time.sleep(30))
@@ -161,7 +161,7 @@ def test_unfetched_smollm2_names_the_command_that_fetches_it(empty_cache):
         locate(SMOLLM2, allow_download=False)
 
 
-def test_a_package_index_out_of_reach_is_one_sentence_and_leaves_nothing(empty_cache, monkeypatch):
+def test_an_unreachable_package_index_is_reported_and_leaves_no_files(empty_cache, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -174,7 +174,7 @@ def test_a_package_index_out_of_reach_is_one_sentence_and_leaves_nothing(empty_c
     assert [path.name for path in empty_cache.iterdir() if path.is_dir()] == []
 
 
-def test_a_python_without_pip_is_told_so(empty_cache, monkeypatch):
+def test_a_python_without_pip_is_refused(empty_cache, monkeypatch):
     find_spec = smollm2.importlib.util.find_spec
     monkeypatch.setattr(
         smollm2.importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name)
@@ -187,12 +187,12 @@ def test_a_wheel_with_another_hash_is_refused(empty_cache):
     empty_cache.mkdir()
     with zipfile.ZipFile(empty_cache / smollm2.WHEEL_NAME, "w") as archive:
         archive.writestr(smollm2.GGUF_MEMBER, b"something else")
-    with pytest.raises(ModelError, match="has the sha256"):
+    with pytest.raises(ModelError, match="must have the sha256"):
         locate(SMOLLM2)
     assert not smollm2.folder().exists()
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelError, match="Set KNOWLEDGE_NEURON_ATLAS_CACHE"):
@@ -205,7 +205,7 @@ def _stand_in_convert(gguf, out):
 
 
 def _fetch_stand_in(cache, wheel_sha256, gguf_sha256, count, queue):
-    """In a process of its own: a fetch whose conversion is a stand-in that counts its calls."""
+    """Fetch in a separate process, with a stand-in conversion that counts its calls."""
     os.environ[models.CACHE_VARIABLE] = str(cache)
     smollm2.WHEEL_SHA256, smollm2.GGUF_SHA256 = wheel_sha256, gguf_sha256
 

@@ -1,4 +1,4 @@
-"""The tiny models are what the other tests take them for."""
+"""The tiny models have the properties that other tests rely on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_fixture_has_a_builder():
     assert tuple(BUILDERS)[: len(TINY_MODELS)] == TINY_MODELS
 
 
-def test_a_saved_model_answers_as_the_one_in_memory(tiny_folder):
+def test_a_saved_model_predicts_like_the_one_in_memory(tiny_folder):
     model, tokenizer = tiny_model(tiny_folder.name)
     loaded, loaded_tokenizer = load(tiny_folder)
     for sentence in SENTENCES:
@@ -34,7 +34,7 @@ def test_a_saved_model_answers_as_the_one_in_memory(tiny_folder):
     [(SINGLE_TOKEN_ANSWERS, lambda n: n == 1), (SEVERAL_TOKEN_ANSWERS, lambda n: n > 1)],
     ids=["one token", "several tokens"],
 )
-def test_answers_have_as_many_tokens_as_they_say(tiny_folder, answers, count):
+def test_answers_have_the_declared_number_of_tokens(tiny_folder, answers, count):
     _, tokenizer = load(tiny_folder)
     for answer in answers:
         text = answer if tokenizer.mask_token else " " + answer

@@ -1,4 +1,4 @@
-"""What two have in common: counted again in plain Python, and chance against the distribution itself."""
+"""Comparisons equal counts in plain Python, and chance equals the exact distribution."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_without_layers_chance_draws_from_all():
     assert isclose(found.spread, sqrt(variance))
 
 
-def test_what_holds_everything_shares_everything():
+def test_two_full_sets_overlap_completely():
     found = overlap(rows_of(zero="xxx"), size=3, by="layer")
     assert (found.chance, found.spread, found.jaccard) == (3, 0, 1)
 
 
-def test_nothing_in_either_has_no_jaccard():
+def test_two_empty_sets_have_no_jaccard():
     found = overlap(rows_of(), size=9, by="layer")
     assert (found.both, found.either, found.jaccard, found.chance_jaccard) == (0, 0, None, None)
 
@@ -118,7 +118,7 @@ def test_the_neurons_of_two_facts_are_each_facts_own(atlas, pairs):
         assert (row.n_facts, row.n_relations) == (len(uses), uses["relation_id"].nunique())
 
 
-def test_two_facts_the_other_way_round_swap_sides(atlas):
+def test_swapping_two_facts_swaps_sides(atlas):
     one = comparison.neurons_of_facts(atlas, "P36-00001", "P36-00002")
     two = comparison.neurons_of_facts(atlas, "P36-00002", "P36-00001")
     assert where(one, "a") == where(two, "b")
@@ -151,7 +151,7 @@ def test_suppression_of_a_relation_counts_known_facts_only(atlas):
     assert isclose(comparison.suppression(atlas, relation="P36")["own"], expected)
 
 
-def test_what_was_not_measured_is_absent(tmp_path):
+def test_unmeasured_effects_are_absent(tmp_path):
     bare = write_sample_atlas(tmp_path / "bare", leave_out=("effects", "neurons", "prompts"))
     with Atlas(bare) as atlas:
         assert comparison.suppression(atlas, fact="P36-00001") == {}
@@ -183,7 +183,7 @@ def test_the_neurons_of_a_relation_are_those_that_enough_of_its_facts_have(atlas
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
-def test_a_share_that_cannot_be_is_refused(atlas, least):
+def test_an_impossible_share_is_refused(atlas, least):
     with pytest.raises(QueryError, match="least must be between 0 and 1"):
         comparison.neurons_of_relations(atlas, "P36", "P30", least=least)
 
@@ -218,7 +218,7 @@ def test_the_same_fact_is_found_whatever_its_id_case_and_accents(atlas, tmp_path
 
 
 class _Renamed:
-    """Another atlas that calls the fact something else and writes it without accents, in capitals."""
+    """Another atlas with another id for the fact, whose names lack accents and are in capitals."""
 
     def __init__(self, atlas: Atlas, fact: dict) -> None:
         self.atlas, self.fact = atlas, fact
@@ -240,7 +240,7 @@ def test_a_fact_that_the_other_atlas_lacks_is_none(atlas, tmp_path):
             comparison.same_fact(few, atlas, "P36-00005")
 
 
-def test_prompts_of_two_models_meet_by_their_wording():
+def test_prompts_of_two_models_are_matched_by_wording():
     known = bundled()
     with open_atlas(known["starter-pocket-bert"]) as a, open_atlas(known["starter-smollm2-135m"]) as b:
         rows = comparison.prompts_in_both(a, b, "P36:france", "P36:france")
@@ -266,7 +266,7 @@ def test_layers_are_parts_of_the_depth_and_shares_add_up(atlas, pairs):
     assert list(rows["depth_to"]) == [0.25, 0.5, 0.75, 1]
 
 
-def test_a_fact_without_neurons_lies_nowhere(atlas):
+def test_a_fact_without_neurons_has_none_in_any_layer(atlas):
     silent = atlas.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     rows = comparison.layers_of_fact(atlas, silent)
     assert rows["n_neurons"].sum() == 0
@@ -297,7 +297,7 @@ def test_examples_are_pairs_that_can_be_compared(atlas):
     assert queries.fact(atlas, fact_id)["n_neurons"] > 0
 
 
-def test_partners_share_most_with_the_one(atlas, pairs):
+def test_partners_share_most(atlas, pairs):
     one = "P36-00001"
     own = neurons_of(pairs, one)
     shared = {each: len(own & neurons_of(pairs, each)) for each in set(pairs["fact_id"]) - {one}}
@@ -320,6 +320,6 @@ def _place(name: str) -> tuple[int, int]:
     return neuron.layer, neuron.neuron
 
 
-def test_another_kind_is_refused(atlas):
+def test_an_unknown_kind_is_refused(atlas):
     with pytest.raises(QueryError, match="kind must be one of facts"):
         comparison.examples(atlas, "models")

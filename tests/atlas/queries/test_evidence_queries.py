@@ -1,4 +1,4 @@
-"""What experiments measured, as queries: each against its table's rows in plain Python."""
+"""Queries of measurements equal counts of their tables' rows in plain Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """An atlas that nothing was measured on."""
+    """An atlas without measurements."""
     folder = tmp_path_factory.mktemp("atlases") / "bare"
     with Atlas(write_sample_atlas(folder, leave_out=("effects", *evidence.LOADED))) as opened:
         yield opened
@@ -82,7 +82,7 @@ def effects(**changes: tuple[float, float, float]) -> pd.DataFrame:
     )
 
 
-def test_the_strongest_control_is_the_one_that_moves_the_answer_farthest_the_same_way():
+def test_the_strongest_control_has_the_largest_change_of_the_same_sign():
     rows = effects(
         own=(-0.8, -0.9, -0.7),
         random=(0.9, 0.8, 1.0),
@@ -98,7 +98,7 @@ def test_the_strongest_control_is_the_one_that_moves_the_answer_farthest_the_sam
     assert not found.none
 
 
-def test_an_effect_counts_only_when_its_whole_interval_lies_where_the_thesis_says():
+def test_an_effect_counts_only_when_its_whole_interval_has_the_expected_sign():
     assert not evidence.judged(effects(own=(-0.1, -0.2, 0.01)), "suppress").expected
     assert evidence.judged(effects(own=(-0.1, -0.2, 0.01)), "suppress").none
     assert evidence.judged(effects(own=(-0.1, -0.2, -0.01)), "suppress").expected
@@ -112,7 +112,7 @@ def test_an_effect_counts_only_when_its_whole_interval_lies_where_the_thesis_say
     assert evidence.judged(effects(own=(0.3, 0.2, 0.4)).assign(intervention="amplify"), "amplify").expected
 
 
-def test_a_single_fact_without_an_interval_is_read_by_its_own_sign():
+def test_a_single_fact_without_an_interval_is_judged_by_its_sign():
     unknown = float("nan")
     found = evidence.judged(effects(own=(-0.9, unknown, unknown)), "suppress")
     assert found.expected
@@ -120,7 +120,7 @@ def test_a_single_fact_without_an_interval_is_read_by_its_own_sign():
     assert not evidence.judged(effects(own=(0.1, unknown, unknown)), "suppress").expected
 
 
-def test_without_a_control_that_moves_the_same_way_there_is_none():
+def test_controls_of_the_opposite_sign_do_not_count():
     found = evidence.judged(effects(own=(-0.8, -0.9, -0.7), random=(0.1, 0.0, 0.2)), "suppress")
     assert (found.control, found.beside, found.share) == (None, None, 0)
     assert evidence.judged(effects(random=(0.1, 0.0, 0.2)), "suppress") is None
@@ -157,7 +157,7 @@ def test_other_relations_are_those_asked_at_the_paper_s_dose(a):
 
 
 def test_the_dose_is_the_one_at_which_most_relations_were_asked(tmp_path):
-    """As the study does where a relation has fewer neurons than the paper erases."""
+    """The study does so where a relation has fewer neurons than the paper erases."""
     folder = write_sample_atlas(tmp_path / "few")
     rows = [
         row if row["asked_relation_id"] == row["relation_id"] else row | {"n_neurons": 5}
@@ -235,7 +235,7 @@ def test_edits_of_a_fact_begin_with_the_edited_prompt(a):
 # One fact --------------------------------------------------------------------------------------------
 
 
-def test_counts_say_which_experiments_took_a_fact(a):
+def test_counts_show_which_experiments_include_a_fact(a):
     seen = set()
     for fact_id in FACTS:
         found = evidence.counts(a, fact_id)
@@ -273,7 +273,7 @@ def test_stability_and_contexts_are_the_fact_s_rows(a):
     assert list(dict.fromkeys(contexts["context"])) == ["fact", "subject", "relation", "random"]
 
 
-def test_what_was_not_measured_is_empty(bare):
+def test_unmeasured_tables_are_empty(bare):
     fact_id = TABLES["subsets"][0]["fact_id"]
     assert evidence.counts(bare, fact_id) == dict.fromkeys(evidence.FACT_TABLES, 0)
     assert evidence.stability_of_fact(bare, fact_id) is None
@@ -289,7 +289,7 @@ def test_what_was_not_measured_is_empty(bare):
         assert rows.empty
 
 
-def test_a_relation_or_a_fact_that_is_none_is_no_error(a):
+def test_an_unknown_relation_or_fact_is_no_error(a):
     assert evidence.effects(a, relation="P0'; --").empty
     assert evidence.erasure_doses(a, "P0").empty
     assert evidence.edit_rates(a, relation="P0").empty

@@ -1,4 +1,4 @@
-"""Each question against the sample's rows, counted in plain Python."""
+"""Queries equal counts of the sample's rows in plain Python."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -340,7 +340,7 @@ def test_an_atlas_without_scores_still_answers(published):
     assert summary.converged_share is None
 
 
-def test_what_was_not_measured_is_null_and_not_zero(tmp_path):
+def test_unmeasured_values_are_null_and_not_zero(tmp_path):
     folder = write_sample_atlas(tmp_path / "imported", leave_out=OPTIONAL_TABLES)
     facts = [{**f, "known": None, "mean_probability": None} for f in TABLES["facts"]]
     write_table(folder, "facts", facts)

@@ -1,4 +1,4 @@
-"""Search against the sample's rows counted in plain Python, and typos against the atlases that people use."""
+"""Search equals counts of the sample's rows in plain Python; typos are tested on the bundled atlases."""
 
 import random
 import time
@@ -81,7 +81,7 @@ def test_search_filters_by_relation_known_and_layer(a):
     assert search.facts_matching(a, known=False).total == len(facts_where(lambda f: not f["known"]))
 
 
-def test_a_filter_that_leaves_nothing_says_how_many_there_were(a):
+def test_a_filter_without_hits_reports_the_unfiltered_count(a):
     hits = search.facts_matching(a, "oslo", relation="P103")
     assert hits.total == 0
     assert hits.without_filters == len(facts_where(lambda f: f["object"] == "Oslo")) > 0
@@ -106,7 +106,7 @@ def test_pages_hold_every_hit_once_and_the_count_stays(a):
     assert list(pages[-1].rows.columns) == list(pages[0].rows.columns)
 
 
-def test_facts_that_are_called_so_come_first_and_prompts_last(a):
+def test_matches_in_names_come_first_and_in_prompts_last(a):
     assert search.facts_matching(a, "norway 2").rows["subject"][0] == "Norway 2"
     assert set(search.facts_matching(a, "oslo", limit=3).rows["object"]) == {"Oslo"}
     assert search.facts_matching(a, "norway").rows["subject"][0].startswith("Norway")
@@ -147,7 +147,7 @@ def test_hits_are_sorted_as_asked_over_all_pages(sort, column, descending, start
     assert values == sorted(values, reverse=descending)
 
 
-def test_an_absurd_page_or_order_is_refused(a):
+def test_an_invalid_page_or_order_is_refused(a):
     for page in ({"limit": 0}, {"offset": -1}):
         with pytest.raises(QueryError, match="limit must be at least 1"):
             search.facts_matching(a, "x", **page)
@@ -187,7 +187,7 @@ def test_a_typo_finds_what_was_meant(typed, meant, starter):
     assert hits.total >= search.facts_matching(starter, meant).total > 0
 
 
-def test_one_typo_among_right_words_is_enough_to_mend(starter):
+def test_one_typo_among_correct_words_is_corrected(starter):
     hits = search.facts_matching(starter, "capital Azerbajan")
     assert hits.instead == {"Azerbajan": ("azerbaijan",)}
     assert list(hits.rows["object"]) == ["Baku"]
@@ -238,7 +238,7 @@ def test_words_in_quotes_are_taken_literally(starter):
     assert not hits.similar
 
 
-def test_nothing_near_is_no_hit(a):
+def test_a_word_without_similar_words_has_no_hits(a):
     hits = search.facts_matching(a, "zanzibar")
     assert hits.total == 0
     assert hits.rows.empty
@@ -246,11 +246,11 @@ def test_nothing_near_is_no_hit(a):
     assert not hits.similar
 
 
-def test_short_words_are_not_guessed_at(starter):
+def test_short_words_are_not_corrected(starter):
     assert search.nearest_words(starter, ["xq", "qqz"]) == {}
 
 
-def test_a_typo_is_mended_under_filters_too(starter):
+def test_a_typo_is_corrected_with_filters(starter):
     hits = search.facts_matching(starter, "Azerbajan", relation="P36")
     assert hits.instead
     assert list(hits.rows["object"]) == ["Baku"]
@@ -304,13 +304,13 @@ def slowest(opened, texts):
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))
-def test_searching_an_atlas_that_comes_along_takes_a_moment(name):
+def test_searching_a_bundled_atlas_is_fast(name):
     with atlas.open(name) as opened:
         search.facts_matching(opened)
         assert slowest(opened, TEXTS) < SURELY_TOO_LONG
 
 
-def test_searching_as_many_facts_as_the_published_atlas_takes_a_moment(tmp_path):
+def test_searching_as_many_facts_as_the_published_atlas_is_fast(tmp_path):
     with atlas.open(write_big_atlas(tmp_path / "big", leave_out=("attributions", "effects"))) as big:
         subjects = big.query("SELECT subject FROM facts WHERE length(subject) BETWEEN 8 AND 12 LIMIT 3")[
             "subject"

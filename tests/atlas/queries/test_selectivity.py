@@ -1,4 +1,4 @@
-"""What a neuron's facts have in common, against the sample's rows counted in plain Python."""
+"""Selectivity equals counts of the sample's rows in plain Python."""
 
 from collections import Counter, defaultdict
 
@@ -37,7 +37,7 @@ def test_the_largest_relation_and_answer_are_those_most_facts_have(neuron, a):
         assert 0 < largest.by_chance <= 1
 
 
-def test_chance_is_what_as_many_facts_with_neurons_give(a):
+def test_chance_draws_as_many_facts_with_neurons(a):
     with_neurons = [fact for fact in TABLES["facts"] if fact["n_neurons"]]
     n = len(FACTS_OF[HUB])
     random = np.random.default_rng(5)
@@ -101,7 +101,7 @@ def test_related_neurons_are_those_of_the_same_facts(order, a):
     assert len(selectivity.related_neurons(a, *HUB, limit=3)) == 3
 
 
-def test_an_order_there_is_not_is_refused(a):
+def test_an_unknown_order_is_refused(a):
     with pytest.raises(QueryError, match="order must be one of jaccard, shared, got 'n_shared; DROP'"):
         selectivity.related_neurons(a, *HUB, order="n_shared; DROP")
 
@@ -115,7 +115,7 @@ def test_the_nearest_neurons_with_facts_are_on_either_side(index, a):
     assert selectivity.nearest_neurons(a, 0, index) == expected
 
 
-def test_what_is_loaded_into_memory_answers_the_same(a):
+def test_loaded_tables_answer_the_same(a):
     with atlas.open(a.path) as loaded:
         loaded.load("facts", "knowledge_neurons", "neurons")
         loaded.load("facts", "knowledge_neurons", "neurons")

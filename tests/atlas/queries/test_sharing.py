@@ -1,4 +1,4 @@
-"""Who shares which neurons, counted again in plain Python from the sample's rows; and the pictures of it."""
+"""Shared neurons equal counts of the sample's rows in plain Python; and their charts."""
 
 import time
 from collections import Counter
@@ -73,7 +73,7 @@ def test_pairs_explain_the_mean_of_their_cell(a):
         assert pairs["n_shared"].sum() / row.n_pairs == pytest.approx(row.mean_shared)
 
 
-def test_a_relation_that_is_none_shares_nothing(a):
+def test_an_unknown_relation_shares_nothing(a):
     assert sharing.neurons_by_sharing(a, "P0").empty
     assert sharing.closest_pairs(a, "P0", "P36").empty
 
@@ -101,7 +101,7 @@ def test_effects_of_a_relation_are_those_of_its_facts(a):
     assert own["n_facts"] == len({row["fact_id"] for row in rows})
 
 
-def test_the_largest_relations_of_the_bundled_atlas_are_compared_in_a_moment():
+def test_comparing_the_largest_relations_of_the_bundled_atlas_is_fast():
     with atlas.open("starter-pocket-bert") as starter:
         largest = starter.query("SELECT relation_id FROM relations ORDER BY n_facts DESC LIMIT 2")[
             "relation_id"
@@ -155,7 +155,7 @@ def test_without_effects_the_telling_fact_is_still_a_known_one(tmp_path):
     assert fact["before"] is fact["after"] is fact["text"] is None
 
 
-def test_an_atlas_of_silent_facts_has_no_telling_fact(tmp_path):
+def test_an_atlas_without_neurons_has_no_telling_fact(tmp_path):
     folder = write_sample_atlas(tmp_path / "silent")
     write_table(folder, "facts", [{**fact, "n_neurons": 0} for fact in TABLES["facts"]])
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
@@ -177,7 +177,7 @@ def test_the_histogram_s_bins_double_and_hold_every_neuron(a):
     assert rows["share"][2] == "20.0% to 26.7%"
 
 
-def test_one_fact_is_a_histogram_too(a):
+def test_a_relation_of_one_fact_has_a_histogram(a):
     rows = sharing_charts._doubled(sharing.neurons_by_sharing(a, "P36").head(0), 1)
     assert list(rows["facts"]) == ["1"]
 

@@ -1,4 +1,4 @@
-"""Many atlases as one: rows are the members' own, only files asked about are read, errors name a member."""
+"""Collections: rows equal the members', only needed files are read, and errors name a member."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def many(folder):
 
 @pytest.fixture
 def copied(folder, tmp_path) -> Path:
-    """The same, to be spoilt."""
+    """A copy that a test may damage."""
     return shutil.copytree(folder, tmp_path / "many")
 
 
@@ -81,8 +81,8 @@ def test_a_fact_can_be_compared_over_models(many):
             assert len(queries.neurons_of_fact(alone, "P36-00001")) == n_neurons
 
 
-def test_what_is_shared_over_a_relation_is_counted_in_each_model_alone(many):
-    """By sets: facts of two models have no neurons in common, whatever their numbers."""
+def test_shared_neurons_are_counted_within_each_model(many):
+    """Compared as sets: facts of two models share no neurons, even with equal indices."""
     found = many.query("SELECT * FROM relation_overlap WHERE relation_a = 'P36' AND within")
     assert list(found["atlas_id"]) == list(IDS)
     pairs = many.query("SELECT * FROM knowledge_neurons WHERE relation_id = 'P36'")
@@ -95,7 +95,7 @@ def test_what_is_shared_over_a_relation_is_counted_in_each_model_alone(many):
         assert mean == pytest.approx(sum(shared) / len(shared))
 
 
-def test_an_atlas_joins_by_copying_its_folder_and_keeps_its_id_whatever_the_folder_is_called(copied):
+def test_a_copied_atlas_joins_and_keeps_its_id_in_any_folder(copied):
     (copied / "small").rename(copied / "it's another name")
     write_sample_atlas(copied / "small", n_facts=40, atlas_id="it's new", seed=4)
     with Collection(copied) as many:
@@ -111,7 +111,7 @@ def test_an_atlas_joins_by_copying_its_folder_and_keeps_its_id_whatever_the_fold
         assert "1/4" in plan(many, "FROM facts WHERE atlas_id = 'small'")
 
 
-def test_a_folder_without_a_manifest_is_an_unfinished_build_and_no_member(copied):
+def test_a_folder_without_a_manifest_is_no_member(copied):
     (copied / "small" / MANIFEST_NAME).unlink()
     with Collection(copied) as many:
         assert list(many.members) == ["large", "other"]
@@ -152,7 +152,7 @@ OF_ONE = [
 
 @pytest.fixture
 def spoilt(copied) -> Callable[[], None]:
-    """A function that makes all files unreadable but those of one atlas; sizes stay as they are."""
+    """A function that makes the files of all atlases but one unreadable, with unchanged sizes."""
 
     def spoil() -> None:
         for path in copied.glob("*/*.parquet"):
@@ -218,14 +218,14 @@ def test_a_truncated_or_missing_file_is_named(copied):
         Collection(copied)
 
 
-def test_a_file_of_rubbish_is_named_when_it_is_read(copied):
+def test_a_corrupt_file_is_named_when_it_is_read(copied):
     path = copied / "other" / "facts.parquet"
     path.write_bytes(b"x" * path.stat().st_size)
     with Collection(copied) as many, pytest.raises(QueryError, match=r"other/facts\.parquet"):
         many.query("SELECT count(DISTINCT subject) FROM facts")
 
 
-def test_an_unknown_member_is_answered_with_the_known_ones(many):
+def test_an_unknown_member_is_refused_with_the_known_ids(many):
     with pytest.raises(QueryError, match=r"has no atlas 'nobody'\. It has: large, other, small"):
         many.atlas("nobody")
 
@@ -285,7 +285,7 @@ def test_the_sandbox_answers_as_the_collection_does(console, many):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Only Linux confines a process.")
 def test_a_process_that_may_write_nothing_can_still_read(tmp_path):
-    """Landlock, asked for by itself: a system that lacks it leaves all as it was, and says so here."""
+    """Landlock alone; on a system without it nothing changes."""
     path = tmp_path / "some.txt"
     path.write_text("as it was")
     tried = (

@@ -22,7 +22,7 @@ from tests.sample_atlas import write_sample_atlas
 
 SECONDS = 0.5
 MEMORY_MB = 128
-# The limit, the grace of a second for queries that do not hear an interrupt, and a busy machine's leisure.
+# The limit, a second's grace for queries that ignore an interrupt, and slack for a busy machine.
 SURELY_OVER = SECONDS + 1 + 8
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Only Linux tells of a process.")
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory) -> Path:
-    """The folder the process runs in: whatever it wrote would lie here."""
+    """The folder the process runs in; any file it writes would be here."""
     return tmp_path_factory.mktemp("elsewhere")
 
 
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def unharmed(console, folder, elsewhere):
-    """Afterwards every file is what it was, and the same sandbox answers the next question."""
+    """Afterwards every file is unchanged, and the same sandbox answers the next query."""
     files = contents(folder)
     assert len(files) == len(TABLES) + 1  # and the manifest
     yield
@@ -251,7 +251,7 @@ RUNAWAYS = [
     "SELECT bitstring('1', 2000000000)",
     "SELECT repeat('x', 1000000) FROM range(1000)",
     "SELECT list_resize([1], 2000000000)",
-    # Functions that do not hear an interrupt.
+    # Functions that ignore an interrupt.
     "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))",
     "SELECT damerau_levenshtein(repeat('a', 100000), repeat('b', 100000))",
     "SELECT jaro_winkler_similarity(repeat('ab', 1000000), repeat('ba', 1000000))",
@@ -304,18 +304,18 @@ def test_hostile_sql_is_refused_or_stopped(sql, console, folder, unharmed):
 
 
 @pytest.mark.parametrize("sql", CUT, ids=lambda sql: sql[:60])
-def test_what_never_ends_is_cut_where_rows_can_be_given(sql, console, unharmed):
+def test_endless_results_are_truncated(sql, console, unharmed):
     answer = console.query(sql)
     assert answer.truncated
     assert answer.table.num_rows == console.max_rows
 
 
-def test_a_query_may_name_files_and_statements_as_long_as_it_only_names_them(console, unharmed):
+def test_text_in_a_query_may_name_files_and_statements(console, unharmed):
     sql = "SELECT 'COPY facts TO x; DROP TABLE facts' AS a, '/etc/passwd' AS b -- ; DROP TABLE facts"
     assert console.query(sql).rows == (("COPY facts TO x; DROP TABLE facts", "/etc/passwd"),)
 
 
-def test_values_of_parameters_are_values_and_nothing_else(console, unharmed):
+def test_parameters_are_never_run_as_sql(console, unharmed):
     evil = "x'; DROP TABLE facts; --"
     answer = console.query("SELECT $a AS a, count(*) AS n FROM facts WHERE subject = $a", {"a": evil})
     assert answer.rows == ((evil, 0),)
@@ -337,7 +337,7 @@ GREEDY = [
 
 @LINUX
 @pytest.mark.parametrize("sql", GREEDY, ids=lambda sql: sql[:60])
-def test_the_operating_system_bounds_what_a_query_takes(sql, console, unharmed):
+def test_the_operating_system_bounds_a_querys_memory(sql, console, unharmed):
     console.query("SELECT 1")
     status = Path(f"/proc/{console.process_id}/statm")
     page = os.sysconf("SC_PAGE_SIZE")

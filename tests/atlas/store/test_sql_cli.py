@@ -68,7 +68,7 @@ def test_a_table_lines_up(ask):
     ]
 
 
-def test_a_table_stays_on_one_line_a_row(ask):
+def test_a_table_has_one_line_a_row(ask):
     _, out, _ = ask("sql", "SELECT 'two\nlines' AS a, repeat('x', 500) AS b, promoted FROM neurons LIMIT 1")
     lines = out.splitlines()
     assert len(lines) == 4
@@ -90,7 +90,7 @@ def test_csv_can_be_read_back(ask):
     assert row["n"] == ""
 
 
-def test_json_is_json_whatever_the_values(ask):
+def test_json_is_valid_for_every_value(ask):
     _, out, _ = ask(
         "sql",
         "SELECT 'nan'::FLOAT AS a, 'inf'::DOUBLE AS b, DATE '2026-01-01' AS c, 1.5::DECIMAL(9, 2) AS d, "
@@ -108,7 +108,7 @@ def test_json_is_json_whatever_the_values(ask):
     assert json.loads(ask("sql", "SELECT 1 WHERE false", "--format", "json")[1]) == []
 
 
-def test_rows_left_out_are_said_on_stderr(ask):
+def test_truncation_is_reported_on_stderr(ask):
     status, out, err = ask("sql", "SELECT fact_id FROM facts", "--format", "csv", "--limit", "5")
     assert status == 0
     assert len(out.splitlines()) == 6
@@ -170,7 +170,7 @@ def test_bad_options_are_one_message_and_status_2(options, words, ask):
 
 
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["sql"], ["sql", "SELECT 1", "--format", "xml"]])
-def test_a_command_that_is_none_ends_with_status_2(arguments, capsys):
+def test_an_unknown_command_ends_with_status_2(arguments, capsys):
     assert main(arguments) == 2
     assert "Usage: python -m atlas" in capsys.readouterr().err
 
@@ -190,7 +190,7 @@ def test_a_long_query_is_stopped_and_does_not_hold_up_the_exit(sample):
     assert done.stderr == "The query was stopped after 0.5 seconds. Select fewer rows, or add conditions.\n"
 
 
-def test_a_reader_that_has_enough_is_no_error(sample):
+def test_a_closed_pipe_is_no_error(sample):
     process = subprocess.Popen(
         [sys.executable, "-m", "atlas", "sql", "SELECT * FROM prompts, facts", "--limit", "30000",
          "--atlas", str(sample)],
@@ -208,7 +208,7 @@ def test_a_reader_that_has_enough_is_no_error(sample):
 # info and list ---------------------------------------------------------------------------------------
 
 
-def test_info_says_what_the_atlas_is(ask, sample):
+def test_info_describes_the_atlas(ask, sample):
     status, out, err = ask("info")
     assert (status, err) == (0, "")
     for words in (
@@ -239,7 +239,7 @@ def test_info_says_what_the_atlas_is(ask, sample):
         assert f"{len(rows):,}" in next(line for line in out.splitlines() if line.startswith(table))
 
 
-def test_info_says_what_was_not_measured(ask, tmp_path):
+def test_info_names_unmeasured_tables(ask, tmp_path):
     folder = write_sample_atlas(tmp_path / "published", leave_out=("prompts", "attributions", "effects"))
     status, out, _ = ask("info", "--atlas", str(folder))
     assert status == 0
@@ -248,7 +248,7 @@ def test_info_says_what_was_not_measured(ask, tmp_path):
     assert "tolerance" not in out.split("table", 1)[1]
 
 
-def test_info_of_a_broken_atlas_is_one_sentence(ask, sample, tmp_path):
+def test_info_refuses_a_broken_atlas(ask, sample, tmp_path):
     broken = Path(shutil.copytree(sample, tmp_path / "broken"))
     path = broken / "facts.parquet"
     path.write_bytes(path.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""The sandbox's process: what it may do, how a query is stopped, who is answered when, what comes back."""
+"""The sandbox's process: its rights, stopping queries, the line, and the types of answers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_process_imports_neither_torch_nor_streamlit_nor_pandas(console):
 # Stopping ---------------------------------------------------------------------------------------------
 
 
-def test_a_query_that_is_stopped_by_hand_says_so_and_the_process_lives(console):
+def test_a_stopped_query_raises_and_the_process_lives(console):
     before = console.process_id
     asked = console.start(ENDLESS)
     assert not asked.wait(0.5)
@@ -109,7 +109,7 @@ def test_a_query_that_is_stopped_by_hand_says_so_and_the_process_lives(console):
     assert console.query("SELECT 1").rows == ((1,),)
 
 
-def test_a_query_that_does_not_hear_is_ended_with_its_process(console):
+def test_a_query_that_ignores_interrupts_is_killed_with_its_process(console):
     before = console.process_id
     asked = console.start(DEAF)
     asked.wait(0.5)
@@ -121,7 +121,7 @@ def test_a_query_that_does_not_hear_is_ended_with_its_process(console):
     assert console.query("SELECT 1").rows == ((1,),)
 
 
-def test_stopping_what_is_done_changes_nothing(console):
+def test_stopping_a_finished_query_changes_nothing(console):
     asked = console.start("SELECT 1 AS x")
     assert asked.answer().rows == ((1,),)
     asked.stop()
@@ -140,13 +140,13 @@ def test_a_process_that_dies_under_a_query_is_replaced(folder):
         assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
 
 
-def test_nobody_is_blamed_for_a_process_that_died_before(console):
+def test_a_query_succeeds_after_the_idle_process_died(console):
     assert console.query("SELECT 1").rows == ((1,),)
     os.kill(console.process_id, signal.SIGKILL)
     assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
 
 
-def test_a_closed_console_answers_nobody_and_leaves_no_process(folder):
+def test_a_closed_console_refuses_queries_and_leaves_no_process(folder):
     with Atlas(folder) as atlas, atlas.sandboxed() as console:
         process = console.process_id
         asked, waiting = console.start(ENDLESS), console.start("SELECT 1")
@@ -161,7 +161,7 @@ def test_a_closed_console_answers_nobody_and_leaves_no_process(folder):
             console.query("SELECT 1")
 
 
-def test_an_idle_process_is_given_back_and_another_started_for_the_next_query(folder, monkeypatch):
+def test_an_idle_process_ends_and_the_next_query_starts_another(folder, monkeypatch):
     monkeypatch.setattr(sandboxes, "_IDLE_SECONDS", 0.2)
     with Atlas(folder) as atlas, atlas.sandboxed() as console:
         assert console.query("SELECT 1").rows == ((1,),)
@@ -200,7 +200,7 @@ def test_the_process_ends_with_the_program_that_started_it(folder):
     assert not running(process)
 
 
-def test_an_atlas_that_went_away_is_said_and_found_again(folder, tmp_path):
+def test_a_missing_atlas_is_reported_and_found_again(folder, tmp_path):
     moved = Path(shutil.copytree(folder, tmp_path / "atlas"))
     with Atlas(moved) as atlas, atlas.sandboxed() as console:
         assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
@@ -229,7 +229,7 @@ def test_queries_are_answered_in_the_order_they_come(console):
     assert [each.answer().rows for each in (others[0], others[2])] == [((0,),), ((2,),)]
 
 
-def test_a_line_that_is_too_long_turns_visitors_away(console):
+def test_a_full_line_refuses_queries(console):
     asked = [console.start(ENDLESS) for _ in range(LONGEST_LINE)]
     with pytest.raises(QueryError, match=f"{LONGEST_LINE} queries are waiting"):
         console.start("SELECT 1")
@@ -265,7 +265,7 @@ def test_a_caller_who_is_interrupted_stops_the_query(console, monkeypatch):
         ("SELECT $a::INTEGER", {"a": "ten"}, "Could not convert"),
     ],
 )
-def test_what_cannot_be_asked_is_said(sql, values, words, console):
+def test_invalid_queries_are_refused(sql, values, words, console):
     with pytest.raises(QueryError, match=words):
         console.query(sql, values)
 
@@ -273,7 +273,7 @@ def test_what_cannot_be_asked_is_said(sql, values, words, console):
 # What comes back --------------------------------------------------------------------------------------
 
 
-def test_values_keep_their_kinds_beside_nulls(console):
+def test_values_keep_their_types_beside_nulls(console):
     frame = console.query(
         "SELECT * FROM (VALUES (1, true, 'x', 1.5), (NULL, NULL, NULL, NULL)) AS t(whole, flag, word, number)"
     ).frame

@@ -1,4 +1,4 @@
-"""Opening an atlas: what is refused and with which words, what the views mean, and the sandbox."""
+"""Opening an atlas: refusals and their messages, the views, and the sandbox."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def test_a_manifest_is_replaced_whole_or_not_at_all(copy, monkeypatch):
     assert not list(copy.glob(".*"))
 
 
-def test_a_later_key_in_the_manifest_is_passed_over(copy):
+def test_an_unknown_key_in_the_manifest_is_ignored(copy):
     path = copy / "manifest.json"
     plain = json.loads(path.read_text())
     plain["colour"] = "red"
@@ -218,11 +218,11 @@ def test_a_changed_byte_passes_the_cheap_check_and_not_the_full_one(copy):
     data[len(data) // 3] ^= 0xFF
     path.write_bytes(data)
     Atlas(copy).close()
-    with pytest.raises(StoreError, match=r"attributions\.parquet does not have the sha256"):
+    with pytest.raises(StoreError, match=r"attributions\.parquet does not match the sha256"):
         verify(copy)
 
 
-def test_a_damaged_page_is_one_sentence_when_it_is_read(copy):
+def test_a_damaged_page_is_refused_when_it_is_read(copy):
     path = copy / "facts.parquet"
     data = bytearray(path.read_bytes())
     data[8:400] = bytes(392)
@@ -271,7 +271,7 @@ def test_an_atlas_is_found_by_folder_by_id_and_by_default(sample, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["it's", "a [b] c", "star*", "what?", 'quo"te', "Übung", "-- x; DROP"])
-def test_any_folder_name_will_do(name, sample, tmp_path):
+def test_any_folder_name_works(name, sample, tmp_path):
     shutil.copytree(sample, tmp_path / name)
     with atlas.open(tmp_path / name) as a:
         assert a.query("SELECT count(*) AS n FROM facts")["n"].item() == 60
@@ -556,7 +556,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("sql", ALLOWED)
-def test_questions_are_answered(sql, console):
+def test_selects_are_answered(sql, console):
     assert console.query(sql).rows
 
 
@@ -592,7 +592,7 @@ def test_an_endless_query_is_stopped_and_the_next_one_answered(sql, opened):
         assert console.query("SELECT count(*) FROM facts").rows == ((60,),)
 
 
-def test_nobody_waits_for_a_query_that_cannot_be_interrupted(opened):
+def test_a_query_that_cannot_be_interrupted_is_killed(opened):
     threads = set(threading.enumerate())
     with opened.sandboxed(seconds=0.3) as console:
         started = time.perf_counter()
@@ -641,6 +641,6 @@ def test_one_visitor_s_endless_query_does_not_stop_another_s(opened):
 @pytest.mark.parametrize(
     "limits", [{"max_rows": 0}, {"max_rows": -5}, {"seconds": 0}, {"memory": "lots"}, {"memory": "1; DROP"}]
 )
-def test_absurd_limits_are_refused(limits, opened):
+def test_invalid_limits_are_refused(limits, opened):
     with pytest.raises(QueryError):
         opened.sandboxed(**limits)

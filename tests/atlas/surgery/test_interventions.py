@@ -1,4 +1,4 @@
-"""Interventions against the same change done by hand, and proof that the model is left as it was."""
+"""Interventions equal the same change made by hand, and leave the model unchanged."""
 
 import copy
 import json
@@ -146,7 +146,7 @@ def test_editing_equals_the_papers_formula_on_the_weights(subject):
         assert got == pytest.approx(plain_probability(subject, prompt, model=by_hand), rel=1e-3)
 
 
-def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(subject):
+def test_an_edit_by_sign_is_mirrored_for_negative_activations(subject):
     active = subject.activations(PROMPTS).mean(0)
     every = [Neuron(layer, index) for layer in range(3) for index in range(8)]
     below = [neuron for neuron in every if active[neuron.layer, neuron.neuron] < 0]
@@ -163,7 +163,7 @@ def test_an_edit_by_sign_is_turned_round_for_neurons_that_are_active_below_zero(
     assert by_sign(subject, Edit((), "paris", "rome"), PROMPTS) == ()
 
 
-def test_a_sign_is_not_read_without_a_prompt_or_of_a_neuron_that_is_not_there(bert):
+def test_by_sign_needs_prompts_and_existing_neurons(bert):
     with pytest.raises(PromptError, match="no prompts to measure activations on"):
         by_sign(bert, Edit(NEURONS, "paris", "rome"), [])
     with pytest.raises(AtlasError, match=r"has no neuron L9\.N1"):
@@ -173,7 +173,7 @@ def test_a_sign_is_not_read_without_a_prompt_or_of_a_neuron_that_is_not_there(be
 @pytest.mark.parametrize(
     "nothing", [Amplify(NEURONS, 1.0), Edit(NEURONS, "paris", "rome", remove=0, add=0), Suppress(()), []]
 )
-def test_a_change_by_nothing_changes_nothing(subject, nothing):
+def test_an_empty_change_changes_nothing(subject, nothing):
     assert predicted(subject, nothing) == [each.probability for each in subject.predict(PROMPTS)]
 
 
@@ -263,7 +263,7 @@ def test_the_same_neurons_in_another_order_are_the_same_value():
         '[{"kind": "edit", "neurons": ["L1.N1"], "old": 1, "new": 2}]',
     ],
 )
-def test_json_that_is_no_intervention_gets_a_sentence(text):
+def test_json_that_is_not_an_intervention_is_refused(text):
     with pytest.raises(AtlasError) as caught:
         interventions_from_json(text)
     assert str(caught.value).endswith(".")
@@ -307,7 +307,7 @@ def test_undo_is_exact(subject, change):
 
 
 class Stopped(BaseException):
-    """What ends a script from outside: no `except Exception` sees it."""
+    """The exception of a stopped script; it is not an `Exception`."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError, Stopped, KeyboardInterrupt])
@@ -345,7 +345,7 @@ def test_undo_is_exact_when_the_block_is_left_by_an_exception(subject):
     assert torch.equal(every_logit(subject), before)
 
 
-def test_inside_the_block_the_unchanged_subject_answers_as_ever(subject):
+def test_the_subject_itself_is_unchanged_inside_the_block(subject):
     before = subject.predict(PROMPTS)
     with subject.applied(Suppress(NEURONS)) as changed:
         assert changed.predict(PROMPTS) != before
@@ -439,7 +439,7 @@ def test_changes_of_value_vectors_share_no_prefix(tiny_gpt2):
     assert shared == subject.predict(list(PROMPTS), interventions=changes)
 
 
-def test_prompts_that_the_model_reads_alike_go_through_it_once_and_each_gets_its_own_answer(subject):
+def test_prompts_with_equal_inputs_share_one_pass(subject):
     prompt = PROMPTS[0]
     answers = ["paris", "rome", "new york", "paris"]
     change = Edit(NEURONS, old="paris", new="rome")

@@ -1,4 +1,4 @@
-"""The lock with a line: reentrant, first come first served, and free whatever happens to those in it."""
+"""The fair lock is reentrant, first come first served, and always released."""
 
 import contextlib
 import itertools
@@ -14,7 +14,7 @@ from atlas.surgery.lock import FairLock
 
 
 class Stopped(BaseException):
-    """What ends a script from outside: no `except Exception` sees it."""
+    """The exception of a stopped script; it is not an `Exception`."""
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -79,7 +79,7 @@ def test_only_the_holder_can_release():
     assert not lock.busy
 
 
-def test_whoever_comes_first_is_served_first():
+def test_threads_are_served_in_order():
     lock = FairLock()
     served = []
 
@@ -98,7 +98,7 @@ def test_whoever_comes_first_is_served_first():
     assert lock.waiting == 0
 
 
-def test_whoever_frees_the_lock_and_wants_it_again_goes_to_the_end_of_the_line():
+def test_a_thread_that_takes_the_lock_again_goes_to_the_end_of_the_line():
     lock = FairLock()
     served = []
 
@@ -113,7 +113,7 @@ def test_whoever_frees_the_lock_and_wants_it_again_goes_to_the_end_of_the_line()
     assert all(one != two for one, two in itertools.pairwise(served))
 
 
-def test_those_in_line_are_told_how_many_are_ahead():
+def test_waiting_threads_are_told_how_many_are_ahead():
     lock = FairLock()
     told: dict[str, list[int]] = {"first": [], "second": []}
 
@@ -134,7 +134,7 @@ def test_those_in_line_are_told_how_many_are_ahead():
     assert lock.waiting == 0
 
 
-def test_nobody_is_told_anything_where_there_is_no_line():
+def test_on_wait_is_not_called_without_a_line():
     lock = FairLock()
     told = []
     with lock.turn(told.append), lock.turn(told.append):
@@ -143,7 +143,7 @@ def test_nobody_is_told_anything_where_there_is_no_line():
 
 
 @pytest.mark.parametrize("calls", [1, 2])
-def test_whoever_stops_waiting_leaves_the_line_and_holds_nobody_up(calls):
+def test_a_thread_that_stops_waiting_leaves_the_line(calls):
     lock = FairLock()
     served, left = [], []
 
@@ -193,7 +193,7 @@ def test_waiting_ends_with_its_timeout():
     lock.release()
 
 
-def test_a_timeout_ends_the_wait_also_of_those_who_are_told():
+def test_a_timeout_ends_a_wait_with_on_wait():
     lock = FairLock()
     told = []
     with held(lock):
@@ -202,7 +202,7 @@ def test_a_timeout_ends_the_wait_also_of_those_who_are_told():
     assert lock.waiting == 0
 
 
-def test_one_at_a_time_whatever_they_do():
+def test_one_thread_holds_the_lock_at_a_time():
     lock = FairLock()
     inside, done = [], []
 

@@ -1,4 +1,4 @@
-"""How prompts become tokens and predictions, against plain model calls; and what is said of bad input."""
+"""Encoding and predictions equal plain model calls; bad input is refused."""
 
 import dataclasses
 import shutil
@@ -202,7 +202,7 @@ def test_an_empty_answer_is_refused(bert):
         bert.prompt("the capital of france is [MASK] .", "  ")
 
 
-def test_an_answer_as_long_as_a_sentence_is_refused(subject):
+def test_an_overlong_answer_is_refused(subject):
     with pytest.raises(PromptError, match="at most 16"):
         subject.answer_tokens(" ".join(["paris"] * 30))
 
@@ -276,7 +276,7 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path, tiny_bert):
         load_subject(str(folder))
 
 
-def test_a_nan_in_the_weights_is_said_and_no_number_given(tmp_path):
+def test_a_nan_in_the_weights_is_refused(tmp_path):
     from tests.tiny_models import save_broken_bert
 
     subject = load_subject(str(save_broken_bert(tmp_path)), device="cpu")
@@ -302,7 +302,7 @@ def test_a_precision_that_does_not_exist_is_refused(tiny_bert, dtype):
         load_subject(str(tiny_bert), dtype=dtype)
 
 
-def test_every_error_of_this_page_is_an_atlas_error():
+def test_every_error_of_this_module_is_an_atlas_error():
     assert issubclass(PromptError, AtlasError)
     assert issubclass(ModelError, AtlasError)
 

@@ -168,7 +168,7 @@ class _Certified:
 
     def run(self, items: Sequence[AnswerToken], *, keep_paths: bool) -> list[TokenScores]:
         self._rounds()
-        while self._begin_again():
+        while self._restart_in_float32():
             self._rounds()
         converged, n_points = self._settled(), self.n_points + self.n_before
         scores, path = self.scores.cpu(), self.path.cpu()
@@ -207,7 +207,7 @@ class _Certified:
 
     # --- step 7 ---
 
-    def _begin_again(self) -> bool:
+    def _restart_in_float32(self) -> bool:
         """Restart in float32 the paths that rounding kept from settling; False without any."""
         again = ~self._settled() & ~self.exact
         if not bool(again.any()):
@@ -221,7 +221,7 @@ class _Certified:
         self.pieces = self.pieces.taken(np.flatnonzero(~gone))
         return True
 
-    def _let_go(self, due: Tensor, before: Tensor) -> None:
+    def _stop_rounded(self, due: Tensor, before: Tensor) -> None:
         """With rounded products, stop the paths whose error the round lowered too little from `before`."""
         if self.precision != "float32":
             self.live &= ~(due & (self._error() > STALLED * before))
@@ -259,7 +259,7 @@ class _Certified:
             self._score(active, level)
             self.n_points[active] = quadrature.LEVELS[level]
             if level > 1:
-                self._let_go(active, before)
+                self._stop_rounded(active, before)
         return evaluated
 
     def _score(self, active: Tensor, level: int) -> None:
@@ -301,7 +301,7 @@ class _Certified:
             touched = torch.zeros_like(self.live)
             touched[cuts.item, cuts.layer] = True
             self._collect(touched)
-            self._let_go(touched, before)
+            self._stop_rounded(touched, before)
         return evaluated
 
     def _cuts(self) -> Cuts:

@@ -371,7 +371,7 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, base_items: range) -> 
             state.register_hook(_keeper(gradients, layer, base.position[item[:alive]]))
 
     if state is None:
-        return _nothing(subject)
+        return _empty_sweep(subject)
     if state.dim() == 3:
         state = state[torch.arange(alive, device=device), base.position[item]]
     # Step 5, first half: the vocabulary head and one backward sweep for every row at once. Rows do
@@ -396,7 +396,7 @@ def _sweep_part(subject: Subject, base: Base, rows: Rows, base_items: range) -> 
     return Swept(probability[n_base:], written[n_base:], probability[:n_base], base_gradient)
 
 
-def _nothing(subject: Subject) -> Swept:
+def _empty_sweep(subject: Subject) -> Swept:
     none = torch.zeros(0, device=subject.device)
     vectors = torch.zeros(0, subject.d_model, device=subject.device)
     return Swept(none, vectors, none, vectors[:, None].expand(0, subject.n_layers, subject.d_model))

@@ -83,10 +83,10 @@ class KeptChanges:
                 hook = in_its_call(layers, layer, self._scaling(row))
                 undo.callback(module_of(layer).register_forward_pre_hook(hook).remove)
             self.n_scalings += 1
-            undo.callback(self._count_down)
+            undo.callback(self._decrement)
             return undo.pop_all().close
 
-    def _count_down(self) -> None:
+    def _decrement(self) -> None:
         self.n_scalings -= 1
 
     # Hooks are functions, which `copy.deepcopy` shares with the copied model; it would copy methods.

@@ -244,7 +244,7 @@ class KnowledgeNeurons:
     ) -> list[list[int]]:
         """[layer, neuron] of the neurons whose score is above `threshold`, or `adaptive_threshold` × the
         largest score, or the `percentile` of all scores. Raises `AtlasError` unless exactly one is given."""
-        above = _above(threshold, adaptive_threshold, percentile)
+        above = _above_limit(threshold, adaptive_threshold, percentile)
         return above(self.get_scores(prompt, ground_truth, batch_size, steps, attribution_method, pbar))
 
     def get_refined_neurons(
@@ -271,7 +271,7 @@ class KnowledgeNeurons:
             raise AtlasError(f"p must be at least 0 and below 1, got {p}.")
         if coarse_adaptive_threshold == _ADAPTIVE and (coarse_threshold, coarse_percentile) != (None, None):
             coarse_adaptive_threshold = None
-        above = _above(coarse_threshold, coarse_adaptive_threshold, coarse_percentile)
+        above = _above_limit(coarse_threshold, coarse_adaptive_threshold, coarse_percentile)
         negative = list(negative_examples or ())
         if negative and self.strict_replication:
             warnings.warn(
@@ -353,7 +353,7 @@ class KnowledgeNeurons:
         """Suppress or enhance, by mode, as `suppress_knowledge` and `enhance_knowledge` do."""
         if mode not in _FACTORS:
             raise AtlasError(f"mode must be one of {', '.join(_FACTORS)}, got '{mode}'.")
-        encoded, chosen = self._encode(prompt, ground_truth), self._named(neurons)
+        encoded, chosen = self._encode(prompt, ground_truth), self._parse_neurons(neurons)
         if chosen and not undo_modification and layers_are_shared(self.subject):
             raise ModelError(
                 f"The layers of {self.subject.name} share one module, so a suppression or enhancement "
@@ -381,7 +381,7 @@ class KnowledgeNeurons:
             raise AtlasError(f"mode must be edit or erase, got '{mode}'.")
         if mode == "edit" and target is None:
             raise PromptError("An edit needs a new answer. Give target.")
-        chosen = self._named(neurons)
+        chosen = self._parse_neurons(neurons)
         if not self.strict_replication:  # in the original a vector that is named twice is changed twice
             down = self.subject.family.down
             vectors = {(down(self.model, n.layer), n.neuron): n for n in reversed(chosen)}
@@ -452,7 +452,7 @@ class KnowledgeNeurons:
         with self._studied() as subject:
             return complete(subject, encoded, self._changes.at)
 
-    def _named(self, neurons: Pairs) -> list[Neuron]:
+    def _parse_neurons(self, neurons: Pairs) -> list[Neuron]:
         try:
             named = [
                 each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index refuses 1.5
@@ -466,7 +466,7 @@ class KnowledgeNeurons:
         return named
 
 
-def _above(
+def _above_limit(
     threshold: float | None, adaptive: float | None, percentile: float | None
 ) -> Callable[[Tensor], list[list[int]]]:
     """The function from scores, (n_layers, n_neurons), to the [layer, neuron] above the one limit given."""

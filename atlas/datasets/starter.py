@@ -57,16 +57,16 @@ def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
 
 def gives_away(subject: str, answer: str) -> bool:
     """Whether the subject contains the answer or the answer the subject (Kuwait, Kuwait City)."""
-    subject, answer = _plain(subject), _plain(answer)
+    subject, answer = _ascii_lower(subject), _ascii_lower(answer)
     return answer in subject or subject in answer
 
 
 def slug(text: str) -> str:
     """ASCII letters and digits of the text, joined by hyphens: "São Tomé" gives "sao-tome"."""
-    return re.sub(r"[^a-z0-9]+", "-", _plain(text)).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", _ascii_lower(text)).strip("-")
 
 
-def _plain(text: str) -> str:
+def _ascii_lower(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return decomposed.encode("ascii", "ignore").decode().lower()
 

@@ -87,7 +87,7 @@ def cross_effects(
     chosen = {name: tuple(several) for name, several in neurons.items() if several}
     steps = Steps(subject, 1 + len(chosen), progress)
     # Step 1: before.
-    with steps.step("The model as it is"):
+    with steps.step("The unchanged model"):
         before = subject.predict(every_prompt, top_k=1)
     effects = []
     for name, several in chosen.items():

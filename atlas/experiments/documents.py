@@ -164,9 +164,9 @@ class Document:
 
 def to_json(experiment: Experiment, results: ExperimentResults | None = None) -> str:
     """The experiment as a JSON document of this version, for people and for `from_json`."""
-    plain = _plain(experiment)
+    plain = _experiment_dict(experiment)
     if results is not None:
-        plain["results"] = _plain_results(results)
+        plain["results"] = _results_dict(results)
     return json.dumps(plain, ensure_ascii=False, indent=1)
 
 
@@ -199,7 +199,7 @@ def read_document(text: str, *, most: int = MAX_FILE_BYTES) -> Document:
 
 def interventions_to_json(interventions: Intervention | Sequence[Intervention]) -> str:
     """One or several interventions as a JSON list, short enough for a URL."""
-    return json.dumps([_plain_intervention(item) for item in as_tuple(interventions)], ensure_ascii=False)
+    return json.dumps([_intervention_dict(item) for item in as_tuple(interventions)], ensure_ascii=False)
 
 
 def interventions_from_json(text: str) -> list[Intervention]:
@@ -208,7 +208,7 @@ def interventions_from_json(text: str) -> list[Intervention]:
     return [item.as_value() for item in read]
 
 
-def _plain(experiment: Experiment) -> dict[str, Any]:
+def _experiment_dict(experiment: Experiment) -> dict[str, Any]:
     if not experiment.model:
         raise AtlasError("The experiment has no model. Set the name of its model.")
     return {
@@ -216,25 +216,25 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
         "version": VERSION,
         "model": {"name": experiment.model, "weights_sha256": experiment.weights_sha256},
         **{name: value for name in ("atlas_id", "fact_id") if (value := getattr(experiment, name))},
-        "interventions": [_plain_intervention(item) for item in experiment.interventions],
-        "prompts": [_plain_prompt(item) for item in experiment.prompts],
+        "interventions": [_intervention_dict(item) for item in experiment.interventions],
+        "prompts": [_prompt_dict(item) for item in experiment.prompts],
         "seed": experiment.seed,
         "draws": experiment.draws,
     }
 
 
-def _plain_intervention(item: Intervention) -> dict[str, Any]:
+def _intervention_dict(item: Intervention) -> dict[str, Any]:
     kind = next(name for name, each in INTERVENTION_KINDS.items() if type(item) is each)
     return {"kind": kind, **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
 
 
-def _plain_prompt(item: ExperimentPrompt) -> dict[str, str]:
+def _prompt_dict(item: ExperimentPrompt) -> dict[str, str]:
     origin = {"fact_id": item.prompt.fact_id, "template_id": item.prompt.template_id}
     plain = {"group": item.group, "text": item.prompt.text, "answer": item.prompt.answer}
     return plain | {name: value for name, value in origin.items() if value}
 
 
-def _plain_results(results: ExperimentResults) -> dict[str, Any]:
+def _results_dict(results: ExperimentResults) -> dict[str, Any]:
     return {
         "undo_is_exact": results.undo_is_exact,
         "device": results.device,
@@ -252,7 +252,7 @@ def _plain_results(results: ExperimentResults) -> dict[str, Any]:
 
 def to_link(experiment: Experiment) -> str:
     """The experiment as the value of a URL's parameter."""
-    plain = json.dumps(_plain(experiment), ensure_ascii=False, separators=(",", ":"))
+    plain = json.dumps(_experiment_dict(experiment), ensure_ascii=False, separators=(",", ":"))
     return base64.urlsafe_b64encode(zlib.compress(plain.encode(), 9)).decode().rstrip("=")
 
 

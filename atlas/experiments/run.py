@@ -229,7 +229,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
         return subject.predict(prompts, top_k=top_k, interventions=changes)
 
     # Step 1: before.
-    with steps.step("The model as it is"):
+    with steps.step("The unchanged model"):
         before = predict(None)
     # Step 2: after.
     with steps.step("With the neurons changed"):

@@ -350,7 +350,7 @@ def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple
     match kind:
         case "facts":
             rows = facts_sharing_neurons(atlas, one, limit=limit)
-            others = [(_some(row.n_shared, "neuron"), row.fact_id) for row in rows.itertuples()]
+            others = [(_count_of(row.n_shared, "neuron"), row.fact_id) for row in rows.itertuples()]
         case "relations":
             rows = relation_overlap(atlas)
             rows = rows[(rows["relation_a"] == one) & ~rows["within"] & rows["mean_shared"].notna()]
@@ -360,13 +360,13 @@ def partners(atlas: Atlas, kind: str, one: str, *, limit: int = 6) -> list[tuple
             neuron = Neuron.parse(one)
             rows = related_neurons(atlas, neuron.layer, neuron.neuron, limit=limit)
             names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
-            others = [(_some(n, "fact"), name) for n, name in zip(rows["n_shared"], names, strict=True)]
+            others = [(_count_of(n, "fact"), name) for n, name in zip(rows["n_shared"], names, strict=True)]
         case _:
             others = []
-    return [(f"{said} in common", one, other) for said, other in others]
+    return [(f"{title} in common", one, other) for title, other in others]
 
 
-def _some(n: int, noun: str) -> str:
+def _count_of(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
@@ -405,8 +405,8 @@ def _pairs_of_facts(atlas: Atlas) -> list[tuple[str, str, str]]:
         ORDER BY kind
         """
     )
-    says = ("The same answer", "The same relation, another answer", "Unrelated facts")
-    return [(says[row.kind], row.a, row.b) for row in rows.itertuples()]
+    titles = ("The same answer", "The same relation, another answer", "Unrelated facts")
+    return [(titles[row.kind], row.a, row.b) for row in rows.itertuples()]
 
 
 def _pairs_of_relations(atlas: Atlas) -> list[tuple[str, str, str]]:
@@ -428,5 +428,5 @@ def _pairs_of_relations(atlas: Atlas) -> list[tuple[str, str, str]]:
 def _pairs_of_neurons(atlas: Atlas) -> list[tuple[str, str, str]]:
     rows = atlas.query("SELECT layer, neuron FROM hub_neurons ORDER BY n_facts DESC, layer, neuron LIMIT 3")
     names = [str(Neuron(int(row.layer), int(row.neuron))) for row in rows.itertuples()]
-    says = ("The two of most facts", "The first and the third")
-    return [(said, names[0], name) for said, name in zip(says, names[1:], strict=False)]
+    titles = ("The two of most facts", "The first and the third")
+    return [(title, names[0], name) for title, name in zip(titles, names[1:], strict=False)]

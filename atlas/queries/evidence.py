@@ -87,7 +87,7 @@ class Judged:
         return 0.0 if self.beside is None else self.beside / self.own
 
 
-def _beyond_zero(own: float, low: float, high: float) -> int:
+def _sign_of_interval(own: float, low: float, high: float) -> int:
     """The sign of the whole interval, else 0; without an interval (a single fact), the sign of the change."""
     if math.isnan(low):
         low = high = own
@@ -108,7 +108,7 @@ def judged(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> Ju
         own=own,
         low=low,
         high=high,
-        expected=_beyond_zero(own, low, high) == (-1 if intervention == "suppress" else 1),
+        expected=_sign_of_interval(own, low, high) == (-1 if intervention == "suppress" else 1),
         control=strongest,
         beside=None if strongest is None else float(change[strongest]),
     )

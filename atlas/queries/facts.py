@@ -123,7 +123,7 @@ def neurons_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
 
 
 def attributions_of_fact(atlas: Atlas, fact_id: str, *, template_id: str | None = None) -> pd.DataFrame:
-    """The fact's stored scores by neuron, for the layer × neuron chart; of one prompt if asked.
+    """The fact's stored scores by neuron, for the layer × neuron chart; of one prompt if given.
 
     Columns: layer, neuron, n_prompts (where the score was stored), mean_score (over those), max_score,
     max_relative (largest score as a part of its prompt's maximum), is_knowledge_neuron.

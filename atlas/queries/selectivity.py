@@ -79,7 +79,7 @@ def selectivity(
     draws = draws or min(_DRAWS, 5 + _FACTS_DRAWN // n)
     sizes = np.bincount(mine["relation"], minlength=relations[-1] + 1)
     any_facts = [relations[random.choice(len(relations), n, replace=False)] for _ in range(draws)]
-    same_relations = [answers[_alike(sizes, relations, random)] for _ in range(draws)]
+    same_relations = [answers[_draw_by_relation(sizes, relations, random)] for _ in range(draws)]
     return Selectivity(
         n,
         relation=_largest(mine["relation_id"], any_facts),
@@ -87,7 +87,7 @@ def selectivity(
     )
 
 
-def _alike(sizes: np.ndarray, relations: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _draw_by_relation(sizes: np.ndarray, relations: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Places of facts drawn without replacement, `sizes[r]` of each relation; `relations` is sorted."""
     first = np.searchsorted(relations, np.arange(len(sizes) + 1))
     return np.concatenate(

@@ -15,7 +15,7 @@ from atlas.store.atlas import Atlas
 def relation_neurons(
     atlas: Atlas, relation_id: str, *, layer: int | None = None, limit: int = 50
 ) -> pd.DataFrame:
-    """The neurons that the relation's facts share, the most shared first; of one layer if asked.
+    """The neurons that the relation's facts share, the most shared first; of one layer if given.
 
     Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
     mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed.

@@ -31,7 +31,7 @@ def relations(atlas: Atlas) -> pd.DataFrame:
 
 
 def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
-    """How the knowledge neurons spread over the layers, all of them listed; of one relation if asked.
+    """How the knowledge neurons spread over the layers, all of them listed; of one relation if given.
 
     Columns: layer, n_pairs ((fact, neuron) pairs), n_neurons (distinct), n_facts, pair_share.
     """

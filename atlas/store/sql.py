@@ -135,7 +135,7 @@ class Sandbox:
         self._line = FairLine(LONGEST_LINE)
         self._guard = threading.Lock()
         self._closed = False
-        self._rest: threading.Timer | None = None
+        self._idle_timer: threading.Timer | None = None
         self._process: _Process | None = _Process(self._setup)
         try:
             self._process.wait_until_ready()
@@ -196,7 +196,7 @@ class Sandbox:
         finally:
             query.place.leave()
             if not len(self._line) and not self._closed:
-                self._rest_later()
+                self._end_when_idle()
 
     # Step 3. Stop ------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Sandbox:
                 interrupted = now
             if interrupted is not None and now >= interrupted + _GRACE_SECONDS:
                 self._start_again()
-                raise QueryError(_STOPPED if query.is_stopped else self._late())
+                raise QueryError(_STOPPED if query.is_stopped else self._timeout_message())
             if (reply := process.receive(_LOOK_SECONDS)) is not None:
                 return reply
             if not process.alive:
@@ -235,7 +235,7 @@ class Sandbox:
     def _read(self, head: Mapping[str, Any], body: bytes, *, by_caller: bool) -> Answer:
         # Step 4. Answer.
         if "stopped" in head:
-            raise QueryError(_STOPPED if by_caller else self._late())
+            raise QueryError(_STOPPED if by_caller else self._timeout_message())
         if "memory" in head or "broken" in head:
             # The process may keep the memory, or be damaged.
             self._start_again()
@@ -247,7 +247,7 @@ class Sandbox:
         with pa.ipc.open_stream(body) as stream:
             return Answer(stream.read_all(), bool(head["truncated"]), float(head["seconds"]))
 
-    def _late(self) -> str:
+    def _timeout_message(self) -> str:
         return f"The query was stopped after {self.seconds:g} seconds. Select fewer rows, or add conditions."
 
     # Step 1. Start -----------------------------------------------------------------------------------
@@ -256,8 +256,8 @@ class Sandbox:
         with self._guard:
             if self._closed:
                 raise QueryError(_CLOSED)
-            if self._rest is not None:
-                self._rest.cancel()
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
             if self._process is None or self._process.has_ended:
                 self._process = _Process(self._setup)
             process = self._process
@@ -278,20 +278,20 @@ class Sandbox:
     def _end_process(self) -> None:
         with self._guard:
             process, self._process = self._process, None
-            if self._rest is not None:
-                self._rest.cancel()
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
         if process is not None:
             process.end()
 
-    def _rest_later(self) -> None:
+    def _end_when_idle(self) -> None:
         """End the process once it has been idle for a while."""
-        if self._rest is not None:
-            self._rest.cancel()
-        self._rest = threading.Timer(_IDLE_SECONDS, self._rest_now)
-        self._rest.daemon = True
-        self._rest.start()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = threading.Timer(_IDLE_SECONDS, self._end_idle)
+        self._idle_timer.daemon = True
+        self._idle_timer.start()
 
-    def _rest_now(self) -> None:
+    def _end_idle(self) -> None:
         if not len(self._line):
             self._end_process()
 

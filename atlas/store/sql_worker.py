@@ -67,7 +67,7 @@ _LANDLOCK_WRITES, _LANDLOCK_TRUNCATE = 0b1_1111_1111_0011, 1 << 14
 _NO_NEW_PRIVILEGES = 38
 
 # Memory that DuckDB and Arrow do not count: stacks, caches, the rows being sent.
-BESIDES = 256_000_000
+UNCOUNTED_BYTES = 256_000_000
 # The server of the pages has priority.
 _NICENESS = 10
 
@@ -207,7 +207,7 @@ def confine(memory: int, *, n_files: int = 0) -> None:
     limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": open_files}
     taken = _data_bytes()
     if taken is not None:
-        limits["RLIMIT_DATA"] = taken + memory + BESIDES
+        limits["RLIMIT_DATA"] = taken + memory + UNCOUNTED_BYTES
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError):
             number = getattr(resource, name)

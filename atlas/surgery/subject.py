@@ -88,7 +88,7 @@ class Subject(LoadedModel):
             return [()] * n_prompts
         if len(interventions) != n_prompts:
             raise PromptError(
-                f"Got {len(interventions)} interventions for {n_prompts} prompts. Give one each."
+                f"There are {len(interventions)} interventions for {n_prompts} prompts. Give one per prompt."
             )
         return [() if item is None else check_interventions(self, item) for item in interventions]
 

@@ -72,12 +72,12 @@ class Rounding(TorchDispatchMode):
 @contextmanager
 def never_begun_again() -> Iterator[None]:
     """Without step 7."""
-    stalled, begin_again = integration.STALLED, integration._Certified._begin_again
-    integration.STALLED, integration._Certified._begin_again = float("inf"), lambda self: False
+    stalled, restart = integration.STALLED, integration._Certified._restart_in_float32
+    integration.STALLED, integration._Certified._restart_in_float32 = float("inf"), lambda self: False
     try:
         yield
     finally:
-        integration.STALLED, integration._Certified._begin_again = stalled, begin_again
+        integration.STALLED, integration._Certified._restart_in_float32 = stalled, restart
 
 
 def prompts_for(name: str, subject: Subject, n: int) -> list[Prompt]:

@@ -149,7 +149,7 @@ def test_a_comparison_waits_in_line_and_leaves_nothing_behind_when_it_is_cancell
     holding.wait(30)
     effects = cross_effects(subject, {"a": neurons}, {"a": prompts}, draws=1, progress=listen)
     other.join()
-    assert told[:2] == ["The model as it is", "Waiting in line behind one other"]
+    assert told[:2] == ["The unchanged model", "Waiting in line behind one other"]
     assert told[-1] == "Done"
 
     class Cancelled(BaseException):

@@ -92,12 +92,12 @@ def test_a_prompt_that_is_its_own_negative_is_refused(subject):
 
 
 def test_progress_counts_and_names_negative_prompts(subject):
-    said: list[tuple[float, str]] = []
+    messages: list[tuple[float, str]] = []
     find_neurons(
-        subject, PROMPTS, negatives=OTHERS[:2], progress=lambda share, text: said.append((share, text))
+        subject, PROMPTS, negatives=OTHERS[:2], progress=lambda share, text: messages.append((share, text))
     )
-    assert [text for _, text in said] == [*(f"Prompt {n} of 4" for n in (1, 2, 3, 4)), "Done"]
-    assert said[-1][0] == 1.0
+    assert [text for _, text in messages] == [*(f"Prompt {n} of 4" for n in (1, 2, 3, 4)), "Done"]
+    assert messages[-1][0] == 1.0
 
 
 def test_without_negatives_nothing_changes():

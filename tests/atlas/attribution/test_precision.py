@@ -85,8 +85,8 @@ def test_only_the_sweep_uses_the_precision(folder, exact, precision):
     assert {parameter.dtype for parameter in subject.model.parameters()} == {torch.float32}
     assert subject.predict(PROMPTS) == exact.predict(PROMPTS)
     assert torch.equal(subject.activations(PROMPTS), exact.activations(PROMPTS))
-    said = [result.prediction for result in attribute(subject, PROMPTS)]
-    assert said == [result.prediction for result in attribute(exact, PROMPTS)]
+    predictions = [result.prediction for result in attribute(subject, PROMPTS)]
+    assert predictions == [result.prediction for result in attribute(exact, PROMPTS)]
 
 
 def test_a_precision_holds_inside_its_block_only():

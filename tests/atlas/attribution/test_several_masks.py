@@ -65,11 +65,11 @@ def plainly(subject, text: str, answer: str, off: tuple[Neuron, ...] = ()) -> fl
     ]
     try:
         with torch.no_grad():
-            said = model(**ids).logits[0].softmax(-1)
+            probabilities = model(**ids).logits[0].softmax(-1)
     finally:
         for handle in handles:
             handle.remove()
-    return math.prod(float(said[place, piece]) for place, piece in zip(places, pieces, strict=True))
+    return math.prod(float(probabilities[place, piece]) for place, piece in zip(places, pieces, strict=True))
 
 
 # Library ---------------------------------------------------------------------------------------------
@@ -83,9 +83,9 @@ def test_each_piece_has_a_mask_and_probabilities_multiply(subject, answer: str):
     assert list(encoded.positions) == list(
         range(encoded.positions[0], encoded.positions[0] + ANSWERS[answer])
     )
-    (said,) = subject.predict([prompt])
-    assert said.probability == pytest.approx(plainly(subject, TEXT, answer), rel=1e-4)
-    assert len(said.token_probabilities) == ANSWERS[answer]
+    (prediction,) = subject.predict([prompt])
+    assert prediction.probability == pytest.approx(plainly(subject, TEXT, answer), rel=1e-4)
+    assert len(prediction.token_probabilities) == ANSWERS[answer]
 
 
 @pytest.mark.parametrize("answer", [name for name, n in ANSWERS.items() if n > 1])

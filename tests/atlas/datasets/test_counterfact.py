@@ -205,11 +205,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_download_is_cached(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(counterfact, "URL", file.as_uri())
-    fetched = load_counterfact(say=said.append)
+    fetched = load_counterfact(say=messages.append)
     assert fetched == load_counterfact(file)
-    assert "no sha256 of it is published" in said[0]
+    assert "no sha256 of it is published" in messages[0]
     monkeypatch.setattr(counterfact, "URL", "http://127.0.0.1:9/counterfact.json")
     assert load_counterfact() == fetched
 

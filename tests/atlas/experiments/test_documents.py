@@ -47,18 +47,18 @@ EXPERIMENT = Experiment(
 )
 
 
-def said(probability: float, rank: int = 1) -> FiledPrediction:
+def filed(probability: float, rank: int = 1) -> FiledPrediction:
     return FiledPrediction(probability, rank, ((" Paris", probability), ("'\\n'", 1e-9)))
 
 
 def measured(shift: float = 0.0, *, new: bool = True) -> PromptResults:
     return PromptResults(
-        before=said(0.7),
-        after=said(0.1 + shift, 12),
+        before=filed(0.7),
+        after=filed(0.1 + shift, 12),
         random=(0.69, 0.1234567890123),
         random_ranks=(1, 2),
-        new_before=said(1e-12, 30_000) if new else None,
-        new_after=said(0.5) if new else None,
+        new_before=filed(1e-12, 30_000) if new else None,
+        new_after=filed(0.5) if new else None,
         new_random=(1e-12, 0.25) if new else (),
         new_random_ranks=(30_000, 3) if new else (),
     )

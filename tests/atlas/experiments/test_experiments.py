@@ -138,7 +138,7 @@ def test_typed_prompts_are_read_line_by_line(bert):
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "said"),
+    ("text", "answer", "message"),
     [
         ("", "paris", "There are no prompts"),
         ("paris is big .", "paris", "Write exactly one"),
@@ -150,8 +150,8 @@ def test_typed_prompts_are_read_line_by_line(bert):
         ("very " * 70 + "is [Y] .", "paris", "reads at most 64"),
     ],
 )
-def test_invalid_typed_prompts_are_refused(bert, text, answer, said):
-    with pytest.raises(PromptError, match=said):
+def test_invalid_typed_prompts_are_refused(bert, text, answer, message):
+    with pytest.raises(PromptError, match=message):
         experiments.parse_prompts(bert, text, answer)
 
 
@@ -169,7 +169,7 @@ def test_neurons_found_live_are_those_of_the_library(subject):
 
     prompts = [item.prompt for item in ASKED[:2]]
     steps = []
-    found = experiments.find_neurons(subject, prompts, progress=lambda share, said: steps.append(share))
+    found = experiments.find_neurons(subject, prompts, progress=lambda share, message: steps.append(share))
     scores = [each.scores for each in attribute(subject, prompts, batch_rows=1)]
     assert list(found.neurons) == refine_scores(scores, MODES["default"])
     assert steps == sorted(steps)
@@ -247,11 +247,11 @@ def test_an_outcome_names_its_model(bert):
 
 
 def test_a_neuron_that_the_model_does_not_have_is_refused_before_anything_runs(bert):
-    said = []
+    messages = []
     change = (Suppress((Neuron(7, 7),)),)
     with pytest.raises(AtlasError, match=r"has no neuron L7\.N7"):
-        experiments.run(bert, Experiment(change, ASKED), progress=lambda *report: said.append(report))
-    assert said == []
+        experiments.run(bert, Experiment(change, ASKED), progress=lambda *report: messages.append(report))
+    assert messages == []
 
 
 def test_an_experiment_gives_the_same_result_each_time(subject):
@@ -316,7 +316,7 @@ def test_without_an_edit_there_is_no_new_answer(bert):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"prompts": ()}, "has no prompts"),
         ({"interventions": ()}, "changes no neurons"),
@@ -334,8 +334,8 @@ def test_without_an_edit_there_is_no_new_answer(bert):
         ({"interventions": (Suppress(tuple(Neuron(0, i) for i in range(50_001))),)}, "50,001 neurons"),
     ],
 )
-def test_an_invalid_experiment_is_refused(options, said):
-    with pytest.raises(AtlasError, match=said):
+def test_an_invalid_experiment_is_refused(options, message):
+    with pytest.raises(AtlasError, match=message):
         Experiment(**({"interventions": suppress(), "prompts": ASKED} | options))
 
 
@@ -393,13 +393,13 @@ def work_of(name: str, subject, progress):
 def test_work_stopped_at_any_of_its_reports_leaves_the_model_as_it_was(subject, work):
     logits = every_logit(subject)
     shares = []
-    whole = work_of(work, subject, lambda share, said: shares.append(share))
+    whole = work_of(work, subject, lambda share, message: shares.append(share))
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     for last in range(len(shares)):
         reports = iter(range(len(shares)))
 
-        def stop(share: float, said: str, last=last, reports=reports) -> None:
+        def stop(share: float, message: str, last=last, reports=reports) -> None:
             if next(reports) == last:
                 raise Stopped
 
@@ -435,17 +435,17 @@ def test_work_stopped_in_the_middle_of_a_forward_pass_leaves_the_model_as_it_was
 @pytest.mark.parametrize("work", ["run", "find", "dose"])
 def test_the_model_is_free_whenever_progress_is_reported(bert, work):
     held = []
-    work_of(work, bert, lambda share, said: held.append(bert.lock.busy))
+    work_of(work, bert, lambda share, message: held.append(bert.lock.busy))
     assert held
     assert not any(held)
 
 
 def test_a_waiting_run_is_told_how_many_are_ahead_and_can_stop(bert):
     asked = Experiment(suppress(), ASKED, draws=1)
-    said = []
+    messages = []
 
     def stop_when_told(share: float, message: str) -> None:
-        said.append(message)
+        messages.append(message)
         if "Waiting in line" in message:
             raise Stopped
 
@@ -462,7 +462,7 @@ def test_a_waiting_run_is_told_how_many_are_ahead_and_can_stop(bert):
         assert taken.wait(30)
         with pytest.raises(Stopped):
             experiments.run(bert, asked, progress=stop_when_told)
-        assert said == ["The model as it is", "Waiting in line behind one other"]
+        assert messages == ["The unchanged model", "Waiting in line behind one other"]
         assert bert.lock.waiting == 0
     finally:
         release.set()
@@ -471,10 +471,10 @@ def test_a_waiting_run_is_told_how_many_are_ahead_and_can_stop(bert):
 
 
 def test_after_waiting_the_work_is_reported_again(bert):
-    said = []
+    messages = []
 
     def show(share: float, message: str) -> None:
-        said.append(message)
+        messages.append(message)
         if "Waiting in line" in message:
             release.set()
 
@@ -490,9 +490,9 @@ def test_after_waiting_the_work_is_reported_again(bert):
     assert taken.wait(30)
     experiments.find_neurons(bert, [ASKED[0].prompt], progress=show)
     holder.join()
-    assert said[0] == said[-2] == "Prompt 1 of 1"
-    assert set(said[1:-2]) == {"Waiting in line behind one other"}
-    assert said[-1] == "Done"
+    assert messages[0] == messages[-2] == "Prompt 1 of 1"
+    assert set(messages[1:-2]) == {"Waiting in line behind one other"}
+    assert messages[-1] == "Done"
 
 
 # --- dose and response ---

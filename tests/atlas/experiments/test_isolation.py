@@ -128,10 +128,10 @@ def visit(
         how = dice.choices(["left alone", "reported", "in line", "forward"], [16, 2, 1, 1])[0]
         reports = dice.randrange(5)
 
-        def progress(share: float, said: str, how: str = how) -> None:
+        def progress(share: float, message: str, how: str = how) -> None:
             nonlocal reports
             record.most_waiting = max(record.most_waiting, subject.lock.waiting)
-            if how == "in line" and "Waiting in line" in said:
+            if how == "in line" and "Waiting in line" in message:
                 raise Stopped
             if how == "reported":
                 reports -= 1

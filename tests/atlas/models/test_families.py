@@ -300,11 +300,11 @@ def test_layers_that_share_their_weights_are_changed_at_one_depth_only(tiny):
 
 
 def test_a_value_vector_reads_as_the_tokens_it_points_to(subject):
-    (said,) = readout(subject, [Neuron(1, 4)], k=3)
+    (found,) = readout(subject, [Neuron(1, 4)], k=3)
     vectors = subject.family.token_embeddings(subject.model)
     assert vectors.shape == (subject.n_tokens, subject.d_model)
-    assert len(said.promoted) == len(said.suppressed) == 3
-    assert said.promoted[0][1] >= said.promoted[2][1] > said.suppressed[2][1] >= said.suppressed[0][1]
+    assert len(found.promoted) == len(found.suppressed) == 3
+    assert found.promoted[0][1] >= found.promoted[2][1] > found.suppressed[2][1] >= found.suppressed[0][1]
 
 
 @pytest.mark.parametrize("name", [name for name, tiny in BUILDERS.items() if not tiny.masked])
@@ -315,7 +315,7 @@ def test_a_causal_models_readout_orders_tokens_as_its_head_does(name, tiny):
     value = family.value_vectors(model, 1)[4]
     norm = family.final_modules(model)[0]
     with torch.no_grad():
-        said = (
+        by_head = (
             family.logits(model, 50 * value[None])[0] - family.logits(model, torch.zeros_like(value)[None])[0]
         )
     if family.norm_after is None:  # opt-350m has no final norm
@@ -323,7 +323,7 @@ def test_a_causal_models_readout_orders_tokens_as_its_head_does(name, tiny):
         centred = value if "RMS" in type(norm).__name__ else value - value.mean()
         value = centred if weight is None else centred * (weight + family.gain_offset)
     direct = family.token_embeddings(model) @ value
-    assert torch.corrcoef(torch.stack([said, direct]))[0, 1] > 0.99
+    assert torch.corrcoef(torch.stack([by_head, direct]))[0, 1] > 0.99
 
 
 # --- checkpoints ---

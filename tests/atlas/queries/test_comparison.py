@@ -277,7 +277,7 @@ def test_a_fact_without_neurons_has_none_in_any_layer(atlas):
 
 
 def test_examples_are_pairs_that_can_be_compared(atlas):
-    facts = {said: (a, b) for said, a, b in comparison.examples(atlas, "facts")}
+    facts = {title: (a, b) for title, a, b in comparison.examples(atlas, "facts")}
     a, b = (queries.fact(atlas, each) for each in facts["The same answer"])
     assert a["object"].lower() == b["object"].lower()
     a, b = (queries.fact(atlas, each) for each in facts["The same relation, another answer"])
@@ -287,8 +287,8 @@ def test_examples_are_pairs_that_can_be_compared(atlas):
     assert a["relation_id"] != b["relation_id"]
     assert a["object"] != b["object"]
     overlaps = queries.relation_overlap(atlas).query("not within").set_index(["relation_a", "relation_b"])
-    said, first, second = comparison.examples(atlas, "relations")[0]
-    assert said == "They share most"
+    title, first, second = comparison.examples(atlas, "relations")[0]
+    assert title == "They share most"
     assert overlaps["mean_shared"][first, second] == overlaps["mean_shared"].max()
     for _, first, second in comparison.examples(atlas, "neurons"):
         assert queries.neuron(atlas, *_place(first))["n_relations"] > 1
@@ -302,16 +302,16 @@ def test_partners_share_most(atlas, pairs):
     own = neurons_of(pairs, one)
     shared = {each: len(own & neurons_of(pairs, each)) for each in set(pairs["fact_id"]) - {one}}
     found = comparison.partners(atlas, "facts", one, limit=3)
-    assert [(said, a, shared[b]) for said, a, b in found] == [
+    assert [(title, a, shared[b]) for title, a, b in found] == [
         (f"{n} neuron{'' if n == 1 else 's'} in common", one, n) for n in sorted(shared.values())[:-4:-1]
     ]
     overlaps = queries.relation_overlap(atlas).query("not within and relation_a == 'P36'")
-    (said, _, other), *_ = comparison.partners(atlas, "relations", "P36")
+    (title, _, other), *_ = comparison.partners(atlas, "relations", "P36")
     assert other == overlaps.sort_values("mean_shared")["relation_b"].iloc[-1]
-    assert said == f"{overlaps['mean_shared'].max():.2f} neurons (mean) in common"
-    for said, _, other in comparison.partners(atlas, "neurons", "L0.N7"):
+    assert title == f"{overlaps['mean_shared'].max():.2f} neurons (mean) in common"
+    for title, _, other in comparison.partners(atlas, "neurons", "L0.N7"):
         both = comparison.facts_of_neurons(atlas, Neuron(0, 7), Neuron.parse(other))["where"].eq("both").sum()
-        assert said.startswith(f"{both} fact")
+        assert title.startswith(f"{both} fact")
     assert comparison.partners(atlas, "atlases", one) == []
 
 

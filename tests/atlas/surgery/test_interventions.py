@@ -426,10 +426,10 @@ def test_many_changes_behind_one_prefix_equal_whole_passes_one_by_one(tiny, name
     together = subject.predict(
         [p for p, _ in asked], interventions=[c for _, c in asked], share_prefixes=True
     )
-    for (prompt, change), said in zip(asked, together, strict=True):
+    for (prompt, change), prediction in zip(asked, together, strict=True):
         alone = subject.predict([prompt], interventions=[change])[0]
-        assert said.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
-        assert said.rank == alone.rank
+        assert prediction.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
+        assert prediction.rank == alone.rank
 
 
 def test_changes_of_value_vectors_share_no_prefix(tiny_gpt2):
@@ -453,7 +453,7 @@ def test_prompts_with_equal_inputs_share_one_pass(subject):
     forward.remove()
     # Two answers of one token make one sentence; "new york" makes another; each with and without the edit.
     assert sum(rows) == 4
-    for one, item, said in zip(asked, changes, together, strict=True):
+    for one, item, prediction in zip(asked, changes, together, strict=True):
         alone = subject.predict([one], interventions=[item])[0]
-        assert said.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
-        assert said.rank == alone.rank
+        assert prediction.token_probabilities == pytest.approx(alone.token_probabilities, rel=1e-4)
+        assert prediction.rank == alone.rank

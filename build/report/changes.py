@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from atlas.numbers import NOT_MEASURED
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, NumberOf, comparison, explain_missing
+from build.report.lines import ComparedNumber, NumberOf, at, comparison, explain_missing
 from build.report.numbers import Measurement, in_unit
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.paper_values import CLAIMED_LOSS
@@ -69,21 +70,13 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _score(measure: str, group: str) -> NumberOf:
-    def number(found: Findings) -> Measurement | None:
-        scores = None if found.edits is None else found.edits.of_group(group)
-        return None if scores is None else getattr(scores, measure)
-
-    return number
-
-
 def _update_lines() -> list[ComparedNumber]:
     return [
         ComparedNumber(
             words,
-            _score(measure, "own"),
+            at("edits.judged", "own", measure),
             published,
-            controls=(("random neurons", _score(measure, "random")),),
+            controls=(("random neurons", at("edits.judged", "random", measure)),),
             claim=claim,
             doubts=doubts,
             note=_answered_before if measure == "symmetry" else None,
@@ -95,11 +88,11 @@ def _update_lines() -> list[ComparedNumber]:
 
 def _answered_before(found: Findings) -> str:
     """How many of the inverse relation's prompts were answered before the edit."""
-    scores = None if found.edits is None else found.edits.of_group("own")
-    if scores is None or scores.symmetry_before is None:
+    answered = found.number("edits.judged", "own", "symmetry_before")
+    if answered is None:
         return NOT_MEASURED
-    before = f"answered before the edit: {scores.symmetry_before.full()}"
-    return before if scores.symmetry is not None else f"does not apply\n{before}"
+    before = f"answered before the edit: {answered.full()}"
+    return before if found.number("edits.judged", "own", "symmetry") else f"does not apply\n{before}"
 
 
 def _strengths(found: Findings) -> Table:
@@ -113,7 +106,7 @@ def _strengths(found: Findings) -> Table:
                 cards.append(scores)
     rows = []
     for measure, (words, *_) in _SCORECARD.items():
-        numbers = [getattr(scores, measure) for scores in cards]
+        numbers = [scores[measure] for scores in cards]
         rows.append(
             (
                 words,
@@ -158,17 +151,13 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _erased(which: str, group: str, asked: str) -> NumberOf:
-    return lambda found: None if found.erasures is None else getattr(found.erasures, which)[group, asked]
-
-
 def _growth(relation_id: str, group: str, asked: str) -> NumberOf:
     def number(found: Findings) -> Measurement | None:
         row = _relation(found, relation_id)
         growth = None if row is None else row.get(f"growth_{group}_{asked}")
         if growth is None or pd.isna(growth):
             return None
-        return Measurement(float(_less_one(growth)), n=int(row["n_prompts"]), of="prompts", unit="change")
+        return Measurement(math.expm1(growth), n=int(row["n_prompts"]), of="prompts", unit="change")
 
     return number
 
@@ -179,12 +168,6 @@ def _relation(found: Findings, relation_id: str) -> pd.Series | None:
     rows = found.erasures.relations
     rows = rows[rows["relation_id"] == relation_id]
     return rows.iloc[0] if len(rows) else None
-
-
-def _less_one(growth: float) -> float:
-    import math
-
-    return math.expm1(growth)
 
 
 def _perplexities(relation_id: str) -> Callable[[Findings], str]:
@@ -213,26 +196,26 @@ def _erase_lines() -> list[ComparedNumber]:
         ),
         ComparedNumber(
             "Perplexity of the erased relation's prompts, all relations",
-            _erased("worse", "own", "own"),
-            controls=(("random neurons", _erased("worse", "random", "own")),),
+            at("erasures.worse", ("own", "own")),
+            controls=(("random neurons", at("erasures.worse", ("random", "own"))),),
         ),
         ComparedNumber(
             "Perplexity of other relations' prompts",
-            _erased("worse", "own", "others"),
+            at("erasures.worse", ("own", "others")),
             "erase_others",
-            controls=(("random neurons", _erased("worse", "random", "others")),),
+            controls=(("random neurons", at("erasures.worse", ("random", "others"))),),
             doubts=False,
         ),
         ComparedNumber(
             "Right answers that the erased relation loses",
-            _erased("lost", "own", "own"),
+            at("erasures.lost", ("own", "own")),
             "erase_lost",
-            controls=(("random neurons", _erased("lost", "random", "own")),),
+            controls=(("random neurons", at("erasures.lost", ("random", "own"))),),
         ),
         ComparedNumber(
             "Right answers that other relations lose",
-            _erased("lost", "own", "others"),
-            controls=(("random neurons", _erased("lost", "random", "others")),),
+            at("erasures.lost", ("own", "others")),
+            controls=(("random neurons", at("erasures.lost", ("random", "others"))),),
             claim="erase-others",
             paper="little\n*the claim in question*",
         ),
@@ -287,4 +270,4 @@ def _moved(row: dict, measure: str, group: str, asked: str, unit: str) -> str:
 
 def _grown(row: dict, group: str, asked: str) -> str:
     growth = row.get(f"growth_{group}_{asked}")
-    return "not measured" if growth is None or pd.isna(growth) else in_unit(_less_one(growth), "change")
+    return "not measured" if growth is None or pd.isna(growth) else in_unit(math.expm1(growth), "change")

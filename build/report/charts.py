@@ -225,7 +225,7 @@ def draw_edits(found: Findings) -> alt.LayerChart:
         for group in ("own", "random")
         if (scores := edits.of_group(group)) is not None
         for measure, name in _SCORES.items()
-        if (number := getattr(scores, name)) is not None
+        if (number := scores[name]) is not None
     )
     published = pd.DataFrame(
         {

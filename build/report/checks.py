@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, NumberOf, comparison, explain_missing
-from build.report.numbers import Measurement, format_count
+from build.report.lines import ComparedNumber, at, comparison, explain_missing
+from build.report.numbers import format_count
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
 
@@ -69,19 +69,12 @@ def _plain_means(measured: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _plain(measure: str, context: str, group: str) -> NumberOf:
-    def number(found: Findings) -> Measurement | None:
-        return None if found.contexts is None else getattr(found.contexts, measure).get((context, group))
-
-    return number
-
-
 def _plain_lines() -> list[ComparedNumber]:
     return [
         ComparedNumber(
             f"{words}: {_CONTEXTS[context]}",
-            _plain(measure, context, "own"),
-            controls=(("random neurons", _plain(measure, context, "random")),),
+            at(f"contexts.{measure}", (context, "own")),
+            controls=(("random neurons", at(f"contexts.{measure}", (context, "random"))),),
             paper=(_PAPER_CONTEXTS if context == "fact" else "less") if measure == "activation" else "",
         )
         for measure, words in (("activation", "Plain mean"), ("magnitude", "Mean size"))
@@ -140,24 +133,13 @@ def _all_facts(lines: Sequence[ComparedNumber], findings: Sequence[Findings], pa
     ]
 
 
-def _relative(context: str, group: str) -> NumberOf:
-    def number(found: Findings) -> Measurement | None:
-        return None if found.contexts is None else found.contexts.relative.get((context, group))
-
-    return number
-
-
-def _activating(which: str) -> NumberOf:
-    return lambda found: None if found.activating is None else getattr(found.activating, which)
-
-
 def _context_lines() -> list[ComparedNumber]:
     return [
         *(
             ComparedNumber(
                 words,
-                _relative(context, "own"),
-                controls=(("random neurons", _relative(context, "random")),),
+                at("contexts.relative", (context, "own")),
+                controls=(("random neurons", at("contexts.relative", (context, "random"))),),
                 claim=_CLAIMS.get(context, ""),
                 paper=_PAPER_CONTEXTS if context == "fact" else "less",
             )
@@ -165,10 +147,10 @@ def _context_lines() -> list[ComparedNumber]:
         ),
         ComparedNumber(
             "Of the prompts on which a neuron is most active, those that ask for a fact that has it",
-            _activating("top"),
+            at("activating.top"),
             controls=(
-                ("where it is least active", _activating("bottom")),
-                ("by chance", _activating("chance")),
+                ("where it is least active", at("activating.bottom")),
+                ("by chance", at("activating.chance")),
             ),
         ),
     ]
@@ -188,16 +170,13 @@ def checks_section(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _stability(findings: Sequence[Findings]) -> list[Block]:
-    def of(name: str) -> NumberOf:
-        return lambda found: None if found.stability is None else getattr(found.stability, name)
-
     lines = [
         ComparedNumber(
             "Jaccard index of a fact's neurons from the two halves of its templates",
-            of("same"),
+            at("stability.same"),
             controls=(
-                ("with another fact of the relation", of("relation")),
-                ("with an unrelated fact", of("random")),
+                ("with another fact of the relation", at("stability.relation")),
+                ("with an unrelated fact", at("stability.random")),
             ),
             note=lambda found: (
                 f"the other half finds none for {format_count(found.stability.n_empty, 'facts')}"
@@ -206,8 +185,8 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
         ),
         ComparedNumber(
             "Change of the answer's probability when neurons of the other half are suppressed",
-            of("fall_held_out"),
-            controls=(("neurons of the same half", of("fall")),),
+            at("stability.fall_held_out"),
+            controls=(("neurons of the same half", at("stability.fall")),),
             claim="stable-effect",
         ),
     ]
@@ -229,25 +208,22 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _subsets(findings: Sequence[Findings]) -> list[Block]:
-    def of(which: str, order: str) -> NumberOf:
-        return lambda found: None if found.subsets is None else getattr(found.subsets, which).get(order)
-
     lines = [
         ComparedNumber(
             "Neurons that give half of the effect of all, those of the largest score first",
-            of("k_half", "score"),
-            controls=(("in a random order", of("k_half", "random")),),
+            at("subsets.k_half", "score"),
+            controls=(("in a random order", at("subsets.k_half", "random")),),
             note=lambda found: f"{found.subsets.n_without:,} facts fall too little to say",
         ),
         ComparedNumber(
             "The same as a share of the fact's neurons",
-            of("share", "score"),
-            controls=(("in a random order", of("share", "random")),),
+            at("subsets.share", "score"),
+            controls=(("in a random order", at("subsets.share", "random")),),
         ),
         ComparedNumber(
             "Facts for which a single neuron gives half of the effect",
-            of("single", "score"),
-            controls=(("a random one of them", of("single", "random")),),
+            at("subsets.single", "score"),
+            controls=(("a random one of them", at("subsets.single", "random")),),
         ),
     ]
     measured = [found for found in findings if found.subsets is not None]

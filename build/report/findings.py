@@ -52,6 +52,17 @@ class Findings:
     methods: Methods | None = None
     activating: Activating | None = None
 
+    def number(self, path: str, *keys: Any) -> Measurement | None:
+        """The number at a path of attributes, then keys: ``("contexts.relative", ("fact", "own"))``.
+
+        None where any part of the way was not measured.
+        """
+        value: Any = self
+        for step in (*path.split("."), *keys):
+            if value is not None:
+                value = value.get(step) if isinstance(value, dict) else getattr(value, step)
+        return value
+
     def label(self, relation_id: str) -> str:
         """The relation as the report names it: `capital (P36)`."""
         label = self.labels.get(relation_id)
@@ -136,6 +147,17 @@ class Effects:
         """The facts that sentences are about: 'known', or 'all' where few are known."""
         row = self.row("suppress", "own", "held-out", "known")
         return "known" if row is not None and row.n_facts >= FEWEST_KNOWN else ALL
+
+    @cached_property
+    def held_out(self) -> dict[tuple[str, str], Measurement | None]:
+        """(intervention, group) → the mean change on held-out prompts of `facts`."""
+        keys = set(zip(self.rows["intervention"], self.rows["group"], strict=True))
+        return {key: self.of(*key, "held-out", self.facts) for key in keys}
+
+    @cached_property
+    def answer_changes(self) -> Measurement | None:
+        """How often the likeliest token changes on held-out prompts when own neurons are suppressed."""
+        return self.top_changed("suppress", "own", "held-out", self.facts)
 
     def by_relation(self, intervention: str, templates: str, facts: str) -> pd.DataFrame:
         """One row a (relation, group) of an intervention."""

@@ -99,10 +99,7 @@ def _summary(findings: Sequence[Findings]) -> list[Block]:
             ]
     rows = []
     for claim in CLAIMS:
-        of_claim = [
-            next((each for each in judged[found.atlas_id] if each.claim is claim), claim.rule(found))
-            for found in findings
-        ]
+        of_claim = [claim.judge(found) for found in findings]
         if any(each is not None for each in of_claim):
             rows.append((claim.says, *map(_outcome, of_claim)))
     columns = ("claim", *(escape_marks(found.atlas_id) for found in findings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -10,8 +10,8 @@ from atlas.refinement import MODES as REFINEMENTS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, comparison, explain_missing
-from build.report.numbers import Measurement, in_unit
+from build.report.lines import ComparedNumber, at, comparison, explain_missing
+from build.report.numbers import in_unit
 from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 from build.report.paper_values import PAPER_VALUES, REPLICATION_VALUES
 
@@ -61,32 +61,28 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
     ]
 
 
-def _of(name: str) -> Callable[[Findings], Measurement | None]:
-    return lambda found: getattr(found.statistics, name)
-
-
 def _lines() -> list[ComparedNumber]:
     return [
         ComparedNumber(
             "Neurons a fact",
-            _of("neurons"),
+            at("statistics.neurons"),
             "neurons",
             note=lambda found: (
                 f"median {found.statistics.median:g}, most {found.statistics.most:,}; "
                 f"{found.statistics.n_empty:,} facts have none"
             ),
         ),
-        ComparedNumber("Shared by two facts of a relation", _of("within"), "within"),
-        ComparedNumber("Shared by two facts of different relations", _of("across"), "across"),
+        ComparedNumber("Shared by two facts of a relation", at("statistics.within"), "within"),
+        ComparedNumber("Shared by two facts of different relations", at("statistics.across"), "across"),
         ComparedNumber(
             "Shared by two facts of a relation with the same answer",
-            _of("same_object"),
-            controls=(("with different answers", _of("other_object")),),
+            at("statistics.same_object"),
+            controls=(("with different answers", at("statistics.other_object")),),
             claim="answer-shared",
         ),
         ComparedNumber(
             "Share of the (fact, neuron) pairs in the upper layers (five of twelve)",
-            _of("upper"),
+            at("statistics.upper"),
             "upper_layers",
             note=lambda found: (
                 f"{found.statistics.n_upper} of {len(found.statistics.layers)} layers; spread evenly they "
@@ -96,13 +92,13 @@ def _lines() -> list[ComparedNumber]:
         ),
         ComparedNumber(
             "Facts that have the commonest neuron",
-            _of("commonest"),
+            at("statistics.commonest"),
             "commonest",
             note=lambda found: f"`{found.statistics.commonest_neuron}`",
         ),
-        ComparedNumber("Facts that have one of the 20 commonest neurons", _of("hubs"), "hubs"),
+        ComparedNumber("Facts that have one of the 20 commonest neurons", at("statistics.hubs"), "hubs"),
         ComparedNumber(
-            "Facts whose set of neurons another fact has, too", _of("identical"), claim="identical"
+            "Facts whose set of neurons another fact has, too", at("statistics.identical"), claim="identical"
         ),
     ]
 

@@ -25,31 +25,28 @@ PAPER_STRENGTHS = (1.0, 8.0)
 # Edits -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class EditScores:
-    """The scorecard of one group of edits; a part that no prompt asks for is None.
+EditScores = dict[str, Measurement | None]
+"""The scorecard of one group of edits, by the names of `_SHARES` and `_PERPLEXITIES`; a part that no prompt
+asks for is None."""
 
-    change, success, top_five: of the prompt the edit is judged by, whether its old answer is no longer first,
-    the new one is, or among the first five; efficacy: whether the new one is likelier than the old.
-    paraphrase: the new answer is first on the fact's other held-out prompts. alike_kept (of the relation
-    with the same object), same_kept (with another), other_kept (of other relations): answers of other facts
-    that were first and stay first. symmetry: the inverse relation answers as the edit demands,
-    of those prompts that it answered rightly before; symmetry_before: the share of those. same_perplexity,
-    other_perplexity: change of perplexity.
-    """
-
-    change: Measurement | None
-    success: Measurement | None
-    top_five: Measurement | None
-    efficacy: Measurement | None
-    paraphrase: Measurement | None
-    alike_kept: Measurement | None
-    same_kept: Measurement | None
-    other_kept: Measurement | None
-    symmetry: Measurement | None
-    symmetry_before: Measurement | None
-    same_perplexity: Measurement | None
-    other_perplexity: Measurement | None
+# Name → (kind of prompts, whether only those count whose own answer was first before, what is counted).
+# change, success, top_five, efficacy: of the prompt that the edit is judged by. paraphrase: the fact's other
+# held-out prompts. …_kept: right answers of other facts that stay, of the relation with the same object
+# (alike) or another (same), or of other relations. symmetry: the inverse relation answers as demanded.
+_SHARES = {
+    "change": ("edited", True, "rank_old_after > 1"),
+    "success": ("edited", False, "rank_new_after == 1"),
+    "top_five": ("edited", False, "rank_new_after <= 5"),
+    "efficacy": ("edited", False, "p_new_after > p_old_after"),
+    "paraphrase": ("paraphrase", False, "rank_new_after == 1"),
+    "alike_kept": ("same_object", True, "rank_old_after == 1"),
+    "same_kept": ("same_relation", True, "rank_old_after == 1"),
+    "other_kept": ("other_relation", True, "rank_old_after == 1"),
+    "symmetry": ("symmetry", True, "rank_new_after == 1"),
+    "symmetry_before": ("symmetry", False, "rank_old_before == 1"),
+}
+# Name → kind of prompts whose perplexity changes.
+_PERPLEXITIES = {"same_perplexity": "same_relation", "other_perplexity": "other_relation"}
 
 
 @dataclass(frozen=True)
@@ -92,40 +89,24 @@ class Edits:
         """The scorecard of a group, at the paper's strengths if they were tried."""
         return self.scores.get((strengths or self.strengths[0], group))
 
+    @property
+    def judged(self) -> dict[str, EditScores]:
+        """Group → its scorecard at the paper's strengths, if they were tried."""
+        return {
+            group: scores
+            for (strengths, group), scores in self.scores.items()
+            if strengths == self.strengths[0]
+        }
+
 
 def _scores(rows: pd.DataFrame) -> EditScores:
-    edited = rows[rows["kind"] == "edited"]
-    answered = edited[edited["rank_old_before"] == 1]
-    inverse = rows[rows["kind"] == "symmetry"]
-    return EditScores(
-        change=_share(answered, answered["rank_old_after"] > 1),
-        success=_share(edited, edited["rank_new_after"] == 1),
-        top_five=_share(edited, edited["rank_new_after"] <= 5),
-        efficacy=_share(edited, edited["p_new_after"] > edited["p_old_after"]),
-        paraphrase=_first(rows[rows["kind"] == "paraphrase"]),
-        alike_kept=_kept(rows, "same_object"),
-        same_kept=_kept(rows, "same_relation"),
-        other_kept=_kept(rows, "other_relation"),
-        symmetry=_first(inverse[inverse["rank_old_before"] == 1]),
-        symmetry_before=_share(inverse, inverse["rank_old_before"] == 1),
-        same_perplexity=_perplexity(rows, "same_relation"),
-        other_perplexity=_perplexity(rows, "other_relation"),
-    )
-
-
-def _share(rows: pd.DataFrame, true: pd.Series) -> Measurement | None:
-    """The share of rows for which it is true; edits are drawn again."""
-    by_edit = true.astype(float).groupby(rows["edit"]).agg(["sum", "size"])
-    return ratio_of(by_edit["sum"], by_edit["size"], unit="share", of="edits")
-
-
-def _first(rows: pd.DataFrame) -> Measurement | None:
-    return _share(rows, rows["rank_new_after"] == 1)
-
-
-def _kept(rows: pd.DataFrame, kind: str) -> Measurement | None:
-    asked = rows[(rows["kind"] == kind) & (rows["rank_old_before"] == 1)]
-    return _share(asked, asked["rank_old_after"] == 1)
+    scores: EditScores = {}
+    for name, (kind, answered, hit) in _SHARES.items():
+        asked = rows[(rows["kind"] == kind) & ((rows["rank_old_before"] == 1) | (not answered))]
+        # Edits are drawn again.
+        by_edit = asked.eval(hit).astype(float).groupby(asked["edit"]).agg(["sum", "size"])
+        scores[name] = ratio_of(by_edit["sum"], by_edit["size"], unit="share", of="edits")
+    return scores | {name: _perplexity(rows, kind) for name, kind in _PERPLEXITIES.items()}
 
 
 def _perplexity(rows: pd.DataFrame, kind: str) -> Measurement | None:

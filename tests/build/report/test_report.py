@@ -26,9 +26,10 @@ from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import REQUIRED_TABLES, TABLES, empty_table
 from build.__main__ import main
 from build.report import page, sections, studies
-from build.report.claims import CLAIMS, compare_published, judge, strongest
+from build.report.claims import CLAIMS, judge, strongest
 from build.report.figures import Figure
 from build.report.findings import Findings, Statistics, gather, gather_effects
+from build.report.lines import compare_published
 from build.report.numbers import Measurement, mean_of, ratio_of
 from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATION_VALUES
 from tests import ROOT
@@ -145,22 +146,22 @@ def test_edits_are_counted_as_the_paper_does(found: Findings, tables: dict):
         edited = [row for row in rows if row["kind"] == "edited"]
         scores = found.edits.of_group(group)
         answered = [row for row in edited if row["rank_old_before"] == 1]
-        assert close(scores.change, mean(row["rank_old_after"] > 1 for row in answered))
-        assert close(scores.success, mean(row["rank_new_after"] == 1 for row in edited))
+        assert close(scores["change"], mean(row["rank_old_after"] > 1 for row in answered))
+        assert close(scores["success"], mean(row["rank_new_after"] == 1 for row in edited))
         likelier = [row["p_new_after"] > row["p_old_after"] for row in edited]
-        assert close(scores.efficacy, mean(likelier))
-        assert close(scores.top_five, mean(row["rank_new_after"] <= 5 for row in edited))
+        assert close(scores["efficacy"], mean(likelier))
+        assert close(scores["top_five"], mean(row["rank_new_after"] <= 5 for row in edited))
         others = [row for row in rows if row["kind"] == "same_relation"]
         if not others:
             continue
         kept = [row for row in others if row["rank_old_before"] == 1]
-        assert close(scores.same_kept, mean(row["rank_old_after"] == 1 for row in kept))
+        assert close(scores["same_kept"], mean(row["rank_old_after"] == 1 for row in kept))
         alike = [row for row in rows if row["kind"] == "same_object" and row["rank_old_before"] == 1]
-        assert close(scores.alike_kept, mean(row["rank_old_after"] == 1 for row in alike))
+        assert close(scores["alike_kept"], mean(row["rank_old_after"] == 1 for row in alike))
         before, after = (
             math.exp(mean(-math.log(row[f"p_old_{when}"]) for row in others)) for when in ("before", "after")
         )
-        assert scores.same_perplexity.value == pytest.approx(after - before, rel=1e-3)
+        assert scores["same_perplexity"].value == pytest.approx(after - before, rel=1e-3)
 
 
 def test_erasures_are_means_over_relations(found: Findings, tables: dict):
@@ -440,8 +441,8 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings
         return {each.claim.name: each.against for each in judge(replace(ideal, **parts))}
 
     share = {"n": 40, "unit": "share"}
-    own = replace(found.edits.of_group("own"), success=Measurement(0.8, **share))
-    random = replace(found.edits.of_group("random"), success=Measurement(0.6, **share))
+    own = found.edits.of_group("own") | {"success": Measurement(0.8, **share)}
+    random = found.edits.of_group("random") | {"success": Measurement(0.6, **share)}
     strengths = found.edits.strengths[0]
     edits = replace(found.edits, scores={(strengths, "own"): own, (strengths, "random"): random})
     assert said(edits=edits)["edit-random"] == pytest.approx(0.75)
@@ -487,8 +488,8 @@ def edits_with(found: Findings, *, random: dict | None = None, **own) -> Finding
     """The findings with other scores of edits."""
     strengths = found.edits.strengths[0]
     scores = {
-        (strengths, "own"): replace(found.edits.of_group("own"), **own),
-        (strengths, "random"): replace(found.edits.of_group("random"), **(random or {})),
+        (strengths, "own"): found.edits.of_group("own") | own,
+        (strengths, "random"): found.edits.of_group("random") | (random or {}),
     }
     return replace(found, edits=replace(found.edits, scores=scores))
 
@@ -513,12 +514,12 @@ def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Finding
 def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables: dict):
     rows = Atlas(sample).query("SELECT *, fact_id AS edit FROM edits WHERE kind = 'edited'")
     rows = rows.assign(kind="symmetry", rank_new_after=1, rank_old_before=2)
-    assert studies._scores(rows).symmetry is None
-    assert studies._scores(rows).symmetry_before.value == 0
+    assert studies._scores(rows)["symmetry"] is None
+    assert studies._scores(rows)["symmetry_before"].value == 0
     rows.loc[rows.index[:4], "rank_old_before"] = 1
     rows.loc[rows.index[:1], "rank_new_after"] = 7
-    assert studies._scores(rows).symmetry.value == pytest.approx(0.75)
-    assert studies._scores(rows).symmetry_before.value == pytest.approx(4 / len(rows))
+    assert studies._scores(rows)["symmetry"].value == pytest.approx(0.75)
+    assert studies._scores(rows)["symmetry_before"].value == pytest.approx(4 / len(rows))
 
 
 def test_an_edit_without_effect_is_not_credited_with_sparing_others(found: Findings):
@@ -662,7 +663,7 @@ def test_several_atlases_are_columns_of_one_report(found: Findings, small: Path,
     update = text.split("## 2 Update")[1].split("\n## ")[0]
     row = next(line for line in update.splitlines() if line.startswith("| Success rate"))
     *_, of_sample, of_other = (cell.strip() for cell in row.strip("|").split("|"))
-    assert of_sample.startswith(f"**{found.edits.of_group('own').success.number()}**")
+    assert of_sample.startswith(f"**{found.edits.of_group('own')['success'].number()}**")
     assert of_other == NOT_MEASURED
 
 

@@ -144,26 +144,26 @@ def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.skipif(not PARAREL.is_dir(), reason="needs PARAREL's data folder at ../shared/pararel/data")
 @pytest.mark.parametrize(("model", "n_prompts"), [("pocket-bert", 224_674), ("smollm2-135m", 144_325)])
-def test_the_plan_for_pararel_counts_the_published_prompts(model: str, n_prompts: int):
+def test_the_plan_for_pararel_counts_the_published_prompts(model, n_prompts):
     plan = make_plan(BuildOptions(model=model, dataset="pararel", source=PARAREL))
     assert (len(plan.dataset.relations), len(plan.facts), plan.n_prompts) == (39, 27_610, n_prompts)
     assert plan.n_discovery + plan.n_held_out == n_prompts
 
 
-def test_a_causal_model_is_asked_only_what_ends_with_the_object(tiny_bert: Path, tiny_llama: Path):
+def test_a_causal_model_is_asked_only_what_ends_with_the_object(tiny_bert, tiny_llama):
     masked, causal = make_plan(options(tiny_bert)), make_plan(options(tiny_llama))
     assert masked.n_prompts == 10 * 6
     assert causal.n_prompts == 10 * 5
     assert all(template.ends_with_object for group in causal.templates.values() for template, _ in group)
 
 
-def test_every_second_usable_template_is_held_out(tiny_llama: Path):
+def test_every_second_usable_template_is_held_out(tiny_llama):
     templates = make_plan(options(tiny_llama)).templates["P36"]
     assert [held_out for _, held_out in templates] == [False, True, False, True, False]
     assert [template.template_id for template, _ in templates] == [f"P36.{i}" for i in (0, 1, 2, 3, 5)]
 
 
-def test_shards_hold_each_fact_once_and_in_order(tiny_bert: Path):
+def test_shards_hold_each_fact_once_and_in_order(tiny_bert):
     plan = make_plan(options(tiny_bert, shard_size=4))
     shards = list(plan.shards())
     assert [fact for shard in shards for fact in shard] == list(plan.facts)
@@ -171,9 +171,7 @@ def test_shards_hold_each_fact_once_and_in_order(tiny_bert: Path):
     assert len(shards) == plan.n_shards
 
 
-def test_a_relation_without_usable_templates_leaves_its_facts_out(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_relation_without_usable_templates_leaves_its_facts_out(tiny_llama, monkeypatch):
     dataset = tiny_dataset()
     kept = [t for t in dataset.templates if t.relation_id == "P36" or not t.ends_with_object]
     monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: replace(dataset, templates=tuple(kept)))
@@ -195,9 +193,7 @@ def parquet_columns(path: Path) -> list[pq.ColumnChunkMetaData]:
 
 
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2", "tiny_llama"])
-def test_a_build_passes_its_own_check_and_fits_the_schema(
-    model: str, tiny: Callable[[str], Path], build_once: Callable[..., Path]
-):
+def test_a_build_passes_its_own_check_and_fits_the_schema(model, tiny, build_once):
     folder = build_once(tiny(model))
     report = check_atlas(folder)
     assert report.passed, str(report)
@@ -214,7 +210,7 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(
         assert split <= {"FLOAT", "DOUBLE"}, name
 
 
-def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas: Path, tiny_bert: Path):
+def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas, tiny_bert):
     from atlas.attribution.attribution import attribute
     from atlas.surgery.subject import load_subject
 
@@ -231,7 +227,7 @@ def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas: Path, tiny_be
             np.testing.assert_allclose(again, expected, atol=1e-5 * result.scores.max())
 
 
-def test_held_out_prompts_are_asked_but_not_attributed(bert_atlas: Path, tiny_bert: Path):
+def test_held_out_prompts_are_asked_but_not_attributed(bert_atlas, tiny_bert):
     from atlas.surgery.subject import load_subject
 
     prompts = tables_of(bert_atlas)["prompts"].to_pandas()
@@ -252,7 +248,7 @@ def test_held_out_prompts_are_asked_but_not_attributed(bert_atlas: Path, tiny_be
 
 
 def test_attribute_all_attributes_held_out_prompts_and_finds_the_same_neurons(
-    build_once: Callable[..., Path], bert_atlas: Path, tiny_bert: Path
+    build_once, bert_atlas, tiny_bert
 ):
     folder = build_once(tiny_bert, attribute="all")
     assert check_atlas(folder).passed
@@ -267,7 +263,7 @@ def test_attribute_all_attributes_held_out_prompts_and_finds_the_same_neurons(
     )
 
 
-def test_effects_are_what_the_interventions_do(bert_atlas: Path, tiny_bert: Path):
+def test_effects_are_what_the_interventions_do(bert_atlas, tiny_bert):
     from atlas.surgery.interventions import Amplify, Suppress
     from atlas.surgery.subject import load_subject
 
@@ -297,7 +293,7 @@ def test_effects_are_what_the_interventions_do(bert_atlas: Path, tiny_bert: Path
         assert row["rank_after"] == after.rank
 
 
-def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas: Path):
+def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas):
     missing = duckdb.sql(f"""
         SELECT count(*) FROM '{bert_atlas}/prompts.parquet' AS p
         JOIN '{bert_atlas}/facts.parquet' AS f USING (fact_id)
@@ -351,7 +347,7 @@ def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
         assert 0 not in drawn
 
 
-def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas: Path, tiny_bert: Path):
+def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas, tiny_bert):
     from atlas.surgery.subject import load_subject
 
     plan = make_plan(options(tiny_bert))
@@ -395,23 +391,21 @@ def test_fewer_prompts_than_places_leave_places_empty():
     ]
 
 
-def test_an_answer_outside_the_vocabulary_is_left_out_and_counted(bert_atlas: Path):
+def test_an_answer_outside_the_vocabulary_is_left_out_and_counted(bert_atlas):
     assert "P37.unwritable" not in tables_of(bert_atlas)["facts"]["fact_id"].to_pylist()
     noted = read_manifest(bert_atlas).method.options
     assert (noted["facts_left_out"], noted["prompts_left_out"]) == (1, 6)
     assert "outside the vocabulary" in noted["why_left_out"][0]
 
 
-def test_nothing_that_can_be_asked_is_one_sentence(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_nothing_that_can_be_asked_is_one_sentence(tiny_bert, tmp_path, monkeypatch):
     dataset = tiny_dataset()
     monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: replace(dataset, facts=dataset.facts[-1:]))
     with pytest.raises(BuildError, match=r"takes no prompt of tiny.*outside the vocabulary"):
         run_build(options(tiny_bert), out=tmp_path / "out")
 
 
-def test_a_model_without_numbers_is_one_sentence(tmp_path: Path):
+def test_a_model_without_numbers_is_one_sentence(tmp_path):
     from tests.tiny_models import save_broken_bert
 
     with pytest.raises((ModelError, BuildError), match=r"NaN.*"):
@@ -419,9 +413,7 @@ def test_a_model_without_numbers_is_one_sentence(tmp_path: Path):
     assert not list((tmp_path / "out" / "work").glob("*.p*"))
 
 
-def test_the_modes_find_their_own_neurons_in_the_same_scores(
-    build_once: Callable[..., Path], bert_atlas: Path, tiny_bert: Path
-):
+def test_the_modes_find_their_own_neurons_in_the_same_scores(build_once, bert_atlas, tiny_bert):
     folder = build_once(tiny_bert, mode="replication")
     assert check_atlas(folder).passed
     assert tables_of(folder)["attributions"].equals(tables_of(bert_atlas)["attributions"])
@@ -430,14 +422,14 @@ def test_the_modes_find_their_own_neurons_in_the_same_scores(
     assert recorded["threshold"] == refinement.MODES["replication"].threshold
 
 
-def test_a_fixed_rule_builds_too(build_once: Callable[..., Path], tiny_bert: Path):
+def test_a_fixed_rule_builds_too(build_once, tiny_bert):
     folder = build_once(tiny_bert, rule="endpoints", limit=2, steps=5)
     assert check_atlas(folder).passed
     method = read_manifest(folder).method
     assert (method.rule, method.tolerance, method.max_points) == ("endpoints", None, 5)
 
 
-def test_the_manifest_says_what_the_atlas_was_made_from(bert_atlas: Path, tiny_bert: Path):
+def test_the_manifest_says_what_the_atlas_was_made_from(bert_atlas, tiny_bert):
     manifest = read_manifest(bert_atlas)
     assert manifest.atlas_id == "tiny-tiny_bert"
     assert (manifest.model.family, manifest.model.n_layers, manifest.model.n_neurons) == ("bert", 3, 72)
@@ -545,9 +537,7 @@ def zygote(script: str, *arguments: object) -> list[list[str]]:
     return [line.split() for line in result.stdout.splitlines()]
 
 
-def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
-    build_once: Callable[..., Path], tiny_bert: Path, tmp_path: Path
-):
+def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_bert, tmp_path):
     whole = build_once(tiny_bert, limit=4, shard_size=2)
     lines = zygote(KILLED, tiny_bert, tmp_path, 40)
     # plan, 2 attribute shards, value vectors, activations, 2 evaluate shards, 8 tables, manifest.
@@ -560,9 +550,7 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(
         assert read_manifest(folder).files == read_manifest(whole).files
 
 
-def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(
-    build_once: Callable[..., Path], tiny_llama: Path, tmp_path: Path
-):
+def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(build_once, tiny_llama, tmp_path):
     whole, out = build_once(tiny_llama, shard_size=1), tmp_path / "out"
     stages = ("attribute", "readout", "activating-", "evaluate", "effects")
     # 10 attribute shards, value vectors, activations, 10 evaluate shards: 22 files, and then the tables.
@@ -579,9 +567,7 @@ def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(
     assert_same_rows(whole, out)
 
 
-def test_a_shard_that_is_no_parquet_file_is_made_again(
-    bert_atlas: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_shard_that_is_no_parquet_file_is_made_again(bert_atlas, tiny_bert, tmp_path, monkeypatch):
     out = tmp_path / "out"
     interrupt_at(monkeypatch, "EvaluateShard")
     with pytest.raises(KeyboardInterrupt):
@@ -604,7 +590,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     monkeypatch.setattr(getattr(jobs, job), "run", interrupt)
 
 
-def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_manifest_is_written_last(tiny_bert, tmp_path, monkeypatch):
     names = []
     original = os.replace
 
@@ -620,14 +606,14 @@ def test_the_manifest_is_written_last(tiny_bert: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "out" / "work").exists()
 
 
-def test_a_work_folder_left_beside_the_manifest_is_tidied_up(copy: Path, tiny_bert: Path):
+def test_a_work_folder_left_beside_the_manifest_is_tidied_up(copy, tiny_bert):
     (copy / "work").mkdir()
     (copy / "work" / "plan.json").write_text("{}")
     assert "Nothing was left to do" in run_build(options(tiny_bert), out=copy)
     assert not (copy / "work").exists()
 
 
-def test_a_finished_atlas_is_left_as_it_is(copy: Path, tiny_bert: Path):
+def test_a_finished_atlas_is_left_as_it_is(copy, tiny_bert):
     before = fingerprint(copy)
     assert "Nothing was left to do" in run_build(options(tiny_bert), out=copy)
     assert fingerprint(copy) == before
@@ -636,13 +622,7 @@ def test_a_finished_atlas_is_left_as_it_is(copy: Path, tiny_bert: Path):
 # --- memory and disk ---
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(
-    bert_atlas: Path,
-    tiny_bert: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
+def test_out_of_memory_halves_the_batch_and_goes_on(bert_atlas, tiny_bert, tmp_path, monkeypatch, capsys):
     import torch
 
     from atlas.attribution import attribution
@@ -665,9 +645,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     assert check_atlas(out).passed
 
 
-def test_too_little_memory_for_one_prompt_is_one_sentence(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_little_memory_for_one_prompt_is_one_sentence(tiny_bert, tmp_path, monkeypatch):
     from atlas.attribution import attribution
 
     def no_memory(*args: object, **kwargs: object) -> list:
@@ -680,9 +658,7 @@ def test_too_little_memory_for_one_prompt_is_one_sentence(
         run_build(options(tiny_bert), out=tmp_path / "out")
 
 
-def test_another_runtime_error_is_not_taken_for_memory(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_another_runtime_error_is_not_taken_for_memory(tiny_bert, tmp_path, monkeypatch):
     from atlas.attribution import attribution
 
     def broken(*args: object, **kwargs: object) -> list:
@@ -697,7 +673,7 @@ def limited_to(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas: Path, tiny_bert: Path, tmp_path: Path):
+def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas, tiny_bert, tmp_path):
     """No file may be larger than 9 kB, so that shards can be written and a table cannot."""
     out = tmp_path / "out"
     script = (
@@ -725,7 +701,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(bert_atlas: Path, tiny_be
     assert_same_rows(bert_atlas, out)
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path):
+def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "file"
 
     def half() -> None:
@@ -746,7 +722,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path):
 # --- folders that are not this build's ---
 
 
-def test_a_folder_with_foreign_files_is_refused_untouched(tiny_bert: Path, tmp_path: Path):
+def test_a_folder_with_foreign_files_is_refused_untouched(tiny_bert, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = fingerprint(tmp_path)
     for fresh in (False, True):
@@ -756,7 +732,7 @@ def test_a_folder_with_foreign_files_is_refused_untouched(tiny_bert: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["work", "facts.parquet"])
-def test_a_folder_that_only_looks_like_a_build_is_refused(tiny_bert: Path, tmp_path: Path, name: str):
+def test_a_folder_that_only_looks_like_a_build_is_refused(tiny_bert, tmp_path, name):
     path = tmp_path / name
     if name == "work":
         path.mkdir()
@@ -769,14 +745,14 @@ def test_a_folder_that_only_looks_like_a_build_is_refused(tiny_bert: Path, tmp_p
     assert fingerprint(tmp_path) == before
 
 
-def test_a_file_in_the_folders_place_is_refused(tiny_bert: Path, tmp_path: Path):
+def test_a_file_in_the_folders_place_is_refused(tiny_bert, tmp_path):
     path = tmp_path / "out"
     path.write_text("a file")
     with pytest.raises(BuildError, match="is a file"):
         run_build(options(tiny_bert), out=path)
 
 
-def test_another_manifest_is_refused_untouched(tiny_bert: Path, tmp_path: Path):
+def test_another_manifest_is_refused_untouched(tiny_bert, tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
     before = fingerprint(tmp_path)
     for fresh in (False, True):
@@ -795,18 +771,14 @@ def test_another_manifest_is_refused_untouched(tiny_bert: Path, tmp_path: Path):
         ({"seed": 3}, "seed 0 where this one has 3"),
     ],
 )
-def test_an_atlas_of_other_parameters_is_refused_untouched(
-    copy: Path, tiny_bert: Path, changes: dict[str, object], named: str
-):
+def test_an_atlas_of_other_parameters_is_refused_untouched(copy, tiny_bert, changes, named):
     before = fingerprint(copy)
     with pytest.raises(BuildError, match=f"finished atlas with {named}.*--fresh"):
         run_build(options(tiny_bert, **changes), out=copy)
     assert fingerprint(copy) == before
 
 
-def test_a_build_begun_with_another_model_is_refused_untouched(
-    tiny_bert: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_build_begun_with_another_model_is_refused_untouched(tiny_bert, tiny_llama, tmp_path, monkeypatch):
     out = tmp_path / "out"
     interrupt_at(monkeypatch, "AttributeShard")
     with pytest.raises(KeyboardInterrupt):
@@ -817,16 +789,14 @@ def test_a_build_begun_with_another_model_is_refused_untouched(
     assert fingerprint(out) == before
 
 
-def test_fresh_starts_over(copy: Path, bert_atlas: Path, tiny_bert: Path, tmp_path: Path):
+def test_fresh_starts_over(copy, bert_atlas, tiny_bert, tmp_path):
     run_build(options(tiny_bert, limit=2), out=copy, fresh=True)
     assert pq.read_metadata(copy / "facts.parquet").num_rows == 2
     run_build(options(tiny_bert), out=copy, fresh=True)
     assert_same_rows(bert_atlas, copy)
 
 
-def test_fresh_killed_halfway_leaves_the_old_atlas_or_a_begun_build(
-    copy: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_fresh_killed_halfway_leaves_the_old_atlas_or_a_begun_build(copy, tiny_bert, monkeypatch):
     def full(*args: object) -> None:
         raise KeyboardInterrupt
 
@@ -844,16 +814,14 @@ def test_fresh_killed_halfway_leaves_the_old_atlas_or_a_begun_build(
     assert pq.read_metadata(copy / "facts.parquet").num_rows == 2
 
 
-def test_a_work_folder_with_somebodys_files_stays(copy: Path, tiny_bert: Path):
+def test_a_work_folder_with_somebodys_files_stays(copy, tiny_bert):
     (copy / "work").mkdir()
     (copy / "work" / "notes.txt").write_text("mine")
     run_build(options(tiny_bert), out=copy)
     assert [path.name for path in (copy / "work").iterdir()] == ["notes.txt"]
 
 
-def test_tables_that_contradict_themselves_are_not_finished(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_tables_that_contradict_themselves_are_not_finished(tiny_bert, tmp_path, monkeypatch):
     from build.output import tables
 
     original = tables.facts_table
@@ -869,7 +837,7 @@ def test_tables_that_contradict_themselves_are_not_finished(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_two_builds_do_not_share_a_folder(tmp_path: Path):
+def test_two_builds_do_not_share_a_folder(tmp_path):
     first, second = Output(tmp_path / "out"), Output(tmp_path / "out")
     first.claim({"model": "a"})
     with pytest.raises(BuildError, match="Another build is running"):
@@ -882,7 +850,7 @@ def test_two_builds_do_not_share_a_folder(tmp_path: Path):
 # --- check ---
 
 
-def test_check_finds_a_flipped_byte(copy: Path):
+def test_check_finds_a_flipped_byte(copy):
     path = copy / "attributions.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -890,18 +858,18 @@ def test_check_finds_a_flipped_byte(copy: Path):
     assert "sha256" in check_atlas(copy).problems[0]
 
 
-def test_check_finds_a_truncated_file(copy: Path):
+def test_check_finds_a_truncated_file(copy):
     path = copy / "prompts.parquet"
     path.write_bytes(path.read_bytes()[:-10])
     assert "truncated" in check_atlas(copy).problems[0]
 
 
-def test_check_finds_a_missing_file(copy: Path):
+def test_check_finds_a_missing_file(copy):
     (copy / "effects.parquet").unlink()
     assert "missing" in check_atlas(copy).problems[0]
 
 
-def test_check_finds_an_unfinished_atlas(copy: Path):
+def test_check_finds_an_unfinished_atlas(copy):
     (copy / "manifest.json").unlink()
     assert "not a finished atlas" in check_atlas(copy).problems[0]
 
@@ -940,14 +908,14 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ("relations", "FROM rows UNION ALL FROM rows", "occur more than once"),
     ],
 )
-def test_check_finds_rows_that_cannot_be(copy: Path, table: str, change: str, sentence: str):
+def test_check_finds_rows_that_cannot_be(copy, table, change, sentence):
     spoil(copy, table, change)
     report = check_atlas(copy)
     assert not report.passed
     assert any(sentence in problem for problem in report.problems), report.problems
 
 
-def test_check_warns_of_paths_that_did_not_converge(copy: Path):
+def test_check_warns_of_paths_that_did_not_converge(copy):
     spoil(
         copy,
         "prompts",
@@ -959,9 +927,7 @@ def test_check_warns_of_paths_that_did_not_converge(copy: Path):
     assert "converged, fewer than 99%" in report.warnings[0]
 
 
-def test_the_plan_file_is_plain_json_a_person_can_read(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_plan_file_is_plain_json_a_person_can_read(tiny_bert, tmp_path, monkeypatch):
     interrupt_at(monkeypatch, "AttributeShard")
     with pytest.raises(KeyboardInterrupt):
         run_build(options(tiny_bert), out=tmp_path / "out")

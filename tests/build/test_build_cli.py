@@ -73,17 +73,17 @@ def refused(
         (["--model", "./no/such/folder"], "'./no/such/folder' is neither a folder nor a model's name"),
     ],
 )
-def test_a_bad_option_is_one_sentence(refused: Callable[..., str], arguments: list[str], sentence: str):
+def test_a_bad_option_is_one_sentence(refused, arguments, sentence):
     assert sentence in refused(*RUN, *arguments)
 
 
-def test_plan_refuses_what_run_refuses(refused: Callable[..., str]):
+def test_plan_refuses_what_run_refuses(refused):
     assert "--limit must be" in refused(
         "plan", "--model", "pocket-bert", "--dataset", "starter", "--limit", "0"
     )
 
 
-def test_a_value_that_is_not_a_number_is_refused_with_the_usage(capsys: pytest.CaptureFixture[str]):
+def test_a_value_that_is_not_a_number_is_refused_with_the_usage(capsys):
     assert main([*RUN, "--limit", "many"]) == 2
     errors = capsys.readouterr().err
     assert "Usage: python -m build run" in errors
@@ -91,7 +91,7 @@ def test_a_value_that_is_not_a_number_is_refused_with_the_usage(capsys: pytest.C
     assert "valid integer" in errors
 
 
-def test_a_model_of_an_unknown_family_is_one_sentence(refused: Callable[..., str], tmp_path: Path):
+def test_a_model_of_an_unknown_family_is_one_sentence(refused, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "t5"}')
@@ -129,21 +129,21 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess:
 
 @needs_pararel
 @pytest.mark.parametrize(("model", "prompts"), [("pocket-bert", "224,674"), ("smollm2-135m", "144,325")])
-def test_plan_reports_pararels_figures(capsys: pytest.CaptureFixture[str], model: str, prompts: str):
+def test_plan_reports_pararels_figures(capsys, model, prompts):
     assert main(["plan", "--model", model, "--dataset", "pararel", "--source", str(PARAREL)]) == 0
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert (lines["relations"], lines["facts"], lines["prompts"]) == ("39", "27,610", prompts)
     assert {"disk", "rows", "time"} <= set(lines)
 
 
-def test_plan_says_where_its_time_comes_from(capsys: pytest.CaptureFixture[str], tiny_bert: Path):
+def test_plan_says_where_its_time_comes_from(capsys, tiny_bert):
     assert main(["plan", "--model", str(tiny_bert), "--dataset", "starter", "--limit", "9"]) == 0
     output = capsys.readouterr().out
     assert "unknown until measured" in output
     assert re.search(r"^facts +9$", output, re.MULTILINE)
 
 
-def test_plan_needs_no_weights_of_a_known_model(capsys: pytest.CaptureFixture[str]):
+def test_plan_needs_no_weights_of_a_known_model(capsys):
     assert main(["plan", "--model", "bert-base-uncased", "--dataset", "starter"]) == 0
     assert "masked: all templates" in capsys.readouterr().out
 
@@ -151,9 +151,7 @@ def test_plan_needs_no_weights_of_a_known_model(capsys: pytest.CaptureFixture[st
 # --- run ---
 
 
-def test_run_ends_with_a_summary_and_check_agrees(
-    capsys: pytest.CaptureFixture[str], tiny_llama: Path, tmp_path: Path
-):
+def test_run_ends_with_a_summary_and_check_agrees(capsys, tiny_llama, tmp_path):
     command = ["run", "--model", str(tiny_llama), "--dataset", "starter", "--out", str(tmp_path / "out")]
     command += ["--relations", "P36,P37", "--limit", "4", "--threads", "1"]
     assert main(command) == 0
@@ -168,7 +166,7 @@ def test_run_ends_with_a_summary_and_check_agrees(
 
 
 @pytest.mark.skipif(not is_ready("pocket-bert"), reason="needs the weights of pocket-bert")
-def test_pocket_bert_builds_an_atlas_of_facts_it_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_pocket_bert_builds_an_atlas_of_facts_it_knows(capsys, tmp_path):
     out = tmp_path / "out"
     assert (
         main(["run", "--model", "pocket-bert", "--dataset", "starter", "--limit", "20", "--out", str(out)])
@@ -181,7 +179,7 @@ def test_pocket_bert_builds_an_atlas_of_facts_it_knows(capsys: pytest.CaptureFix
     assert main(["check", str(out)]) == 0
 
 
-def test_ctrl_c_says_how_to_go_on(tiny_bert: Path, tmp_path: Path):
+def test_ctrl_c_says_how_to_go_on(tiny_bert, tmp_path):
     out = tmp_path / "out"
     command = ["run", "--model", str(tiny_bert), "--dataset", "starter", "--out", str(out)]
     process = subprocess.Popen(
@@ -211,9 +209,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_bert: Path, tmp_path: Path):
     assert not list(out.rglob("*.partial"))
 
 
-def test_a_folder_in_use_by_another_model_is_refused(
-    refused: Callable[..., str], tiny_bert: Path, tmp_path: Path
-):
+def test_a_folder_in_use_by_another_model_is_refused(refused, tiny_bert, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -224,7 +220,7 @@ def test_a_folder_in_use_by_another_model_is_refused(
 # --- check ---
 
 
-def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_check_reports_each_folder_and_fails_for_one(capsys, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["check", str(empty), str(tmp_path / "nowhere")]) == 2
@@ -237,7 +233,7 @@ def test_check_reports_each_folder_and_fails_for_one(capsys: pytest.CaptureFixtu
 # --- the other commands ---
 
 
-def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys: pytest.CaptureFixture[str]):
+def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys):
     assert main(["evaluate", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for study in STUDIES.values():
@@ -246,13 +242,13 @@ def test_the_help_of_evaluate_says_what_each_experiment_measures(capsys: pytest.
         assert f" {name} the same as {', '.join(ALIASES[name])}" in text
 
 
-def test_training_refuses_impossible_options(refused: Callable[..., str], tmp_path: Path):
+def test_training_refuses_impossible_options(refused, tmp_path):
     out = str(tmp_path / "out")
     assert "--epochs must be" in refused("train-pocket-bert", "--epochs", "0", "--out", out)
     assert "--seed must be" in refused("train-pocket-bert", "--seed", "-1", "--out", out)
 
 
-def test_fetching_an_unknown_model_is_one_sentence(refused: Callable[..., str]):
+def test_fetching_an_unknown_model_is_one_sentence(refused):
     assert "neither a folder nor a model's name" in refused("fetch-model", "no model!")
 
 
@@ -264,7 +260,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with ProgressBar("attribute", total=10, done=2) as progress:
@@ -273,7 +269,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     assert "attribute" in terminal.getvalue()
 
 
-def test_progress_is_a_plain_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPatch):
+def test_progress_is_a_plain_line_now_and_then_elsewhere(monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     errors = io.StringIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def _tiny_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets.LOADERS, "tiny", lambda source: tiny_dataset())
 
 
-def test_whatever_is_left_to_the_device_is_tf32_and_large_shards_on_a_gpu(tiny_bert: Path):
+def test_whatever_is_left_to_the_device_is_tf32_and_large_shards_on_a_gpu(tiny_bert):
     left = BuildOptions(model=str(tiny_bert), dataset="tiny")
     assert (left.on("cpu").dtype, left.on("cpu").shard_size) == ("float32", 25)
     assert (left.on("cuda").dtype, left.on("cuda").shard_size) == ("tf32", 200)
@@ -39,9 +38,7 @@ def test_whatever_is_left_to_the_device_is_tf32_and_large_shards_on_a_gpu(tiny_b
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "no such device"])
-def test_a_device_that_is_not_at_hand_is_refused_before_the_folder_is_begun(
-    device: str, tiny_bert: Path, tmp_path: Path
-):
+def test_a_device_that_is_not_at_hand_is_refused_before_the_folder_is_begun(device, tiny_bert, tmp_path):
     """Else its precision would keep the folder from the device that is there."""
     if device == "cuda:7" and torch.cuda.is_available():
         assert Machine(device=device).kind == "cuda"
@@ -51,7 +48,7 @@ def test_a_device_that_is_not_at_hand_is_refused_before_the_folder_is_begun(
     assert not (tmp_path / "atlas").exists()
 
 
-def test_a_build_on_a_processor_is_float32s_and_has_nothing_to_sample(tiny_bert: Path, tmp_path: Path):
+def test_a_build_on_a_processor_is_float32s_and_has_nothing_to_sample(tiny_bert, tmp_path):
     run_build(options(tiny_bert, shard_size=None, limit=2), out=tmp_path / "atlas", machine=CPU)
     manifest = read_manifest(tmp_path / "atlas")
     parameters = manifest.method.options["parameters"]
@@ -61,7 +58,7 @@ def test_a_build_on_a_processor_is_float32s_and_has_nothing_to_sample(tiny_bert:
     assert "precision" not in describe_atlas(tmp_path / "atlas")
 
 
-def test_the_manifest_says_how_far_scores_are_off_float32s(tiny_bert: Path, tmp_path: Path):
+def test_the_manifest_says_how_far_scores_are_off_float32s(tiny_bert, tmp_path):
     """Found again by attributing the same prompts twice."""
     chosen = options(tiny_bert, dtype="bfloat16", tolerance=0.03)
     said = run_build(chosen, out=tmp_path / "atlas", machine=CPU)
@@ -90,7 +87,7 @@ def test_the_manifest_says_how_far_scores_are_off_float32s(tiny_bert: Path, tmp_
     assert f"bfloat16: scores of {len(prompts)} sampled prompts within {max(off):.2%} of float32's" in said
 
 
-def test_a_precision_that_spoils_scores_beyond_the_tolerance_is_refused(tiny_bert: Path, tmp_path: Path):
+def test_a_precision_that_spoils_scores_beyond_the_tolerance_is_refused(tiny_bert, tmp_path):
     """A fixed sum cannot begin again what rounding spoils; the sample sees it."""
     chosen = options(tiny_bert, dtype="bfloat16", rule="left", tolerance=0.001)
     with pytest.raises(BuildError, match=r"more than the tolerance of 0.10%. Use --dtype float32"):

@@ -15,7 +15,7 @@ import pytest
 from atlas.models import is_ready
 from atlas.store.atlas import DATA, Atlas
 from atlas.store.schema import SORT_KEYS, TABLES, conform
-from build.evidence import STUDIES, Study
+from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
 from build.evidence.setting import Setting
 
@@ -31,7 +31,7 @@ QUICK_OF_SMOLLM2 = [
 
 
 @pytest.mark.parametrize("atlas_id", ATLASES)
-def test_every_study_was_run_on_every_committed_atlas(atlas_id: str):
+def test_every_study_was_run_on_every_committed_atlas(atlas_id):
     with Atlas(DATA / atlas_id) as atlas:
         records = atlas.manifest.method.options[RECORD]
         assert set(records) == set(STUDIES)
@@ -46,7 +46,7 @@ def test_every_study_was_run_on_every_committed_atlas(atlas_id: str):
     ALL_OF_POCKET_BERT + QUICK_OF_SMOLLM2,
     ids=[f"{atlas_id}-{study.name}" for atlas_id, study in ALL_OF_POCKET_BERT + QUICK_OF_SMOLLM2],
 )
-def test_a_shard_measured_again_has_the_committed_rows(atlas_id: str, study: Study):
+def test_a_shard_measured_again_has_the_committed_rows(atlas_id, study):
     with Atlas(DATA / atlas_id) as atlas:
         record = atlas.manifest.method.options[RECORD][study.name]
         setting = Setting(atlas, MODELS[atlas_id], seed=record["seed"], sample=record["sample"])

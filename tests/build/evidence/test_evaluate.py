@@ -79,16 +79,14 @@ def test_every_study_fills_tables_of_the_schema_and_no_two_the_same():
         assert {"units", "measure", "summary"} <= set(dir(study.load()))
 
 
-def test_an_atlas_with_more_tables_passes_the_check_and_says_how_they_were_measured(measured: Path):
+def test_an_atlas_with_more_tables_passes_the_check_and_says_how_they_were_measured(measured):
     assert check_atlas(measured).passed, str(check_atlas(measured))
     record = read_manifest(measured).method.options["experiments"]["effects"]
     assert (record["sample"], record["seed"]) == (30, 0)
     assert not (measured / "work").exists()
 
 
-def test_what_was_measured_is_not_measured_again_unless_asked(
-    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_what_was_measured_is_not_measured_again_unless_asked(measured, tmp_path, capsys):
     folder = shutil.copytree(measured, tmp_path / "again")
     before = tables_of(folder)
     assert "already measured" in evaluate_atlas(folder, FEW)
@@ -96,7 +94,7 @@ def test_what_was_measured_is_not_measured_again_unless_asked(
     assert tables_of(folder) == before
 
 
-def test_another_sample_is_measured_and_replaces_the_table(measured: Path, tmp_path: Path):
+def test_another_sample_is_measured_and_replaces_the_table(measured, tmp_path):
     folder = shutil.copytree(measured, tmp_path / "other")
     evaluate_atlas(folder, EvaluateOptions(experiments="effects", sample=5), fresh=True)
     with Atlas(folder) as atlas:
@@ -107,9 +105,7 @@ def test_another_sample_is_measured_and_replaces_the_table(measured: Path, tmp_p
 @pytest.mark.parametrize(
     "changed", [{"sample": 5}, {"seed": 1}, {"sample": 0}], ids=["sample", "seed", "every fact"]
 )
-def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(
-    measured: Path, tmp_path: Path, changed: dict
-):
+def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(measured, tmp_path, changed):
     folder = shutil.copytree(measured, tmp_path / "other")
     before = tables_of(folder)
     with pytest.raises(BuildError, match=r"has the table effects with a sample of 30 .* Give --fresh"):
@@ -117,7 +113,7 @@ def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(
     assert tables_of(folder) == before
 
 
-def test_a_build_s_effects_of_every_fact_are_not_replaced_by_a_sample_unasked(copy: Path):
+def test_a_build_s_effects_of_every_fact_are_not_replaced_by_a_sample_unasked(copy):
     before = tables_of(copy)
     with pytest.raises(
         BuildError, match=r"has the table effects with every fact; this would be a sample of 30"
@@ -126,9 +122,7 @@ def test_a_build_s_effects_of_every_fact_are_not_replaced_by_a_sample_unasked(co
     assert tables_of(copy) == before
 
 
-def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(
-    measured: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(measured, copy, monkeypatch):
     original, written = Output.write_shard, []
 
     def dying(self: Output, stage: str, index: int, table: object) -> None:
@@ -151,9 +145,7 @@ def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(
 
 
 @pytest.mark.parametrize("rename", range(4))
-def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(
-    measured: Path, copy: Path, rename: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(measured, copy, rename, monkeypatch):
     manifest = read_manifest(measured)
     new = {name: pq.read_table(measured / file_name(name)) for name in ("effects", "effect_summaries")}
     old = tables_of(copy)
@@ -180,7 +172,7 @@ def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(
     assert not list(copy.glob(".*"))
 
 
-def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
+def test_two_evaluations_of_one_folder_do_not_run_together(copy):
     output = Output(copy)
     output.reopen()
     with pytest.raises(BuildError, match="Another build is running"):
@@ -198,9 +190,7 @@ def test_two_evaluations_of_one_folder_do_not_run_together(copy: Path):
         (["--threads", "0"], "--threads"),
     ],
 )
-def test_bad_options_are_one_sentence_and_status_2(
-    copy: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-):
+def test_bad_options_are_one_sentence_and_status_2(copy, arguments, sentence, capsys):
     before = tables_of(copy)
     assert main(["evaluate", str(copy), *arguments]) == 2
     error = capsys.readouterr().err
@@ -209,12 +199,12 @@ def test_bad_options_are_one_sentence_and_status_2(
     assert tables_of(copy) == before
 
 
-def test_another_model_is_refused(copy: Path, tiny_bert: Path):
+def test_another_model_is_refused(copy, tiny_bert):
     with pytest.raises(BuildError, match="other weights"):
         evaluate_atlas(copy, EvaluateOptions(experiments="effects", model=str(tiny_bert)))
 
 
-def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path: Path):
+def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path):
     folder = write_sample_atlas(tmp_path / "sample", leave_out=("attributions",))
     with pytest.raises(BuildError, match="has no attributions, which the experiment 'statistics' needs"):
         evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))
@@ -233,7 +223,7 @@ def effects(measured: Path) -> pd.DataFrame:
     return pq.read_table(measured / "effects.parquet").to_pandas()
 
 
-def test_the_sample_takes_known_facts_of_every_relation_in_turn(setting: Setting):
+def test_the_sample_takes_known_facts_of_every_relation_in_turn(setting):
     drawn = setting.sampled("effects")
     assert len(drawn) == 30
     assert all(fact.known for fact in drawn)
@@ -242,7 +232,7 @@ def test_the_sample_takes_known_facts_of_every_relation_in_turn(setting: Setting
     assert [fact.fact_id for fact in drawn] == sorted(fact.fact_id for fact in drawn)
 
 
-def test_every_prompt_has_every_group_and_both_interventions(setting: Setting, effects: pd.DataFrame):
+def test_every_prompt_has_every_group_and_both_interventions(setting, effects):
     for fact in setting.sampled("effects"):
         rows = effects[effects["fact_id"] == fact.fact_id]
         own = rows[rows["group"] != "unrelated"]
@@ -258,9 +248,7 @@ def test_every_prompt_has_every_group_and_both_interventions(setting: Setting, e
 
 
 @pytest.mark.parametrize("group", ["own", "random", "matched", "baseline", "unrelated"])
-def test_an_effect_is_what_scaling_the_activations_by_hand_gives(
-    setting: Setting, effects: pd.DataFrame, group: str
-):
+def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effects, group):
     import torch
 
     subject = setting.subject
@@ -437,9 +425,7 @@ def test_the_committed_summaries_follow_from_the_committed_effects():
         assert (stored["paper_low"] <= stored["paper_high"]).all()
 
 
-def test_how_active_the_changed_neurons_are_is_read_off_the_discovery_prompts(
-    setting: Setting, effects: pd.DataFrame
-):
+def test_how_active_the_changed_neurons_are_is_read_off_the_discovery_prompts(setting, effects):
     for fact in setting.sampled("effects")[:5]:
         rows = effects[effects["fact_id"] == fact.fact_id]
         found = [setting.subject.activations([each.prompt])[0] for each in fact.discovery]

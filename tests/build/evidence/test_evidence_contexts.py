@@ -53,7 +53,7 @@ def facts(setting: Setting) -> list[AtlasFact]:
 # --- sentences ---
 
 
-def test_every_context_has_four_sentences_that_share_what_they_may(setting: Setting, facts: list[AtlasFact]):
+def test_every_context_has_four_sentences_that_share_what_they_may(setting, facts):
     stored = (
         setting.atlas.query(
             "SELECT fact_id, template_id, text, held_out, relation_id, subject, object "
@@ -103,17 +103,13 @@ def test_every_context_has_four_sentences_that_share_what_they_may(setting: Sett
     assert other_relations > 0
 
 
-def test_a_subject_of_other_relations_is_asked_for_two_of_them_where_the_atlas_has_them(
-    setting: Setting, facts: list[AtlasFact]
-):
+def test_a_subject_of_other_relations_is_asked_for_two_of_them_where_the_atlas_has_them(setting, facts):
     for fact in facts[-2:]:
         about = [each for each in draw_sentences(setting, fact)["subject"] if each.fact_id != fact.fact_id]
         assert len({prompt.fact_id for prompt in about}) == 2
 
 
-def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(
-    setting: Setting, facts: list[AtlasFact]
-):
+def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(setting, facts):
     subject = facts[-1].fact.subject
     narrow = Setting(setting.atlas, "pocket-bert")
     narrow.subject = setting.subject
@@ -128,7 +124,7 @@ def test_where_all_facts_are_about_one_subject_there_are_no_others_to_ask(
     }
 
 
-def test_sentences_depend_on_the_seed_and_the_fact_alone(setting: Setting, facts: list[AtlasFact]):
+def test_sentences_depend_on_the_seed_and_the_fact_alone(setting, facts):
     alone = Setting(setting.atlas, "pocket-bert", sample=3)
     other = Setting(setting.atlas, "pocket-bert", seed=1)
     alone.subject = other.subject = setting.subject
@@ -137,9 +133,7 @@ def test_sentences_depend_on_the_seed_and_the_fact_alone(setting: Setting, facts
         assert draw_sentences(other, fact)["random"] != draw_sentences(setting, fact)["random"]
 
 
-def test_neutral_sentences_end_with_the_answer_so_that_causal_models_can_be_asked(
-    tiny_gpt2: Path, sample: Path
-):
+def test_neutral_sentences_end_with_the_answer_so_that_causal_models_can_be_asked(tiny_gpt2, sample):
     with Atlas(sample) as atlas:
         setting = Setting(atlas, str(tiny_gpt2))
         fact = setting.facts[0]
@@ -185,7 +179,7 @@ def by_hand():
     return read
 
 
-def test_a_row_is_what_the_activations_read_by_hand_give(setting: Setting, facts: list[AtlasFact], by_hand):
+def test_a_row_is_what_the_activations_read_by_hand_give(setting, facts, by_hand):
     chosen = [facts[0], facts[7], facts[-1]]
     rows = pd.DataFrame(measure(setting, [fact.fact_id for fact in chosen]))
     assert len(rows) == len(chosen) * len(CONTEXT_KINDS) * 2
@@ -216,7 +210,7 @@ def test_a_row_is_what_the_activations_read_by_hand_give(setting: Setting, facts
                 assert row.relative == pytest.approx(statistics.median(relative), rel=1e-3, abs=1e-5)
 
 
-def test_rows_do_not_depend_on_what_else_is_in_their_unit(setting: Setting, facts: list[AtlasFact]):
+def test_rows_do_not_depend_on_what_else_is_in_their_unit(setting, facts):
     [unit, *_] = units(setting)
     together = pd.DataFrame(measure(setting, unit))
     alone = pd.DataFrame(row for fact_id in unit for row in measure(setting, [fact_id]))
@@ -229,7 +223,7 @@ def test_rows_do_not_depend_on_what_else_is_in_their_unit(setting: Setting, fact
     pd.testing.assert_frame_equal(together[plain], alone[plain], rtol=1e-3, atol=1e-5)
 
 
-def test_each_different_sentence_of_a_unit_goes_through_the_model_once(setting: Setting):
+def test_each_different_sentence_of_a_unit_goes_through_the_model_once(setting):
     class Counting(Setting):
         def activations(self, prompts):
             self.asked = [(prompt.text, prompt.answer) for prompt in prompts]
@@ -252,7 +246,7 @@ def test_each_different_sentence_of_a_unit_goes_through_the_model_once(setting: 
     assert len(wanted) > len(counting.asked)
 
 
-def test_a_context_without_sentences_has_no_row(setting: Setting, facts: list[AtlasFact]):
+def test_a_context_without_sentences_has_no_row(setting, facts):
     lonely = Setting(setting.atlas, "pocket-bert")
     lonely.subject = setting.subject
     lonely.facts = (facts[0],)
@@ -344,7 +338,7 @@ def contexts_of(folder: Path, value: dict[str, float]) -> Iterator[dict]:
                 }
 
 
-def test_the_summary_tells_known_facts_and_random_neurons_apart(folder: Path):
+def test_the_summary_tells_known_facts_and_random_neurons_apart(folder):
     put(folder, list(contexts_of(folder, {"fact": 0.8, "subject": 0.1, "random": 1.0})))
     with Atlas(folder) as atlas:
         lines = {line.split("  ")[0]: line for line in summary(atlas)}
@@ -358,7 +352,7 @@ def test_the_summary_tells_known_facts_and_random_neurons_apart(folder: Path):
     assert f"{0.8 * (1 + share):.2f} [" in lines["all, relative, own neurons"]
 
 
-def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder: Path):
+def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder):
     rows = list(contexts_of(folder, dict.fromkeys(CONTEXT_KINDS, 0.5)))
     sentence = "contexts lack an activation, or have a wrong number of neurons or sentences"
 

@@ -33,7 +33,7 @@ def replace_table(folder: Path, name: str, rows: list[dict]) -> Path:
 
 
 @pytest.mark.parametrize("n", [1, 2, 20, 39, 40, 41, 42, 57, 100, 283, 5000])
-def test_doses_are_every_number_or_every_small_one_and_a_grid_to_all(n: int):
+def test_doses_are_every_number_or_every_small_one_and_a_grid_to_all(n):
     found = subset_sizes(n)
     assert found == sorted(set(found))
     assert (found[0], found[-1]) == (1, n)
@@ -44,7 +44,7 @@ def test_doses_are_every_number_or_every_small_one_and_a_grid_to_all(n: int):
         assert max(steps) - min(steps) <= 1
 
 
-def test_facts_without_held_out_prompts_are_not_asked(tmp_path: Path):
+def test_facts_without_held_out_prompts_are_not_asked(tmp_path):
     folder = write_sample_atlas(tmp_path / "sample")
     prompts = sample_tables()["prompts"]
     without = {"P36-00000", "P103-00001"}
@@ -129,9 +129,7 @@ def by_score(setting: Setting, fact_id: str) -> list[Neuron]:
     return [Neuron(row.layer, row.neuron) for row in plain]
 
 
-def test_each_dose_is_what_zeroing_the_best_scored_neurons_by_hand_gives(
-    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
-):
+def test_each_dose_is_what_zeroing_the_best_scored_neurons_by_hand_gives(setting, facts, rows):
     for fact_id in facts:
         neurons = by_score(setting, fact_id)
         n = len(neurons)
@@ -144,9 +142,7 @@ def test_each_dose_is_what_zeroing_the_best_scored_neurons_by_hand_gives(
             assert of_fact.loc[k, "p_after"] == pytest.approx(expected, rel=1e-3), (fact_id, k)
 
 
-def test_the_random_order_adds_one_neuron_at_a_time_and_ends_with_all(
-    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
-):
+def test_the_random_order_adds_one_neuron_at_a_time_and_ends_with_all(setting, facts, rows):
     few, many = facts
     neurons = by_score(setting, few)
     first: list[Neuron] = []
@@ -167,9 +163,7 @@ def test_the_random_order_adds_one_neuron_at_a_time_and_ends_with_all(
     assert (rows.loc[many, "random"]["p_after"] - rows.loc[many, "score"]["p_after"]).abs().max() > 1e-3
 
 
-def test_the_random_order_is_another_with_another_seed_and_the_same_with_the_same(
-    setting: Setting, facts: tuple[str, str], rows: pd.DataFrame
-):
+def test_the_random_order_is_another_with_another_seed_and_the_same_with_the_same(setting, facts, rows):
     few = facts[0]
     again = table_of(measure(setting, [few]))
     assert again["p_after"].to_numpy() == pytest.approx(rows.loc[[few]]["p_after"].to_numpy(), rel=1e-5)
@@ -209,7 +203,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     return Atlas(replace_table(folder, "subsets", rows))
 
 
-def test_half_the_effect_is_the_first_dose_whose_fall_is_half_of_all(halved: Atlas):
+def test_half_the_effect_is_the_first_dose_whose_fall_is_half_of_all(halved):
     found = half_effect(halved).set_index(["fact_id", "order"])
     assert set(found.index) == set(CURVES)
     assert found.loc[("P36-00000", "score"), "k_half"] == 1
@@ -234,7 +228,7 @@ def test_half_the_effect_is_the_first_dose_whose_fall_is_half_of_all(halved: Atl
         assert row["rises"] == pytest.approx(np.mean(rises)) if rises else np.isnan(row["rises"])
 
 
-def test_the_summary_counts_facts_and_the_steps_at_which_more_hurts_less(halved: Atlas):
+def test_the_summary_counts_facts_and_the_steps_at_which_more_hurts_less(halved):
     known = dict(halved.query("SELECT fact_id, known FROM facts").itertuples(index=False))
     assert not known["P36-00004"]
     assert all(known[fact_id] for fact_id, _ in CURVES if fact_id != "P36-00004")
@@ -246,7 +240,7 @@ def test_the_summary_counts_facts_and_the_steps_at_which_more_hurts_less(halved:
     assert some[6:10] == ["3.5", "(3.25", "to", "3.75)"]  # 3 of 3 and 4 of 6
 
 
-def test_facts_without_an_effect_are_counted_and_nothing_is_said_of_them(tmp_path: Path):
+def test_facts_without_an_effect_are_counted_and_nothing_is_said_of_them(tmp_path):
     folder = write_sample_atlas(tmp_path / "sample")
     row = {"fact_id": "P36-00000", "order": "score", "k": 1, "n_neurons": 1, "p_before": 0.5, "p_after": 0.5}
     with Atlas(replace_table(folder, "subsets", [row, row | {"order": "random"}])) as atlas:
@@ -257,7 +251,7 @@ def test_facts_without_an_effect_are_counted_and_nothing_is_said_of_them(tmp_pat
 # --- the check of an atlas ---
 
 
-def test_a_synthetic_atlas_passes_and_subsets_that_contradict_its_other_tables_do_not(tmp_path: Path):
+def test_a_synthetic_atlas_passes_and_subsets_that_contradict_its_other_tables_do_not(tmp_path):
     others = tuple(table for study in STUDIES.values() for table in study.tables if table != "subsets")
     folder = write_sample_atlas(tmp_path / "sample", leave_out=others)
     with Atlas(folder) as atlas:

@@ -40,7 +40,7 @@ RUN = ("run", "--model", "pocket-bert", "--dataset", "starter", "--out")
         ({"workers": 5}, 64, 4, None),
     ],
 )
-def test_workers_share_cores_or_have_a_gpu_each(given: dict, cpu: int, gpus: int, shared: Share | None):
+def test_workers_share_cores_or_have_a_gpu_each(given, cpu, gpus, shared):
     machine = Machine(executor="ray", **given)
     if shared is None:
         with pytest.raises(BuildError, match=r"^Ray finds \d .* Use fewer --workers or --"):
@@ -63,9 +63,7 @@ def test_no_more_cores_are_counted_than_this_process_may_use():
         (["--executor", "ray", "--device", "cuda:1"], "names one GPU"),
     ],
 )
-def test_a_bad_option_is_one_sentence_before_torch_and_ray(
-    tmp_path: Path, arguments: list[str], sentence: str
-):
+def test_a_bad_option_is_one_sentence_before_torch_and_ray(tmp_path, arguments, sentence):
     code = (
         "import sys; from build.__main__ import main; status = main(sys.argv[1:]); "
         "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(status)"
@@ -73,7 +71,7 @@ def test_a_bad_option_is_one_sentence_before_torch_and_ray(
     refused(code, tmp_path, arguments, sentence)
 
 
-def test_without_ray_there_is_a_remedy(tmp_path: Path):
+def test_without_ray_there_is_a_remedy(tmp_path):
     code = (
         "import sys; sys.modules['ray'] = None; from build.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -152,7 +150,7 @@ def output(tmp_path: Path) -> Iterator[Output]:
     output.close()
 
 
-def test_a_shard_is_written_while_the_next_one_is_made(output: Output, monkeypatch: pytest.MonkeyPatch):
+def test_a_shard_is_written_while_the_next_one_is_made(output, monkeypatch):
     go_on, original = threading.Event(), writer.Output.write_shard
 
     def slow(self: Output, *arguments: object) -> None:
@@ -170,7 +168,7 @@ def test_a_shard_is_written_while_the_next_one_is_made(output: Output, monkeypat
     assert pq.read_table(output.shard_path("attribute", 1)).to_pylist() == [{"a": 2}]
 
 
-def test_a_shard_that_was_made_is_written_also_when_the_build_is_interrupted(output: Output):
+def test_a_shard_that_was_made_is_written_also_when_the_build_is_interrupted(output):
     def interrupted() -> None:
         with output.background() as write:
             write("attribute", 0, pa.table({"a": [1]}))
@@ -182,7 +180,7 @@ def test_a_shard_that_was_made_is_written_also_when_the_build_is_interrupted(out
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_shard_that_cannot_be_written_stops_the_build_with_a_sentence(output: Output, shards: int):
+def test_a_shard_that_cannot_be_written_stops_the_build_with_a_sentence(output, shards):
     (output.work / ".attribute-00000.parquet.partial").symlink_to("/dev/full")
 
     def write_all() -> None:

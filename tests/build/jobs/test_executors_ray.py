@@ -116,9 +116,7 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     return sorted(found, key=lambda child: child.pid)
 
 
-def test_workers_that_are_killed_lose_nothing(
-    start: Callable[..., subprocess.Popen], reference: Path, tmp_path: Path
-):
+def test_workers_that_are_killed_lose_nothing(start, reference, tmp_path):
     out = tmp_path / "out"
     process = start(out)
     killed = set()
@@ -140,9 +138,7 @@ def test_workers_that_are_killed_lose_nothing(
     assert read_manifest(out).device == "2 × cpu, 1 threads"
 
 
-def test_ctrl_c_ends_the_cluster_and_the_build_goes_on_in_one_process(
-    start: Callable[..., subprocess.Popen], reference: Path, tiny_bert: Path, tmp_path: Path
-):
+def test_ctrl_c_ends_the_cluster_and_the_build_goes_on_in_one_process(start, reference, tiny_bert, tmp_path):
     out = tmp_path / "out"
     process = start(out, workers=1)
     wait_until(lambda: shards(out, "attribute") >= 2, process)
@@ -200,7 +196,7 @@ def setup(model: Path) -> WorkerSetup:
     return WorkerSetup(model=str(model), dtype="float32", device="cpu", threads=1, batch_rows=8)
 
 
-def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined: str, tiny_bert: Path, tmp_path: Path):
+def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined, tiny_bert, tmp_path):
     from build.jobs.ray_executor import RayExecutor
 
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
@@ -210,7 +206,7 @@ def test_a_model_that_a_worker_cannot_load_is_one_sentence(joined: str, tiny_ber
         RayExecutor(machine(joined, workers=1), setup(folder), weights_sha256="")
 
 
-def test_a_worker_with_other_weights_is_refused(joined: str, tiny_bert: Path):
+def test_a_worker_with_other_weights_is_refused(joined, tiny_bert):
     from build.jobs.ray_executor import RayExecutor
 
     with pytest.raises(BuildError, match=r"other weights of .*than this machine.*all of them share"):
@@ -226,7 +222,7 @@ def test_a_worker_with_other_weights_is_refused(joined: str, tiny_bert: Path):
         ("here:there", "'here:there' is not an address"),
     ],
 )
-def test_an_address_where_nobody_answers_is_one_sentence(address: str, sentence: str, tiny_bert: Path):
+def test_an_address_where_nobody_answers_is_one_sentence(address, sentence, tiny_bert):
     from build.jobs.ray_executor import RayExecutor
 
     with pytest.raises(BuildError, match=re.escape(sentence)):
@@ -265,7 +261,7 @@ def test_a_workers_errors_arrive_as_they_were_raised(executor):
     assert [row["number"] for row in numbers(executor, [Number(7)])] == [7]  # nothing of the others'
 
 
-def test_the_rows_do_not_depend_on_who_made_them(executor, reference: Path, tiny_bert: Path, tmp_path: Path):
+def test_the_rows_do_not_depend_on_who_made_them(executor, reference, tiny_bert, tmp_path):
     """What one process and the cluster's workers return for a build's own jobs, table by table."""
     from atlas.neuron import Neuron
     from build.jobs.jobs import AttributeShard, ReadOutShard
@@ -293,7 +289,7 @@ def test_out_of_memory_halves_the_batches_of_that_worker(executor):
     assert len(notes) in (2, 4)  # of one worker, or of both
 
 
-def test_work_that_kills_every_worker_is_given_up(executor, tmp_path: Path):
+def test_work_that_kills_every_worker_is_given_up(executor, tmp_path):
     jobs = [Deadly(0, file=str(tmp_path / "lines"), times=99)]
     with pytest.raises(BuildError, match=r"lost 3 times at the same work.*complete shards are kept"):
         numbers(executor, jobs)

@@ -44,7 +44,7 @@ def made_up() -> tuple[tables.Prompts, tables.StoredScores, pa.Table]:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_relations_refined_one_by_one_are_what_refining_all_at_once_gives(name: str, made_up):
+def test_relations_refined_one_by_one_are_what_refining_all_at_once_gives(name, made_up):
     prompts, scores, facts = made_up
     rule = mode(name)
     all_at_once = pa.table(

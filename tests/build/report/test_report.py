@@ -77,7 +77,7 @@ def close(estimate: Measurement | None, value: float) -> bool:
 # The numbers are those of the tables -------------------------------------------------------------------
 
 
-def test_effects_are_the_summaries_of_the_atlas(found: Findings, tables: dict):
+def test_effects_are_the_summaries_of_the_atlas(found, tables):
     for row in tables["effect_summaries"]:
         keys = (row["intervention"], row["group"], row["templates"], row["facts"])
         for ratio in ("paper", "replication"):
@@ -87,9 +87,7 @@ def test_effects_are_the_summaries_of_the_atlas(found: Findings, tables: dict):
             assert estimate.n == row["n_facts"]
 
 
-def test_effects_without_summaries_are_summed_up_from_single_ones(
-    sample: Path, found: Findings, tmp_path: Path
-):
+def test_effects_without_summaries_are_summed_up_from_single_ones(sample, found, tmp_path):
     summed = gather_effects(Atlas(without(sample, tmp_path / "older", "effect_summaries")))
     for group in ("own", "random", "unrelated"):
         for templates in ("held-out", "discovery"):
@@ -98,7 +96,7 @@ def test_effects_without_summaries_are_summed_up_from_single_ones(
                 assert close(summed.of(*keys), found.effects.of(*keys).value)
 
 
-def test_statistics_are_counted_from_the_stored_neurons(found: Findings, tables: dict):
+def test_statistics_are_counted_from_the_stored_neurons(found, tables):
     sets = defaultdict(set)
     for row in tables["knowledge_neurons"]:
         sets[row["fact_id"]].add((row["layer"], row["neuron"]))
@@ -140,7 +138,7 @@ def test_statistics_are_counted_from_the_stored_neurons(found: Findings, tables:
     assert close(statistics.upper, len(upper) / len(tables["knowledge_neurons"]))
 
 
-def test_edits_are_counted_as_the_paper_does(found: Findings, tables: dict):
+def test_edits_are_counted_as_the_paper_does(found, tables):
     for group in {row["group"] for row in tables["edits"]}:
         rows = [row for row in tables["edits"] if row["group"] == group and row["add"] == 8]
         edited = [row for row in rows if row["kind"] == "edited"]
@@ -164,7 +162,7 @@ def test_edits_are_counted_as_the_paper_does(found: Findings, tables: dict):
         assert scores["same_perplexity"].value == pytest.approx(after - before, rel=1e-3)
 
 
-def test_erasures_are_means_over_relations(found: Findings, tables: dict):
+def test_erasures_are_means_over_relations(found, tables):
     doses = defaultdict(set)
     for row in tables["erasures"]:
         if row["n_neurons"] <= 20:
@@ -194,7 +192,7 @@ def of_known(rows: list[dict], tables: dict) -> list[dict]:
     return chosen
 
 
-def test_contexts_and_checks_are_means_over_known_facts(found: Findings, tables: dict):
+def test_contexts_and_checks_are_means_over_known_facts(found, tables):
     for context in ("fact", "relation", "subject", "random"):
         for group in ("own", "random"):
             every = [r for r in tables["contexts"] if (r["context"], r["group"]) == (context, group)]
@@ -226,7 +224,7 @@ def test_contexts_and_checks_are_means_over_known_facts(found: Findings, tables:
     assert close(found.methods.rows["log_prob_increase", "count"].gradients, fall)
 
 
-def test_half_of_the_effect_is_found_step_by_step(found: Findings, tables: dict):
+def test_half_of_the_effect_is_found_step_by_step(found, tables):
     curves = defaultdict(dict)
     for row in of_known(tables["subsets"], tables):
         if row["order"] == "score":
@@ -240,14 +238,14 @@ def test_half_of_the_effect_is_found_step_by_step(found: Findings, tables: dict)
     assert close(found.subsets.single["score"], mean(k == 1 for k in halves))
 
 
-def test_every_number_of_the_report_says_its_n(found: Findings):
+def test_every_number_of_the_report_says_its_n(found):
     text = markdown(found)
     own = found.effects.of("suppress", "own", "held-out", "known")
     assert f"**{own.number()}** {own.interval()}<br>n\u00a0=\u00a0{own.n:,} facts" in text
     assert f"n\u00a0=\u00a0{found.edits.n_edits} edits" in text
 
 
-def test_published_values_and_their_places_stand_beside_ours(found: Findings):
+def test_published_values_and_their_places_stand_beside_ours(found):
     text = markdown(found)
     for value in (*PAPER_VALUES.values(), *RANGES.values()):
         assert value.number in text
@@ -305,7 +303,7 @@ def test_nothing_has_no_mean():
         (Measurement(float("inf"), unit="difference"), "∞"),
     ],
 )
-def test_numbers_are_printed_in_their_unit(estimate: Measurement, text: str):
+def test_numbers_are_printed_in_their_unit(estimate, text):
     assert estimate.text() == text
 
 
@@ -330,9 +328,7 @@ def test_numbers_are_printed_in_their_unit(estimate: Measurement, text: str):
         (-0.02, (-0.05, 0.01), [], "not reproduced: no significant change"),
     ],
 )
-def test_a_change_is_judged_by_sign_size_and_control(
-    value: float, interval: tuple[float, float], controls: list[tuple[str, float]], verdict: str
-):
+def test_a_change_is_judged_by_sign_size_and_control(value, interval, controls, verdict):
     ours = Measurement(value, *interval)
     assert (
         compare_published(
@@ -353,7 +349,7 @@ def test_a_change_is_judged_by_sign_size_and_control(
         (0.0, "not reproduced: none here"),
     ],
 )
-def test_a_count_is_judged_by_its_order_of_magnitude(value: float, verdict: str):
+def test_a_count_is_judged_by_its_order_of_magnitude(value, verdict):
     assert compare_published(Measurement(value, unit="count"), PAPER_VALUES["neurons"]) == verdict
 
 
@@ -399,7 +395,7 @@ def ideal(found: Findings) -> Findings:
     return result
 
 
-def test_where_all_holds_the_report_says_that_nothing_was_found(ideal: Findings):
+def test_where_all_holds_the_report_says_that_nothing_was_found(ideal):
     assert {each.outcome for each in judge(ideal)} == {"holds"}
     assert strongest(judge(ideal)) is None
     assert "No finding against the thesis" in markdown(ideal)
@@ -418,7 +414,7 @@ def test_where_all_holds_the_report_says_that_nothing_was_found(ideal: Findings)
         ({("amplify", "matched"): 0.4}, "amplify-matched"),
     ],
 )
-def test_the_strongest_finding_follows_the_numbers(ideal: Findings, values: dict, claim: str):
+def test_the_strongest_finding_follows_the_numbers(ideal, values, claim):
     against = changed(ideal, values)
     finding = strongest(judge(against))
     assert finding.claim.name == claim
@@ -431,12 +427,12 @@ STATISTICS = {"hub": "commonest", "identical": "identical"}
 
 
 @pytest.mark.parametrize("claim", STATISTICS)
-def test_shared_neurons_speak_against_it(ideal: Findings, claim: str):
+def test_shared_neurons_speak_against_it(ideal, claim):
     many: Statistics = replace(ideal.statistics, **{STATISTICS[claim]: Measurement(0.6, n=80, unit="share")})
     assert strongest(judge(replace(ideal, statistics=many))).claim.name == claim
 
 
-def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal: Findings, found: Findings):
+def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal, found):
     def said(**parts) -> dict[str, float]:
         return {each.claim.name: each.against for each in judge(replace(ideal, **parts))}
 
@@ -477,7 +473,7 @@ def judged_of(findings: Findings) -> dict[str, float]:
     return {each.claim.name: each.against for each in judge(findings)}
 
 
-def test_an_effect_of_a_thousandth_is_not_all_that_is_claimed(ideal: Findings):
+def test_an_effect_of_a_thousandth_is_not_all_that_is_claimed(ideal):
     small = judged_of(changed(ideal, {("suppress", "own"): -0.02, ("amplify", "own"): 0.06}))
     assert (small["suppress"], small["amplify"]) == pytest.approx((0.8, 0.4))
     assert "suppress-random" not in small
@@ -494,7 +490,7 @@ def edits_with(found: Findings, *, random: dict | None = None, **own) -> Finding
     return replace(found, edits=replace(found.edits, scores=scores))
 
 
-def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Findings):
+def test_an_inverse_relation_that_was_never_answered_says_nothing(found):
     never = edits_with(
         found, symmetry=None, symmetry_before=Measurement(0.0, 0.0, 0.16, 20, "edits", "share")
     )
@@ -511,7 +507,7 @@ def test_an_inverse_relation_that_was_never_answered_says_nothing(found: Finding
     assert judged_of(turned)["edit-symmetry"] == 0.75
 
 
-def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables: dict):
+def test_symmetry_counts_prompts_that_were_answered_before(sample, tables):
     rows = Atlas(sample).query("SELECT *, fact_id AS edit FROM edits WHERE kind = 'edited'")
     rows = rows.assign(kind="symmetry", rank_new_after=1, rank_old_before=2)
     assert studies._scores(rows)["symmetry"] is None
@@ -522,7 +518,7 @@ def test_symmetry_counts_prompts_that_were_answered_before(sample: Path, tables:
     assert studies._scores(rows)["symmetry_before"].value == pytest.approx(4 / len(rows))
 
 
-def test_an_edit_without_effect_is_not_credited_with_sparing_others(found: Findings):
+def test_an_edit_without_effect_is_not_credited_with_sparing_others(found):
     share = {"n": 40, "of": "edits", "unit": "share"}
     random = {"success": Measurement(0.02, 0.0, 0.1, **share), "same_kept": Measurement(0.8, **share)}
     kept = {"same_kept": Measurement(0.6, **share)}
@@ -532,7 +528,7 @@ def test_an_edit_without_effect_is_not_credited_with_sparing_others(found: Findi
     assert judged_of(works)["edit-same"] == 0.25
 
 
-def test_a_method_of_a_weaker_effect_is_not_of_like_effect(found: Findings):
+def test_a_method_of_a_weaker_effect_is_not_of_like_effect(found):
     def with_effect(suppressed: float) -> Findings:
         rows = dict(found.methods.rows)
         for method in ("gradient_x_activation", "log_prob_increase", "activation"):
@@ -549,7 +545,7 @@ def test_a_method_of_a_weaker_effect_is_not_of_like_effect(found: Findings):
     assert judged_of(with_effect(-0.7))["methods"] == 0.75
 
 
-def test_neurons_that_are_less_active_are_no_match(ideal: Findings):
+def test_neurons_that_are_less_active_are_no_match(ideal):
     rows = ideal.effects.rows.assign(activity=0.9)
     near = replace(ideal, effects=type(ideal.effects)(rows))
     assert {"suppress-matched", "amplify-matched"} <= set(judged_of(near))
@@ -559,7 +555,7 @@ def test_neurons_that_are_less_active_are_no_match(ideal: Findings):
     assert "0.34 × as active as its own neurons, which are their layers' most active" in markdown(far)
 
 
-def test_a_plain_mean_that_goes_the_other_way_is_said_to(found: Findings):
+def test_a_plain_mean_that_goes_the_other_way_is_said_to(found):
     def said(**means: float) -> str:
         plain = {(context, "own"): Measurement(each, n=80, unit="count") for context, each in means.items()}
         plain |= {key: number for key, number in found.contexts.activation.items() if key[1] != "own"}
@@ -574,7 +570,7 @@ def test_a_plain_mean_that_goes_the_other_way_is_said_to(found: Findings):
     )
 
 
-def test_the_papers_mode_is_said_to_miss_its_target(found: Findings):
+def test_the_papers_mode_is_said_to_miss_its_target(found):
     def said(neurons: float) -> str:
         modes = found.statistics.modes.copy()
         modes.loc[modes["mode"] == "paper", "mean_neurons"] = neurons
@@ -584,14 +580,14 @@ def test_the_papers_mode_is_said_to_miss_its_target(found: Findings):
     assert "misses its target" not in said(4.0)
 
 
-def test_what_counts_few_is_not_the_strongest_finding(ideal: Findings):
+def test_what_counts_few_is_not_the_strongest_finding(ideal):
     few = replace(ideal.statistics, commonest=Measurement(0.9, n=10, unit="share"))
     assert strongest(judge(replace(ideal, statistics=few))).claim.name == "hub"  # there is no other
     both = replace(few, identical=Measurement(0.6, n=80, unit="share"))
     assert strongest(judge(replace(ideal, statistics=both))).claim.name == "identical"
 
 
-def test_a_control_is_not_judged_where_there_is_no_effect(ideal: Findings):
+def test_a_control_is_not_judged_where_there_is_no_effect(ideal):
     against = changed(ideal, {("amplify", "own"): -0.05, ("amplify", "matched"): 0.3})
     assert "amplify-matched" not in {each.claim.name for each in judge(against)}
     assert "does not apply" in markdown(against)
@@ -619,7 +615,7 @@ def without(folder: Path, out: Path, *tables: str, atlas_id: str = "sample") -> 
 
 
 @pytest.mark.parametrize("table", OPTIONAL)
-def test_a_table_that_is_absent_is_not_measured(table: str, small: Path, tmp_path: Path):
+def test_a_table_that_is_absent_is_not_measured(table, small, tmp_path):
     text = markdown(gather(Atlas(without(small, tmp_path / "less", table))))
     assert "## 7 How it was measured" in text
     sections_of = {
@@ -636,7 +632,7 @@ def test_a_table_that_is_absent_is_not_measured(table: str, small: Path, tmp_pat
         assert f"sample: {NOT_MEASURED}." in section
 
 
-def test_an_atlas_of_neurons_alone_has_statistics_and_nothing_else(small: Path, tmp_path: Path):
+def test_an_atlas_of_neurons_alone_has_statistics_and_nothing_else(small, tmp_path):
     bare = gather(Atlas(without(small, tmp_path / "bare", *OPTIONAL)))
     assert bare.statistics.neurons is not None
     text = markdown(bare)
@@ -649,14 +645,14 @@ def test_an_atlas_of_neurons_alone_has_statistics_and_nothing_else(small: Path, 
     ]
 
 
-def test_an_atlas_without_any_neuron_is_reported(small: Path, tmp_path: Path):
+def test_an_atlas_without_any_neuron_is_reported(small, tmp_path):
     folder = without(small, tmp_path / "empty", *OPTIONAL)
     write_table(folder, "knowledge_neurons", empty_table("knowledge_neurons"))
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     assert "24 facts have none" in markdown(gather(Atlas(folder)))
 
 
-def test_several_atlases_are_columns_of_one_report(found: Findings, small: Path, tmp_path: Path):
+def test_several_atlases_are_columns_of_one_report(found, small, tmp_path):
     folder = without(small, tmp_path / "other", "edits", "erasures", atlas_id="other")
     text = markdown(found, gather(Atlas(folder)))
     assert "| what | paper | replication | sample | other |" in text
@@ -668,7 +664,7 @@ def test_several_atlases_are_columns_of_one_report(found: Findings, small: Path,
 
 
 @needs_published
-def test_the_published_neurons_give_the_replications_numbers(tmp_path: Path):
+def test_the_published_neurons_give_the_replications_numbers(tmp_path):
     out = tmp_path / "published"
     command = ["import-published", "--source", str(SOURCE), "--pararel", str(PARAREL), "--out", str(out)]
     assert main(command) == 0
@@ -686,7 +682,7 @@ def test_the_published_neurons_give_the_replications_numbers(tmp_path: Path):
 # The files -------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_report_and_every_chart_three_ways(written: Path):
+def test_the_command_writes_a_report_and_every_chart_three_ways(written):
     names = {path.stem for path in (written / "figures").glob("*.svg")}
     assert names == {
         f"{name}--sample"
@@ -701,7 +697,7 @@ def test_the_command_writes_a_report_and_every_chart_three_ways(written: Path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written.glob("figures/*.png"))
 
 
-def test_the_same_atlas_gives_the_same_bytes(written: Path, sample: Path, tmp_path: Path):
+def test_the_same_atlas_gives_the_same_bytes(written, sample, tmp_path):
     again = tmp_path / "again"
     assert main(["figures", str(sample), "--out", str(again)]) == 0
     files = {path.relative_to(written): path.read_bytes() for path in written.rglob("*") if path.is_file()}
@@ -710,7 +706,7 @@ def test_the_same_atlas_gives_the_same_bytes(written: Path, sample: Path, tmp_pa
     }
 
 
-def test_the_page_needs_no_other_file(written: Path):
+def test_the_page_needs_no_other_file(written):
     text = (written / "report.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 16
     assert not re.search(r"<(img|script|link|iframe)\b|@import|url\(\s*[\"']?(?!#)", text)
@@ -721,7 +717,7 @@ def test_the_page_needs_no_other_file(written: Path):
     assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
 
 
-def test_links_of_the_report_lead_to_files(written: Path):
+def test_links_of_the_report_lead_to_files(written):
     for name in ("report.html", "report.md"):
         text = (written / name).read_text(encoding="utf-8")
         linked = set(re.findall(r'(?:href="|\]\()(figures/[^")]+)', text))
@@ -729,7 +725,7 @@ def test_links_of_the_report_lead_to_files(written: Path):
         assert all((written / target).is_file() for target in linked)
 
 
-def test_charts_in_the_page_take_the_colour_of_its_text(written: Path):
+def test_charts_in_the_page_take_the_colour_of_its_text(written):
     text = (written / "report.html").read_text(encoding="utf-8")
     assert look.INK not in text.split("</style>")[1]
     assert "currentColor" in text
@@ -738,7 +734,7 @@ def test_charts_in_the_page_take_the_colour_of_its_text(written: Path):
     assert f'fill="{look.WHITE}"' in alone
 
 
-def test_interactive_charts_have_their_script_beside_them(written: Path):
+def test_interactive_charts_have_their_script_beside_them(written):
     for path in (written / "figures").glob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert re.findall(r'src="([^"]+)"', text) == ["vega.js"]
@@ -765,7 +761,7 @@ def test_a_label_cannot_end_the_script_of_a_chart():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="No Chromium: install Debian's package `chromium`.")
-def test_a_phone_shows_the_report_and_its_charts_offline(written: Path):
+def test_a_phone_shows_the_report_and_its_charts_offline(written):
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -786,9 +782,7 @@ def test_a_phone_shows_the_report_and_its_charts_offline(written: Path):
 # The folder, and what is wrong -----------------------------------------------------------------------
 
 
-def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(sample, tmp_path, capsys):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
@@ -799,7 +793,7 @@ def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(
     assert main(["figures", str(sample), "--out", str(sample)]) == 2
 
 
-def test_an_earlier_report_is_replaced(written: Path, small: Path, tmp_path: Path):
+def test_an_earlier_report_is_replaced(written, small, tmp_path):
     out = tmp_path / "report"
     shutil.copytree(written, out)
     (out / "report.md").write_text("old")
@@ -817,9 +811,7 @@ def test_an_earlier_report_is_replaced(written: Path, small: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("what", ["absent", "no atlas", "twice", "out is a file"])
-def test_bad_input_gets_a_sentence(
-    what: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_bad_input_gets_a_sentence(what, sample, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     arguments, said = {
@@ -833,16 +825,14 @@ def test_bad_input_gets_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_package_that_draws_there_is_one_sentence(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_without_the_package_that_draws_there_is_one_sentence(sample, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "vl_convert", None)  # how Python marks what cannot be imported
     assert main(["figures", str(sample), "--out", str(tmp_path / "out")]) == 2
     assert "requirements-dev.txt" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_no_model_is_loaded_for_a_report(sample: Path):
+def test_no_model_is_loaded_for_a_report(sample):
     code = (
         "import sys; from atlas.store.atlas import Atlas; from build.report import sections; "
         "from build.report.findings import gather; sections.report_blocks([gather(Atlas(sys.argv[1]))]); "

@@ -77,20 +77,20 @@ def figures(imported: tuple[Path, float, float]) -> Iterator[Atlas]:
 
 
 @needs_published
-def test_it_takes_less_than_a_minute_and_little_memory(imported: tuple[Path, float, float]):
+def test_it_takes_less_than_a_minute_and_little_memory(imported):
     _, seconds, memory = imported
     assert seconds < SECONDS
     assert memory < BYTES
 
 
 @needs_published
-def test_the_atlas_passes_its_check(imported: tuple[Path, float, float]):
+def test_the_atlas_passes_its_check(imported):
     report = check_atlas(imported[0])
     assert report.problems == report.warnings == []
 
 
 @needs_published
-def test_facts_and_pairs_are_the_published_ones(figures: Atlas):
+def test_facts_and_pairs_are_the_published_ones(figures):
     counted = figures.query_one(
         "SELECT count(*) AS facts, count(DISTINCT fact_id) AS uuids, sum(n_neurons)::BIGINT AS pairs, "
         "avg(n_neurons) AS mean, median(n_neurons) AS median, max(n_neurons) AS most FROM facts"
@@ -102,7 +102,7 @@ def test_facts_and_pairs_are_the_published_ones(figures: Atlas):
 
 
 @needs_published
-def test_every_pair_of_the_files_is_in_the_atlas(figures: Atlas):
+def test_every_pair_of_the_files_is_in_the_atlas(figures):
     stored = figures.query("SELECT fact_id, layer, neuron FROM knowledge_neurons")
     there = set(stored.itertuples(index=False, name=None))
     for path in SOURCE.glob("*.json"):
@@ -113,20 +113,20 @@ def test_every_pair_of_the_files_is_in_the_atlas(figures: Atlas):
 
 
 @needs_published
-def test_the_upper_layers_hold_94_percent_of_the_pairs(figures: Atlas):
+def test_the_upper_layers_hold_94_percent_of_the_pairs(figures):
     share = "SELECT sum(pair_share) AS share FROM layer_histogram WHERE layer BETWEEN 7 AND 11"
     assert round(figures.query_one(share)["share"], 2) == 0.94
 
 
 @needs_published
-def test_one_neuron_is_in_a_quarter_of_the_facts(figures: Atlas):
+def test_one_neuron_is_in_a_quarter_of_the_facts(figures):
     hub = figures.query_one("SELECT layer, neuron, n_facts FROM neurons ORDER BY n_facts DESC LIMIT 1")
     assert (hub["layer"], hub["neuron"]) == (10, 2484)
     assert round(hub["n_facts"] / 27_610, 3) == 0.242
 
 
 @needs_published
-def test_nearly_every_fact_has_one_of_the_twenty_commonest_neurons(figures: Atlas):
+def test_nearly_every_fact_has_one_of_the_twenty_commonest_neurons(figures):
     found = figures.query_one("""
         WITH commonest AS (SELECT layer, neuron FROM neurons ORDER BY n_facts DESC, layer, neuron LIMIT 20)
         SELECT count(DISTINCT fact_id) / (SELECT count(*) FROM facts) AS share
@@ -136,7 +136,7 @@ def test_nearly_every_fact_has_one_of_the_twenty_commonest_neurons(figures: Atla
 
 
 @needs_published
-def test_facts_share_neurons_within_a_relation_and_hardly_across(figures: Atlas):
+def test_facts_share_neurons_within_a_relation_and_hardly_across(figures):
     """Sampled as it was published: relations drawn alike, then a fact of each; and the view agrees."""
     rows = figures.query(
         "SELECT relation_id, fact_id, layer::INT * 3072 + neuron AS n FROM knowledge_neurons"
@@ -159,7 +159,7 @@ def test_facts_share_neurons_within_a_relation_and_hardly_across(figures: Atlas)
 
 
 @needs_published
-def test_info_and_sql_read_it(imported: tuple[Path, float, float], capsys: pytest.CaptureFixture[str]):
+def test_info_and_sql_read_it(imported, capsys):
     out = str(imported[0])
     assert ask(["info", "--atlas", out]) == 0
     info = capsys.readouterr().out
@@ -231,7 +231,7 @@ def shown(imported: tuple[Path, float, float], monkeypatch: pytest.MonkeyPatch) 
 
 @needs_published
 @pytest.mark.parametrize("which", PAGES)
-def test_every_page_shows_it_and_says_what_was_not_measured(shown: None, figures: Atlas, which: str):
+def test_every_page_shows_it_and_says_what_was_not_measured(shown, figures, which):
     name, parameters, says = PAGES[which]
     found = figures.query(
         "SELECT fact_id FROM facts WHERE relation_id = 'P36' ORDER BY n_neurons DESC LIMIT 2"
@@ -314,9 +314,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return refuse
 
 
-def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(
-    files: Files, capsys: pytest.CaptureFixture[str]
-):
+def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(files, capsys):
     assert main(files.command()) == 0
     assert "3, not measured which of them the model knows" in capsys.readouterr().out
     assert main(["check", str(files.out)]) == 0
@@ -348,7 +346,7 @@ def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(
     assert scores == {"n": 0}
 
 
-def test_the_manifest_says_whose_method_it_was(files: Files):
+def test_the_manifest_says_whose_method_it_was(files):
     assert main(files.command()) == 0
     manifest = read_manifest(files.out)
     assert (manifest.model.name, manifest.model.n_layers, manifest.model.n_neurons) == (
@@ -390,9 +388,7 @@ def test_the_manifest_says_whose_method_it_was(files: Files):
         ('{"id-3": [[1, 5]]}', "is not the file published at commit"),
     ],
 )
-def test_a_broken_entry_is_named_with_its_file_and_nothing_is_written(
-    files: Files, refused: Callable[..., str], entries: str, says: str
-):
+def test_a_broken_entry_is_named_with_its_file_and_nothing_is_written(files, refused, entries, says):
     path = files.source / "neurons_1.json"
     path.write_text(entries, errors="surrogateescape")
     sentence = refused(files.command())
@@ -401,7 +397,7 @@ def test_a_broken_entry_is_named_with_its_file_and_nothing_is_written(
     assert not files.out.exists()
 
 
-def test_a_fact_without_an_entry_is_named(files: Files, refused: Callable[..., str]):
+def test_a_fact_without_an_entry_is_named(files, refused):
     (files.source / "neurons_1.json").write_text("{}")
     files.accept()
     assert "has an entry for PARAREL's fact id-3" in refused(files.command())
@@ -415,12 +411,12 @@ def test_a_fact_without_an_entry_is_named(files: Files, refused: Callable[..., s
         ("--pararel", "There is no folder nowhere. Give --pararel"),
     ],
 )
-def test_a_missing_folder_is_one_sentence(files: Files, refused: Callable[..., str], option: str, says: str):
+def test_a_missing_folder_is_one_sentence(files, refused, option, says):
     assert says in refused(files.command(option, "nowhere"))
     assert not files.out.exists()
 
 
-def test_a_missing_or_foreign_file_names_the_option(files: Files, refused: Callable[..., str]):
+def test_a_missing_or_foreign_file_names_the_option(files, refused):
     assert "Point --pararel at" in refused(files.command("--pararel", str(files.source)))
     assert "Point --source at" in refused(files.command("--source", str(files.pararel)))
     assert not files.out.exists()
@@ -430,7 +426,7 @@ def test_a_missing_or_foreign_file_names_the_option(files: Files, refused: Calla
 
 
 def test_without_folders_it_says_what_it_fetches_and_then_needs_no_network(
-    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    files, monkeypatch, capsys, tmp_path
 ):
     monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     monkeypatch.setattr(pararel, "BASE_URL", files.pararel.as_uri())
@@ -447,9 +443,7 @@ def test_without_folders_it_says_what_it_fetches_and_then_needs_no_network(
     assert rows(again) == rows(files.out)
 
 
-def test_progress_is_told_in_lines_that_only_rise(
-    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_progress_is_told_in_lines_that_only_rise(files, monkeypatch, capsys):
     monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     monkeypatch.setattr(pararel, "BASE_URL", files.pararel.as_uri())
     assert main(["import-published", "--out", str(files.out), "--progress"]) == 0
@@ -472,14 +466,7 @@ def test_the_pinned_commits_are_asked_for():
     ("module", "url", "option"),
     [(published, "NEURONS_URL", "--source"), (pararel, "BASE_URL", "--pararel")],
 )
-def test_a_network_that_is_not_there_is_one_sentence(
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    module,
-    url: str,
-    option: str,
-):
+def test_a_network_that_is_not_there_is_one_sentence(files, monkeypatch, capsys, module, url, option):
     monkeypatch.setattr(module, url, "http://127.0.0.1:9")
     command = files.command()
     place = command.index(option)
@@ -493,9 +480,7 @@ def test_a_network_that_is_not_there_is_one_sentence(
     assert not files.out.exists()
 
 
-def test_a_download_of_other_files_is_refused(
-    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_download_of_other_files_is_refused(files, monkeypatch, capsys):
     monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     (files.source / "neurons_0.json").write_text("{}")
     assert main(["import-published", "--pararel", str(files.pararel), "--out", str(files.out)]) == 2
@@ -510,9 +495,7 @@ def rows(folder: Path) -> dict[str, list]:
     return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("*.parquet"))}
 
 
-def test_a_finished_import_is_not_done_again_and_fresh_replaces_it(
-    files: Files, capsys: pytest.CaptureFixture[str]
-):
+def test_a_finished_import_is_not_done_again_and_fresh_replaces_it(files, capsys):
     assert main(files.command()) == 0
     before = rows(files.out)
     written = (files.out / "manifest.json").stat().st_mtime_ns
@@ -524,9 +507,7 @@ def test_a_finished_import_is_not_done_again_and_fresh_replaces_it(
     assert rows(files.out) == before
 
 
-def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(
-    files: Files, refused: Callable[..., str]
-):
+def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(files, refused):
     shutil.copytree(ROOT / "atlas" / "data" / "starter-pocket-bert", files.out)
     before = {path.name: path.read_bytes() for path in files.out.iterdir()}
     sentence = refused(files.command())
@@ -537,7 +518,7 @@ def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(
     assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 5
 
 
-def test_what_no_build_wrote_is_left_alone(files: Files, refused: Callable[..., str]):
+def test_what_no_build_wrote_is_left_alone(files, refused):
     files.out.mkdir()
     (files.out / "thesis.txt").write_text("two years")
     for more in ([], ["--fresh"]):
@@ -545,9 +526,7 @@ def test_what_no_build_wrote_is_left_alone(files: Files, refused: Callable[..., 
     assert [path.name for path in files.out.iterdir()] == ["thesis.txt"]
 
 
-def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(
-    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(files, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -563,7 +542,7 @@ def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(
 
 
 @needs_published
-def test_killed_at_any_moment_it_leaves_no_atlas_or_a_whole_one(tmp_path: Path):
+def test_killed_at_any_moment_it_leaves_no_atlas_or_a_whole_one(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "build", "import-published"]
     command += ["--source", str(SOURCE), "--pararel", str(PARAREL), "--out", str(out)]
@@ -583,7 +562,7 @@ def test_killed_at_any_moment_it_leaves_no_atlas_or_a_whole_one(tmp_path: Path):
     assert check_atlas(out).passed
 
 
-def test_the_command_imports_no_torch(files: Files):
+def test_the_command_imports_no_torch(files):
     # With the real hashes the made-up files are refused, after all of the command's modules are loaded.
     code = (
         "import sys; from build.__main__ import main; status = main(sys.argv[1:]); "

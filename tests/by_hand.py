@@ -1,22 +1,34 @@
 """What a BERT says when activations are multiplied by hooks of the tests' own, not by the library's.
 
-probability_scaled(subject, prompt, neurons, factor=0)       # of a one-token answer, at its [MASK]
+probability_scaled(subject, prompt, neurons, factor=0)       # of the answer, at its [MASK]s
 """
 
 from __future__ import annotations
+
+import math
+from contextlib import contextmanager
 
 import torch
 
 
 def probability_scaled(subject, prompt, neurons, factor: float) -> float:
-    """The answer's probability with these inputs of the down-projections × factor at the answer's place."""
+    """The answer's probability with these inputs of the down-projections × factor at the answer's places."""
     encoded = subject.encode(prompt)
-    (position,), (target,) = encoded.positions, encoded.targets
+    chances = logits_scaled(subject, prompt, neurons, factor).softmax(-1)
+    return math.prod(
+        float(chances[at, token]) for at, token in zip(encoded.positions, encoded.targets, strict=True)
+    )
+
+
+def logits_scaled(subject, prompt, neurons, factor: float) -> torch.Tensor:
+    """The logits at every place, (n_tokens of the prompt, n_tokens of the vocabulary)."""
+    encoded = subject.encode(prompt)
 
     def scaling(layer):
         def hook(module, inputs):
             values = inputs[0].clone()
-            values[0, position, [n.neuron for n in neurons if n.layer == layer]] *= factor
+            for position in encoded.positions:
+                values[0, position, [n.neuron for n in neurons if n.layer == layer]] *= factor
             return (values,)
 
         return hook
@@ -27,8 +39,20 @@ def probability_scaled(subject, prompt, neurons, factor: float) -> float:
     ]
     try:
         with torch.no_grad():
-            logits = subject.model(torch.tensor([encoded.input_ids])).logits
+            return subject.model(torch.tensor([encoded.input_ids])).logits[0].float()
     finally:
         for handle in handles:
             handle.remove()
-    return float(logits[0, position].softmax(-1)[target])
+
+
+@contextmanager
+def down_projections(subject):
+    """The weights of every layer's down-projection, to be changed; afterwards they are as before."""
+    weights = [layer.output.dense.weight for layer in subject.model.bert.encoder.layer]
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        try:
+            yield weights
+        finally:
+            for weight, kept in zip(weights, before, strict=True):
+                weight.copy_(kept)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from atlas.store.manifest import (
     MethodRecord,
     ModelRecord,
     file_name,
+    read_manifest,
     record_files,
     write_manifest,
 )
@@ -106,6 +108,13 @@ def write_sample_atlas(
 def write_table(folder: Path, table: str, rows: pa.Table | list[dict]) -> None:
     """Write a table's file: columns in order, rows sorted, zstd."""
     pq.write_table(conform(table, rows), folder / file_name(table), compression="zstd", compression_level=9)
+
+
+def replace_table(folder: Path, table: str, rows: pa.Table | list[dict]) -> Path:
+    """Give a finished atlas other rows of a table, or a table more; returns its folder."""
+    write_table(folder, table, rows)
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    return folder
 
 
 def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:

@@ -23,7 +23,7 @@ import pandas as pd
 from atlas.errors import PromptError
 from atlas.neuron import Neuron, Prompt, Template
 from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
-from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks
+from build.evidence.setting import AtlasFact, Setting, chunks, draw_one
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -100,7 +100,7 @@ def draw_sentences(setting: Setting, fact: AtlasFact) -> dict[str, list[Prompt]]
         for index in generator.permutation(len(candidates)):
             other = candidates[index]
             if fits(other) and other.answer != fact.answer and other.held_out:
-                drawn.append(_one(other.held_out, generator))
+                drawn.append(draw_one(other.held_out, generator).prompt)
             if len(drawn) == most:
                 break
         return drawn
@@ -126,10 +126,6 @@ def draw_sentences(setting: Setting, fact: AtlasFact) -> dict[str, list[Prompt]]
 def _fold(text: str) -> str:
     """A name for comparison."""
     return text.casefold().strip()
-
-
-def _one(prompts: Sequence[StoredPrompt], generator: np.random.Generator) -> Prompt:
-    return prompts[int(generator.integers(len(prompts)))].prompt
 
 
 def _neutral(setting: Setting, fact: AtlasFact) -> list[Prompt]:

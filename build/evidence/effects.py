@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from atlas.neuron import Neuron
 from atlas.store.schema import conform
-from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
-from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, top_neurons
+from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one, top_neurons
 from build.jobs.evaluation import Evaluation, evaluate_effects, seeded
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _evaluations(setting: Setting, fact: AtlasFact, activations: np.ndarray) -> 
     ]
     generator = setting.generator("unrelated", fact.fact_id)
     for partner in setting.partners.draw(setting.place[fact.fact_id], len(fact.held_out), generator):
-        prompts = setting.facts[partner].held_out
-        drawn = prompts[int(generator.integers(len(prompts)))]
+        drawn = draw_one(setting.facts[partner].held_out, generator)
         evaluations.append(_evaluation(fact, "unrelated", groups["own"], drawn, activity["own"]))
     return evaluations
 
@@ -192,11 +191,9 @@ def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
             top=("top_changed", "sum"),
         )
         # Seeded by the relation's own name: relations must not move together.
-        weights = seeded(seed, "bootstrap", str(relation_id)).multinomial(
-            len(sums), np.full(len(sums), 1 / len(sums)), size=draws
-        )  # (draws, n_facts): how often each fact is drawn
+        generator = seeded(seed, "bootstrap", str(relation_id))
         values = sums.to_numpy()
-        drawn = weights @ values
+        drawn = draw_weights(generator, len(sums), draws) @ values
         paper, replication = drawn[:, 3] / drawn[:, 1], drawn[:, 4] / drawn[:, 0]
         n, before, after, change, ratio, top = values.sum(axis=0)
         papers.append(paper)

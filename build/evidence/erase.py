@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlas.neuron import Neuron, Prompt
-from build.evidence.setting import Setting
+from build.evidence.setting import Setting, draw_one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,9 +72,7 @@ def draw_prompts(setting: Setting, relation_id: str) -> list[Prompt]:
     facts = [fact for fact in setting.by_relation[relation_id] if fact.held_out]
     shuffled = (facts[index] for index in generator.permutation(len(facts)))
     drawn = sorted(shuffled, key=lambda fact: not fact.known)
-    return [
-        fact.held_out[int(generator.integers(len(fact.held_out)))].prompt for fact in drawn[: setting.sample]
-    ]
+    return [draw_one(fact.held_out, generator).prompt for fact in drawn[: setting.sample]]
 
 
 def measure(setting: Setting, unit: tuple[str, int]) -> list[dict[str, Any]]:

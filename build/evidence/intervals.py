@@ -15,6 +15,11 @@ def bootstrap_interval(drawn: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def draw_weights(generator: np.random.Generator, n: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
+    """How often each of n observations is drawn, draw by draw: (draws, n)."""
+    return generator.multinomial(n, np.full(n, 1 / n), size=draws)
+
+
 def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share of `n` independent observations (Wilson 1927)."""
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from atlas.surgery.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
     from build.jobs.worker import Batches
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,11 @@ class Setting:
 def chunks(items: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
     """The items in tuples of at most `size`."""
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def draw_one(items: Sequence[Item], generator: np.random.Generator) -> Item:
+    """One of the items at random."""
+    return items[int(generator.integers(len(items)))]
 
 
 def top_neurons(values: np.ndarray, count: int) -> tuple[Neuron, ...]:

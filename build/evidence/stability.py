@@ -24,7 +24,7 @@ import numpy as np
 
 from atlas.neuron import Neuron
 from atlas.refinement import Refinement, refine_scores
-from build.evidence.intervals import bootstrap_interval
+from build.evidence.intervals import bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, chunks
 from build.output.check import rule_of
 
@@ -185,16 +185,13 @@ def summary(atlas: Atlas) -> list[str]:
     return lines
 
 
-def _draws(n: int) -> np.ndarray:
-    """How often each of n facts is drawn, draw by draw: (draws, n)."""
-    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=_DRAWS)
-
-
 def _mean(values: pd.Series) -> str:
     found = values.dropna().to_numpy(dtype=float)
     if not len(found):
         return "not measured"
-    low, high = bootstrap_interval(_draws(len(found)) @ found / len(found))
+    low, high = bootstrap_interval(
+        draw_weights(np.random.default_rng(len(found)), len(found), _DRAWS) @ found / len(found)
+    )
     return f"{found.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -206,7 +203,7 @@ def _change(rows: pd.DataFrame, after: str) -> str:
 def _kept(rows: pd.DataFrame) -> str:
     """The fall that the held-out half's neurons cause over the fall that the discovery half's cause."""
     falls = np.stack([rows["p_before"] - rows[name] for name in ("p_held_out", "p_discovery")])
-    drawn = _draws(len(rows)) @ falls.T  # (draws, 2)
+    drawn = draw_weights(np.random.default_rng(len(rows)), len(rows), _DRAWS) @ falls.T  # (draws, 2)
     other, own = falls.sum(axis=1)
     if own <= 0 or (drawn[:, 1] <= 0).any():
         return "no known share (the neurons lower nothing)"

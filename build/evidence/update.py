@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron, Prompt
-from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, wilson
-from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks
+from build.evidence.intervals import bootstrap_interval, draw_weights, wilson
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -89,10 +89,6 @@ def common_neurons(facts: Sequence[AtlasFact]) -> set[Neuron]:
 def correct_prompts(fact: AtlasFact) -> list[StoredPrompt]:
     """The held-out prompts of a fact that the model answers correctly."""
     return [each for each in fact.held_out if each.rank == 1]
-
-
-def draw_one(items: Sequence[Any], generator: np.random.Generator) -> Any:
-    return items[int(generator.integers(len(items)))]
 
 
 # Steps 2 to 4: groups and prompts --------------------------------------------------------------------
@@ -311,9 +307,7 @@ def measure_rate(hits: pd.Series, edits: pd.Series, *, seed: int = 0) -> Rate | 
     if len(counts) == len(hits) or share in (0.0, 1.0):
         low, high = wilson(share, len(counts))
     else:
-        n = len(counts)
-        weights = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
-        drawn = weights @ counts
+        drawn = draw_weights(np.random.default_rng([seed, len(counts)]), len(counts)) @ counts
         low, high = bootstrap_interval(drawn[:, 0] / drawn[:, 1])
     return Rate(share, low, high, len(hits), len(counts))
 

@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 
 from atlas import refinement
 from atlas.errors import AtlasError, BuildError, StoreError
-from atlas.store.atlas import quoted_path
 from atlas.store.manifest import Manifest, file_name, verify
 from atlas.store.schema import SORT_KEYS, TABLES
-from build.output.summary import converged_share
+from build.output.summary import converged_share, open_tables
 
 CONVERGED_SHARE = 0.99
 _ROUNDING = 1e-5
@@ -188,22 +187,17 @@ def check_rows(folder: Path, manifest: Manifest) -> CheckResult:
     problems: list[str] = []
     warnings: list[str] = []
     converged = None
-    connection = duckdb.connect(":memory:")
     try:
-        for table in manifest.tables:
-            path = quoted_path(folder / file_name(table))
-            connection.execute(f"CREATE VIEW {table} AS FROM read_parquet({path})")
-        problems += _key_problems(connection, manifest)
-        problems += _row_problems(connection, manifest)
-        problems += _refinement_problems(connection, folder, manifest)
-        if "prompts" in manifest.tables:
-            converged = converged_share(connection)
+        with open_tables(folder, manifest) as connection:
+            problems += _key_problems(connection, manifest)
+            problems += _row_problems(connection, manifest)
+            problems += _refinement_problems(connection, folder, manifest)
+            if "prompts" in manifest.tables:
+                converged = converged_share(connection)
         if converged is not None and converged < CONVERGED_SHARE:
             warnings.append(f"only {converged:.2%} of the paths converged, fewer than {CONVERGED_SHARE:.0%}")
     except (duckdb.Error, AtlasError) as error:
         problems.append(f"the tables cannot be read: {error}")
-    finally:
-        connection.close()
     return CheckResult(folder, manifest, converged, problems, warnings)
 
 
@@ -214,20 +208,20 @@ def check_before_finish(folder: Path, manifest: Manifest, *, remedy: str) -> Non
         raise BuildError(f"The tables contradict each other: {'; '.join(problems)}. {remedy}")
 
 
+def _count(connection: duckdb.DuckDBPyConnection, rows: str, values: dict | None = None) -> int:
+    return connection.execute(f"SELECT count(*) {rows}", values).fetchall()[0][0]
+
+
 def _key_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[str]:
     """Tables in which two rows have the same key, or a key is missing."""
     problems = []
     for table in manifest.tables:
         keys = ", ".join(f'"{key}"' for key in SORT_KEYS[table])
-        doubled = connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {keys} HAVING count(*) > 1)"
-        ).fetchall()[0][0]
-        if doubled:
+        if doubled := _count(connection, f"FROM (SELECT 1 FROM {table} GROUP BY {keys} HAVING count(*) > 1)"):
             problems.append(f"{doubled:,} keys ({keys}) occur more than once in {file_name(table)}")
         required = [key for key in SORT_KEYS[table] if (table, key) not in NULL_KEYS]
         missing = " OR ".join(f'"{key}" IS NULL' for key in required)
-        n_missing = connection.execute(f"SELECT count(*) FROM {table} WHERE {missing}").fetchall()[0][0]
-        if n_missing:
+        if n_missing := _count(connection, f"FROM {table} WHERE {missing}"):
             problems.append(f"{n_missing:,} rows of {file_name(table)} lack a part of their key")
     return problems
 
@@ -246,8 +240,7 @@ def _row_problems(connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> 
         # A number that the manifest lacks was not measured, so nothing can contradict it.
         if not needed <= set(manifest.tables) or None in used.values():
             continue
-        count = connection.execute(f"SELECT count(*) {rows}", used).fetchall()[0][0]
-        if count:
+        if count := _count(connection, rows, used):
             problems.append(sentence.format(n=f"{count:,}"))
     return problems
 
@@ -268,12 +261,14 @@ def _refinement_problems(
         rule,
     )
     connection.register("found_again", found.rows)
-    differing = connection.execute("""
-        SELECT count(*)
+    differing = _count(
+        connection,
+        """
         FROM knowledge_neurons AS stored FULL JOIN found_again AS found USING (fact_id, layer, neuron)
         WHERE stored.relation_id IS NULL OR found.relation_id IS NULL
            OR abs(stored.share - found.share) > 1e-5 OR abs(stored.mean_score - found.mean_score) > 1e-5
-    """).fetchall()[0][0]
+        """,
+    )
     if not differing:
         return []
     return [f"{differing:,} knowledge neurons do not follow from the stored scores by the mode '{rule.mode}'"]

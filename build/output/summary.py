@@ -8,29 +8,25 @@ prompt that rises from almost nothing weighs much in the mean, so the median sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from atlas.store.atlas import quoted_path
-from atlas.store.manifest import file_name, read_manifest
+from atlas.store.manifest import Manifest, file_name, read_manifest
 from build.plan import duration
 
 
 def describe_atlas(folder: Path) -> str:
     """The summary of the atlas in a folder."""
     manifest = read_manifest(folder)
-    connection = duckdb.connect(":memory:")
-    try:
-        for name in manifest.tables:
-            path = quoted_path(folder / file_name(name))
-            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")
+    with open_tables(folder, manifest) as connection:
         lines = [
             f"{manifest.atlas_id} is finished: {folder}",
             *_lines(connection, measured_effects="effects" in manifest.tables),
         ]
-    finally:
-        connection.close()
     left_out = manifest.method.options.get("prompts_left_out", 0)
     if left_out:
         lines.append(
@@ -49,6 +45,16 @@ def describe_atlas(folder: Path) -> str:
             f"({manifest.device})"
         )
     return "\n".join(lines)
+
+
+@contextmanager
+def open_tables(folder: Path, manifest: Manifest) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a view of each table."""
+    with duckdb.connect(":memory:") as connection:
+        for table in manifest.tables:
+            path = quoted_path(folder / file_name(table))
+            connection.execute(f"CREATE VIEW {table} AS FROM read_parquet({path})")
+        yield connection
 
 
 def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from atlas.numbers import NOT_MEASURED
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, NumberOf, at, comparison, explain_missing
+from build.report.lines import ComparedNumber, NumberOf, at, comparison, explain_missing, having
 from build.report.numbers import Measurement, in_unit
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.paper_values import CLAIMED_LOSS
@@ -51,7 +51,7 @@ _EDITED = {
 
 
 def update_section(findings: Sequence[Findings]) -> list[Block]:
-    measured = [found for found in findings if found.edits is not None]
+    measured = having(findings, "edits")
     return [
         Heading(2, "2 Update"),
         Paragraph(
@@ -62,7 +62,7 @@ def update_section(findings: Sequence[Findings]) -> list[Block]:
             "neurons of the same layers stand beside it."
         ),
         comparison(_update_lines(), findings),
-        *explain_missing([found for found in findings if found.edits is None], "update"),
+        *explain_missing(findings, "edits", "update"),
         *charts.side_by_side(
             measured, "update", "Scorecard of edits of own and of random neurons", charts.draw_edits
         ),
@@ -126,7 +126,7 @@ def _strengths(found: Findings) -> Table:
 
 
 def erase_section(findings: Sequence[Findings]) -> list[Block]:
-    measured = [found for found in findings if found.erasures is not None]
+    measured = having(findings, "erasures")
     return [
         Heading(2, "3 Erase"),
         Paragraph(
@@ -137,7 +137,7 @@ def erase_section(findings: Sequence[Findings]) -> list[Block]:
             "count by how many they had."
         ),
         comparison(_erase_lines(), findings),
-        *explain_missing([found for found in findings if found.erasures is None], "erase"),
+        *explain_missing(findings, "erasures", "erase"),
         *charts.side_by_side(
             measured, "erase-doses", "Right answers lost by number of neurons erased", charts.draw_doses
         ),

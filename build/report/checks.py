@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from build.report import charts
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, at, comparison, explain_missing
+from build.report.lines import ComparedNumber, at, comparison, explain_missing, having
 from build.report.numbers import format_count
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 from build.report.samples import CONTEXT_ORDER, FEWEST_KNOWN, METHOD_NAMES, Methods
@@ -31,7 +31,7 @@ _PAPER_CONTEXTS = "prompts that state the fact activate them most\n*section 4.3,
 
 
 def contexts_section(findings: Sequence[Findings]) -> list[Block]:
-    measured = [found for found in findings if found.contexts is not None]
+    measured = having(findings, "contexts")
     return [
         Heading(2, "4 What activates them"),
         Paragraph(
@@ -43,7 +43,7 @@ def contexts_section(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(_context_lines(), findings),
         *_all_facts(_context_lines()[:-1], findings, "contexts"),
-        *explain_missing([found for found in findings if found.contexts is None], "contexts"),
+        *explain_missing(findings, "contexts", "contexts"),
         *charts.side_by_side(
             measured, "contexts", "Activation by what a sentence says", charts.draw_contexts
         ),
@@ -190,7 +190,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
             claim="stable-effect",
         ),
     ]
-    measured = [found for found in findings if found.stability is not None]
+    measured = having(findings, "stability")
     return [
         Heading(3, "Do other wordings find the same neurons?"),
         Paragraph(
@@ -200,7 +200,7 @@ def _stability(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(lines, findings),
         *_all_facts(lines, findings, "stability"),
-        *explain_missing([found for found in findings if found.stability is None], "stability"),
+        *explain_missing(findings, "stability", "stability"),
         *charts.side_by_side(
             measured, "stability", "Overlap of the halves beside other facts", charts.draw_stability
         ),
@@ -226,7 +226,7 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
             controls=(("a random one of them", at("subsets.single", "random")),),
         ),
     ]
-    measured = [found for found in findings if found.subsets is not None]
+    measured = having(findings, "subsets")
     return [
         Heading(3, "How few neurons are enough?"),
         Paragraph(
@@ -234,7 +234,7 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
         ),
         comparison(lines, findings),
         *_all_facts(lines, findings, "subsets"),
-        *explain_missing([found for found in findings if found.subsets is None], "subsets"),
+        *explain_missing(findings, "subsets", "subsets"),
         *charts.side_by_side(
             measured, "subsets", "What is left of the answer, neuron by neuron", charts.draw_subsets
         ),
@@ -242,7 +242,7 @@ def _subsets(findings: Sequence[Findings]) -> list[Block]:
 
 
 def _methods(findings: Sequence[Findings]) -> list[Block]:
-    measured = [found for found in findings if found.methods is not None]
+    measured = having(findings, "methods")
     return [
         Heading(3, "Do other methods find the same neurons?"),
         Paragraph(
@@ -251,7 +251,7 @@ def _methods(findings: Sequence[Findings]) -> list[Block]:
             "every method chooses at most as many as the default of integrated gradients has. A slow method "
             "was given fewer facts; what integrated gradients' choice does on these stands beside it."
         ),
-        *explain_missing([found for found in findings if found.methods is None], "methods"),
+        *explain_missing(findings, "methods", "methods"),
         *charts.side_by_side(measured, "methods", "What each method's neurons do", charts.draw_methods),
         *(_method_table(found, found.methods) for found in measured),
         *(_method_table(found, found.methods.whole) for found in measured if found.methods.whole is not None),

@@ -9,7 +9,7 @@ from atlas.queries.evidence import NEURON_GROUPS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import ALL, Findings
-from build.report.lines import ComparedNumber, comparison, explain_missing
+from build.report.lines import ComparedNumber, NumberOf, comparison, explain_missing, having
 from build.report.numbers import Measurement
 from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 
@@ -22,7 +22,7 @@ _CONTROLS = {
 
 
 def effects_section(findings: Sequence[Findings]) -> list[Block]:
-    measured = [found for found in findings if found.effects is not None]
+    measured = having(findings, "effects")
     blocks: list[Block] = [
         Heading(2, "1 Suppress and amplify"),
         Paragraph(
@@ -39,7 +39,7 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
             "neurons are where the fact's were found stands beside it, as a multiple of the fact's own."
         ),
         comparison(_lines(), findings),
-        *explain_missing([found for found in findings if found.effects is None], "effects"),
+        *explain_missing(findings, "effects", "effects"),
     ]
     for intervention in charts.VERBS if measured else ():
         blocks += [
@@ -72,13 +72,8 @@ def _lines() -> list[ComparedNumber]:
     ]
 
 
-def _effect(
-    intervention: str, group: str, templates: str, facts: str
-) -> Callable[[Findings], Measurement | None]:
-    def number(found: Findings) -> Measurement | None:
-        return None if found.effects is None else found.effects.of(intervention, group, templates, facts)
-
-    return number
+def _effect(*keys: str) -> NumberOf:
+    return lambda found: None if found.effects is None else found.effects.of(*keys)
 
 
 def _active(intervention: str, templates: str, facts: str) -> Callable[[Findings, str], str]:

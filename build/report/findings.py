@@ -24,8 +24,9 @@ import pyarrow as pa
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest
+from build.evidence.intervals import bootstrap_interval, draw_weights
 from build.evidence.statistics import count_neurons
-from build.report.numbers import N_RESAMPLES, RESAMPLING_SEED, Measurement, mean_of, ratio_of
+from build.report.numbers import RESAMPLING_SEED, Measurement, mean_of, ratio_of
 from build.report.paper_values import UPPER_LAYERS
 from build.report.samples import FEWEST_KNOWN, Activating, Contexts, Methods, Stability, Subsets
 from build.report.studies import Edits, Erasures
@@ -287,13 +288,11 @@ def _overlaps(overlaps: pd.DataFrame) -> tuple[Measurement | None, Measurement |
         return within, None
     apart = ~np.eye(n, dtype=bool)
     means = np.where(apart, np.nan_to_num(shared), 0.0)
-    weights = np.random.default_rng(RESAMPLING_SEED).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    weights = draw_weights(np.random.default_rng(RESAMPLING_SEED), n)
     pairs = ((weights @ apart) * weights).sum(axis=1)
     drawn = ((weights @ means) * weights).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return within, Measurement(
-        float(means.sum() / apart.sum()), float(low), float(high), n, "relations", "count"
-    )
+    across = float(means.sum() / apart.sum())
+    return within, Measurement(across, *bootstrap_interval(drawn), n, "relations", "count")
 
 
 def _layers(atlas: Atlas) -> tuple[pd.DataFrame, int]:

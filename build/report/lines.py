@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from atlas.numbers import NOT_MEASURED
@@ -101,10 +102,17 @@ def comparison(lines: Sequence[ComparedNumber], findings: Sequence[Findings], ca
     return Table(columns, tuple(line.row(findings) for line in lines), caption, widths=(20, 15, 12))
 
 
-def explain_missing(without: Sequence[Findings], experiment: str) -> list[Block]:
-    """A sentence on each atlas that was not measured, and what would do it."""
+def having(findings: Sequence[Findings], part: str) -> list[Findings]:
+    """The atlases of which this part was measured."""
+    return [found for found in findings if attrgetter(part)(found) is not None]
+
+
+def explain_missing(findings: Sequence[Findings], part: str, experiment: str) -> list[Block]:
+    """A sentence on each atlas of which this part was not measured, and what would do it."""
     blocks: list[Block] = []
-    for found in without:
+    for found in findings:
+        if attrgetter(part)(found) is not None:
+            continue
         if found.manifest.model.weights_sha256 is None:
             how = "It holds neurons that others published, and no model to measure them with."
         else:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from build.evidence.intervals import wilson
+from build.evidence.intervals import BOOTSTRAP_DRAWS, draw_weights, wilson
 
-N_RESAMPLES = 1000
 RESAMPLING_SEED = 0
 _FEWEST_FOR_INTERVAL = 2
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -154,11 +153,7 @@ def _interval(rows: np.ndarray, statistic) -> tuple[float | None, float | None]:
     if n < _FEWEST_FOR_INTERVAL:
         return None, None
     generator = np.random.default_rng(RESAMPLING_SEED)
-    drawn = np.concatenate(
-        [
-            statistic(generator.multinomial(n, np.full(n, 1 / n), size=100) @ rows)
-            for _ in range(N_RESAMPLES // 100)
-        ]
-    )
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    # A hundred draws at a time, for n may be large.
+    drawn = [statistic(draw_weights(generator, n, 100) @ rows) for _ in range(BOOTSTRAP_DRAWS // 100)]
+    low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
     return float(low), float(high)

@@ -10,7 +10,7 @@ from atlas.refinement import MODES as REFINEMENTS
 from build.report import charts
 from build.report.figures import Figure
 from build.report.findings import Findings
-from build.report.lines import ComparedNumber, at, comparison, explain_missing
+from build.report.lines import ComparedNumber, at, comparison, explain_missing, having
 from build.report.numbers import in_unit
 from build.report.page import Block, Heading, Paragraph, Pictures, Table, escape_marks
 from build.report.paper_values import PAPER_VALUES, REPLICATION_VALUES
@@ -33,7 +33,7 @@ _ROWS: dict[str, tuple[str, str, str]] = {
 
 
 def statistics_section(findings: Sequence[Findings]) -> list[Block]:
-    counted = [found for found in findings if found.statistics.neurons is not None]
+    counted = having(findings, "statistics.neurons")
     return [
         Heading(2, "5 Statistics"),
         Paragraph(
@@ -56,8 +56,8 @@ def statistics_section(findings: Sequence[Findings]) -> list[Block]:
             if found.statistics.modes is not None
             for block in (_modes(found), *_target(found))
         ),
-        *explain_missing([found for found in findings if found.statistics.modes is None], "statistics"),
-        *_sensitivity([found for found in findings if found.statistics.grid is not None]),
+        *explain_missing(findings, "statistics.modes", "statistics"),
+        *_sensitivity(having(findings, "statistics.grid")),
     ]
 
 

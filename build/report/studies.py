@@ -16,7 +16,8 @@ import pandas as pd
 
 from atlas.queries.evidence import EDIT_GROUPS, PAPER_DOSE
 from atlas.store.atlas import Atlas
-from build.report.numbers import Measurement, mean_of, ratio_of
+from build.evidence.intervals import bootstrap_interval, draw_weights
+from build.report.numbers import RESAMPLING_SEED, Measurement, mean_of, ratio_of
 
 OWN_AND_RANDOM = ("own", "random")
 PAPER_STRENGTHS = (1.0, 8.0)
@@ -119,13 +120,9 @@ def _perplexity(rows: pd.DataFrame, kind: str) -> Measurement | None:
         {when: -np.log(asked[f"p_old_{when}"].astype(float).clip(lower=tiny)) for when in ("before", "after")}
     )
     by_edit = loss.assign(n=1.0).groupby(asked["edit"]).sum().to_numpy()
-    weights = np.random.default_rng(0).multinomial(
-        len(by_edit), np.full(len(by_edit), 1 / len(by_edit)), size=1000
-    )
-    drawn = _rise(weights @ by_edit)
+    drawn = _rise(draw_weights(np.random.default_rng(RESAMPLING_SEED), len(by_edit)) @ by_edit)
     value = float(_rise(by_edit.sum(axis=0, keepdims=True))[0])
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Measurement(value, float(low), float(high), len(by_edit), "edits", "difference")
+    return Measurement(value, *bootstrap_interval(drawn), len(by_edit), "edits", "difference")
 
 
 def _rise(sums: np.ndarray) -> np.ndarray:

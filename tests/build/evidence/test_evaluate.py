@@ -24,6 +24,7 @@ from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.evidence.setting import Setting
 from build.output.check import check_atlas
 from build.output.writer import Output, settle
+from tests.by_hand import logits_scaled, probability_scaled
 from tests.sample_atlas import write_sample_atlas
 
 FEW = EvaluateOptions(experiments="effects", sample=30)
@@ -249,8 +250,6 @@ def test_every_prompt_has_every_group_and_both_interventions(setting, effects):
 
 @pytest.mark.parametrize("group", ["own", "random", "matched", "baseline", "unrelated"])
 def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effects, group):
-    import torch
-
     subject = setting.subject
     rows = effects[effects["group"] == group].sample(12, random_state=0)
     for row in rows.itertuples():
@@ -265,32 +264,10 @@ def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effect
         }[group]
         prompts = setting.by_id[row.prompt_fact_id].prompts
         prompt = next(each.prompt for each in prompts if each.prompt.template_id == row.template_id)
-        encoded = subject.encode(prompt)
-        factor = {"suppress": 0.0, "amplify": 2.0}[row.intervention]
-
-        def scale(layer: int, neurons=neurons, encoded=encoded, factor=factor):
-            here = [each.neuron for each in neurons if each.layer == layer]
-
-            def hook(module, args):
-                changed = args[0].clone()
-                for position in encoded.positions:
-                    changed[0, position, here] *= factor
-                return (changed,)
-
-            return hook
-
-        handles = [
-            subject.family.down(subject.model, layer).register_forward_pre_hook(scale(layer))
-            for layer in range(subject.n_layers)
-        ]
-        with torch.no_grad():
-            logits = subject.model(torch.tensor([encoded.input_ids])).logits[0].float()
-        for handle in handles:
-            handle.remove()
-        p = logits.softmax(-1)
-        chances = [float(p[i, token]) for i, token in zip(encoded.positions, encoded.targets, strict=True)]
-        assert row.p_after == pytest.approx(np.prod(chances), rel=1e-3, abs=1e-7)
-        top = subject.token_text(int(logits[encoded.positions[0]].argmax()))
+        change = (subject, prompt, neurons, {"suppress": 0.0, "amplify": 2.0}[row.intervention])
+        assert row.p_after == pytest.approx(probability_scaled(*change), rel=1e-3, abs=1e-7)
+        first = logits_scaled(*change)[subject.encode(prompt).positions[0]]
+        top = subject.token_text(int(first.argmax()))
         before = subject.predict([prompt], top_k=1)[0]
         assert row.p_before == pytest.approx(before.probability, rel=1e-4, abs=1e-7)
         assert row.top_changed == (top != before.top_token)

@@ -13,7 +13,7 @@ import pytest
 
 from atlas.neuron import Prompt
 from atlas.store.atlas import DATA, Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
+from atlas.store.manifest import read_manifest
 from build.evidence import STUDIES
 from build.evidence.contexts import (
     CONTEXT_KINDS,
@@ -29,7 +29,7 @@ from build.evidence.contexts import (
 )
 from build.evidence.setting import AtlasFact, Setting
 from build.output.check import check_rows
-from tests.sample_atlas import write_sample_atlas, write_table
+from tests.sample_atlas import replace_table, write_sample_atlas
 
 pytest.importorskip("torch")
 
@@ -313,11 +313,6 @@ def folder(tmp_path: Path) -> Path:
     return write_sample_atlas(tmp_path / "sample", leave_out=others)
 
 
-def put(folder: Path, rows: list[dict]) -> None:
-    write_table(folder, "contexts", rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-
-
 def contexts_of(folder: Path, value: dict[str, float]) -> Iterator[dict]:
     """Every fact alike, its random neurons half as active; those it does not know twice as active."""
     with Atlas(folder) as atlas:
@@ -339,7 +334,7 @@ def contexts_of(folder: Path, value: dict[str, float]) -> Iterator[dict]:
 
 
 def test_the_summary_tells_known_facts_and_random_neurons_apart(folder):
-    put(folder, list(contexts_of(folder, {"fact": 0.8, "subject": 0.1, "random": 1.0})))
+    replace_table(folder, "contexts", list(contexts_of(folder, {"fact": 0.8, "subject": 0.1, "random": 1.0})))
     with Atlas(folder) as atlas:
         lines = {line.split("  ")[0]: line for line in summary(atlas)}
         share = atlas.query_one("SELECT avg((NOT known)::INT) AS u FROM facts WHERE n_neurons > 0")["u"]
@@ -357,7 +352,7 @@ def test_contexts_that_contradict_themselves_or_their_fact_fail_the_check(folder
     sentence = "contexts lack an activation, or have a wrong number of neurons or sentences"
 
     def problems(change: dict) -> list[str]:
-        put(folder, [rows[0] | change, *rows[1:]])
+        replace_table(folder, "contexts", [rows[0] | change, *rows[1:]])
         return check_rows(folder, read_manifest(folder)).problems
 
     assert rows[0]["group"] == "own"

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.surgery.subject import Prediction
 from build.evidence.erase import (
     DOSES,
@@ -24,7 +23,8 @@ from build.evidence.erase import (
 )
 from build.evidence.setting import Setting
 from build.output.check import check_atlas
-from tests.sample_atlas import write_table
+from tests.by_hand import down_projections
+from tests.sample_atlas import replace_table
 
 POCKET = bundled().get("starter-pocket-bert")
 SAMPLE = 7
@@ -53,17 +53,10 @@ def plain_order(atlas, relation_id):
 @contextmanager
 def zeroed(subject, neurons):
     """The model with these columns of its down-projections' weights set to zero."""
-    layers = subject.model.bert.encoder.layer
-    before = [layer.output.dense.weight.detach().clone() for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer, neuron in neurons:
-                layers[layer].output.dense.weight[:, neuron] = 0
+    with down_projections(subject) as weights:
+        for layer, neuron in neurons:
+            weights[layer][:, neuron] = 0
         yield
-    finally:
-        with torch.no_grad():
-            for layer, weight in zip(layers, before, strict=True):
-                layer.output.dense.weight.copy_(weight)
 
 
 def plain_scores(subject, prompts):
@@ -166,16 +159,8 @@ def test_perplexity_counts_answer_tokens_and_never_becomes_infinite():
     assert math.isfinite(score_predictions([said(9, 0.0)], "after")["perplexity_after"])
 
 
-def with_erasures(folder, rows):
-    """A copy of the atlas with these rows of `erasures`."""
-    shutil.copytree(POCKET, folder)
-    write_table(folder, "erasures", rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    return folder
-
-
 def test_the_summary_says_what_the_rows_do(setting, rows, tmp_path):
-    folder = with_erasures(tmp_path / "atlas", rows)
+    folder = replace_table(shutil.copytree(POCKET, tmp_path / "atlas"), "erasures", rows)
     with Atlas(folder) as atlas:
         lines = summary(atlas)
     own = {(row["group"], row["n_neurons"]): row for row in rows if row["asked_relation_id"] == "P19"}
@@ -188,7 +173,11 @@ def test_the_summary_says_what_the_rows_do(setting, rows, tmp_path):
 
 
 def test_the_check_finds_the_one_row_that_cannot_be(setting, rows, tmp_path):
-    folder = with_erasures(tmp_path / "atlas", [rows[0] | {"accuracy_after": 1.5}, *rows[1:]])
+    folder = replace_table(
+        shutil.copytree(POCKET, tmp_path / "atlas"),
+        "erasures",
+        [rows[0] | {"accuracy_after": 1.5}, *rows[1:]],
+    )
     assert check_atlas(folder).problems == [
         "1 erasures have an accuracy or a probability outside 0 to 1, or a perplexity below 1"
     ]

@@ -1,7 +1,6 @@
 """Ways to choose neurons: choices by sorting and by plain refinement, effects by hand-set activations."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -10,13 +9,12 @@ import pytest
 
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.evidence.methods import COMPARED_METHODS, choose_by_score, measure, stored_choices, units
 from build.evidence.setting import Setting
 from tests.by_hand import probability_scaled
 from tests.plain_refinement import plain_facts, plain_mode
-from tests.sample_atlas import write_table
+from tests.sample_atlas import replace_table
 
 POCKET = bundled().get("starter-pocket-bert")
 STORED_MODES = ("default", "paper", "replication", "count")
@@ -147,9 +145,7 @@ def emptied(tmp_path):
     rows = pq.read_table(folder / "attributions.parquet")
     kept = rows.filter(pc.invert(pc.is_in(rows["fact_id"], pc.cast(ids, "string"))))
     assert kept.num_rows < rows.num_rows
-    write_table(folder, "attributions", kept)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    return folder
+    return replace_table(folder, "attributions", kept)
 
 
 def test_a_choice_of_no_neurons_changes_nothing(emptied):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,21 +11,13 @@ import pytest
 from atlas.neuron import Neuron
 from atlas.queries.subsets import half_effect
 from atlas.store.atlas import DATA, Atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
+from atlas.store.manifest import read_manifest
 from build.evidence import STUDIES
 from build.evidence.setting import Setting
 from build.evidence.subsets import measure, subset_sizes, summary, units
 from build.output.check import check_rows
-from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
-
-pytest.importorskip("torch")
-
-
-def replace_table(folder: Path, name: str, rows: list[dict]) -> Path:
-    write_table(folder, name, rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    return folder
-
+from tests.by_hand import probability_scaled
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
 # --- what is asked ---
 
@@ -88,36 +78,9 @@ def table_of(rows: list[dict]) -> pd.DataFrame:
 
 
 def by_hand(setting: Setting, fact_id: str, neurons: list[Neuron]) -> float:
-    """Mean probability of the answer on held-out prompts with these neurons zero, by transformers alone."""
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    from atlas.models import locate
-
-    folder = locate("pocket-bert").folder
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    down = [layer.output.dense for layer in model.bert.encoder.layer]
-    prompts = setting.atlas.query(
-        "SELECT text, object FROM prompts JOIN facts USING (fact_id) WHERE held_out AND fact_id = $fact_id",
-        {"fact_id": fact_id},
-    )
-    chances = []
-    for text, answer in zip(prompts["text"], prompts["object"], strict=True):
-        [target] = tokenizer.encode(answer, add_special_tokens=False)  # pocket-bert's answers are whole words
-        ids = tokenizer(text.replace("[Y]", "[MASK]"), return_tensors="pt")["input_ids"]
-        place = int((ids[0] == tokenizer.mask_token_id).nonzero())
-
-        def zero(module, args, place=place):
-            here = [each.neuron for each in neurons if down[each.layer] is module]
-            args[0][0, place, here] = 0.0
-
-        handles = [module.register_forward_pre_hook(zero) for module in down]
-        with torch.no_grad():
-            chances.append(float(model(ids).logits[0, place].softmax(-1)[target]))
-        for handle in handles:
-            handle.remove()
-    return float(np.mean(chances))
+    """Mean probability of the answer on held-out prompts with these neurons zero."""
+    prompts = [each.prompt for each in setting.by_id[fact_id].prompts if each.held_out]
+    return float(np.mean([probability_scaled(setting.subject, prompt, neurons, 0) for prompt in prompts]))
 
 
 def by_score(setting: Setting, fact_id: str) -> list[Neuron]:

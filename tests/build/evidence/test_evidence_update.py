@@ -13,7 +13,6 @@ import torch
 
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import conform
 from build.evidence.intervals import wilson
 from build.evidence.setting import Setting
@@ -30,7 +29,8 @@ from build.evidence.update import (
     units,
 )
 from build.output.check import check_atlas
-from tests.sample_atlas import write_table
+from tests.by_hand import down_projections
+from tests.sample_atlas import replace_table
 
 POCKET = bundled().get("starter-pocket-bert")
 EDITED = ("P36", "P30", "P131")
@@ -61,20 +61,13 @@ def edited(subject, neurons, old, new, remove, add):
     """The model with these value vectors moved from one answer's embedding to another's, by hand."""
     embeddings = subject.model.bert.embeddings.word_embeddings.weight
     e_old, e_new = (embeddings[list(subject.answer_tokens(answer))].mean(0) for answer in (old, new))
-    layers = subject.model.bert.encoder.layer
-    before = [layer.output.dense.weight.detach().clone() for layer in layers]
-    try:
-        with torch.no_grad():
-            for neuron in neurons:
-                value = before[neuron.layer][:, neuron.neuron]
-                length = value.norm()
-                moved = value - remove * length / e_old.norm() * e_old + add * length / e_new.norm() * e_new
-                layers[neuron.layer].output.dense.weight[:, neuron.neuron] = moved
+    with down_projections(subject) as weights:
+        for neuron in neurons:
+            value = weights[neuron.layer][:, neuron.neuron].clone()
+            length = value.norm()
+            moved = value - remove * length / e_old.norm() * e_old + add * length / e_new.norm() * e_new
+            weights[neuron.layer][:, neuron.neuron] = moved
         yield
-    finally:
-        with torch.no_grad():
-            for layer, weight in zip(layers, before, strict=True):
-                layer.output.dense.weight.copy_(weight)
 
 
 def said(subject, prompt, answer):
@@ -250,16 +243,8 @@ def test_intervals_are_wilsons_for_one_prompt_an_edit_and_wider_where_edits_have
     assert measure_rate(pd.Series([], dtype=bool), pd.Series([], dtype=str)) is None
 
 
-def with_edits(folder, rows):
-    """A copy of the atlas with these rows of `edits`."""
-    shutil.copytree(POCKET, folder)
-    write_table(folder, "edits", rows)
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
-    return folder
-
-
 def test_the_summary_counts_edits_and_those_that_cannot_be(setting, rows, tmp_path):
-    with Atlas(with_edits(tmp_path / "atlas", rows)) as atlas:
+    with Atlas(replace_table(shutil.copytree(POCKET, tmp_path / "atlas"), "edits", rows)) as atlas:
         lines = summary(atlas)
     none_left = 0
     for facts in setting.by_relation.values():
@@ -282,7 +267,9 @@ def test_the_check_finds_the_rows_that_cannot_be(rows, tmp_path):
     other = next(row for row in rows if row["kind"] == "other_relation")
     wrong = [row | {"p_old_after": 1.5} if row is rows[0] else row for row in rows]
     wrong = [row | {"kind": "same_relation"} if row is other else row for row in wrong]
-    assert check_atlas(with_edits(tmp_path / "atlas", wrong)).problems == [
+    assert check_atlas(
+        replace_table(shutil.copytree(POCKET, tmp_path / "atlas"), "edits", wrong)
+    ).problems == [
         "1 edits have a probability outside 0 to 1 or a rank below 1",
         "1 edits have prompts of the wrong relation, or with the old or the new answer",
     ]

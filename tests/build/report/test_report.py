@@ -34,7 +34,7 @@ from build.report.numbers import Measurement, mean_of, ratio_of
 from build.report.paper_values import PAPER_VALUES, RANGES, REPLICATION_VALUES
 from tests import ROOT
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
-from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
 N_FACTS = 80
 OPTIONAL = sorted(set(TABLES) - set(REQUIRED_TABLES))
@@ -437,11 +437,10 @@ def test_edits_erasures_contexts_and_halves_can_speak_against_it(ideal, found):
         return {each.claim.name: each.against for each in judge(replace(ideal, **parts))}
 
     share = {"n": 40, "unit": "share"}
-    own = found.edits.of_group("own") | {"success": Measurement(0.8, **share)}
-    random = found.edits.of_group("random") | {"success": Measurement(0.6, **share)}
-    strengths = found.edits.strengths[0]
-    edits = replace(found.edits, scores={(strengths, "own"): own, (strengths, "random"): random})
-    assert said(edits=edits)["edit-random"] == pytest.approx(0.75)
+    succeeding = edits_with(
+        found, success=Measurement(0.8, **share), random={"success": Measurement(0.6, **share)}
+    )
+    assert said(edits=succeeding.edits)["edit-random"] == pytest.approx(0.75)
     lost = {
         ("own", "own"): Measurement(0.5, 0.4, 0.6, **share),
         ("own", "others"): Measurement(0.45, **share),
@@ -647,8 +646,7 @@ def test_an_atlas_of_neurons_alone_has_statistics_and_nothing_else(small, tmp_pa
 
 def test_an_atlas_without_any_neuron_is_reported(small, tmp_path):
     folder = without(small, tmp_path / "empty", *OPTIONAL)
-    write_table(folder, "knowledge_neurons", empty_table("knowledge_neurons"))
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    replace_table(folder, "knowledge_neurons", empty_table("knowledge_neurons"))
     assert "24 facts have none" in markdown(gather(Atlas(folder)))
 
 

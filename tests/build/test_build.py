@@ -645,27 +645,28 @@ def test_out_of_memory_halves_the_batch_and_goes_on(bert_atlas, tiny_bert, tmp_p
     assert check_atlas(out).passed
 
 
-def test_too_little_memory_for_one_prompt_is_one_sentence(tiny_bert, tmp_path, monkeypatch):
-    from atlas.attribution import attribution
-
-    def no_memory(*args: object, **kwargs: object) -> list:
-        raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
-        )
-
-    monkeypatch.setattr(attribution, "attribute", no_memory)
-    with pytest.raises(BuildError, match=r"too little memory .* --device cpu"):
-        run_build(options(tiny_bert), out=tmp_path / "out")
-
-
-def test_another_runtime_error_is_not_taken_for_memory(tiny_bert, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "kind", "sentence"),
+    [
+        (
+            "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes",
+            BuildError,
+            r"too little memory .* --device cpu",
+        ),
+        ("shapes do not match", RuntimeError, "shapes"),
+    ],
+    ids=["too little memory", "another error"],
+)
+def test_only_too_little_memory_for_one_prompt_is_one_sentence(
+    tiny_bert, tmp_path, monkeypatch, raised, kind, sentence
+):
     from atlas.attribution import attribution
 
     def broken(*args: object, **kwargs: object) -> list:
-        raise RuntimeError("shapes do not match")
+        raise RuntimeError(raised)
 
     monkeypatch.setattr(attribution, "attribute", broken)
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(kind, match=sentence):
         run_build(options(tiny_bert), out=tmp_path / "out")
 
 
@@ -722,25 +723,21 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 # --- folders that are not this build's ---
 
 
-def test_a_folder_with_foreign_files_is_refused_untouched(tiny_bert, tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("thesis.tex", "years of work", r"no build wrote \(thesis.tex\)"),
+        ("work/notes.txt", "somebody's", "no build wrote"),
+        ("facts.parquet", "somebody's", "no build wrote"),
+        ("manifest.json", '{"name": "a web app"}', "a manifest that cannot be read"),
+    ],
+)
+def test_a_folder_that_is_not_a_builds_is_refused_untouched(tiny_bert, tmp_path, name, content, sentence):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
     before = fingerprint(tmp_path)
     for fresh in (False, True):
-        with pytest.raises(BuildError, match=r"no build wrote \(thesis.tex\)"):
-            run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
-    assert fingerprint(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["work", "facts.parquet"])
-def test_a_folder_that_only_looks_like_a_build_is_refused(tiny_bert, tmp_path, name):
-    path = tmp_path / name
-    if name == "work":
-        path.mkdir()
-        path = path / "notes.txt"
-    path.write_text("somebody's")
-    before = fingerprint(tmp_path)
-    for fresh in (False, True):
-        with pytest.raises(BuildError, match="no build wrote"):
+        with pytest.raises(BuildError, match=sentence):
             run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
     assert fingerprint(tmp_path) == before
 
@@ -750,15 +747,6 @@ def test_a_file_in_the_folders_place_is_refused(tiny_bert, tmp_path):
     path.write_text("a file")
     with pytest.raises(BuildError, match="is a file"):
         run_build(options(tiny_bert), out=path)
-
-
-def test_another_manifest_is_refused_untouched(tiny_bert, tmp_path):
-    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
-    before = fingerprint(tmp_path)
-    for fresh in (False, True):
-        with pytest.raises(BuildError, match="a manifest that cannot be read"):
-            run_build(options(tiny_bert), out=tmp_path, fresh=fresh)
-    assert fingerprint(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -850,28 +838,28 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
 # --- check ---
 
 
-def test_check_finds_a_flipped_byte(copy):
-    path = copy / "attributions.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert "sha256" in check_atlas(copy).problems[0]
+def flip_a_byte(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def test_check_finds_a_truncated_file(copy):
-    path = copy / "prompts.parquet"
-    path.write_bytes(path.read_bytes()[:-10])
-    assert "truncated" in check_atlas(copy).problems[0]
-
-
-def test_check_finds_a_missing_file(copy):
-    (copy / "effects.parquet").unlink()
-    assert "missing" in check_atlas(copy).problems[0]
-
-
-def test_check_finds_an_unfinished_atlas(copy):
-    (copy / "manifest.json").unlink()
-    assert "not a finished atlas" in check_atlas(copy).problems[0]
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("attributions.parquet", flip_a_byte, "sha256"),
+        ("prompts.parquet", lambda content: content[:-10], "truncated"),
+        ("effects.parquet", None, "missing"),
+        ("manifest.json", None, "not a finished atlas"),
+    ],
+    ids=["flipped byte", "truncated", "missing", "no manifest"],
+)
+def test_check_finds_files_that_are_not_as_written(copy, name, change, sentence):
+    path = copy / name
+    content = path.read_bytes()
+    path.unlink()
+    if change is not None:
+        path.write_bytes(change(content))
+    assert sentence in check_atlas(copy).problems[0]
 
 
 def spoil(folder: Path, table: str, change: str) -> None:

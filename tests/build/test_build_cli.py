@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,23 +28,11 @@ needs_pararel = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
-    """A function: arguments → the sentence on stderr; nothing was printed or written beside it."""
+@pytest.fixture(autouse=True)
+def nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-
-    def refuse(*arguments: str) -> str:
-        assert main(list(arguments)) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert "Traceback" not in captured.err
-        assert len(captured.err.strip().splitlines()) == 1
-        assert not (tmp_path / "never-made").exists()
-        return captured.err
-
-    return refuse
+    yield
+    assert not (tmp_path / "never-made").exists()
 
 
 @pytest.mark.parametrize(

@@ -809,7 +809,7 @@ def test_an_earlier_report_is_replaced(written, small, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["absent", "no atlas", "twice", "out is a file"])
-def test_bad_input_gets_a_sentence(what, sample, tmp_path, capsys):
+def test_bad_input_gets_a_sentence(what, sample, tmp_path, refused):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     arguments, said = {
@@ -818,15 +818,13 @@ def test_bad_input_gets_a_sentence(what, sample, tmp_path, capsys):
         "twice": ([str(sample), str(sample), "--out", str(tmp_path / "out")], "was given twice"),
         "out is a file": ([str(sample), "--out", str(tmp_path / "file")], "is a file"),
     }[what]
-    assert main(["figures", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert said in refused("figures", *arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_package_that_draws_there_is_one_sentence(sample, tmp_path, capsys, monkeypatch):
+def test_without_the_package_that_draws_there_is_one_sentence(sample, tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "vl_convert", None)  # how Python marks what cannot be imported
-    assert main(["figures", str(sample), "--out", str(tmp_path / "out")]) == 2
-    assert "requirements-dev.txt" in capsys.readouterr().err
+    assert "requirements-dev.txt" in refused("figures", sample, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

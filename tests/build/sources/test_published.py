@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -299,21 +299,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     return Files(tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A function: arguments → the sentence on stderr."""
-
-    def refuse(arguments: list[str]) -> str:
-        assert main(arguments) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert "Traceback" not in captured.err
-        assert len(captured.err.strip().splitlines()) == 1
-        return captured.err
-
-    return refuse
-
-
 def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(files, capsys):
     assert main(files.command()) == 0
     assert "3, not measured which of them the model knows" in capsys.readouterr().out
@@ -391,7 +376,7 @@ def test_the_manifest_says_whose_method_it_was(files):
 def test_a_broken_entry_is_named_with_its_file_and_nothing_is_written(files, refused, entries, says):
     path = files.source / "neurons_1.json"
     path.write_text(entries, errors="surrogateescape")
-    sentence = refused(files.command())
+    sentence = refused(*files.command())
     assert str(path) in sentence
     assert says in sentence
     assert not files.out.exists()
@@ -400,7 +385,7 @@ def test_a_broken_entry_is_named_with_its_file_and_nothing_is_written(files, ref
 def test_a_fact_without_an_entry_is_named(files, refused):
     (files.source / "neurons_1.json").write_text("{}")
     files.accept()
-    assert "has an entry for PARAREL's fact id-3" in refused(files.command())
+    assert "has an entry for PARAREL's fact id-3" in refused(*files.command())
     assert not files.out.exists()
 
 
@@ -412,13 +397,13 @@ def test_a_fact_without_an_entry_is_named(files, refused):
     ],
 )
 def test_a_missing_folder_is_one_sentence(files, refused, option, says):
-    assert says in refused(files.command(option, "nowhere"))
+    assert says in refused(*files.command(option, "nowhere"))
     assert not files.out.exists()
 
 
 def test_a_missing_or_foreign_file_names_the_option(files, refused):
-    assert "Point --pararel at" in refused(files.command("--pararel", str(files.source)))
-    assert "Point --source at" in refused(files.command("--source", str(files.pararel)))
+    assert "Point --pararel at" in refused(*files.command("--pararel", str(files.source)))
+    assert "Point --source at" in refused(*files.command("--source", str(files.pararel)))
     assert not files.out.exists()
 
 
@@ -510,7 +495,7 @@ def test_a_finished_import_is_not_done_again_and_fresh_replaces_it(files, capsys
 def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(files, refused):
     shutil.copytree(ROOT / "atlas" / "data" / "starter-pocket-bert", files.out)
     before = {path.name: path.read_bytes() for path in files.out.iterdir()}
-    sentence = refused(files.command())
+    sentence = refused(*files.command())
     assert "holds a finished atlas with model pocket-bert where this one has bert-base-uncased" in sentence
     assert {path.name: path.read_bytes() for path in files.out.iterdir()} == before
     assert main(files.command("--fresh")) == 0
@@ -522,7 +507,7 @@ def test_what_no_build_wrote_is_left_alone(files, refused):
     files.out.mkdir()
     (files.out / "thesis.txt").write_text("two years")
     for more in ([], ["--fresh"]):
-        assert "holds files that no build wrote (thesis.txt)" in refused(files.command(*more))
+        assert "holds files that no build wrote (thesis.txt)" in refused(*files.command(*more))
     assert [path.name for path in files.out.iterdir()] == ["thesis.txt"]
 
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -28,7 +27,7 @@ from app.shared.words import escape, formatted, neurons_of, percentage, with_bla
 from atlas.errors import AtlasError
 from atlas.models import is_ready
 from atlas.queries import comparison
-from atlas.refinement import STORED_FRACTION, KnowledgeNeuron, mode
+from atlas.refinement import MODES, STORED_FRACTION, KnowledgeNeuron, Refinement
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -69,11 +68,11 @@ def two_sets(atlas: Atlas) -> None:
     status = st.container()
     sets = choose_sets(atlas, status)
     rule = thresholds.choose_t_and_p(
-        thresholds.default_thresholds(),
+        MODES["default"],
         st.columns(2, gap="medium", vertical_alignment="bottom"),
         lowest=STORED_FRACTION,
     )
-    found = find_both(sets)
+    found = find_both(sets, rule)
     show_toast()
     if found is None:
         show_examples()
@@ -179,7 +178,7 @@ def show_examples() -> None:
 # Find ------------------------------------------------------------------------------------------------
 
 
-def find_both(sets: Sets | None) -> tuple[Found, Found] | None:
+def find_both(sets: Sets | None, rule: Refinement) -> tuple[Found, Found] | None:
     """Both sides' attributions, from this session's last search or a new one."""
     pressed = st.button(
         "Find their neurons and compare",
@@ -205,7 +204,7 @@ def find_both(sets: Sets | None) -> tuple[Found, Found] | None:
             found = search_both(sets, progress)
             st.session_state["sets_found"] = (sets.key, found)
             st.query_params["run"] = "1"
-            measure_effects(sets, lists(found, thresholds_now()), part(progress, 0.8, 1.0))
+            measure_effects(sets, lists(found, rule), part(progress, 0.8, 1.0))
     return found
 
 
@@ -226,20 +225,12 @@ def part(
     return lambda share, said: progress(start + (end - start) * share, before + said)
 
 
-def thresholds_now() -> thresholds.Thresholds:
-    """The sliders' values, without drawing them again."""
-    return replace(
-        thresholds.default_thresholds(), t=st.session_state["slider-t"], p=st.session_state["slider-p"]
-    )
-
-
 def lists(
-    found: tuple[Found, Found], chosen: thresholds.Thresholds
+    found: tuple[Found, Found], rule: Refinement
 ) -> tuple[tuple[KnowledgeNeuron, ...], tuple[KnowledgeNeuron, ...]]:
     """The neurons of both sides at these thresholds."""
     from atlas.experiments.run import refined_live
 
-    rule = mode("default", threshold=chosen.t, share=chosen.p)
     a, b = (refined_live(each.attributions, rule) for each in found)
     return a, b
 
@@ -247,9 +238,7 @@ def lists(
 # Compare ---------------------------------------------------------------------------------------------
 
 
-def show_comparison(
-    atlas: Atlas, sets: Sets, found: tuple[Found, Found], rule: thresholds.Thresholds
-) -> None:
+def show_comparison(atlas: Atlas, sets: Sets, found: tuple[Found, Found], rule: Refinement) -> None:
     a, b = lists(found, rule)
     subject = sets.subject
     measures = measures_of(found, (a, b))

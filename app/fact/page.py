@@ -15,7 +15,7 @@ import streamlit as st
 from app.fact import evidence, tables
 from app.shared import address, exports, layout, links, thresholds, tray
 from app.shared import evidence as sentences
-from app.shared.thresholds import ADDED, REMOVED, Thresholds
+from app.shared.thresholds import ADDED, REMOVED
 from app.shared.words import (
     NOT_MEASURED,
     escape,
@@ -32,6 +32,7 @@ from atlas import queries
 from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
 from atlas.neuron import Neuron
+from atlas.refinement import Refinement
 from atlas.store.atlas import Atlas
 
 NEURONS_SHOWN = 8
@@ -119,7 +120,7 @@ def set_neuron(name: str | None) -> None:
     address.set_in_url(neuron=name)
 
 
-def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Thresholds, pd.DataFrame]:
+def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Refinement, pd.DataFrame]:
     """The thresholds and their neurons, with a column `change` if they are not the atlas's."""
     own = thresholds.atlas_thresholds(atlas.manifest)
     if not atlas.measured("attributions") or not atlas.measured("prompts"):
@@ -131,13 +132,13 @@ def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple
             "Move a slider to see which are added and removed."
         )
         return limits, stored
-    options = {"at_least": limits.at_least, "negatives": limits.n, "seed": limits.seed}
-    found = queries.rethreshold(atlas, fact["fact_id"], limits.t, limits.p, **options)
+    options = {name: getattr(limits, name) for name in ("at_least", "negatives", "seed")}
+    found = queries.rethreshold(atlas, fact["fact_id"], limits.threshold, limits.share, **options)
     rows = thresholds.mark_changes(stored, found)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape(thresholds.count_changes(rows))}**")
         st.button(
-            f"Back to the atlas's {own.t:g} and {own.p:g}",
+            f"Back to the atlas's {own.threshold:g} and {own.share:g}",
             on_click=address.set_in_url,
             kwargs={"t": None, "p": None, "n": None},
             icon=":material/undo:",
@@ -157,7 +158,7 @@ def show_scores(
     atlas: Atlas,
     fact: dict,
     prompts: pd.DataFrame,
-    limits: Thresholds,
+    limits: Refinement,
     rows: pd.DataFrame,
     neuron: Neuron | None,
 ) -> pd.DataFrame:
@@ -177,7 +178,7 @@ def show_scores(
         scores = thresholds.mark_kinds(scores, rows)
     name = None if neuron is None else str(neuron)
     if view == "prompts":
-        chart = neuron_charts.score_grid(scores, threshold=limits.t, chosen=name)
+        chart = neuron_charts.score_grid(scores, threshold=limits.threshold, chosen=name)
         alternative = "Attribution scores by prompt and neuron"
     else:
         m = atlas.manifest.model
@@ -204,7 +205,7 @@ def show_chosen_neuron(
     atlas: Atlas,
     fact: dict,
     prompts: pd.DataFrame,
-    limits: Thresholds,
+    limits: Refinement,
     rows: pd.DataFrame,
     neuron: Neuron,
 ) -> None:
@@ -218,7 +219,7 @@ def show_chosen_neuron(
             st.button("Close", icon=":material/close:", on_click=set_neuron, args=(None,))
         st.markdown(escape(standing(prompts, limits, rows_of(in_force(rows), neuron), scores)))
         if not scores.empty:
-            tables.show_prompt_scores(scores, limits.t)
+            tables.show_prompt_scores(scores, limits.threshold)
 
 
 def rows_of(rows: pd.DataFrame, neuron: Neuron) -> pd.DataFrame:
@@ -232,16 +233,16 @@ def about_neuron(neuron: dict) -> str:
     return f"{facts} · promotes {token_list(neuron['promoted'], 6)}"
 
 
-def standing(prompts: pd.DataFrame, limits: Thresholds, row: pd.DataFrame, scores: pd.DataFrame) -> str:
+def standing(prompts: pd.DataFrame, limits: Refinement, row: pd.DataFrame, scores: pd.DataFrame) -> str:
     """Whether the neuron is in the set, and by how much. `row` is empty where it is not."""
     verdict = f"It is {'not ' if row.empty else ''}a knowledge neuron of this fact"
     n_prompts = int((prompts["max_score"].notna() & ~prompts["held_out"].astype("boolean")).sum())
     if not n_prompts:
         return f"{verdict}. Scores: {NOT_MEASURED}."
     return (
-        f"{verdict}: its score reaches {limits.t:.0%} of the largest in "
-        f"{int((scores['relative'] >= limits.t).sum())} of {n_prompts} discovery prompts; "
-        f"{limits.prompts_needed(n_prompts)} are needed."
+        f"{verdict}: its score reaches {limits.threshold:.0%} of the largest in "
+        f"{int((scores['relative'] >= limits.threshold).sum())} of {n_prompts} discovery prompts; "
+        f"{limits.needed(n_prompts)} are needed."
     )
 
 

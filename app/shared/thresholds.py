@@ -3,16 +3,14 @@
     chosen = choose_thresholds(atlas.manifest)     # the sliders
     rows = mark_changes(stored, found)             # a column `change`: kept, added or removed
 
-`t` is the coarse threshold (a share of the prompt's largest score), `p` the share of discovery prompts in
-which it is reached, `n` the number of other facts whose prompts are negative examples. The URL holds what
-differs from the atlas's own; see `atlas.refinement`.
+The URL's `t`, `p` and `n` are the threshold, the share of discovery prompts and the number of negative
+examples of a `Refinement`. It holds what differs from the atlas's own.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -21,49 +19,24 @@ import streamlit as st
 from app.shared import address
 from app.shared.words import plural
 from atlas.charts.neurons import ADDED, OTHER, OWN, REMOVED
-from atlas.refinement import MODES, STORED_FRACTION
+from atlas.refinement import MODES, STORED_FRACTION, Refinement
 from atlas.store.manifest import Manifest
 
 KEPT = "kept"
 _MOST_NEGATIVES = 10
+# What the atlas says about its rule and `queries.rethreshold` takes.
+_CHOSEN = ("threshold", "share", "at_least", "negatives", "seed")
 # Change of a neuron → its kind in the charts.
 _CHANGE_KINDS = {KEPT: OWN, ADDED: ADDED, REMOVED: REMOVED}
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """A refinement rule as far as sliders change it; see `atlas.refinement`."""
-
-    t: float
-    p: float
-    at_least: int
-    n: int = 0
-    seed: int = 0
-
-    def prompts_needed(self, n_prompts: int) -> int:
-        """In how many of a fact's discovery prompts a score has to reach the threshold."""
-        return max(math.ceil(n_prompts * self.p - 1e-9), self.at_least)
-
-
-def default_thresholds() -> Thresholds:
-    """Those of the mode `default`."""
-    rule = MODES["default"]
-    return Thresholds(rule.threshold, rule.share, rule.at_least)
-
-
-def atlas_thresholds(manifest: Manifest) -> Thresholds:
+def atlas_thresholds(manifest: Manifest) -> Refinement:
     """The thresholds that the atlas was made with; of the mode `default` where it does not say."""
-    rule = MODES["default"].to_dict() | {k: v for k, v in manifest.method.refinement.items() if v is not None}
-    return Thresholds(
-        float(rule["threshold"]),
-        float(rule["share"]),
-        int(rule["at_least"]),
-        int(rule["negatives"]),
-        int(rule["seed"]),
-    )
+    said = {name: manifest.method.refinement.get(name) for name in _CHOSEN}
+    return replace(MODES["default"], **{name: value for name, value in said.items() if value is not None})
 
 
-def choose_thresholds(manifest: Manifest) -> Thresholds:
+def choose_thresholds(manifest: Manifest) -> Refinement:
     """Three sliders whose values are the URL's `t`, `p` and `n`."""
     own = atlas_thresholds(manifest)
     left, middle, right = st.columns(3, gap="medium", vertical_alignment="bottom")
@@ -76,15 +49,15 @@ def choose_thresholds(manifest: Manifest) -> Thresholds:
             low=0.0,
             high=float(_MOST_NEGATIVES),
             step=1.0,
-            default=float(own.n),
+            default=float(own.negatives),
             format="%d",
             help="Other facts of the relation with other answers. Neurons that pass the thresholds on their "
             "prompts too are left out.",
         )
-    return replace(chosen, n=int(n))
+    return replace(chosen, negatives=int(n))
 
 
-def choose_t_and_p(own: Thresholds, places: Sequence[Any], *, lowest: float) -> Thresholds:
+def choose_t_and_p(own: Refinement, places: Sequence[Any], *, lowest: float) -> Refinement:
     """Two sliders, for `t` and `p`; `own` where nobody moves them."""
     with places[0]:
         t = address.slider(
@@ -93,7 +66,7 @@ def choose_t_and_p(own: Thresholds, places: Sequence[Any], *, lowest: float) -> 
             low=lowest,
             high=1.0,
             step=0.05,
-            default=own.t,
+            default=own.threshold,
             help="A score counts from this share of the prompt's largest score on.",
         )
     with places[1]:
@@ -103,11 +76,11 @@ def choose_t_and_p(own: Thresholds, places: Sequence[Any], *, lowest: float) -> 
             low=0.0,
             high=1.0,
             step=0.05,
-            default=own.p,
+            default=own.share,
             help="The share of discovery prompts in which a score has to count; at least "
             f"{own.at_least} prompts.",
         )
-    return replace(own, t=t, p=p)
+    return replace(own, threshold=t, share=p)
 
 
 def mark_changes(stored: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

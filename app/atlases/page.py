@@ -29,6 +29,10 @@ from atlas.store.manifest import Manifest, verify
 
 MEGABYTE = 1_000_000
 IMPORT = "published-import"
+LOCAL_FILES = {
+    "source": "folder with the replication's eight JSON files",
+    "pararel": "folder with a copy of PARAREL's repository, or its data folder",
+}
 
 
 def main() -> None:
@@ -137,18 +141,13 @@ def watch(running: Import) -> None:
 def offer_to_import(last: Import | None, *, again: bool) -> None:
     failed = last is not None and last.state == "failed"
     with st.expander("Use local files", icon=":material/folder_open:", expanded=failed):
-        st.text_input(
-            "--source: folder with the replication's eight JSON files",
-            value="" if last is None else last.source,
-            key="import-source",
-            placeholder="downloaded if empty",
-        )
-        st.text_input(
-            "--pararel: folder with a copy of PARAREL's repository, or its data folder",
-            value="" if last is None else last.pararel,
-            key="import-pararel",
-            placeholder="downloaded if empty",
-        )
+        for option, folder in LOCAL_FILES.items():
+            st.text_input(
+                f"--{option}: {folder}",
+                value="" if last is None else getattr(last, option),
+                key=f"import-{option}",
+                placeholder="downloaded if empty",
+            )
     st.button(
         "Import again" if again else "Import",
         key="begin-import",
@@ -162,10 +161,8 @@ def begin_import() -> None:
     running: Import | None = st.session_state.get(IMPORT)
     if running is None or running.state != "running":
         with layout.errors_as_sentences():
-            st.session_state[IMPORT] = Import.start(
-                source=st.session_state.get("import-source", ""),
-                pararel=st.session_state.get("import-pararel", ""),
-            )
+            folders = {option: st.session_state.get(f"import-{option}", "") for option in LOCAL_FILES}
+            st.session_state[IMPORT] = Import.start(**folders)
 
 
 # Manifest --------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ Each function takes rows of `atlas.queries.comparison` and gives an `alt.Chart`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -20,6 +23,7 @@ from atlas.charts.look import (
     tooltip,
 )
 from atlas.charts.marks import bars
+from atlas.charts.neurons import RELATIONS_SHOWN
 from atlas.charts.palette import colour, encoded
 from atlas.numbers import signed_percent
 from atlas.queries.comparison import Overlap
@@ -84,31 +88,36 @@ def shared_by_layer(
     rows: with layer and `where`; expected: as `comparison.chance_by_layer`, for the tooltips.
     """
     layers = list(range(n_layers or int(rows["layer"].max()) + 1))
-    counts = _placed(rows.groupby(["layer", "where"], as_index=False).size())
+    counts = rows.groupby(["layer", "where"], as_index=False).size()
     if expected is not None:
         counts = counts.merge(expected, on="layer", how="left")
+    x = alt.X(
+        "layer:O",
+        title="Layer",
+        scale=alt.Scale(domain=layers),
+        axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
+    )
+    y = alt.Y("size:Q", title="Neurons (number)", axis=alt.Axis(tickCount=4))
+    tips = (("layer:O", "Layer"), ("size:Q", "Neurons", ","), ("expected:Q", "In both by chance", ".2f"))
+    return _stacked(counts, x, y, tips, title="By layer", height=SMALL)
+
+
+def _stacked(
+    counts: pd.DataFrame, x: alt.X, y: alt.Y, tips: Sequence[tuple[str, ...]], **look: Any
+) -> alt.Chart:
+    """Bars of how many (`size`) are in both, in A only, in B only."""
+    rows = _placed(counts)
+    first, *others = tips
     return (
-        alt.Chart(counts, title="By layer")
+        alt.Chart(rows, **look)
         .mark_bar()
         .encode(
-            x=alt.X(
-                "layer:O",
-                title="Layer",
-                scale=alt.Scale(domain=layers),
-                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
-            ),
-            y=alt.Y("size:Q", title="Neurons (number)", axis=alt.Axis(tickCount=4)),
+            x=x,
+            y=y,
             **encoded(_NAMES, "color", legend=_legend()),
             order=alt.Order("order:Q"),
-            tooltip=tooltip(
-                ("layer:O", "Layer"),
-                ("place:N", "Where"),
-                ("size:Q", "Neurons", ","),
-                ("expected:Q", "In both by chance", ".2f"),
-                of=counts,
-            ),
+            tooltip=tooltip(first, ("place:N", "Where"), *others, of=rows),
         )
-        .properties(height=SMALL)
     )
 
 
@@ -182,49 +191,15 @@ def cross_bars(effects: pd.DataFrame, side: str) -> alt.LayerChart:
     return alt.layer(*layers, data=rows, title=f"On the prompts of {side}", height=height)
 
 
-def pair_bars(values: dict[str, float | None]) -> alt.LayerChart:
-    """Mean number of neurons that two facts share: of A, of A and B, of B, of any two; in this order."""
-    rows = pd.DataFrame(
-        {
-            "what": list(values),
-            "shared": list(values.values()),
-            "meaning": ["first", "shared", "second", "unrelated"],
-        }
-    ).dropna()
-    rows["shown"] = [f"{shared:.2f}" for shared in rows["shared"]]
-    layers = bars(
-        rows,
-        "shared",
-        names=dict(zip(rows["meaning"], rows["what"], strict=True)),
-        x={
-            "title": "Neurons in common (mean)",
-            "scale": room_scale([max(float(rows["shared"].max()), 1e-9)]),
-            "axis": alt.Axis(tickCount=5),
-        },
-        y={"axis": label_axis(140)},
-        tooltip=tooltip(("what:N", "Two facts"), ("shared:Q", "Neurons in common (mean)", ".3f")),
-        size=26,
-    )
-    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=44 * len(rows) + 70)
-
-
-def relation_bars(facts: pd.DataFrame, *, limit: int = 12) -> alt.Chart:
+def relation_bars(facts: pd.DataFrame) -> alt.Chart:
     """Facts of two neurons by relation. facts: as `comparison.facts_of_neurons`."""
     named = facts.assign(name=facts["label"].fillna(facts["relation_id"]))
-    largest = named["name"].value_counts().head(limit).index
-    counts = _placed(named[named["name"].isin(largest)].groupby(["name", "where"], as_index=False).size())
-    return (
-        alt.Chart(counts, title="Facts by relation")
-        .mark_bar()
-        .encode(
-            y=alt.Y("name:N", title=None, sort=list(largest), axis=label_axis(150)),
-            x=alt.X("size:Q", title="Facts (number)", axis=alt.Axis(tickCount=5)),
-            **encoded(_NAMES, "color", legend=_legend()),
-            order=alt.Order("order:Q"),
-            tooltip=tooltip(("name:N", "Relation"), ("place:N", "Where"), ("size:Q", "Facts", ",")),
-        )
-        .properties(height=24 * len(largest) + 130)
-    )
+    largest = named["name"].value_counts().head(RELATIONS_SHOWN).index
+    counts = named[named["name"].isin(largest)].groupby(["name", "where"], as_index=False).size()
+    x = alt.X("size:Q", title="Facts (number)", axis=alt.Axis(tickCount=5))
+    y = alt.Y("name:N", title=None, sort=list(largest), axis=label_axis(150))
+    tips = (("name:N", "Relation"), ("size:Q", "Facts", ","))
+    return _stacked(counts, x, y, tips, title="Facts by relation", height=24 * len(largest) + 130)
 
 
 def depth_bars(layers: pd.DataFrame, model: str, *, second: bool, highest: float) -> alt.Chart:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from streamlit.column_config import NumberColumn, TextColumn
 
 from app.compare import charts
 from app.lab import state
-from app.lab.run import show_progress
+from app.lab.run import Progress, show_progress
 from app.shared import layout, limits
 from app.shared.words import plural
 from atlas.errors import AtlasError
@@ -42,7 +41,7 @@ class Sets:
         return self.subject.weights_sha256, self.a, self.b
 
 
-def measure_effects(sets: Sets, neurons: tuple, progress: Callable[[float, str], None]) -> None:
+def measure_effects(sets: Sets, neurons: tuple, progress: Progress) -> None:
     """Measure the effects of suppressing these neurons, and keep them in the session."""
     from atlas.experiments.crossing import cross_effects
 

@@ -14,20 +14,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.compare import charts, prompts
+from app.compare import charts, prompts, show
 from app.compare.atlases import two_atlases
 from app.compare.choose import must_differ, pick_fact, suggest_pairs, swap_link
-from app.compare.prompts import two_sets
-from app.compare.show import (
-    describe_overlap,
-    effect_measures,
-    measure_rows,
-    show_measures,
-    show_overlap_of_neurons,
-    why_no_effects,
-    with_tokens,
-    yes_or_no,
-)
 from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
 from app.shared.words import (
@@ -42,6 +31,7 @@ from app.shared.words import (
     token_list,
 )
 from atlas import queries
+from atlas.charts import sharing as sharing_charts
 from atlas.neuron import Neuron
 from atlas.queries import comparison
 from atlas.store.atlas import Atlas
@@ -73,7 +63,7 @@ def main() -> None:
         case "atlases":
             two_atlases(atlas)
         case "prompts":
-            two_sets(atlas)
+            prompts.two_sets(atlas)
 
 
 # Choose ----------------------------------------------------------------------------------------------
@@ -123,27 +113,27 @@ def two_facts(atlas: Atlas) -> None:
             links.lab_link(fact["fact_id"])
     swap_link(kind="facts", a=b["fact_id"], b=a["fact_id"])
     measures = fact_measures(atlas, a, b)
-    show_measures(measures, *(fact_name(f["subject"], f["object"]) for f in (a, b)))
+    show.show_measures(measures, *(fact_name(f["subject"], f["object"]) for f in (a, b)))
 
     rows = comparison.neurons_of_facts(atlas, a["fact_id"], b["fact_id"])
     usual = usually_shared(atlas, a["relation_id"], b["relation_id"])
     where = "its relation" if a["relation_id"] == b["relation_id"] else "these two relations"
     beside = "" if usual is None else f" Two facts of {where} share {usual:.1f} on average."
-    show_overlap_of_neurons(atlas, rows, measure="score", title="Mean score", beside=beside)
-    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=with_tokens(rows))
+    show.show_overlap_of_neurons(atlas, rows, measure="score", title="Mean score", beside=beside)
+    exports.offer(f"{a['fact_id']}-{b['fact_id']}", measures=measures, neurons=show.with_tokens(rows))
 
 
 def fact_measures(atlas: Atlas, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Columns: measure, a, b (text)."""
     effects = [comparison.suppression(atlas, fact=fact["fact_id"]) for fact in (a, b)]
-    return measure_rows(
+    return show.measure_rows(
         {
             "Relation": [fact["label"] or fact["relation_id"] for fact in (a, b)],
-            "Known": [yes_or_no(fact["known"]) for fact in (a, b)],
+            "Known": [show.yes_or_no(fact["known"]) for fact in (a, b)],
             "Answer's probability (mean)": [formatted(f["mean_probability"], ".3f") for f in (a, b)],
             "Prompts": [formatted(fact["n_prompts"]) for fact in (a, b)],
             "Knowledge neurons": [formatted(fact["n_neurons"]) for fact in (a, b)],
-            **effect_measures(effects, [why_no_effects(fact) for fact in (a, b)]),
+            **show.effect_measures(effects, [show.why_no_effects(fact) for fact in (a, b)]),
         }
     )
 
@@ -182,26 +172,26 @@ def two_relations(atlas: Atlas) -> None:
     swap_link(kind="relations", a=b, b=a)
     rows = relations.set_index("relation_id")
     measures = relation_measures(atlas, rows.loc[a], rows.loc[b], a, b)
-    show_measures(measures, options[a], options[b])
+    show.show_measures(measures, options[a], options[b])
 
-    within = {r: usually_shared(atlas, r, r) for r in (a, b)}
-    summary = ask(queries.atlas_summary, atlas)
-    pairs = {
-        "two facts of A": within[a],
-        "one of A, one of B": usually_shared(atlas, a, b),
-        "two facts of B": within[b],
-        "any two relations": summary.across,
+    means = {
+        "first": ("two facts of A", usually_shared(atlas, a, a)),
+        "shared": ("one of A, one of B", usually_shared(atlas, a, b)),
+        "second": ("two facts of B", usually_shared(atlas, b, b)),
+        "unrelated": ("any two relations", ask(queries.atlas_summary, atlas).across),
     }
-    if any(value is not None for value in pairs.values()):
+    n_known = sum(mean is not None for _, mean in means.values())
+    if n_known:
         layout.draw_chart(
-            charts.pair_bars(pairs), "Neurons two facts share: of A, of A and B, of B, of any two"
+            sharing_charts.sharing_bars(means, height=44 * n_known + 70, size=26),
+            "Neurons two facts share: of A, of A and B, of B, of any two",
         )
     label = "Smallest share of a relation's facts that a neuron must belong to"
     least = address.segments(label, "least", LEAST_SHARES, default="0.1", label_visibility="visible")
     # Not cached: there are thousands of pairs, and some have thousands of neurons.
     rows = comparison.neurons_of_relations(atlas, a, b, least=float(least))
-    show_overlap_of_neurons(atlas, rows, measure="share", title="Share of facts", percent=True)
-    exports.offer(f"{a}-{b}", measures=measures, neurons=with_tokens(rows))
+    show.show_overlap_of_neurons(atlas, rows, measure="share", title="Share of facts", percent=True)
+    exports.offer(f"{a}-{b}", measures=measures, neurons=show.with_tokens(rows))
 
 
 def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
@@ -210,14 +200,14 @@ def relation_measures(atlas: Atlas, a, b, id_a: str, id_b: str) -> pd.DataFrame:
     absent = [
         "the model knows none of its facts" if each["known_share"] == 0 else NOT_MEASURED for each in (a, b)
     ]
-    return measure_rows(
+    return show.measure_rows(
         {
             "Facts": [formatted(each["n_facts"]) for each in (a, b)],
             "Templates": [formatted(each["n_templates"]) for each in (a, b)],
             "The model knows": [percentage(each["known_share"]) for each in (a, b)],
             "Answer's probability (mean)": [formatted(each["mean_probability"], ".3f") for each in (a, b)],
             "Neurons per fact (mean)": [formatted(each["mean_neurons"], ".1f") for each in (a, b)],
-            **effect_measures(effects, absent),
+            **show.effect_measures(effects, absent),
         }
     )
 
@@ -254,7 +244,7 @@ def two_neurons(atlas: Atlas) -> None:
     must_differ(str(a), str(b))
     swap_link(kind="neurons", a=str(b), b=str(a))
     measures = neuron_measures(about_a, about_b)
-    show_measures(measures, str(a), str(b))
+    show.show_measures(measures, str(a), str(b))
 
     facts = comparison.facts_of_neurons(atlas, a, b)
     st.subheader("Facts in common", anchor=False)
@@ -262,7 +252,7 @@ def two_neurons(atlas: Atlas) -> None:
         layout.nothing("No fact has either of them as a knowledge neuron.")
         return
     shared = comparison.overlap(facts, size=ask(comparison.n_facts_with_neurons, atlas))
-    describe_overlap(shared, "fact", "as many facts drawn at random")
+    show.describe_overlap(shared, "fact", "as many facts drawn at random")
     left, right = st.columns(2, gap="medium")
     with left:
         layout.draw_chart(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
@@ -299,7 +289,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     promoted, suppressed = (
         ", ".join(sorted(token_set(a[side]) & token_set(b[side]))) for side in ("promoted", "suppressed")
     )
-    return measure_rows(
+    return show.measure_rows(
         {
             "Facts": [formatted(each["n_facts"]) for each in both],
             "Relations": [formatted(each["n_relations"]) for each in both],

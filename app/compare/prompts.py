@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from app.compare import show
 from app.compare.crossing import Sets, measure_effects, show_cross_effects
 from app.lab import state
 from app.lab.choose import choose_model, explain_tokens, is_atlas_model
-from app.lab.run import show_progress, show_toast
+from app.lab.run import Progress, show_progress, show_toast
 from app.lab.tables import limited_prompts
 from app.shared import address, exports, layout, limits, links, thresholds
 from app.shared.words import escape, formatted, neurons_of, percentage, with_blank
@@ -120,42 +119,27 @@ def take_over_model(atlas: Atlas) -> None:
 def type_set(side: str, subject: Subject | None) -> tuple:
     """The prompts typed on one side."""
     allowed = limits.current()
-    text = text_in_url(
+    text = address.text_box(
         f"Prompts {side.upper()}, one per line; [Y] or [MASK] where the answer goes",
         f"p{side}",
         longest=min(MOST_CHARACTERS, allowed.prompts * (allowed.prompt_length + 1)),
-        area=True,
+        forget=["run"],
+        box=st.text_area,
+        height=130,
         placeholder="The capital of France is [Y]" if side == "a" else "La capitale de la France est [Y]",
     )
-    answer = text_in_url(
-        f"Answer {side.upper()}", f"y{side}", longest=allowed.answer_length, area=False, placeholder="Paris"
+    answer = address.text_box(
+        f"Answer {side.upper()}",
+        f"y{side}",
+        longest=allowed.answer_length,
+        forget=["run"],
+        placeholder="Paris",
     )
     if subject is None or not (text.strip() or answer.strip()):
         return ()
     prompts = limited_prompts(subject, text, answer)
     explain_tokens(subject, prompts[0])
     return prompts
-
-
-def text_in_url(label: str, name: str, *, longest: int, area: bool, placeholder: str) -> str:
-    """A box whose text is the URL's parameter `name`."""
-    key = f"sets-{name}"
-    st.session_state[key] = st.query_params.get(name, "")[:longest]
-    look = {"height": 130} if area else {}
-    box = st.text_area if area else st.text_input
-    return box(
-        label,
-        key=key,
-        max_chars=longest,
-        placeholder=placeholder,
-        on_change=_typed,
-        args=(name, key),
-        **look,
-    )
-
-
-def _typed(name: str, key: str) -> None:
-    address.set_in_url(**{name: st.session_state[key], "run": None})
 
 
 def show_examples() -> None:
@@ -195,34 +179,27 @@ def find_both(sets: Sets | None, rule: Refinement) -> tuple[Found, Found] | None
         return found
     if not pressed and st.query_params.get("run") != "1":
         return None
+    from atlas.experiments.run import find_neurons
+
     found = None
     with layout.errors_as_sentences():
         # A cancelled search does not start again by itself.
         st.query_params.pop("run", None)
         # One bar for everything: Streamlit refuses a second button with the same key.
         with show_progress(place, "Comparing") as progress:
-            found = search_both(sets, progress)
+            found = (
+                find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A: ")),
+                find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B: ")),
+            )
             st.session_state["sets_found"] = (sets.key, found)
             st.query_params["run"] = "1"
             measure_effects(sets, lists(found, rule), part(progress, 0.8, 1.0))
     return found
 
 
-def search_both(sets: Sets, progress: Callable[[float, str], None]) -> tuple[Found, Found]:
-    """Both sides' neurons."""
-    from atlas.experiments.run import find_neurons
-
-    a = find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A"))
-    b = find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B"))
-    return a, b
-
-
-def part(
-    progress: Callable[[float, str], None], start: float, end: float, name: str = ""
-) -> Callable[[float, str], None]:
-    """The progress of a part; `name` says which."""
-    before = f"{name}: " if name else ""
-    return lambda share, said: progress(start + (end - start) * share, before + said)
+def part(progress: Progress, start: float, end: float, before: str = "") -> Progress:
+    """The progress of a part; `before` says which."""
+    return lambda share, text: progress(start + (end - start) * share, before + text)
 
 
 def lists(

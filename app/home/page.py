@@ -223,8 +223,11 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
         if summary.within is None or summary.across is None:
             layout.nothing(f"Sharing between facts: {NOT_MEASURED}.")
         else:
-            chart = sharing_charts.sharing_bars(summary.within, summary.across)
-            layout.draw_chart(chart, "Neurons two facts share")
+            means = {
+                "relation": ("same relation", summary.within),
+                "unrelated": ("different relations", summary.across),
+            }
+            layout.draw_chart(sharing_charts.sharing_bars(means), "Neurons two facts share")
             st.markdown(describe_sharing(summary.within, summary.across))
         icon = ":material/category:"
         st.page_link(links.RELATION, label="Sharing by relation", icon=icon, query_params=links.here())

@@ -159,7 +159,7 @@ def objects_of_relation(atlas: Atlas, relation_id: str) -> list[str]:
 def choose_its_neurons(number: int, selected: Sequence[Neuron]) -> tuple[Neuron, ...]:
     """The neurons of a change: those selected in the table, or a choice of its own."""
     names = [str(neuron) for neuron in selected]
-    own = [name for name in state.get(f"its_own_{number}", []) if _is_name(name)]
+    own = state.get(f"its_own_{number}", [])
     has_own = bool(state.get(f"whose_{number}"))
     label = f"{plural(len(own), 'neuron')} of its own" if has_own else f"all {plural(len(names), 'neuron')}"
     with st.popover(label, type="tertiary"):
@@ -186,14 +186,6 @@ def _choose_own(number: int, names: list[str]) -> None:
     """A choice of its own starts from the selected neurons."""
     if not state.get(f"its_own_{number}"):
         state.put(f"its_own_{number}", names)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        Neuron.parse(name)
-    except AtlasError:
-        return False
-    return True
 
 
 # In words --------------------------------------------------------------------------------------------

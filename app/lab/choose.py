@@ -151,14 +151,13 @@ def choose_fact(atlas: Atlas) -> dict[str, Any] | None:
     hits = queries.facts_matching(atlas, text, limit=FACTS_LISTED)
     names = {chosen: fact_label(fact)} if fact else {}
     names |= {row.fact_id: fact_label(row._asdict()) for row in hits.rows.itertuples()}
-    st.session_state["lab_fact_box"] = chosen if fact else None
     listed = f", the first {FACTS_LISTED} listed" if hits.total > FACTS_LISTED else ""
     choose.selectbox(
         f"Fact ({hits.total:,} match{listed})",
         list(names),
         index=None,
         format_func=lambda fact_id: names.get(fact_id, fact_id),
-        key="lab_fact_box",
+        **setting("fact", None),
         on_change=_fact_chosen,
         placeholder="Choose a fact",
     )
@@ -185,7 +184,6 @@ def usable_prompts(subject: Subject, prompts: tuple[ExperimentPrompt, ...]) -> t
 
 
 def _fact_chosen() -> None:
-    state.put("fact", st.session_state["lab_fact_box"])
     state.put("pinned", None)
     state.put("off", set())
 
@@ -256,15 +254,14 @@ def choose_controls() -> None:
 
 def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[ExperimentPrompt, ...]:
     """The question's prompts and those of other facts that this model can take."""
+    from atlas.experiments.run import usable
+
+    names = (*state.NEAR_AND_FAR, "seed")
     controls = control_prompts(
         atlas,
         fact_id=question.fact_id,
         answers=(question.answer,),
         causal=subject.family.kind == "causal",
-        neighbours=state.get("neighbours", state.CONTROL_DEFAULTS["neighbours"]),
-        unrelated=state.get("unrelated", state.CONTROL_DEFAULTS["unrelated"]),
-        seed=state.get("seed", state.CONTROL_DEFAULTS["seed"]),
+        **{name: state.get(name, state.CONTROL_DEFAULTS[name]) for name in names},
     )
-    from atlas.experiments.run import usable
-
     return (*question.prompts, *usable(subject, controls)[0])

@@ -83,14 +83,8 @@ def rows_of_fact(atlas: Atlas, subject: Subject, question: Question) -> pd.DataF
 def rows_found(found: Found | None) -> pd.DataFrame | None:
     if found is None:
         return None
-    return pd.DataFrame(
-        {
-            "neuron": [str(item.neuron) for item in found.neurons],
-            "share": [item.share for item in found.neurons],
-            "mean_score": [item.mean_score for item in found.neurons],
-            "origin": "found live",
-        }
-    )
+    rows = pd.DataFrame(map(vars, found.neurons), columns=["neuron", "share", "mean_score"])
+    return rows.assign(neuron=rows["neuron"].map(str), origin="found live")
 
 
 def tray_key(subject: Subject) -> str:
@@ -101,22 +95,22 @@ def tray_key(subject: Subject) -> str:
 
 def rows_in_tray(subject: Subject) -> pd.DataFrame:
     inside = tray.holdings(tray_key(subject))
-    return pd.DataFrame(
-        {
-            "neuron": [str(neuron) for neuron in inside],
-            "origin": [source or "the tray" for source in inside.values()],
-        }
-    )
+    return _named({neuron: source or "the tray" for neuron, source in inside.items()})
 
 
 def rows_given(subject: Subject) -> pd.DataFrame:
     """Neurons from a link or typed by name."""
-    given = {neuron: origin for neuron, origin in state.get("given", {}).items() if exists(subject, neuron)}
-    return pd.DataFrame({"neuron": [str(neuron) for neuron in given], "origin": list(given.values())})
+    given = state.get("given", {}).items()
+    size = subject.n_layers, subject.n_neurons
+    return _named({neuron: origin for neuron, origin in given if exists(neuron, *size)})
 
 
-def exists(subject: Subject, neuron: Neuron) -> bool:
-    return neuron.layer < subject.n_layers and neuron.neuron < subject.n_neurons
+def _named(origins: dict[Neuron, str]) -> pd.DataFrame:
+    return pd.DataFrame({"neuron": map(str, origins), "origin": origins.values()})
+
+
+def exists(neuron: Neuron, n_layers: int, n_neurons: int) -> bool:
+    return neuron.layer < n_layers and neuron.neuron < n_neurons
 
 
 SOURCE_NAMES = {ATLAS: "The fact's", FOUND: "Found live", TRAY: "Tray", GIVEN: "By name"}
@@ -223,7 +217,7 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
     try:
         neurons = [Neuron.parse(name) for name in names]
         for neuron in neurons:
-            if neuron.layer >= n_layers or neuron.neuron >= n_neurons:
+            if not exists(neuron, n_layers, n_neurons):
                 raise AtlasError(
                     f"{model} has no neuron {neuron}. Its layers are 0–{n_layers - 1}, its neurons "
                     f"0–{n_neurons - 1}."

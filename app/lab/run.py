@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 RUNS_KEPT = 10
+Progress = Callable[[float, str], None]
 
 
 @contextmanager
-def show_progress(place: Any, title: str) -> Iterator[Callable[[float, str], None]]:
+def show_progress(place: Any, title: str) -> Iterator[Progress]:
     """A bar and a Cancel button in `place` (an `st.empty`) while the block computes; gone afterwards."""
     with place.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         bar = st.progress(0.0, text=f"{title} …")

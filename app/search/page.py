@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout, links
+from app.shared import address, exports, layout, limits, links
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, about_fact, escape, plural, with_blank
 from atlas import queries
@@ -32,8 +32,13 @@ def main() -> None:
     atlas = layout.current_atlas()
 
     # Choose
-    placeholder = 'Azerbaijan, "New York", capital'
-    text = address.search_box("Search subjects, objects, relations and prompts", "q", placeholder=placeholder)
+    text = address.text_box(
+        "Search subjects, objects, relations and prompts",
+        "q",
+        longest=limits.current().search_length,
+        type="search",
+        placeholder='Azerbaijan, "New York", capital',
+    )
     by_relation, *others = st.columns(4)
     relations = ask(queries.relations, atlas)
     filters = choose_filters(atlas, relations, others)

@@ -1,6 +1,6 @@
 """What the URL holds: widgets whose value is one of its parameters, and clicks that change it.
 
-    q = address.search_box("Search", "q", placeholder="…")        # ?q=
+    q = address.text_box("Search", "q", longest=500)              # ?q=
     t = address.slider("Threshold", "t", low=0.1, high=1, step=0.05, default=0.2)
     address.draw_clickable(chart, "…", key=…, fields=["relation_id"], act=address.set_in_url)
 
@@ -55,11 +55,11 @@ def neuron_in_url(name: str = "neuron") -> Neuron | None:
     return Neuron.parse(text) if text else None
 
 
-def _write(name: str, key: str, default: Any = None) -> None:
-    """Copy a changed widget's value into the URL."""
+def _write(name: str, key: str, default: Any = None, forget: Sequence[str] = ()) -> None:
+    """Copy a changed widget's value into the URL, and remove the parameters that it makes obsolete."""
     value = st.session_state.get(key)
     text = f"{value:g}" if isinstance(value, float) else value
-    set_in_url(**{name: None if value == default else text})
+    set_in_url(**dict.fromkeys(forget), **{name: None if value == default else text})
 
 
 # Clicks --------------------------------------------------------------------------------------------
@@ -116,19 +116,19 @@ def draw_page_numbers(total: int) -> None:
 # Widgets -------------------------------------------------------------------------------------------
 
 
-def search_box(label: str, name: str, *, placeholder: str) -> str:
-    """A box whose text is the URL's parameter `name`."""
+def text_box(
+    label: str,
+    name: str,
+    *,
+    longest: int,
+    forget: Sequence[str] = (),
+    box: Callable[..., str] = st.text_input,
+    **widget: Any,
+) -> str:
+    """A box whose text is the URL's parameter `name`; a change removes the parameters `forget`."""
     key = f"box-{name}"
-    st.session_state[key] = id_in_url(name)
-    return st.text_input(
-        label,
-        key=key,
-        type="search",
-        max_chars=limits.current().search_length,
-        placeholder=placeholder,
-        on_change=_write,
-        args=(name, key),
-    )
+    st.session_state[key] = st.query_params.get(name, "")[:longest]
+    return box(label, key=key, max_chars=longest, on_change=_write, args=(name, key, None, forget), **widget)
 
 
 def choice(

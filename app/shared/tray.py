@@ -10,7 +10,7 @@ means nothing in another model. The sidebar shows how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import streamlit as st
 
@@ -31,7 +31,7 @@ def model_key(name: str, weights_sha256: str | None) -> str:
     return weights_sha256 or name
 
 
-def holdings(model: str | None = None) -> Mapping[Neuron, str]:
+def holdings(model: str | None = None) -> dict[Neuron, str]:
     """The neurons in the tray in the order they came, each with its source ("" if unknown).
 
     `model` is a `model_key`; left out, the model of the atlas in view.
@@ -44,21 +44,22 @@ def neurons(model: str | None = None) -> tuple[Neuron, ...]:
     return tuple(holdings(model))
 
 
-def add(chosen: Iterable[Neuron], *, source: str = "", model: str | None = None) -> None:
+def add(chosen: Iterable[Neuron], source: str = "") -> None:
     """Put neurons into the tray; those that are there stay, and what does not fit is left out."""
-    held = holdings(model)
-    together = {**held, **{neuron: source for neuron in chosen if neuron not in held}}
-    _trays()[model or _model_in_view()] = dict(list(together.items())[: limits.current().tray])
+    held = holdings()
+    together = held | {neuron: source for neuron in chosen if neuron not in held}
+    _trays()[_model_in_view()] = dict(list(together.items())[: limits.current().tray])
 
 
-def remove(chosen: Iterable[Neuron], *, model: str | None = None) -> None:
+def remove(chosen: Iterable[Neuron]) -> None:
     gone = set(chosen)
-    left = {neuron: source for neuron, source in holdings(model).items() if neuron not in gone}
-    _trays()[model or _model_in_view()] = left
+    _trays()[_model_in_view()] = {
+        neuron: source for neuron, source in holdings().items() if neuron not in gone
+    }
 
 
-def clear(*, model: str | None = None) -> None:
-    _trays().pop(model or _model_in_view(), None)
+def clear() -> None:
+    _trays().pop(_model_in_view(), None)
 
 
 def _trays() -> dict[str, dict[Neuron, str]]:
@@ -77,12 +78,7 @@ def _model_in_view() -> str:
 
 
 def add_button(
-    chosen: Sequence[Neuron],
-    label: str | None = None,
-    key: str | None = None,
-    *,
-    source: str = "",
-    model: str | None = None,
+    chosen: Sequence[Neuron], label: str | None = None, key: str | None = None, *, source: str = ""
 ) -> None:
     """A button that puts neurons into the tray, and removes them once they are in.
 
@@ -91,7 +87,7 @@ def add_button(
     chosen = tuple(dict.fromkeys(chosen))
     if not chosen:
         return
-    inside = holdings(model)
+    inside = holdings()
     missing = [neuron for neuron in chosen if neuron not in inside]
     noun = "it" if len(chosen) == 1 else f"all {len(chosen)}"
     key = f"tray-{key or '-'.join(map(str, chosen[:8]))}-{len(chosen)}"
@@ -103,7 +99,6 @@ def add_button(
             help=f"Remove {noun} from the tray",
             on_click=remove,
             args=(chosen,),
-            kwargs={"model": model},
         )
         return
     most = limits.current().tray
@@ -117,8 +112,7 @@ def add_button(
         if full
         else "To use them in the Lab",
         on_click=add,
-        args=(chosen,),
-        kwargs={"source": source, "model": model},
+        args=(chosen, source),
     )
 
 

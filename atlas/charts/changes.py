@@ -36,12 +36,7 @@ EDIT_MEASURES = {
 }
 
 
-def edit_bars(
-    rates: pd.DataFrame,
-    *,
-    title: str = "Prompts that say what they should",
-    published: pd.DataFrame | None = None,
-) -> alt.LayerChart:
+def edit_bars(rates: pd.DataFrame, *, published: pd.DataFrame | None = None) -> alt.LayerChart:
     """Shares of prompts by the neurons that were edited; the number of prompts stands on the axis.
 
     rates: as `evidence.edit_rates`, of one pair of strengths; low and high are drawn where they are there.
@@ -95,7 +90,7 @@ def edit_bars(
         crossed = published.assign(what=published["measure"].map(labels), whose=names["own"])
         layers.append(published_points(crossed, alt.X("share:Q"), alt.Y("what:N", **y), ".1%", beside))
     height = 160 + 14 * len(names) * len(labels)
-    return alt.layer(*layers, data=rows, title=title, height=height)
+    return alt.layer(*layers, data=rows, title="Prompts that say what they should", height=height)
 
 
 # Erasures --------------------------------------------------------------------------------------------

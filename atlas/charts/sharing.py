@@ -7,6 +7,8 @@ Each function takes a DataFrame of `atlas.queries` and gives an `alt.Chart`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import altair as alt
 import pandas as pd
 
@@ -28,20 +30,23 @@ from atlas.charts.palette import colour
 MOST_BARS = 20
 
 
-def sharing_bars(within: float, across: float) -> alt.LayerChart:
-    """Mean number of neurons two facts share, of one relation and of two."""
-    names = {"relation": "same relation", "unrelated": "different relations"}
-    rows = pd.DataFrame({"meaning": list(names), "shared": [within, across]})
-    rows = rows.assign(what=rows["meaning"].map(names), shown=[f"{mean:.2f}" for mean in rows["shared"]])
+def sharing_bars(
+    means: Mapping[str, tuple[str, float | None]], *, height: int = SMALL, size: int = 34
+) -> alt.LayerChart:
+    """Mean number of neurons that two facts share. means: meaning → which two facts, the mean or None."""
+    rows = pd.DataFrame([(meaning, *each) for meaning, each in means.items()])
+    rows = rows.set_axis(["meaning", "what", "shared"], axis="columns").dropna()
+    rows["shown"] = [f"{mean:.2f}" for mean in rows["shared"]]
     layers = bars(
         rows,
         "shared",
-        names=names,
+        names=dict(zip(rows["meaning"], rows["what"], strict=True)),
         x={"title": "Neurons (mean)", "scale": room_scale(rows["shared"])},
-        tooltip=tooltip(("what:N", "Two facts of"), ("shared:Q", "Neurons in common (mean)", ".3f")),
-        size=34,
+        y={"axis": label_axis(140)},
+        tooltip=tooltip(("what:N", "Two facts"), ("shared:Q", "Neurons in common (mean)", ".3f")),
+        size=size,
     )
-    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=SMALL)
+    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=height)
 
 
 def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.LayerChart:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from app.shared import limits
 from atlas.charts import look
 from atlas.store.atlas import Atlas
+from tests.app.pages import DEMO, only_atlas
 from tests.chart_palette import check_palette
+from tests.sample_atlas import write_sample_atlas
 
 
 @pytest.fixture
@@ -14,6 +20,36 @@ def a(only_sample):
     """The sample, opened; there is no other atlas to choose."""
     with Atlas(only_sample) as opened:
         yield opened
+
+
+@pytest.fixture
+def another_atlas(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a sample atlas with these options, and let the app find no other."""
+
+    def write(**options) -> Path:
+        folder = write_sample_atlas(tmp_path / "another", **options)
+        only_atlas(monkeypatch, folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def set_limits(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write a host's limits and let the environment name them."""
+
+    def write(text: str) -> None:
+        file = tmp_path / "host.toml"
+        file.write_text(text, encoding="utf-8")
+        monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
+
+    return write
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> limits.Limits:
+    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
+    return limits.current()
 
 
 @pytest.fixture(autouse=True)

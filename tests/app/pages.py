@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from tests import ROOT
 from tests.sample_atlas import write_table
 
 MAIN = ROOT / "app" / "main.py"
+DEMO = ROOT / "app" / "limits_demo.toml"
 
 
 def unmarked(text: object) -> str:
@@ -47,6 +49,13 @@ def words(app: AppTest) -> str:
     return "\n".join(map(unmarked, texts))
 
 
+def links(app: AppTest, to: str, *named: str) -> list[dict[str, str]]:
+    """The parameters of the links to a page, in order; only of those with all of `named`."""
+    found = [link.proto for link in app.get("page_link") if link.proto.page.endswith(to)]
+    parameters = [dict(parse_qsl(each.query_string)) for each in found]
+    return [each for each in parameters if set(named) <= set(each)]
+
+
 def labels(app: AppTest) -> list[str]:
     """The labels of a page's buttons."""
     return [unmarked(button.label) for button in app.button]
@@ -56,6 +65,13 @@ def press(app: AppTest, label: str) -> AppTest:
     app.button[labels(app).index(label)].click().run()
     assert not app.exception
     return app
+
+
+def press_tray(app: AppTest, key: str) -> set[str]:
+    """Put neurons into the tray; returns the names of those that are in it."""
+    next(button for button in app.button if (button.key or "").startswith(f"tray-{key}")).click().run()
+    (kept,) = app.session_state["trays"].values()
+    return set(map(str, kept))
 
 
 def measures(app: AppTest) -> dict[str, list[str]]:

@@ -20,19 +20,12 @@ from atlas import models
 from atlas.errors import ModelError, StoreError
 from atlas.store import atlas as store
 from tests import ROOT
-from tests.app.pages import MAIN, page, words
+from tests.app.pages import DEMO, MAIN, page, words
 from tests.sample_atlas import write_sample_atlas
 
 APP = ROOT / "app"
 CONFIG = ROOT / ".streamlit" / "config.toml"
-DEMO = APP / "limits_demo.toml"
 PAGES = sorted(path.parent.name for path in APP.glob("*/page.py"))
-
-
-@pytest.fixture
-def demo(monkeypatch) -> limits.Limits:
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
-    return limits.current()
 
 
 @pytest.fixture
@@ -105,7 +98,7 @@ def test_a_bug_shows_visitors_no_details(sample, monkeypatch, details, caplog):
 
 
 def test_a_developer_can_ask_for_all_of_it(sample, monkeypatch):
-    monkeypatch.setattr("app.shared.address.search_box", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("app.shared.address.text_box", lambda *_, **__: 1 / 0)
     with error_details("full"):
         (shown,) = page("search", fails=True).exception
     assert "division by zero" in shown.message
@@ -132,10 +125,8 @@ def test_at_home_sentences_name_the_folder(monkeypatch):
     assert layout.error_text(StoreError(said)) == said
 
 
-def test_wrong_limits_stop_every_page_with_a_sentence(sample, monkeypatch, tmp_path):
-    file = tmp_path / "host.toml"
-    file.write_text("demo_mode = 'perhaps'", encoding="utf-8")
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
+def test_wrong_limits_stop_every_page_with_a_sentence(sample, set_limits):
+    set_limits("demo_mode = 'perhaps'")
     for name in ("search", "compare", "atlases", "lab"):
         app = page(name)
         assert not app.exception
@@ -159,10 +150,8 @@ def test_a_demo_looks_for_no_model_that_it_does_not_offer(demo, monkeypatch, nam
         resources.fetch(name)
 
 
-def test_a_demo_loads_an_offered_model_only_from_this_machine(monkeypatch, tmp_path):
-    file = tmp_path / "host.toml"
-    file.write_text("demo_mode = true", encoding="utf-8")
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
+def test_a_demo_loads_an_offered_model_only_from_this_machine(set_limits, monkeypatch, tmp_path):
+    set_limits("demo_mode = true")
     monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "no cache"))
     monkeypatch.setattr(resources, "_subject", lambda name: pytest.fail(f"{name} would be fetched"))
     with pytest.raises(ModelError, match="has not been fetched"):
@@ -206,13 +195,8 @@ _TOUCHED: list[str] | None = None
 
 
 def _audit(event: str, arguments: tuple) -> None:
-    if _TOUCHED is not None and event in (
-        "open",
-        "os.listdir",
-        "os.scandir",
-        "subprocess.Popen",
-        "os.system",
-    ):
+    watched = ("open", "os.listdir", "os.scandir", "subprocess.Popen", "os.system")
+    if _TOUCHED is not None and event in watched:
         _TOUCHED.append(f"{event} {arguments!r}")
 
 
@@ -243,20 +227,9 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
     if name == "lab":
         pytest.importorskip("torch")
     parameters = (
-        "atlas",
-        "fact",
-        "relation",
-        "neuron",
-        "q",
-        "page",
-        "sort",
-        "kind",
-        "a",
-        "b",
-        "other",
-        "least",
+        *("atlas", "fact", "relation", "neuron", "q", "page", "sort", "kind", "a", "b", "other", "least"),
+        *("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p"),
     )
-    parameters += ("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p")
     for text in (MARK, f"/{MARK}/../etc", f"$({MARK})", f"~{MARK}", f"{MARK}.parquet"):
         app = page(name, **dict.fromkeys(parameters, text))
         assert not app.exception

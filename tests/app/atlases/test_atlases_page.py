@@ -22,7 +22,7 @@ from atlas.store import atlas as store
 from atlas.store.manifest import read_manifest
 from build.sources import published
 from tests import ROOT
-from tests.app.pages import MAIN, labels, page, press, words
+from tests.app.pages import labels, page, press, words
 from tests.build.sources.test_published import PARAREL, SOURCE, needs_published
 from tests.sample_atlas import write_sample_atlas
 
@@ -247,9 +247,10 @@ def test_names_that_no_folder_can_have_are_a_sentence(two):
     assert not (ROOT / "elsewhere").exists()
 
 
-def test_a_demo_imports_nothing(two, monkeypatch):
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
+def test_a_demo_imports_nothing_and_shows_only_the_models_it_offers(two, demo):
     app = atlases(atlas="sample")
+    assert "pocket-bert" in words(app)
+    assert "smollm2" not in words(app)
     assert "published neurons" not in words(app)
     assert not [each for each in app.text_input if each.key.startswith("import")]
     with pytest.raises(limits.LimitsError, match="imports no atlases for visitors"):
@@ -295,11 +296,9 @@ def test_a_model_that_is_not_here_is_fetched_with_progress(two, monkeypatch):
     assert "The line is dead. Try again later." in words(app)
 
 
-def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
+def test_a_demo_fetches_nothing(two, monkeypatch, set_limits):
     monkeypatch.setattr("app.shared.resources.fetch_model", lambda *_: pytest.fail("a demo fetched a model"))
-    file = tmp_path / "demo.toml"
-    file.write_text("demo_mode = true", encoding="utf-8")
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
+    set_limits("demo_mode = true")
     app = atlases(atlas="sample")
     assert "smollm2-135m" in words(app)
     assert "fetches no models for visitors" in words(app)
@@ -307,34 +306,7 @@ def test_a_demo_fetches_nothing(two, monkeypatch, tmp_path):
     assert "a local folder" not in words(app)
 
 
-def test_a_demo_shows_only_the_models_it_offers(two, monkeypatch):
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(ROOT / "app" / "limits_demo.toml"))
-    text = words(atlases(atlas="sample"))
-    assert "pocket-bert" in text
-    assert "smollm2" not in text
-
-
 # Footer ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("page", ["home", "search", "fact", "relation", "neuron", "compare", "atlases"])
-def test_every_page_ends_with_its_provenance(two, page):
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page(f"{page}/page.py")
-    app.query_params["atlas"] = "sample"
-    text = words(app.run())
-    for part in (
-        "Atlas sample",
-        "model sample-model at 1",
-        "weights 000000000000",
-        "integrated gradients, rule certified",
-        "tolerance 0.01",
-        "dataset sample (000000000000)",
-        "CC0-1.0",
-        "code 0.1.0",
-        "Whole manifest",
-    ):
-        assert part in text, part
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -20,8 +17,7 @@ from atlas.numbers import signed_percent
 from atlas.queries import comparison
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas, bundled, open_atlas
-from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import measures, page, words
+from tests.app.pages import links, measures, page, replace_tables, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 PERMALINKS = {
@@ -215,10 +211,10 @@ def test_an_empty_page_has_an_example_that_works(kind):
     app = compare(kind=kind)
     assert not app.error
     assert "Choose" in app.info[0].value
-    main = [each for each in app.main.get("page_link") if "kind=" in each.proto.query_string]
-    assert main
-    for each in main:
-        shown = compare(**dict(parse_qsl(each.proto.query_string)))
+    examples = links(app, "compare", "kind")
+    assert examples
+    for each in examples:
+        shown = compare(**each)
         assert not shown.error
         assert not shown.info
         assert measures(shown)
@@ -231,10 +227,9 @@ def test_with_one_chosen_those_that_share_most_with_it_are_offered(kind, one):
     for side in "ab":
         app = compare(kind=kind, **{side: one})
         assert not app.error
-        offered = [each for each in app.main.get("page_link") if f"a={one}" in each.proto.query_string]
-        offered = [each for each in offered if "b=" in each.proto.query_string]
+        offered = [each for each in links(app, "compare", "a", "b") if each["a"] == one]
         assert offered
-        shown = compare(**dict(parse_qsl(offered[0].proto.query_string)))
+        shown = compare(**offered[0])
         assert not shown.error
         assert measures(shown)
 
@@ -293,16 +288,12 @@ def test_an_atlas_that_measured_little_compares_what_it_has(tmp_path, monkeypatc
     assert NOT_MEASURED in words(compare(**PERMALINKS["atlases"]))
 
 
-def test_names_of_data_are_never_markdown(two, tmp_path, monkeypatch):
+def test_names_of_data_are_never_markdown(two, atlas, tmp_path, monkeypatch):
     hostile = "![x](http://a/b) <b>`$\\alpha$` :red[no]"
     folder = Path(shutil.copytree(two / "sample", tmp_path / "sample"))
-    facts = pq.read_table(folder / "facts.parquet")
-    ids, subjects = facts["fact_id"].to_pylist(), facts["subject"].to_pylist()
-    names = [hostile if fact_id == "P36-00001" else name for fact_id, name in zip(ids, subjects, strict=True)]
-    place = facts.schema.get_field_index("subject")
-    renamed = facts.set_column(place, facts.schema.field(place), pa.array(names))
-    pq.write_table(renamed, folder / "facts.parquet")
-    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    facts = atlas.query("FROM facts")
+    facts.loc[facts["fact_id"] == "P36-00001", "subject"] = hostile
+    replace_tables(folder, facts=facts)
     monkeypatch.setattr(store, "DATA", tmp_path)
     app = compare(**PERMALINKS["facts"])
     assert escape(hostile) in app.table[0].value.columns[0]

@@ -21,11 +21,11 @@ if not is_ready("pocket-bert"):
 
 from app.compare import crossing  # noqa: E402
 from app.compare import prompts as compare_prompts  # noqa: E402
-from app.shared import limits, resources  # noqa: E402
+from app.shared import resources  # noqa: E402
 from atlas.experiments.crossing import cross_effects  # noqa: E402
 from atlas.experiments.run import find_neurons, with_random_neurons  # noqa: E402
 from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
-from tests.app.pages import MAIN, measures, page, press, words  # noqa: E402
+from tests.app.pages import links, measures, page, press, words  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
 
 A = ("The capital city of France is called [Y].", "The capital of France is [Y].")
@@ -217,9 +217,9 @@ def test_typing_and_pressing_does_what_the_link_does_and_the_url_says_it():
     app = compare(kind="prompts")
     assert "Type prompts on both sides" in words(app)
     for key, name in (("pa", "pa"), ("pb", "pb")):
-        app.text_area(key=f"sets-{key}").set_value(LINK[name]).run()
+        app.text_area(key=f"box-{key}").set_value(LINK[name]).run()
     for name in ("ya", "yb"):
-        app.text_input(key=f"sets-{name}").set_value(LINK[name]).run()
+        app.text_input(key=f"box-{name}").set_value(LINK[name]).run()
     assert "run" not in app.query_params
     press(app, FIND)
     url = {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
@@ -228,7 +228,7 @@ def test_typing_and_pressing_does_what_the_link_does_and_the_url_says_it():
     again = compare(**{name: value for name, value in url.items() if name != "atlas"})
     assert measures(again) == measures(app)
     # Another text is another question: it is not answered by what was found before.
-    app.text_input(key="sets-yb").set_value("Rome").run()
+    app.text_input(key="box-yb").set_value("Rome").run()
     assert "run" not in app.query_params
     assert not app.table
 
@@ -281,11 +281,7 @@ def test_an_answer_of_several_word_pieces_can_be_compared():
 
 def test_the_examples_open_what_they_promise():
     app = compare(kind="prompts")
-    links = [each for each in app.main.get("page_link") if "pa=" in each.proto.query_string]
-    assert links
-    from urllib.parse import parse_qsl
-
-    pocket = next(dict(parse_qsl(e.proto.query_string)) for e in links if "pocket" in e.proto.query_string)
+    pocket = next(each for each in links(app, "compare", "pa") if each["model"] == "pocket-bert")
     shown = compare(**{name: value for name, value in pocket.items() if name != "atlas"})
     assert not shown.error
     assert measures(shown)
@@ -310,17 +306,14 @@ def test_a_bad_link_gets_a_sentence_and_the_page_goes_on(changes, says):
     assert app.segmented_control(key="compare-kind").value == "prompts"
 
 
-def test_a_host_that_offers_one_model_refuses_others_before_looking_them_up(tmp_path, monkeypatch):
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(MAIN.parent / "limits_demo.toml"))
+def test_a_host_that_offers_one_model_refuses_others_before_looking_them_up(demo):
     app = compare(**{**LINK, "model": "smollm2-135m"}, run="1")
     assert "offers pocket-bert only" in words(app)
     assert not app.table
 
 
-def test_more_neurons_than_visitors_may_change_are_refused(tmp_path, monkeypatch):
-    few = tmp_path / "few.toml"
-    few.write_text("neurons = 10\n")
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(few))
+def test_more_neurons_than_visitors_may_change_are_refused(set_limits):
+    set_limits("neurons = 10")
     app = compare(**LINK, run="1")
     assert "at most 10 are allowed. Raise the thresholds" in words(app)
     assert measures(app)  # what was found is shown all the same
@@ -328,5 +321,5 @@ def test_more_neurons_than_visitors_may_change_are_refused(tmp_path, monkeypatch
 
 def test_long_texts_are_cut_to_what_a_url_holds():
     app = compare(kind="prompts", pa="x" * 100_000)
-    assert len(app.text_area(key="sets-pa").value) == compare_prompts.MOST_CHARACTERS
+    assert len(app.text_area(key="box-pa").value) == compare_prompts.MOST_CHARACTERS
     assert not app.exception

@@ -22,32 +22,24 @@ from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.subsets import half_effect
 from atlas.refinement import mode, refine
-from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import only_atlas, page, replace_tables, words
+from tests.app.pages import links, page, press, press_tray, replace_tables, words
 from tests.chart_clicks import chart
-from tests.sample_atlas import write_sample_atlas, write_table
+from tests.sample_atlas import write_table
 
 FACT = "P36-00001"
 SUMMARY = re.compile(r"(\d+) neurons?(?:: (.*))?$", re.MULTILINE)
 
 
 def fact_page(**parameters: str) -> AppTest:
-    app = page("fact", **{"fact": FACT, **parameters})
-    return app
+    return page("fact", **{"fact": FACT, **parameters})
 
 
 def table(app: AppTest) -> pd.DataFrame:
     """The table of its neurons."""
     (found,) = [frame.value for frame in app.dataframe if "promoted" in frame.value]
     return found
-
-
-def links(app: AppTest, page_name: str) -> list[str]:
-    """Query strings of the links to a page."""
-    found = [link.proto for link in app.get("page_link")]
-    return [link.query_string for link in found if link.page.endswith(page_name)]
 
 
 def pairs(rows: pd.DataFrame) -> set[str]:
@@ -102,9 +94,9 @@ def test_negative_examples_leave_out_what_other_facts_have_as_well(a):
     assert table(again).equals(rows)
 
 
-def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatch):
+def test_an_atlas_made_with_strict_thresholds_gains_neurons(another_atlas):
     """The sample's own thresholds lose neurons when moved; these are moved the other way."""
-    folder = write_sample_atlas(tmp_path / "strict")
+    folder = another_atlas()
     with Atlas(folder) as loose:
         tables = [loose.query(f"FROM {table}") for table in ("attributions", "prompts", "facts")]
     rule = mode("default", threshold=0.6, share=0.75)
@@ -112,7 +104,6 @@ def test_an_atlas_made_with_strict_thresholds_gains_neurons(tmp_path, monkeypatc
     manifest = read_manifest(folder)
     method = replace(manifest.method, refinement=rule.to_dict())
     write_manifest(folder, replace(manifest, method=method, files=record_files(folder)))
-    only_atlas(monkeypatch, folder)
     with Atlas(folder) as strict:
         before = pairs(queries.neurons_of_fact(strict, FACT))
         after = pairs(queries.rethreshold(strict, FACT, 0.2, 0.5))
@@ -135,9 +126,7 @@ def test_the_sample_s_thresholds_lose_neurons_when_moved(a):
 
 
 def test_the_way_back_to_the_atlas_s_thresholds(a):
-    app = fact_page(t="0.6", p="0.9")
-    (back,) = [button for button in app.button if button.label.startswith("Back to the atlas")]
-    back.click().run()
+    app = press(fact_page(t="0.6", p="0.9"), "Back to the atlas's 0.2 and 0.5")
     assert app.query_params == {"fact": FACT}
     assert app.slider(key="slider-t").value == 0.2
     assert "change" not in table(app)
@@ -187,9 +176,8 @@ def test_a_neuron_the_model_lacks_gets_one_sentence_and_the_page_goes_on(name, s
     assert len(table(app)) == len(queries.neurons_of_fact(a, FACT))
 
 
-def test_an_atlas_without_scores_has_no_sliders(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "bare", leave_out=("attributions", "effects", "neurons"))
-    only_atlas(monkeypatch, folder)
+def test_an_atlas_without_scores_has_no_sliders(another_atlas):
+    folder = another_atlas(leave_out=("attributions", "effects", "neurons"))
     neuron = neuron_names(queries.neurons_of_fact(Atlas(folder), FACT))[0]
     app = fact_page(t="0.5", neuron=neuron)
     assert not app.slider
@@ -231,9 +219,7 @@ def test_a_neuron_of_too_few_prompts_says_how_many_it_lacks(a):
 
 def test_closing_the_neuron_brings_all_rows_back(a):
     neuron = neuron_names(queries.neurons_of_fact(a, FACT))[0]
-    app = fact_page(neuron=neuron)
-    (close,) = [button for button in app.button if button.label == "Close"]
-    close.click().run()
+    app = press(fact_page(neuron=neuron), "Close")
     assert "neuron" not in app.query_params
     assert set(table(app)["neuron"]) == pairs(queries.neurons_of_fact(a, FACT))
 
@@ -290,17 +276,14 @@ def test_facts_that_share_can_be_those_of_one_kind(which, same, a):
     assert len(expected)
     if same is not None:
         assert (expected["same_relation"] == same).all()
-    listed = [query for query in links(app, "fact") if "fact=" in query]
-    assert [re.search(r"fact=([^&]+)", query)[1] for query in listed] == expected["fact_id"].to_list()
+    assert [each["fact"] for each in links(app, "fact", "fact")] == expected["fact_id"].to_list()
 
 
 def test_it_leads_to_the_lab_the_comparison_and_the_tray(a):
     app = fact_page()
-    assert any(f"fact={FACT}" in query for query in links(app, "lab"))
-    assert any("kind=facts" in query and f"a={FACT}" in query for query in links(app, "compare"))
-    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-fact"))).click().run()
-    (kept,) = app.session_state["trays"].values()
-    assert {str(neuron) for neuron in kept} == pairs(queries.neurons_of_fact(a, FACT))
+    assert links(app, "lab", "fact") == [{"atlas": "sample", "fact": FACT}]
+    assert links(app, "compare", "kind")[0] == {"atlas": "sample", "kind": "facts", "a": FACT}
+    assert press_tray(app, "fact") == pairs(queries.neurons_of_fact(a, FACT))
 
 
 def test_the_tray_gets_the_neurons_of_the_thresholds_in_force(a):
@@ -308,9 +291,7 @@ def test_the_tray_gets_the_neurons_of_the_thresholds_in_force(a):
     wanted = pairs(queries.rethreshold(a, FACT, 0.6, 0.75))
     assert wanted
     assert wanted != pairs(queries.neurons_of_fact(a, FACT))
-    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-fact"))).click().run()
-    (kept,) = app.session_state["trays"].values()
-    assert {str(neuron) for neuron in kept} == wanted
+    assert press_tray(app, "fact") == wanted
 
 
 def test_every_table_of_the_page_can_be_exported(a):
@@ -348,11 +329,10 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     assert drawn["suppressed, own neurons"]["n"] == len(own) == 4
 
 
-def test_an_atlas_with_held_out_prompts_only_offers_no_choice(sample, a, tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
+def test_an_atlas_with_held_out_prompts_only_offers_no_choice(a, another_atlas):
+    folder = another_atlas(leave_out=evidence.LOADED)
     rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
     replace_tables(folder, effects=rows)
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     app = fact_page(asked="discovery")
     assert chart(app, EFFECTS).spec
     text = words(app)
@@ -434,11 +414,10 @@ def test_an_unknown_experiment_means_the_first(asked, a):
     assert chart(fact_page(evidence=asked), FEWER).spec
 
 
-def test_a_fact_outside_every_experiment_has_no_such_section(sample, a, tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "sampled")
+def test_a_fact_outside_every_experiment_has_no_such_section(a, another_atlas):
+    folder = another_atlas()
     others = {t: a.query(f"FROM {t} WHERE fact_id <> ?", [FACT]) for t in evidence.FACT_TABLES}
     replace_tables(folder, **others)
-    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(folder))
     assert "What experiments found" not in words(fact_page())
     assert "What experiments found" in words(fact_page(fact="P36-00002"))
 
@@ -477,13 +456,6 @@ def test_a_fact_shows_its_prompts_neurons_and_effects(a):
     assert prompts["held_out"].sum() == 4
     assert all(name in words(app) for name in neurons)
     assert "integrals within tolerance" in words(app)
-
-
-def test_a_fact_links_to_the_lab_with_itself(a):
-    app = page("fact", fact="P36-00001")
-    (link,) = [link for link in app.get("page_link") if "Lab" in link.label and "Open" in link.label]
-    assert "fact=P36-00001" in link.proto.query_string
-    assert "atlas=sample" in link.proto.query_string
 
 
 def test_a_fact_without_neurons_says_so(a):

@@ -1,11 +1,10 @@
 """The Home page as a visitor meets it: what the atlas is, what changing neurons does, a first experiment."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from app.shared import limits, links
+from app.shared import links
 from app.shared.words import NOT_MEASURED
 from atlas import models, queries
 from atlas.charts.effects import GROUP_NAMES
@@ -13,26 +12,14 @@ from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from tests.app.pages import only_atlas, page, replace_tables, words
+from tests.app.pages import labels, page, press, replace_tables, words
+from tests.app.pages import links as page_links
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES
 
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
 FIRST = "Suppress them in the Lab"
 PICTURES = ("Share of pairs by layer", "Neurons two facts share", "Effects beside their controls")
-
-
-def lab_links(app) -> list[str]:
-    """Where links into the Lab lead, without the menu's."""
-    return [
-        link.proto.query_string
-        for link in app.get("page_link")
-        if link.proto.page == "lab" and "fact=" in link.proto.query_string
-    ]
-
-
-def first_button(app):
-    return [button for button in app.button if button.label == FIRST]
 
 
 # What it is ------------------------------------------------------------------------------------------
@@ -130,12 +117,11 @@ def test_an_amplification_that_does_not_raise_says_so():
     assert said in words(page(atlas=POCKET))
 
 
-def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "ignorant")
+def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(another_atlas):
+    folder = another_atlas()
     with Atlas(folder) as whole:
         rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
     replace_tables(folder, effect_summaries=rows)
-    only_atlas(monkeypatch, folder)
     text = words(page())
     own = own_of(
         rows[(rows["facts"] == "all") & (rows["relation_id"] == "all") & (rows["templates"] == "held-out")],
@@ -145,9 +131,8 @@ def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(tmp_path, mon
     assert "facts (the model knows none of them)" in text
 
 
-def test_a_build_without_evaluation_shows_its_effects_without_intervals(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "built", leave_out=evidence.LOADED)
-    only_atlas(monkeypatch, folder)
+def test_a_build_without_evaluation_shows_its_effects_without_intervals(another_atlas):
+    folder = another_atlas(leave_out=evidence.LOADED)
     app = page()
     with Atlas(folder) as atlas:
         own = own_of(queries.atlas_summary(atlas).effects, "suppress")["ratio_of_means"]
@@ -173,38 +158,34 @@ def test_the_first_experiment_is_one_click_from_home(went_to):
     text = words(app)
     assert f"says **{fact['object']}**" in text
     assert f"from **{fact['before']:.2f}** to **{fact['after']:.2f}**" in text
-    (button,) = first_button(app)
-    button.click().run()
+    press(app, FIRST)
     assert went_to == [(links.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
 
 
 def test_a_model_that_has_to_be_fetched_says_so_and_offers_another(no_model_here):
     app = page(atlas=SMOLLM)
     assert "smollm2-135m is not on this machine yet: the Lab fetches it first (93 MB)" in words(app)
-    assert first_button(app)
-    (link,) = lab_links(app)
-    assert f"atlas={POCKET}" in link
-    assert "fact=P" in link
+    assert FIRST in labels(app)
+    (link,) = page_links(app, "lab", "fact")
+    assert link["atlas"] == POCKET
 
 
-def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, monkeypatch):
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(Path(limits.STANDARD).parent / "limits_demo.toml"))
+def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, demo):
     app = page(atlas=SMOLLM)
     assert "so the Lab cannot run it" in words(app)
-    assert not first_button(app)
-    assert len(lab_links(app)) == 1
+    assert FIRST not in labels(app)
+    assert len(page_links(app, "lab", "fact")) == 1
 
 
 def test_an_atlas_of_a_missing_model_offers_another_atlas(only_sample):
     app = page()
     assert "sample-model is not on this machine, so the Lab cannot run it" in words(app)
-    assert not first_button(app)
-    assert not lab_links(app)
+    assert FIRST not in labels(app)
+    assert not page_links(app, "lab", "fact")
 
 
-def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "bare", leave_out=OPTIONAL_TABLES)
-    only_atlas(monkeypatch, folder)
+def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(another_atlas):
+    another_atlas(leave_out=OPTIONAL_TABLES)
     app = page()
     assert "sample-model says **" in words(app)
     assert f"Effects of changing neurons: {NOT_MEASURED}" in words(app)

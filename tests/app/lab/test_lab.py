@@ -72,6 +72,11 @@ def prompts(atlas, fact):
     return [item.prompt for item in experiment_prompts(atlas, fact["fact_id"])]
 
 
+@pytest.fixture(scope="module")
+def discovery(atlas, fact):
+    return [item.prompt for item in experiment_prompts(atlas, fact["fact_id"]) if item.group == "asked"]
+
+
 def lab(*, quick: bool = True, session: dict | None = None, **parameters: str) -> AppTest:
     """A new visitor who opens a permalink to the Lab."""
     at = AppTest.from_file(str(MAIN), default_timeout=120)
@@ -244,11 +249,10 @@ def test_the_path_of_a_score_is_drawn_and_its_ends_are_the_layers_sum(fact):
 # Neurons ---------------------------------------------------------------------------------------------
 
 
-def test_neurons_are_found_live_and_can_be_deselected(subject, fact, prompts, atlas):
+def test_neurons_are_found_live_and_can_be_deselected(subject, fact, discovery):
     from atlas.experiments.run import find_neurons
 
     at = press(lab(fact=fact["fact_id"]), "Find them live")
-    discovery = [i.prompt for i in experiment_prompts(atlas, fact["fact_id"]) if i.group == "asked"]
     wanted = find_neurons(subject, discovery)
     names = [str(item.neuron) for item in wanted.neurons]
     assert list(table_with(at, "neuron")["neuron"]) == names
@@ -258,10 +262,9 @@ def test_neurons_are_found_live_and_can_be_deselected(subject, fact, prompts, at
     assert any(f"{len(names) - 1} of {len(names)} selected" in text.value for text in at.caption)
 
 
-def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, prompts, atlas):
+def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, discovery):
     from atlas.experiments.run import find_neurons
 
-    discovery = [i.prompt for i in experiment_prompts(atlas, fact["fact_id"]) if i.group == "asked"]
     text = "\n".join(prompt.text.replace(fact["subject"], "Italy") for prompt in discovery[:2])
     at = lab(fact=fact["fact_id"], session={"lab_negatives": text, "lab_negative_answer": "Rome"})
     press(at, "Find them live")
@@ -405,7 +408,7 @@ def test_a_link_restores_everything_in_a_new_session_and_gives_the_same_result(f
     assert done(other).experiment == done(at).experiment
     assert done(other).outcome == done(at).outcome
     assert link(other) == link(at)
-    assert widget(other.selectbox, "lab_fact_box").value == fact["fact_id"]
+    assert widget(other.selectbox, "lab_fact").value == fact["fact_id"]
     assert widget(other.number_input, f"lab_factor_{first_change(other)}").value == 4.0
     assert other.session_state["lab_off"] == {str(neuron) for neuron in neurons[:2]}
 
@@ -484,13 +487,10 @@ def test_a_link_made_with_other_weights_says_so(fact):
     assert done(at).outcome.experiment.weights_sha256 == experiment.weights_sha256
 
 
-def test_a_link_beyond_the_limits_is_refused(fact, monkeypatch, tmp_path):
-    at = lab(fact=fact["fact_id"])
-    experiment = documents.from_link(link(at))
+def test_a_link_beyond_the_limits_is_refused(fact, set_limits):
+    experiment = documents.from_link(link(lab(fact=fact["fact_id"])))
+    set_limits("demo_mode = true\nstrength = 50\n")
     for change in ({"draws": 21}, {"model": ""}, {"interventions": (Amplify(experiment.neurons, 99.0),)}):
-        few = tmp_path / "limits.toml"
-        few.write_text("demo_mode = true\nstrength = 50\n")
-        monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(few))
         with pytest.raises(AtlasError):
             tables.check_limits(replace(experiment, **change))
     tables.check_limits(experiment)
@@ -552,8 +552,7 @@ def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):
     assert "no config.json" in said(at.error)
 
 
-def test_a_public_host_offers_its_models_only(monkeypatch, fact, tmp_path):
-    monkeypatch.setenv("KNOWLEDGE_NEURON_LIMITS", str(MAIN.parent / "limits_demo.toml"))
+def test_a_public_host_offers_its_models_only(demo, fact, tmp_path):
     at = lab(fact=fact["fact_id"], model=str(tmp_path))
     assert widget(at.selectbox, "lab_model").options == ["pocket-bert"]
     assert not [each for each in at.text_input if each.key == "lab_folder"]

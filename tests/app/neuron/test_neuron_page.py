@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -16,7 +15,7 @@ from atlas import queries
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import FAINT, clickable
 from atlas.queries import selectivity
-from tests.app.pages import page, words
+from tests.app.pages import links, page, press_tray, words
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 N_FACTS = 150
@@ -41,16 +40,9 @@ def neuron_page(neuron: tuple[int, int] = HUB, **parameters: str) -> AppTest:
     return app
 
 
-def links(app: AppTest, page_name: str) -> list[dict[str, str]]:
-    """Parameters of the links to a page, in order."""
-    found = [link.proto for link in app.get("page_link")]
-    asked = [parse_qs(link.query_string) for link in found if link.page.endswith(page_name)]
-    return [{name: values[0] for name, values in each.items()} for each in asked]
-
-
 def listed(app: AppTest) -> list[str]:
     """Ids of the facts that use it, as listed: those of the prompts come after them."""
-    ids = [each["fact"] for each in links(app, "fact") if "fact" in each]
+    ids = [each["fact"] for each in links(app, "fact", "fact")]
     return ids[: len(ids) - 6] if "Highest activation" in words(app) else ids
 
 
@@ -164,7 +156,7 @@ def test_it_leads_to_the_neurons_beside_it_and_to_the_nearest_with_facts(a):
         after = [n for n in taken if n > neuron[1]][:1]
         beside = [n for n in (neuron[1] - 1, neuron[1] + 1) if 0 <= n < 256]
         near = [n for n in (*before, *after) if n not in beside]
-        found = [each["neuron"] for each in links(neuron_page(neuron), "neuron") if "neuron" in each]
+        found = [each["neuron"] for each in links(neuron_page(neuron), "neuron", "neuron")]
         expected = [f"L{neuron[0]}.N{n}" for n in (*beside, *near)]
         assert found[: len(expected)] == expected
 
@@ -174,29 +166,25 @@ def test_related_neurons_come_in_the_order_asked(order, a):
     app = neuron_page(related=order)
     expected = selectivity.related_neurons(a, *HUB, order=order, limit=12)
     names = [f"L{row.layer}.N{row.neuron}" for row in expected.itertuples()]
-    found = [each["neuron"] for each in links(app, "neuron") if "neuron" in each]
+    found = [each["neuron"] for each in links(app, "neuron", "neuron")]
     assert found[-len(names) :] == names
-    assert [each["b"] for each in links(app, "compare") if "b" in each] == names
+    assert [each["b"] for each in links(app, "compare", "b")] == names
 
 
 def test_its_prompts_lead_to_their_facts(a):
     prompts = a.query(
         "SELECT fact_id FROM activating_prompts WHERE layer = 0 AND neuron = 7 ORDER BY side DESC, rank"
     )
-    found = [each["fact"] for each in links(neuron_page(), "fact") if "fact" in each]
+    found = [each["fact"] for each in links(neuron_page(), "fact", "fact")]
     assert found[-6:] == prompts["fact_id"].to_list()
 
 
 def test_it_can_be_put_into_the_tray_compared_and_exported(a):
     app = neuron_page()
-    assert {"kind": "neurons", "a": "L0.N7"}.items() <= next(
-        each for each in links(app, "compare") if "kind" in each
-    ).items()
+    assert {"kind": "neurons", "a": "L0.N7"}.items() <= links(app, "compare", "kind")[0].items()
     for title in ("Facts", "Relations", "Prompts", "Related neurons"):
         assert re.search(rf"{title} \(\d+ rows?\)", words(app))
-    app.button(key=next(b.key for b in app.button if b.key and b.key.startswith("tray-neuron"))).click().run()
-    (kept,) = app.session_state["trays"].values()
-    assert [str(neuron) for neuron in kept] == ["L0.N7"]
+    assert press_tray(app, "neuron") == {"L0.N7"}
 
 
 def test_the_chart_of_relations_tells_which_bar_was_clicked(a):

@@ -15,9 +15,9 @@ from atlas.charts import look as charts
 from atlas.numbers import signed_percent
 from atlas.queries import evidence, sharing
 from atlas.store.atlas import Atlas
-from tests.app.pages import only_atlas, page, replace_tables, words
+from tests.app.pages import links as page_links
+from tests.app.pages import page, replace_tables, words
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import write_sample_atlas
 
 MATRIX = "Neurons shared, by pairs of relations"
 CLOSEST = "Neurons shared with the relations closest to it"
@@ -267,9 +267,8 @@ def test_an_erasure_without_effect_is_called_almost_no_loss():
     assert "**Other relations lose much too:** 67% of their right answers, this one 50%." in said
 
 
-def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "built", leave_out=EVIDENCE)
-    only_atlas(monkeypatch, folder)
+def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(another_atlas):
+    folder = another_atlas(leave_out=EVIDENCE)
     app = page("relation", relation="P36")
     assert chart(app, EFFECTS).spec
     with Atlas(folder) as built:
@@ -279,22 +278,21 @@ def test_a_build_without_evaluation_shows_its_effects_and_what_is_missing(tmp_pa
     assert f"Editing its facts: {NOT_MEASURED}" in words(app)
 
 
-def test_a_relation_outside_the_sample_says_so(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "sampled")
+def test_a_relation_outside_the_sample_says_so(another_atlas):
+    folder = another_atlas()
     with Atlas(folder) as whole:
         erasures = whole.query("FROM erasures WHERE relation_id <> 'P36'")
         edits = whole.query("FROM edits WHERE split_part(fact_id, '-', 1) <> 'P36'")
     replace_tables(folder, erasures=erasures, edits=edits)
-    only_atlas(monkeypatch, folder)
     text = words(page("relation", relation="P36"))
     assert "Erasing the neurons that all its facts share: not in the measured sample" in text
     assert "Editing its facts: not in the measured sample" in text
     assert chart(page("relation", relation="P103"), DOSES).spec
 
 
-def test_missing_effects_are_said_to_be_not_measured(tmp_path, monkeypatch):
+def test_missing_effects_are_said_to_be_not_measured(another_atlas):
     absent = ("effects", *EVIDENCE, "neurons", "prompts", "attributions")
-    only_atlas(monkeypatch, write_sample_atlas(tmp_path / "bare", leave_out=absent))
+    another_atlas(leave_out=absent)
     app = page("relation", relation="P36")
     assert not app.error
     assert f"Suppressing and amplifying: {NOT_MEASURED}" in words(app)
@@ -313,11 +311,9 @@ def test_its_most_shared_neurons_go_into_the_tray(a):
 
 
 def test_a_relation_links_to_its_comparison_and_its_search(only_sample):
-    links = page("relation", relation="P36").get("page_link")
-    queries_of = {re.sub(r":blue\[|\]", "", link.label): link.proto.query_string for link in links}
-    assert "kind=relations" in queries_of["Compare with another"]
-    assert "a=P36" in queries_of["Compare with another"]
-    assert "relation=P36" in queries_of["Search its facts"]
+    app = page("relation", relation="P36")
+    assert page_links(app, "compare", "kind")[0] == {"atlas": "sample", "kind": "relations", "a": "P36"}
+    assert page_links(app, "search", "relation") == [{"atlas": "sample", "relation": "P36"}]
 
 
 def test_the_other_relation_can_be_chosen_without_a_click_on_the_chart(a):

@@ -11,10 +11,7 @@ from app.shared import limits
 from app.shared.limits import Limits, LimitsError
 from atlas.errors import AtlasError, ModelError
 from atlas.models import KNOWN_MODELS
-from tests import ROOT
-
-APP = ROOT / "app"
-DEMO = APP / "limits_demo.toml"
+from tests.app.pages import DEMO
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +20,11 @@ def no_other_file(monkeypatch):
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    """Write a host's file and let the environment name it."""
+def host(set_limits):
+    """The limits with those of a host's file."""
 
     def write(text: str) -> Limits:
-        file = tmp_path / "host.toml"
-        file.write_text(text, encoding="utf-8")
-        monkeypatch.setenv(limits.LIMITS_VARIABLE, str(file))
+        set_limits(text)
         return limits.current()
 
     return write
@@ -134,9 +129,7 @@ def test_at_home_any_model_may_be_used_and_fetched():
     "name",
     ["gpt2", "smollm2-135m", "org/model", "~/models/mine", "/srv/model", "../model", ".", "", "POCKET-BERT"],
 )
-def test_a_demo_offers_its_list_and_nothing_else(monkeypatch, name):
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
-    demo = limits.current()
+def test_a_demo_offers_its_list_and_nothing_else(demo, name):
     assert demo.demo_mode
     demo.check_model("pocket-bert")
     assert not demo.offers(name)

@@ -99,7 +99,9 @@ CHARTS = {
     neurons.neuron_relation_bars: lambda draw, a: draw(
         selectivity.relations_of_neuron(a, HUB.layer, HUB.neuron)
     ),
-    sharing.sharing_bars: lambda draw, a: draw(1.2, 0.1),
+    sharing.sharing_bars: lambda draw, a: draw(
+        {"first": ("A", 1.2), "shared": ("both", 0.5), "second": ("B", 1.0), "unrelated": ("any", 0.1)}
+    ),
     sharing.relation_neuron_bars: lambda draw, a: draw(queries.relation_neurons(a, RELATION)),
     sharing.sharing_histogram: lambda draw, a: draw(neurons_by_sharing(a, RELATION), 20),
     sharing.overlap_matrix: lambda draw, a: draw(
@@ -117,7 +119,6 @@ CHARTS = {
     compare_charts.shared_by_layer: lambda draw, a: draw(pair(a), n_layers=4),
     compare_charts.neuron_points: lambda draw, a: draw(pair(a), measure="score", title="Mean score"),
     compare_charts.cross_bars: lambda draw, a: draw(cross_rows(), "A"),
-    compare_charts.pair_bars: lambda draw, a: draw({"A": 1.0, "A and B": 0.5, "B": 0.8, "any": 0.1}),
     compare_charts.relation_bars: lambda draw, a: draw(comparison.facts_of_neurons(a, HUB, Neuron(3, 11))),
     compare_charts.depth_bars: lambda draw, a: draw(
         comparison.layers_of_fact(a, FACT), "m", second=True, highest=1.0

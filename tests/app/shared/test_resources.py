@@ -8,14 +8,12 @@ import os
 import pytest
 
 from app.shared import resources
-from tests.app.pages import only_atlas, page
-from tests.sample_atlas import write_sample_atlas
+from tests.app.pages import page
 
 
 @pytest.fixture
-def sample(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "sample")
-    only_atlas(monkeypatch, folder)
+def sample(another_atlas):
+    folder = another_atlas()
     return folder
 
 

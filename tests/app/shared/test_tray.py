@@ -84,20 +84,16 @@ def test_where_a_neuron_came_from_is_kept_as_it_was_first(at):
     assert inside[NEURONS[0]] == ""  # taken out and put back by the button that names no source
 
 
-def test_each_model_has_its_own_tray():
-    def visit() -> None:
-        from app.shared import tray
-        from atlas.neuron import Neuron
-
-        tray.add([Neuron(0, 1)], model="a")
-        tray.add([Neuron(0, 2), Neuron(0, 1)], model="b")
-        tray.remove([Neuron(0, 1)], model="a")
-        assert tray.neurons("a") == ()
-        assert tray.neurons("b") == (Neuron(0, 2), Neuron(0, 1))
-        tray.clear(model="b")
-        assert tray.neurons("b") == ()
-
-    assert not AppTest.from_function(visit).run().exception
+def test_each_model_has_its_own_tray(at):
+    button(at, "all").click().run()
+    at.query_params["atlas"] = "starter-smollm2-135m"
+    at.run()
+    assert not at.sidebar.expander
+    button(at, "first").click().run()
+    next(each for each in at.sidebar.button if each.label == "Empty the tray").click().run()
+    at.query_params["atlas"] = "starter-pocket-bert"
+    assert at.run().sidebar.expander[0].label == "Tray: 3 neurons"
+    assert held(at) == NEURONS
 
 
 def test_a_full_tray_takes_no_more_and_says_so():
@@ -105,11 +101,11 @@ def test_a_full_tray_takes_no_more_and_says_so():
         from app.shared import limits, tray
         from atlas.neuron import Neuron
 
-        tray.add([Neuron(0, index) for index in range(150)], model="m")
-        tray.add_button([Neuron(1, index) for index in range(60)], model="m", key="more")
-        tray.add([Neuron(1, index) for index in range(60)], model="m")
-        assert len(tray.neurons("m")) == limits.current().tray
-        assert tray.neurons("m")[:150] == tuple(Neuron(0, index) for index in range(150))
+        tray.add([Neuron(0, index) for index in range(150)])
+        tray.add_button([Neuron(1, index) for index in range(60)], key="more")
+        tray.add([Neuron(1, index) for index in range(60)])
+        assert len(tray.neurons()) == limits.current().tray
+        assert tray.neurons()[:150] == tuple(Neuron(0, index) for index in range(150))
 
     at = AppTest.from_function(visit).run()
     assert not at.exception

@@ -17,7 +17,7 @@ from app.sql.schema import not_measured, quoted, tables_and_views
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import DERIVED_VIEWS, TABLES
 from atlas.store.sources import VIEWS_FILE
-from tests.app.pages import MAIN, only_atlas, page, press, words
+from tests.app.pages import page, press, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
 EXAMPLES = (*GALLERY, *EXPERIMENTS)
@@ -429,10 +429,8 @@ def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
     assert list(app.dataframe[0].value["n"]) == [60]
 
 
-def test_a_truncated_answer_says_so(only_sample, monkeypatch, tmp_path):
-    small = tmp_path / "small.toml"
-    small.write_text("sql_rows = 10\n")
-    monkeypatch.setenv(limits.LIMITS_VARIABLE, str(small))
+def test_a_truncated_answer_says_so(only_sample, set_limits):
+    set_limits("sql_rows = 10")
     app = sql_page(sql="SELECT * FROM facts")
     assert "Only the first 10 rows are shown." in words(app)
     assert len(app.dataframe[0].value) == 10
@@ -442,9 +440,8 @@ def test_a_query_without_rows_says_so(only_sample):
     assert "finds no rows. Relax" in words(sql_page(sql="SELECT * FROM facts WHERE false"))
 
 
-def test_a_query_about_what_was_not_measured_names_the_table(tmp_path, monkeypatch):
-    folder = write_sample_atlas(tmp_path / "built", leave_out=("edits", "erasures"))
-    only_atlas(monkeypatch, folder)
+def test_a_query_about_what_was_not_measured_names_the_table(another_atlas):
+    another_atlas(leave_out=("edits", "erasures"))
     app = press_and_wait(sql_page(), "How well do edits work?")
     assert "finds no rows. edits: not measured in this atlas." in words(app)
 
@@ -456,10 +453,7 @@ def test_a_plan_is_shown_as_text(only_sample):
 
 
 def test_a_long_query_can_be_stopped(only_sample):
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("sql/page.py")
-    app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
-    app.run()
+    app = page("sql", sql="SELECT sum(x) FROM range(1000000000000) AS t(x)")
     assert "Running for" in words(app)
     app.button(key="sql-stop").click().run()
     settled(app)
@@ -467,10 +461,7 @@ def test_a_long_query_can_be_stopped(only_sample):
 
 
 def test_another_query_of_the_same_visitor_stops_the_one_before(only_sample):
-    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.switch_page("sql/page.py")
-    app.query_params["sql"] = "SELECT sum(x) FROM range(1000000000000) AS t(x)"
-    app.run()
+    app = page("sql", sql="SELECT sum(x) FROM range(1000000000000) AS t(x)")
     begun = time.monotonic()
     press_and_wait(write(app, "SELECT 7 AS seven"))
     assert list(app.dataframe[0].value["seven"]) == [7]

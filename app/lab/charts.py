@@ -35,7 +35,7 @@ def before_and_after(summary: pd.DataFrame) -> alt.LayerChart:
         names=names,
         y=alt.Y("label:N", title=None, sort=None, axis=label_axis(150)),
         beside=alt.YOffset("whose:N", sort=list(names.values())),
-        legend=legend(2, limit=180),
+        legend=legend(limit=180),
         tooltip=tooltip(
             ("label:N", "Prompts"),
             ("whose:N", "Changed"),

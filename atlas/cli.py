@@ -48,7 +48,7 @@ def run(
         print(f"\n{interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except RuntimeError as error:
-        # DuckDB reports a Ctrl-C during a query as an error of its own.
+        # DuckDB reports a Ctrl-C during a query as its own error.
         if "interrupted" not in str(error).lower():
             raise
         print(f"\n{interrupted}", file=sys.stderr)

@@ -7,7 +7,7 @@ import re
 
 from pydantic import ValidationError
 
-# Tabs and line ends may stand in a prompt; what moves a terminal's cursor may not.
+# Prompts may contain tabs and line ends, but no characters that move a terminal's cursor.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

@@ -40,8 +40,8 @@ def sequential_integrated_gradients(
     """The method ``sequential_integrated_gradients`` of `atlas.surgery.attribute`, for a batch.
 
     Takes the options of `integrated_gradients`; keeps no paths, because each word has its own. Raises
-    `PromptError` for a prompt without a word beside its answer, or a tokenizer without a token to replace one
-    with; `ModelError` where the model has hooks.
+    `PromptError` for a prompt with no word but its answer, or a tokenizer without a token to replace words;
+    `ModelError` where the model has hooks.
     """
     if hooked(subject.model):
         raise ModelError(
@@ -68,7 +68,7 @@ def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
     masked = subject.family.kind == "masked"
     missing = tokenizer.mask_token_id if masked else tokenizer.eos_token_id
     special = {*tokenizer.all_special_ids}
-    # Teacher forcing puts the answer's first tokens at the end of what a causal model reads.
+    # Teacher forcing appends the answer's first tokens to a causal model's input.
     end = len(item.input_ids) if masked else len(item.input_ids) - item.index
     places = [k for k, token in enumerate(item.input_ids[:end]) if token not in special]
     if missing is None:

@@ -148,7 +148,7 @@ def _arguments(
 
     Positions, their embeddings and ALiBi's slopes are kept for the positions of a row: the whole sentence in
     a masked model, the answer position in a causal one. `attention_mask`, where one is needed, is added to
-    attention scores: zero for what a row may see.
+    attention scores: zero for the positions that a row may attend to.
     """
     made: dict[int, Argument] = {}  # layers share most of them
 
@@ -179,7 +179,7 @@ def _row_mask(mask: Tensor | None, visible: Tensor, position: Tensor, causal: bo
         allowed = mask if mask.dtype is torch.bool else mask >= 0
         seen = allowed.expand(n_items, *allowed.shape[1:]) & (visible[:, None, None] | causal)
     if causal:
-        # A row sees what the answer position sees of the tokens before it, and itself, last in its keys.
+        # A row attends to the tokens that the answer position attends to, and to itself, last in its keys.
         before = torch.arange(width - 1, device=visible.device) < position[:, None]
         if mask is not None:
             before = before & seen[items, 0, position][:, :-1]
@@ -209,7 +209,7 @@ def _row_embeddings(
 
 
 def _row_alibi(value: Tensor, visible: Tensor, position: Tensor, causal: bool) -> Tensor:
-    """What ALiBi adds for each key, (n_items, n_heads, 1, n_tokens); items have one length."""
+    """ALiBi's bias for each key, (n_items, n_heads, 1, n_tokens); items have one length."""
     return value.view(len(position), -1, *value.shape[1:])
 
 
@@ -420,7 +420,7 @@ def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write(subject: Subject, base: Base, layer: int, item: Tensor, alpha: Tensor) -> Tensor:
-    """What the down-projection writes at α along its path, (n_rows, d_model): linear in α, up to its bias."""
+    """The down-projection's output at α along its path, (n_rows, d_model): linear in α, up to its bias."""
     write = base.writes[item, layer]
     if base.start is None:
         write = alpha[:, None] * write

@@ -29,8 +29,8 @@ _DOWNLOADS_AT_ONCE = 8
 class PublishedFiles:
     """Where files are published: `hashes` maps their paths below `base_url` to their sha256.
 
-    `key` names their folder in the cache; `copy` says what users can pass instead, such as "a copy of its
-    data folder".
+    `key` names their folder in the cache; `copy` names the alternative for users, such as "a copy of its data
+    folder".
     """
 
     key: str
@@ -92,8 +92,8 @@ def fetch_file(
 ) -> Path:
     """A file whose publisher states no sha256, from the cache or downloaded.
 
-    `check` raises where the content is not valid; then it is not kept. Callers record the sha256 of what
-    they read. Raises `DatasetError` as `fetch_files` does.
+    `check` raises where the content is not valid; then it is not kept. Callers record the sha256 of the
+    content. Raises `DatasetError` as `fetch_files` does.
     """
     target = cache_folder() / key / url.rpartition("/")[2]
     if target.is_file():

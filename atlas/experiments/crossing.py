@@ -91,7 +91,7 @@ def cross_effects(
         before = subject.predict(every_prompt, top_k=1)
     effects = []
     for name, several in chosen.items():
-        # Steps 2 and 3 at once: a causal model then reads what lies before the answers only once.
+        # Steps 2 and 3 at once: a causal model then reads each prompt's prefix only once.
         own = (change(several),)
         changes = [own] + [
             with_random_neurons(own, subject.n_neurons, np.random.default_rng([seed, draw]))

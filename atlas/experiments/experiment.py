@@ -56,8 +56,8 @@ Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 class Experiment:
     """Interventions in order, prompts, and the random control's seed and draws.
 
-    `model` and `weights_sha256`: what it was made with; `atlas_id` and `fact_id`: where its prompts came
-    from; empty where unknown.
+    `model` and `weights_sha256`: the model used; `atlas_id` and `fact_id`: the source of its prompts; empty
+    where unknown.
     """
 
     interventions: tuple[Intervention, ...]

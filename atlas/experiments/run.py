@@ -320,9 +320,9 @@ def dose_response(
 ) -> tuple[Dose, ...]:
     """The answers' probabilities over the factor by which the experiment's neurons are multiplied.
 
-    All neurons of the experiment's interventions are amplified by each factor in turn, whatever those
-    interventions do: 0 suppresses them, 1 leaves the model as it is. The random neurons are those that
-    `run` draws. By factor, then by group in the order of `PROMPT_GROUPS`.
+    All neurons of the experiment's interventions are amplified by each factor in turn, for any kind of
+    intervention: 0 suppresses them, 1 changes nothing. The random neurons are those that `run` draws. By
+    factor, then by group in the order of `PROMPT_GROUPS`.
     """
     factors = tuple(sorted({float(factor) for factor in factors}))
     if not 1 <= len(factors) <= MAX_FACTORS:

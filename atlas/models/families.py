@@ -6,8 +6,8 @@
 
 A family is data: names of modules below the model, and of numbers in its config; docs/models.md shows how to
 add one. The neuron is the *input of the feed-forward down-projection* in all of them, because it is the only
-definition for which ``activations @ value_vectors (+ bias)`` is what the layer writes, whatever the
-architecture. A layer's output follows from its write in one of three ways:
+definition for which ``activations @ value_vectors (+ bias)`` is the layer's write in every architecture. A
+layer's output follows from its write in one of three ways:
 
     sum            residual + write                     most causal models, parallel or not; ModernBERT
     norm after     norm(residual + write)               BERT and its kin, OPT-350m
@@ -34,9 +34,9 @@ class Family:
     """Module names of one architecture; sizes are read from the modules, never assumed.
 
     Names below a layer: `down_projection`; `norm_after` and `norm_before`, the norm of the sum or of the
-    write; `residual`, the module whose *input* is what the write is added to (None: it is the layer's output
-    minus its write, in families that only add); `attention`, where its keys and values can be computed
-    separately (masked models: then the last layer computes the answer position only).
+    write; `residual`, the module whose *input* the write is added to (None: it is the layer's output minus
+    its write, in families that only add); `attention`, where its keys and values can be computed separately
+    (masked models: then the last layer computes the answer position only).
 
     Names below the model: `layers`, or a function that returns the modules by depth, which may repeat;
     `final`, the modules between the last layer and the head, where present; `head`, in order; `unembedding`,
@@ -80,7 +80,7 @@ class Family:
         return self.layer_modules(model)[layer].get_submodule(self.down_projection)
 
     def value_vectors(self, model: nn.Module, layer: int) -> Tensor:
-        """The neurons' value vectors, (n_neurons, d_model): what one unit of activation writes."""
+        """The neurons' value vectors, (n_neurons, d_model): the write of one unit of activation."""
         return neurons_first(self.down(model, layer))
 
     def final_modules(self, model: nn.Module) -> list[nn.Module]:

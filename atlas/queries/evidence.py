@@ -5,7 +5,7 @@
     erasure_doses(a, "P36")                     # erasing a relation's neurons, by their number
     counts(a, fact_id)                          # rows of this fact in each experiment
 
-`python -m build evaluate` fills these tables. One that an atlas lacks is empty; `a.measured(table)` tells
+`python -m build evaluate` fills these tables. A table that an atlas lacks is empty; `a.measured(table)` tells
 "none of this fact" from "not measured". Effects by prompt are in `atlas.queries.facts`.
 """
 
@@ -62,7 +62,7 @@ def effects(
 
 @dataclass(frozen=True)
 class Judged:
-    """An intervention's effect beside its strongest control; changes are relative (−0.5: half is left).
+    """An intervention's effect and its strongest control; changes are relative (−0.5: half is left).
 
     own, low, high: the own neurons' change of the answer's probability, with its interval. expected: whether
     the whole interval has the sign that the thesis predicts (suppressing lowers, amplifying raises). control:

@@ -361,7 +361,7 @@ class _Process:
         self.served = 0
         self._ready = False
         self._replies: queue.SimpleQueue = queue.SimpleQueue()
-        # Without preexec_fn, which is not safe beside threads: the process confines itself.
+        # Without preexec_fn, which is not safe with threads: the process confines itself.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "atlas.store.sql_worker"],
             stdin=subprocess.PIPE,

@@ -3,7 +3,7 @@
     subject.bake(Edit(neurons, old="Paris", new="Rome"), "my-bert-edited")
     load_subject("my-bert-edited").predict(prompts)
 
-Writes what `from_pretrained` reads: config, tokenizer, and safetensors whose down-projections hold the new
+Writes a folder for `from_pretrained`: config, tokenizer, and safetensors whose down-projections hold the new
 value vectors. The live model is only read. Suppressing and amplifying act on activations at the answer
 position only, so they cannot be baked into weights.
 """

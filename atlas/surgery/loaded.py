@@ -50,7 +50,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model predicts at the answer position.
+    """The model's prediction at the answer position.
 
     probability: of the whole answer, the product over its tokens; rank: the worst token's rank
     (1: greedy decoding gives the answer); top: the likeliest tokens at the first answer position.
@@ -122,7 +122,7 @@ class LoadedModel:
     """A model under study with its tokenizer; methods that run it hold `lock`.
 
     dtype: the precision of the matrix products in sweeps (`atlas.surgery.precision`); all else is float32.
-    sweep_bytes: what a sweep may keep for its backward pass, None until the first; less where memory ran out.
+    sweep_bytes: the memory of a sweep's backward pass, None until the first sweep; less after memory ran out.
     """
 
     name: str

@@ -46,7 +46,7 @@ class Subject(LoadedModel):
 
     @contextmanager
     def applied(self, interventions: Intervention | Sequence[Intervention]) -> Iterator[ChangedModel]:
-        """A view of the subject with the interventions in force; nothing else sees them.
+        """A view of the subject with the interventions in force; the subject itself is unchanged.
 
         Weights are never written: hooks live only inside each forward pass, so leaving the block,
         also through an exception, leaves the model bit for bit as it was.

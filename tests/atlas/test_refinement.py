@@ -127,7 +127,7 @@ def test_the_paper_s_share_moves_until_a_fact_has_two_to_five_neurons(n_common, 
 
 
 def test_the_paper_s_share_is_tried_six_times_at_most():
-    # One neuron in every prompt: the mean is 1 whatever the share, so it falls to the end.
+    # One neuron in every prompt: the mean is 1 at any share, so the share falls to the end.
     prompts = pd.DataFrame(
         [{"fact_id": "a", "template_id": f"t{i}", "held_out": False, "max_score": 1.0} for i in range(10)]
     )

@@ -348,7 +348,7 @@ def test_the_activation_baseline_is_the_activation(subject, plain):
 
 
 def test_log_probability_increase_reads_each_neuron_alone_through_the_head(subject):
-    """By hand for the last layer: what the down-projection writes is replaced by one neuron's part."""
+    """By hand for the last layer: one neuron's part replaces the down-projection's output."""
     (result,) = attribute(subject, [ONE_TOKEN], method="log_prob_increase")
     encoded = subject.encode(ONE_TOKEN)
     position, target = encoded.positions[0], encoded.targets[0]

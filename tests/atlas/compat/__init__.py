@@ -1,4 +1,4 @@
-"""What the drop-in's tests share: prompts, neurons, and the drop-in on a tiny model."""
+"""Shared by the drop-in's tests: prompts, neurons, and the drop-in on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAYS = {"undo_modification": False, "quiet": True}
 
 
 def drop_in(name: str, **options: object) -> KnowledgeNeurons:
-    """The drop-in on a tiny model of its own."""
+    """The drop-in on a new tiny model."""
     return KnowledgeNeurons(*tiny_model(name), device="cpu", **options)
 
 

@@ -70,7 +70,7 @@ def zeros(vector, layer, neuron) -> torch.Tensor:
 
 
 def changes(case: Bert, **options):
-    """Every kind of change, as (name, what does it, what does it by hand to `case.plain`)."""
+    """Every kind of change, as (name, the drop-in's function, the same by hand on `case.plain`)."""
     kn, plain, prompt = case.kn, case.plain, case.prompt
     old = plain.embedding(int(plain.probabilities(prompt).argmax()))
     new = plain.embedding(plain.wanted(case.target))

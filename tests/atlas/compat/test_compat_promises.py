@@ -127,11 +127,11 @@ def test_printing_can_be_disabled(bert, capfd):
     assert "after   answer 0." in out
 
 
-# What is broken there --------------------------------------------------------------------------------
+# Corrected errors ------------------------------------------------------------------------------------
 
 
 def causal_steps(kn: KnowledgeNeurons, prompt: str, answer: str) -> list[tuple[torch.Tensor, int]]:
-    """(what is read, the token wanted next) of each token of the answer."""
+    """(input, target token) for each token of the answer."""
     stem, targets = kn.tokenizer(prompt)["input_ids"], kn.tokenizer(answer)["input_ids"]
     return [(torch.tensor([*stem, *targets[:j]]), target) for j, target in enumerate(targets)]
 

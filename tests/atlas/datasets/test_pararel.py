@@ -66,7 +66,7 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
     assert "prompts     144,325" in printed
     (line,) = [line for line in printed if line.startswith("too few")]
     assert "8,960 facts of 12 relations have under 2 discovery prompts: no neurons" in line
-    # A mode that one prompt is enough for has none of them.
+    # A mode that needs one prompt has none of them.
     one = make_plan(BuildOptions(model="smollm2-135m", dataset="pararel", source=SHARED, mode="replication"))
     assert one.too_few == (0, 0)
     assert not any(line.startswith("too few") for line in describe_plan(one).splitlines())

@@ -53,7 +53,7 @@ def subject():
 
 @pytest.fixture(scope="module")
 def experiments() -> list[Experiment]:
-    """Distinct experiments of every kind, on neurons that matter to what is asked."""
+    """Distinct experiments of every kind, on neurons that matter for the prompts."""
     dice = random.Random(3)
     with atlas.open("starter-pocket-bert") as opened:
         facts = opened.query(

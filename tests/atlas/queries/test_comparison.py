@@ -208,7 +208,7 @@ def test_the_facts_of_two_neurons_are_each_neurons_own(atlas, pairs):
 # Two atlases -----------------------------------------------------------------------------------------
 
 
-def test_the_same_fact_is_found_whatever_its_id_case_and_accents(atlas, tmp_path):
+def test_the_same_fact_is_found_by_any_id_case_and_accents(atlas, tmp_path):
     with Atlas(write_sample_atlas(tmp_path / "other")) as other:
         fact = queries.fact(atlas, "P36-00001")
         assert comparison.same_fact(atlas, other, "P36-00001") == "P36-00001"

@@ -241,7 +241,7 @@ def test_counts_show_which_experiments_include_a_fact(a):
         found = evidence.counts(a, fact_id)
         assert found == {table: len(rows_of(table, fact_id=fact_id)) for table in evidence.FACT_TABLES}
         seen.add(tuple(n > 0 for n in found.values()))
-    # Facts that every experiment took, that some did, and that none did.
+    # Facts in every experiment, in some, and in none.
     assert len(seen) >= 3
 
 

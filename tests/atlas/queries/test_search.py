@@ -14,7 +14,7 @@ from build.bench.big_atlas import write_big_atlas
 from tests.sample_atlas import sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)
-# Ten times what BENCHMARKS.md promises: a search that reads everything anew for each word takes longer still.
+# Ten times the limit of BENCHMARKS.md; a search that reads everything again for each word takes longer.
 SURELY_TOO_LONG = 0.5  # seconds
 
 
@@ -87,7 +87,7 @@ def test_a_filter_without_hits_reports_the_unfiltered_count(a):
     assert hits.without_filters == len(facts_where(lambda f: f["object"] == "Oslo")) > 0
 
 
-def test_hits_are_counted_by_relation_whatever_relation_is_chosen(a):
+def test_hits_are_counted_by_relation_for_any_chosen_relation(a):
     counts = Counter(f["relation_id"] for f in TABLES["facts"] if f["known"])
     for relation in (None, "P36"):
         hits = search.facts_matching(a, "wording", known=True, relation=relation)

@@ -1,4 +1,4 @@
-"""`python -m atlas`: what it prints, what it refuses, and that browsing imports no torch."""
+"""`python -m atlas`: output, refusals, and browsing without torch."""
 
 import csv
 import hashlib

@@ -47,7 +47,7 @@ def running(process_id: int) -> bool:
     return True
 
 
-# What the process may do ------------------------------------------------------------------------------
+# Rights of the process --------------------------------------------------------------------------------
 
 
 @LINUX
@@ -270,7 +270,7 @@ def test_invalid_queries_are_refused(sql, values, words, console):
         console.query(sql, values)
 
 
-# What comes back --------------------------------------------------------------------------------------
+# Answers ----------------------------------------------------------------------------------------------
 
 
 def test_values_keep_their_types_beside_nulls(console):

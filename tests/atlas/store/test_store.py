@@ -88,7 +88,7 @@ def test_the_sample_verifies_and_is_the_same_every_time(sample, tmp_path):
     assert verify(sample).files == verify(again).files
 
 
-# What is refused -------------------------------------------------------------------------------------
+# Refusals --------------------------------------------------------------------------------------------
 
 
 def _break_nothing_there(folder):
@@ -381,7 +381,7 @@ def test_the_other_views_count_what_they_say(opened):
 
 
 def _shell(folder, before=""):
-    """What `duckdb -init views.sql` does, started in `folder`: run all statements of the file."""
+    """Run all statements of the file, as `duckdb -init views.sql` does in `folder`."""
     code = (
         "import duckdb, sys\n"
         "c = duckdb.connect()\n"

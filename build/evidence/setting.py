@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Prediction, Subject
     from build.jobs.worker import Batches
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def chunks(items: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def draw_one(items: Sequence[Item], generator: np.random.Generator) -> Item:
+def draw_one(items: Sequence[_Item], generator: np.random.Generator) -> _Item:
     """One of the items at random."""
     return items[int(generator.integers(len(items)))]
 

@@ -192,11 +192,14 @@ def test_a_file_that_is_too_large_is_refused_without_reading_it_whole(refused, t
         ),
     ],
 )
-def test_an_experiment_that_cannot_be_done_gets_a_sentence(file, refused, change, sentence):
+def test_an_experiment_that_cannot_be_done_gets_a_sentence(file, capsys, change, sentence):
     plain = json.loads(file.read_text(encoding="utf-8")) | change
     plain.pop("results")
     file.write_text(json.dumps(plain), encoding="utf-8")
-    assert sentence in refused("experiment", file)
+    assert main(["experiment", str(file)]) == 2
+    said = capsys.readouterr().err  # after some lines of progress
+    assert sentence in said
+    assert "Traceback" not in said
 
 
 def test_nothing_that_is_there_is_written_over(file, refused, tmp_path):

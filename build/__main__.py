@@ -80,7 +80,7 @@ def _run(
     options: BuildOptions,
     machine: Machine,
     out: Out,
-    fresh: Annotated[bool, Option("--fresh", help="start over, also over a finished atlas")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="start over, even if the atlas is finished")] = False,
 ) -> None:
     """Make an atlas: attribute, refine, read out, evaluate.
 
@@ -99,7 +99,7 @@ def _run(
 
 @app.command("check")
 def _check(folders: Folders) -> int:
-    """Check finished atlases; exit status 2 where a check fails.
+    """Check finished atlases; exit status 2 if a check fails.
 
     The checks: the files' hashes, the tables' columns, contradictions between tables, the integrals'
     certificates, and the refinement, repeated.
@@ -156,7 +156,7 @@ def _list_experiments() -> str:
 def _evaluate(
     folder: AtlasFolder,
     options: EvaluateOptions,
-    fresh: Annotated[bool, Option("--fresh", help="measure again what was measured")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="repeat finished experiments")] = False,
 ) -> None:
     """Run the paper's experiments, and controls, on a finished atlas; each adds a table to it.
 
@@ -191,19 +191,19 @@ def _figures(
 
 @app.command("experiment")
 def _experiment(
-    file: Annotated[Path, Argument(metavar="FILE", help="an experiment's JSON, as the Lab exports it")],
+    file: Annotated[Path, Argument(metavar="FILE", help="the JSON of an experiment, exported by the Lab")],
     model: Annotated[str | None, Option(help="a folder or a name; by default the file's")] = None,
     device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto",
     json: Annotated[
-        Path | None, Option(metavar="OUT", help="write the experiment with its new results")
+        Path | None, Option(metavar="OUT", help="write the experiment and its new results to this file")
     ] = None,
     any_weights: Annotated[
-        bool, Option("--any-weights", help="run on other weights than it was made with")
+        bool, Option("--any-weights", help="run even if the weights differ from the experiment's")
     ] = False,
 ) -> int:
     """Repeat an experiment of the Lab, with its controls, from its JSON, and print the results.
 
-    Exit status 1 where the results in the file are not reproduced.
+    Exit status 1 if the results in the file are not reproduced.
 
     \b
     examples:
@@ -227,7 +227,7 @@ def _experiment(
 def _train_pocket_bert(
     out: Annotated[Path, Option(metavar="DIR", help="folder to save it in")] = _POCKET_BERT,
     seed: Annotated[int, Option(help="for the weights and the order of batches")] = 0,
-    epochs: Annotated[int | None, Option(help="passes over the facts")] = None,
+    epochs: Annotated[int | None, Option(help="training passes over the facts")] = None,
 ) -> None:
     """Train the small BERT that comes with the project on the starter facts: some ten minutes on two cores.
 

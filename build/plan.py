@@ -70,13 +70,13 @@ class BuildOptions:
     relations: Annotated[
         tuple[str, ...] | None, Option(help="only these relations", metavar="P36,P37", parser=_relation_ids)
     ] = None
-    limit: Annotated[int | None, Option(help="at most so many facts, spread over the relations")] = None
+    limit: Annotated[int | None, Option(help="at most this many facts, spread over the relations")] = None
     attribute: Annotated[str, Option(help="attribute the discovery prompts only, or all prompts")] = (
         "discovery"
     )
     mode: Annotated[str, Option(help="refinement: default, paper or replication")] = "default"
     negatives: Annotated[
-        int, Option(help="leave out neurons that stand out as often on prompts of so many other facts")
+        int, Option(help="leave out neurons that are coarse as often in prompts of this many other facts")
     ] = 0
     rule: Annotated[str, Option(help="quadrature: certified, or the fixed sums left, right, endpoints")] = (
         "certified"
@@ -95,7 +95,7 @@ class BuildOptions:
     seed: Annotated[int, Option(help="for the random controls")] = 0
     shard_size: Annotated[
         int | None,
-        Option(help="facts a shard, the most that a resumed build repeats; by default 25, on a GPU 200"),
+        Option(help="facts per shard, the unit that a resumed build repeats; by default 25, on a GPU 200"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -342,7 +342,7 @@ def estimate_build(plan: Plan) -> BuildEstimate:
     follow from other models', and the time is unknown."""
     measured = _measured(plan.options.model)
     scores, seconds = float(_SCORES_A_PROMPT), None
-    basis = "until measured: no atlas of this model comes with the project"
+    basis = "no estimate: no bundled atlas has this model"
     if measured is not None:
         speed = measured.prompts_per_second
         seconds = plan.n_prompts / speed

@@ -63,7 +63,7 @@ def replay_experiment(
     if json_file is not None and json_file.exists():
         raise BuildError(f"{json_file} exists already. Give --json the name of a new file.")
     if json_file is not None and not json_file.parent.is_dir():
-        raise BuildError(f"There is no folder {json_file.parent} to write to. Make it first.")
+        raise BuildError(f"There is no folder {json_file.parent} to write to. Create it first.")
     # Step 2: model.
     located = locate(model or kept.experiment.model)
     other = kept.experiment.weights_sha256 not in ("", located.weights_sha256)
@@ -121,7 +121,7 @@ def _lines(replay: Replay) -> Iterator[str]:
     yield from _new_answer(outcome.new_summary(), outcome.experiment.new_answer)
     yield ""
     yield "undo        " + (
-        "exact" if outcome.undo_is_exact else "NOT exact: the model answers otherwise now"
+        "exact" if outcome.undo_is_exact else "not exact: the probabilities differ from before"
     )
     yield "file        " + _compared(replay)
 
@@ -172,6 +172,6 @@ def _compared(replay: Replay) -> str:
         return f"the same results: {found.n_values:,} probabilities, {apart}"
     asked = replay.outcome.experiment.prompts[found.prompt]
     return (
-        f"OTHER results: {found.n_apart:,} of {found.n_values:,} probabilities differ, by up to "
+        f"different results: {found.n_apart:,} of {found.n_values:,} probabilities differ, by up to "
         f"{found.largest:.4f} ({found.what}, '{one_line(asked.prompt.text, 60)}')"
     )

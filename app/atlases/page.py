@@ -337,7 +337,7 @@ def sizes(known: KnownModel) -> str:
 
 def fetch_button(name: str, missing: ModelError) -> None:
     if not limits.current().may_download(name):
-        layout.nothing("Not on this host, which fetches no models for visitors.")
+        layout.nothing("This host does not fetch models for visitors.")
         return
     if st.button(f"Fetch {escape(name)}", key=f"fetch-{name}", icon=":material/download:"):
         resources.fetch(name)

@@ -147,7 +147,7 @@ def show_depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
     else:
         st.caption(
             "The models differ, and so do their neurons: L2.N23 of one is not L2.N23 of the other. "
-            "Comparable are the numbers of neurons and their depth in the model."
+            "Compare the numbers of neurons and their depth in the model."
         )
     layers = [comparison.layers_of_fact(atlas, a), comparison.layers_of_fact(other, b)]
     highest = max(float(rows["share"].fillna(0).max()) for rows in layers)

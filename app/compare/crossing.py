@@ -136,8 +136,8 @@ def describe_effects(rows: pd.DataFrame) -> None:
                 f"{signed_percent(row.random)}."
             )
     st.caption(
-        "A side's neurons were found on its own prompts; the other side's prompts are the test. That both "
-        "fall does not show that the neurons carry this fact: try another fact as B."
+        "A side's neurons were found on its own prompts; the other side's prompts are the test. If both "
+        "fall, the neurons need not carry this fact: try another fact as B."
     )
 
 

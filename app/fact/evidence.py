@@ -105,7 +105,7 @@ def show_stability(atlas: Atlas, fact_id: str) -> None:
         describe_stability(found),
         "The neurons found by the same rule on the held-out templates, compared with the fact's own, with "
         "those of another fact of its relation, and with those of a fact that differs in relation and "
-        "answer. Neurons of every fact are in all of them.",
+        "answer. Neurons that belong to every fact are in all of these.",
     )
 
 
@@ -141,7 +141,7 @@ def show_contexts(atlas: Atlas, fact_id: str) -> None:
         describe_contexts(rows),
         "1: as active as on the discovery prompts. Measured on held-out prompts of the fact, sentences that "
         "mention only its subject, prompts of its relation about other subjects, and unrelated prompts. "
-        "Beside them as many random neurons of the same layers.",
+        "The control is as many random neurons of the same layers.",
     )
 
 

@@ -201,8 +201,8 @@ def negative_prompts(subject: Subject, question: Question) -> tuple[Prompt, ...]
         placeholder=question.answer,
     )
     st.caption(
-        "Neurons that reach the threshold in at least half of them are left out of those found live. Without "
-        "an answer of their own, the question's is used."
+        "Neurons that reach the threshold in at least half of them are left out of those found live. If they "
+        "have no answer, the question's answer is used."
     )
     if not text.strip():
         return ()

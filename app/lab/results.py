@@ -241,8 +241,8 @@ def random_rows(outcome: Outcome) -> pd.DataFrame:
 def show_dose_response(subject: Subject, run: Run) -> None:
     """The curve over the factor, measured at the click of a button."""
     st.markdown(
-        "The answers' probabilities when these neurons are multiplied by a factor, instead of the changes "
-        "above; beside them random neurons of the same layers."
+        "The answers' probabilities when the activations of these neurons, or of random neurons of the same "
+        "layers, are multiplied by a factor. The changes above do not apply."
     )
     if subject is None or subject.weights_sha256 != run.outcome.experiment.weights_sha256:
         layout.nothing("The loaded model is not the model of this run. Run the experiment again.")

@@ -161,8 +161,8 @@ def show_edit_rates(atlas: Atlas, relation_id: str) -> Tables:
         sentences.note(
             "Edits of known facts: the value vectors of the fact's neurons lose λ₁ × the old answer's "
             "embedding and gain λ₂ × that of another object of the relation. Once without the common neurons "
-            "(those of more than a tenth of the relation's facts), once with them; beside them as many "
-            "random neurons of the same layers. In brackets the number of prompts."
+            "(those of more than a tenth of the relation's facts), once with them. The control is as many "
+            "random neurons of the same layers. Brackets hold the number of prompts."
         )
     with left:
         layout.draw_chart(change_charts.edit_bars(shown), "How often edits succeed, beside random neurons")

@@ -67,7 +67,7 @@ def choose_t_and_p(own: Refinement, places: Sequence[Any], *, lowest: float) -> 
             high=1.0,
             step=0.05,
             default=own.threshold,
-            help="A score counts from this share of the prompt's largest score on.",
+            help="A score counts if it is at least this share of the prompt's largest score.",
         )
     with places[1]:
         p = address.slider(

@@ -179,7 +179,7 @@ def run_bar(allowed: limits.Limits, query: Query | None) -> None:
             f"and {allowed.sql_memory_mb} MB. \\$name adds a field, \\$name::INTEGER one for numbers."
         )
     if query is not None and (st.session_state.get(TEXT) or "").strip() != query.sql.strip():
-        st.caption(":material/edit: The query was changed after the answer below. Run it again.")
+        st.caption(":material/edit: The query has changed since the answer below. Run it again.")
     if query is not None and not query.fits_a_link:
         st.caption(":material/link_off: This query is too long for a link. Save its text.")
 

@@ -78,13 +78,13 @@ def _wait(server: subprocess.Popen, address: str) -> None:
     until = time.monotonic() + SLOWEST
     while time.monotonic() < until:
         if server.poll() is not None:
-            raise BuildError("The app ended before it began. Start it by hand to see why.")
+            raise BuildError("The app ended before it was ready. Start it by hand to see why.")
         try:
             with urllib.request.urlopen(address, timeout=1):
                 return
         except OSError:
             time.sleep(0.1)
-    raise BuildError(f"The app does not answer within {SLOWEST:.0f} s. Start it by hand to see why.")
+    raise BuildError(f"The app did not answer within {SLOWEST:.0f} s. Start it by hand to see why.")
 
 
 # --- visit ---

@@ -55,7 +55,7 @@ def _attribution(context: typer.Context, options: BenchOptions) -> None:
 @benchmarks.command("compat")
 def _compat(
     models: Annotated[
-        list[str], Option(metavar="NAME …", help="of the project, folders, hub ids or shapes")
+        list[str], Option(metavar="NAME …", help="names of models, folders, hub ids or shapes")
     ] = ("bert-base", "gpt2", "smollm2-135m", "pocket-bert"),
     more: Annotated[list[str] | None, Argument(hidden=True)] = None,
     prompts: Annotated[int, Option(min=1, help="of the fact")] = 7,
@@ -78,7 +78,7 @@ def _executors(
     rounds: Count = 3,
     json: Json = None,
 ) -> None:
-    """Time a build by Ray."""
+    """Time a build with Ray."""
     from build.bench import executors
 
     what = ["--model", model, "--dataset", dataset, "--limit", str(limit), "--shard-size", str(shard_size)]
@@ -87,11 +87,11 @@ def _executors(
 
 @benchmarks.command("precision")
 def _precision(
-    models: Annotated[str, Option(help="shapes or models")] = "bert-base,gpt2,pocket-bert",
+    models: Annotated[str, Option(help="shapes, names of models or folders")] = "bert-base,gpt2,pocket-bert",
     prompts: Count = 8,
     json: Json = None,
 ) -> None:
-    """Count what rounded products cost."""
+    """Measure the cost of rounded matrix products."""
     from build.bench import precision
 
     precision.measure_rounding(models.split(","), prompts, json)
@@ -103,7 +103,7 @@ def _app(
     visits: Annotated[int, Option(min=1, help="visits of each kind of page")] = 20,
     json: Json = None,
 ) -> None:
-    """Time the pages of the app.
+    """Time the app's pages.
 
     Of a made-up atlas, unless --atlas names another.
     """
@@ -124,7 +124,7 @@ def _reading(
     repeats: Annotated[int, Option(min=1, help="processes a question")] = 5,
     json: Json = None,
 ) -> None:
-    """Time questions to many atlases."""
+    """Time queries over many atlases."""
     from build.bench import reading
 
     reading.time_questions(collection.resolve(), giant, layouts, repeats, json)

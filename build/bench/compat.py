@@ -78,7 +78,7 @@ def time_model(name: str, n_prompts: int, n_rounds: int, say: Say) -> list[dict[
     found = {side: {tuple(neuron) for neuron in call()} for side, call in sides.items()}
     if found[LOOP] != found[SAME]:
         apart = sorted(found[LOOP] ^ found[SAME])
-        raise BuildError(f"The loop and the drop-in find other neurons of {name}: {apart}.")
+        raise BuildError(f"The loop and the drop-in find different neurons for {name}: {apart}.")
     rounds = (run_in_turn(sides, turn, say) for turn in range(n_rounds))
     return [{side: seconds for side, (seconds, _) in each.items()} for each in rounds]
 

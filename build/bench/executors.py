@@ -72,7 +72,7 @@ def check_same_rows(one: Path, other: Path) -> None:
     """Raises `BuildError` when a table differs."""
     for name in map(file_name, TABLES):
         if (one / name).exists() and not pq.read_table(one / name).equals(pq.read_table(other / name)):
-            raise BuildError(f"Ray's {name} has other rows than one process's.")
+            raise BuildError(f"Ray's {name} differs from one process's.")
 
 
 def time_round(what: Sequence[str], turn: int, say: Say) -> dict[str, Turn]:

@@ -35,16 +35,16 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = tuple(sorted({int(size) for size in text.split(",")}))
     except ValueError:
-        raise BadParameter(f"'{text}' is no list of sizes. Write numbers such as 8,16,32.") from None
+        raise BadParameter(f"'{text}' is not a list of sizes. Give numbers such as 8,16,32.") from None
     if len(sizes) < 2 or sizes[0] < 1:
-        raise BadParameter(f"'{text}' shows no growth. Give two sizes or more, each 1 or more.")
+        raise BadParameter(f"'{text}' has too few sizes. Give at least two, each 1 or more.")
     return sizes
 
 
 def file_in_a_folder(path: Path | None) -> Path | None:
     """The path of a file to write, if its folder exists."""
     if path is not None and not path.resolve().parent.is_dir():
-        raise BadParameter(f"The folder of {path} does not exist. Make it first.")
+        raise BadParameter(f"The folder of {path} does not exist. Create it first.")
     return path
 
 
@@ -93,10 +93,10 @@ class BenchOptions:
     sample: Annotated[
         int | None, Option(min=1, help="projection: prompts of the sample; by default 2000, on a GPU 20000")
     ] = None
-    groups: Annotated[int, Option(min=2, help="projection: calls the sample is dealt into")] = 20
+    groups: Annotated[int, Option(min=2, help="projection: number of calls for the sample")] = 20
     batch_rows: Annotated[int | None, Option(min=1, help="projection: answer tokens at once")] = None
     axes: Annotated[
-        tuple[str, ...], Option(metavar="A,B", parser=_some_of(AXES), help="scaling: some of them grow")
+        tuple[str, ...], Option(metavar="A,B", parser=_some_of(AXES), help="scaling: the axes to measure")
     ] = EVERY_AXIS
     scaling_prompts: Sizes = None
     scaling_layers: Sizes = None
@@ -105,7 +105,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         if self.shape and self.model:
-            raise BuildError("--shape and --model exclude each other. Give one of them.")
+            raise BuildError("--shape and --model cannot be combined. Give one of them.")
         if not 0 < self.tolerance < 1:
             raise BuildError(f"--tolerance must be between 0 and 1, got {self.tolerance:g}.")
 

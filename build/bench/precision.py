@@ -99,7 +99,7 @@ def attribute_rounded(subject: Subject, prompts: Sequence[Prompt]) -> Iterator[t
         assert mode.n_products, "nothing was rounded"
         yield precision, found
     with Rounding(BITS["tf32"]), never_begun_again():
-        yield "tf32, never begun again", attribute(reduced, prompts, tolerance=TOLERANCE)
+        yield "tf32, not repeated", attribute(reduced, prompts, tolerance=TOLERANCE)
 
 
 def measure_rounding(names: Sequence[str], n_prompts: int, json: Path | None) -> None:

@@ -74,7 +74,7 @@ def measure_projection(
     n_sampled = sum(map(len, groups))
     groups = [usable for group in groups if (usable := [p for p in group if _can_be_asked(subject, p)])]
     if not groups:
-        raise BuildError(f"{subject.name} can be asked none of the sampled prompts. Choose another model.")
+        raise BuildError(f"{subject.name} takes none of the sampled prompts. Choose another model.")
     sizes = [len(group) for group in groups]
     lengths = [len(subject.encode(prompt).input_ids) for group in groups for prompt in group]
     seconds, settled = [], []
@@ -153,7 +153,7 @@ def describe_projection(result: dict[str, Any]) -> str:
     if result["token_cost"] is not None:
         lines.append(f"a token more costs {result['token_cost']:+.1%} of a prompt's time")
     if result["n_left_out"]:
-        lines.append(f"{result['n_left_out']:,} of {result['n_sampled']:,} sampled prompts cannot be asked")
+        lines.append(f"{result['n_left_out']:,} of {result['n_sampled']:,} sampled prompts do not fit")
     return "\n".join(lines)
 
 

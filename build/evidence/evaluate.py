@@ -41,18 +41,18 @@ RECORD = "experiments"
 class EvaluateOptions:
     """What is measured, and on what; `sample` None is each study's default, 0 every fact."""
 
-    experiments: Annotated[str, Option(metavar="A,B", help="some of those below, separated by commas")] = (
+    experiments: Annotated[str, Option(metavar="A,B", help="some of the list below, separated by commas")] = (
         "all"
     )
     model: Annotated[str | None, Option(help="a folder or a name; by default the atlas's model")] = None
     sample: Annotated[
         int | None,
         Option(
-            help="facts of an experiment, of each relation in update and erase; 0 for all; by default each "
-            "experiment's own"
+            help="facts per experiment (in update and erase, per relation); 0 for all; each experiment has "
+            "its own default"
         ),
     ] = None
-    seed: Annotated[int, Option(help="for everything random")] = 0
+    seed: Annotated[int, Option(help="for all random draws")] = 0
     device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto"
     threads: Annotated[int | None, Option(help="CPU threads; all cores by default")] = None
 

@@ -40,7 +40,7 @@ class Machine:
         str,
         Option(help="in-process, or ray: workers with a GPU or some CPU cores each"),
     ] = IN_PROCESS
-    workers: Annotated[int | None, Option(help="with ray; as many as fit by default")] = None
+    workers: Annotated[int | None, Option(help="with ray: how many; by default as many as fit")] = None
     ray_address: Annotated[
         str | None,
         Option(

@@ -101,7 +101,7 @@ def test_results_that_do_not_come_out_again_are_named_with_exit_status_1(file, o
     file.write_text(to_json(outcome.experiment, results), encoding="utf-8")
     assert main(["experiment", str(file)]) == 1
     said = capsys.readouterr().out
-    assert "OTHER results: 1 of 20 probabilities differ, by up to 0." in said
+    assert "different results: 1 of 20 probabilities differ, by up to 0." in said
     assert "(after, 'the capital of france is [Y]')" in said
 
 

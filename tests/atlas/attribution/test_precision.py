@@ -118,7 +118,7 @@ def test_the_cost_of_rounding_is_measured_in_points(capsys, tmp_path):
     printed = capsys.readouterr().out
     for name, rows in json.loads((tmp_path / "rounding.json").read_text()).items():
         assert name in printed
-        assert [*rows] == ["float32", "tf32", "bfloat16", "tf32, never begun again"]
+        assert [*rows] == ["float32", "tf32", "bfloat16", "tf32, not repeated"]
         for precision in ("float32", "tf32", "bfloat16"):
             assert rows[precision]["converged_share"] == 1
             assert rows[precision]["points_per_layer"] >= 3

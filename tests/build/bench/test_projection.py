@@ -181,7 +181,7 @@ def test_prompts_that_a_model_cannot_be_asked_are_counted(tiny_bert):
     result = projection.measure_projection(subject, population, groups, tolerance=0.01)
     assert (result["n_sampled"], result["n_left_out"], result["group_prompts"]) == (4, 1, [1, 2])
     assert result["mean_tokens"] == pytest.approx(sum(len(subject.encode(p).input_ids) for p in good) / 3)
-    assert "1 of 4 sampled prompts cannot be asked" in projection.describe_projection(result)
+    assert "1 of 4 sampled prompts do not fit" in projection.describe_projection(result)
     with pytest.raises(BuildError, match="none of the sampled prompts"):
         projection.measure_projection(subject, population, [foreign], tolerance=0.01)
 

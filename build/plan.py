@@ -342,7 +342,7 @@ def estimate_build(plan: Plan) -> BuildEstimate:
     follow from other models', and the time is unknown."""
     measured = _measured(plan.options.model)
     scores, seconds = float(_SCORES_A_PROMPT), None
-    basis = "no estimate: no bundled atlas has this model"
+    basis = "until measured: no bundled atlas has this model"
     if measured is not None:
         speed = measured.prompts_per_second
         seconds = plan.n_prompts / speed

@@ -273,7 +273,7 @@ def test_many_changes_of_a_prompt_share_its_prefix(subject):
 def test_a_baked_change_equals_the_applied_one(subject, folder, tmp_path):
     change = [Erase((Neuron(0, 3), Neuron(2, 5))), Edit((Neuron(1, 9),), old="paris", new="rome")]
     if folder.name in SHARED_LAYERS:
-        with pytest.raises(ModelError, match="shares the weights of L0.N3 between layers"):
+        with pytest.raises(ModelError, match=r"shares the weights of L0\.N3 between layers"):
             subject.bake(change, tmp_path / "baked")
         assert not (tmp_path / "baked").exists()
         return

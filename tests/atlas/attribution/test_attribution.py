@@ -442,7 +442,7 @@ def test_options_out_of_range_are_refused(tiny_bert, options, word):
 
 def test_a_causal_model_refuses_text_after_the_answer(tiny_gpt2):
     going_on = Prompt("f", "t", "[Y] is the capital of france .", "paris")
-    with pytest.raises(PromptError, match="goes on"):
+    with pytest.raises(PromptError, match="continues after the answer"):
         attribute(load_subject(str(tiny_gpt2), device="cpu"), [going_on])
 
 

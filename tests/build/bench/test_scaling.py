@@ -114,5 +114,5 @@ def test_a_length_that_no_model_reads_is_one_sentence(capsys):
     arguments = ["--shape", "bert-tiny", "--parts", "scaling", "--threads", "1", "--device", "cpu"]
     assert main([*arguments, "--axes", "length", "--scaling-lengths", "900,1000"]) == 2
     error = capsys.readouterr().err
-    assert "reads 512" in error
+    assert "reads at most 512" in error
     assert len(error.strip().splitlines()) == 1

@@ -469,7 +469,7 @@ def test_a_download_of_other_files_is_refused(files, monkeypatch, capsys):
     monkeypatch.setattr(published, "NEURONS_URL", files.source.as_uri())
     (files.source / "neurons_0.json").write_text("{}")
     assert main(["import-published", "--pararel", str(files.pararel), "--out", str(files.out)]) == 2
-    assert "does not have the published sha256" in capsys.readouterr().err
+    assert "does not match the published sha256" in capsys.readouterr().err
     assert not files.out.exists()
 
 

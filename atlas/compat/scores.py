@@ -50,7 +50,7 @@ def inner_activations(subject: Subject, token: AnswerToken) -> Tensor:
 
 
 def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, layers: Sequence[int]) -> Tensor:
-    """Scores of the nonlinearities' inputs for one answer token, (len(layers), n_neurons)."""
+    """Scores of the nonlinearities' inputs in these layers for one answer token, (n_layers, n_neurons)."""
     alphas = quadrature.riemann("endpoints", steps)[0].float().to(subject.device)
     with subject.lock:
         base, inner = _base_with_inner(subject, [token] * steps)

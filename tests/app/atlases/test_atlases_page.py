@@ -301,7 +301,7 @@ def test_a_demo_fetches_nothing(two, monkeypatch, set_limits):
     set_limits("demo_mode = true")
     app = atlases(atlas="sample")
     assert "smollm2-135m" in words(app)
-    assert "fetches no models for visitors" in words(app)
+    assert "does not fetch models for visitors" in words(app)
     assert not any("Fetch" in button.label for button in app.button)
     assert "a local folder" not in words(app)
 

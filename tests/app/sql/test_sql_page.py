@@ -510,9 +510,9 @@ def test_the_text_for_the_shell_names_no_folder_of_the_host(only_sample):
 
 def test_a_query_changed_since_its_answer_is_pointed_out(only_sample):
     app = sql_page(sql="SELECT 1 AS one")
-    assert "was changed after" not in words(app)
+    assert "has changed since" not in words(app)
     write(app, "SELECT 2 AS two").run()
-    assert "was changed after" in words(app)
+    assert "has changed since" in words(app)
     assert list(app.dataframe[0].value["one"]) == [1]
 
 

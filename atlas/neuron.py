@@ -27,7 +27,8 @@ PROMPT_GROUPS = {
 }
 
 _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
-_ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*\.?\s*$")
+# The marks that end a sentence, after the answer: Western, Chinese and Japanese, Hindi, Arabic and Urdu.
+_ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*[.?!»。．？！।؟۔]?\s*$")
 
 
 @dataclass(frozen=True, order=True)
@@ -86,7 +87,7 @@ class Template:
 
     @property
     def ends_with_object(self) -> bool:
-        """Whether the object comes last (a full stop may follow), as causal models need."""
+        """Whether the object comes last (a mark that ends the sentence may follow), as causal models need."""
         return _ENDS_WITH_OBJECT.search(self.pattern) is not None
 
     def prompt(self, fact: Fact) -> Prompt:
@@ -120,13 +121,23 @@ class Prompt:
 
     @property
     def ends_with_answer(self) -> bool:
-        """Whether the answer comes last (a full stop may follow), as causal models need."""
+        """Whether the answer comes last (a mark that ends the sentence may follow), as causal models need."""
         return _ENDS_WITH_OBJECT.search(self.text) is not None
 
     @property
+    def before(self) -> str:
+        """The text before the answer, exactly as written."""
+        return self.text.split(OBJECT_SLOT)[0]
+
+    @property
+    def after(self) -> str:
+        """The text after the answer, exactly as written."""
+        return self.text.split(OBJECT_SLOT)[1]
+
+    @property
     def stem(self) -> str:
-        """The text before the answer, without trailing spaces: what a causal model reads."""
-        return self.text.split(OBJECT_SLOT)[0].rstrip()
+        """What a causal model reads: the text before the answer, without the space between them."""
+        return self.before.removesuffix(" ")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    BertJapaneseTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -98,7 +100,8 @@ def byte_pair_tokenizer(
     `begin` is written first when given; with `mask`, `end` last, as RoBERTa's kin do, whose mask swallows the
     space before it.
     """
-    tokenizer = Tokenizer(models.BPE())
+    unknown = ["<unk>"] if metaspace else []  # byte pairs know every text
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if metaspace:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -110,7 +113,7 @@ def byte_pair_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         min_frequency=1,
-        special_tokens=[end, *([] if begin is None else [begin])],
+        special_tokens=[end, *([] if begin is None else [begin]), *unknown],
         initial_alphabet=alphabet,
         show_progress=False,
     )
@@ -123,12 +126,110 @@ def byte_pair_tokenizer(
             special_tokens=[(token, tokenizer.token_to_id(token)) for token in (begin, end)],
         )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=end, bos_token=begin or end, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token=end,
+        bos_token=begin or end,
+        unk_token=unknown[0] if unknown else None,
+        clean_up_tokenization_spaces=False,
     )
     if mask is not None:
         mask_token = AddedToken(mask, lstrip=True, normalized=False, special=True)
         fast.add_special_tokens({"mask_token": mask_token, "pad_token": end})
     return fast
+
+
+OTHER_SCRIPTS = ("法 国 的 首 都 是 巴 黎 。", "l ' italie d ' italie « rome » ( rome ) \" rome \" ? !")
+"""What the tokenizers of `TOKENIZERS` also know; byte pairs know every text."""
+
+
+def trained_tokenizer(
+    kind: str,
+    *,
+    space: str = "",
+    single: str = "$A",
+    mask: AddedToken | None = None,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of one shape.
+
+    kind: "bytes" (GPT-2), "pairs" (SentencePiece's byte pairs) or "unigram" (XLM-R). space: what precedes
+    the first word: "prefix" puts a space there, "first", "always" and "never" are Metaspace's schemes,
+    "normaliser" is Llama's, Mistral's and Phi-3's Prepend and Replace. single: the post-processor's template.
+    """
+    specials = ["<unk>", "<s>", "</s>", "[CLS]", "[SEP]"]
+    trainer_options = {"special_tokens": specials, "show_progress": False}
+    if kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.NFKC()
+        trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", **trainer_options)
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token=None if kind == "bytes" else "<unk>"))
+        alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else []
+        trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, **trainer_options)
+    if kind == "bytes":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space == "prefix")
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        scheme = "first" if space == "normaliser" else space
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer.train_from_iterator((*SENTENCES, *OTHER_SCRIPTS), trainer)
+    if space == "normaliser":
+        tokenizer.pre_tokenizer = None
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[(token, tokenizer.token_to_id(token)) for token in specials]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    if mask is not None:
+        fast.add_special_tokens({"mask_token": mask})
+    return fast
+
+
+def python_tokenizer(folder: Path) -> BertJapaneseTokenizer:
+    """A tokenizer written in Python, which does not say which characters a token writes."""
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]), encoding="utf-8")
+    return BertJapaneseTokenizer(
+        vocabulary, do_lower_case=True, word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
+    )
+
+
+_PLAIN_MASK = AddedToken("<mask>", normalized=False, special=True)
+_MASK = AddedToken("<mask>", lstrip=True, normalized=False, special=True)
+
+CAUSAL_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "GPT-2": partial(trained_tokenizer, "bytes"),
+    "GPT-2 with add_prefix_space": partial(trained_tokenizer, "bytes", space="prefix"),
+    "GPT-2 with BERT's special tokens": partial(trained_tokenizer, "bytes", single="[CLS] $A [SEP]"),
+    "GPT-2 that appends its end of text": partial(trained_tokenizer, "bytes", single="$A </s>"),
+    "Llama with Prepend and Replace": partial(
+        trained_tokenizer, "pairs", space="normaliser", single="<s> $A"
+    ),
+    "Llama that appends </s>": partial(trained_tokenizer, "pairs", space="normaliser", single="$A </s>"),
+    "Metaspace before the first word": partial(trained_tokenizer, "pairs", space="first", single="<s> $A"),
+    "Metaspace before every part": partial(trained_tokenizer, "pairs", space="always"),
+    "Metaspace between words only": partial(trained_tokenizer, "pairs", space="never"),
+    "unigram": partial(trained_tokenizer, "unigram", space="always"),
+}
+MASKED_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "BERT": word_piece_tokenizer,
+    "RoBERTa": partial(trained_tokenizer, "bytes", single="<s> $A </s>", mask=_MASK),
+    "RoBERTa whose mask keeps the space": partial(
+        trained_tokenizer, "bytes", single="<s> $A </s>", mask=_PLAIN_MASK
+    ),
+    "RoBERTa with add_prefix_space": partial(
+        trained_tokenizer, "bytes", space="prefix", single="<s> $A </s>", mask=_MASK
+    ),
+    "XLM-R": partial(trained_tokenizer, "unigram", space="always", single="<s> $A </s>", mask=_MASK),
+    "ALBERT": partial(trained_tokenizer, "pairs", space="first", single="[CLS] $A [SEP]", mask=_MASK),
+    "Prepend and Replace": partial(
+        trained_tokenizer, "pairs", space="normaliser", single="<s> $A </s>", mask=_PLAIN_MASK
+    ),
+}
+"""Every shape of tokenizer that the two kinds of models come with, by what is special about it."""
 
 
 def randomize(model: PreTrainedModel, *, std: float = 0.2, seed: int = SEED) -> None:

@@ -39,11 +39,10 @@ def encode(
             raise PromptError(f"The {name} must be a string, got {text!r}.")
     causal = subject.family.kind == "causal"
     if encoded_input is None and not strict:
-        marked = subject.prompt(prompt, answer)
-        if causal and marked.text == f"{prompt.rstrip()} {OBJECT_SLOT}":  # the prompt marks no place
-            space = answer[: len(answer) - len(answer.lstrip())]
-            marked = replace(marked, text=f"{prompt}{space}{OBJECT_SLOT}")
-        return subject.encode(marked)
+        marked = subject.mark(prompt)
+        if causal and OBJECT_SLOT not in marked:
+            marked = f"{prompt}{_leading_space(answer)}{OBJECT_SLOT}"
+        return subject.encode(Prompt("", "", marked, answer))
     ids: tuple[int, ...] = _token_ids(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
     masks = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
     targets: tuple[int, ...]
@@ -51,7 +50,8 @@ def encode(
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
         # A masked model's sentence begins with a special token; anything else before the mask is a word.
-        targets = subject.answer_tokens(answer, space=answer[:1].isspace() if causal else masks[:1] > (1,))
+        space = _leading_space(answer) if causal else " " * (masks[:1] > (1,))
+        targets = subject.answer_tokens(answer, before=f"a{space}" if space else "")
     if not causal and len(masks) != len(targets):
         raise PromptError(
             f"The prompt '{prompt}' has {len(masks)} masks for an answer of {len(targets)} tokens. "
@@ -66,6 +66,10 @@ def encode(
         )
     stem = prompt.replace(OBJECT_SLOT, "")
     return Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets)
+
+
+def _leading_space(answer: str) -> str:
+    return answer[: len(answer) - len(answer.lstrip())]
 
 
 def _token_ids(encoding: Mapping) -> tuple[int, ...]:

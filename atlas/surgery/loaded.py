@@ -25,6 +25,7 @@ from torch import Tensor
 from atlas.errors import ModelError, PromptError
 from atlas.models.families import Family, family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
+from atlas.surgery.encoding import PlacedAnswer, answer_alone, place_answer, space_after
 from atlas.surgery.hooks import recording
 from atlas.surgery.lock import FairLock
 
@@ -170,16 +171,21 @@ class LoadedModel:
 
     # --- prompts ---
 
+    def mark(self, text: str) -> str:
+        """The text with the answer's place written ``[Y]``, where it is written as a mask."""
+        for mark in {"[MASK]", "<mask>", self.tokenizer.mask_token or "[MASK]"}:
+            text = text.replace(mark, OBJECT_SLOT)
+        return text
+
     def prompt(self, text: str, answer: str) -> Prompt:
         """A prompt from text as typed: ``[Y]`` or ``[MASK]`` marks the answer position.
 
-        A causal model's answer comes last, so there the mark may be left out.
+        A causal model's answer comes last, so there the mark may be left out; a space is put before the
+        answer unless the text ends in white space, an opening mark or a script without spaces.
         """
-        mask = self.tokenizer.mask_token
-        for mark in {"[MASK]", "<mask>", mask or "[MASK]"}:
-            text = text.replace(mark, OBJECT_SLOT)
+        text = self.mark(text)
         if OBJECT_SLOT not in text and self.family.kind == "causal":
-            text = f"{text.rstrip()} {OBJECT_SLOT}"
+            text = f"{text}{space_after(text)}{OBJECT_SLOT}"
         return Prompt(fact_id="", template_id="", text=text, answer=answer)
 
     def token_text(self, token_id: int) -> str:
@@ -190,11 +196,18 @@ class LoadedModel:
         text = self.tokenizer.convert_tokens_to_string([str(token)])
         return text if text.strip() else repr(text)
 
-    def answer_tokens(self, answer: str, *, space: bool = True) -> tuple[int, ...]:
-        """The answer's tokens as they stand in a sentence; `PromptError` outside the vocabulary."""
+    def answer_tokens(self, answer: str, *, before: str | None = None) -> tuple[int, ...]:
+        """The answer's tokens after the text `before` (None: inside a sentence of its script).
+
+        Those of a prompt are `encode(prompt).targets`. Raises `PromptError` outside the vocabulary.
+        """
         answer = answer.strip()
-        text = f" {answer}" if space else answer
-        ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        if before is None:
+            return self._targets(answer, answer_alone(self.tokenizer, answer))
+        return self._targets(answer, place_answer(self.tokenizer, before, answer))
+
+    def _targets(self, answer: str, placed: PlacedAnswer) -> tuple[int, ...]:
+        ids = placed.ids[placed.start : placed.stop]
         if not ids or (self.tokenizer.unk_token_id in ids and self._unknown_is_no_word):
             raise PromptError(
                 f"The answer '{answer}' is outside the vocabulary of {self.name}. Choose another word."
@@ -227,18 +240,16 @@ class LoadedModel:
         return encoded
 
     def _encode_masked(self, prompt: Prompt) -> Encoded:
-        before = prompt.text.split(OBJECT_SLOT)[0]
-        targets = self.answer_tokens(prompt.answer, space=before != before.rstrip())
-        mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
-        text = prompt.text.replace(OBJECT_SLOT, " ".join([mask] * len(targets)))
-        ids = tuple(self.tokenizer.encode(text))
-        positions = tuple(index for index, token in enumerate(ids) if token == mask_id)
-        if len(positions) != len(targets):
+        mask_id = self.tokenizer.mask_token_id
+        placed = place_answer(self.tokenizer, prompt.before, prompt.answer.strip(), prompt.after)
+        targets = self._targets(prompt.answer, placed)
+        ids = (*placed.ids[: placed.start], *[mask_id] * len(targets), *placed.ids[placed.stop :])
+        if ids.count(mask_id) != len(targets):
             raise PromptError(
-                f"The prompt '{prompt.text}' has {len(positions)} masks for an answer of {len(targets)} "
-                f"tokens. Mark one place for the answer, as {OBJECT_SLOT} or {mask}."
+                f"The prompt '{prompt.text}' has {ids.count(mask_id)} masks for an answer of {len(targets)} "
+                f"tokens. Mark one place for the answer, as {OBJECT_SLOT} or {self.tokenizer.mask_token}."
             )
-        return Encoded(prompt, ids, positions, targets)
+        return Encoded(prompt, ids, tuple(range(placed.start, placed.stop)), targets)
 
     def _encode_causal(self, prompt: Prompt) -> Encoded:
         if not prompt.ends_with_answer:
@@ -246,14 +257,13 @@ class LoadedModel:
                 f"The prompt '{prompt.text}' continues after the answer, but {self.name} reads from left "
                 "to right. End the prompt with the answer."
             )
-        stem = tuple(self.tokenizer.encode(prompt.stem))
-        if not stem:
+        placed = place_answer(self.tokenizer, prompt.before, prompt.answer.strip())
+        targets = self._targets(prompt.answer, placed)
+        if not placed.start:
             raise PromptError(f"The prompt '{prompt.text}' has no words before the answer. Add some.")
-        spaced = prompt.text.split(OBJECT_SLOT)[0] != prompt.stem
-        targets = self.answer_tokens(prompt.answer, space=spaced)
-        # Teacher forcing: token j is predicted after the stem and the tokens before it.
-        positions = tuple(len(stem) - 1 + j for j in range(len(targets)))
-        return Encoded(prompt, stem + targets[:-1], positions, targets)
+        # Teacher forcing: each token is predicted after those before it. What a tokenizer appends is cut.
+        positions = tuple(range(placed.start - 1, placed.stop - 1))
+        return Encoded(prompt, placed.ids[: placed.stop - 1], positions, targets)
 
     def can_be_asked(self, prompt: Prompt) -> bool:
         """Whether `encode` accepts the prompt."""

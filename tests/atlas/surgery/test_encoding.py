@@ -6,6 +6,7 @@ pytest.importorskip("torch")
 
 from tokenizers import AddedToken
 
+from atlas.compat.prompts import encode as drop_in_encode
 from atlas.datasets import load_dataset
 from atlas.errors import ModelError, PromptError
 from atlas.neuron import Prompt
@@ -163,6 +164,23 @@ def test_white_space_before_the_answer_stays_as_it_is(white, stem):
     before = encoded.input_ids[: encoded.positions[0] + 1]
     assert subject.tokenizer.convert_ids_to_tokens(before[-1:])[0].endswith(stem)
     assert subject.tokenizer.decode([*before, *encoded.targets]) == f"the capital of france is{white}paris"
+
+
+@pytest.mark.parametrize("name", CAUSAL_TOKENIZERS)
+def test_the_drop_in_joins_prompt_and_answer_as_they_are(name):
+    subject = with_tokenizer(CAUSAL_TOKENIZERS[name](), masked=False)
+    for prompt, answer in [
+        ("the capital of france ?\n", "paris"),
+        ("the capital of france is", " paris"),
+        ("the capital of france is ", "paris"),
+        ("the capital of france is  ", "paris"),
+        ("paris, d'", "italie"),
+    ]:
+        encoded = drop_in_encode(subject, prompt, answer)
+        read = (*encoded.input_ids, encoded.targets[-1])
+        whole = tuple(subject.tokenizer(prompt + answer)["input_ids"])
+        assert whole[: len(read)] == read
+        assert spelled(subject.tokenizer, encoded.targets) == answer.strip()
 
 
 def test_the_probability_is_that_of_the_sentence_as_a_plain_call_gives_it():

@@ -20,19 +20,26 @@ SET VARIABLE atlas = coalesce(
     error('There is no atlas here. Start duckdb in an atlas folder, or SET VARIABLE atlas = ''folder'' and .read this file.')
 );
 
+-- The folder as a pattern of this folder only. Without hive_partitioning = false, one called subject=x would be a column.
+SET VARIABLE atlas_pattern = regexp_replace(getvariable('atlas'), '([*?[])', '[\1]', 'g');
+
 -- The file of a table that an atlas may lack, as a query: without a file, the columns and no rows.
 CREATE OR REPLACE TEMP MACRO optional_table(name, columns) AS (
     SELECT CASE
         WHEN count(*) > 0
-        THEN 'FROM read_parquet(''' || replace(getvariable('atlas') || '/' || name || '.parquet', '''', '''''') || ''')'
+        THEN 'FROM read_parquet(''' || replace(getvariable('atlas_pattern') || '/' || name || '.parquet', '''', '''''')
+            || ''', hive_partitioning = false)'
         ELSE 'SELECT ' || columns || ' WHERE false'
     END
-    FROM glob(getvariable('atlas') || '/' || name || '.parquet')
+    FROM glob(getvariable('atlas_pattern') || '/' || name || '.parquet')
 );
 
-CREATE OR REPLACE VIEW relations AS FROM read_parquet(getvariable('atlas') || '/relations.parquet');
-CREATE OR REPLACE VIEW facts AS FROM read_parquet(getvariable('atlas') || '/facts.parquet');
-CREATE OR REPLACE VIEW knowledge_neurons AS FROM read_parquet(getvariable('atlas') || '/knowledge_neurons.parquet');
+CREATE OR REPLACE VIEW relations AS
+    FROM read_parquet(getvariable('atlas_pattern') || '/relations.parquet', hive_partitioning = false);
+CREATE OR REPLACE VIEW facts AS
+    FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false);
+CREATE OR REPLACE VIEW knowledge_neurons AS
+    FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false);
 
 SET VARIABLE prompts = optional_table('prompts', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out,

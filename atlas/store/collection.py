@@ -32,7 +32,7 @@ from atlas.store.atlas import Atlas
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.store.reader import Parameters, Reader
 from atlas.store.schema import TABLES
-from atlas.store.sources import derived_views, glob_of, no_rows, quoted_path, sql_string, sql_type
+from atlas.store.sources import derived_views, glob_of, no_rows, parquet, sql_string, sql_type
 from atlas.store.sql import Sandbox
 
 # Memory for queries. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
@@ -123,14 +123,13 @@ class Collection(Reader):
             return f"SELECT NULL::VARCHAR AS atlas_id, * FROM ({no_rows(table)})"
         # Step 2. Tables. DuckDB evaluates conditions on a function of the file's name before it opens files;
         # without a schema it would open the first one to learn the columns.
-        paths = ", ".join(map(quoted_path, files))
         columns = ", ".join(
             f"'{f.name}': {{'name': '{f.name}', 'type': '{sql_type(f.type)}', 'default_value': NULL}}"
             for f in TABLES[table]
         )
         return (
             f"SELECT {self._id_of('filename')} AS atlas_id, * EXCLUDE (filename) "
-            f"FROM read_parquet([{paths}], schema = MAP {{{columns}}}, filename = true)"
+            f"FROM {parquet(*files, schema=f'MAP {{{columns}}}', filename='true')}"
         )
 
     def _id_of(self, filename: str) -> str:

@@ -38,6 +38,16 @@ def no_rows(table: str) -> str:
     return f"SELECT {columns} WHERE false"
 
 
+def parquet(*files: Path, **options: str) -> str:
+    """The SQL call that reads Parquet files; `options` are more of DuckDB's, as SQL.
+
+    The folders above mean nothing: by default DuckDB takes one called `subject=x` for a column.
+    """
+    options = {"hive_partitioning": "false", **options}
+    named = (f"{name} = {value}" for name, value in options.items())
+    return f"read_parquet([{', '.join(map(quoted_path, files))}], {', '.join(named)})"
+
+
 def quoted_path(path: Path) -> str:
     """A path as a SQL string that names this file only: wildcards and quotes are escaped."""
     return sql_string(glob_of(path))

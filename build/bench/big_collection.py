@@ -22,8 +22,8 @@ from pathlib import Path
 
 import duckdb
 
-from atlas.store.atlas import quoted_path
 from atlas.store.manifest import MANIFEST_NAME, file_name, write_manifest
+from atlas.store.sources import parquet, quoted_path
 from build.bench import big_atlas
 
 N_MODELS = 100
@@ -81,17 +81,16 @@ def write_giant_atlas(collection: Path, folder: Path) -> Path:
         connection.execute(f"SET temp_directory = {quoted_path(folder / 'spilled')}")
         for table in ("facts", "knowledge_neurons"):
             number = f"filename[-{len(file_name(table)) + 1 + ID_WIDTH}:][:{ID_WIDTH}]"
-            files = ", ".join(quoted_path(member / file_name(table)) for member in members)
+            files = (member / file_name(table) for member in members)
             connection.execute(
                 f"""CREATE VIEW {table} AS
                 SELECT * REPLACE (fact_id || '.' || {number} AS fact_id)
-                FROM read_parquet([{files}], filename = true)"""
+                FROM {parquet(*files, filename="true")}"""
             )
-        first = quoted_path(members[0] / file_name("relations"))
         connection.execute(
             f"""CREATE VIEW relations AS
             SELECT relation_id, label, (n_facts * {len(members)})::INTEGER AS n_facts, n_templates
-            FROM read_parquet({first})"""
+            FROM {parquet(members[0] / file_name("relations"))}"""
         )
         connection.execute(big_atlas.MACROS.format(seed=0))
         connection.execute(big_atlas.TABLE_STEPS["neurons"])

@@ -23,13 +23,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from atlas.errors import BuildError
 from atlas.store.manifest import file_name, read_manifest
 from atlas.store.schema import TABLES
 from build.bench.figures import markdown_table, write_json
 from build.bench.machine import CHECKOUT, Say, run_in_turn
+from build.output.writer import read_parquet
 
 MODEL_STAGES = ("attribute", "read out", "activations", "evaluate")
 CLOCKS = ("stages", "rest", "whole")
@@ -71,7 +70,7 @@ def time_builds(side: str, what: Sequence[str], folder: Path) -> Turn:
 def check_same_rows(one: Path, other: Path) -> None:
     """Raises `BuildError` when a table differs."""
     for name in map(file_name, TABLES):
-        if (one / name).exists() and not pq.read_table(one / name).equals(pq.read_table(other / name)):
+        if (one / name).exists() and not read_parquet(one / name).equals(read_parquet(other / name)):
             raise BuildError(f"Ray's {name} differs from one process's.")
 
 

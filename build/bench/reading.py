@@ -30,11 +30,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atlas.store.atlas import Atlas, quoted_path
+from atlas.store.atlas import Atlas
 from atlas.store.collection import Collection
 from atlas.store.manifest import MANIFEST_NAME, file_name, read_manifest, record_file, write_manifest
 from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
+from atlas.store.sources import parquet, quoted_path
 from build.bench.big_collection import member_id
 from build.bench.figures import format_rows, markdown_table, write_json
 from build.bench.machine import machine_load, peak_bytes, run_alone
@@ -135,7 +136,7 @@ def values_for(collection: Path, members: Sequence[str]) -> dict[str, Any]:
 def open_reader(kind: str, path: Path) -> Reader:
     """A collection, an atlas, or all pairs in one file, as no atlas is: only to compare."""
     if kind == "file":
-        return Reader(path, {_PAIRS: f"FROM read_parquet({quoted_path(path)})"}, "")
+        return Reader(path, {_PAIRS: f"FROM {parquet(path)}"}, "")
     return (Collection if kind == "collection" else Atlas)(path)
 
 
@@ -257,7 +258,8 @@ def lay_out(collection: Path, folder: Path, layout: Layout) -> Path:
         for name in manifest.files:
             if name != file_name(_PAIRS):
                 os.link(member / name, new / name)
-        rows = pq.read_table(member / file_name(_PAIRS)).sort_by([(key, "ascending") for key in layout.order])
+        rows = writer.read_parquet(member / file_name(_PAIRS))
+        rows = rows.sort_by([(key, "ascending") for key in layout.order])
         _write_pairs(new / file_name(_PAIRS), rows, layout)
         files = {**manifest.files, file_name(_PAIRS): record_file(new / file_name(_PAIRS))}
         write_manifest(new, replace(manifest, files=files))

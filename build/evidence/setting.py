@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from atlas.experiments.controls import random_match
 from atlas.neuron import Fact, Neuron, Prompt
@@ -25,6 +24,7 @@ from atlas.refinement import MODES, refine
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import file_name
 from build.jobs.evaluation import Partners, seeded
+from build.output.writer import read_parquet
 
 if TYPE_CHECKING:
     from atlas.surgery.interventions import Intervention
@@ -219,8 +219,7 @@ class Setting:
             "facts": ["fact_id", "relation_id", "object"],
         }
         return tuple(
-            pq.read_table(self.atlas.path / file_name(name), columns=chosen)
-            for name, chosen in columns.items()
+            read_parquet(self.atlas.path / file_name(name), chosen) for name, chosen in columns.items()
         )
 
     @cached_property

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 
 from atlas import refinement
 from atlas.errors import AtlasError, BuildError, StoreError
 from atlas.store.manifest import Manifest, file_name, verify
 from atlas.store.schema import SORT_KEYS, TABLES
 from build.output.summary import converged_share, open_tables
+from build.output.writer import read_parquet
 
 CONVERGED_SHARE = 0.99
 _ROUNDING = 1e-5
@@ -253,11 +253,9 @@ def _refinement_problems(
         return []
     rule = rule_of(manifest)
     found = refinement.refine(
-        pq.read_table(folder / file_name("attributions")),
-        pq.read_table(
-            folder / file_name("prompts"), columns=["fact_id", "template_id", "held_out", "max_score"]
-        ),
-        pq.read_table(folder / file_name("facts"), columns=["fact_id", "relation_id", "object"]),
+        read_parquet(folder / file_name("attributions")),
+        read_parquet(folder / file_name("prompts"), ["fact_id", "template_id", "held_out", "max_score"]),
+        read_parquet(folder / file_name("facts"), ["fact_id", "relation_id", "object"]),
         rule,
     )
     connection.register("found_again", found.rows)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import duckdb
 
-from atlas.store.atlas import quoted_path
 from atlas.store.manifest import Manifest, file_name, read_manifest
+from atlas.store.sources import parquet
 from build.plan import duration
 
 
@@ -52,8 +52,7 @@ def open_tables(folder: Path, manifest: Manifest) -> Iterator[duckdb.DuckDBPyCon
     """A connection with a view of each table."""
     with duckdb.connect(":memory:") as connection:
         for table in manifest.tables:
-            path = quoted_path(folder / file_name(table))
-            connection.execute(f"CREATE VIEW {table} AS FROM read_parquet({path})")
+            connection.execute(f"CREATE VIEW {table} AS FROM {parquet(folder / file_name(table))}")
         yield connection
 
 

@@ -107,6 +107,11 @@ def parquet_options(schema: pa.Schema, *, level: int) -> dict[str, Any]:
     }
 
 
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A file's rows. By default pyarrow takes a folder above called `subject=x` for a column."""
+    return pq.read_table(path, columns=columns, partitioning=None)
+
+
 def row_group_rows(table: str) -> int:
     """How many rows of a finished table are stored, and skipped, together."""
     return _SMALLER_GROUPS.get(table, ROW_GROUP_ROWS)
@@ -287,7 +292,7 @@ class Output:
         return True
 
     def read_shard(self, stage: str, index: int, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(self.shard_path(stage, index), columns=columns)
+        return read_parquet(self.shard_path(stage, index), columns)
 
     def shard_notes(self, stage: str, count: int) -> list[dict[str, Any]]:
         """What `with_metadata` noted in each of a stage's shards."""

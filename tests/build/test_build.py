@@ -422,6 +422,13 @@ def test_the_modes_find_their_own_neurons_in_the_same_scores(build_once, bert_at
     assert recorded["threshold"] == refinement.MODES["replication"].threshold
 
 
+def test_a_build_ends_with_the_same_rows_in_a_folder_of_any_name(bert_atlas, tiny_bert, tmp_path):
+    out = tmp_path / "layer=9" / "subject=x"
+    run_build(options(tiny_bert), out=out)
+    assert read_manifest(out).files == read_manifest(bert_atlas).files
+    assert check_atlas(out).problems == []
+
+
 def test_a_fixed_rule_builds_too(build_once, tiny_bert):
     folder = build_once(tiny_bert, rule="endpoints", limit=2, steps=5)
     assert check_atlas(folder).passed

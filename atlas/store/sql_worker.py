@@ -367,14 +367,15 @@ def _text(scalar: pa.Scalar) -> str | None:
 
 def _distinct(names: list[str]) -> list[str]:
     """Column names, with a number where one is repeated."""
-    result: list[str] = []
+    # Name → the last number that it was given.
+    taken: dict[str, int] = {}
     for name in names:
-        free, number = name, 0
-        while free in result:
-            number += 1
-            free = f"{name}_{number}"
-        result.append(free)
-    return result
+        free = name
+        while free in taken:
+            taken[name] += 1
+            free = f"{name}_{taken[name]}"
+        taken[free] = 0
+    return list(taken)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import re
@@ -117,7 +118,7 @@ class Sandbox:
         memory: str = "512MB",
         threads: int = 2,
     ) -> None:
-        if max_rows < 1 or seconds <= 0:
+        if max_rows < 1 or not 0 < seconds < math.inf:
             raise QueryError(f"Row and time limits must be positive, got {max_rows} and {seconds:g}.")
         if not (size := _MEMORY.fullmatch(memory.strip())):
             raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")

@@ -30,6 +30,7 @@ from atlas.store.collection import Collection
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
 from atlas.store.sql import Answer
+from atlas.validation import printable
 
 _WIDEST = 60
 
@@ -282,7 +283,7 @@ def sql(
       python -m atlas sql --format csv "FROM relations" > relations.csv
       python -m atlas sql --collection out "FROM relations LIMIT 3"
     """
-    text = sys.stdin.read() if query == "-" else query
+    text = cli.read_input() if query == "-" else query
     if not text.strip():
         raise QueryError('The query is empty. Write a SELECT, such as "SELECT * FROM relations".')
     with (
@@ -293,7 +294,7 @@ def sql(
     {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](answer)
     if answer.truncated:
         sys.stdout.flush()
-        print(f"Only the first {limit:,} rows are shown; there are more. Give --limit.", file=sys.stderr)
+        cli.say(f"Only the first {limit:,} rows are shown; there are more. Give --limit.")
 
 
 def _opened(atlas: str | None, collection: str | None) -> Atlas | Collection:
@@ -308,11 +309,12 @@ def _print_table(answer: Answer) -> None:
     if answer.columns == ("explain_key", "explain_value"):
         print("\n".join(text for _, text in answer.rows))
         return
+    columns = [_cell(name) for name in answer.columns]
     cells = [[_cell(value) for value in row] for row in answer.rows]
     right = {place for place, column in enumerate(zip(*answer.rows, strict=True)) if _is_numeric(column)}
-    widths = [max(map(len, column)) for column in zip(answer.columns, *cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     rule = ["─" * width for width in widths]
-    print(*_lines([answer.columns, rule, *cells], right), sep="\n")
+    print(*_lines([columns, rule, *cells], right), sep="\n")
     print(f"({len(cells):,} {'row' if len(cells) == 1 else 'rows'})")
 
 
@@ -332,12 +334,12 @@ def _cell(value: Any) -> str:
         text = _json(value)
     else:
         text = str(value)
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _print_csv(answer: Answer) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(cli.data_output(), lineterminator="\n")
     writer.writerow(answer.columns)
     for row in answer.rows:
         # csv writes None as an empty cell.
@@ -347,7 +349,8 @@ def _print_csv(answer: Answer) -> None:
 def _print_json(answer: Answer) -> None:
     rows = [_json(dict(zip(answer.columns, row, strict=True))) for row in answer.rows]
     # One row a line: readable, and still one JSON document.
-    print("[" + ",".join(f"\n  {row}" for row in rows) + ("\n]" if rows else "]"))
+    text = "[" + ",".join(f"\n  {row}" for row in rows) + ("\n]" if rows else "]")
+    print(text, file=cli.data_output())
 
 
 def _json(value: Any) -> str:

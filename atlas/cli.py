@@ -1,6 +1,9 @@
 """Run a command line: print errors as one sentence and return the exit status.
 
-sys.exit(run(app, arguments, prog="python -m atlas"))
+    sys.exit(run(app, arguments, prog="python -m atlas"))
+
+What a command prints is for a terminal: control characters, which an atlas may bring, are written as \\u001b,
+and so are characters that the output's encoding lacks. Data that goes to a file is unchanged (`data_output`).
 """
 
 from __future__ import annotations
@@ -8,10 +11,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import TextIOWrapper
+from typing import Any, TextIO, cast
 
 import typer
 
 from atlas.errors import AtlasError
+from atlas.validation import printable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -28,12 +35,13 @@ def run(
     try:
         # Not the command's own `main`, which ends the process on a broken pipe and hides Ctrl-C.
         command = typer.main.get_command(app)
-        with command.make_context(prog, arguments) as context:
-            status = command.invoke(context)
-        sys.stdout.flush()
+        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
+            with command.make_context(prog, arguments) as context:
+                status = command.invoke(context)
+            sys.stdout.flush()
         return status or 0
     except AtlasError as error:
-        print(error, file=sys.stderr)
+        say(error)
         return EXIT_BAD_INPUT
     except typer.Exit as leaving:
         return leaving.exit_code
@@ -45,11 +53,52 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        print(f"\n{interrupted}", file=sys.stderr)
+        say(f"\n{interrupted}")
         return EXIT_INTERRUPTED
     except RuntimeError as error:
         # DuckDB reports a Ctrl-C during a query as its own error.
         if "interrupted" not in str(error).lower():
             raise
-        print(f"\n{interrupted}", file=sys.stderr)
+        say(f"\n{interrupted}")
         return EXIT_INTERRUPTED
+
+
+class _Printable:
+    """A stream for people: control characters, and those that its encoding lacks, are escaped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def say(text: object) -> None:
+    """Print a line for people on standard error."""
+    print(printable(str(text)), file=sys.stderr, flush=True)
+
+
+def data_output() -> TextIO:
+    """Where a command writes data: unchanged and in UTF-8, unless it goes to a terminal."""
+    stream = sys.stdout
+    if stream.isatty() or not isinstance(stream, _Printable):
+        return stream
+    if isinstance(stream.stream, TextIOWrapper):
+        stream.stream.reconfigure(encoding="utf-8")
+    return stream.stream
+
+
+def read_input() -> str:
+    """The text on standard input. Raises `AtlasError` when it is not text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise AtlasError(
+            f"Standard input is not text in {error.encoding} ({error.reason}). Save it in this encoding."
+        ) from None

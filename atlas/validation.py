@@ -9,11 +9,18 @@ from pydantic import ValidationError
 
 # Prompts may contain tabs and line ends, but no characters that move a terminal's cursor.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Those, and the marks that reverse the direction of writing.
+_COMMANDS = re.compile(f"{_CONTROL.pattern[:-1]}\u202a-\u202e\u2066-\u2069]")
 
 
 def has_control(text: str) -> bool:
     """Whether a text has control characters, which documents must not contain."""
     return _CONTROL.search(text) is not None
+
+
+def printable(text: str) -> str:
+    """The text with control characters, except tabs and line ends, as JSON writes them: \\u001b."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(value: object, most: int = 300) -> str:

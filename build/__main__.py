@@ -112,7 +112,7 @@ def _check(folders: Folders) -> int:
 
     results = [check_atlas(folder) for folder in folders]
     for result in results:
-        print(result, file=sys.stdout if result.passed else sys.stderr)
+        (print if result.passed else cli.say)(result)
     return 0 if all(result.passed for result in results) else cli.EXIT_BAD_INPUT
 
 
@@ -295,7 +295,7 @@ def _print_progress() -> Callable[[float, str], None]:
         nonlocal last
         now = (message.split(",")[0], int(fraction * 10))
         if now != last:
-            print(f"{message} ({fraction:.0%})", file=sys.stderr, flush=True)
+            cli.say(f"{message} ({fraction:.0%})")
             last = now
 
     return report

@@ -14,6 +14,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from atlas import cli
+from atlas.validation import printable
 from build.plan import duration
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -43,9 +45,9 @@ class ProgressBar:
     def note(self, text: str) -> None:
         """A line beside the bar."""
         if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.write(printable(text), file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)
+            cli.say(text)
 
     def _line(self) -> None:
         self.last_line, self.last_done = time.monotonic(), self.done
@@ -55,7 +57,7 @@ class ProgressBar:
         if made:
             left = duration((self.total - self.done) / speed)
             text += f", {speed:,.1f} a second, {left} left"
-        print(text, file=sys.stderr, flush=True)
+        cli.say(text)
 
     def __enter__(self) -> ProgressBar:
         return self

@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 import atlas
-from atlas import refinement
+from atlas import cli, refinement
 from atlas.datasets import Dataset
 from atlas.errors import BuildError
 from atlas.neuron import Fact, Neuron, Prompt, Template
@@ -72,7 +71,7 @@ def run_build(
         output.tidy()
         return f"{describe_atlas(out)}\nNothing was left to do; --fresh builds it again."
     if state == "resumed":
-        print(f"Going on with the build in {out}.", file=sys.stderr)
+        cli.say(f"Going on with the build in {out}.")
     try:
         with start_executor(machine, plan) as executor:
             return _Build(plan, output, executor).run()

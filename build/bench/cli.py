@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from atlas.cli import run
+from atlas.cli import run, say
 from build.arguments import spread_options
 from build.bench.options import BenchOptions, Json
 from build.bench.sample import SAMPLES, allocate, load_population
@@ -30,11 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(benchmarks, arguments, prog="python -m build bench")
 
 
-def _say(line: str) -> None:
-    """How far it is, on stderr."""
-    print(line, file=sys.stderr, flush=True)
-
-
 @benchmarks.callback(invoke_without_command=True)
 @spread_options
 def _attribution(context: typer.Context, options: BenchOptions) -> None:
@@ -49,7 +43,7 @@ def _attribution(context: typer.Context, options: BenchOptions) -> None:
         allocate(population, options.sample or min(SAMPLES.values()))
     from build.bench.parts import time_parts
 
-    time_parts(options, population, _say)
+    time_parts(options, population, say)
 
 
 @benchmarks.command("compat")
@@ -66,7 +60,7 @@ def _compat(
     """Time the drop-in beside a plain loop."""
     from build.bench import compat
 
-    compat.compare_drop_in([*models, *(more or ())], prompts, rounds, threads, json, _say)
+    compat.compare_drop_in([*models, *(more or ())], prompts, rounds, threads, json, say)
 
 
 @benchmarks.command("executors")
@@ -82,7 +76,7 @@ def _executors(
     from build.bench import executors
 
     what = ["--model", model, "--dataset", dataset, "--limit", str(limit), "--shard-size", str(shard_size)]
-    executors.compare_executors(what, rounds, json, _say)
+    executors.compare_executors(what, rounds, json, say)
 
 
 @benchmarks.command("precision")

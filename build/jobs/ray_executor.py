@@ -22,7 +22,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -32,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlas import cli
 from atlas.errors import AtlasError, BuildError
 from build.jobs.machine import Advance, Machine, Note, SubjectFacts, WorkerSetup, count_cores, divide
 
@@ -143,7 +143,7 @@ class RayExecutor:
             for _ in range(self.share.workers):
                 self._start_worker()
             while not self.hands:
-                list(self._ended(deque(), lambda text: print(text, file=sys.stderr, flush=True)))
+                list(self._ended(deque(), cli.say))
         except BaseException:
             self.close()
             raise

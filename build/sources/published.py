@@ -18,13 +18,13 @@ tables absent, and the app says "not measured in this atlas".
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from atlas import cli
 from atlas.datasets import Dataset
 from atlas.datasets import pararel as pararel_files
 from atlas.datasets.fetching import PublishedFiles, fetch_files, sha256
@@ -90,7 +90,10 @@ def import_published(
         return f"{describe_atlas(out)}\nNothing was left to do; --fresh imports it again."
     report(0.0, "read: PARAREL")
     dataset = load_pararel(
-        pararel, option="--pararel", say=_say, count=_counted(report, "fetch", "files of PARAREL", 0.0, 0.15)
+        pararel,
+        option="--pararel",
+        say=cli.say,
+        count=_counted(report, "fetch", "files of PARAREL", 0.0, 0.15),
     )
     neurons = read_neurons(source, dataset, report)
     output.claim(parameters, fresh=fresh)
@@ -118,10 +121,6 @@ def _parameters() -> dict[str, Any]:
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # 1. Files, 2. Read, 3. Join -----------------------------------------------------------------------------
 
 
@@ -136,7 +135,7 @@ def read_neurons(source: Path | None, dataset: Dataset, report: OnProgress) -> F
             "published-neurons", "the published neurons", copy, NEURONS_URL, NEURONS_REVISION, HASHES
         )
         of = "files of neurons"
-        folder = fetch_files(published, say=_say, count=_counted(report, "fetch", of, 0.15, 0.35))
+        folder = fetch_files(published, say=cli.say, count=_counted(report, "fetch", of, 0.15, 0.35))
     else:
         folder = source.expanduser()
     uuids = {fact.fact_id for fact in dataset.facts}

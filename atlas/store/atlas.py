@@ -5,9 +5,9 @@
     a.query("SELECT subject, object FROM facts WHERE relation_id = ?", ["P36"])    # a DataFrame
     a.sandboxed().query("SELECT …")                         # for untrusted SQL
 
-Opening is cheap: it checks the manifest, the schema version, and size, columns and rows of each file
-(`atlas.store.manifest.verify` also hashes them), then makes a view over each file, and those of
-`views.sql`. Rows are read by queries only.
+Opening checks the manifest, the schema version, and sha256, columns and rows of each file. A file's sha256
+is computed once, and again when the file has changed (`atlas.store.hashes`). Then it makes a view over each
+file, and those of `views.sql`. Rows are read by queries only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import duckdb
 
 from atlas.errors import StoreError
 from atlas.models.known import cache_folder
+from atlas.store.hashes import check_hashes
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
@@ -120,6 +121,9 @@ class Atlas(Reader):
             return f"SELECT * FROM {parquet(self.path / file_name(table))}"
         return no_rows(table)
 
+    def _check_hashes(self) -> None:
+        check_hashes(self.path, {self.path / name: each for name, each in self.manifest.files.items()})
+
     def prepare(self, table: str, sql: str) -> None:
         """Make an in-memory table from `sql` once, for queries that run again and again."""
         if table in self._prepared:
@@ -159,9 +163,12 @@ class Atlas(Reader):
 
     def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 10, memory: str = "512MB") -> Sandbox:
         """A process for untrusted SQL that can read this atlas's tables and nothing else. Close it."""
+        self._check_hashes()
         return Sandbox(
             {table: self.source(table) for table in TABLES},
             derived_views(),
+            # Its process may start again, and read the files again, at any query.
+            check=lambda sql: self._check_hashes(),
             max_rows=max_rows,
             seconds=seconds,
             memory=memory,

@@ -11,7 +11,8 @@ drop it, remove the folder. There is no index to update.
 2. *Tables*: one view a table over the members' files. `atlas_id` is computed from a file's name, so DuckDB
    drops the files of other atlases from a query that names one before it opens any.
 3. *Views*: those of `views.sql`, kept apart by `atlas_id`. Tables and views are made when a query first
-   names them: making all of them takes longer than looking up a fact.
+   names them: making all of them takes longer than looking up a fact. Then the sha256 of a table's files is
+   checked, too (`atlas.store.hashes`); a query over a damaged one fails, other queries do not.
 
 Layout and figures: BENCHMARKS.md, "Reading at scale".
 """
@@ -29,6 +30,7 @@ import duckdb
 
 from atlas.errors import QueryError, StoreError
 from atlas.store.atlas import Atlas
+from atlas.store.hashes import find_damage
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.store.reader import Parameters, Reader
 from atlas.store.schema import TABLES
@@ -111,10 +113,10 @@ class Collection(Reader):
             )
         return Atlas(self.members[atlas_id].folder)
 
-    def files(self, table: str) -> list[Path]:
-        """The members' files of a table; a member may lack it."""
+    def files(self, table: str) -> dict[Path, Member]:
+        """The files of a table, and whose they are; a member may lack it."""
         name = file_name(table)
-        return [each.folder / name for each in self.members.values() if name in each.manifest.files]
+        return {each.folder / name: each for each in self.members.values() if name in each.manifest.files}
 
     def source(self, table: str) -> str:
         """The SQL that reads a table of all members, `atlas_id` first."""
@@ -127,10 +129,15 @@ class Collection(Reader):
             f"'{f.name}': {{'name': '{f.name}', 'type': '{sql_type(f.type)}', 'default_value': NULL}}"
             for f in TABLES[table]
         )
-        return (
-            f"SELECT {self._id_of('filename')} AS atlas_id, * EXCLUDE (filename) "
-            f"FROM {parquet(*files, schema=f'MAP {{{columns}}}', filename='true')}"
-        )
+        records = {path: each.manifest.files[path.name] for path, each in files.items()}
+        damage = find_damage(self.path, records)
+        parts = [_failing(table, files[path].atlas_id, sentence) for path, sentence in damage.items()]
+        if whole := [path for path in files if path not in damage]:
+            parts.append(
+                f"SELECT {self._id_of('filename')} AS atlas_id, * EXCLUDE (filename) "
+                f"FROM {parquet(*whole, schema=f'MAP {{{columns}}}', filename='true')}"
+            )
+        return " UNION ALL ".join(parts)
 
     def _id_of(self, filename: str) -> str:
         """The SQL of an atlas's id from a file's name: its folder's name unless the ids differ."""
@@ -163,6 +170,13 @@ class Collection(Reader):
         )
 
 
+def _failing(table: str, atlas_id: str, sentence: str) -> str:
+    """A table of one atlas that says the sentence when it is read; conditions may leave the atlas out."""
+    error = f"error({sql_string(sentence)})"
+    columns = ", ".join(f'{error}::{sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
+    return f"SELECT {sql_string(atlas_id)} AS atlas_id, {columns} WHERE {error}::BOOLEAN"
+
+
 def read_members(folder: Path) -> dict[str, Member]:
     """Step 1: id → member, by id; folders without a manifest are skipped.
 
@@ -177,7 +191,7 @@ def read_members(folder: Path) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for path in sorted(path.parent for path in folder.glob(f"*/{MANIFEST_NAME}")):
         manifest = read_manifest(path)
-        check_files(path, manifest, footers=False)
+        check_files(path, manifest, contents=False)
         other = members.setdefault(manifest.atlas_id, Member(path, manifest))
         if other.folder != path:
             raise StoreError(

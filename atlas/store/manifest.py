@@ -5,12 +5,12 @@
     verify(folder)                       # raises StoreError naming the first problem
 
 `manifest.json` is written last and atomically, so a folder that has one is a finished atlas.
-`check_files` is cheap (presence, size, columns, rows); `verify` also reads every byte (sha256).
+`check_files` looks at presence, size, columns and rows, and at the sha256 of files that are new or changed;
+`verify` at the sha256 of every file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
 from atlas.files import whole_file
+from atlas.store.hashes import FileRecord, check_hashes, sha256_of
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
 from atlas.validation import problem_of
 
@@ -73,15 +74,6 @@ class MethodRecord:
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """Rows, size and hash of one Parquet file."""
-
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Manifest:
     """One atlas = one model × one data set × one method.
 
@@ -128,12 +120,6 @@ _MANIFEST = TypeAdapter(Manifest)
 def file_name(table: str) -> str:
     """The file that holds a table."""
     return f"{table}.parquet"
-
-
-def sha256_of(path: Path) -> str:
-    """The file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record_file(path: Path) -> FileRecord:
@@ -192,11 +178,13 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise StoreError(f"{problem_of(error, str(path))}. Build or copy the atlas again.") from error
 
 
-def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True) -> None:
-    """The cheap check before opening: files are there, of the right size, with the right columns.
+def check_files(
+    folder: str | Path, manifest: Manifest, *, contents: bool = True, again: bool = False
+) -> None:
+    """The check before opening: files are there, of the right size, sha256, columns and rows.
 
-    Without `footers` no file is opened, and columns and rows are not checked. Raises `StoreError` naming
-    the first problem.
+    Without `contents` no file is opened, and only presence and size are checked; with `again` also the sha256
+    of files that were checked before. Raises `StoreError` naming the first problem.
     """
     folder = Path(folder)
     for table in REQUIRED_TABLES:
@@ -210,8 +198,10 @@ def check_files(folder: str | Path, manifest: Manifest, *, footers: bool = True)
                 f"It may list: {', '.join(map(file_name, TABLES))}."
             )
         _check_size(folder / name, record)
-        if footers:
-            _check_footer(folder / name, table, record)
+    if contents:
+        check_hashes(folder, {folder / name: each for name, each in manifest.files.items()}, again=again)
+        for name, record in manifest.files.items():
+            _check_footer(folder / name, name.removesuffix(".parquet"), record)
 
 
 def _check_size(path: Path, record: FileRecord) -> None:
@@ -243,16 +233,10 @@ def _check_footer(path: Path, table: str, record: FileRecord) -> None:
 
 
 def verify(folder: str | Path) -> Manifest:
-    """The full check: everything `check_files` looks at, and the sha256 of every file.
+    """The full check: everything `check_files` looks at, every file read again.
 
     Returns the manifest. Raises `StoreError` naming the first problem.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    for name, record in manifest.files.items():
-        if sha256_of(folder / name) != record.sha256:
-            raise StoreError(
-                f"{folder / name} does not match the sha256 in its manifest. Build or copy the atlas again."
-            )
+    check_files(folder, manifest, again=True)
     return manifest

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -104,7 +104,8 @@ class Sandbox:
         console.query("SELECT count(*) FROM facts").frame
 
     Safe to share between threads. `memory` is what queries may use on top of the loaded tables. Tables too
-    large to load stay on disk; `files` are then the only files that can be read.
+    large to load stay on disk; `files` are then the only files that can be read. `check` is called with each
+    query before it is run; what it raises refuses the query.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Sandbox:
         views: str,
         *,
         files: Sequence[str] = (),
+        check: Callable[[str], None] = lambda sql: None,
         max_rows: int = 10_000,
         seconds: float = 10,
         memory: str = "512MB",
@@ -122,6 +124,7 @@ class Sandbox:
             raise QueryError(f"Row and time limits must be positive, got {max_rows} and {seconds:g}.")
         if not (size := _MEMORY.fullmatch(memory.strip())):
             raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
+        self._check = check
         self.max_rows = max_rows
         self.seconds = seconds
         self._setup = {
@@ -182,6 +185,7 @@ class Sandbox:
             raise QueryError(
                 f"The values have more than {LONGEST_VALUES:,} characters together. Shorten them."
             )
+        self._check(sql)
         place = Place(self._line)
         if not place.join():
             raise QueryError(f"{len(self._line)} queries are waiting already. Try again in a moment.")

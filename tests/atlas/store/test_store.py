@@ -212,28 +212,6 @@ def test_a_broken_atlas_is_refused_with_the_reason(damage, copy):
         Atlas(copy)
 
 
-def test_a_changed_byte_passes_the_cheap_check_and_not_the_full_one(copy):
-    path = copy / "attributions.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.write_bytes(data)
-    Atlas(copy).close()
-    with pytest.raises(StoreError, match=r"attributions\.parquet does not match the sha256"):
-        verify(copy)
-
-
-def test_a_damaged_page_is_refused_when_it_is_read(copy):
-    path = copy / "facts.parquet"
-    data = bytearray(path.read_bytes())
-    data[8:400] = bytes(392)
-    path.write_bytes(data)
-    with Atlas(copy) as a:
-        with pytest.raises(QueryError, match="The query failed"):
-            a.query("SELECT * FROM facts")
-        with pytest.raises(StoreError, match="cannot be read"):
-            a.sandboxed()
-
-
 # Which atlas -----------------------------------------------------------------------------------------
 
 

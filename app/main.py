@@ -20,7 +20,7 @@ _ROOT = str(HERE.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import layout, limits, links, resources, tray  # noqa: E402
+from app.shared import address, layout, limits, links, resources, tray  # noqa: E402
 
 PAGES = [
     st.Page("home/page.py", title="Home", icon=":material/home:", default=True),
@@ -41,7 +41,9 @@ if str(st.get_option("client.showErrorDetails")).lower() == "false":
     # Streamlit Community Cloud sets "false", which still shows visitors the stack trace.
     st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
+address.follow_link(page.url_path)
 st.html(layout.PAGE_STYLE)
+st.html(f"<script>{(HERE / 'static/history.js').read_text()}</script>", unsafe_allow_javascript=True)
 
 with st.sidebar:
     links.menu(PAGES)

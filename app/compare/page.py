@@ -87,9 +87,8 @@ def choose_kind() -> str:
 
 def _kind_chosen() -> None:
     """Ids of one kind mean nothing for another."""
-    for name in ("a", "b", "other", "least", *prompts.PARAMETERS):
-        st.query_params.pop(name, None)
-    st.query_params["kind"] = st.session_state["compare-kind"]
+    of_one_kind = ("a", "b", "other", "least", *prompts.PARAMETERS)
+    address.write(dict.fromkeys(of_one_kind) | {"kind": st.session_state["compare-kind"]})
 
 
 # Two facts -------------------------------------------------------------------------------------------

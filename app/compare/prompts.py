@@ -89,7 +89,7 @@ def choose_sets(atlas: Atlas, status: Any) -> Sets | None:
     subject = None
     with st.container(width=420), layout.errors_as_sentences():
         subject = choose_model(status)
-    st.query_params["model"] = state.model_name()
+    address.write({"model": state.model_name()})
     state.put("compared_model", state.model_name())
     typed = {}
     for place, side in zip(st.columns(2, gap="medium"), "ab", strict=True):
@@ -177,23 +177,23 @@ def find_both(sets: Sets | None, rule: Refinement) -> tuple[Found, Found] | None
     known, found = st.session_state.get("sets_found", (None, None))
     if known == sets.key and not pressed:
         return found
-    if not pressed and st.query_params.get("run") != "1":
+    # A cancelled search does not start again by itself.
+    asked = st.query_params.get("run") == "1" and st.session_state.get("sets_begun") != sets.key
+    if not pressed and not asked:
         return None
+    st.session_state["sets_begun"] = sets.key
+    address.write({"run": 1})
     from atlas.experiments.run import find_neurons
 
     found = None
-    with layout.errors_as_sentences():
-        # A cancelled search does not start again by itself.
-        st.query_params.pop("run", None)
-        # One bar for everything: Streamlit refuses a second button with the same key.
-        with show_progress(place, "Comparing") as progress:
-            found = (
-                find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A: ")),
-                find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B: ")),
-            )
-            st.session_state["sets_found"] = (sets.key, found)
-            st.query_params["run"] = "1"
-            measure_effects(sets, lists(found, rule), part(progress, 0.8, 1.0))
+    # One bar for everything: Streamlit refuses a second button with the same key.
+    with layout.errors_as_sentences(), show_progress(place, "Comparing") as progress:
+        found = (
+            find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A: ")),
+            find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B: ")),
+        )
+        st.session_state["sets_found"] = (sets.key, found)
+        measure_effects(sets, lists(found, rule), part(progress, 0.8, 1.0))
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import streamlit as st
 
 from app.lab.tables import decode
-from app.shared import limits
+from app.shared import address, limits
 from app.shared.words import neurons_of
 from atlas import queries
 from atlas.errors import AtlasError
@@ -291,11 +291,7 @@ def write_url(experiment: Experiment | None, *, was_run: bool = False) -> None:
             wanted["answer"] = get("answer") or None
     if get("ask", FACT) == FACT:
         wanted["fact"] = get("fact")
-    for name, value in wanted.items():
-        if value is None:
-            st.query_params.pop(name, None)
-        elif st.query_params.get(name) != value:
-            st.query_params[name] = value
+    address.write(wanted)
     put("url", wanted)
 
 

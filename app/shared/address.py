@@ -24,19 +24,38 @@ from atlas.neuron import Neuron
 
 PAGE_ROWS = 20
 _NEURON_LENGTH = 20
+_LAST, _OPENS = "last_address", "opens_the_session"
 
 
 # The URL -------------------------------------------------------------------------------------------
 
 
+def follow_link(page: str) -> None:
+    """Let the address follow a link from a page to itself: Streamlit changes it for another page only.
+
+    Call it once in every run, after `st.navigation`; `page` is the page's path.
+    """
+    before, now = st.session_state.get(_LAST), (page, st.query_params.to_dict())
+    st.session_state[_LAST], st.session_state[_OPENS] = now, before is None
+    if before is not None and before[0] == page and before != now:
+        st.query_params.from_dict(now[1])
+
+
+def write(parameters: Mapping[str, Any]) -> None:
+    """Change parameters of the URL, all at once; None and "" remove one.
+
+    The URL that opens the session stays: as yet the browser would make a second entry of its history for it
+    (`static/history.js`).
+    """
+    now = st.query_params.to_dict()
+    wanted = {name: str(value) for name, value in {**now, **parameters}.items() if value not in (None, "")}
+    if wanted != now and not st.session_state.get(_OPENS):
+        st.query_params.from_dict(wanted)
+
+
 def set_in_url(**parameters: str | None) -> None:
     """Change the URL's parameters (None removes one) and go back to a list's first page."""
-    st.query_params.pop("page", None)
-    for name, value in parameters.items():
-        if value in (None, ""):
-            st.query_params.pop(name, None)
-        else:
-            st.query_params[name] = str(value)
+    write({"page": None, **parameters})
 
 
 def switch_in_url(name: str, value: str) -> None:

@@ -34,9 +34,11 @@ from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
 
-# Links to the page in view would look like menu entries that are switched on; less room above the title.
+# Links to the page in view would look like menu entries that are switched on; less room above the title, and
+# none for the script.
 PAGE_STYLE = """<style>
 .stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
+.stElementContainer:has(script) { display: none; }
 .stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
 .stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
 .stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
@@ -75,7 +77,7 @@ def nothing(text: str) -> None:
 
 
 def choose_atlas() -> None:
-    """The picker in the sidebar; the URL's `atlas` wins over what was chosen before."""
+    """The picker in the sidebar: the URL's `atlas`, or the first there is."""
     choices = resources.atlases()
     problem = resources.configured_error()
     if problem:
@@ -83,7 +85,7 @@ def choose_atlas() -> None:
     if not choices:
         st.caption("No atlas found.")
         return
-    asked = st.query_params.get("atlas") or st.session_state.get("atlas_id") or next(iter(choices))
+    asked = st.query_params.get("atlas") or next(iter(choices))
     st.session_state["atlas_id"] = asked
     st.session_state["atlas_picker"] = asked if asked in choices else None
     st.selectbox(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.shared import exports, layout, limits, links, resources
+from app.shared import address, exports, layout, limits, links, resources
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural, token_list
 from app.sql.charts import answer_chart, left_out, suitable
@@ -93,12 +93,8 @@ def to_url(query: Query) -> None:
     wanted = {f"p_{name}": text for name, text in query.texts} | {"sql": query.sql}
     if not query.fits_a_link:
         wanted = {}
-    for name in list(st.query_params):
-        if (name == "sql" or name.startswith("p_")) and name not in wanted:
-            del st.query_params[name]
-    for name, text in wanted.items():
-        if st.query_params.get(name) != text:
-            st.query_params[name] = text
+    stale = {name: None for name in st.query_params if name == "sql" or name.startswith("p_")}
+    address.write(stale | wanted)
 
 
 def fill_editor(query: Query) -> None:

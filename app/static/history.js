@@ -1,0 +1,46 @@
+// One entry in the browser's history for each thing that a visitor does. Streamlit adds one for every
+// parameter that is written, also for what a page writes by itself, and Back would stop at each of them.
+//
+// A link leads to the top of its page, Back to where its page was left. With Ctrl or Shift a link opens a tab
+// or a window of its own, as elsewhere.
+(() => {
+  if (window.atlasHistory) return;
+  window.atlasHistory = true;
+  const page = () => document.querySelector('[data-testid="stMain"]') ?? document.body;
+  const LONGEST_REDRAW = 3000; // milliseconds in which a page that Back leads to grows to its height
+  let deed = null;
+  let wanted = null;
+
+  const note = (event) => {
+    wanted = null;
+    if (event.type === "wheel" || event.type === "touchmove") return;
+    const link = event.target.closest?.("a[href]");
+    deed = { link, top: page().scrollTop };
+    if (event.type === "click" && link && (event.ctrlKey || event.metaKey || event.shiftKey)) {
+      event.stopImmediatePropagation();
+    }
+  };
+  for (const type of ["pointerdown", "keydown", "click", "wheel", "touchmove"]) {
+    addEventListener(type, note, { capture: true, passive: true });
+  }
+
+  const push = history.pushState;
+  history.pushState = (state, title, url) => {
+    if (deed === null) return history.replaceState(history.state, title, url);
+    history.replaceState({ ...history.state, top: deed.top }, "");
+    if (deed.link) page().scrollTop = 0;
+    deed = null;
+    return push.call(history, state, title, url);
+  };
+
+  const stay = () => {
+    if (wanted === null || Date.now() > wanted.until) return;
+    page().scrollTop = wanted.top;
+    requestAnimationFrame(stay);
+  };
+  addEventListener("popstate", (event) => {
+    deed = null;
+    wanted = { top: event.state?.top ?? 0, until: Date.now() + LONGEST_REDRAW };
+    stay();
+  });
+})();

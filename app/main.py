@@ -20,7 +20,7 @@ _ROOT = str(HERE.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import address, layout, limits, links, resources, tray  # noqa: E402
+from app.shared import address, layout, limits, links, resources, titles, tray  # noqa: E402
 
 PAGES = [
     st.Page("home/page.py", title="Home", icon=":material/home:", default=True),
@@ -34,14 +34,13 @@ PAGES = [
     st.Page("atlases/page.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
 ]
 
-st.set_page_config(
-    page_title="Knowledge Neuron Atlas", page_icon=str(HERE / "static/icon.png"), layout="wide"
-)
+st.set_page_config(page_icon=str(HERE / "static/icon.png"), layout="wide")
 if str(st.get_option("client.showErrorDetails")).lower() == "false":
     # Streamlit Community Cloud sets "false", which still shows visitors the stack trace.
     st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
 address.follow_link(page.url_path)
+titles.show_title(page.url_path)
 st.html(layout.PAGE_STYLE)
 st.html(f"<script>{(HERE / 'static/history.js').read_text()}</script>", unsafe_allow_javascript=True)
 
@@ -54,6 +53,7 @@ with layout.errors_as_sentences():
     # A wrong limits file stops every page, so that none runs without limits.
     limits.current()
     page.run()
+    titles.show_title(page.url_path)  # of the address that the page wrote
 
 layout.footer()
 resources.spare_the_collector()

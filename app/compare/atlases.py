@@ -15,9 +15,10 @@ import streamlit as st
 from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
 from app.compare import charts, show
-from app.compare.choose import name_of, pick_fact, swap_link
+from app.compare.choose import pick_fact, swap_link
 from app.shared import address, exports, layout, links, resources
 from app.shared.resources import ask
+from app.shared.titles import name_of
 from app.shared.words import (
     NOT_MEASURED,
     escape,

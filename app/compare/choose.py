@@ -13,7 +13,8 @@ import streamlit as st
 
 from app.shared import address, layout, limits, links
 from app.shared.resources import ask
-from app.shared.words import escape, fact_label, fact_name
+from app.shared.titles import name_of
+from app.shared.words import escape, fact_label
 from atlas import queries
 from atlas.errors import QueryError
 from atlas.queries import comparison
@@ -64,16 +65,6 @@ def suggest_pairs(atlas: Atlas, kind: str, sentence: str, one: str | None = None
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             links.compare_link(kind, a, b, label=escape(names[1]) if one else title)
             st.caption(escape(title if one else " beside ".join(names)))
-
-
-def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
-    if kind == "facts":
-        fact = queries.fact(atlas, identifier)
-        return fact_name(fact["subject"], fact["object"])
-    if kind == "relations":
-        relations = ask(queries.relations, atlas).set_index("relation_id")
-        return relations["label"].get(identifier) or identifier
-    return identifier
 
 
 def must_differ(a: str, b: str) -> None:

@@ -106,13 +106,18 @@ def _picked() -> None:
 
 def current_atlas() -> Atlas:
     """The atlas in view; raises `StoreError` when there is none or it is broken."""
+    return atlas_named(st.session_state.get("atlas_id"))
+
+
+def atlas_named(atlas_id: str | None) -> Atlas:
+    """The atlas of that id, or the first there is; raises `StoreError` as `current_atlas`."""
     choices = resources.atlases()
     if not choices:
         raise StoreError(
             "There is no atlas to show. Build one with `python -m build run` and start the app with "
             "KNOWLEDGE_NEURON_ATLAS set to its folder."
         )
-    atlas_id = st.session_state.get("atlas_id") or next(iter(choices))
+    atlas_id = atlas_id or next(iter(choices))
     if atlas_id not in choices:
         raise StoreError(f"There is no atlas '{atlas_id}' here. Choose one of: {', '.join(choices)}.")
     return resources.opened(choices[atlas_id])

@@ -18,6 +18,7 @@ class KnownModel:
     """A model that needs no hub. Sizes let a plan be made before the weights are there."""
 
     name: str
+    title: str  # as its authors write it
     kind: str  # "masked" or "causal"
     n_layers: int
     n_neurons: int  # of one layer
@@ -35,6 +36,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     for model in (
         KnownModel(
             name=POCKET_BERT,
+            title="pocket-bert",
             kind="masked",
             n_layers=3,
             n_neurons=2048,
@@ -46,6 +48,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         ),
         KnownModel(
             name=SMOLLM2,
+            title="SmolLM2-135M",
             kind="causal",
             n_layers=30,
             n_neurons=1536,

@@ -10,7 +10,9 @@ relation with other objects), `unrelated` (facts that differ in relation and obj
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,11 +51,15 @@ def control_prompts(
     unrelated: int = 12,
     seed: int = 0,
 ) -> tuple[ExperimentPrompt, ...]:
-    """One prompt, held out if possible, of each `neighbours` and `unrelated` fact that the seed draws.
+    """One prompt that the atlas's model answers right of each other fact that the seed draws.
+
+    Only a right answer (rank 1; where the atlas has no ranks, any) can be lost. Of a fact's prompts, the one
+    whose template was used least is taken, a held-out one first. There are `neighbours` and `unrelated` ones,
+    or fewer where no more are answered right.
 
     Neighbours share the fact's relation and have another object; unrelated facts differ in both. Without a
     fact, all facts whose object is not in `answers` count as unrelated. With `causal`, only prompts that end
-    with the answer. Facts that the model knows come first: an unknown answer cannot be suppressed.
+    with the answer.
     """
     avoided = [answer.strip().casefold() for answer in answers]
     relation = None
@@ -67,23 +73,16 @@ def control_prompts(
         avoided.append(own["object"].strip().casefold())
     rows = atlas.query(
         """
-        WITH others AS (
-            SELECT fact_id, object, coalesce(known, true) AS known,
-                   relation_id IS NOT DISTINCT FROM $relation AS near
-            FROM facts WHERE NOT list_contains($avoided, lower(trim(object)))
-        ), drawn AS (
-            SELECT *, row_number() OVER (
-                PARTITION BY near ORDER BY known DESC, hash(fact_id || $seed)) AS place
-            FROM others
+        WITH answered_right AS (
+            SELECT fact_id, object, template_id, text, coalesce(held_out, false) AS held_out,
+                   facts.relation_id IS NOT DISTINCT FROM $relation AS near
+            FROM prompts JOIN facts USING (fact_id)
+            WHERE coalesce(rank, 1) = 1 AND NOT list_contains($avoided, lower(trim(object)))
+              AND (NOT $causal OR regexp_matches(text, $ending))
         )
-        SELECT fact_id, object, near, place,
-               first(template_id ORDER BY held_out DESC, hash(template_id || $seed)) AS template_id,
-               first(text ORDER BY held_out DESC, hash(template_id || $seed)) AS text
-        FROM drawn JOIN prompts USING (fact_id)
-        WHERE (NOT $causal OR regexp_matches(text, $ending))
-          AND place <= CASE WHEN near THEN $neighbours ELSE $unrelated END
-        GROUP BY fact_id, object, near, place
-        ORDER BY near DESC, place
+        SELECT *, dense_rank() OVER (PARTITION BY near ORDER BY hash(fact_id || $seed), fact_id) AS place
+        FROM answered_right QUALIFY place <= CASE WHEN near THEN $neighbours ELSE $unrelated END
+        ORDER BY near DESC, place, hash(template_id || fact_id || $seed), template_id
         """,
         {
             "relation": relation or "",
@@ -95,13 +94,14 @@ def control_prompts(
             "unrelated": unrelated,
         },
     )
-    return tuple(
-        ExperimentPrompt(
-            "neighbours" if row.near else "unrelated",
-            Prompt(row.fact_id, row.template_id, row.text, row.object),
-        )
-        for row in rows.itertuples()
-    )
+    chosen, used = [], Counter[str]()
+    for _, of_fact in groupby(rows.itertuples(), key=lambda row: row.fact_id):
+        # A wording that found neurons counts as used once more.
+        row = min(of_fact, key=lambda row: (used[row.template_id] + (not row.held_out), not row.held_out))
+        used[row.template_id] += 1
+        prompt = Prompt(row.fact_id, row.template_id, row.text, row.object)
+        chosen.append(ExperimentPrompt("neighbours" if row.near else "unrelated", prompt))
+    return tuple(chosen)
 
 
 def choose_prompts(

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import AtlasError, PromptError
@@ -14,7 +16,8 @@ from atlas.experiments import controls
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
-from atlas.store.atlas import open_atlas
+from atlas.store.atlas import bundled, open_atlas
+from tests.app.pages import replace_tables
 from tests.sample_atlas import write_sample_atlas
 
 torch = pytest.importorskip("torch")
@@ -77,16 +80,54 @@ def test_control_facts_differ_as_their_group_says_and_are_drawn_by_the_seed(samp
         fact = sample.query_one("SELECT * FROM facts WHERE fact_id = $f", {"f": item.prompt.fact_id})
         assert (fact["relation_id"] == own["relation_id"]) == (item.group == "neighbours")
         assert fact["object"] == item.prompt.answer != own["object"]
-        assert fact["known"]
         prompt = sample.query_one(
             "SELECT * FROM prompts WHERE fact_id = $f AND template_id = $t",
             {"f": fact["fact_id"], "t": item.prompt.template_id},
         )
         assert prompt["held_out"]
+        assert prompt["rank"] == 1
         assert prompt["text"] == item.prompt.text
     again = controls.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=3)
     other = controls.control_prompts(sample, fact_id=own["fact_id"], neighbours=4, unrelated=7, seed=4)
     assert asked == again != other
+
+
+@pytest.mark.parametrize(("name", "causal"), [("starter-smollm2-135m", True), ("starter-pocket-bert", False)])
+def test_a_model_answers_the_control_prompts_right_before_the_change(name, causal):
+    with open_atlas(bundled()[name]) as atlas:
+        right = atlas.query(
+            "SELECT fact_id, template_id, facts.* FROM prompts JOIN facts USING (fact_id) WHERE rank = 1"
+        )
+        known = atlas.query("SELECT fact_id, relation_id, object FROM facts WHERE known ORDER BY fact_id")
+        pairs = set(zip(right["fact_id"], right["template_id"], strict=True))
+        for fact in known.head(80).itertuples():
+            chosen = controls.control_prompts(atlas, fact_id=fact.fact_id, causal=causal)
+            assert {(item.prompt.fact_id, item.prompt.template_id) for item in chosen} <= pairs
+            near = right[(right["relation_id"] == fact.relation_id) & (right["object"] != fact.object)]
+            groups = [item.group for item in chosen]
+            assert groups.count("neighbours") == min(6, near["fact_id"].nunique())
+            assert groups.count("unrelated") == 12
+        typed = controls.control_prompts(atlas, answers=["Paris"], unrelated=60, seed=5)
+        assert {(item.prompt.fact_id, item.prompt.template_id) for item in typed} <= pairs
+
+
+def test_control_prompts_have_as_many_wordings_as_there_are_held_out(sample):
+    """In the sample every known fact has three, all answered right."""
+    for seed in range(5):
+        options = {"fact_id": "P36-00001", "neighbours": 6, "unrelated": 24, "seed": seed}
+        chosen = controls.control_prompts(sample, **options)
+        wordings = Counter(item.prompt.template_id for item in chosen)
+        of_relation = Counter(template_id.split(".")[0] for template_id in wordings)
+        assert {relation: n for relation, n in of_relation.items() if n < 3} == {}
+        assert [n for template, n in wordings.items() if template.startswith("P36")] == [2, 2, 2]
+
+
+def test_where_an_atlas_has_no_ranks_any_prompt_is_a_control(tmp_path):
+    folder = write_sample_atlas(tmp_path / "no-ranks")
+    rows = pq.read_table(folder / "prompts.parquet")
+    replace_tables(folder, prompts=rows.drop_columns(["rank"]))
+    with open_atlas(folder) as atlas:
+        assert len(controls.control_prompts(atlas, fact_id="P36-00001")) == 18
 
 
 def test_controls_of_typed_prompts_never_have_their_answer(sample):

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -65,13 +66,13 @@ EXAMPLES = {
 
 def two_sets(atlas: Atlas) -> None:
     status = st.container()
-    sets = choose_sets(atlas, status)
+    sets, missing = choose_sets(atlas, status)
     rule = thresholds.choose_t_and_p(
         MODES["default"],
         st.columns(2, gap="medium", vertical_alignment="bottom"),
         lowest=STORED_FRACTION,
     )
-    found = find_both(sets, rule)
+    found = find_both(sets, missing, rule)
     show_toast()
     if found is None:
         show_examples()
@@ -82,8 +83,11 @@ def two_sets(atlas: Atlas) -> None:
 # Choose ----------------------------------------------------------------------------------------------
 
 
-def choose_sets(atlas: Atlas, status: Any) -> Sets | None:
-    """The model and both sets; None while something is missing or wrong, with the error beside its widget."""
+def choose_sets(atlas: Atlas, status: Any) -> tuple[Sets | None, list[str]]:
+    """The model and both sets; None while something is missing or wrong, with the error beside its widget.
+
+    Also the labels of what is missing.
+    """
     with layout.errors_as_sentences():
         take_over_model(atlas)
     subject = None
@@ -95,13 +99,21 @@ def choose_sets(atlas: Atlas, status: Any) -> Sets | None:
     for place, side in zip(st.columns(2, gap="medium"), "ab", strict=True):
         with place, layout.errors_as_sentences():
             typed[side] = type_set(side, subject)
-    if subject is None or not (typed.get("a") and typed.get("b")):
-        return None
+    missing = layout.empty_fields(
+        {"Model": subject}
+        | {
+            f"{what} {side.upper()}": st.query_params.get(name + side)
+            for side in "ab"
+            for what, name in (("Prompts", "p"), ("Answer", "y"))
+        }
+    )
+    if missing or not (typed.get("a") and typed.get("b")):
+        return None, missing or ["prompts that the model can read"]
     with layout.errors_as_sentences():
         if set(typed["a"]) == set(typed["b"]):
             raise AtlasError("A and B have the same prompts. Change one of them.")
-        return Sets(subject, typed["a"], typed["b"])
-    return None
+        return Sets(subject, typed["a"], typed["b"]), []
+    return None, ["another set of prompts"]
 
 
 def take_over_model(atlas: Atlas) -> None:
@@ -162,13 +174,13 @@ def show_examples() -> None:
 # Find ------------------------------------------------------------------------------------------------
 
 
-def find_both(sets: Sets | None, rule: Refinement) -> tuple[Found, Found] | None:
+def find_both(sets: Sets | None, missing: Sequence[str], rule: Refinement) -> tuple[Found, Found] | None:
     """Both sides' attributions, from this session's last search or a new one."""
-    pressed = st.button(
+    pressed = layout.button_with(
+        missing,
         "Find their neurons and compare",
         type="primary",
         icon=":material/search:",
-        disabled=sets is None,
         help="Integrated gradients over every neuron, prompt by prompt, each with its numerical error",
     )
     if sets is None:

@@ -13,7 +13,7 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.state import Question, option, setting
-from app.shared import limits, resources
+from app.shared import layout, limits, resources
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, make_intervention
@@ -26,16 +26,17 @@ KINDS_EXPLAINED = {
     "erase": "Replaces their value vectors by zero or by the unknown token's embedding.",
     "edit": "Moves their value vectors from the old answer's embedding to the new one's.",
 }
+ANSWERS = {"old": "Old answer", "new": "New answer"}
 ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
 def choose_changes(
     atlas: Atlas, question: Question, selected: Sequence[Neuron]
-) -> tuple[Intervention, ...] | None:
-    """The interventions in their order; None while an edit has no new answer or no neuron is selected."""
+) -> tuple[tuple[Intervention, ...], list[str]]:
+    """The complete interventions in their order, and what the others lack."""
     st.markdown("##### Changes")
     numbers = state.changes()
-    result = []
+    complete, missing = [], []
     for place, number in enumerate(numbers):
         with st.container(border=True, gap="small"):
             st.selectbox(
@@ -47,7 +48,10 @@ def choose_changes(
             )
             item = one_change(atlas, question, number, selected)
             ordering(place, number, len(numbers))
-        result.append(item)
+        if isinstance(item, str):
+            missing.append(item if len(numbers) == 1 else f"{item} of change {place + 1}")
+        else:
+            complete.append(item)
     allowed = limits.current().changes
     st.button(
         "Add a change",
@@ -56,7 +60,7 @@ def choose_changes(
         disabled=len(numbers) >= allowed,
         help=f"At most {allowed}, applied in the order of the list.",
     )
-    return None if None in result else tuple(result)
+    return tuple(complete), missing
 
 
 def ordering(place: int, number: int, n_changes: int) -> None:
@@ -84,7 +88,8 @@ def ordering(place: int, number: int, n_changes: int) -> None:
 
 def one_change(
     atlas: Atlas, question: Question, number: int, selected: Sequence[Neuron]
-) -> Intervention | None:
+) -> Intervention | str:
+    """The intervention, or what it lacks."""
     kind = state.get(f"kind_{number}")
     st.caption(KINDS_EXPLAINED[kind])
     options = {}
@@ -110,16 +115,15 @@ def one_change(
     elif kind == "edit":
         options = edit_options(atlas, question, number, most)
     neurons = choose_its_neurons(number, selected)
-    if kind == "edit" and not options["new"].strip():
-        st.caption(":orange[Choose or type the new answer.]")
-        return None
     if not neurons:
-        return None
+        return "Neurons"
+    if empty := layout.empty_fields({ANSWERS[name]: options[name] for name in ANSWERS if name in options}):
+        return empty[0]
     try:
         return make_intervention(kind, neurons, **options)
     except AtlasError as error:
         st.error(escape(error))
-        return None
+        return "a valid change"
 
 
 def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> dict:
@@ -130,11 +134,11 @@ def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> 
     if typed is None or (typed == state.get(f"answer_of_{number}") and typed != question.answer):
         state.put(f"old_{number}", question.answer)
     state.put(f"answer_of_{number}", question.answer)
-    old = old_box.text_input("Old answer", **setting(f"old_{number}", ""), max_chars=allowed.answer_length)
+    old = old_box.text_input(ANSWERS["old"], **setting(f"old_{number}", ""), max_chars=allowed.answer_length)
     others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
     chosen = state.get(f"new_{number}")
     new = new_box.selectbox(
-        "New answer",
+        ANSWERS["new"],
         list(dict.fromkeys([name for name in others if name != question.answer] + [chosen] * bool(chosen))),
         index=None,
         **setting(f"new_{number}", None),

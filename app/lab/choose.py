@@ -16,11 +16,12 @@ import streamlit as st
 from app.lab import state
 from app.lab.state import FACT, OTHER_MODEL, PROMPTS, Question, option, setting
 from app.lab.tables import limited_prompts
-from app.shared import limits, resources
+from app.shared import layout, limits, resources
 from app.shared.words import escape, fact_label, fact_name, plural, shown_token, with_blank
 from atlas import queries
 from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, experiment_prompts
+from atlas.experiments.experiment import Experiment
 from atlas.models import KNOWN_MODELS, locate, may_be_on_hub
 from atlas.models.families import FAMILIES
 from atlas.neuron import ExperimentPrompt, Prompt
@@ -236,6 +237,18 @@ def explain_tokens(subject: Subject, prompt: Prompt) -> None:
         )
 
 
+def missing_before(subject: Subject | None, question: Question | None) -> list[str]:
+    """What is missing before neurons can be chosen, by the labels of its fields."""
+    if subject is None:
+        return ["Model"]
+    if question is not None:
+        return ["a valid set-up"]
+    if state.get("ask") != PROMPTS:
+        return ["a fact that the model can be asked" if state.get("fact") else "Fact"]
+    empty = layout.empty_fields({"Prompts": state.get("prompts"), "Answer": state.get("answer")})
+    return empty or ["prompts that the model can read"]
+
+
 # The controls ----------------------------------------------------------------------------------------
 
 
@@ -257,7 +270,8 @@ def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Exp
     from atlas.experiments.run import usable
 
     names = (*state.NEAR_AND_FAR, "seed")
-    controls = control_prompts(
+    controls = resources.ask(
+        control_prompts,
         atlas,
         fact_id=question.fact_id,
         answers=(question.answer,),
@@ -265,3 +279,20 @@ def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[Exp
         **{name: state.get(name, state.CONTROL_DEFAULTS[name]) for name in names},
     )
     return (*question.prompts, *usable(subject, controls)[0])
+
+
+def describe_controls(atlas: Atlas, subject: Subject | None, experiment: Experiment) -> str:
+    """What there is to know about the prompts of other facts: that they are few, or may not be known."""
+    parts = []
+    for name, others in (("neighbours", "of the same relation"), ("unrelated", "on unrelated facts")):
+        n, wanted = sum(item.group == name for item in experiment.prompts), state.get(name, 0)
+        if n < wanted and (experiment.fact_id or name == "unrelated"):
+            parts.append(f"Only {n} of {plural(wanted, 'prompt')} {others}: no more are answered right.")
+    if subject is not None and not (is_atlas_model(atlas, subject) and resources.ask(has_ranks, atlas)):
+        parts.append(f"The atlas does not say which prompts {escape(subject.name)} answers right.")
+    return " ".join(parts)
+
+
+def has_ranks(atlas: Atlas) -> bool:
+    """Whether the atlas says which prompts its model answers right."""
+    return atlas.query_one("SELECT rank FROM prompts WHERE rank IS NOT NULL LIMIT 1") is not None

@@ -11,6 +11,7 @@ The URL holds the experiment, and the library (`atlas.experiments.run`) computes
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from atlas.store.atlas import Atlas
 if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
+RUN = "Run the experiment"
 GROUP_NOUNS = {
     "asked": "discovery prompt",
     "paraphrases": "held-out paraphrase",
@@ -41,11 +43,12 @@ GROUP_NOUNS = {
 
 @dataclass(frozen=True)
 class LabChoices:
-    """What is chosen so far."""
+    """What is chosen so far, and what is still missing for an experiment."""
 
     subject: Subject | None = None
     question: Question | None = None
     experiment: Experiment | None = None
+    missing: Sequence[str] = ()
 
 
 def main() -> None:
@@ -77,6 +80,7 @@ def main() -> None:
 def set_up(atlas: Atlas, status: Any) -> LabChoices:
     """The choices; `status` is visible also while they are collapsed."""
     subject = question = experiment = None
+    missing: list[str] = []
     number, is_open = state.get("setup")
     with st.expander(
         "Set up: model, question, neurons, changes",
@@ -91,24 +95,27 @@ def set_up(atlas: Atlas, status: Any) -> LabChoices:
             with right:
                 question = choose.choose_question(atlas, subject)
             if subject is not None and question is not None:
-                experiment = choose_experiment(atlas, subject, question)
+                experiment, missing = choose_experiment(atlas, subject, question)
         except AtlasError as error:
             (st if is_open else status).error(escape(error))
-    return LabChoices(subject, question, state.as_linked(experiment))
+    missing = missing or choose.missing_before(subject, question)
+    return LabChoices(subject, question, state.as_linked(experiment), missing)
 
 
-def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Experiment | None:
-    """The experiment, once neurons are selected and every change is complete."""
+def choose_experiment(
+    atlas: Atlas, subject: Subject, question: Question
+) -> tuple[Experiment | None, list[str]]:
+    """The experiment, once neurons are selected and every change is complete; and what is missing."""
     left, right = st.columns([6, 5], gap="medium")
     with left:
         selected = choose_neurons(atlas, subject, question)
     with right:
-        interventions = choose_changes(atlas, question, selected)
+        interventions, missing = choose_changes(atlas, question, selected)
         with st.popover("Controls", icon=":material/balance:"):
             choose.choose_controls()
-    if not interventions:
-        return None
-    return Experiment(
+    if missing:
+        return None, missing
+    experiment = Experiment(
         interventions,
         choose.all_prompts(atlas, subject, question),
         seed=state.get("seed"),
@@ -118,6 +125,7 @@ def choose_experiment(atlas: Atlas, subject: Subject, question: Question) -> Exp
         atlas_id=atlas.atlas_id,
         fact_id=question.fact_id or "",
     )
+    return experiment, []
 
 
 # Experiment ------------------------------------------------------------------------------------------
@@ -128,18 +136,19 @@ def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
     experiment, run = setup.experiment, last_run()
     with st.container(border=True):
         if experiment is None:
-            st.markdown(missing(setup))
             with st.container(horizontal=True, gap="small"):
+                layout.button_with(setup.missing, RUN, icon=":material/science:", key="lab_run_button")
                 if setup.question is None and state.get("ask") != state.PROMPTS:
                     choose.random_fact_button(atlas)
                 share.file_popover(atlas)
             return
         st.markdown(describe_experiment(setup, experiment))
-        st.caption(describe_prompts(experiment))
+        controls = choose.describe_controls(atlas, setup.subject, experiment)
+        st.caption(f"{describe_prompts(experiment)} {controls}")
         is_current = run is not None and run.experiment == experiment
         with st.container(horizontal=True, gap="small"):
             pressed = st.button(
-                "Run again" if is_current else "Run the experiment",
+                "Run again" if is_current else RUN,
                 type="secondary" if is_current else "primary",
                 icon=":material/science:",
                 key="lab_run_button",
@@ -150,17 +159,6 @@ def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
         if pressed or at_once:
             run_experiment(setup.subject, experiment, place)
             st.rerun()
-
-
-def missing(setup: LabChoices) -> str:
-    """What to choose next."""
-    if setup.subject is None:
-        return "**First** choose a model."
-    if setup.question is None:
-        if state.get("ask") == state.PROMPTS:
-            return "**Next** type prompts and their answer."
-        return "**Next** choose a fact, or type your own prompts."
-    return "**Next** select neurons and complete the changes."
 
 
 def describe_experiment(setup: LabChoices, experiment: Experiment) -> str:

@@ -387,13 +387,12 @@ def show_runs(runs: list[Run], atlas: Atlas) -> None:
     )
     exports.offer("experiments", runs=rows)
     chosen = event["selection"]["rows"]
-    if not chosen:
-        st.caption("Select a run to restore its settings and results.")
-        return
-    run = runs[len(runs) - 1 - chosen[0]]
-    st.markdown(f"Run {run.number}: {escape(describe_changes(run.experiment.interventions))}.")
-    st.button(
-        f"Restore run {run.number}",
+    run = runs[len(runs) - 1 - chosen[0]] if chosen else None
+    if run is not None:
+        st.markdown(f"Run {run.number}: {escape(describe_changes(run.experiment.interventions))}.")
+    layout.button_with(
+        [] if run else ["a row of the table"],
+        f"Restore run {run.number}" if run else "Restore a run",
         icon=":material/history:",
         on_click=share.restore_run,
         args=(run, atlas),

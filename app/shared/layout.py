@@ -141,6 +141,17 @@ def number_boxes(values: Mapping[str, tuple[str, str]]) -> None:
                 st.caption(escape(note))
 
 
+def empty_fields(values: Mapping[str, Any]) -> list[str]:
+    """The labels of the fields that have no value; white space is none."""
+    return [label for label, value in values.items() if not (value and str(value).strip())]
+
+
+def button_with(missing: Sequence[str], label: str, **options: Any) -> bool:
+    """A button that is always there; while something is missing it is disabled, and its label names it."""
+    lacks = f" (missing: {', '.join(missing)})" if missing else ""
+    return st.button(label + lacks, disabled=bool(missing), **options)
+
+
 def known_badge(known: Any) -> None:
     """Whether the model knows a fact, in words and colour."""
     if is_missing(known):

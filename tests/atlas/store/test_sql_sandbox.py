@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import shutil
 import signal
@@ -289,30 +288,89 @@ def test_lists_and_structs_are_python_s(console):
     assert frame["n"][0] == [1, 2]
 
 
-def test_sums_are_whole_numbers_and_huge_ones_stay_exact(console):
+def test_sums_are_whole_numbers_and_longer_ones_stay_exact(console):
     rows = console.query(
-        "SELECT sum(n_neurons) AS a, 170000000000000000000000000000000000::HUGEINT AS b FROM facts"
+        "SELECT sum(n_neurons) AS a, [sum(1)] AS b, {'n': sum(1)} AS c, round(1.5::DECIMAL(9, 2)) AS d, "
+        "170000000000000000000000000000000000::HUGEINT AS e, [{'n': 3::UHUGEINT}, NULL] AS f FROM facts"
     ).rows
     assert isinstance(rows[0][0], int)
-    assert rows[0][1] == Decimal(170000000000000000000000000000000000)
+    assert rows[0][1:] == ([60], {"n": 60}, 2, "170000000000000000000000000000000000", [{"n": 3}, None])
+
+
+def test_numbers_stay_numbers_in_lists_and_structs(console):
+    answer = console.query(
+        "SELECT 18446744073709551615::UBIGINT, 1.50::DECIMAL(9, 2), [0.1::DOUBLE], [1, NULL]::INTEGER[2]"
+    )
+    assert answer.rows == ((18446744073709551615, Decimal("1.50"), [0.1], [1, None]),)
 
 
 @pytest.mark.parametrize(
-    ("sql", "text"),
+    ("value", "printed"),
     [
-        ("SELECT DATE '2026-01-02'", str(datetime.date(2026, 1, 2))),
-        ("SELECT TIMESTAMP '2026-01-02 03:04:05'", "2026-01-02 03:04:05"),
-        ("SELECT 'infinity'::TIMESTAMP", "no Python date"),
-        ("SELECT '\\xAB'::BLOB", "ab"),
-        ("SELECT 'b'::ENUM ('a', 'b')", "b"),
-        ("SELECT '00000000-0000-0000-0000-000000000001'::UUID", "00000000-0000-0000-0000-000000000001"),
-        ("SELECT MAP {'a': 1}", "[('a', 1)]"),
-        ("SELECT TIME '10:00'", "10:00:00"),
-        ("SELECT [DATE '2026-01-02']", "[datetime.date(2026, 1, 2)]"),
+        ("DATE '2026-01-02'", "2026-01-02"),
+        ("DATE '0044-03-15 (BC)'", "0044-03-15 (BC)"),
+        ("DATE 'infinity'", "infinity"),
+        ("TIMESTAMP '2026-01-02 03:04:05'", "2026-01-02 03:04:05"),
+        ("'infinity'::TIMESTAMP", "infinity"),
+        ("TIMESTAMP_NS '2026-01-02 03:04:05.123456789'", "2026-01-02 03:04:05.123456789"),
+        ("TIME '10:00'", "10:00:00"),
+        ("TIME '24:00:00'", "24:00:00"),
+        ("TIMETZ '10:00:00+02'", "10:00:00+02"),
+        ("INTERVAL '1 month 2 days 3 seconds'", "1 month 2 days 00:00:03"),
+        ("170141183460469231731687303715884105727::HUGEINT", "170141183460469231731687303715884105727"),
+        ("340282366920938463463374607431768211455::UHUGEINT", "340282366920938463463374607431768211455"),
+        ("12345678901234567890123456789012345678901::BIGNUM", "12345678901234567890123456789012345678901"),
+        ("'101'::BIT", "101"),
+        ("'\\xAB'::BLOB", "\\xAB"),
+        ("'b'::ENUM ('a', 'b')", "b"),
+        ("'00000000-0000-0000-0000-000000000001'::UUID", "00000000-0000-0000-0000-000000000001"),
+        ("MAP {'a': DATE '2026-01-02'}", "{a=2026-01-02}"),
+        ("union_value(n := 2)", "2"),
+        ("row(1, DATE '2026-01-02')", "(1, 2026-01-02)"),
+        ("1::VARIANT", "1"),
+        ("[DATE '2026-01-02', NULL]", ["2026-01-02", None]),
+        ("[[TIME '24:00:00']]", [["24:00:00"]]),
+        ("{'day': DATE '0044-03-15 (BC)', 'n': 1}", {"day": "0044-03-15 (BC)", "n": 1}),
+        ("{'a\"b': [MAP {1: TIME '24:00:00'}]}", {'a"b': ["{1='24:00:00'}"]}),
+        ("[340282366920938463463374607431768211455::UHUGEINT]", ["340282366920938463463374607431768211455"]),
     ],
 )
-def test_other_types_come_as_text(sql, text, console):
-    assert console.query(sql).rows == ((text,),)
+def test_other_types_come_as_duckdb_prints_them(value, printed, console):
+    assert console.query(f"SELECT {value}").rows == ((printed,),)
+
+
+READING = [
+    "-- note\nEXPLAIN SELECT 1",
+    "/* x /* y */ */ EXPLAIN /* z */ ANALYZE -- é\n SELECT 1;",
+    "EXPLAIN (FORMAT json) SELECT 1",
+    "EXPLAIN (SELECT 1)",
+    "/* x */ SELECT 1",
+    ";; -- x\n SELECT 1 ; /* y */ ;",
+    "PIVOT facts ON known USING count(*)",
+    "-- note\nPIVOT (SELECT known, relation_id FROM facts) ON known USING count(*); -- é;",
+    "EXPLAIN PIVOT facts ON known USING count(*)",
+    "DESCRIBE PIVOT facts ON known USING count(*)",
+    "WITH p AS (PIVOT facts ON known USING count(*)) SELECT * FROM p",
+    "UNPIVOT facts ON n_neurons, n_prompts",
+    "DESCRIBE facts",
+    "SUMMARIZE facts",
+    "SHOW TABLES",
+    "FROM facts",
+    "TABLE facts",
+    "VALUES (1)",
+    "(SELECT 1)",
+]
+
+
+@pytest.mark.parametrize("sql", READING)
+def test_any_single_statement_that_reads_runs(sql, console):
+    assert console.query(sql).rows
+
+
+def test_a_pivot_counts_what_a_group_by_counts(console):
+    (pivoted,) = console.query("PIVOT (SELECT known FROM facts) ON known USING count(*)").rows
+    counted = console.query("SELECT count(*) FROM facts GROUP BY known ORDER BY known").rows
+    assert pivoted == tuple(n for (n,) in counted)
 
 
 def test_an_answer_without_columns_of_rows_has_both(console):

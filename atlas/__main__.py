@@ -11,9 +11,6 @@ the atlas's tables and views, and nothing else. No model is loaded, no torch is 
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import sys
 from collections.abc import Collection as Container
 from collections.abc import Iterable, Sequence
@@ -25,6 +22,7 @@ from typer import Argument, Option
 from atlas import __version__, cli
 from atlas.errors import AtlasError, QueryError
 from atlas.queries.summary import atlas_summary
+from atlas.rows import csv_text, json_text, tokens_of, value_text
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas
 from atlas.store.collection import Collection
 from atlas.store.manifest import Manifest, file_name
@@ -291,7 +289,12 @@ def sql(
         opened.sandboxed(max_rows=limit, seconds=seconds, memory=memory) as console,
     ):
         answer = console.query(text)
-    {"table": _print_table, "csv": _print_csv, "json": _print_json}[format](answer)
+    if format == "table":
+        _print_table(answer)
+    elif format == "csv":
+        print(csv_text(answer.columns, answer.rows), end="", file=cli.data_output())
+    else:
+        print(json_text(answer.columns, answer.rows), file=cli.data_output())
     if answer.truncated:
         sys.stdout.flush()
         cli.say(f"Only the first {limit:,} rows are shown; there are more. Give --limit.")
@@ -328,44 +331,12 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         text = f"{value:.4g}"
-    elif isinstance(value, list) and value and isinstance(value[0], dict) and "token" in value[0]:
-        text = ", ".join(str(each["token"]).strip() for each in value)
-    elif isinstance(value, list | dict):
-        text = _json(value)
+    elif (tokens := tokens_of(value)) is not None:
+        text = ", ".join(token.strip() for token in tokens)
     else:
-        text = str(value)
+        text = value_text(value)
     text = printable(" ".join(text.split()))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
-
-
-def _print_csv(answer: Answer) -> None:
-    writer = csv.writer(cli.data_output(), lineterminator="\n")
-    writer.writerow(answer.columns)
-    for row in answer.rows:
-        # csv writes None as an empty cell.
-        writer.writerow([_json(each) if isinstance(each, list | dict) else each for each in row])
-
-
-def _print_json(answer: Answer) -> None:
-    rows = [_json(dict(zip(answer.columns, row, strict=True))) for row in answer.rows]
-    # One row a line: readable, and still one JSON document.
-    text = "[" + ",".join(f"\n  {row}" for row in rows) + ("\n]" if rows else "]")
-    print(text, file=cli.data_output())
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_json_value(value), ensure_ascii=False)
-
-
-def _json_value(value: Any) -> Any:
-    """The value in JSON's types: NaN becomes null, dates and decimals become text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [_json_value(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): _json_value(each) for key, each in value.items()}
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from app.shared.words import (
     percentage,
     shown_token,
     token_list,
+    token_pairs,
 )
 from atlas import queries
 from atlas.charts import sharing as sharing_charts
@@ -302,7 +303,7 @@ def neuron_measures(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def token_set(pairs: list[Mapping[str, Any]] | None) -> set[str]:
-    return {shown_token(pair["token"]) for pair in pairs or ()}
+    return {shown_token(pair["token"]) for pair in token_pairs(pairs)}
 
 
 main()

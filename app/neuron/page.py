@@ -19,6 +19,7 @@ from app.shared.words import (
     plural,
     shown_token,
     token_list,
+    token_pairs,
     with_blank,
 )
 from atlas import queries
@@ -150,12 +151,12 @@ def show_value_vector(about: dict) -> None:
     st.subheader("What its value vector promotes", anchor=False)
     sides = (("promoted", "Promotes"), ("suppressed", "Suppresses"))
     for place, (side, title) in zip(st.columns(2, gap="medium"), sides, strict=True):
-        pairs = about[side]
+        pairs = token_pairs(about[side])
         with place:
-            if is_missing(pairs) or not len(pairs):
+            if not pairs:
                 layout.nothing(f"{title}: {NOT_MEASURED}.")
             else:
-                rows = pd.DataFrame(list(pairs))
+                rows = pd.DataFrame(pairs)
                 rows["token"] = rows["token"].map(shown_token)
                 chart = neuron_charts.token_bars(rows, title=title)
                 layout.draw_chart(chart, f"Tokens: {title.lower()}")

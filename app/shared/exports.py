@@ -1,5 +1,7 @@
 """Exports of what a page shows: its tables as CSV, JSON or Parquet, made only when someone asks for one.
 
+JSON and Parquet hold every value as it is. CSV is for spreadsheets: an apostrophe precedes formulas.
+
     offer("azerbaijan", prompts=prompts, neurons=neurons)      # one button, a menu of files
 
 Streamlit calls the function behind a download button when it is clicked, so an unused offer costs nothing.
@@ -8,21 +10,30 @@ Streamlit calls the function behind a download button when it is clicked, so an 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from atlas.rows import csv_text, json_text
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows with None for what is missing."""
+    return frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None)
+
+
 # Ending → (label, function that makes the file, media type).
 FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], bytes | str], str]] = {
-    "csv": ("CSV", lambda rows: rows.to_csv(index=False), "text/csv"),
-    "json": (
-        "JSON",
-        lambda rows: rows.to_json(orient="records", force_ascii=False, indent=1),
-        "application/json",
+    "csv": (
+        "CSV",
+        lambda frame: csv_text(list(frame), _rows(frame), for_spreadsheets=True),
+        "text/csv",
     ),
+    "json": ("JSON", lambda frame: json_text(list(frame), _rows(frame)), "application/json"),
     "parquet": (
         "Parquet",
         lambda rows: rows.to_parquet(index=False, compression="zstd"),

@@ -54,9 +54,13 @@ def shown_token(token: Any) -> str:
 
 def token_list(pairs: Any, limit: int | None = 8, *, missing: str = NOT_MEASURED) -> str:
     """The tokens of a promoted or suppressed list; a null or empty one gives `missing`."""
-    if is_missing(pairs) or len(pairs) == 0:
-        return missing
-    return ", ".join(shown_token(pair["token"]) for pair in list(pairs)[:limit])
+    return ", ".join(shown_token(pair["token"]) for pair in token_pairs(pairs)[:limit]) or missing
+
+
+def token_pairs(pairs: Any) -> list[Mapping[str, Any]]:
+    """The {token, logit} of a promoted or suppressed list that have a token; a null list is an empty one."""
+    filled = [] if is_missing(pairs) else [pair for pair in pairs if not is_missing(pair)]
+    return [pair for pair in filled if not is_missing(pair["token"])]
 
 
 def with_blank(text: Any) -> str:

@@ -15,6 +15,7 @@ from app.sql.gallery import EXPERIMENTS, GALLERY, Example
 from app.sql.parameters import Parameter, Query, for_the_shell, parameters
 from app.sql.schema import not_measured, schema_pane, tables_and_views
 from atlas.errors import AtlasError
+from atlas.rows import tokens_of
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.sql import Answer, PendingQuery
 
@@ -299,9 +300,9 @@ def rows_table(frame, key: str) -> int | None:
 
 
 def has_tokens(column) -> bool:
-    """Whether a column holds lists of tokens with logits, as neurons.promoted does."""
-    first = next((value for value in column if isinstance(value, list) and value), [{}])[0]
-    return isinstance(first, dict) and "token" in first
+    """Whether the lists of a column are of tokens with logits, as those of neurons.promoted are."""
+    lists = [value for value in column if isinstance(value, list) and value]
+    return bool(lists) and all(tokens_of(value) is not None for value in lists)
 
 
 def row_links(row) -> None:
@@ -313,7 +314,7 @@ def row_links(row) -> None:
             links.relation_link(row["relation_id"], row["relation_id"])
         try:
             links.neuron_link(int(row["layer"]), int(row["neuron"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return
 
 

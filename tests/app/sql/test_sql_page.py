@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import time
 
 import duckdb
@@ -313,9 +316,51 @@ def test_every_picture_of_the_gallery_can_be_drawn(example, committed):
 
 def test_answers_can_be_exported_with_lists_and_nulls(committed):
     frame = committed[0].query("SELECT promoted, NULL AS n, known FROM neurons, facts LIMIT 3").frame
-    for _, make, _ in exports.FORMATS.values():
-        assert make(frame)
-    assert '"token"' in exports.FORMATS["json"][1](frame)
+    written = {ending: make(frame) for ending, (_, make, _) in exports.FORMATS.items()}
+    promoted = [[pair["token"] for pair in pairs] for pairs in frame["promoted"]]
+    read = {
+        "csv": [json.loads(row["promoted"]) for row in csv.DictReader(io.StringIO(written["csv"][1:]))],
+        "json": [row["promoted"] for row in json.loads(written["json"])],
+        "parquet": pd.read_parquet(io.BytesIO(written["parquet"]))["promoted"],
+    }
+    for lists in read.values():
+        assert [[pair["token"] for pair in pairs] for pairs in lists] == promoted
+
+
+def test_every_number_of_an_atlas_survives_every_export(committed):
+    frame = committed[0].query("SELECT p_after, rank_after FROM effects ORDER BY p_after LIMIT 2000").frame
+    assert frame["p_after"].min() < 1e-10
+    written = {ending: make(frame) for ending, (_, make, _) in exports.FORMATS.items()}
+    assert written["csv"].startswith("\ufeffp_after,rank_after\n")
+    read = {
+        "csv": pd.read_csv(io.StringIO(written["csv"][1:]), float_precision="round_trip"),
+        "json": pd.DataFrame(json.loads(written["json"])),
+        "parquet": pd.read_parquet(io.BytesIO(written["parquet"])),
+    }
+    for name, column in frame.items():
+        for each in read.values():
+            assert each[name].tolist() == column.tolist()
+
+
+def test_exports_hold_what_duckdb_prints(committed):
+    sql = (
+        "SELECT 340282366920938463463374607431768211455::UHUGEINT AS huge, DATE '0044-03-15 (BC)' AS day, "
+        "[TIME '24:00:00'] AS times, 0.50::DECIMAL(9, 2) AS half, '=1+1' AS sum"
+    )
+    frame = committed[0].query(sql).frame
+    values = ["340282366920938463463374607431768211455", "0044-03-15 (BC)"]
+    assert [*json.loads(exports.FORMATS["json"][1](frame))[0].values()] == [
+        *values,
+        ["24:00:00"],
+        0.5,
+        "=1+1",
+    ]
+    (row,) = csv.DictReader(io.StringIO(exports.FORMATS["csv"][1](frame)[1:]))
+    assert [*row.values()] == [*values, '["24:00:00"]', "0.50", "'=1+1"]
+    (kept,) = pd.read_parquet(io.BytesIO(exports.FORMATS["parquet"][1](frame))).to_dict("records")
+    assert [kept["huge"], kept["day"], kept["times"].tolist(), str(kept["half"]), kept["sum"]] == [
+        *values, ["24:00:00"], "0.50", "=1+1"
+    ]  # fmt: skip
 
 
 # The page --------------------------------------------------------------------------------------------
@@ -341,6 +386,22 @@ def press_and_wait(app: AppTest, label: str = "Run") -> AppTest:
 def write(app: AppTest, sql: str) -> AppTest:
     app.text_area(key="sql-text").input(sql)
     return app
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT [{'token': 'a'}, NULL] AS x",
+        "SELECT [{'token': NULL}] AS x, 'inf'::DOUBLE AS layer, 1 AS neuron",
+        "SELECT * FROM (VALUES ([{'token': 'a'}]), ([NULL]), (NULL), ([])) AS t(x)",
+        "-- note\nEXPLAIN SELECT 1",
+        "PIVOT facts ON known USING count(*)",
+    ],
+)
+def test_the_page_shows_the_answer_to_any_query_that_reads(sql):
+    app = press_and_wait(write(sql_page(), sql))
+    assert not app.error
+    assert len(app.dataframe) + sum(block.value.startswith(("┌", "╭")) for block in app.code) >= 1
 
 
 def test_the_page_begins_with_a_query_that_runs(only_sample):

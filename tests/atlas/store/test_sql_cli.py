@@ -103,9 +103,48 @@ def test_json_is_valid_for_every_value(ask):
     assert rows[0]["a"] is None
     assert rows[0]["b"] is None
     assert rows[0]["c"] == "2026-01-01"
+    assert rows[0]["d"] == 1.5
     assert rows[0]["promoted"][0] == {"token": "up0", "logit": 2.0}
     assert (rows[0]["e"], rows[0]["x"], rows[0]["x_1"], rows[0]["f"]) == ("ü", 1, 2, [None, 1])
     assert json.loads(ask("sql", "SELECT 1 WHERE false", "--format", "json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("[{'token': 'a'}, NULL]", '[{"token": "a"}, null]'),
+        ("[{'token': 'a'}, {'token': NULL}]", '[{"token": "a"}, {"token": null}]'),
+        ("[NULL, {'token': 'a'}]", '[null, {"token": "a"}]'),
+        ("[{'token': 1}]", '[{"token": 1}]'),
+        ("[{'token': ' a'}, {'token': 'b'}]", "a, b"),
+        ("[]", "[]"),
+    ],
+)
+def test_a_list_is_tokens_only_where_every_element_is_one(value, shown, ask):
+    status, out, _ = ask("sql", f"SELECT {value} AS x")
+    assert status == 0
+    assert out.splitlines()[2] == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "in_json"),
+    [
+        ("4.2e-12::DOUBLE", "4.2e-12", 4.2e-12),
+        ("1234567890123456789::BIGINT", "1234567890123456789", 1234567890123456789),
+        ("0::DECIMAL(20, 10)", "0.0000000000", 0),
+        ("1e-10::DECIMAL(20, 10)", "0.0000000001", 1e-10),
+        ("0.12345678901234567890::DECIMAL(20, 20)", "0.12345678901234567890", "0.12345678901234567890"),
+        ("100000000000000000000::UHUGEINT", "100000000000000000000", "100000000000000000000"),
+        ("DATE '0044-03-15 (BC)'", "0044-03-15 (BC)", "0044-03-15 (BC)"),
+        ("MAP {'a': INTERVAL 1 DAY}", "{a=1 day}", "{a=1 day}"),
+        ("[TIME '24:00:00']", '["24:00:00"]', ["24:00:00"]),
+    ],
+)
+def test_every_format_prints_what_duckdb_prints(value, printed, in_json, ask):
+    query = f"SELECT {value} AS x"
+    assert ask("sql", query)[1].splitlines()[2].strip() == printed
+    assert next(csv.DictReader(io.StringIO(ask("sql", query, "--format", "csv")[1])))["x"] == printed
+    assert json.loads(ask("sql", query, "--format", "json")[1]) == [{"x": in_json}]
 
 
 def test_truncation_is_reported_on_stderr(ask):

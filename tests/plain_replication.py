@@ -88,7 +88,7 @@ class PlainReplication:
         for site, activation in zip(self.sites, self.activations(prompt), strict=True):
             total = torch.zeros_like(activation)
             for k in range(steps):
-                point = (activation * (k / (steps - 1))).requires_grad_()
+                point = (activation * (k / max(steps - 1, 1))).requires_grad_()
 
                 def put(module, inputs, output, point=point):
                     output = output.clone()
@@ -127,8 +127,11 @@ class PlainReplication:
 
     @contextmanager
     def scaled(self, prompt: str, neurons, factor: float):
-        """Inside, the neurons' outputs at this prompt's place are multiplied, once for each mention."""
-        _, place = self.read(prompt)
+        """Inside, the neurons' outputs at this prompt's place are multiplied, once for each mention.
+
+        The place stays where it is in other prompts: BERT's is the mask's number, GPT-2's the last token.
+        """
+        place = self.read(prompt)[1] if self.is_bert else -1
         with ExitStack() as hooks:
             for layer, neuron in neurons:
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from operator import index
 
 import torch
 from torch import Tensor
@@ -79,16 +80,20 @@ BOOLE = torch.tensor([7, 32, 12, 32, 7], dtype=torch.float64) / 90
 
 
 def riemann(kind: str, steps: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights, (steps,) each, of a fixed Riemann sum: `left`, `right` or `endpoints`."""
-    if steps < 2:
-        raise AtlasError(f"steps must be at least 2, got {steps}.")
+    """Nodes and weights, (steps,) each, of a fixed Riemann sum: `left`, `right` or `endpoints`.
+
+    Of one step, `left` and `endpoints` have the node 0 only.
+    """
+    if not hasattr(steps, "__index__") or steps < 1:
+        raise AtlasError(f"steps must be a whole number of 1 or more, got {steps!r}.")
+    steps = index(steps)
     weights = torch.full((steps,), 1 / steps, dtype=torch.float64)
-    index = torch.arange(steps, dtype=torch.float64)
+    places = torch.arange(steps, dtype=torch.float64)
     match kind:
         case "left":
-            return index / steps, weights
+            return places / steps, weights
         case "right":
-            return (index + 1) / steps, weights
+            return (places + 1) / steps, weights
         case "endpoints":
             return torch.linspace(0, 1, steps, dtype=torch.float64), weights
     raise AtlasError(f"rule must be one of certified, left, right, endpoints, got '{kind}'.")

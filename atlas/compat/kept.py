@@ -7,7 +7,7 @@
    `copy.deepcopy` and `save_pretrained` see the change. The given weight is never written, and returns when
    no change is left; a copy that was trained meanwhile stays, with the given vectors.
 2. *Activations* (suppress, enhance): hooks scale them at a masked model's masks and at a causal model's last
-   token.
+   token. With a `place`, as the original, they scale that position of every input.
 
 Undoing one change recomputes the vectors from the given ones with the remaining changes, in order.
 """
@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from atlas.errors import PromptError
 from atlas.models.families import neurons_first
 from atlas.neuron import Neuron
 from atlas.surgery.hooks import by_row, in_its_call
@@ -69,9 +70,17 @@ class KeptChanges:
     # --- activations ---
 
     def scale(
-        self, subject: Subject, factors: Mapping[Neuron, float], module_of: Callable[[int], nn.Module]
+        self,
+        subject: Subject,
+        factors: Mapping[Neuron, float],
+        module_of: Callable[[int], nn.Module],
+        *,
+        place: int | None = None,
     ) -> Undo:
-        """Multiply activations: the inputs of each layer's module, ``module_of(layer)``."""
+        """Multiply activations: the inputs of each layer's module, ``module_of(layer)``.
+
+        place: the position in every input; None: where an input's answers are.
+        """
         rows = {neuron.layer: torch.ones(subject.n_neurons) for neuron in factors}
         for neuron, factor in factors.items():
             rows[neuron.layer][neuron.neuron] = factor
@@ -80,7 +89,7 @@ class KeptChanges:
                 self._watch(reader, undo)
             layers = subject.family.layer_modules(subject.model)
             for layer, row in rows.items():
-                hook = in_its_call(layers, layer, self._scaling(row))
+                hook = in_its_call(layers, layer, self._scaling(row, place))
                 undo.callback(module_of(layer).register_forward_pre_hook(hook).remove)
             self.n_scalings += 1
             undo.callback(self._decrement)
@@ -103,17 +112,24 @@ class KeptChanges:
         undo.callback(reader.register_forward_pre_hook(start, with_kwargs=True).remove)
         undo.callback(reader.register_forward_hook(end).remove)
 
-    def _scaling(self, factors: Tensor) -> Callable:
-        return lambda module, args: (self._scaled(args[0], factors), *args[1:])
+    def _scaling(self, factors: Tensor, place: int | None) -> Callable:
+        return lambda module, args: (self._scaled(args[0], factors, place), *args[1:])
 
-    def _scaled(self, values: Tensor, factors: Tensor) -> Tensor:
-        """values, (n_rows, n_tokens, n_neurons), times factors, (n_neurons,), at the answers."""
+    def _scaled(self, values: Tensor, factors: Tensor, place: int | None) -> Tensor:
+        """values, (n_rows, n_tokens, n_neurons), times factors, (n_neurons,), at the place or the answers."""
         if values.dim() == 2:  # OPT's rows lie end to end
-            return self._scaled(by_row(values, self.n_rows or len(values)), factors).view(values.shape)
+            return self._scaled(by_row(values, self.n_rows or len(values)), factors, place).view(values.shape)
         n_tokens = values.shape[1]
         at = torch.zeros(1, n_tokens, dtype=torch.bool, device=values.device)
         if n_tokens == 1:  # of a sweep, or after a cache: the answer alone
-            at[:] = True
+            at[:] = place is None or self._is_answer(place)
+        elif place is not None:
+            if place >= n_tokens:
+                raise PromptError(
+                    f"A suppression or enhancement is kept at position {place} of every input, as in the "
+                    f"original, but this input has {n_tokens} tokens. Call its unpatch_fn first."
+                )
+            at[:, place] = True
         elif self.positions is not None:
             at[:, [position for position in self.positions if position < n_tokens]] = True
         elif self.mask_token_id is None:
@@ -121,6 +137,12 @@ class KeptChanges:
         elif self.masks is not None:
             at = self.masks
         return torch.where(at[..., None], values * factors.to(values), values)
+
+    def _is_answer(self, place: int) -> bool:
+        """Whether the last input's answer is there."""
+        if self.positions is not None:
+            return place in self.positions
+        return self.masks is not None and bool(self.masks[:, place : place + 1].any())
 
     # --- value vectors ---
 

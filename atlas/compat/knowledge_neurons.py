@@ -11,6 +11,7 @@ docs/drop-in.md lists what differs. `atlas.attribution` and `atlas.compat.scores
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,6 +78,8 @@ class KnowledgeNeurons:
     ) -> None:
         if rule not in RULES:
             raise AtlasError(f"rule must be one of {', '.join(RULES)}, got '{rule}'.")
+        if not 0 < _number("tolerance", tolerance) < 1:
+            raise AtlasError(f"tolerance must be between 0 and 1, got {tolerance}.")
         if strict_replication and rule != "endpoints":
             raise AtlasError(f"The original has no rule '{rule}'. Leave out strict_replication or the rule.")
         self.tokenizer = tokenizer
@@ -138,7 +141,6 @@ class KnowledgeNeurons:
 
     def _module(self, layer: int) -> nn.Module:
         """The module whose inputs are the layer's neurons."""
-        check_interventions(self.subject, [Suppress((Neuron(layer, 0),))])
         if self._before_nonlinearity:
             return nonlinearity(self.subject, layer)
         return self.subject.family.down(self.model, layer)
@@ -173,7 +175,7 @@ class KnowledgeNeurons:
         attribution_method: str = "integrated_grads",
     ) -> Tensor:
         """The scores of one layer, (n_neurons,). encoded_input: the prompt as the tokenizer gave it."""
-        self._module(layer_idx)
+        layer_idx = self._layer(layer_idx)
         encoded = self._encode(prompt, ground_truth, encoded_input)
         fixed = _METHODS.get(attribution_method) == "integrated_gradients" and self.rule != "certified"
         if not fixed or self._changes.n_scalings:
@@ -199,11 +201,6 @@ class KnowledgeNeurons:
                 tokens = [answer_tokens(each, "causal")[0] for each in prompts]
                 if name == "activation":
                     return [inner_activations(subject, token) for token in tokens]
-                if kept.n_scalings:
-                    raise ModelError(
-                        "Scores before the nonlinearity are not available while a suppression or enhancement "
-                        "is kept in the model. Call its unpatch_fn first."
-                    )
                 if name == "integrated_gradients":
                     every = range(subject.n_layers)
                     return [before_nonlinearity(subject, each, steps=steps, layers=every) for each in tokens]
@@ -217,7 +214,7 @@ class KnowledgeNeurons:
     ) -> tuple[Any, Tensor]:
         """The model's output and the layer's activations at the answer, (n_rows, n_neurons)."""
         recorded: list[Tensor] = []
-        module = self._module(layer_idx)
+        module = self._module(self._layer(layer_idx))
         handle = module.register_forward_pre_hook(lambda _, args: recorded.append(args[0]))
         with attached(lambda handles: handles.append(handle)):
             outputs = self.model(**encoded_input)
@@ -267,7 +264,7 @@ class KnowledgeNeurons:
         for name, texts in (("prompts", prompts), ("negative_examples", negative_examples or [])):
             if isinstance(texts, str) or not isinstance(texts, Sequence):
                 raise PromptError(f"{name} must be a list of texts, got {texts!r}.")
-        if not 0 <= p < 1:
+        if not 0 <= _number("p", p) < 1:
             raise AtlasError(f"p must be at least 0 and below 1, got {p}.")
         if coarse_adaptive_threshold == _ADAPTIVE and (coarse_threshold, coarse_percentile) != (None, None):
             coarse_adaptive_threshold = None
@@ -363,7 +360,10 @@ class KnowledgeNeurons:
         times = Counter(chosen if self.strict_replication else set(chosen))
         factors = {neuron: _FACTORS[mode] ** n for neuron, n in times.items()}
         before = self._complete(encoded)[0]
-        change = partial(self._changes.scale, self.subject, factors, self._module)
+        # The original keeps the place of this prompt's mask, and a causal model's last token.
+        fixed = self.strict_replication and self.subject.family.kind == "masked"
+        place = encoded.positions[0] if fixed else None
+        change = partial(self._changes.scale, self.subject, factors, self._module, place=place)
         return self._measured(encoded, before, change, undo_modification, quiet)
 
     def modify_weights(
@@ -446,7 +446,7 @@ class KnowledgeNeurons:
                     f"{when:6}  answer {each['gt_prob']:.3g}, likeliest {each['argmax_completion']!r} "
                     f"{each['argmax_prob']:.3g}"
                 )
-        return results, lambda *args: undo()
+        return results, (lambda *args: args) if undo_modification else (lambda *args: undo())
 
     def _complete(self, encoded: Encoded) -> tuple[dict[str, float | str], tuple[int, ...]]:
         with self._studied() as subject:
@@ -454,10 +454,8 @@ class KnowledgeNeurons:
 
     def _parse_neurons(self, neurons: Pairs) -> list[Neuron]:
         try:
-            named = [
-                each if isinstance(each, Neuron) else Neuron(*map(index, each))  # index refuses 1.5
-                for each in neurons
-            ]
+            pairs = [(n.layer, n.neuron) if isinstance(n, Neuron) else n for n in neurons]
+            named = [self._neuron(*map(index, pair)) for pair in pairs]  # index refuses 1.5
         except TypeError:
             raise AtlasError(
                 f"Neurons must be pairs of layer and index, got {neurons!r}. Write [[9, 2141], [10, 3]]."
@@ -465,15 +463,29 @@ class KnowledgeNeurons:
         check_interventions(self.subject, [Suppress(tuple(named))])
         return named
 
+    def _neuron(self, layer: int, neuron: int) -> Neuron:
+        """The neuron, counted from the end where a number is negative."""
+        n_layers, n_neurons = self.n_layers(), self.intermediate_size()
+        return Neuron(
+            layer + n_layers if -n_layers <= layer < 0 else layer,
+            neuron + n_neurons if -n_neurons <= neuron < 0 else neuron,
+        )
+
+    def _layer(self, layer_idx: int) -> int:
+        if not hasattr(layer_idx, "__index__"):
+            raise AtlasError(f"layer_idx must be a whole number, got {layer_idx!r}.")
+        return self._parse_neurons([[layer_idx, 0]])[0].layer
+
 
 def _above_limit(
     threshold: float | None, adaptive: float | None, percentile: float | None
 ) -> Callable[[Tensor], list[list[int]]]:
     """The function from scores, (n_layers, n_neurons), to the [layer, neuron] above the one limit given."""
-    limits = [each for each in (threshold, adaptive, percentile) if each is not None]
+    given = {"threshold": threshold, "adaptive_threshold": adaptive, "percentile": percentile}
+    limits = [_number(name, each) for name, each in given.items() if each is not None]
     if len(limits) != 1:
         raise AtlasError("Give exactly one of threshold, adaptive_threshold and percentile.")
-    if percentile is not None and not 0 <= percentile <= 100:
+    if percentile is not None and not 0 <= limits[0] <= 100:
         raise AtlasError(f"percentile must be between 0 and 100, got {percentile}.")
 
     def above(scores: Tensor) -> list[list[int]]:
@@ -485,3 +497,13 @@ def _above_limit(
         return torch.nonzero(scores > limit).tolist()
 
     return above
+
+
+def _number(name: str, value: Any) -> float:
+    """An argument as a number; `AtlasError` where it is none."""
+    try:
+        if not isinstance(value, str) and not math.isnan(found := float(value)):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise AtlasError(f"{name} must be a number, got {value!r}.")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atlas.compat.scores import finite
 from atlas.errors import PromptError
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.subject import Encoded, Subject
@@ -110,13 +111,14 @@ def complete(
 
     gt_prob: the probability of the encoded answer; argmax_completion: the model's own answer of as many
     tokens, a causal model's greedy continuation; argmax_prob: its probability. Both are products over tokens.
+    Raises `ModelError` when the model returns NaN.
     """
 
     def probabilities(row: Encoded) -> Tensor:  # (n_positions, n_tokens)
         input_ids = torch.tensor([row.input_ids], device=subject.device)
         with subject.lock, changing(row.positions):
             logits = subject.model(input_ids, **subject.forward_options()).logits[0]
-        return logits[list(row.positions)].float().softmax(-1)
+        return finite(subject, logits[list(row.positions)].float().softmax(-1))
 
     p = probabilities(encoded)
     wanted = p[range(len(p)), encoded.targets].prod().item()

@@ -23,8 +23,16 @@ from torch import Tensor, nn
 
 from atlas.attribution import quadrature
 from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
+from atlas.errors import ModelError
 from atlas.surgery.hooks import attached
 from atlas.surgery.subject import Subject
+
+
+def finite(subject: Subject, values: Tensor) -> Tensor:
+    """The values; raises `ModelError` where one is not a number."""
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(f"{subject.name} returned NaN. Load it in float32 and check the weights.")
+    return values
 
 
 def nonlinearity(subject: Subject, layer: int) -> nn.Module:
@@ -40,13 +48,14 @@ def layer_scores(subject: Subject, token: AnswerToken, *, layer: int, steps: int
         item = torch.zeros(steps, dtype=torch.long)
         swept = sweep(subject, base, Rows(item, item + layer, nodes.float()))
         summed = weights.to(swept.gradient) @ swept.gradient
-        return project_to_neurons(subject, base, layer, item[:1].to(subject.device), summed[None])[0]
+        scores = project_to_neurons(subject, base, layer, item[:1].to(subject.device), summed[None])[0]
+        return finite(subject, scores)
 
 
 def inner_activations(subject: Subject, token: AnswerToken) -> Tensor:
     """The nonlinearities' inputs at the answer, (n_layers, n_neurons)."""
     with subject.lock:
-        return _base_with_inner(subject, [token])[1]
+        return finite(subject, _base_with_inner(subject, [token])[1])
 
 
 def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, layers: Sequence[int]) -> Tensor:
@@ -60,7 +69,8 @@ def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, lay
         for layer in layers:
             z = (alphas[:, None] * inner[layer]).requires_grad_()
             with torch.enable_grad():
-                active = nonlinearity(subject, layer)(z)
+                # Not a call: a change that is kept in the model has acted on z already.
+                active = nonlinearity(subject, layer).forward(z)
                 slopes += torch.autograd.grad(active.sum(), z)
             writes[:, layer] = active.detach().to(values[layer].dtype) @ values[layer]
         rows = Rows(
@@ -69,12 +79,11 @@ def before_nonlinearity(subject: Subject, token: AnswerToken, *, steps: int, lay
             alpha=torch.ones(steps * len(layers)),
         )
         swept = sweep(subject, replace(base, writes=writes), rows)
-        return torch.stack(
-            [
-                inner[layer] * (slope * (gradient @ values[layer].T)).mean(0)
-                for layer, slope, gradient in zip(layers, slopes, swept.gradient.split(steps), strict=True)
-            ]
-        )
+        scores = [
+            inner[layer] * (slope * (gradient @ values[layer].T)).mean(0)
+            for layer, slope, gradient in zip(layers, slopes, swept.gradient.split(steps), strict=True)
+        ]
+        return finite(subject, torch.stack(scores))
 
 
 def _base_with_inner(subject: Subject, tokens: Sequence[AnswerToken]) -> tuple[Base, Tensor]:

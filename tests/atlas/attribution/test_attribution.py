@@ -431,8 +431,9 @@ def test_a_model_with_a_nan_is_refused(tmp_path):
         ({"tolerance": -1.0}, "tolerance"),
         ({"tolerance": float("nan")}, "tolerance"),
         ({"max_points": 3}, "max_points"),
-        ({"rule": "left", "steps": 0}, "steps must be at least 2, got 0"),
-        ({"rule": "endpoints", "steps": 1}, "steps must be at least 2, got 1"),
+        ({"rule": "left", "steps": 0}, "steps must be a whole number of 1 or more, got 0"),
+        ({"rule": "endpoints", "steps": 2.5}, "steps must be a whole number of 1 or more, got 2.5"),
+        ({"rule": "right", "steps": "20"}, "steps must be a whole number of 1 or more, got '20'"),
     ],
 )
 def test_options_out_of_range_are_refused(tiny_bert, options, word):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atlas.compat import KnowledgeNeurons, initialize_model_and_tokenizer
+from atlas.errors import PromptError
 from build.bench.plain_loop import endpoints, plain_activations, plain_scores
 from tests import plain_replication
 from tests.atlas.compat import relative
@@ -107,7 +108,7 @@ def test_the_plain_way_shares_no_line_with_the_package_it_checks():
     assert imported == {"__future__", "collections", "contextlib", "numpy", "torch"}
 
 
-@pytest.mark.parametrize("steps", [20, 7])
+@pytest.mark.parametrize("steps", [20, 7, 1])
 def test_strict_scores_are_the_originals(case: Case, steps: int):
     for prompt in case.prompts[:2]:
         found = case.strict.get_scores(prompt, case.answer, steps=steps, batch_size=steps, pbar=False)
@@ -180,6 +181,49 @@ def test_strict_erasing_and_editing_give_the_originals_results(case: Case):
         ours, _ = case.strict.edit_knowledge(prompt, case.target, neurons, quiet=True)
         same(ours, case.plain.edited(prompt, case.target, neurons))
         assert ours["before"]["gt_prob"] != ours["after"]["gt_prob"]
+
+
+@pytest.mark.parametrize("kind", ["suppress", "enhance"])
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2", "tiny_gpt_neo"])
+def test_a_strict_change_that_is_kept_acts_where_the_originals_acts(name: str, kind: str):
+    case, factor = Case(name), 0.0 if kind == "suppress" else 2.0
+    prompts = [*case.prompts[:2], *(["in [MASK] people speak french in the city"] if case.is_bert else [])]
+    changed = getattr(case.strict, f"{kind}_knowledge")
+    plain = PlainReplication(*tiny_model(name))
+    _, unpatch_fn = changed(case.prompts[-1], case.answer, case.neurons, undo_modification=False, quiet=True)
+    with plain.scaled(case.prompts[-1], case.neurons, factor):
+        for prompt in (case.prompts[-1], *prompts):
+            read, _ = plain.read(prompt)
+            assert torch.allclose(case.model(**read).logits, plain.model(**read).logits, atol=1e-5)
+            before = changed(prompt, case.answer, [], quiet=True)[0]["before"]
+            assert before["gt_prob"] == pytest.approx(plain.report(prompt, case.answer)["gt_prob"], rel=EXACT)
+            expected = plain.scores(prompt, case.answer, steps=20)
+            assert relative(case.strict.get_scores(prompt, case.answer, pbar=False), expected) < EXACT
+            for layer, row in enumerate(expected):
+                found = case.strict.get_scores_for_layer(prompt, case.answer, layer)
+                assert torch.allclose(found, row, atol=EXACT * float(expected.abs().max()))
+    unpatch_fn()
+
+
+def test_a_strict_change_that_is_kept_refuses_inputs_that_end_before_its_place():
+    case = Case("tiny_bert")
+    long, short = case.prompts[0], case.prompts[1]
+    assert case.plain.read(long)[1] >= case.plain.read("[MASK] is")[0]["input_ids"].shape[1]
+    _, unpatch_fn = case.strict.suppress_knowledge(
+        long, case.answer, case.neurons, undo_modification=False, quiet=True
+    )
+    for asked in (case.strict.get_scores, partial(case.strict.suppress_knowledge, neurons=[])):
+        with pytest.raises(PromptError, match=r"kept at position \d of every input, .* has 4 tokens"):
+            asked("[MASK] is", case.answer)
+    unpatch_fn()
+    case.strict.get_scores("[MASK] is", case.answer)
+    # The corrected drop-in follows the mask.
+    _, unpatch_fn = case.usual.suppress_knowledge(
+        long, case.answer, case.neurons, undo_modification=False, quiet=True
+    )
+    kept = case.usual.suppress_knowledge(short, case.answer, [], quiet=True)[0]["before"]
+    unpatch_fn()
+    assert kept == case.usual.suppress_knowledge(short, case.answer, case.neurons, quiet=True)[0]["after"]
 
 
 def test_strict_edits_of_untied_embeddings_use_the_inputs():

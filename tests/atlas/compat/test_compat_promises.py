@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -118,6 +120,7 @@ def test_other_models_are_taken_by_name_or_folder(tiny_gpt2, pocket):
 def test_printing_can_be_disabled(bert, capfd):
     bert.get_refined_neurons([MASKED], "paris", quiet=True)
     bert.suppress_knowledge(MASKED, "paris", NEURONS, quiet=True)
+    bert.get_scores(MASKED, "paris")  # one computation: there is no bar
     assert capfd.readouterr() == ("", "")
     bert.get_refined_neurons([MASKED], "paris")
     bert.suppress_knowledge(MASKED, "paris", NEURONS)
@@ -303,7 +306,7 @@ def test_layer_sizes_are_read_from_the_model(bert, gpt2):
     assert 4 * gpt2.model.config.hidden_size != N_NEURONS
     last = [[2, N_NEURONS - 1]]
     gpt2.suppress_knowledge(CAUSAL, " paris", last, quiet=True)
-    for outside in ([[2, N_NEURONS]], [[3, 0]], [[-1, 0]]):
+    for outside in ([[2, N_NEURONS]], [[3, 0]], [[-4, 0]]):
         with pytest.raises(AtlasError, match="has no neuron L"):
             gpt2.suppress_knowledge(CAUSAL, " paris", outside, quiet=True)
     with pytest.raises(AtlasError, match=r"has no neuron L3\.N0: its layers are 0–2"):
@@ -362,6 +365,139 @@ def test_neurons_are_pairs_or_library_neurons(bert):
             suppressed(neurons)
     with pytest.raises(AtlasError, match="has no neuron"):
         suppressed([[9, 1]])
+
+
+def test_negative_numbers_count_from_the_end_as_in_the_original(bert):
+    n_layers, n_neurons = bert.n_layers(), bert.intermediate_size()
+    from_the_end = [[-1, -3], [0, -1], [-n_layers, 5]]
+    same = [[n_layers - 1, n_neurons - 3], [0, n_neurons - 1], [0, 5]]
+    for change in (
+        bert.suppress_knowledge,
+        bert.enhance_knowledge,
+        partial(bert.modify_weights, mode="erase"),
+    ):
+        found, expected = (
+            change(MASKED, neurons=each, **{answer_name(change): "paris"}, quiet=True)[0]
+            for each in (from_the_end, same)
+        )
+        assert found == expected
+        assert found["before"] != found["after"]
+    scores = bert.get_scores(MASKED, "paris", pbar=False)
+    assert relative(bert.get_scores_for_layer(MASKED, "paris", -1), scores[-1]) < 1e-6
+    encoded = bert.tokenizer(MASKED, return_tensors="pt")
+    for layer in (-1, -n_layers):
+        by_end, by_start = (
+            bert.get_baseline_with_activations(encoded, each, 5)[1] for each in (layer, layer + n_layers)
+        )
+        assert torch.equal(by_end, by_start)
+    for neuron in ([-n_layers - 1, 0], [0, -n_neurons - 1], [n_layers, 0]):
+        with pytest.raises(AtlasError, match="has no neuron"):
+            bert.suppress_knowledge(MASKED, "paris", [neuron], quiet=True)
+    with pytest.raises(AtlasError, match="has no neuron"):
+        bert.get_scores_for_layer(MASKED, "paris", -n_layers - 1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("steps", [2.5, "20", None, 0, -1])
+def test_steps_must_be_a_whole_number(steps, strict: bool):
+    for name, prompt, answer in (("tiny_bert", MASKED, "paris"), ("tiny_gpt2", CAUSAL, " paris")):
+        kn = drop_in(name, strict_replication=strict)
+        for asked in (kn.get_scores, partial(kn.get_scores_for_layer, layer_idx=1)):
+            with pytest.raises(AtlasError, match="steps must be a whole number of 1 or more, got"):
+                asked(prompt, answer, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda kn: kn.get_refined_neurons([MASKED], "paris", p="x"), "p must be a number, got 'x'."),
+        (lambda kn: kn.get_refined_neurons([MASKED], "paris", p=None), "p must be a number, got None."),
+        (lambda kn: kn.get_refined_neurons([MASKED], "paris", p=[0.5]), "p must be a number, got [0.5]."),
+        (
+            lambda kn: kn.get_refined_neurons([MASKED], "paris", coarse_threshold="x"),
+            "threshold must be a number, got 'x'.",
+        ),
+        (
+            lambda kn: kn.get_coarse_neurons(MASKED, "paris", adaptive_threshold="0.3"),
+            "adaptive_threshold must be a number, got '0.3'.",
+        ),
+        (
+            lambda kn: kn.get_coarse_neurons(MASKED, "paris", percentile=math.nan),
+            "percentile must be a number, got nan.",
+        ),
+        (
+            lambda kn: kn.get_scores_for_layer(MASKED, "paris", 1.5),
+            "layer_idx must be a whole number, got 1.5.",
+        ),
+        (
+            lambda kn: KnowledgeNeurons(kn.model, kn.tokenizer, tolerance="x"),
+            "tolerance must be a number, got 'x'.",
+        ),
+    ],
+)
+def test_an_argument_that_is_no_number_is_refused_in_one_sentence(ask, sentence: str, bert):
+    with pytest.raises(AtlasError) as refused:
+        ask(bert)
+    assert str(refused.value) == sentence
+
+
+def test_numbers_of_numpy_and_torch_are_taken(bert):
+    usual = bert.get_coarse_neurons(MASKED, "paris", steps=5, threshold=1e-4)
+    for number in (np.float64(1e-4), torch.tensor(1e-4, dtype=torch.float64)):
+        assert bert.get_coarse_neurons(MASKED, "paris", steps=np.int64(5), threshold=number) == usual
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
+def test_every_call_refuses_a_model_that_returns_nan(name: str, strict: bool, value: float):
+    kn = drop_in(name, strict_replication=strict)
+    prompt, answer, new = (MASKED, "paris", "rome") if name == "tiny_bert" else (CAUSAL, " paris", " rome")
+    with torch.no_grad():
+        kn.subject.family.down(kn.model, 1).weight[0, 0] = value
+    for call in (
+        partial(kn.get_scores, prompt, answer),
+        partial(kn.get_scores_for_layer, prompt, answer, 0),
+        partial(kn.get_refined_neurons, [prompt], answer, quiet=True),
+        partial(kn.suppress_knowledge, prompt, answer, NEURONS),
+        partial(kn.enhance_knowledge, prompt, answer, NEURONS),
+        partial(kn.erase_knowledge, prompt, NEURONS),
+        partial(kn.edit_knowledge, prompt, new, NEURONS),
+    ):
+        with pytest.raises(ModelError, match=r"returned NaN.* Load it in float32 and check the weights\."):
+            call()
+
+
+def test_a_change_after_which_the_model_returns_nan_is_undone():
+    kn = drop_in("tiny_bert")
+    with torch.no_grad():
+        kn.model.get_input_embeddings().weight[kn.tokenizer.unk_token_id] = math.nan
+    before = {name: value.clone() for name, value in kn.model.state_dict().items()}
+    with pytest.raises(ModelError, match="returned NaN"):
+        kn.erase_knowledge(MASKED, NEURONS, "unk", "paris", undo_modification=False, quiet=True)
+    now = kn.model.state_dict()
+    assert all(torch.equal(now[name].nan_to_num(), value.nan_to_num()) for name, value in before.items())
+
+
+def test_unpatch_fn_returns_what_the_originals_returns(bert):
+    for change in (bert.suppress_knowledge, bert.modify_weights):
+        options = {"prompt": MASKED, "neurons": NEURONS, answer_name(change): "rome", "quiet": True}
+        _, unpatch_fn = change(**options)
+        assert unpatch_fn() == ()
+        assert unpatch_fn(1, 2) == (1, 2)
+        _, unpatch_fn = change(**options, undo_modification=False)
+        assert unpatch_fn() is None
+
+
+def answer_name(change) -> str:
+    """The original's name of the argument for the answer."""
+    return "ground_truth" if "ground_truth" in inspect.signature(change).parameters else "target"
+
+
+def test_the_module_data_is_where_the_original_has_it():
+    data = importlib.import_module("atlas.compat.data")
+    for name in data.__all__:
+        assert getattr(data, name) is getattr(compat, name)
 
 
 def test_numbers_out_of_range_are_refused(bert):

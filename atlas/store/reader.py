@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
+from atlas.store.sql_types import are_exact, exact_table
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -60,10 +62,16 @@ class Reader:
     def query(self, sql: str, params: Parameters = None) -> pd.DataFrame:
         """The rows of a trusted query as a DataFrame; values are parameters (`?` or `$name`).
 
-        Raises `QueryError` when DuckDB refuses it. For untrusted SQL use `sandboxed`.
+        Types that pandas would change (dates, times, maps …) are the text that DuckDB prints. Raises
+        `QueryError` when DuckDB refuses the query. For untrusted SQL use `sandboxed`.
         """
         with self._executed(sql, params) as cursor:
-            return cursor.df()
+            if are_exact([column[1] for column in cursor.description]):
+                return cursor.df()
+            cursor.abort()
+            table = exact_table(cursor, cursor.sql(sql, params=params or None))
+            decimals = [field.name for field in table.schema if pa.types.is_decimal(field.type)]
+            return table.to_pandas().astype(dict.fromkeys(decimals, "float64"))  # as df() has them
 
     def query_one(self, sql: str, params: Parameters = None) -> dict[str, Any] | None:
         """The first row as a dict of plain Python values, or None."""

@@ -30,13 +30,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from duckdb.sqltypes import DuckDBPyType
+from atlas.store.sql_types import distinct, with_exact_types, with_integers
 
 try:
     import resource
@@ -57,11 +56,6 @@ _LOCKDOWN = (
 _EXPLAIN = re.compile(
     r"\s*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\(\s*(?:ANALYZE|FORMAT)\b[^()]*\))?", re.IGNORECASE
 )
-# The ids of types whose values are the same in DuckDB, Arrow, Python and files.
-_EXACT = {"boolean", "tinyint", "smallint", "integer", "bigint", "float", "double", "decimal", "varchar"}
-_EXACT |= {"utinyint", "usmallint", "uinteger", "ubigint"}
-_LONG_INTEGERS = {"hugeint", "uhugeint", "bignum"}
-_WITH_PARTS = {"list", "array", "struct", "decimal"}
 # Some types make DuckDB and Arrow import modules: import them while files can still be opened.
 _FIRST = """
 SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAMPTZ '2000-01-01',
@@ -294,9 +288,9 @@ class _Console:
             values = {name: given[name.lower()] for name in wanted}
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             relation = cursor.sql(statement, params=values or None)
-            rows, truncated = self._fetched(with_plain_types(relation))
+            rows, truncated = self._fetched(with_exact_types(relation))
             rows = with_integers(cursor, rows, relation.types)
-            rows = rows.rename_columns(_distinct(relation.columns))
+            rows = rows.rename_columns(distinct(relation.columns))
         finally:
             self._cursor = None
             cursor.close()
@@ -361,56 +355,6 @@ def without_comments(sql: str) -> str:
         b"\n" if kind == duckdb.token_type.comment else text[start:end]
         for (start, kind), end in zip(tokens, ends, strict=True)
     ).decode()
-
-
-# Step 5. Types ---------------------------------------------------------------------------------------
-
-
-def with_plain_types(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """The relation in types that pandas, browsers and files know; others as the text that DuckDB prints."""
-    plain = [_plain(kind, long_integers="VARCHAR") for kind in relation.types]
-    if plain == [str(kind) for kind in relation.types]:
-        return relation
-    return relation.project(", ".join(f"CAST(#{place} AS {kind})" for place, kind in enumerate(plain, 1)))
-
-
-def with_integers(
-    cursor: duckdb.DuckDBPyConnection, rows: pa.Table, kinds: Sequence[DuckDBPyType]
-) -> pa.Table:
-    """The rows with long integers, such as sums, as numbers in the columns where 64 bits hold all of them."""
-    for place, kind in enumerate(kinds):
-        wanted = _plain(kind, long_integers="BIGINT")
-        if wanted != _plain(kind, long_integers="VARCHAR"):
-            field = cursor.sql(f"SELECT NULL::{wanted}").to_arrow_table().field(0)
-            with contextlib.suppress(pa.ArrowInvalid):
-                rows = rows.set_column(place, field, rows.column(place).cast(field.type))
-    return rows
-
-
-def _plain(kind: DuckDBPyType, *, long_integers: str) -> str:
-    """The type in which a column is sent, as SQL; lists and structs are changed from the inside."""
-    parts: dict[str, Any] = dict(kind.children) if kind.id in _WITH_PARTS else {}
-    if kind.id in ("list", "array"):
-        return _plain(parts["child"], long_integers=long_integers) + "[]"
-    if kind.id == "struct":
-        plain = {name: _plain(part, long_integers=long_integers) for name, part in parts.items()}
-        return str(duckdb.struct_type(plain))
-    if kind.id in _LONG_INTEGERS or parts.get("scale") == 0:
-        return long_integers
-    return str(kind) if kind.id in _EXACT else "VARCHAR"
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Column names, with a number where one is repeated."""
-    # Name → the last number that it was given.
-    taken: dict[str, int] = {}
-    for name in names:
-        free = name
-        while free in taken:
-            taken[name] += 1
-            free = f"{name}_{taken[name]}"
-        taken[free] = 0
-    return list(taken)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,8 @@ def _numbers(atlas: Atlas) -> list[str]:
     if summary.converged_share is not None:
         lines.append(f"{summary.converged_share:.2%} of the integrals met their tolerance")
     if len(summary.effects):
-        lines += ["", "mean change of the answer's probability, known facts, held-out prompts:"]
+        asked = "held-out prompts" if summary.n_held_out else "the prompts that found the neurons"
+        lines += ["", f"mean change of the answer's probability, known facts, {asked}:"]
         lines += [
             f"  {row.intervention:<9} {row.group:<10} {row.mean_relative_change:>+8.1%}   "
             f"({row.n_prompts:,} prompts)"

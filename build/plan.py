@@ -7,7 +7,8 @@
 
 1. Options are checked (one sentence each) before anything slow is imported.
 2. The model's kind decides which templates are usable: a causal model needs the object at the end.
-3. Of a relation's usable templates, in order, every second one is held out for evaluation.
+3. Of a relation's usable templates, in order, every second one is held out for evaluation; in the modes
+   `paper` and `replication`, none (`--discovery` says otherwise).
 4. Facts are cut into shards in the data set's order, so that batches depend on the plan alone.
 """
 
@@ -33,6 +34,7 @@ from atlas.store.manifest import Manifest, read_manifest
 QUADRATURE_RULES = ("certified", "left", "right", "endpoints")
 DTYPES = ("auto", "float32", "tf32", "bfloat16")
 ATTRIBUTE = ("discovery", "all")
+DISCOVERY = ("half", "all")
 METHOD = "integrated_gradients"
 MAX_POINTS = 513
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "tf32"}
@@ -75,6 +77,13 @@ class BuildOptions:
         "discovery"
     )
     mode: Annotated[str, Option(help="refinement: default, paper or replication")] = "default"
+    discovery: Annotated[
+        str | None,
+        Option(
+            help="find neurons on half of a relation's templates and hold out the others, or on all; by "
+            "default half in the mode default, and all in paper and replication, as the originals do"
+        ),
+    ] = None
     negatives: Annotated[
         int, Option(help="leave out neurons that are coarse as often in prompts of this many other facts")
     ] = 0
@@ -101,6 +110,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         check_choice("--attribute", self.attribute, ATTRIBUTE)
         check_choice("--mode", self.mode, MODES)
+        check_choice("--discovery", self.discovery or DISCOVERY[0], DISCOVERY)
         check_choice("--rule", self.rule, QUADRATURE_RULES)
         check_choice("--dtype", self.dtype, DTYPES)
         if not 0 < self.tolerance < 1:
@@ -115,6 +125,11 @@ class BuildOptions:
                 f"There is no folder or file {self.source}. Give --source the data set's folder or file."
             )
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether half of a relation's templates are kept for evaluation."""
+        return (self.discovery or default_discovery(self.mode)) == "half"
+
     def on(self, device: str) -> BuildOptions:
         """These options with whatever was left to the device, 'cpu' or 'cuda', decided."""
         return replace(
@@ -122,6 +137,11 @@ class BuildOptions:
             dtype=DEFAULT_DTYPES[device] if self.dtype == "auto" else self.dtype,
             shard_size=self.shard_size or DEFAULT_SHARD_SIZES[device],
         )
+
+
+def default_discovery(mode: str) -> str:
+    """The templates that find neurons in a refinement mode: 'half', or 'all' as in the originals."""
+    return "half" if mode == "default" else "all"
 
 
 def check_choice(option: str, value: str, choices: Collection[str]) -> None:
@@ -213,10 +233,10 @@ class Plan:
 
     @cached_property
     def templates(self) -> dict[str, tuple[tuple[Template, bool], ...]]:
-        """Relation id → ((template, held out), …): usable templates only, every second one held out."""
+        """Relation id → ((template, held out), …): usable templates, every second one held out or none."""
         return {
             relation.relation_id: tuple(
-                (template, index % 2 == 1)
+                (template, self.options.holds_out and index % 2 == 1)
                 for index, template in enumerate(
                     self.dataset.templates_of(relation.relation_id, causal=self.shape.causal)
                 )
@@ -234,7 +254,8 @@ class Plan:
     @cached_property
     def _prompt_counts(self) -> dict[str, tuple[int, int]]:
         """Relation id → discovery prompts and held-out prompts of each of its facts."""
-        return {name: (-(-len(each) // 2), len(each) // 2) for name, each in self.templates.items()}
+        counts = {name: (len(each), sum(held for _, held in each)) for name, each in self.templates.items()}
+        return {name: (n - n_held_out, n_held_out) for name, (n, n_held_out) in counts.items()}
 
     @cached_property
     def n_discovery(self) -> int:
@@ -312,7 +333,8 @@ def build_parameters(plan: Plan) -> dict[str, Any]:
         "limit": options.limit,
         "attribute": options.attribute,
         "mode": options.mode,
-        # None as in folders that were begun before this option existed.
+        # None as in folders that were begun before these options existed.
+        "discovery": None if options.holds_out else "all",
         "negatives": options.negatives or None,
         "method": METHOD,
         "rule": options.rule,
@@ -350,7 +372,7 @@ def estimate_build(plan: Plan) -> BuildEstimate:
         # Half of its prompts were attributed.
         scores = 2 * measured.files["attributions.parquet"].rows / measured.files["prompts.parquet"].rows
     attributions = round(plan.n_attributed * scores)
-    effects = plan.n_held_out * _EFFECTS_A_PROMPT
+    effects = (plan.n_held_out if plan.options.holds_out else plan.n_prompts) * _EFFECTS_A_PROMPT
     n_neurons = (plan.shape.n_layers or 0) * (plan.shape.n_neurons or 0)
     size = (
         attributions * _BYTES_A_SCORE
@@ -385,7 +407,7 @@ def describe_plan(plan: Plan) -> str:
         ("facts", f"{len(plan.facts):,}"),
         ("prompts", f"{plan.n_prompts:,}"),
         ("discovery", f"{plan.n_discovery:,} (find the neurons)"),
-        ("held out", f"{plan.n_held_out:,} (measure their effect)"),
+        ("held out", _describe_held_out(plan)),
         ("attributed", f"{plan.n_attributed:,} prompts, {options.rule} quadrature"),
         ("shards", f"{plan.n_shards:,} of {plan.shard_size} facts"),
         ("rows", f"about {guess.attributions:,} attributions and {guess.effects:,} effects (estimate)"),
@@ -399,6 +421,12 @@ def describe_plan(plan: Plan) -> str:
             4, ("left out", f"{plan.n_facts_left_out:,} facts: no template of theirs ends with the object")
         )
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
+
+
+def _describe_held_out(plan: Plan) -> str:
+    if plan.options.holds_out:
+        return f"{plan.n_held_out:,} (measure their effect)"
+    return "none: effects are measured on the prompts that find the neurons, as in the originals"
 
 
 def _describe_too_few(plan: Plan) -> str:

@@ -6,7 +6,8 @@
 1. Attribute: scores of every neuron for every discovery prompt, a prediction for every other prompt.
 2. Refine: knowledge neurons of every fact.
 3. Read out: what their value vectors promote, and which prompts they are active on.
-4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls.
+4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls; to all prompts
+   where none is held out.
 5. Finish: sorted tables, the manifest last.
 
 Stages 0, 1, 3 and 4 leave shards (`build.output.writer`); refining and finishing take seconds and are
@@ -52,6 +53,7 @@ PRECISION_SAMPLE = 32
 READOUT_SHARD = 2048
 SECONDS_BETWEEN_STATES = 20.0
 HELD_OUT = "Of a relation's usable templates, in order, every second one is held out."
+NONE_HELD_OUT = "No template: neurons are found on all of them, and effects measured on the same."
 
 
 def run_build(
@@ -307,13 +309,14 @@ class _Build:
     def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
         """The table `effects`."""
         stage = f"evaluate-{key}"
-        evaluations = evaluation.HeldOutEvaluations(
+        evaluations = evaluation.Evaluations(
             facts=[self.fact_by_id[fact_id] for fact_id in prompts.fact_ids],
             prompts=prompts,
             neurons=tables.neurons_by_fact(found),
             n_neurons=self.executor.facts.n_neurons,
             seed=self.plan.options.seed,
             prompt_of=lambda row: self.prompt_of(prompts, row),
+            holds_out=self.plan.options.holds_out,
         )
         with_neurons = evaluations.neurons
         shards = [[fact for fact in facts if fact.fact_id in with_neurons] for facts in self.plan.shards()]
@@ -385,7 +388,7 @@ class _Build:
                 max_points=MAX_POINTS if certified else options.steps,
                 refinement=self.refinement,
                 stored_fraction=STORED_FRACTION,
-                held_out=HELD_OUT,
+                held_out=HELD_OUT if options.holds_out else NONE_HELD_OUT,
                 seed=options.seed,
                 options={
                     "parameters": build_parameters(plan),

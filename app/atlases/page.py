@@ -218,10 +218,10 @@ def model_rows(m: Manifest) -> dict[str, Any]:
 def method_rows(m: Manifest) -> dict[str, Any]:
     method = m.method
     refinement = dict(method.refinement)
+    reaches = "≥" if refinement.get("inclusive", True) else ">"
+    names = {"threshold": f"score {reaches}", "share": f"share {reaches}", "at_least": "prompts ≥"}
     rule = ", ".join(
-        f"{name} {refinement[key]}"
-        for key, name in (("threshold", "score ≥"), ("share", "share ≥"), ("at_least", "prompts ≥"))
-        if refinement.get(key) is not None
+        f"{name} {refinement[key]}" for key, name in names.items() if refinement.get(key) is not None
     )
     return {
         "Scores": method.name.replace("_", " "),

@@ -83,9 +83,9 @@ def show_measures(measures: pd.DataFrame, a: str, b: str) -> None:
     st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
     if EFFECTS["own"] in set(measures["measure"]):
         st.caption(
-            "Suppress: relative change of the answer's mean probability on held-out prompts. As many random "
-            "and activation-matched neurons of the same layers; the most active neurons (the paper's "
-            "baseline) of any layer."
+            "Suppress: relative change of the answer's mean probability on held-out prompts, or on all where "
+            "an atlas holds none out. As many random and activation-matched neurons of the same layers; the "
+            "most active neurons (the paper's baseline) of any layer."
         )
 
 

@@ -122,17 +122,17 @@ def set_neuron(name: str | None) -> None:
 
 def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple[Refinement, pd.DataFrame]:
     """The thresholds and their neurons, with a column `change` if they are not the atlas's."""
-    own = thresholds.atlas_thresholds(atlas.manifest)
+    own = thresholds.atlas_thresholds(atlas.manifest, fact["relation_id"])
     if not atlas.measured("attributions") or not atlas.measured("prompts"):
         return own, stored
-    limits = thresholds.choose_thresholds(atlas.manifest)
+    limits = thresholds.choose_thresholds(atlas.manifest, own)
     if limits == own:
         st.caption(
             f"{plural(len(stored), 'neuron')} at the atlas's thresholds. "
             "Move a slider to see which are added and removed."
         )
         return limits, stored
-    options = {name: getattr(limits, name) for name in ("at_least", "negatives", "seed")}
+    options = {name: getattr(limits, name) for name in ("at_least", "inclusive", "negatives", "seed")}
     found = queries.rethreshold(atlas, fact["fact_id"], limits.threshold, limits.share, **options)
     rows = thresholds.mark_changes(stored, found)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -306,8 +306,8 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
         why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else NOT_MEASURED
         layout.nothing(f"Effects of changing its neurons: {why}.")
         return
-    held_out = {"held-out": "Held-out prompts"}
-    options = held_out if rows["held_out"].all() else held_out | {"discovery": "Discovery prompts"}
+    names = {"held-out": "Held-out prompts", "discovery": "Discovery prompts"}
+    options = {name: text for name, text in names.items() if (rows["held_out"] == (name == "held-out")).any()}
     templates = address.segments("Prompts", "asked", options)
     rows = rows[rows["held_out"] == (templates == "held-out")]
     layout.draw_chart(

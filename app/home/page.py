@@ -31,10 +31,11 @@ def main() -> None:
     summary = ask(queries.atlas_summary, atlas)
     show_atlas_summary(atlas, summary)
     offer_experiment(atlas)
-    effects, facts = sentences.measured_effects(atlas, templates="held-out")
+    effects, facts = sentences.measured_effects(atlas)
+    effects = sentences.on_held_out(effects)
     if not effects.empty:
         with layout.errors_as_sentences():
-            headline(effects, facts)
+            headline(atlas, effects, facts)
     pictures(atlas, summary, effects)
 
 
@@ -160,7 +161,7 @@ def offer_another_model(atlas: Atlas, model: str) -> None:
 # Effects ---------------------------------------------------------------------------------------------
 
 
-def headline(effects: pd.DataFrame, facts: str) -> None:
+def headline(atlas: Atlas, effects: pd.DataFrame, facts: str) -> None:
     """Suppressing and amplifying beside four controls, with intervals, in a picture and in words."""
     st.subheader("What changing a fact's neurons does", anchor=False)
     left, right = st.columns([3, 2], gap="medium")
@@ -174,19 +175,19 @@ def headline(effects: pd.DataFrame, facts: str) -> None:
     n_relations = effects.loc[effects["group"] == "own", "n_relations"].max()
     sentences.note(
         f"Mean over {plural(n_relations, 'relation')}, with 95 % intervals: "
-        f"{sentences.sample_size(effects, facts)}, on held-out templates. "
+        f"{sentences.sample_size(effects, facts)}, on {sentences.templates_asked(atlas)}. "
         f"{sentences.RATIO_DEFINITIONS[ratio]} {sentences.describe_groups(effects)}"
     )
 
 
-def effects_of_a_build(effects: pd.DataFrame) -> None:
+def effects_of_a_build(atlas: Atlas, effects: pd.DataFrame) -> None:
     """What an atlas has before `python -m build evaluate`: two controls, no intervals; or nothing."""
     if effects.empty:
         layout.nothing(f"Effects of changing neurons: {NOT_MEASURED}.")
         return
     layout.draw_chart(effect_charts.effect_bars(effects), "Effects beside their controls")
     st.markdown(describe_suppression(effects))
-    st.caption(f"{sentences.TWO_CONTROLS} Known facts, on held-out templates.")
+    st.caption(f"{sentences.TWO_CONTROLS} Known facts, on {sentences.templates_asked(atlas)}.")
 
 
 def describe_suppression(effects: pd.DataFrame) -> str:
@@ -233,7 +234,7 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
         st.page_link(links.RELATION, label="Sharing by relation", icon=icon, query_params=links.here())
     for place in effects:
         with place:
-            effects_of_a_build(summary.effects)
+            effects_of_a_build(atlas, summary.effects)
     exports.offer(
         atlas.atlas_id,
         layers=by_layer,

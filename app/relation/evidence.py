@@ -39,18 +39,21 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
         effect_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
-    held_out = rows[rows["templates"] == "held-out"]
+    held_out = sentences.on_held_out(rows)
     verdicts = (sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES)
     st.markdown(" ".join(filter(None, verdicts)))
+    bars = "Full bars: held-out templates; faint bars: discovery templates."
+    if len(held_out) == len(rows):
+        bars = f"On {sentences.templates_asked(atlas)}."
     sentences.note(
-        f"{sentences.sample_size(rows, facts)}. Full bars: held-out templates; faint bars: discovery "
-        f"templates. {sentences.RATIO_DEFINITIONS[ratio]} {sentences.describe_groups(held_out)}"
+        f"{sentences.sample_size(rows, facts)}. {bars} {sentences.RATIO_DEFINITIONS[ratio]} "
+        f"{sentences.describe_groups(held_out)}"
     )
     return {"effects": rows}
 
 
 def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
-    """What a build alone measures: held-out prompts and two controls, without intervals."""
+    """What a build alone measures: two controls, without intervals."""
     rows, facts = (
         ask(queries.effect_summary, atlas, known=True, held_out=True, relation=relation_id),
         "known facts",
@@ -66,7 +69,8 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
         "Effects of changing each fact's neurons, beside controls",
     )
     n = int(rows["n_facts"].max())
-    st.caption(f"{sentences.TWO_CONTROLS} Mean over its {n:,} {facts}, on held-out templates.")
+    asked = sentences.templates_asked(atlas)
+    st.caption(f"{sentences.TWO_CONTROLS} Mean over its {n:,} {facts}, on {asked}.")
     return {"effects": rows}
 
 

@@ -16,6 +16,7 @@ import streamlit as st
 from app.shared import address
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural
+from atlas import queries
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.evidence import Judged
@@ -72,6 +73,18 @@ def measured_effects(
         if (rows["group"] == "own").any():
             return rows, facts
     return rows.head(0), "known"
+
+
+def on_held_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of `evidence.effects` on held-out templates; all rows where the atlas holds none out."""
+    held_out = rows[rows["templates"] == "held-out"]
+    return rows if held_out.empty else held_out
+
+
+def templates_asked(atlas: Atlas) -> str:
+    """The templates on which effects are measured, in words."""
+    held_out = ask(queries.atlas_summary, atlas).n_held_out
+    return "held-out templates" if held_out else "the templates that found them (none is held out)"
 
 
 def verdict(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> str:

@@ -1,6 +1,7 @@
 """Other thresholds for a fact's neurons: sliders, and how the set changes. No model is needed.
 
-    chosen = choose_thresholds(atlas.manifest)     # the sliders
+    own = atlas_thresholds(atlas.manifest, "P36")
+    chosen = choose_thresholds(atlas.manifest, own)     # the sliders
     rows = mark_changes(stored, found)             # a column `change`: kept, added or removed
 
 The URL's `t`, `p` and `n` are the threshold, the share of discovery prompts and the number of negative
@@ -25,20 +26,22 @@ from atlas.store.manifest import Manifest
 KEPT = "kept"
 _MOST_NEGATIVES = 10
 # What the atlas says about its rule and `queries.rethreshold` takes.
-_CHOSEN = ("threshold", "share", "at_least", "negatives", "seed")
+_CHOSEN = ("threshold", "share", "at_least", "inclusive", "negatives", "seed")
 # Change of a neuron → its kind in the charts.
 _CHANGE_KINDS = {KEPT: OWN, ADDED: ADDED, REMOVED: REMOVED}
 
 
-def atlas_thresholds(manifest: Manifest) -> Refinement:
-    """The thresholds that the atlas was made with; of the mode `default` where it does not say."""
-    said = {name: manifest.method.refinement.get(name) for name in _CHOSEN}
+def atlas_thresholds(manifest: Manifest, relation_id: str) -> Refinement:
+    """The thresholds that found the relation's neurons; those of the mode `default` where it is not said."""
+    refinement = manifest.method.refinement
+    said = {name: refinement.get(name) for name in _CHOSEN}
+    # The mode `paper` fits the share to each relation.
+    said["share"] = refinement.get("shares", {}).get(relation_id, said["share"])
     return replace(MODES["default"], **{name: value for name, value in said.items() if value is not None})
 
 
-def choose_thresholds(manifest: Manifest) -> Refinement:
-    """Three sliders whose values are the URL's `t`, `p` and `n`."""
-    own = atlas_thresholds(manifest)
+def choose_thresholds(manifest: Manifest, own: Refinement) -> Refinement:
+    """Three sliders whose values are the URL's `t`, `p` and `n`; `own` where nobody moves them."""
     left, middle, right = st.columns(3, gap="medium", vertical_alignment="bottom")
     lowest = manifest.method.stored_fraction or STORED_FRACTION
     chosen = choose_t_and_p(own, (left, middle), lowest=lowest)
@@ -59,6 +62,7 @@ def choose_thresholds(manifest: Manifest) -> Refinement:
 
 def choose_t_and_p(own: Refinement, places: Sequence[Any], *, lowest: float) -> Refinement:
     """Two sliders, for `t` and `p`; `own` where nobody moves them."""
+    reaches = "at least" if own.inclusive else "more than"
     with places[0]:
         t = address.slider(
             "Threshold (t)",
@@ -67,7 +71,7 @@ def choose_t_and_p(own: Refinement, places: Sequence[Any], *, lowest: float) -> 
             high=1.0,
             step=0.05,
             default=own.threshold,
-            help="A score counts if it is at least this share of the prompt's largest score.",
+            help=f"A score counts if it is {reaches} this share of the prompt's largest score.",
         )
     with places[1]:
         p = address.slider(
@@ -77,8 +81,8 @@ def choose_t_and_p(own: Refinement, places: Sequence[Any], *, lowest: float) -> 
             high=1.0,
             step=0.05,
             default=own.share,
-            help="The share of discovery prompts in which a score has to count; at least "
-            f"{own.at_least} prompts.",
+            help=f"A score has to count in {reaches} this share of the discovery prompts; at least in "
+            f"{own.at_least}.",
         )
     return replace(own, threshold=t, share=p)
 

@@ -8,13 +8,14 @@ ORDER BY known_share DESC, mean_probability DESC
 
 -- # Do the neurons matter?
 -- The claim beside its controls: suppressing a fact's own neurons, other neurons, and its own neurons on
--- unrelated facts; known facts, held-out prompts.
+-- unrelated facts; known facts, held-out prompts (all prompts where none is held out).
 SELECT intervention, "group", count(*) AS prompts,
        avg((p_after - p_before) / p_before) AS mean_change,
        median((p_after - p_before) / p_before) AS median_change,
        avg((rank_after = 1)::INTEGER) AS still_first
 FROM effects JOIN facts USING (fact_id)
-WHERE known AND effects.held_out AND rank_before = 1 AND p_before > 0
+WHERE known AND rank_before = 1 AND p_before > 0
+  AND effects.held_out = (SELECT bool_or(held_out) FROM effects)
 GROUP BY ALL
 ORDER BY intervention DESC, mean_change
 
@@ -163,7 +164,8 @@ SELECT fact_id, subject, object, label, facts.n_neurons,
 FROM effects
 JOIN facts USING (fact_id)
 JOIN relations USING (relation_id)
-WHERE "group" = 'own' AND intervention = 'suppress' AND effects.held_out AND known AND facts.n_neurons > 0
+WHERE "group" = 'own' AND intervention = 'suppress' AND known AND facts.n_neurons > 0
+  AND effects.held_out = (SELECT bool_or(held_out) FROM effects)
 GROUP BY ALL
 ORDER BY kept DESC
 LIMIT 50

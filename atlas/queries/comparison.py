@@ -309,8 +309,8 @@ def n_facts_with_neurons(atlas: Atlas) -> int:
 def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None = None) -> dict[str, float]:
     """The effect of suppression on the answer in held-out prompts: group → change of its mean probability.
 
-    Of one fact, or of a relation's known facts on prompts of known facts. Groups that were not measured are
-    absent; the groups are those of the table `effects`.
+    Of one fact, or of a relation's known facts on prompts of known facts; on all prompts where the atlas
+    holds none out. Groups that were not measured are absent; the groups are those of the table `effects`.
     """
     rows = atlas.query(
         """
@@ -318,7 +318,8 @@ def suppression(atlas: Atlas, *, fact: str | None = None, relation: str | None =
         FROM effects AS e
         JOIN facts AS changed ON changed.fact_id = e.fact_id
         JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-        WHERE e.intervention = 'suppress' AND e.held_out AND coalesce(e.n_neurons, 1) > 0
+        WHERE e.intervention = 'suppress' AND coalesce(e.n_neurons, 1) > 0
+          AND e.held_out = (SELECT bool_or(held_out) FROM effects)
           AND ($fact IS NULL OR e.fact_id = $fact)
           AND ($relation IS NULL OR (changed.relation_id = $relation AND changed.known AND asked.known))
         GROUP BY e."group" HAVING change IS NOT NULL

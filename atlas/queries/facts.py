@@ -35,8 +35,8 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
     Among the known facts whose fall, less the controls' change, is at least half of the largest, it is the
     one whose subject is in most facts. Where effects were not measured, any known fact may be taken. None
     when no fact has neurons. Columns: fact_id, relation_id, label, subject, object, known, mean_probability,
-    n_neurons, before, after, random (mean probabilities on held-out prompts; null if not measured), text (the
-    shortest prompt it gets right, held out if there is one).
+    n_neurons, before, after, random (mean probabilities on held-out prompts, or on all where none is held
+    out; null if not measured), text (the shortest prompt it gets right, held out if there is one).
     """
     return atlas.query_one(
         """
@@ -45,7 +45,9 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
                    avg(p_after) FILTER ("group" = 'own') AS after,
                    avg(p_after) FILTER ("group" = 'random') AS random,
                    avg(p_before - p_after) FILTER ("group" = 'unrelated') AS elsewhere
-            FROM effects WHERE intervention = 'suppress' AND held_out GROUP BY fact_id
+            FROM effects
+            WHERE intervention = 'suppress' AND held_out = (SELECT bool_or(held_out) FROM effects)
+            GROUP BY fact_id
         ), named AS (
             SELECT unnest([subject, object]) AS name, count(*) AS n FROM facts GROUP BY name
         ), judged AS (
@@ -236,13 +238,22 @@ def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
 
 
 def rethreshold(
-    atlas: Atlas, fact_id: str, t: float, p: float, *, at_least: int = 2, negatives: int = 0, seed: int = 0
+    atlas: Atlas,
+    fact_id: str,
+    t: float,
+    p: float,
+    *,
+    at_least: int = 2,
+    inclusive: bool = True,
+    negatives: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The fact's neurons under other thresholds: coarse ≥ `t` × the prompt's maximum, share ≥ `p`.
 
-    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`. `negatives`
-    is a number of other facts of the relation, with other answers: neurons that are coarse as often in their
-    prompts, of the same templates, are left out (`atlas.refinement`, step 4).
+    A neuron must be coarse in at least `at_least` discovery prompts, as in the mode `default`. Without
+    `inclusive`, > stands for ≥, as in the mode `replication`. `negatives` is a number of other facts of the
+    relation, with other answers: neurons that are coarse as often in their prompts, of the same templates,
+    are left out (`atlas.refinement`, step 4).
     Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score, and as the atlas
     has them (null where no fact has the neuron) n_facts, n_relations, value_norm, promoted, suppressed.
     """
@@ -251,8 +262,12 @@ def rethreshold(
             f"t must be between {STORED_FRACTION:g} (smaller scores are not stored) and 1, "
             f"p between 0 and 1, got {t:g} and {p:g}."
         )
+    reaches = ">=" if inclusive else ">"
+    # As `Refinement.needed`.
+    needed = "ceil({n} * $p - 1e-9)" if inclusive else "floor({n} * $p + 1e-9) + 1"
+    own, theirs = (needed.format(n=f"(SELECT count(*) FROM {each})") for each in ("discovery", "negative"))
     return atlas.query(
-        """
+        f"""
         WITH discovery AS (
             SELECT template_id FROM prompts
             WHERE fact_id = $fact_id AND NOT held_out AND max_score IS NOT NULL
@@ -261,12 +276,12 @@ def rethreshold(
                    max(score::DOUBLE) OVER (PARTITION BY template_id) AS largest
             FROM attributions SEMI JOIN discovery USING (template_id) WHERE fact_id = $fact_id
         ), kept AS (
-            SELECT layer, neuron, count(*) FILTER (largest > 0 AND score >= $t * largest) AS n_prompts,
+            SELECT layer, neuron, count(*) FILTER (largest > 0 AND score {reaches} $t * largest) AS n_prompts,
                    n_prompts / (SELECT count(*) FROM discovery) AS share,
                    avg(score ORDER BY template_id) AS mean_score, max(score) AS max_score
             FROM scored
             GROUP BY layer, neuron
-            HAVING n_prompts >= greatest(ceil((SELECT count(*) FROM discovery) * $p - 1e-9), $at_least)
+            HAVING n_prompts >= greatest({own}, $at_least)
         ), negative AS (
             SELECT fact_id, template_id FROM prompts SEMI JOIN discovery USING (template_id)
             WHERE list_contains($others, fact_id) AND NOT held_out AND max_score IS NOT NULL
@@ -275,10 +290,9 @@ def rethreshold(
                    max(score::DOUBLE) OVER (PARTITION BY fact_id, template_id) AS largest
             FROM attributions SEMI JOIN negative USING (fact_id, template_id)
         ), answering AS (
-            SELECT layer, neuron FROM theirs WHERE largest > 0 AND score >= $t * largest
+            SELECT layer, neuron FROM theirs WHERE largest > 0 AND score {reaches} $t * largest
             GROUP BY layer, neuron
-            HAVING count(*) >= least((SELECT count(*) FROM negative),
-                                     greatest(ceil((SELECT count(*) FROM negative) * $p - 1e-9), $at_least))
+            HAVING count(*) >= least((SELECT count(*) FROM negative), greatest({theirs}, $at_least))
         )
         SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, n.promoted, n.suppressed
         FROM kept ANTI JOIN answering USING (layer, neuron)

@@ -55,8 +55,9 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 class Summary:
     """The atlas in numbers; None is "not measured".
 
-    `effects` is `effect_summary` for known facts on held-out prompts; `within` and `across` are the mean
-    numbers of neurons that two facts of one relation share, and two facts of different relations.
+    `effects` is `effect_summary` for known facts on held-out prompts, or on all where none is held out;
+    `within` and `across` are the mean numbers of neurons that two facts of one relation share, and two facts
+    of different relations.
     """
 
     n_relations: int
@@ -105,7 +106,8 @@ def effect_summary(
     """Mean effects of interventions, own neurons and controls; of all facts or of one relation's.
 
     `known` keeps prompts where both the changed fact and the fact asked for are known (or, if False, where
-    the changed one is not); `held_out` keeps one side of the split. Facts without neurons are left out.
+    the changed one is not); `held_out` keeps one side of the split, or all where none is held out. Facts
+    without neurons are left out.
     Columns: intervention, group, n_facts, n_prompts,
     mean_relative_change (mean over prompts of (p_after − p_before) / p_before),
     ratio_of_means (mean p_after / mean p_before − 1; a few improbable answers cannot dominate it),
@@ -124,7 +126,7 @@ def effect_summary(
         LEFT JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
         WHERE coalesce(e.n_neurons, 1) > 0
           AND ($known IS NULL OR (changed.known = $known AND (NOT $known OR asked.known)))
-          AND ($held_out IS NULL OR e.held_out = $held_out)
+          AND ($held_out IS NULL OR e.held_out = ($held_out AND (SELECT bool_or(held_out) FROM effects)))
           AND ($relation IS NULL OR changed.relation_id = $relation)
         GROUP BY e.intervention, e."group"
         ORDER BY e.intervention DESC, list_position($groups, e."group")

@@ -45,7 +45,8 @@ class Study:
     """One experiment: the table it fills, and the sample of facts that it takes by default.
 
     derived: further tables that follow from it. sample: None for every fact. version: raised when its rows
-    would differ from before. needs: tables that the atlas must have.
+    would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
+    prompts only, so that nothing can be measured where none is held out.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Study:
     derived: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
+    needs_held_out: bool = True
 
     def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
@@ -74,6 +76,7 @@ STUDIES: dict[str, Study] = {
             "numbers of neurons, sharing, layers and hubs under other thresholds and modes",
             needs=("prompts", "attributions", "knowledge_neurons"),
             needs_model=False,
+            needs_held_out=False,
         ),
         Study(
             "effects",
@@ -81,6 +84,7 @@ STUDIES: dict[str, Study] = {
             "suppress and amplify: own neurons and four controls, on discovery and held-out prompts",
             version=2,
             derived=("effect_summaries",),
+            needs_held_out=False,
         ),
         Study("update", "edits", "rewrite facts: success, and what else changes", sample=10, version=2),
         Study("erase", "erasures", "erase a relation's most frequent neurons, 1 to 200 of them", sample=25),

@@ -7,7 +7,7 @@ Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neu
    the paper's *baseline*; and its own on prompts of *unrelated* facts. A fact's own neurons are often their
    layers' most active, so the matched ones may be less active: `activity` says by how much.
 2. *Effects.* Each group suppressed (× 0) and amplified (× 2) at the answer position, on the fact's discovery
-   and held-out prompts; unrelated prompts are held-out ones.
+   and held-out prompts; unrelated prompts are held-out ones, where the atlas holds any out.
 3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
    intervals: facts are resampled within their relation, and relations for the mean over them.
 """
@@ -119,8 +119,8 @@ def _evaluations(setting: Setting, fact: AtlasFact, activations: np.ndarray) -> 
         if neurons
     ]
     generator = setting.generator("unrelated", fact.fact_id)
-    for partner in setting.partners.draw(setting.place[fact.fact_id], len(fact.held_out), generator):
-        drawn = draw_one(setting.facts[partner].held_out, generator)
+    for partner in setting.partners.draw(setting.place[fact.fact_id], len(setting.asked(fact)), generator):
+        drawn = draw_one(setting.asked(setting.facts[partner]), generator)
         evaluations.append(_evaluation(fact, "unrelated", groups["own"], drawn, activity["own"]))
     return evaluations
 
@@ -247,13 +247,13 @@ def _interval(name: str, drawn: np.ndarray, n_facts: int) -> dict[str, float | N
 def summary(atlas: Atlas) -> list[str]:
     rows = atlas.query("""
         SELECT * FROM effect_summaries
-        WHERE relation_id = 'all' AND templates = 'held-out' AND facts <> 'unknown'
+        WHERE relation_id = 'all' AND facts <> 'unknown'
+          AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
         ORDER BY facts DESC, intervention DESC, list_position(
             ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
     """)
-    lines = [
-        "held-out prompts, mean over relations      paper's ratio [95 %]   replication's  top changed  active"
-    ]
+    asked = f"{rows['templates'].iloc[0]} prompts, mean over relations" if len(rows) else "not measured"
+    lines = [f"{asked:<43}paper's ratio [95 %]   replication's  top changed  active"]
     for row in rows.itertuples():
         what = f"{row.intervention}, {row.group}, {row.facts} facts"
         interval = f"[{row.paper_low:+.1%}, {row.paper_high:+.1%}]"

@@ -23,6 +23,7 @@ from typer import Option
 
 from atlas.errors import BuildError
 from atlas.models import locate
+from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
@@ -84,6 +85,9 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         lines = []
         for study in chosen:
             lines += [f"{study.name}: {study.sentence}"]
+            if study.needs_held_out and not atlas_summary(atlas).n_held_out:
+                lines += ["  not measured: the atlas holds no prompt out; --discovery half of `run` does", ""]
+                continue
             done = _Evaluation(study, output, model, options).run(fresh=fresh)
             atlas = Atlas(folder)
             lines += [f"  {line}" for line in (*study.load().summary(atlas), done)] + [""]

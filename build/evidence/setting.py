@@ -202,11 +202,20 @@ class Setting:
         return {fact.fact_id: place for place, fact in enumerate(self.facts)}
 
     @cached_property
+    def holds_out(self) -> bool:
+        """Whether the atlas keeps templates for evaluation."""
+        return any(fact.held_out for fact in self.facts)
+
+    def asked(self, fact: AtlasFact) -> tuple[StoredPrompt, ...]:
+        """The fact's held-out prompts; all of its prompts where the atlas holds none out."""
+        return fact.held_out if self.holds_out else fact.prompts
+
+    @cached_property
     def partners(self) -> Partners:
-        """For each fact, by its index, facts with held-out prompts that differ in relation and object."""
+        """For each fact, by its index, facts with prompts to ask that differ in relation and object."""
         return Partners.among(
             [fact.fact for fact in self.facts],
-            [bool(fact.held_out) for fact in self.facts],
+            [bool(self.asked(fact)) for fact in self.facts],
             [fact.known for fact in self.facts],
         )
 

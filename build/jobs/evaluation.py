@@ -1,10 +1,10 @@
 """What suppressing and amplifying neurons does to prompts: the evaluations and the rows of `effects`.
 
-    evaluations = [*HeldOutEvaluations(...).of_fact(fact)]
+    evaluations = [*Evaluations(...).of_fact(fact)]
     table = evaluate_effects(subject, evaluations, batches=batches)
 
-A build measures the groups own, random and unrelated on held-out prompts; `build.evidence.effects` measures
-more. What is drawn depends on the seed, the purpose and the fact alone.
+A build measures the groups own, random and unrelated on held-out prompts, or on all where it holds none out;
+`build.evidence.effects` measures more. What is drawn depends on the seed, the purpose and the fact alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Partners:
-    """Facts with held-out prompts, among which unrelated ones are drawn for a fact.
+    """Facts with prompts to ask, among which unrelated ones are drawn for a fact.
 
     All (n_candidates,): index of the fact in the plan, codes of its relation and its object, and whether
     the model knows it.
@@ -70,8 +70,8 @@ class Partners:
     known: np.ndarray
 
     @classmethod
-    def among(cls, facts: Sequence[Fact], has_held_out: Sequence[bool], known: Sequence[bool]) -> Partners:
-        chosen = np.flatnonzero(np.asarray(has_held_out, bool))
+    def among(cls, facts: Sequence[Fact], has_prompts: Sequence[bool], known: Sequence[bool]) -> Partners:
+        chosen = np.flatnonzero(np.asarray(has_prompts, bool))
 
         def codes(values: list[str]) -> np.ndarray:
             return np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)[1]
@@ -108,11 +108,11 @@ class Partners:
 
 
 @dataclass(frozen=True)
-class HeldOutEvaluations:
-    """A build's evaluations, fact by fact: own, random and unrelated, on held-out prompts.
+class Evaluations:
+    """A build's evaluations, fact by fact: own, random and unrelated.
 
     facts: those that have prompts, in the order of `prompts.fact_ids`; neurons: of the facts that have some;
-    prompt_of: the prompt of a row.
+    prompt_of: the prompt of a row; holds_out: whether held-out prompts are asked, rather than all.
     """
 
     facts: Sequence[Fact]
@@ -121,27 +121,30 @@ class HeldOutEvaluations:
     n_neurons: int
     seed: int
     prompt_of: Callable[[int], Prompt]
+    holds_out: bool = True
 
     @cached_property
     def partners(self) -> Partners:
-        has_held_out = [bool(self.held_out_rows(fact)) for fact in self.facts]
-        return Partners.among(self.facts, has_held_out, self.prompts.known)
+        return Partners.among(
+            self.facts, [bool(self.asked_rows(fact)) for fact in self.facts], self.prompts.known
+        )
 
-    def held_out_rows(self, fact: Fact) -> list[int]:
-        return [row for row in self.prompts.rows_of(fact.fact_id) if self.prompts.held_out[row]]
+    def asked_rows(self, fact: Fact) -> list[int]:
+        rows = self.prompts.rows_of(fact.fact_id)
+        return [row for row in rows if self.prompts.held_out[row] or not self.holds_out]
 
     def count(self, fact: Fact) -> int:
         """How many evaluations `of_fact` gives."""
-        n_held_out = len(self.held_out_rows(fact))
+        n_asked = len(self.asked_rows(fact))
         index = self.prompts.index_of(fact.fact_id)
-        return 2 * n_held_out + min(n_held_out, self.partners.n_candidates(index))
+        return 2 * n_asked + min(n_asked, self.partners.n_candidates(index))
 
     def of_fact(self, fact: Fact) -> Iterator[Evaluation]:
         """The fact's evaluations; what is drawn depends on the seed and the fact alone."""
         own = self.neurons[fact.fact_id]
         match = random_match(own, self.n_neurons, seeded(self.seed, "random", fact.fact_id))
         matched = tuple(sorted(match.values()))
-        rows = self.held_out_rows(fact)
+        rows = self.asked_rows(fact)
         for row in rows:
             yield self._evaluation(fact, row, "own", own)
             if matched:
@@ -149,7 +152,7 @@ class HeldOutEvaluations:
         generator = seeded(self.seed, "unrelated", fact.fact_id)
         index = self.prompts.index_of(fact.fact_id)
         for partner in self.partners.draw(index, len(rows), generator):
-            row = int(generator.choice(self.held_out_rows(self.facts[partner])))
+            row = int(generator.choice(self.asked_rows(self.facts[partner])))
             yield self._evaluation(fact, row, "unrelated", own)
 
     def _evaluation(self, fact: Fact, row: int, group: str, neurons: tuple[Neuron, ...]) -> Evaluation:
@@ -161,6 +164,7 @@ class HeldOutEvaluations:
             p_before=float(self.prompts.probability[row]),
             rank_before=int(self.prompts.rank[row]),
             top_before=self.prompts.top_token[row],
+            held_out=bool(self.prompts.held_out[row]),
         )
 
 

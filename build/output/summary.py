@@ -2,8 +2,9 @@
 
     print(describe_atlas(Path("out/my-atlas")))
 
-Means over the held-out prompts of known facts, each prompt's change relative to its own probability; a
-prompt that rises from almost nothing weighs much in the mean, so the median stands beside it.
+Means over the held-out prompts of known facts (all prompts where none is held out), each prompt's change
+relative to its own probability; a prompt that rises from almost nothing weighs much in the mean, so the
+median stands beside it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> 
         FROM effects AS e
         JOIN facts AS own ON own.fact_id = e.fact_id
         JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-        WHERE own.known AND asked.known AND e.held_out AND p_before > 0
+        WHERE own.known AND asked.known AND p_before > 0
+          AND e.held_out = (SELECT bool_or(held_out) FROM effects)
         GROUP BY intervention, "group"
         ORDER BY intervention DESC, list_position(
             ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from atlas.store.manifest import Manifest, file_name
 from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
-from build.plan import duration
+from build.plan import default_discovery, duration
 from build.report.findings import Findings
 from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 
@@ -87,6 +87,9 @@ def _command(manifest: Manifest) -> str:
         if value != default:
             value = ",".join(value) if isinstance(value, list | tuple) else value
             words.append(f"--{name} {value}")
+    discovery = parameters.get("discovery") or "half"
+    if discovery != default_discovery(parameters.get("mode", "default")):
+        words.append(f"--discovery {discovery}")
     if parameters.get("steps") is not None and parameters.get("rule") != "certified":
         words.append(f"--steps {parameters['steps']}")
     return f"`python -m build run {' '.join(words)} --out DIR`"

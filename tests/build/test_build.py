@@ -19,16 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atlas import datasets, refinement
+import atlas
+from atlas import datasets, queries, refinement
 from atlas.datasets import Dataset
 from atlas.errors import BuildError, ModelError
 from atlas.neuron import Fact, Neuron, Relation, Template
+from atlas.queries import comparison
 from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.store.schema import SORT_KEYS, TABLES, difference
+from build.__main__ import main as command
 from build.jobs.machine import Machine
 from build.output.check import check_atlas
 from build.output.writer import Output, open_output
-from build.plan import BuildOptions, make_plan
+from build.plan import BuildOptions, describe_plan, make_plan
 from build.run import run_build
 from tests import ROOT
 
@@ -413,8 +416,83 @@ def test_a_model_without_numbers_is_one_sentence(tmp_path):
     assert not list((tmp_path / "out" / "work").glob("*.p*"))
 
 
+@pytest.mark.parametrize(
+    ("mode", "discovery", "held_out"),
+    [
+        ("default", None, 3),
+        ("paper", None, 0),
+        ("replication", None, 0),
+        ("default", "all", 0),
+        ("paper", "half", 3),
+    ],
+)
+def test_the_originals_modes_take_all_templates_unless_told_otherwise(tiny_bert, mode, discovery, held_out):
+    plan = make_plan(options(tiny_bert, mode=mode, discovery=discovery))
+    assert [sum(held for _, held in plan.prompts_of(fact)) for fact in plan.facts] == [held_out] * 10
+    assert (plan.n_discovery, plan.n_held_out) == (10 * (6 - held_out), 10 * held_out)
+    assert ("none: effects are measured on" in describe_plan(plan)) == (held_out == 0)
+
+
+def test_another_choice_of_templates_is_one_sentence(tiny_bert):
+    with pytest.raises(BuildError, match=r"--discovery cannot be 'none'\. Choose one of: half, all\."):
+        options(tiny_bert, discovery="none")
+
+
+@pytest.fixture
+def all_templates(build_once: Callable[..., Path], tiny_bert: Path) -> Path:
+    """An atlas that holds no template out."""
+    return build_once(tiny_bert, mode="replication")
+
+
+def test_with_all_templates_effects_are_those_on_the_prompts_that_find_neurons(all_templates, tiny_bert):
+    effects, prompts = (tables_of(all_templates)[name].to_pandas() for name in ("effects", "prompts"))
+    assert not prompts.held_out.any()
+    assert prompts.max_score.notna().all()
+    assert not effects.held_out.any()
+    assert set(effects.group) == {"own", "random", "unrelated"}
+    own = effects[(effects.group == "own") & (effects.intervention == "suppress")]
+    assert own.groupby("fact_id").size().eq(6).all()
+    manifest = read_manifest(all_templates)
+    assert manifest.method.held_out.startswith("No template")
+    assert manifest.method.options["parameters"]["discovery"] == "all"
+
+
+def test_summaries_fall_back_on_the_prompts_that_there_are(all_templates):
+    with atlas.open(all_templates) as opened:
+        summary = queries.effect_summary(opened, held_out=True)
+        counted = opened.query("SELECT count(*) AS n FROM effects WHERE intervention = 'suppress'")
+        fact = opened.query("SELECT fact_id FROM facts WHERE n_neurons > 0")["fact_id"][0]
+        assert {"own", "random"} <= set(comparison.suppression(opened, fact=fact))
+    suppressed = summary[summary["intervention"] == "suppress"]
+    assert suppressed["n_prompts"].sum() == counted["n"][0]
+
+
+def test_experiments_on_held_out_prompts_say_that_there_are_none(all_templates, tmp_path, capsys):
+    folder = shutil.copytree(all_templates, tmp_path / "copy")
+    assert command(["evaluate", str(folder), "--experiments", "effects,erase,subsets", "--sample", "3",
+                    "--fresh"]) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.count("not measured: the atlas holds no prompt out") == 2
+    assert "discovery prompts, mean over relations" in said
+    summaries = pq.read_table(folder / "effect_summaries.parquet").to_pandas()
+    assert set(summaries.templates) == {"discovery"}
+    assert set(summaries.group) == {"own", "random", "matched", "baseline", "unrelated"}
+    assert check_atlas(folder).passed
+
+
+def test_a_rule_of_more_than_a_threshold_is_repeated_as_it_is(all_templates):
+    with atlas.open(all_templates) as opened:
+        for fact_id in opened.query("SELECT fact_id FROM facts")["fact_id"]:
+            rule = refinement.MODES["replication"]
+            options = {"at_least": rule.at_least, "inclusive": rule.inclusive}
+            found = queries.rethreshold(opened, fact_id, rule.threshold, rule.share, **options)
+            stored = queries.neurons_of_fact(opened, fact_id)
+            pairs = ["layer", "neuron"]
+            assert set(found[pairs].itertuples(index=False)) == set(stored[pairs].itertuples(index=False))
+
+
 def test_the_modes_find_their_own_neurons_in_the_same_scores(build_once, bert_atlas, tiny_bert):
-    folder = build_once(tiny_bert, mode="replication")
+    folder = build_once(tiny_bert, mode="replication", discovery="half")
     assert check_atlas(folder).passed
     assert tables_of(folder)["attributions"].equals(tables_of(bert_atlas)["attributions"])
     recorded = read_manifest(folder).method.refinement

@@ -67,7 +67,7 @@ class BuildOptions:
     """
 
     model: Annotated[str, Option(help="pocket-bert, smollm2-135m, a folder, or a hub id")]
-    dataset: Annotated[str, Option(help="starter, pararel or counterfact")]
+    dataset: Annotated[str, Option(help="starter, pararel, counterfact or dai")]
     source: Annotated[Path | None, Option(help="folder or file of the data set")] = None
     relations: Annotated[
         tuple[str, ...] | None, Option(help="only these relations", metavar="P36,P37", parser=_relation_ids)

@@ -77,15 +77,16 @@ def pararel_expanded(
 def _published(source: str | Path | None) -> Relations:
     source = source or os.environ.get(SOURCE_VARIABLE)
     folder = data_folder(Path(source) if source else None, option="source")
-    load_pararel(folder, option="source")  # checks every file
+    names = [relation.relation_id for relation in load_pararel(folder, option="source").relations]
 
     def rows(kind: str, relation: str) -> list[dict[str, str]]:
         lines = (folder / kind / f"{relation}.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line.strip()]
 
-    return {
-        name: {"graphs": rows(TEMPLATES, name), "vocab": rows(FACTS, name)} for name in PARAREL_RELATION_NAMES
-    }
+    # The original's order; relations of people's own follow it.
+    place = {name: number for number, name in enumerate(PARAREL_RELATION_NAMES)}
+    names.sort(key=lambda name: place.get(name, len(place)))
+    return {name: {"graphs": rows(TEMPLATES, name), "vocab": rows(FACTS, name)} for name in names}
 
 
 def _cached(data_path: str | Path, make: Callable[[], dict]) -> dict:

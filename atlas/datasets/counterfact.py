@@ -20,7 +20,6 @@ of the file that was read: atlases with equal revisions are of the same file.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 
 from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import fetch_file, sha256
-from atlas.datasets.pararel import RELATION_LABELS
+from atlas.datasets.pararel import RELATION_LABELS, by_number
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
 from atlas.validation import problem_of
@@ -167,7 +166,7 @@ def _parse(path: str, content: bytes) -> CounterFact:
             cases[case_id] = _case(case_id, record, fact, template)
         except PromptError as error:
             raise DatasetError(f"{where}: {error}") from error
-    relation_ids = sorted({fact.relation_id for fact in facts.values()}, key=_by_number)
+    relation_ids = sorted({fact.relation_id for fact in facts.values()}, key=by_number)
     order = {relation_id: place for place, relation_id in enumerate(relation_ids)}
     dataset = Dataset(
         dataset_id="counterfact",
@@ -218,9 +217,3 @@ def _case(case_id: str, record: _Record, fact: Fact, template: Template) -> Case
         attributes=prompts("attribute_prompts", "", new),
         generation=record.generation_prompts,
     )
-
-
-def _by_number(relation_id: str) -> tuple[int, str]:
-    """Wikidata's ids by their number, others after them by name."""
-    found = re.fullmatch(r"P(\d+)", relation_id)
-    return (int(found[1]), "") if found else (1 << 62, relation_id)

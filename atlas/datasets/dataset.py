@@ -13,6 +13,9 @@ from functools import cached_property
 from atlas.errors import DatasetError
 from atlas.neuron import Fact, Relation, Template
 
+NOT_PUBLISHED = "not the published files"
+"""How the revision begins of people's own files in a published data set's form."""
+
 
 @dataclass(frozen=True)
 class Dataset:

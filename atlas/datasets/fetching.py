@@ -25,12 +25,21 @@ TIMEOUT_SECONDS = 4.0
 _DOWNLOADS_AT_ONCE = 8
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def git_blob_id(content: bytes) -> str:
+    """What git calls a file of this content."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+
+
 @dataclass(frozen=True)
 class PublishedFiles:
     """Where files are published: `hashes` maps their paths below `base_url` to their sha256.
 
     `key` names their folder in the cache; `copy` names the alternative for users, such as "a copy of its data
-    folder".
+    folder". `digest` computes the hashes and `digest_name` names them, where they are no sha256.
     """
 
     key: str
@@ -39,6 +48,8 @@ class PublishedFiles:
     base_url: str
     revision: str
     hashes: Mapping[str, str]
+    digest: Callable[[bytes], str] = sha256
+    digest_name: str = "sha256"
 
     @property
     def folder(self) -> Path:
@@ -59,13 +70,13 @@ def fetch_files(
     `DatasetError`, which names `option`, when a file cannot be fetched or is not the published one.
     """
     folder = published.folder
-    wanted = [path for path, digest in published.hashes.items() if not _is_there(folder / path, digest)]
+    wanted = [path for path in published.hashes if not _is_there(published, path)]
     if not wanted:
         return folder
     if say is not None:
         say(
             f"Fetching {len(wanted)} files of {published.name} from {published.base_url}; "
-            f"they are checked against their sha256 and kept in {folder}."
+            f"they are checked against their {published.digest_name} and kept in {folder}."
         )
     instead = f"pass {published.copy} with {option} DIR"
     count = count or (lambda done, total: None)
@@ -108,13 +119,9 @@ def fetch_file(
     return target
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _is_there(path: Path, digest: str) -> bool:
+def _is_there(published: PublishedFiles, path: str) -> bool:
     try:
-        return sha256(path.read_bytes()) == digest
+        return published.digest((published.folder / path).read_bytes()) == published.hashes[path]
     except OSError:
         return False
 
@@ -125,9 +132,10 @@ def _download(published: PublishedFiles, path: str, instead: str) -> None:
         f"{path} of {published.name} cannot be fetched from its public repository",
         f"{instead[0].upper()}{instead[1:]}.",
     )
-    if sha256(content) != published.hashes[path]:
+    if published.digest(content) != published.hashes[path]:
         raise DatasetError(
-            f"The download of {path} from {published.name} does not match the published sha256. "
+            f"The download of {path} from {published.name} does not match the published "
+            f"{published.digest_name}. "
             f"Try again, or {instead}."
         )
     _keep(content, published.folder / path, published.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from atlas.datasets.counterfact import load_counterfact
+from atlas.datasets.dai import load_dai
 from atlas.datasets.dataset import Dataset
 from atlas.datasets.pararel import load_pararel
 from atlas.datasets.starter import load_starter
@@ -13,15 +14,14 @@ from atlas.errors import DatasetError
 
 
 def _starter(source: Path | None) -> Dataset:
-    if source is not None:
-        raise DatasetError("The data set starter comes with the project. Leave out the source.")
-    return load_starter()
+    return load_starter() if source is None else load_starter(source.expanduser())
 
 
 LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
     "starter": _starter,
     "pararel": load_pararel,
     "counterfact": load_counterfact,
+    "dai": load_dai,
 }
 
 

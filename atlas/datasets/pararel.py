@@ -7,17 +7,20 @@ None of the files comes with this project, only their sha256 (`pararel_sha256.tx
 reads too). Templates and facts are kept as published, odd spaces included, so that results compare with
 those of others.
 
-Steps: find the files (the folder given, else the cache, else a download), read them, check their sha256.
-A malformed line is reported before a wrong hash, because it says more.
+A folder may hold other facts and templates in the same form: the revision then says that these are not the
+published files, and labels are the relations' ids where PARAREL has none.
+
+Steps: find the files (the folder given, else the cache, else a download), read them, compare their sha256.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from atlas.datasets.dataset import Dataset
+from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.datasets.fetching import PublishedFiles, fetch_files, sha256
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
@@ -90,14 +93,16 @@ def load_pararel(
 ) -> Dataset:
     """PARAREL's relations with templates, from a folder or, without one, from its public repository.
 
-    `hashes` maps the files to read to their sha256; by default those of the published commit. `option` is
+    `hashes` maps the published files to their sha256; by default those of the pinned commit. `option` is
     the command line's name for `source`; `say` and `count` as in `fetch_files`.
-    Raises `DatasetError` when a file cannot be fetched or read, is malformed, or is not the published one.
+    Raises `DatasetError` when a file cannot be fetched or read, or is malformed.
     """
     hashes = published_hashes() if hashes is None else hashes
     folder = data_folder(source, hashes=hashes, option=option, say=say, count=count)
-    contents = {path: _read(folder / path, option) for path in hashes}
-    relation_ids = sorted({Path(path).stem for path in hashes}, key=lambda name: int(name[1:]))
+    relation_ids = _relations_in(folder, hashes)
+    paths = [f"{kind}/{relation_id}.jsonl" for relation_id in relation_ids for kind in (TEMPLATES, FACTS)]
+    contents = {path: _read(folder / path, option) for path in paths}
+    published = {path: sha256(content) for path, content in contents.items()} == dict(hashes)
 
     templates: list[Template] = []
     facts: list[Fact] = []
@@ -119,15 +124,9 @@ def load_pararel(
                 )
             fact_ids.add(entry["uuid"])
             facts.append(Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], _SOURCE))
-    for path, digest in hashes.items():
-        if sha256(contents[path]) != digest:
-            raise DatasetError(
-                f"{folder / path} is not the file published at commit {REVISION[:12]}: its sha256 differs. "
-                "Copy it again."
-            )
     return Dataset(
         dataset_id="pararel",
-        revision=REVISION,
+        revision=REVISION if published else f"{NOT_PUBLISHED} of commit {REVISION[:12]}",
         licence=_LICENCE,
         relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(templates),
@@ -165,6 +164,21 @@ def _data_folder(source: Path, option: str) -> Path:
     )
 
 
+def _relations_in(folder: Path, hashes: Mapping[str, str]) -> list[str]:
+    """The relations with templates, by number; a published one that lacks just one of its files, too."""
+    found = {kind: {path.stem for path in (folder / kind).glob("*.jsonl")} for kind in (TEMPLATES, FACTS)}
+    names = found[TEMPLATES] | (found[FACTS] & {Path(path).stem for path in hashes})
+    if not names:
+        raise DatasetError(f"{folder / TEMPLATES} has no *.jsonl. Give each relation one, such as P36.jsonl.")
+    return sorted(names, key=by_number)
+
+
+def by_number(relation_id: str) -> tuple[int, str]:
+    """A key that sorts Wikidata's ids by their number, others after them by name."""
+    found = re.fullmatch(r"P(\d{1,18})", relation_id)
+    return (int(found[1]), "") if found else (1 << 62, relation_id)
+
+
 def _read(path: Path, option: str) -> bytes:
     try:
         return path.read_bytes()
@@ -179,7 +193,7 @@ def _entries(path: Path, content: bytes, keys: tuple[str, ...]) -> Iterator[tupl
     for number, line in enumerate(content.rstrip(b"\n").split(b"\n"), start=1):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(
                 f"{path}, line {number}, is not a JSON object ({error}). Copy the file again."
             ) from error

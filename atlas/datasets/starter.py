@@ -19,11 +19,13 @@ import io
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
-from atlas.datasets.dataset import Dataset
+from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
+from atlas.validation import one_line
 
 STARTER_FACTS = Path(__file__).parent / "starter_facts"
 _REVISION = "1"
@@ -37,15 +39,16 @@ _LETTERS = str.maketrans(
 
 
 def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
-    """The starter data set, from the folder that comes with the project or a copy of it.
+    """The starter data set, from the folder that comes with the project, or one of the same form.
 
-    Raises `DatasetError` when a file is missing or malformed.
+    The revision of other facts says that they are not the project's. Raises `DatasetError` when a file is
+    missing or malformed.
     """
     relations, templates = _read_relations(folder / "relations.json")
     facts: list[Fact] = []
     for relation in relations:
         facts += _read_facts(folder / "facts" / f"{relation.relation_id}.csv", relation.relation_id)
-    return Dataset(
+    dataset = Dataset(
         dataset_id="starter",
         revision=_REVISION,
         licence=_LICENCE,
@@ -53,6 +56,9 @@ def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
         templates=tuple(templates),
         facts=tuple(facts),
     )
+    if folder == STARTER_FACTS or dataset.dataset_hash == load_starter().dataset_hash:
+        return dataset
+    return replace(dataset, revision=f"{NOT_PUBLISHED} of the project", licence="not stated")
 
 
 def gives_away(subject: str, answer: str) -> bool:
@@ -73,11 +79,12 @@ def _ascii_lower(text: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        # Spreadsheets write a byte order mark.
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(
             f"{path} cannot be read ({error.strerror}). "
-            "Restore the folder atlas/datasets/starter_facts from the project."
+            "Give a folder like the project's atlas/datasets/starter_facts."
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
@@ -88,11 +95,17 @@ def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
         entries = json.loads(_read_text(path))
         relations = [Relation(str(e["relation_id"]), str(e["label"])) for e in entries]
         patterns = {str(e["relation_id"]): [str(line) for line in e["templates"]] for e in entries}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(
             f"{path} is not a list of relations ({type(error).__name__}: {error}). "
             "Give each entry relation_id, label and templates."
         ) from error
+    for relation in relations:
+        if not re.fullmatch(r"[\w-]{1,100}", relation.relation_id):
+            raise DatasetError(
+                f"{path}: the relation_id '{one_line(relation.relation_id, 60)}' cannot name a file. "
+                "Give an id such as P36."
+            )
     if not relations or len(patterns) != len(relations):
         raise DatasetError(f"{path} has no relation, or a relation twice. List each relation once.")
     templates = []

@@ -133,6 +133,7 @@ def test_text_is_kept_unchanged(tiny: Path):
         (FACTS, lines({"sub_label": 7, "obj_label": "a", "uuid": "b"}), "no text under 'sub_label'"),
         (FACTS, b"\xff\xfe\n", "line 1, is not a JSON object"),
         (FACTS, b"[1, 2]\n", "line 1, has no text"),
+        (FACTS, b"[" * 100_000, "line 1, is not a JSON object"),
         (FACTS, b"", "line 1, is not a JSON object"),
         (TEMPLATES, lines({"pattern": "[X] and nothing else"}), r"line 1: .*0 \[Y\]"),
         (TEMPLATES, lines({"sentence": "[X] [Y]"}), "line 1, has no text under 'pattern'"),
@@ -147,12 +148,42 @@ def test_a_malformed_line_is_named_with_its_file(tiny: Path, file: str, content:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_was_changed_is_refused(tiny: Path):
+def test_an_edited_folder_is_read_and_said_not_to_be_the_published_one(tiny: Path):
     hashes = hashes_of(tiny)
+    assert load_pararel(tiny, hashes=hashes).revision == pararel.REVISION
     path = tiny / FACTS / "P36.jsonl"
     path.write_bytes(path.read_bytes().replace(b"Strelsau", b"Zenda"))
-    with pytest.raises(DatasetError, match=r"P36\.jsonl is not the file published .*sha256 differs"):
-        load_pararel(tiny, hashes=hashes)
+    edited = load_pararel(tiny, hashes=hashes)
+    assert edited.facts[1].object == "Zenda"
+    assert edited.revision == "not the published files of commit cb5554678457"
+
+
+def test_a_folder_may_have_other_relations(tiny: Path):
+    """People's own ids come after Wikidata's; facts without templates are left out, as P31's are."""
+    hashes = hashes_of(tiny)
+    for kind in (TEMPLATES, FACTS):
+        for name in ("spells", "P9"):
+            content = (tiny / kind / "P36.jsonl").read_bytes().replace(b"id-", name.encode())
+            (tiny / kind / f"{name}.jsonl").write_bytes(content)
+    (tiny / FACTS / "P31.jsonl").write_bytes(b"not read")
+    found = load_pararel(tiny, hashes=hashes)
+    assert [(each.relation_id, each.label) for each in found.relations] == [
+        ("P9", "P9"),
+        ("P36", "capital"),
+        ("spells", "spells"),
+    ]
+    assert found.revision.startswith("not the published files")
+
+
+def test_a_part_of_pararel_is_read(tiny: Path):
+    hashes = hashes_of(tiny) | {f"{kind}/P17.jsonl": "0" * 64 for kind in (TEMPLATES, FACTS)}
+    assert len(load_pararel(tiny, hashes=hashes).facts) == 2
+
+
+def test_a_folder_without_templates_is_refused(tiny: Path):
+    (tiny / TEMPLATES / "P36.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"graphs_json has no \*\.jsonl"):
+        load_pararel(tiny, hashes={})
 
 
 def test_a_missing_file_is_refused(tiny: Path):

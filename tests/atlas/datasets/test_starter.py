@@ -131,7 +131,7 @@ def test_a_city_that_geonames_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_missing_file_is_refused(copy: Path):
     (copy / "facts" / "P36.csv").unlink()
-    with pytest.raises(DatasetError, match=r"P36\.csv cannot be read .*Restore"):
+    with pytest.raises(DatasetError, match=r"P36\.csv cannot be read .*like the project's"):
         load_starter(copy)
 
 
@@ -171,6 +171,7 @@ def test_a_broken_table_is_refused_by_name(copy: Path, content: bytes, says: str
         ("{}", "has no relation"),
         ('[{"relation_id": "P36"}]', "is not a list of relations"),
         ("[7]", "is not a list of relations"),
+        ("[" * 100_000, "is not a list of relations"),
         ('[{"relation_id": "P36", "label": "capital", "templates": []}]', "has no template"),
         ('[{"relation_id": "P36", "label": "capital", "templates": ["[X] it is."]}]', r"0 \[Y\]"),
     ],
@@ -195,6 +196,26 @@ def test_rows_have_three_cells_for_other_tools():
             assert {len(row) for row in csv.reader(file)} == {3}, path.name
 
 
-def test_a_source_is_refused_because_the_files_are_included(tmp_path):
-    with pytest.raises(DatasetError, match="Leave out the source"):
-        load_dataset("starter", source=tmp_path)
+def test_a_copy_of_the_folder_is_the_starter_facts(copy: Path, starter: Dataset):
+    assert load_dataset("starter", source=copy) == starter
+
+
+def test_a_folder_of_the_same_form_is_read_and_said_not_to_be_the_projects(tmp_path: Path):
+    """With a byte order mark and carriage returns, as spreadsheets save CSV."""
+    (tmp_path / "facts").mkdir()
+    relations = [{"relation_id": "spells", "label": "spell", "templates": ["[X] casts [Y]."]}]
+    (tmp_path / "relations.json").write_text(json.dumps(relations))
+    table = "subject,object,source\r\nMerlin,Alohomora,mine\r\n"
+    (tmp_path / "facts" / "spells.csv").write_text(table, encoding="utf-8-sig", newline="")
+    mine = load_dataset("starter", source=tmp_path)
+    assert [(fact.fact_id, fact.object) for fact in mine.facts] == [("spells:merlin", "Alohomora")]
+    assert (mine.revision, mine.licence) == ("not the published files of the project", "not stated")
+
+
+@pytest.mark.parametrize("relation_id", ["../P36", "P\0", "", "a\nb"])
+def test_a_relation_that_cannot_name_a_file_is_refused(copy: Path, relation_id: str):
+    entries = [{"relation_id": relation_id, "label": "capital", "templates": ["[X] has [Y]."]}]
+    (copy / "relations.json").write_text(json.dumps(entries))
+    with pytest.raises(DatasetError, match="cannot name a file") as caught:
+        load_starter(copy)
+    assert "\n" not in str(caught.value)

@@ -29,6 +29,7 @@ CREATE OR REPLACE TEMP MACRO optional_table(name, columns) AS (
         WHEN count(*) > 0
         THEN 'FROM read_parquet(''' || replace(getvariable('atlas_pattern') || '/' || name || '.parquet', '''', '''''')
             || ''', hive_partitioning = false)'
+             || ' UNION ALL BY NAME SELECT ' || columns || ' WHERE false'
         ELSE 'SELECT ' || columns || ' WHERE false'
     END
     FROM glob(getvariable('atlas_pattern') || '/' || name || '.parquet')
@@ -68,7 +69,7 @@ SET VARIABLE effects = optional_table('effects', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
     intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons, NULL::FLOAT
     AS activity, NULL::FLOAT AS p_before, NULL::FLOAT AS p_after, NULL::INTEGER AS rank_before, NULL::INTEGER AS
-    rank_after, NULL::BOOLEAN AS top_changed');
+    rank_after, NULL::BOOLEAN AS top_changed, NULL::FLOAT AS change');
 CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
 
 SET VARIABLE effect_summaries = optional_table('effect_summaries', '

@@ -25,7 +25,7 @@ from atlas.store.hashes import check_hashes
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
 from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
-from atlas.store.sources import derived_views, no_rows, parquet
+from atlas.store.sources import derived_views, no_rows, parquet, rows_of
 from atlas.store.sql import Sandbox
 
 DATA = Path(__file__).parents[1] / "data"
@@ -118,7 +118,7 @@ class Atlas(Reader):
     def source(self, table: str) -> str:
         """The SQL that reads a table: its file, or its columns and no rows when the atlas has none."""
         if file_name(table) in self.manifest.files:
-            return f"SELECT * FROM {parquet(self.path / file_name(table))}"
+            return rows_of(table, f"SELECT * FROM {parquet(self.path / file_name(table))}")
         return no_rows(table)
 
     def _check_hashes(self) -> None:

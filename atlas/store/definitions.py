@@ -176,6 +176,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("rank_before", _COUNT, "Rank of the answer without it."),
             ("rank_after", _COUNT, "Rank of the answer with it."),
             ("top_changed", _FLAG, "Whether the model's most likely token became another."),
+            (
+                "change",
+                _SCORE,
+                "p_after ÷ p_before − 1 in imported results, which state no probabilities; there a rank is 1 "
+                "or null (not first), and prompt_fact_id is null where they do not name the unrelated fact.",
+            ),
         ),
     ),
     "effect_summaries": (
@@ -438,6 +444,9 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
         ),
     ),
 }
+
+# Table → its columns that older files lack, at its end; there they are null.
+LATER_COLUMNS: dict[str, tuple[str, ...]] = {"effects": ("change",)}
 
 # View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
 DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {

@@ -15,10 +15,11 @@ from __future__ import annotations
 import pyarrow as pa
 
 from atlas.errors import StoreError
-from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS
+from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS, LATER_COLUMNS
 
 __all__ = [
     "DERIVED_VIEWS",
+    "LATER_COLUMNS",
     "REQUIRED_TABLES",
     "SCHEMA_VERSION",
     "SORT_KEYS",
@@ -60,9 +61,10 @@ def empty_table(table: str) -> pa.Table:
 def difference(table: str, found: pa.Schema) -> str | None:
     """The first difference between a file's columns and the table's, in words; None without one.
 
-    Names, order and types count; descriptions and nullability do not.
+    Names, order and types count; descriptions and nullability do not. `LATER_COLUMNS` may be missing.
     """
-    wanted = TABLES[table]
+    later = {*LATER_COLUMNS.get(table, ())} - {*found.names}
+    wanted = pa.schema([field for field in TABLES[table] if field.name not in later])
     missing = [name for name in wanted.names if name not in found.names]
     if missing:
         return f"the column {missing[0]} is missing"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atlas.store.schema import TABLES
+from atlas.store.schema import LATER_COLUMNS, TABLES
 
 VIEWS_FILE = Path(__file__).parents[1] / "views.sql"
 
@@ -46,6 +46,11 @@ def parquet(*files: Path, **options: str) -> str:
     options = {"hive_partitioning": "false", **options}
     named = (f"{name} = {value}" for name, value in options.items())
     return f"read_parquet([{', '.join(map(quoted_path, files))}], {', '.join(named)})"
+
+
+def rows_of(table: str, reading: str) -> str:
+    """The SQL of a table whose file `reading` reads: with the columns that the file may lack."""
+    return f"{reading} UNION ALL BY NAME {no_rows(table)}" if table in LATER_COLUMNS else reading
 
 
 def quoted_path(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from atlas.store.manifest import Manifest, file_name, read_manifest
-from atlas.store.sources import parquet
+from atlas.store.sources import parquet, rows_of
 from build.plan import duration
 
 
@@ -53,7 +53,8 @@ def open_tables(folder: Path, manifest: Manifest) -> Iterator[duckdb.DuckDBPyCon
     """A connection with a view of each table."""
     with duckdb.connect(":memory:") as connection:
         for table in manifest.tables:
-            connection.execute(f"CREATE VIEW {table} AS FROM {parquet(folder / file_name(table))}")
+            reading = f"FROM {parquet(folder / file_name(table))}"
+            connection.execute(f"CREATE VIEW {table} AS {rows_of(table, reading)}")
         yield connection
 
 

@@ -120,27 +120,71 @@ def _check(folders: Folders) -> int:
 def _import_published(
     out: Out,
     source: Annotated[
-        Path | None, Option(metavar="DIR", help="folder with the replication's eight JSON files")
+        Path | None,
+        Option(metavar="DIR", help="folder with the replication's JSON files, or with Dai et al.'s"),
     ] = None,
-    pararel: Annotated[Path | None, Option(metavar="DIR", help="PARAREL's data folder")] = None,
+    results: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="folder with the replication's results; by default beside the neurons"),
+    ] = None,
+    pararel: Annotated[
+        Path | None, Option(metavar="DIR", help="PARAREL's data folder, or the data set's folder or file")
+    ] = None,
+    dataset: Annotated[str, Option(help="the data set whose ids the files have")] = "pararel",
+    model: Annotated[
+        str | None, Option(help="the model of your own files; by default what their names begin with")
+    ] = None,
     fresh: Annotated[bool, Option("--fresh", help="replace the atlas in --out")] = False,
     progress: Annotated[bool, Option("--progress", help="print progress on stderr, in lines")] = False,
 ) -> None:
-    """Make an atlas of bert-base-uncased over PARAREL from the neurons of EleutherAI's replication.
+    """Make an atlas from the neurons and results that EleutherAI's replication published, or from your own.
 
-    Files for which no folder is given are fetched once and checked.
+    Files for which no folder is given are fetched once and checked: those of bert-base-uncased over PARAREL.
+    Files of your own, of its `pararel_evaluate.py` or of Dai et al.'s scripts, are read as they are.
 
     \b
     examples:
       python -m build import-published --out out/published
+      python -m build import-published --source mine --model bert-large-uncased --out out/mine
     """
-    for option, folder in (("--source", source), ("--pararel", pararel)):
+    for option, folder in (("--source", source), ("--results", results)):
         if folder is not None and not folder.expanduser().is_dir():
             raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
+    if pararel is not None and not pararel.expanduser().exists():
+        raise BuildError(f"There is no folder {pararel}. Give --pararel a folder with the published files.")
     from build.sources import published
 
-    report = _print_progress() if progress else None
-    print(published.import_published(source, pararel, out=out, fresh=fresh, progress=report))
+    print(
+        published.import_published(
+            source,
+            pararel,
+            out=out,
+            results=results,
+            model=model,
+            dataset=dataset,
+            fresh=fresh,
+            progress=_print_progress() if progress else None,
+        )
+    )
+
+
+@app.command("export-results")
+def _export_results(
+    folder: AtlasFolder,
+    out: Annotated[Path, Option(metavar="DIR", help="folder of the files")],
+) -> None:
+    """Write an atlas's neurons and effects as EleutherAI's `pararel_evaluate.py` writes its own.
+
+    `import-published --source DIR` reads them back.
+
+    \b
+    examples:
+      python -m build export-results out/mine --out out/json
+    """
+    from build.output.export import export_results
+
+    with writing(out):
+        print(export_results(folder, out))
 
 
 def _list_experiments() -> str:

@@ -314,8 +314,9 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
         effect_charts.effect_moves(rows, title=EFFECT_TITLES[templates]),
         "Probability of the answer before and after, beside the controls",
     )
-    has_all = "matched" in set(effects["group"])
-    st.caption(sentences.describe_groups() if has_all else sentences.TWO_CONTROLS)
+    groups = set(effects["group"])
+    controls = sentences.TWO_CONTROLS if "random" in groups else sentences.ONE_CONTROL
+    st.caption(sentences.describe_groups() if "matched" in groups else controls)
     with st.expander("Prompt by prompt"):
         tables.show_effects_by_prompt(rows)
 

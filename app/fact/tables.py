@@ -100,16 +100,23 @@ def show_prompt_scores(scores: pd.DataFrame, threshold: float) -> None:
     )
 
 
+def _rank(rank: float | None) -> str:
+    """A rank; imported results only say whether it is the first."""
+    return "not 1" if is_missing(rank) else str(int(rank))
+
+
 def show_effects_by_prompt(rows: pd.DataFrame) -> None:
     """What each change did to each prompt."""
     kinds = zip(rows["intervention"], rows["group"], strict=True)
-    ranks = zip(rows["rank_before"], rows["rank_after"], strict=True)
+    ranks = zip(*(rows[name].map(_rank) for name in ("rank_before", "rank_after")), strict=True)
+    values = {"before": rows["p_before"], "after": rows["p_after"]}
+    if rows["p_before"].isna().all():
+        values = {"change": rows["relative_change"]}
     st.dataframe(
         pd.DataFrame(
             {
                 "what": [effect_name(*kind) for kind in kinds],
-                "before": rows["p_before"],
-                "after": rows["p_after"],
+                **values,
                 "rank": [f"{before} → {after}" for before, after in ranks],
                 "prompt": rows["text"].map(with_blank),
             }
@@ -120,6 +127,7 @@ def show_effects_by_prompt(rows: pd.DataFrame) -> None:
             "what": TextColumn("Changed"),
             "before": NumberColumn("Before", format="%.3f", width="small"),
             "after": NumberColumn("After", format="%.3f", width="small"),
+            "change": NumberColumn("Change", format="percent", width="small"),
             "rank": TextColumn("Rank", width="small"),
             "prompt": PROMPT,
         },

@@ -166,7 +166,7 @@ def headline(atlas: Atlas, effects: pd.DataFrame, facts: str) -> None:
     st.subheader("What changing a fact's neurons does", anchor=False)
     left, right = st.columns([3, 2], gap="medium")
     with right:
-        ratio = sentences.choose_ratio()
+        ratio = sentences.choose_ratio(effects)
         for intervention in effect_charts.INTERVENTION_NAMES:
             st.markdown(sentences.verdict(effects, intervention, ratio=ratio))
     with left:

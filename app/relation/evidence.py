@@ -34,7 +34,7 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
     rows, facts = sentences.measured_effects(atlas, relation=relation_id)
     if rows.empty:
         return _effects_of_a_build(atlas, relation_id)
-    ratio = sentences.choose_ratio()
+    ratio = sentences.choose_ratio(rows)
     layout.draw_chart(
         effect_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",

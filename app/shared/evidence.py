@@ -1,6 +1,6 @@
 """What experiments found, in sentences; for several pages.
 
-    ratio = choose_ratio()                                # ?ratio=
+    ratio = choose_ratio(rows)                            # ?ratio=
     st.markdown(verdict(rows, "suppress", ratio=ratio))   # with the strongest control
 
 The numbers decide: the sentences name a control that does as much, and an amplification that does not raise.
@@ -39,6 +39,7 @@ TWO_CONTROLS = (
     "×0 suppresses, ×2 amplifies. Beside the fact's own neurons: as many random neurons of the same layers, "
     "and the fact's own neurons on unrelated facts."
 )
+ONE_CONTROL = "×0 suppresses, ×2 amplifies. Beside it: the fact's own neurons on unrelated facts."
 
 
 def describe_groups(rows: pd.DataFrame | None = None) -> str:
@@ -48,6 +49,8 @@ def describe_groups(rows: pd.DataFrame | None = None) -> str:
         f", {activity[group]:.2f} × as active" if group in activity else ""
         for group in ("matched", "baseline")
     )
+    if rows is not None and not {"random", "matched", "baseline"} & set(rows["group"]):
+        return ONE_CONTROL
     return (
         "×0 suppresses, ×2 amplifies. Beside the fact's own neurons, as many of each: random neurons of the "
         f"same layers; activation-matched neurons of the same layers{matched}; the most active neurons (the "
@@ -55,10 +58,11 @@ def describe_groups(rows: pd.DataFrame | None = None) -> str:
     )
 
 
-def choose_ratio() -> str:
-    """The paper's ratio, or the replication's, as the URL says."""
+def choose_ratio(rows: pd.DataFrame) -> str:
+    """The paper's ratio, or the replication's, as the URL says; of those that the rows have."""
     names = {"paper": "The paper's ratio", "replication": "The replication's ratio"}
-    return address.segments("Ratio", "ratio", names)
+    there = {name: text for name, text in names.items() if rows[f"{name}_change"].notna().any()}
+    return address.segments("Ratio", "ratio", there or names)
 
 
 def measured_effects(

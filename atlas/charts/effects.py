@@ -135,8 +135,11 @@ def published_points(
 def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
     """The answer's mean probability before and after, own neurons beside the controls.
 
-    effects: as `queries.effects_of_fact`; means are over its prompts.
+    effects: as `queries.effects_of_fact`; means are over its prompts. Where no probabilities are known, bars
+    show the mean relative change.
     """
+    if effects["p_before"].isna().all():
+        return _mean_changes(effects, title)
     groups = effects.groupby(["intervention", "group"])
     means = groups[["p_before", "p_after"]].mean()
     means = means.set_axis(["before", "after"], axis="columns").assign(n=groups.size()).reset_index()
@@ -156,6 +159,13 @@ def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
         ),
     )
     return alt.layer(*layers, data=means, title=title, height=110 + 26 * (len(means) + 2))
+
+
+def _mean_changes(effects: pd.DataFrame, title: str) -> alt.LayerChart:
+    groups = effects.groupby(["intervention", "group"])["relative_change"]
+    means = groups.agg(change="mean", n="size").reset_index()
+    tips = tooltip(("what:N", "Change"), ("change:Q", "Mean of the changes", "+.1%"), ("n:Q", "Prompts"))
+    return _changes(means, "change", None, tips, title, "answer's probability")
 
 
 def _names(rows: pd.DataFrame) -> Sequence[str]:

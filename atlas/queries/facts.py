@@ -225,7 +225,8 @@ def effects_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
         """
         SELECT e.intervention, e."group", e.prompt_fact_id, e.template_id, p.text, e.held_out, e.n_neurons,
                e.p_before, e.p_after,
-               (e.p_after::DOUBLE - e.p_before) / nullif(e.p_before, 0) AS relative_change,
+               coalesce(e.change, (e.p_after::DOUBLE - e.p_before) / nullif(e.p_before, 0))
+                   AS relative_change,
                e.rank_before, e.rank_after
         FROM effects AS e
         LEFT JOIN prompts AS p ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id

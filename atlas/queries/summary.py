@@ -106,8 +106,8 @@ def effect_summary(
     """Mean effects of interventions, own neurons and controls; of all facts or of one relation's.
 
     `known` keeps prompts where both the changed fact and the fact asked for are known (or, if False, where
-    the changed one is not); `held_out` keeps one side of the split, or all where none is held out. Facts
-    without neurons are left out.
+    the changed one is not; an unrelated fact that imported results do not name passes); `held_out` keeps one
+    side of the split, or all where none is held out. Facts without neurons are left out.
     Columns: intervention, group, n_facts, n_prompts,
     mean_relative_change (mean over prompts of (p_after − p_before) / p_before),
     ratio_of_means (mean p_after / mean p_before − 1; a few improbable answers cannot dominate it),
@@ -116,16 +116,21 @@ def effect_summary(
     return atlas.query(
         """
         SELECT e.intervention, e."group", count(DISTINCT e.fact_id) AS n_facts, count(*) AS n_prompts,
-               avg((e.p_after::DOUBLE - e.p_before) / nullif(e.p_before, 0)) AS mean_relative_change,
+               avg(coalesce(e.change, (e.p_after::DOUBLE - e.p_before) / nullif(e.p_before, 0)))
+                   AS mean_relative_change,
                sum(e.p_after::DOUBLE) / nullif(sum(e.p_before::DOUBLE), 0) - 1 AS ratio_of_means,
                avg(e.p_before) AS mean_before, avg(e.p_after) AS mean_after,
-               avg((e.rank_before = 1)::INTEGER) AS rank_1_before,
-               avg((e.rank_after = 1)::INTEGER) AS rank_1_after
+               -- Beside an imported change, a null rank is not the first.
+               avg(coalesce(e.rank_before = 1, CASE WHEN e.change IS NOT NULL THEN false END)::INTEGER)
+                   AS rank_1_before,
+               avg(coalesce(e.rank_after = 1, CASE WHEN e.change IS NOT NULL THEN false END)::INTEGER)
+                   AS rank_1_after
         FROM effects AS e
         LEFT JOIN facts AS changed ON changed.fact_id = e.fact_id
         LEFT JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
         WHERE coalesce(e.n_neurons, 1) > 0
-          AND ($known IS NULL OR (changed.known = $known AND (NOT $known OR asked.known)))
+          AND ($known IS NULL
+               OR (changed.known = $known AND (NOT $known OR coalesce(asked.known, e.change IS NOT NULL))))
           AND ($held_out IS NULL OR e.held_out = ($held_out AND (SELECT bool_or(held_out) FROM effects)))
           AND ($relation IS NULL OR changed.relation_id = $relation)
         GROUP BY e.intervention, e."group"

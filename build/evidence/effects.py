@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
 NEAREST = 20
+_MEASURED = ("activity", "p_before", "p_after", "top_changed", "change")
+_SUMS = {"p_before": "before", "p_after": "after", "change": "change", "top_changed": "top"}
 _FACTS_A_SHARD = 24
 
 
@@ -159,14 +161,16 @@ def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
 
     Only the sums over each fact are needed: resampling facts is drawing weights for these sums.
     """
+    # Imported results have `change` in place of what else is measured.
+    rows = rows.reindex(columns=[*rows.columns, *(name for name in _MEASURED if name not in rows)])
+    rows = rows.astype(dict.fromkeys(_MEASURED, float))
     own = rows[rows["group"] == "own"].groupby("fact_id")["activity"].first()
-    rows = rows.assign(activity=rows["activity"].astype(float) / rows["fact_id"].map(own).astype(float))
-    rows = rows[rows["p_before"] > 0].astype({"p_before": float, "p_after": float})
+    rows = rows.assign(activity=rows["activity"] / rows["fact_id"].map(own).astype(float))
+    rows = rows[(rows["p_before"] > 0) | rows["change"].notna()]
     rows = rows.assign(
+        ratio=rows["change"].fillna((rows["p_after"] - rows["p_before"]) / rows["p_before"]),
         change=rows["p_after"] - rows["p_before"],
-        ratio=(rows["p_after"] - rows["p_before"]) / rows["p_before"],
         templates=np.where(rows["held_out"], "held-out", "discovery"),
-        top_changed=rows["top_changed"].astype(float),
     )
     known = rows[rows["known"] & rows["asked_known"]]
     result = []
@@ -190,6 +194,9 @@ def _by_relation(part: pd.DataFrame, *, seed: int, draws: int) -> list[dict]:
             ratio=("ratio", "sum"),
             top=("top_changed", "sum"),
         )
+        # The sum of what was not measured is no zero.
+        unmeasured = of_relation[["p_before", "p_after", "change", "top_changed"]].isna().any()
+        sums.loc[:, unmeasured[unmeasured].index.map(_SUMS)] = np.nan
         # Seeded by the relation's own name: relations must not move together.
         generator = seeded(seed, "bootstrap", str(relation_id))
         values = sums.to_numpy()

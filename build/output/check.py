@@ -30,7 +30,8 @@ from build.output.writer import read_parquet
 CONVERGED_SHARE = 0.99
 _ROUNDING = 1e-5
 # Where a null is a value of the key: a refinement that fits its share to each relation has none.
-NULL_KEYS = {("statistics", "share")}
+# Imported results do not say which fact was the unrelated one.
+NULL_KEYS = {("statistics", "share"), ("effects", "prompt_fact_id")}
 
 
 def _not_shares(*columns: str) -> str:
@@ -61,7 +62,8 @@ _ROW_CHECKS = {
     "{n} prompts have a rank below 1": """
         FROM prompts WHERE NOT (rank >= 1)""",
     "{n} prompts are attributed and lack a part of their certificate": """
-        FROM prompts WHERE max_score IS NOT NULL AND
+        FROM prompts WHERE max_score IS NOT NULL
+        AND (SELECT count(max_gap) FROM prompts) > 0 AND  -- imported scores have none
            (max_gap IS NULL OR n_points IS NULL OR converged IS NULL OR n_unconverged IS NULL
             OR n_layers IS NULL OR NOT isfinite(max_score) OR converged <> (n_unconverged = 0))""",
     "{n} prompts are called converged with a gap above the tolerance": f"""
@@ -70,9 +72,11 @@ _ROW_CHECKS = {
         FROM prompts ANTI JOIN facts USING (fact_id)""",
     "{n} facts disagree with their prompts (n_prompts, known, mean_probability)": """
         FROM facts JOIN
-            (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean
+            (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean,
+                    count(rank) AS n_ranked
              FROM prompts GROUP BY fact_id) USING (fact_id)
-        WHERE n <> n_prompts OR known <> (n_first * 2 > n) OR abs(mean - mean_probability) > 1e-5""",
+        WHERE n <> n_prompts OR (n_ranked > 0 AND known <> (n_first * 2 > n))
+        OR abs(mean - mean_probability) > 1e-5""",
     "{n} relations have a wrong number of facts": """
         FROM relations FULL JOIN
             (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)
@@ -94,8 +98,11 @@ _ROW_CHECKS = {
         WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
     "{n} effects have a probability outside 0 to 1": f"""
         FROM effects WHERE {_not_shares("p_before", "p_after")}""",
+    "{n} effects have a change that is no number or below -1, or probabilities beside it": """
+        FROM effects WHERE change IS NOT NULL
+        AND (NOT isfinite(change) OR change < -1 OR coalesce(p_before, p_after) IS NOT NULL)""",
     "{n} effects do not start from their prompt's probability": """
-        FROM effects AS e LEFT JOIN prompts AS p
+        FROM (SELECT * FROM effects WHERE change IS NULL) AS e LEFT JOIN prompts AS p
             ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
         WHERE p.probability IS NULL OR abs(p.probability - e.p_before) > 1e-5 OR p.held_out <> e.held_out""",
     "{n} effects on unrelated facts are on facts of the same relation or object": """

@@ -64,7 +64,8 @@ def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> 
                count(*) FILTER (n_neurons = 0)
         FROM facts
     """).fetchall()[0]
-    knows = f"of which the model knows {known:,} ({known / facts:.0%})"
+    knows = f"of which the model knows {known:,} ({known / max(asked, 1):.0%}"
+    knows += ")" if asked == facts else f" of {asked:,} that were asked)"
     lines = [
         f"facts       {facts:,}, {knows if asked else 'not measured which of them the model knows'}",
         f"neurons     {mean:.1f} a fact; {none:,} facts have none",
@@ -75,11 +76,11 @@ def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> 
     if not measured_effects:
         return [*lines, "effects     not measured"]
     effects = connection.execute("""
-        SELECT intervention, "group", avg(p_after / p_before - 1), median(p_after / p_before - 1), count(*)
-        FROM effects AS e
+        SELECT intervention, "group", avg(relative), median(relative), count(*)
+        FROM (SELECT *, coalesce(change, p_after / nullif(p_before, 0) - 1) AS relative FROM effects) AS e
         JOIN facts AS own ON own.fact_id = e.fact_id
-        JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
-        WHERE own.known AND asked.known AND p_before > 0
+        LEFT JOIN facts AS asked ON asked.fact_id = e.prompt_fact_id
+        WHERE own.known AND coalesce(asked.known, change IS NOT NULL) AND relative IS NOT NULL
           AND e.held_out = (SELECT bool_or(held_out) FROM effects)
         GROUP BY intervention, "group"
         ORDER BY intervention DESC, list_position(

@@ -117,5 +117,11 @@ def paper(name: str) -> str:
     return found.text() if found else "no number"
 
 
+# The replication measured these; its results files have the numbers.
+_IN_RESULTS = {"suppress", "amplify"}
+
+
 def replication(name: str) -> str:
+    if name in _IN_RESULTS:
+        return "in its results files"
     return REPLICATION_VALUES[name].text() if name in REPLICATION_VALUES else "not published"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atlas.datasets.dataset import NOT_PUBLISHED
 from atlas.store.manifest import Manifest, file_name
 from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
@@ -53,7 +54,7 @@ def _or_unknown(value: object) -> str:
 
 def _weights(manifest: Manifest) -> str:
     digest = manifest.model.weights_sha256
-    return "no weights: the neurons were published" if digest is None else f"`{digest[:16]}…`"
+    return "no weights: the neurons were imported" if digest is None else f"`{digest[:16]}…`"
 
 
 def _refinement(manifest: Manifest) -> str:
@@ -79,8 +80,10 @@ def _command(manifest: Manifest) -> str:
     parameters = manifest.method.options.get("parameters", {})
     if "dataset" not in parameters:
         return UNKNOWN
-    if parameters.get("method") == "published neurons":
-        return "`python -m build import-published --out DIR`"
+    published = manifest.method.options.get("published")
+    if published is not None:
+        own = " --source FILES" if published.get("neurons") == NOT_PUBLISHED else ""
+        return f"`python -m build import-published{own} --out DIR`"
     words = [f"--model {parameters['model']}", f"--dataset {parameters['dataset']}"]
     for name, default in _OPTIONS.items():
         value = parameters.get(name, default)

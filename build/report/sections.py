@@ -41,7 +41,8 @@ def _opening(findings: Sequence[Findings]) -> list[Block]:
         Paragraph(
             f"The paper is [Dai et al., 2022]({PAPER_LINK}), which measured {PAPER_MODEL}. The "
             f"replication is [EleutherAI's]({REPLICATION_LINK}), which published neurons of "
-            f"{REPLICATION_MODEL}; its numbers here are statistics of those."
+            f"{REPLICATION_MODEL}, and what suppressing and enhancing them does; its numbers here are "
+            "statistics of the neurons."
         ),
         Paragraph(
             f"**Published numbers are for other models than ours.** Here: {models}. Verdicts compare "

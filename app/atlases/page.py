@@ -105,8 +105,8 @@ def show_import() -> None:
     with st.container(border=True):
         st.caption(
             "The replication's authors published the neurons of all 27,610 PARAREL facts in "
-            "bert-base-uncased. The import makes an atlas of them in seconds; it downloads and checks about "
-            "20 MB once. Scores and effects were not published."
+            "bert-base-uncased, and what suppressing and enhancing them does. The import makes an atlas of "
+            "them; it downloads and checks some 60 MB, once. Scores and probabilities were not published."
         )
         if running is not None and running.state == "running":
             watch(running)

@@ -118,6 +118,19 @@ def test_an_atlas_made_with_strict_thresholds_gains_neurons(another_atlas):
     assert words(app).count("green-badge[added]") == min(8, len(after - before))
 
 
+def test_the_sliders_stand_where_the_mode_found_the_relation_s_neurons(another_atlas):
+    """The mode `paper` fits its share to each relation; `replication` takes what is more than a threshold."""
+    folder = another_atlas()
+    manifest = read_manifest(folder)
+    for rule, shares in ((mode("paper"), {"P36": 0.85}), (mode("replication"), {})):
+        recorded = {**rule.to_dict(), "shares": shares}
+        changed = replace(manifest, method=replace(manifest.method, refinement=recorded))
+        own = thresholds.atlas_thresholds(changed, "P36")
+        assert (own.threshold, own.share) == (rule.threshold, shares.get("P36", rule.share))
+        assert (own.at_least, own.inclusive) == (rule.at_least, rule.inclusive)
+        assert thresholds.atlas_thresholds(changed, "P30").share == rule.share
+
+
 def test_the_sample_s_thresholds_lose_neurons_when_moved(a):
     """Otherwise the test above would compare a set with itself."""
     stored = queries.neurons_of_fact(a, FACT)

@@ -34,6 +34,11 @@ def git_blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
+def as_published(content: bytes) -> bytes:
+    """A text without the carriage returns that copying may have put before its line ends."""
+    return content.replace(b"\r\n", b"\n")
+
+
 @dataclass(frozen=True)
 class PublishedFiles:
     """Where files are published: `hashes` maps their paths below `base_url` to their sha256.

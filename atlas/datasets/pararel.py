@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
-from atlas.datasets.fetching import PublishedFiles, fetch_files, sha256
+from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, sha256
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import Fact, Relation, Template
 
@@ -102,7 +102,7 @@ def load_pararel(
     relation_ids = _relations_in(folder, hashes)
     paths = [f"{kind}/{relation_id}.jsonl" for relation_id in relation_ids for kind in (TEMPLATES, FACTS)]
     contents = {path: _read(folder / path, option) for path in paths}
-    published = {path: sha256(content) for path, content in contents.items()} == dict(hashes)
+    digests = {path: sha256(as_published(content)) for path, content in contents.items()}
 
     templates: list[Template] = []
     facts: list[Fact] = []
@@ -126,7 +126,7 @@ def load_pararel(
             facts.append(Fact(entry["uuid"], relation_id, entry["sub_label"], entry["obj_label"], _SOURCE))
     return Dataset(
         dataset_id="pararel",
-        revision=REVISION if published else f"{NOT_PUBLISHED} of commit {REVISION[:12]}",
+        revision=REVISION if digests == dict(hashes) else f"{NOT_PUBLISHED} of commit {REVISION[:12]}",
         licence=_LICENCE,
         relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(templates),

@@ -33,7 +33,7 @@ import pyarrow as pa
 from atlas import cli
 from atlas.datasets import Dataset, load_dataset
 from atlas.datasets.dataset import NOT_PUBLISHED
-from atlas.datasets.fetching import PublishedFiles, fetch_files, git_blob_id, sha256
+from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, git_blob_id, sha256
 from atlas.datasets.pararel import load_pararel
 from atlas.errors import DatasetError
 from atlas.models.known import OnProgress
@@ -229,7 +229,8 @@ def _files(folder: Path | None, kind: str, option: str, report: OnProgress) -> d
                 *(git_blob_id, "git blob ids"),
             )
             span = (0.45, 0.5)
-        folder = fetch_files(published, option=option, say=cli.say, count=_counted(report, "fetch", of, *span))
+        count = _counted(report, "fetch", of, *span)
+        folder = fetch_files(published, option=option, say=cli.say, count=count)
         return {folder / name: _read(folder / name, option) for name in published.hashes}
     paths = eleutherai.find_files(folder.expanduser(), kind)
     if not paths:
@@ -263,7 +264,7 @@ def _read(path: Path, option: str) -> bytes:
 
 
 def _digests(files: Mapping[Path, bytes], digest: Callable[[bytes], str]) -> set[str]:
-    return {digest(content) for content in files.values()}
+    return {digest(as_published(content)) for content in files.values()}
 
 
 def _shape(files: Mapping[Path, bytes], model: str | None) -> Shape:

@@ -158,6 +158,14 @@ def test_an_edited_folder_is_read_and_said_not_to_be_the_published_one(tiny: Pat
     assert edited.revision == "not the published files of commit cb5554678457"
 
 
+def test_carriage_returns_leave_the_content_as_published(tiny: Path):
+    hashes = hashes_of(tiny)
+    plain = load_pararel(tiny, hashes=hashes)
+    for path in tiny.rglob("*.jsonl"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_pararel(tiny, hashes=hashes) == plain
+
+
 def test_a_folder_may_have_other_relations(tiny: Path):
     """People's own ids come after Wikidata's; facts without templates are left out, as P31's are."""
     hashes = hashes_of(tiny)

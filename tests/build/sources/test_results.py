@@ -275,6 +275,14 @@ def test_published_results_are_fetched_and_checked_by_their_git_blob_ids(public,
     assert len(rows(public.out)["effects.parquet"]) == 15
 
 
+def test_copies_with_carriage_returns_are_the_published_files(public):
+    for path in public.source.glob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(public.command()) == 0
+    said = read_manifest(public.out).method.options["published"]
+    assert said["neurons"] == said["results"] == "the published files"
+
+
 def test_where_the_results_cannot_be_had_the_neurons_alone_are_imported(public, capsys):
     path = next(public.source.glob("*results*"))
     path.write_bytes(path.read_bytes() + b" ")

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from app.shared import address, exports, layout, limits, links, resources
 from app.shared.resources import ask
@@ -290,6 +291,12 @@ def rows_table(frame, key: str) -> int | None:
         key=key,
         hide_index=True,
         alt="Rows of the answer",
+        # Streamlit's own format cuts small numbers, 4.2e-12 to 0.000000000004; this one cuts large ones.
+        column_config={
+            name: NumberColumn(format="%.6g")
+            for name, column in frame.select_dtypes("float").items()
+            if column.abs().max() < 1e5
+        },
         on_select="rerun" if linkable else "ignore",
         selection_mode="single-row",
     )

@@ -145,7 +145,7 @@ def _import_published(
     \b
     examples:
       python -m build import-published --out out/published
-      python -m build import-published --source mine --model bert-large-uncased --out out/mine
+      python -m build import-published --source mine --model M --out out/mine
     """
     for option, folder in (("--source", source), ("--results", results)):
         if folder is not None and not folder.expanduser().is_dir():

@@ -12,7 +12,6 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 import typer
 
@@ -20,7 +19,7 @@ import atlas.__main__
 import build.__main__
 import build.bench.cli
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from atlas.store.sql_worker import with_plain_types
+from atlas.store.sql_types import distinct
 from tests import ROOT
 from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
@@ -256,11 +255,11 @@ def test_a_table_of_1500_columns_has_a_name_for_each(name, capsys):
 
 
 def test_a_hundred_thousand_columns_of_one_name_are_numbered():
-    rows = with_plain_types(pa.Table.from_arrays([pa.array([1])] * 100_000, names=["x"] * 100_000))
-    assert rows.column_names[:3] == ["x", "x_1", "x_2"]
-    assert rows.column_names[-1] == "x_99999"
+    names = distinct(["x"] * 100_000)
+    assert names[:3] == ["x", "x_1", "x_2"]
+    assert names[-1] == "x_99999"
 
 
 def test_a_numbered_name_is_never_one_that_is_there():
-    rows = with_plain_types(pa.Table.from_arrays([pa.array([1])] * 5, names=["a", "a_1", "a", "a", "a_1"]))
-    assert rows.column_names == ["a", "a_1", "a_2", "a_3", "a_1_1"]
+    names = distinct(["a", "a_1", "a", "a", "a_1"])
+    assert names == ["a", "a_1", "a_2", "a_3", "a_1_1"]

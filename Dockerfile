@@ -21,5 +21,5 @@ RUN pip install --no-cache-dir -r requirements.txt
 
 EXPOSE 8501
 # A Space shows the app inside a page of another origin: the cookie that guards uploads has to reach it there.
-CMD ["streamlit", "run", "app/main.py", "--server.port=8501", "--server.address=0.0.0.0", \
+CMD ["streamlit", "run", "app/hosted.py", "--server.port=8501", "--server.address=0.0.0.0", \
      "--server.headless=true", "--server.xsrfCookieSameSite=none"]

@@ -39,17 +39,18 @@ if str(st.get_option("client.showErrorDetails")).lower() == "false":
     # Streamlit Community Cloud sets "false", which still shows visitors the stack trace.
     st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
-address.follow_link(page.url_path)
 titles.show_title(page.url_path)
 st.html(layout.PAGE_STYLE)
-st.html(f"<script>{(HERE / 'static/history.js').read_text()}</script>", unsafe_allow_javascript=True)
+st.html(layout.HISTORY_SCRIPT, unsafe_allow_javascript=True)
 
 with st.sidebar:
-    links.menu(PAGES)
+    menu = st.container()
     layout.choose_atlas()
+    with menu:
+        links.menu(PAGES)
     tray.show_tray()
 
-with layout.errors_as_sentences():
+with layout.errors_as_sentences(), address.followed(page.url_path):
     # A wrong limits file stops every page, so that none runs without limits.
     limits.current()
     page.run()

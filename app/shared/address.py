@@ -11,7 +11,8 @@ drawn and writes it back when it changes; defaults are left out of the URL.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,22 +31,27 @@ _LAST, _OPENS = "last_address", "opens_the_session"
 # The URL -------------------------------------------------------------------------------------------
 
 
-def follow_link(page: str) -> None:
-    """Let the address follow a link from a page to itself: Streamlit changes it for another page only.
+@contextmanager
+def followed(page: str) -> Iterator[None]:
+    """Run a page whose address follows a link from it to itself: Streamlit does so for other pages only.
 
-    Call it once in every run, after `st.navigation`; `page` is the page's path.
+    `page` is the page's path.
     """
     before, now = st.session_state.get(_LAST), (page, st.query_params.to_dict())
     st.session_state[_LAST], st.session_state[_OPENS] = now, before is None
     if before is not None and before[0] == page and before != now:
         st.query_params.from_dict(now[1])
+    try:
+        yield
+    finally:
+        st.session_state[_OPENS] = False
 
 
 def write(parameters: Mapping[str, Any]) -> None:
     """Change parameters of the URL, all at once; None and "" remove one.
 
-    The URL that opens the session stays: as yet the browser would make a second entry of its history for it
-    (`static/history.js`).
+    A page leaves the URL that opens the session as it is: as yet, the browser would make a second entry of
+    its history for it (`static/history.js`).
     """
     now = st.query_params.to_dict()
     wanted = {name: str(value) for name, value in {**now, **parameters}.items() if value not in (None, "")}

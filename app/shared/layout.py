@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,8 @@ PAGE_STYLE = """<style>
 .stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
 .stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
 </style>"""
+
+HISTORY_SCRIPT = f"<script>{(Path(__file__).parents[1] / 'static/history.js').read_text()}</script>"
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")

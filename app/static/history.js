@@ -7,8 +7,9 @@
   if (window.atlasHistory) return;
   window.atlasHistory = true;
   const page = () => document.querySelector('[data-testid="stMain"]') ?? document.body;
-  const LONGEST_REDRAW = 3000; // milliseconds in which a page that Back leads to grows to its height
-  let deed = null;
+  const LONGEST_REDRAW = 10_000; // milliseconds in which a page that Back leads to grows to its height
+  // A visitor may be faster than this script: then nothing is known of the deed.
+  let deed = navigator.userActivation?.hasBeenActive ? { top: 0 } : null;
   let wanted = null;
 
   const note = (event) => {
@@ -16,6 +17,9 @@
     if (event.type === "wheel" || event.type === "touchmove") return;
     const link = event.target.closest?.("a[href]");
     deed = { link, top: page().scrollTop };
+    // Streamlit's link to the first page is relative to the page in view.
+    const href = link?.getAttribute("href") ?? "";
+    if (href.startsWith("?")) link.setAttribute("href", `./${href}`);
     if (event.type === "click" && link && (event.ctrlKey || event.metaKey || event.shiftKey)) {
       event.stopImmediatePropagation();
     }
@@ -26,9 +30,9 @@
 
   const push = history.pushState;
   history.pushState = (state, title, url) => {
+    if (deed?.link || new URL(url, location).pathname !== location.pathname) page().scrollTop = 0;
     if (deed === null) return history.replaceState(history.state, title, url);
     history.replaceState({ ...history.state, top: deed.top }, "");
-    if (deed.link) page().scrollTop = 0;
     deed = null;
     return push.call(history, state, title, url);
   };

@@ -47,12 +47,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """The app as `streamlit run` serves it."""
+def site(request) -> Iterator[str]:
+    """The app as `streamlit run` serves it; `ENTRY` of a module is another entry than `app/main.py`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless", "true"]
+    entry = getattr(request.module, "ENTRY", "app/main.py")
+    command = [sys.executable, "-m", "streamlit", "run", entry, "--server.headless", "true"]
     command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KNOWLEDGE_")}
     server = subprocess.Popen(
@@ -96,7 +97,7 @@ def visit(site: str, browser):
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         joint = "&" if "?" in path else "?"
-        page.goto(f"{site}/{path}{joint}atlas={ATLAS}")
+        page.goto(f"{site}/{path}" + ("" if "atlas=" in path else f"{joint}atlas={ATLAS}"))
         settled(page)
         return page
 

@@ -274,7 +274,8 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
             assert not any(keyword.arg == "unsafe_allow_html" for keyword in call.keywords), path.name
             if name.endswith(".html"):
                 (argument,) = call.args
-                assert re.fullmatch(r"(layout\.PAGE|_EDITOR)_STYLE", ast.unparse(argument)), path.name
+                constant = r"layout\.(PAGE_STYLE|HISTORY_SCRIPT)|_EDITOR_STYLE"
+                assert re.fullmatch(constant, ast.unparse(argument)), path.name
     assert started == [("import_published.py", "subprocess.Popen", "command")]
 
 

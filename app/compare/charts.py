@@ -77,7 +77,7 @@ def overlap_bars(overlap: Overlap, noun: str) -> alt.LayerChart:
         size=26,
     )
     title = f"{noun.capitalize()} in common"
-    return alt.layer(*layers, data=frame, title=title, height=44 * len(frame) + 70)
+    return alt.layer(*layers, data=frame, title=title, height=44 * len(frame))
 
 
 def shared_by_layer(
@@ -145,7 +145,7 @@ def neuron_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool
                 ("b:Q", f"{title} in B", form),
             ),
         )
-        .properties(height=560)
+        .properties(height=480)
     )
 
 
@@ -187,7 +187,7 @@ def cross_bars(effects: pd.DataFrame, side: str) -> alt.LayerChart:
             ("changed:Q", "Change", "+.1%"),
         ),
     )
-    height = 60 * effects["neurons"].nunique() + 70
+    height = 60 * effects["neurons"].nunique()
     return alt.layer(*layers, data=rows, title=f"On the prompts of {side}", height=height)
 
 
@@ -199,7 +199,7 @@ def relation_bars(facts: pd.DataFrame) -> alt.Chart:
     x = alt.X("size:Q", title="Facts (number)", axis=alt.Axis(tickCount=5))
     y = alt.Y("name:N", title=None, sort=list(largest), axis=label_axis(150))
     tips = (("name:N", "Relation"), ("size:Q", "Facts", ","))
-    return _stacked(counts, x, y, tips, title="Facts by relation", height=24 * len(largest) + 130)
+    return _stacked(counts, x, y, tips, title="Facts by relation", height=24 * len(largest))
 
 
 def depth_bars(layers: pd.DataFrame, model: str, *, second: bool, highest: float) -> alt.Chart:
@@ -231,5 +231,5 @@ def depth_bars(layers: pd.DataFrame, model: str, *, second: bool, highest: float
                 ("share:Q", "Share of them", ".1%"),
             ),
         )
-        .properties(height=260)
+        .properties(height=SMALL)
     )

@@ -180,10 +180,9 @@ def two_relations(atlas: Atlas) -> None:
         "second": ("two facts of B", usually_shared(atlas, b, b)),
         "unrelated": ("any two relations", ask(queries.atlas_summary, atlas).across),
     }
-    n_known = sum(mean is not None for _, mean in means.values())
-    if n_known:
+    if any(mean is not None for _, mean in means.values()):
         layout.draw_chart(
-            sharing_charts.sharing_bars(means, height=44 * n_known + 70, size=26),
+            sharing_charts.sharing_bars(means),
             "Neurons two facts share: of A, of A and B, of B, of any two",
         )
     label = "Smallest share of a relation's facts that a neuron must belong to"

@@ -15,6 +15,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.column_config import CheckboxColumn, TextColumn
 
+from app.fact import tables
 from app.shared import address, layout
 from app.shared import evidence as sentences
 from app.shared.exports import Later
@@ -203,25 +204,25 @@ def edit_table(rows: pd.DataFrame) -> None:
     st.dataframe(
         pd.DataFrame(
             {
+                "prompt": rows["text"].map(with_blank),
                 "kind": [_PROMPT_KINDS.get(kind, kind) for kind in rows["kind"]],
                 "neurons": [_EDIT_GROUPS.get(group, group) for group in rows["group"]],
                 "strength": [f"{remove:g}, {add:g}" for remove, add in strengths],
                 "old": moves("p_old"),
                 "new": moves("p_new"),
                 "changed": rows["top_changed"],
-                "prompt": rows["text"].map(with_blank),
             }
         ),
         hide_index=True,
         alt="Prompts that the edits were evaluated on, with the probabilities before and after",
         column_config={
+            "prompt": tables.PROMPT,
             "kind": TextColumn("Kind of prompt", width=125),
             "neurons": TextColumn("Neurons edited", width=175),
             "strength": TextColumn("λ₁, λ₂", width=60),
             "old": TextColumn("P(own answer)", width=115),
             "new": TextColumn("P(new answer)", width=115),
             "changed": CheckboxColumn("First answer changed", width=140),
-            "prompt": TextColumn("Prompt", width="large"),
         },
     )
 

@@ -13,7 +13,8 @@ from app.shared import layout
 from app.shared.words import NOT_MEASURED, is_missing, plural, shown_token, with_blank
 from atlas.charts.effects import effect_name
 
-PROMPT = TextColumn("Prompt", width="large")
+# What tells rows apart comes first: a phone shows little more than the first column.
+PROMPT = TextColumn("Prompt", width=430)
 
 
 def show_prompts(prompts: pd.DataFrame) -> None:
@@ -22,10 +23,14 @@ def show_prompts(prompts: pd.DataFrame) -> None:
         layout.nothing(f"Prompts: {NOT_MEASURED}.")
         return
     tops = zip(prompts["top_token"], prompts["top_probability"], strict=True)
-    rows = prompts[["probability", "rank"]].assign(
-        top=[first_answer(*pair) for pair in tops],
-        prompt=prompts["text"].map(with_blank),
-        held_out=prompts["held_out"],
+    rows = pd.DataFrame(
+        {
+            "prompt": prompts["text"].map(with_blank),
+            "probability": prompts["probability"],
+            "rank": prompts["rank"],
+            "top": [first_answer(*pair) for pair in tops],
+            "held_out": prompts["held_out"],
+        }
     )
     names = {"probability": "Probability of the answer", "rank": "its rank", "top": "first answer"}
     absent = [name for name in names if rows[name].isna().all()]
@@ -34,6 +39,7 @@ def show_prompts(prompts: pd.DataFrame) -> None:
         hide_index=True,
         alt="Prompts with the probability and rank of the answer",
         column_config={
+            "prompt": PROMPT,
             "probability": ProgressColumn(
                 "P(answer)",
                 help="The answer's probability",
@@ -44,7 +50,6 @@ def show_prompts(prompts: pd.DataFrame) -> None:
             ),
             "rank": NumberColumn("Rank", help="1: the model's first answer", width=60),
             "top": TextColumn("First answer", help="The likeliest token and its probability", width=120),
-            "prompt": TextColumn("Prompt", width=430),
             "held_out": CheckboxColumn(
                 "Held out", width="small", help="Kept for evaluation, not used to find neurons"
             ),
@@ -84,18 +89,23 @@ def certificate(prompts: pd.DataFrame) -> str:
 def show_prompt_scores(scores: pd.DataFrame, threshold: float) -> None:
     """One neuron's score in each prompt where it is stored, and whether it reaches the threshold."""
     st.dataframe(
-        scores[["relative", "score"]].assign(
-            counts=scores["relative"] >= threshold, prompt=scores["text"].map(with_blank)
+        pd.DataFrame(
+            {
+                "prompt": scores["text"].map(with_blank),
+                "relative": scores["relative"],
+                "score": scores["score"],
+                "counts": scores["relative"] >= threshold,
+            }
         ),
         hide_index=True,
         alt="The neuron's score in each prompt where it is stored",
         column_config={
+            "prompt": PROMPT,
             "relative": ProgressColumn(
                 "Share of the prompt's largest", min_value=0, max_value=1, format="percent"
             ),
             "score": NumberColumn("Score", format="%.4f", width="small"),
             "counts": CheckboxColumn("Reaches the threshold", width="small"),
-            "prompt": PROMPT,
         },
     )
 
@@ -115,20 +125,20 @@ def show_effects_by_prompt(rows: pd.DataFrame) -> None:
     st.dataframe(
         pd.DataFrame(
             {
+                "prompt": rows["text"].map(with_blank),
                 "what": [effect_name(*kind) for kind in kinds],
                 **values,
                 "rank": [f"{before} → {after}" for before, after in ranks],
-                "prompt": rows["text"].map(with_blank),
             }
         ),
         hide_index=True,
         alt="Probability and rank of the answer before and after each change",
         column_config={
+            "prompt": PROMPT,
             "what": TextColumn("Changed"),
             "before": NumberColumn("Before", format="%.3f", width="small"),
             "after": NumberColumn("After", format="%.3f", width="small"),
             "change": NumberColumn("Change", format="percent", width="small"),
             "rank": TextColumn("Rank", width="small"),
-            "prompt": PROMPT,
         },
     )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from atlas.charts.look import SMALL, TALL, label_axis, legend, tooltip
 from atlas.charts.marks import lines, moves
-from atlas.charts.palette import PALETTE, colour
+from atlas.charts.palette import colour, encoded
 from atlas.neuron import PROMPT_GROUPS
 
 # Why a prompt is given → what it means in charts.
@@ -45,7 +45,7 @@ def before_and_after(summary: pd.DataFrame) -> alt.LayerChart:
             ("n_prompts:Q", "Prompts"),
         ),
     )
-    return alt.layer(*layers, data=rows, title="Before and after", height=52 * len(summary) + 90)
+    return alt.layer(*layers, data=rows, title="Before and after", height=52 * len(summary))
 
 
 # Dose and response -----------------------------------------------------------------------------------
@@ -66,11 +66,13 @@ def factor_lines(doses: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(values=factors, format="g", labelOverlap="greedy", grid=False),
     )
     y = {"title": "P(answer), mean", "scale": alt.Scale(domain=[0, 1])}
+    names = {_MEANINGS[group]: PROMPT_GROUPS[group] for group in present} | {"random": "random neurons"}
+    below = legend(2, limit=150)
     drawn = lines(
         x,
         alt.Y("probability:Q", **y),
-        names={_MEANINGS[group]: PROMPT_GROUPS[group] for group in present},
-        legend=legend(limit=180),
+        names=names,
+        legend=below,
         tooltip=tooltip(
             ("label:N", "Prompts"),
             ("factor:Q", "Factor"),
@@ -81,21 +83,14 @@ def factor_lines(doses: pd.DataFrame) -> alt.LayerChart:
         ),
         size=35,
     )
-    look = {"color": colour("random")}
-    random = alt.Chart(rows[rows["random"].notna() & (rows["group"] == present[0])]).encode(x=x)
+    of_random = rows[rows["random"].notna() & (rows["group"] == present[0])].assign(meaning="random")
+    random = alt.Chart(of_random).encode(x=x, **encoded(names, "color", legend=below))
     behind = [
         alt.Chart(pd.DataFrame({"factor": [1.0]})).mark_rule(strokeDash=[2, 2]).encode(x=x),
-        random.mark_area(opacity=0.25, **look).encode(y=alt.Y("random_low:Q", **y), y2="random_high:Q"),
-        random.mark_line(strokeWidth=2, strokeDash=list(PALETTE["random"].dash), **look).encode(
-            y=alt.Y("random:Q", **y)
-        ),
+        random.mark_area(opacity=0.25).encode(y=alt.Y("random_low:Q", **y), y2="random_high:Q"),
+        random.mark_line(strokeWidth=2).encode(y=alt.Y("random:Q", **y), **encoded(names, "strokeDash")),
     ]
-    name = (
-        random.transform_filter(f"datum.factor == {factors[-1]}")
-        .mark_text(text="random neurons", align="right", dy=-8, **look)
-        .encode(y=alt.Y("random:Q", **y))
-    )
-    return alt.layer(*behind, *drawn, name, data=rows, title="Dose and response", height=TALL + 20)
+    return alt.layer(*behind, *drawn, data=rows, title="Dose and response", height=TALL)
 
 
 # The path --------------------------------------------------------------------------------------------

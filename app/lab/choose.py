@@ -82,7 +82,7 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
     """A button that fetches the model, where visitors may have it fetched."""
     if not may_be_on_hub(name):
         raise missing
-    limits.current().check_download_model(name)
+    limits.current().check_download(name)
     known = KNOWN_MODELS.get(name)
     size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
     if known is None:

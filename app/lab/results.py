@@ -212,6 +212,7 @@ def show_every_prompt(run: Run) -> None:
         rows,
         hide_index=True,
         alt="Every prompt with the answer's probability and rank, before, after and with random neurons",
+        column_order=["text", *rows.columns.drop("text")],
         column_config=_TEXT_LABELS
         | {key: NumberColumn(label, format="%.4f") for key, label in _NUMBER_LABELS.items()},
     )

@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from atlas.charts.effects import published_points
-from atlas.charts.look import SMALL, TALL, label_axis, legend, percent_axis, power_axis, tooltip
+from atlas.charts.look import TALL, label_axis, legend, percent_axis, power_axis, tooltip
 from atlas.charts.marks import bars, lines
 from atlas.charts.palette import encoded
 
@@ -89,7 +89,7 @@ def edit_bars(rates: pd.DataFrame, *, published: pd.DataFrame | None = None) -> 
     if published is not None:
         crossed = published.assign(what=published["measure"].map(labels), whose=names["own"])
         layers.append(published_points(crossed, alt.X("share:Q"), alt.Y("what:N", **y), ".1%", beside))
-    height = 160 + 14 * len(names) * len(labels)
+    height = (14 * len(names) + 8) * len(labels)
     return alt.layer(*layers, data=rows, title="Prompts that say what they should", height=height)
 
 
@@ -174,7 +174,7 @@ def elsewhere_strip(rows: pd.DataFrame, *, measure: str = "accuracy") -> alt.Cha
             size=size,
             tooltip=_erased_tooltip(("label:N", "Relation asked"), ("whose:N", "Erased")),
         )
-        .properties(height=SMALL - 40)
+        .properties(height=70 * rows["whose"].nunique())
     )
 
 

@@ -118,7 +118,7 @@ def stability_bars(rows: pd.DataFrame) -> alt.LayerChart:
         size=26,
     )
     title = "Neurons found on held-out wordings, beside those of"
-    return alt.layer(*layers, data=rows, title=title, height=90 + 46 * len(rows))
+    return alt.layer(*layers, data=rows, title=title, height=46 * len(rows))
 
 
 def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
@@ -160,7 +160,7 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
         interval=interval,
         legend=legend(),
     )
-    return alt.layer(*layers, data=rows, title="How active they are where", height=150 + 42 * len(order))
+    return alt.layer(*layers, data=rows, title="How active they are where", height=42 * len(order))
 
 
 def method_bars(rows: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
@@ -183,7 +183,7 @@ def method_bars(rows: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
         tooltip=_tips(rows, ("what:N", "Method"), ("change:Q", "Change", "+.1%")),
         interval=_interval(rows),
     )
-    return alt.layer(*layers, data=rows, title="Other methods' neurons", height=80 + 40 * len(rows))
+    return alt.layer(*layers, data=rows, title="Other methods' neurons", height=40 * len(rows))
 
 
 def _interval(rows: pd.DataFrame) -> tuple[str, str] | None:

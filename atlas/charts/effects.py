@@ -109,7 +109,7 @@ def _changes(
     if published is not None:
         crossed = published.assign(what=_names(published), templates="held-out")
         layers.append(published_points(crossed, alt.X("change:Q"), alt.Y("what:N"), "+.2%", beside))
-    height = 70 + len(y["scale"].domain) * (32 if both else 27)
+    height = len(y["scale"].domain) * (32 if both else 27)
     return alt.layer(*layers, data=rows, title=title, height=height)
 
 
@@ -145,11 +145,12 @@ def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
     means = means.set_axis(["before", "after"], axis="columns").assign(n=groups.size()).reset_index()
     means["change"] = means["after"] / means["before"] - 1
     means = means.assign(what=_names(means), meaning=means["group"])
+    y = _by_intervention(means)
     layers = moves(
         "before",
         "after",
         names=GROUP_NAMES,
-        y=alt.Y("what:N", title=None, **_by_intervention(means)),
+        y=alt.Y("what:N", title=None, **y),
         tooltip=tooltip(
             ("what:N", "Change"),
             ("before:Q", "Mean probability before", ".4f"),
@@ -158,7 +159,7 @@ def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
             ("n:Q", "Prompts"),
         ),
     )
-    return alt.layer(*layers, data=means, title=title, height=110 + 26 * (len(means) + 2))
+    return alt.layer(*layers, data=means, title=title, height=27 * len(y["scale"].domain))
 
 
 def _mean_changes(effects: pd.DataFrame, title: str) -> alt.LayerChart:

@@ -28,7 +28,9 @@ TEXT, INK, WHITE = "#767C85", "#1D232B", "#FFFFFF"
 INTERVAL, HALO = "#20252C", "#FFFFFF"
 ON_LIGHT, ON_DARK = "#101010", "#FAFAFA"
 
-SMALL, TALL = 300, 340
+# A chart is as wide as its place; its height is the plot's. Title, axes and legend come on top of it.
+AUTOSIZE = {"type": "fit-x", "contains": "padding"}
+SMALL, TALL = 220, 260
 # Opacity of marks that are there for comparison.
 FAINT = 0.4
 # What a clicked mark is found under; see `clickable`.
@@ -51,9 +53,11 @@ class Ready:
 
     def to_dict(self) -> dict[str, Any]:
         """The chart's Vega-Lite specification."""
-        spec = self._chart.to_dict(validate=self.checked)
+        spec = self._chart.to_dict(validate=self.checked) | {"autosize": AUTOSIZE}
         config = spec.setdefault("config", {})
         config |= {"text": {"color": TEXT}, "rule": {"color": TEXT}}
+        # Centred below a narrow plot, a title would be cut on the right; the labels' room is on the left.
+        config["axisX"] = {"titleAnchor": "end"}
         if self._fields:
             view = spec
             while "layer" in view:

@@ -15,6 +15,7 @@ import pandas as pd
 from atlas.charts.look import (
     FAINT,
     SMALL,
+    TALL,
     label_axis,
     legend,
     neuron_names,
@@ -141,7 +142,7 @@ def score_map(
         names,
         data=rows,
         title="Scores (height: mean score)",
-        height=max(330, 18 * n_layers + 130),
+        height=max(TALL, 18 * n_layers),
     )
 
 
@@ -215,7 +216,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
         fill=None, stroke=colour("chosen"), strokeWidth=3
     )
     return alt.layer(
-        cells, frame, data=rows, title="Scores prompt by prompt", height=_ROW_HEIGHT * len(prompts) + 230
+        cells, frame, data=rows, title="Scores prompt by prompt", height=_ROW_HEIGHT * len(prompts)
     )
 
 
@@ -234,7 +235,7 @@ def token_bars(pairs: pd.DataFrame, *, title: str) -> alt.LayerChart:
         x={"title": "Logit added per unit of activation", "axis": alt.Axis(tickCount=5)},
         tooltip=tooltip(("token:N", "Token"), ("logit:Q", "Logit", "+.3f")),
     )
-    return alt.layer(*layers, data=rows, title=title, height=24 * len(rows) + 90)
+    return alt.layer(*layers, data=rows, title=title, height=24 * len(rows))
 
 
 def neuron_relation_bars(
@@ -273,4 +274,4 @@ def neuron_relation_bars(
         )
     )
     title = "Its facts by relation"
-    return alt.layer(*layers, by_chance, data=rows, title=title, height=24 * len(rows) + 130)
+    return alt.layer(*layers, by_chance, data=rows, title=title, height=24 * len(rows))

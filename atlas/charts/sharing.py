@@ -30,9 +30,7 @@ from atlas.charts.palette import colour
 MOST_BARS = 20
 
 
-def sharing_bars(
-    means: Mapping[str, tuple[str, float | None]], *, height: int = SMALL, size: int = 34
-) -> alt.LayerChart:
+def sharing_bars(means: Mapping[str, tuple[str, float | None]]) -> alt.LayerChart:
     """Mean number of neurons that two facts share. means: meaning → which two facts, the mean or None."""
     rows = pd.DataFrame([(meaning, *each) for meaning, each in means.items()])
     rows = rows.set_axis(["meaning", "what", "shared"], axis="columns").dropna()
@@ -44,9 +42,9 @@ def sharing_bars(
         x={"title": "Neurons (mean)", "scale": room_scale(rows["shared"])},
         y={"axis": label_axis(140)},
         tooltip=tooltip(("what:N", "Two facts"), ("shared:Q", "Neurons in common (mean)", ".3f")),
-        size=size,
+        size=26,
     )
-    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=height)
+    return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=44 * len(rows))
 
 
 def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.LayerChart:
@@ -68,7 +66,7 @@ def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.Layer
         ),
         legend=legend(2, limit=160),
     )
-    return alt.layer(*layers, data=rows, title="Neurons that its facts share", height=22 * len(rows) + 110)
+    return alt.layer(*layers, data=rows, title="Neurons that its facts share", height=22 * len(rows))
 
 
 def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
@@ -98,7 +96,7 @@ def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     )
     text = base.mark_text(dy=-8).encode(text=alt.Text("n_neurons:Q", format=","))
     drawn = base.mark_bar(color=colour("own"))
-    return alt.layer(drawn, text, data=rows, title="How widely its neurons are shared", height=260)
+    return alt.layer(drawn, text, data=rows, title="How widely its neurons are shared", height=SMALL)
 
 
 def _doubled(sharing: pd.DataFrame, n_facts: int) -> pd.DataFrame:
@@ -166,7 +164,7 @@ def overlap_matrix(
     look = {
         "data": rows,
         "title": "Neurons that two facts share, by relation",
-        "height": (34 if numbers else 20) * n + 170,
+        "height": (34 if numbers else 20) * n,
     }
     if not numbers:
         return alt.layer(cells, **look)
@@ -223,4 +221,4 @@ def hits_by_relation(hits: pd.DataFrame, chosen: str | None = None) -> alt.Layer
         y={"axis": label_axis(140, labelFlush=False)},
         tooltip=tooltip(("what:N", "Relation"), ("relation_id:N", "Id"), ("n:Q", "Facts", ",")),
     )
-    return alt.layer(*layers, data=rows, title="Hits by relation", height=22 * len(rows) + 120)
+    return alt.layer(*layers, data=rows, title="Hits by relation", height=22 * len(rows))

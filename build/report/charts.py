@@ -17,9 +17,12 @@ import pandas as pd
 
 from atlas.charts import changes, checks, effects, neurons, sharing
 from atlas.charts.look import (
+    AUTOSIZE,
     INK,
     ON_DARK,
     ON_LIGHT,
+    SMALL,
+    TALL,
     WHITE,
     change_scale,
     label_axis,
@@ -74,8 +77,7 @@ def finished(chart: alt.Chart | alt.LayerChart, found: Findings, *, title: str, 
                 offset=10,
             ),
             width=_WIDTH,
-            height=chart.height + 15 * len(below),
-            autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+            autosize=AUTOSIZE,
         )
         # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
         .configure(aria=False, background=WHITE, font="Arial, Helvetica, sans-serif", padding=6)
@@ -176,7 +178,7 @@ def draw_effects_by_relation(found: Findings, intervention: str) -> alt.LayerCha
             alt.Chart(own).mark_bar(height=11, color=colour("own")).encode(**places),
             *intervals(alt.Chart(own).encode(y=places["y"]), "paper_low", "paper_high"),
             _points(rows[rows["group"] != "own"], controls, places),
-            height=190 + _ROW_HEIGHT * len(order),
+            height=_ROW_HEIGHT * len(order),
         ),
         found,
         title=f"{VERBS[intervention]}, by relation",
@@ -286,7 +288,7 @@ def draw_doses(found: Findings) -> alt.LayerChart:
         )
     )
     return finished(
-        alt.layer(*drawn, claimed, data=rows, height=310),
+        alt.layer(*drawn, claimed, data=rows, height=TALL),
         found,
         title="Erasing a relation, by dose",
         text=(
@@ -358,7 +360,7 @@ def draw_erasures(found: Findings) -> alt.LayerChart:
             same,
             _points(beside, dict(list(kinds.values())[1:]), places),
             effects.published_points(published, places["x"], places["y"], ".2f"),
-            height=155 + _ROW_HEIGHT * len(order),
+            height=_ROW_HEIGHT * len(order),
         ),
         found,
         title="Erasing each relation",
@@ -434,7 +436,7 @@ def draw_sizes(found: Findings) -> alt.LayerChart:
     )
     rule = alt.Chart(median).mark_rule(strokeDash=[4, 3])
     return finished(
-        alt.layer(bars, rule.encode(x="median:Q", tooltip=tooltip(("median:Q", "Median"))), height=240),
+        alt.layer(bars, rule.encode(x="median:Q", tooltip=tooltip(("median:Q", "Median"))), height=SMALL),
         found,
         title="Neurons a fact",
         text=f"{found.n_facts:,} facts. Dashed: the median, {found.statistics.median:g}.",
@@ -500,7 +502,7 @@ def draw_thresholds(found: Findings, column: str, words: str, form: str) -> alt.
             alt.Chart(rows).mark_rect().encode(**places, color=viridis),
             *texts,
             outline.encode(**places),
-            height=300,
+            height=SMALL,
         ),
         found,
         title=words,

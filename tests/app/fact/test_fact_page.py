@@ -471,6 +471,13 @@ def test_a_fact_shows_its_prompts_neurons_and_effects(a):
     assert "integrals within tolerance" in words(app)
 
 
+def test_every_table_of_prompts_leads_with_the_prompt(a):
+    """A phone shows little more than the first column."""
+    app = fact_page(neuron=str(neuron_names(queries.neurons_of_fact(a, FACT)).iloc[0]), evidence="edits")
+    of_prompts = [list(frame.value.columns) for frame in app.dataframe if "prompt" in frame.value]
+    assert [columns[0] for columns in of_prompts] == ["prompt"] * 4
+
+
 def test_a_fact_without_neurons_says_so(a):
     silent = a.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     app = page("fact", fact=silent)

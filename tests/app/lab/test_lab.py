@@ -16,6 +16,7 @@ from atlas.experiments import documents
 from atlas.experiments.controls import experiment_prompts
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Suppress
+from atlas.models import CACHE_VARIABLE
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.numbers import signed_percent
 from atlas.store.atlas import bundled, open_atlas
@@ -160,6 +161,8 @@ def test_a_fact_is_suppressed_in_one_click_with_the_librarys_numbers(subject, fa
     at = press(lab(fact=fact["fact_id"]), RUN)
     assert not at.error
     rows = table_with(at, "says_after").iloc[: len(prompts)]
+    shown = next(frame for frame in at.dataframe if "says_after" in frame.value)
+    assert list(shown.proto.column_order)[:2] == ["text", "group"]
     before = subject.predict(prompts)
     with subject.applied(Suppress(neurons)) as changed:
         after = changed.predict(prompts)
@@ -600,6 +603,13 @@ def test_an_edit_to_a_word_outside_the_vocabulary_gets_a_sentence(fact):
     assert "outside the vocabulary" in said(at.error)
     assert RUN in labels(at)
     assert widget(at.selectbox, f"lab_new_{first_change(at)}").value == "☃"
+
+
+def test_a_model_that_is_not_on_this_machine_is_offered(fact, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    at = lab(atlas="starter-smollm2-135m", fact=fact["fact_id"], model="smollm2-135m")
+    assert "Fetch smollm2-135m (93 MB, 542 MB on disk)" in labels(at)
+    assert run_button(at).label == f"{RUN} (missing: Model)"
 
 
 def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):

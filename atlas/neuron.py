@@ -28,7 +28,7 @@ PROMPT_GROUPS = {
 
 _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 # The marks that end a sentence, after the answer: Western, Chinese and Japanese, Hindi, Arabic and Urdu.
-_ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*[.?!»。．？！।؟۔]?\s*$")
+ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*[.?!»。．？！।؟۔]?\s*$")
 
 
 @dataclass(frozen=True, order=True)
@@ -88,7 +88,7 @@ class Template:
     @property
     def ends_with_object(self) -> bool:
         """Whether the object comes last (a mark that ends the sentence may follow), as causal models need."""
-        return _ENDS_WITH_OBJECT.search(self.pattern) is not None
+        return ENDS_WITH_OBJECT.search(self.pattern) is not None
 
     def prompt(self, fact: Fact) -> Prompt:
         """The template with the subject filled in and the answer left open."""
@@ -122,7 +122,7 @@ class Prompt:
     @property
     def ends_with_answer(self) -> bool:
         """Whether the answer comes last (a mark that ends the sentence may follow), as causal models need."""
-        return _ENDS_WITH_OBJECT.search(self.text) is not None
+        return ENDS_WITH_OBJECT.search(self.text) is not None
 
     @property
     def before(self) -> str:

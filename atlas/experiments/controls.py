@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atlas.neuron import ExperimentPrompt, Neuron, Prompt
+from atlas.neuron import ENDS_WITH_OBJECT, ExperimentPrompt, Neuron, Prompt
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -89,7 +89,7 @@ def control_prompts(
             "avoided": avoided,
             "seed": str(seed),
             "causal": causal,
-            "ending": r"\[Y\]\s*\.?\s*$",
+            "ending": ENDS_WITH_OBJECT.pattern,
             "neighbours": neighbours,
             "unrelated": unrelated,
         },

@@ -8,6 +8,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -120,6 +121,18 @@ def test_control_prompts_have_as_many_wordings_as_there_are_held_out(sample):
         of_relation = Counter(template_id.split(".")[0] for template_id in wordings)
         assert {relation: n for relation, n in of_relation.items() if n < 3} == {}
         assert [n for template, n in wordings.items() if template.startswith("P36")] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("end", [".", "?", "。", "؟"])
+def test_control_prompts_of_a_causal_model_may_end_as_its_templates_may(end, tmp_path):
+    folder = write_sample_atlas(tmp_path / "ending")
+    rows = pq.read_table(folder / "prompts.parquet").to_pandas()
+    rows["text"] = rows["text"].str.rstrip(".") + end
+    replace_tables(folder, prompts=pa.Table.from_pandas(rows, preserve_index=False))
+    with open_atlas(folder) as atlas:
+        chosen = controls.control_prompts(atlas, fact_id="P36-00001", causal=True)
+    assert len(chosen) == 18
+    assert all(item.prompt.ends_with_answer for item in chosen)
 
 
 def test_where_an_atlas_has_no_ranks_any_prompt_is_a_control(tmp_path):

@@ -122,9 +122,10 @@ def _every_group(found: Findings, intervention: str) -> Table:
                 if row is None:
                     continue
                 ratios = [
-                    found.effects.of(intervention, group, templates, facts, ratio=ratio).text()
+                    found.effects.of(intervention, group, templates, facts, ratio=ratio)
                     for ratio in ("paper", "replication")
                 ]
+                means = f"{row.mean_before:.3f} → {row.mean_after:.3f}"
                 changed = found.effects.top_changed(intervention, group, templates, facts)
                 active = found.effects.activity(intervention, group, templates, facts)
                 rows.append(
@@ -132,10 +133,10 @@ def _every_group(found: Findings, intervention: str) -> Table:
                         GROUP_NAMES[group],
                         templates,
                         facts,
-                        *ratios,
+                        *("not measured" if each is None else each.text() for each in ratios),
                         "not measured" if changed is None else changed.number(),
                         "not measured" if active is None else f"{active:.2f} ×",
-                        f"{row.mean_before:.3f} → {row.mean_after:.3f}",
+                        "not measured" if ratios[0] is None else means,
                         f"{row.n_relations:,} · {row.n_facts:,} · {row.n_prompts:,}",
                     )
                 )

@@ -128,6 +128,8 @@ class Effects:
         if row is None:
             return None
         value, low, high = (getattr(row, f"{ratio}_{end}") for end in ("change", "low", "high"))
+        if pd.isna(value):  # imported results have the replication's ratio alone
+            return None
         low, high = (None if pd.isna(each) else float(each) for each in (low, high))
         return Measurement(float(value), low, high, int(row.n_facts), "facts", "change")
 

@@ -422,6 +422,17 @@ def test_the_original_s_numbers_are_the_rows(original):
     assert "unrelated" not in set(effects.loc[effects["intervention"] == "amplify", "group"])
 
 
+@needs_originals
+def test_the_report_has_the_replication_s_ratio_and_says_what_was_not_measured(original, tmp_path):
+    assert main(["figures", str(original), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "∞" not in text
+    assert "nan" not in text.lower().split()
+    (own, *_) = (line for line in text.splitlines() if line.startswith("| own neurons | discovery | all |"))
+    assert own.split(" | ")[3] == "not measured"
+    assert own.split(" | ")[4].startswith("−68.7 %")
+
+
 PAGES: dict[str, tuple[str, dict[str, str], str]] = {
     "home": ("home", {}, "the templates that found them (none is held out)"),
     "fact": (

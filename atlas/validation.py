@@ -57,7 +57,9 @@ def problem_of(error: ValidationError, what: str) -> str:
     problem = problem.replace("greater than or equal to", "at least").replace(
         "less than or equal to", "at most"
     )
-    if kind == "too_long":
+    if kind == "json_invalid":
+        problem = f"is not JSON ({first['ctx']['error']})"
+    elif kind == "too_long":
         counted = "characters" if isinstance(value, str) else "items"
         problem = f"must have at most {first['ctx']['max_length']:,} {counted}, got {len(value):,}"
     elif isinstance(value, str | int | float) and kind != "extra_forbidden":

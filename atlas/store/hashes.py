@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from atlas.errors import StoreError
 from atlas.files import whole_file
@@ -32,12 +35,15 @@ Times = tuple[int, int, int]
 _seen: dict[str, tuple[Times, str]] = {}
 
 
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """Rows, size and hash of one Parquet file."""
 
-    rows: int
-    bytes: int
+    rows: Count
+    bytes: Count
     sha256: str
 
 

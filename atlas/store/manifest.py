@@ -15,19 +15,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
 from atlas.files import whole_file
-from atlas.store.hashes import FileRecord, check_hashes, sha256_of
+from atlas.store.hashes import Count, FileRecord, check_hashes, sha256_of
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
-from atlas.validation import problem_of
+from atlas.validation import one_line, problem_of
 
 MANIFEST_NAME = "manifest.json"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class ModelRecord:
     activation_function: str | None = None
     family: str | None = None
     dtype: str | None = None
-    n_layers: int | None = None
-    n_neurons: int | None = None
+    n_layers: Annotated[int, Field(ge=0, lt=2**15)] | None = None
+    n_neurons: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class MethodRecord:
 
     name: str
     rule: str | None = None
-    tolerance: float | None = None
-    max_points: int | None = None
+    tolerance: Number | None = None
+    max_points: Count | None = None
     refinement: Mapping[str, Any] = field(default_factory=dict)
-    stored_fraction: float | None = 0.1
+    stored_fraction: Number | None = 0.1
     held_out: str | None = None
-    seed: int | None = None
+    seed: Count | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,8 +89,8 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     code_version: str | None = None
     device: str | None = None
-    seconds: float | None = None
-    prompts_per_second: float | None = None
+    seconds: Number | None = None
+    prompts_per_second: Number | None = None
     created: str | None = None
     notes: str = ""
     schema_version: int = SCHEMA_VERSION
@@ -115,6 +117,58 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
+
+
+class _Part(BaseModel):
+    """What the program reads of the manifest's free parts; they may hold more."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Refinement(_Part):
+    mode: str | None = None
+    threshold: float | None = None
+    share: float | None = None
+    shares: dict[str, float] = {}
+    at_least: Count | None = None
+    inclusive: bool | None = None
+    target: tuple[float, float] | None = None
+    step: float | None = None
+    tries: Count | None = None
+    negatives: Count | None = None
+    seed: Count | None = None
+
+
+class _Experiment(_Part):
+    key: str | None = None
+    sample: Count | None = None
+    seed: Count | None = None
+    seconds: float | None = None
+    code_version: str | None = None
+
+
+class _Precision(_Part):
+    prompts: Count
+    largest_difference: float
+
+
+class _Options(_Part):
+    parameters: dict[str, Any] = {}
+    stage_seconds: dict[str, float] = {}
+    prompts_left_out: Count = 0
+    facts_left_out: Count = 0
+    why_left_out: list[str] = []
+    precision: _Precision | None = None
+    experiments: dict[str, _Experiment] = {}
+
+
+class _Method(_Part):
+    refinement: _Refinement = _Refinement()
+    options: _Options = _Options()
+
+
+class _FreeParts(_Part):
+    method: _Method
 
 
 def file_name(table: str) -> str:
@@ -163,17 +217,19 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}, so it is not a finished atlas. "
             "Build one with `python -m build run`, or run an interrupted build again."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Build or copy the atlas again.") from error
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if version != SCHEMA_VERSION:
-        found = "no schema version" if version is None else f"schema version {version}"
+        found = "no schema version" if version is None else f"schema version {one_line(version, 40)}"
         raise StoreError(
             f"{path} has {found}; this program reads version {SCHEMA_VERSION}. "
             "Build the atlas again, or use the program it was made with."
         )
     try:
-        return _MANIFEST.validate_json(text, strict=True)
+        manifest = _MANIFEST.validate_json(text, strict=True)
+        _FreeParts.model_validate_json(text)
+        return manifest
     except ValidationError as error:
         raise StoreError(f"{problem_of(error, str(path))}. Build or copy the atlas again.") from error
 

@@ -281,13 +281,17 @@ def _refinement_problems(
 
 def rule_of(manifest: Manifest) -> refinement.Refinement:
     """The refinement that a manifest records. Raises `BuildError` when it records none."""
-    if not manifest.method.refinement:
+    known = refinement.Refinement.__dataclass_fields__
+    plain = {
+        name: value
+        for name, value in manifest.method.refinement.items()
+        if name in known and value is not None
+    }
+    if not {"mode", "threshold", "share"} <= plain.keys():
         raise BuildError(
             f"The manifest of {manifest.atlas_id} does not say how its neurons were refined. "
             "Build the atlas with `python -m build run`."
         )
-    known = refinement.Refinement.__dataclass_fields__
-    plain = {name: value for name, value in manifest.method.refinement.items() if name in known}
-    if plain.get("target") is not None:
+    if "target" in plain:
         plain["target"] = tuple(plain["target"])
     return refinement.Refinement(**plain)

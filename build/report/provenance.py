@@ -78,7 +78,7 @@ def _rule(manifest: Manifest) -> str:
 def _command(manifest: Manifest) -> str:
     """What makes the atlas again."""
     parameters = manifest.method.options.get("parameters", {})
-    if "dataset" not in parameters:
+    if not {"model", "dataset"} <= parameters.keys():
         return UNKNOWN
     published = manifest.method.options.get("published")
     if published is not None:
@@ -88,7 +88,7 @@ def _command(manifest: Manifest) -> str:
     for name, default in _OPTIONS.items():
         value = parameters.get(name, default)
         if value != default:
-            value = ",".join(value) if isinstance(value, list | tuple) else value
+            value = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
             words.append(f"--{name} {value}")
     discovery = parameters.get("discovery") or "half"
     if discovery != default_discovery(parameters.get("mode", "default")):

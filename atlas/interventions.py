@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atlas.errors import AtlasError, PromptError
-from atlas.neuron import Neuron
+from atlas.neuron import Neuron, check_text
 
 
 def _neurons(neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
@@ -72,6 +72,7 @@ class Edit:
         for answer in (self.old, self.new):
             if not isinstance(answer, str):
                 raise AtlasError(f"The answers of an edit must be text, got {answer!r}.")
+            check_text("The answer", answer)
         for name, strength in (("remove", self.remove), ("add", self.add)):
             if not 0 <= strength <= 1000:
                 raise AtlasError(f"{name} must be between 0 and 1000, got {strength}.")

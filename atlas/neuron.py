@@ -31,6 +31,21 @@ _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*[.?!»。．？！।؟۔]?\s*$")
 
 
+def check_text(what: str, text: str) -> None:
+    """Raises `PromptError` for a text with half a character (a lone surrogate), which no tokenizer takes.
+
+    JSON can hold one as \\ud83d: the beginning of an emoji that was cut.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise PromptError(
+            f"{what} '{shown}' has half a character, {ascii(text[error.start])[1:-1]}. "
+            "Write it whole, or remove it."
+        ) from None
+
+
 @dataclass(frozen=True, order=True)
 class Neuron:
     """One input of a layer's feed-forward down-projection, written ``L9.N2141``."""
@@ -57,6 +72,10 @@ class Relation:
     relation_id: str
     label: str
 
+    def __post_init__(self) -> None:
+        for text in (self.relation_id, self.label):
+            check_text("The relation", text)
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -68,6 +87,10 @@ class Fact:
     object: str
     source: str = ""
 
+    def __post_init__(self) -> None:
+        for text in (self.subject, self.object, self.fact_id, self.source):
+            check_text("The fact's text", text)
+
 
 @dataclass(frozen=True)
 class Template:
@@ -78,6 +101,7 @@ class Template:
     pattern: str
 
     def __post_init__(self) -> None:
+        check_text("The template", self.pattern)
         for slot in (SUBJECT_SLOT, OBJECT_SLOT):
             if self.pattern.count(slot) != 1:
                 raise PromptError(
@@ -110,6 +134,8 @@ class Prompt:
     answer: str
 
     def __post_init__(self) -> None:
+        check_text("The prompt", self.text)
+        check_text("The answer", self.answer)
         count = self.text.count(OBJECT_SLOT)
         if count != 1:
             raise PromptError(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from atlas.compat.scores import finite
 from atlas.errors import PromptError
-from atlas.neuron import OBJECT_SLOT, Prompt
+from atlas.neuron import OBJECT_SLOT, Prompt, check_text
 from atlas.surgery.subject import Encoded, Subject
 
 # From answer positions to a context in which changes act there.
@@ -38,6 +38,7 @@ def encode(
     for name, text in (("prompt", prompt), ("answer", answer)):
         if not isinstance(text, str):
             raise PromptError(f"The {name} must be a string, got {text!r}.")
+        check_text(f"The {name}", text)
     causal = subject.family.kind == "causal"
     if encoded_input is None and not strict:
         marked = subject.mark(prompt)

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from atlas.datasets.dataset import Dataset
-from atlas.datasets.fetching import fetch_file, sha256
+from atlas.datasets.fetching import as_published, fetch_file, sha256
 from atlas.datasets.pararel import RELATION_LABELS, by_number
 from atlas.errors import DatasetError, PromptError
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
@@ -170,7 +170,7 @@ def _parse(path: str, content: bytes) -> CounterFact:
     order = {relation_id: place for place, relation_id in enumerate(relation_ids)}
     dataset = Dataset(
         dataset_id="counterfact",
-        revision=f"sha256 {sha256(content)}",
+        revision=f"sha256 {sha256(as_published(content))}",
         licence=_LICENCE,
         relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(sorted(templates.values(), key=lambda each: order[each.relation_id])),

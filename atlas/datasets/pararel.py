@@ -23,7 +23,7 @@ from pathlib import Path
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, sha256
 from atlas.errors import DatasetError, PromptError
-from atlas.neuron import Fact, Relation, Template
+from atlas.neuron import Fact, Relation, Template, check_text
 
 REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
 BASE_URL = f"https://raw.githubusercontent.com/yanaiela/pararel/{REVISION}/data"
@@ -204,4 +204,8 @@ def _entries(path: Path, content: bytes, keys: tuple[str, ...]) -> Iterator[tupl
                     f"{path}, line {number}, has no text under '{key}'. "
                     "Copy the file from its publisher again."
                 )
+            try:
+                check_text(f"the text under '{key}',", value)
+            except PromptError as error:
+                raise DatasetError(f"{path}, line {number}: {error}") from None
         yield number, entry

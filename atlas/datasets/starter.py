@@ -95,7 +95,7 @@ def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
         entries = json.loads(_read_text(path))
         relations = [Relation(str(e["relation_id"]), str(e["label"])) for e in entries]
         patterns = {str(e["relation_id"]): [str(line) for line in e["templates"]] for e in entries}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, PromptError) as error:
         raise DatasetError(
             f"{path} is not a list of relations ({type(error).__name__}: {error}). "
             "Give each entry relation_id, label and templates."

@@ -21,6 +21,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from atlas.errors import PromptError
+from atlas.neuron import check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,6 +67,7 @@ def place_answer(
     answer and other text, too.
     """
     text = before + answer + after
+    check_text("The text", text)
     if not tokenizer.is_fast:
         return _place_by_tokens(tokenizer, before, answer, text)
     encoding = tokenizer(text, return_offsets_mapping=True)

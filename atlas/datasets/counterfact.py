@@ -31,7 +31,7 @@ from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import as_published, fetch_file, sha256
 from atlas.datasets.pararel import RELATION_LABELS, by_number
 from atlas.errors import DatasetError, PromptError
-from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template
+from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template, check_text
 from atlas.validation import problem_of
 
 URL = "https://rome.baulab.info/data/dsets/counterfact.json"
@@ -206,6 +206,8 @@ def _case(case_id: str, record: _Record, fact: Fact, template: Template) -> Case
             for number, text in enumerate(getattr(record, key))
         )
 
+    for text in record.generation_prompts:
+        check_text("The beginning", text)
     new = record.requested_rewrite.target_new.text
     return Case(
         case_id=case_id,

@@ -154,6 +154,7 @@ class _Precision(_Part):
 
 class _Options(_Part):
     parameters: dict[str, Any] = {}
+    published: dict[str, Any] | None = None
     stage_seconds: dict[str, float] = {}
     prompts_left_out: Count = 0
     facts_left_out: Count = 0

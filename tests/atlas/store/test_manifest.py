@@ -52,7 +52,7 @@ def use(atlas: Atlas) -> None:
     "\n".join(map(str, [*lines, manifest_text(manifest)])).encode()
     for record in manifest.method.options.get(RECORD, {}).values():
         assert record.get("seconds", 0) is None or record.get("seconds", 0) * 2 is not None
-    for function in (rule_of, atlas_thresholds):
+    for function in (rule_of, lambda manifest: atlas_thresholds(manifest, "P36")):
         with suppress(AtlasError):
             function(manifest)
 

@@ -9,12 +9,12 @@ A number is written so that reading it gives the same number.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 # What a spreadsheet takes for a formula, unless it is a number.
@@ -27,11 +27,13 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, for_sprea
     for_spreadsheets: begin with a byte order mark, by which Excel knows UTF-8, and put an apostrophe before a
     text that Excel would run as a formula.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    lines: list[str] = []
+    # The writer quotes the characters of its line end, here both; it writes a row at a time.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     cell = _spreadsheet_cell if for_spreadsheets else _csv_cell
     writer.writerows([[cell(value) for value in row] for row in (columns, *rows)])
-    return ("\ufeff" if for_spreadsheets else "") + file.getvalue()
+    text = "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+    return ("\ufeff" if for_spreadsheets else "") + text
 
 
 def _csv_cell(value: Any) -> Any:

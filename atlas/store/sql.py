@@ -43,6 +43,7 @@ from atlas.store.sql_worker import receive, send
 LONGEST_SQL = 20_000
 LONGEST_VALUES = 20_000
 LONGEST_LINE = 16
+MOST_ROWS = 1_000_000_000
 
 _STOPPED = "The query was stopped."
 _BROKEN = "The query crashed the database engine, which was started again. Rewrite the query."
@@ -120,8 +121,11 @@ class Sandbox:
         memory: str = "512MB",
         threads: int = 2,
     ) -> None:
-        if max_rows < 1 or not 0 < seconds < math.inf:
-            raise QueryError(f"Row and time limits must be positive, got {max_rows} and {seconds:g}.")
+        if not 1 <= max_rows <= MOST_ROWS or not 0 < seconds < math.inf:
+            raise QueryError(
+                f"Row and time limits must be positive, and rows at most {MOST_ROWS:,}; "
+                f"got {max_rows} and {seconds:g}."
+            )
         if not (size := _MEMORY.fullmatch(memory.strip())):
             raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
         self._check = check

@@ -25,6 +25,12 @@ def test_a_number_survives_csv_and_json(number):
         assert type(number)(text) == number
 
 
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", "a\r\nb", "\r", 'a"b', "a,b"])
+def test_a_text_with_any_line_end_survives_csv(text):
+    lines = io.StringIO(csv_text(["x", "y"], [(text, 1), (text, 2)]), newline="")
+    assert list(csv.reader(lines)) == [["x", "y"], [text, "1"], [text, "2"]]
+
+
 def test_numpy_s_values_are_written_as_python_s():
     row = (np.float32(0.1), np.int64(3), np.bool_(True), np.array([{"n": np.int16(2)}]), (1, 2))
     (written,) = json.loads(json_text("abcde", [row]))

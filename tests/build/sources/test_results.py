@@ -430,7 +430,7 @@ def test_the_report_has_the_replication_s_ratio_and_says_what_was_not_measured(o
     assert "nan" not in text.lower().split()
     (own, *_) = (line for line in text.splitlines() if line.startswith("| own neurons | discovery | all |"))
     assert own.split(" | ")[3] == "not measured"
-    assert own.split(" | ")[4].startswith("−68.7 %")
+    assert own.split(" | ")[4].startswith("−68.7")
 
 
 PAGES: dict[str, tuple[str, dict[str, str], str]] = {

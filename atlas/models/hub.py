@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
 
 from atlas.errors import ModelError
 from atlas.models.folder import weight_files
@@ -11,7 +15,10 @@ from atlas.models.known import WITHOUT_HUB, OnProgress
 
 HUB_DEADLINE_SECONDS = 3.5
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_FILES: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"],
+    "ignore_patterns": ["*/*"],
+}
 
 
 def cached_snapshot(name: str) -> Path | None:
@@ -41,10 +48,10 @@ def download(name: str, progress: OnProgress | None) -> Path:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,
-            HfHubHTTPError,
             HFValidationError,
             RepositoryNotFoundError,
         )
+        from huggingface_hub.utils import filter_repo_objects
     except ImportError:
         raise ModelError(
             f"The model '{name}' is not on this machine, and huggingface_hub is not installed. {WITHOUT_HUB}"
@@ -55,7 +62,7 @@ def download(name: str, progress: OnProgress | None) -> Path:
 
     def ask() -> None:
         try:
-            answer.append(HfApi().model_info(name, timeout=HUB_DEADLINE_SECONDS))
+            answer.append(HfApi().model_info(name, timeout=HUB_DEADLINE_SECONDS, files_metadata=True))
         except Exception as error:
             answer.append(error)
 
@@ -79,17 +86,38 @@ def download(name: str, progress: OnProgress | None) -> Path:
             f"The hub's '{name}' has no safetensors weights. Convert it to a local folder with "
             "`save_pretrained`."
         )
-    if progress is not None:
-        progress(0.0, f"Downloading {name} from the hub")
+    report: OnProgress = progress or (lambda fraction, message: None)
+    report(0.0, f"Downloading {name} from the hub")
+    n_bytes = sum(each.size or 0 for each in filter_repo_objects(info.siblings or (), **_FILES, key=_name))
     try:
         folder = snapshot_download(
-            name, revision=info.sha, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"], etag_timeout=4
+            name, revision=info.sha, **_FILES, etag_timeout=4, tqdm_class=_reporting(name, n_bytes, report)
         )
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
+    except Exception as error:  # its HTTP client has errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"The download of '{name}' failed ({reason}). Run it again to resume, or: {WITHOUT_HUB}"
         ) from None
-    if progress is not None:
-        progress(1.0, f"{name} is ready")
+    report(1.0, f"{name} is ready")
     return Path(folder)
+
+
+def _name(file: Any) -> str:
+    return file.rfilename
+
+
+def _reporting(name: str, n_bytes: int, report: OnProgress) -> type[tqdm]:
+    """A bar for `snapshot_download` that reports the bytes on disk instead of drawing them."""
+
+    class Reporting(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            # There are bars of the files' number and of the bytes on the network, too.
+            if str(self.desc).startswith("Reconstructing") and n_bytes:
+                done = min(self.n, n_bytes)
+                report(done / n_bytes, f"Downloading {name}, {done / 1e6:,.0f} of {n_bytes / 1e6:,.0f} MB")
+
+    return Reporting

@@ -237,7 +237,7 @@ def _figures(
 def _experiment(
     file: Annotated[Path, Argument(metavar="FILE", help="the JSON of an experiment, exported by the Lab")],
     model: Annotated[str | None, Option(help="a folder or a name; by default the file's")] = None,
-    device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto",
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1, mps")] = "auto",
     json: Annotated[
         Path | None, Option(metavar="OUT", help="write the experiment and its new results to this file")
     ] = None,

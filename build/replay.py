@@ -21,6 +21,7 @@ from atlas.experiments.experiment import Agreement, compare_results
 from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
 from atlas.models import locate
+from atlas.models.device import check_device
 from atlas.neuron import PROMPT_GROUPS
 from build.output.writer import open_output
 
@@ -58,6 +59,7 @@ def replay_experiment(
 
     Raises an `AtlasError` for a file, a model or weights that do not fit.
     """
+    check_device(device)
     # Step 1: read.
     kept = _read(file)
     if json_file is not None and json_file.exists():

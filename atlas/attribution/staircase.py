@@ -403,8 +403,8 @@ def _empty_sweep(subject: Subject) -> Swept:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, copied without waiting for the device."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    """The tensor on the device, copied without waiting for a CUDA device."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _probability(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

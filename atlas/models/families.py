@@ -336,7 +336,7 @@ VARIANTS: Mapping[str, tuple[str, Any, Any, Family]] = {
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a model by its config.json; `ModelError` for a `model_type` that is not in the table."""
     model_type = config.get("model_type", "")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
             f"Models of type '{model_type or 'unknown'}' are not supported. "
             f"Choose a model of one of these types: {', '.join(FAMILIES)}."
@@ -355,14 +355,19 @@ _NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
 _WIDTH = ("hidden_size", "n_embd")
 
 
+def layer_count_of(config: Mapping[str, Any]) -> int | None:
+    """The number of layers, as far as a config.json tells."""
+    config = config.get("text_config") or config
+    n_layers = _first(config, _LAYERS)
+    return n_layers and n_layers * config.get("inner_group_num", 1)  # ALBERT's
+
+
 def sizes_of(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Numbers of layers and of neurons a layer, as far as a config.json tells."""
-    config = config.get("text_config", config)
+    text = config.get("text_config") or config
+    width = _first(text, _WIDTH)
+    return layer_count_of(config), _first(text, _NEURONS) or (width and 4 * width)
 
-    def first(names: tuple[str, ...]) -> int | None:
-        return next((config[name] for name in names if config.get(name)), None)
 
-    n_layers, width = first(_LAYERS), first(_WIDTH)
-    if n_layers is not None:
-        n_layers *= config.get("inner_group_num", 1)  # ALBERT's
-    return n_layers, first(_NEURONS) or (width and 4 * width)
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((config[name] for name in names if config.get(name)), None)

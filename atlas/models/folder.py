@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from atlas.errors import ModelError
+from atlas.models.checkpoint import check_config, check_tensors, config_sha256, read_tensors
 from atlas.models.known import KNOWN_NAMES
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
@@ -17,12 +18,16 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.mode
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A folder that `from_pretrained` can read, and the identity of the weights in it."""
+    """A folder that `from_pretrained` can read, and the model's identity: its weights and its config.
+
+    config_sha256: "" for a model whose config comes with its weights.
+    """
 
     name: str
     folder: Path
     revision: str
     weights_sha256: str
+    config_sha256: str = ""
 
     def config(self) -> dict:
         """The model's ``config.json``."""
@@ -30,26 +35,33 @@ class LocatedModel:
 
 
 def from_folder(name: str, folder: Path, *, revision: str | None = None) -> LocatedModel:
-    """Check a folder's files, without opening the weights beyond hashing them."""
+    """Check a folder's files, and that its config fits its weights; reads the weights only to hash them."""
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"The folder {folder} holds an adapter (PEFT). Merge it into its model with "
+            "`merge_and_unload()`, and save that."
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"The folder {folder} has no config.json. Give one that `save_pretrained` wrote, "
             f"or {KNOWN_NAMES}."
         )
-    _read_config(folder)
+    config = _read_config(folder)
     files = weight_files(folder)
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise ModelError(
             f"The folder {folder} has no tokenizer. Save it beside the weights with "
             "`tokenizer.save_pretrained`."
         )
+    check_config(config, folder)
+    check_tensors(read_tensors(files), config, folder)
     try:
         digest = weights_sha256(files)
     except OSError as error:
         raise ModelError(
             f"The weights in {folder} cannot be read ({error}). Check the files' permissions."
         ) from None
-    return LocatedModel(name, folder, revision or f"sha256:{digest[:12]}", digest)
+    return LocatedModel(name, folder, revision or f"sha256:{digest[:12]}", digest, config_sha256(config))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -60,8 +72,12 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError):
+            content = json.loads(index.read_text(encoding="utf-8"))
+            shards = sorted(set(content["weight_map"].values()))
+            in_folder = all(shard and Path(shard).name == shard for shard in shards)
+            if not shards or not in_folder or not isinstance(content["metadata"], dict):
+                raise ValueError("not an index of files in this folder")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ModelError(f"The file {index} cannot be read. Save the model again.") from None
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
@@ -86,7 +102,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _read_config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"The config.json in {folder} cannot be read ({error}). Save the model again."
         ) from None

@@ -75,6 +75,7 @@ def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor]
             unknown = subject.tokenizer.unk_token_id
             if unknown is None:
                 raise ModelError(f"{subject.name} has no unknown token. Erase with zero instead.")
+            subject.check_embedded((unknown,), subject.n_tokens)
             embedding = subject.family.token_embeddings(subject.model)[unknown].float()
             return lambda value: embedding
         case Edit():

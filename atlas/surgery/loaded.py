@@ -11,19 +11,17 @@ of the same length only, so no padding can leak into a score.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from atlas.errors import ModelError, PromptError
-from atlas.models.families import Family, family_of
+from atlas.models.families import Family
 from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.encoding import PlacedAnswer, answer_alone, place_answer, space_after
 from atlas.surgery.hooks import recording
@@ -134,6 +132,7 @@ class LoadedModel:
     family: Family
     device: torch.device
     dtype: str
+    config_sha256: str = ""
     lock: FairLock = field(default_factory=FairLock)
     sweep_bytes: float | None = None
 
@@ -157,7 +156,7 @@ class LoadedModel:
     @property
     def n_tokens(self) -> int:
         """Number of tokens in the unembedding."""
-        return self.family.token_embeddings(self.model).shape[0]
+        return self.model.get_submodule(self.family.unembedding).weight.shape[0]
 
     @property
     def activation_function(self) -> str:
@@ -216,7 +215,16 @@ class LoadedModel:
             raise PromptError(
                 f"The answer '{answer[:60]}' has {len(ids)} tokens. Give one of at most {MAX_ANSWER_TOKENS}."
             )
+        self.check_embedded(ids, self.n_tokens)
         return ids
+
+    def check_embedded(self, ids: Sequence[int], n_embeddings: int) -> None:
+        """Raises `PromptError` for a token beyond the embeddings, as one added to the tokenizer alone."""
+        if max(ids) >= n_embeddings:
+            raise PromptError(
+                f"The token '{self.token_text(max(ids))}' has the number {max(ids):,}, and {self.name} has "
+                f"{n_embeddings:,} embeddings. Use the model's own tokenizer, or train an embedding for it."
+            )
 
     @property
     def _unknown_is_no_word(self) -> bool:
@@ -237,6 +245,7 @@ class LoadedModel:
                 f"The prompt '{prompt.text[:60]}…' has {len(encoded.input_ids)} tokens, but "
                 f"{self.name} reads at most {self.max_length}. Shorten it."
             )
+        self.check_embedded(encoded.input_ids, self.model.get_input_embeddings().weight.shape[0])
         return encoded
 
     def _encode_masked(self, prompt: Prompt) -> Encoded:
@@ -326,63 +335,3 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, *, by_prefix: bool = 
         size = max(1, batch_tokens // max(length - start, 8))
         for begin in range(0, len(indices), size):
             yield indices[begin : begin + size]
-
-
-def device_of(device: str) -> torch.device:
-    """The device of that name, `auto` for a GPU where there is one; `ModelError` where it does not exist."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"There is no device '{device}'. Use cpu, cuda or cuda:0.") from error
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("There is no CUDA device. Use --device cpu.")
-    return target
-
-
-def read_model(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer in a folder; `ModelError` where they cannot be read.
-
-    name: the model's name in errors. Safetensors only; no remote code is run.
-    """
-    from safetensors import SafetensorError
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForMaskedLM,
-        AutoTokenizer,
-        PretrainedConfig,
-    )
-    from transformers.utils import logging as transformers_logging
-
-    # Progress bars and load reports are for interactive use.
-    transformers_logging.disable_progress_bar()
-    for source in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
-        logging.getLogger(source).setLevel(logging.ERROR)
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        # The type first: the configs of unsupported families may not even parse.
-        family = family_of(PretrainedConfig.get_config_dict(folder, **safe)[0])
-        config = AutoConfig.from_pretrained(folder, **safe)
-        auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
-        read: Any = auto.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
-        )
-        model, report = read
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (
-            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        )
-        raise ModelError(
-            f"The model {name} cannot be loaded: {reason}. "
-            "Give a folder with config.json, a tokenizer and *.safetensors."
-        ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"The weights of {name} lack {len(missing)} tensors, first {missing[0]}, which would be random. "
-            "Give the weights of a whole language model."
-        )
-    return model, tokenizer

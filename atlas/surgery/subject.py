@@ -20,7 +20,7 @@ import torch
 
 from atlas.errors import ModelError, PromptError
 from atlas.models import locate
-from atlas.models.families import family_of
+from atlas.models.device import device_of
 from atlas.neuron import Prompt
 from atlas.surgery.baking import bake
 from atlas.surgery.interventions import Intervention, changing, check_interventions
@@ -29,11 +29,10 @@ from atlas.surgery.loaded import (
     LoadedModel,
     Prediction,
     batches,
-    device_of,
-    read_model,
     token_predictions,
     whole_answer,
 )
+from atlas.surgery.loading import check_model, read_model
 from atlas.surgery.precision import PRECISIONS
 from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
@@ -133,9 +132,10 @@ class ChangedModel:
         return self.subject.predict(prompts, top_k=top_k, interventions=[self.interventions] * len(prompts))
 
 
-def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> Subject:
+def load_subject(name: str, *, device: str | None = "auto", dtype: str = "float32") -> Subject:
     """The model of that name, folder or hub id, ready to be studied.
 
+    device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` or None is a GPU where there is one.
     dtype: ``float32`` (default), ``tf32`` or ``bfloat16``: how exactly attribution computes its matrix
     products (`atlas.surgery.precision`); weights and everything else are float32. Weights come from
     safetensors only and no remote code is run. Raises `ModelError` when the model cannot be loaded or its
@@ -148,6 +148,7 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "float32") -> 
     model, tokenizer = read_model(Path(located.folder), located.name)
     subject = subject_of(model, tokenizer, name=located.name, device=target, dtype=dtype)
     subject.revision, subject.weights_sha256 = located.revision, located.weights_sha256
+    subject.config_sha256 = located.config_sha256
     return subject
 
 
@@ -162,23 +163,11 @@ def subject_of(
     """A `Subject` made of a language model and its tokenizer, which are not copied.
 
     The model is moved to the device (None: a GPU where there is one) and to float32, put in evaluation mode,
-    and its parameters need no gradients any more. Raises `ModelError` for an unsupported family or a model
-    without a language-modelling head.
+    and its parameters need no gradients any more. Raises `ModelError` for an unsupported family, and for a
+    model without a language-modelling head, with adapters (PEFT) or with quantised weights.
     """
-    kind = type(model).__name__
-    family = family_of(model.config.to_dict() if hasattr(model, "config") else {"model_type": kind})
-    name = name or str(getattr(model.config, "_name_or_path", "")) or kind
-    try:
-        family.layer_modules(model)
-        for module in (*family.head, family.unembedding):
-            model.get_submodule(module)
-    except AttributeError:
-        raise ModelError(
-            f"{kind} has no language-modelling head. Load the model with AutoModelForMaskedLM or "
-            "AutoModelForCausalLM."
-        ) from None
-    if family.kind == "masked" and tokenizer.mask_token_id is None:
-        raise ModelError(f"The tokenizer of {name} has no mask token. Give the model's own tokenizer.")
-    target = device_of("auto" if device is None else str(device))
+    name = name or str(getattr(getattr(model, "config", None), "_name_or_path", "")) or type(model).__name__
+    family = check_model(model, tokenizer, name)
+    target = device_of(device)
     model = model.to(device=target, dtype=torch.float32)
     return Subject(name, "", "", model.eval().requires_grad_(False), tokenizer, family, target, dtype)

@@ -27,9 +27,10 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from atlas.models.device import device_of
 from atlas.models.families import family_of
 from atlas.neuron import OBJECT_SLOT, Prompt
-from atlas.surgery.subject import Subject, device_of, load_subject, subject_of
+from atlas.surgery.subject import Subject, load_subject, subject_of
 from build.bench import prompts as sentences
 from build.bench.options import BenchOptions
 from build.bench.shapes import SHAPES
@@ -53,7 +54,7 @@ def named_subject(
     dtype: `auto` for what a build uses on the device.
     """
     target = device_of(device)
-    dtype = DEFAULT_DTYPES[target.type] if dtype == "auto" else dtype
+    dtype = DEFAULT_DTYPES.get(target.type, "float32") if dtype == "auto" else dtype
     if name not in SHAPES:
         return load_subject(name, device=str(target), dtype=dtype)
     config = shape_config(name, layers=layers)

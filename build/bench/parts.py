@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.surgery.subject import device_of
+from atlas.models.device import device_of
 from build.bench import floor, projection, scaling, sides
 from build.bench.figures import write_json
 from build.bench.machine import Say, describe_machine
@@ -37,7 +37,7 @@ def time_parts(options: BenchOptions, population: Population | None, say: Say) -
 
 def measure_parts(options: BenchOptions, population: Population | None, say: Say) -> dict[str, Any]:
     """The figures of every part, below those of the subject and the machine."""
-    device = device_of(options.device).type
+    device = "cuda" if device_of(options.device).type == "cuda" else "cpu"
     peaks = sides.peaks_of_sides(options, say) if "compare" in options.parts else {}
     grown = scaling.measure_scaling(options, device, say) if "scaling" in options.parts else None
     subject = chosen_subject(options)

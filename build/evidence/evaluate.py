@@ -24,6 +24,7 @@ from typer import Option
 from atlas.errors import BuildError
 from atlas.models import locate
 from atlas.queries import atlas_summary
+from atlas.models.device import check_device
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
@@ -54,11 +55,12 @@ class EvaluateOptions:
         ),
     ] = None
     seed: Annotated[int, Option(help="for all random draws")] = 0
-    device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto"
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1, mps")] = "auto"
     threads: Annotated[int | None, Option(help="CPU threads; all cores by default")] = None
 
     def __post_init__(self) -> None:
         find_studies(self.experiments)
+        check_device(self.device)
         not_negative("--sample", self.sample or 0)
         not_negative("--seed", self.seed)
         at_least_one("--threads", self.threads)

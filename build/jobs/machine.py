@@ -12,6 +12,7 @@ from typing import Annotated
 from typer import Option
 
 from atlas.errors import BuildError
+from atlas.models.device import check_device, device_of
 from build.plan import at_least_one, check_choice
 
 Note = Callable[[str], None]
@@ -27,7 +28,7 @@ MOST_WORKERS = 8
 class Machine:
     """How a build is run; nothing here changes a row."""
 
-    device: Annotated[str, Option(help="cpu, cuda, cuda:1")] = "auto"
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1, mps")] = "auto"
     threads: Annotated[
         int | None,
         Option(help="CPU threads, with ray of each worker; all cores by default"),
@@ -50,6 +51,7 @@ class Machine:
     ] = None
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         check_choice("--executor", self.executor, EXECUTORS)
         at_least_one("--threads", self.threads)
         at_least_one("--batch-rows", self.batch_rows)
@@ -75,8 +77,6 @@ class Machine:
         """'cpu' or 'cuda'. Raises `ModelError` for a GPU that neither this machine nor Ray's workers have."""
         if self.executor == RAY and self.device != "auto":
             return "cuda" if self.device == "cuda" else "cpu"
-        from atlas.surgery.subject import device_of
-
         return "cuda" if device_of(self.device).type == "cuda" else "cpu"
 
 

@@ -8,7 +8,9 @@ import sys
 import time
 import zipfile
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from atlas import models
 from atlas.errors import ModelError
@@ -35,7 +37,10 @@ def make_folder(folder, *files, config='{"model_type": "bert"}'):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config)
     for file in files:
-        (folder / file).write_bytes(file.encode())
+        if file.endswith(".safetensors"):
+            save_file({file: np.zeros(3, dtype=np.float32)}, folder / file)
+        else:
+            (folder / file).write_text(file)
     return folder
 
 
@@ -51,17 +56,17 @@ def test_a_local_folder_is_located_with_the_hash_of_its_weights(tmp_path):
 def test_a_replaced_weight_file_gets_a_new_hash(tmp_path):
     folder = make_folder(tmp_path / "mine", "model.safetensors", "tokenizer.json")
     before = locate(str(folder)).weights_sha256
-    (folder / "model.safetensors").write_bytes(b"other weights")
+    save_file({"other": np.ones(4, dtype=np.float32)}, folder / "model.safetensors")
     assert locate(str(folder)).weights_sha256 != before
 
 
 def test_the_hash_of_shards_covers_every_shard(tmp_path):
     shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     folder = make_folder(tmp_path / "mine", *shards, "vocab.txt")
-    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    index = {"metadata": {}, "weight_map": {"a": shards[0], "b": shards[1]}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     before = locate(str(folder)).weights_sha256
-    (folder / shards[1]).write_bytes(b"longer than before, so that size differs too")
+    save_file({"other": np.ones(4, dtype=np.float32)}, folder / shards[1])
     assert locate(str(folder)).weights_sha256 != before
     (folder / shards[1]).unlink()
     with pytest.raises(ModelError, match="lacks 1 of 2 weight files"):

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from atlas.errors import AtlasError, ModelError, PromptError
-from atlas.neuron import Prompt
+from atlas.interventions import Amplify, Edit, Erase, Suppress
+from atlas.models.device import device_of
+from atlas.neuron import Neuron, Prompt
 
 torch = pytest.importorskip("torch")
 
@@ -254,7 +256,7 @@ def test_truncated_weights_are_refused(tmp_path, tiny_bert):
     folder = shutil.copytree(tiny_bert, tmp_path / "short")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="cannot be read") as caught:
         load_subject(str(folder))
     assert is_one_message(caught.value)
 
@@ -263,7 +265,7 @@ def test_weights_of_another_shape_are_refused(tmp_path, tiny_bert):
     folder = shutil.copytree(tiny_bert, tmp_path / "foreign")
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"intermediate_size": 72', '"intermediate_size": 80'))
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="describes other shapes") as caught:
         load_subject(str(folder))
     assert is_one_message(caught.value)
 
@@ -276,18 +278,62 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path, tiny_bert):
         load_subject(str(folder))
 
 
-def test_a_nan_in_the_weights_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        (),
+        Suppress((Neuron(0, 1),)),
+        Amplify((Neuron(1, 0),), factor=2),
+        Erase((Neuron(1, 1),)),
+        Edit((Neuron(1, 0),), old="paris", new="rome"),
+    ],
+    ids=lambda change: type(change).__name__,
+)
+def test_a_nan_in_the_weights_is_refused_also_under_a_change(tmp_path, change):
     from tests.tiny_models import save_broken_bert
 
     subject = load_subject(str(save_broken_bert(tmp_path)), device="cpu")
-    with pytest.raises(ModelError, match="NaN"):
-        subject.predict([Prompt("f", "t", "the capital of france is [Y] .", "paris")])
+    prompt = Prompt("f", "t", "the capital of france is [Y] .", "paris")
+    with subject.applied(change) as changed, pytest.raises(ModelError, match="NaN"):
+        changed.predict([prompt])
 
 
-@pytest.mark.parametrize("device", ["gpu", "", "cpu:x"])
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:x", "xpu", "meta", "cuda:x", "cuda:-1", "mps:1", "\n"])
 def test_a_device_that_does_not_exist_is_refused(tiny_bert, device):
     with pytest.raises(ModelError, match="There is no device"):
         load_subject(str(tiny_bert), device=device)
+
+
+@pytest.mark.parametrize("device", [None, "auto", "cpu"])
+def test_no_device_and_auto_are_whatever_the_machine_has(tiny_bert, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert load_subject(str(tiny_bert), device=device).device == torch.device("cpu")
+
+
+def test_auto_takes_a_cuda_device_before_apples_gpu_and_that_before_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == device_of(None) == device_of("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == torch.device("cuda")
+
+
+def test_a_sweeps_rows_are_sent_to_every_kind_of_device():
+    from atlas.attribution.staircase import _sent
+
+    assert _sent(torch.ones(2), torch.device("meta")).device.type == "meta"
+
+
+def test_a_missing_apple_gpu_and_a_cuda_number_beyond_the_last_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"There is no Apple GPU \(mps\)"):
+        device_of("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of("cuda:1").index == 1
+    with pytest.raises(ModelError, match="There is no cuda:2: CUDA has 2 devices"):
+        device_of("cuda:2")
 
 
 def test_a_missing_cuda_device_is_refused(tiny_bert, monkeypatch):

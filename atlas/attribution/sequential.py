@@ -78,6 +78,7 @@ def without_a_word(subject: Subject, item: AnswerToken) -> list[AnswerToken]:
         )
     if not places:
         raise PromptError("The prompt has no word to replace. Use the method integrated_gradients.")
+    subject.check_embedded((missing,), subject.n_embeddings)
     ids = item.input_ids
     return [replace(item, input_ids=(*ids[:place], missing, *ids[place + 1 :])) for place in places]
 

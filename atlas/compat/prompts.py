@@ -67,7 +67,7 @@ def encode(
             f"{subject.max_length}. Change its length."
         )
     stem = prompt.replace(OBJECT_SLOT, "")
-    return Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets)
+    return subject.encode(Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets))
 
 
 def _leading_space(answer: str) -> str:

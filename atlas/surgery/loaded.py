@@ -159,6 +159,11 @@ class LoadedModel:
         return self.model.get_submodule(self.family.unembedding).weight.shape[0]
 
     @property
+    def n_embeddings(self) -> int:
+        """Number of tokens that the model reads."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
     def activation_function(self) -> str:
         """The feed-forward activation's name in the model's config."""
         return self.family.activation_of(self.model.config)
@@ -219,7 +224,7 @@ class LoadedModel:
         return ids
 
     def check_embedded(self, ids: Sequence[int], n_embeddings: int) -> None:
-        """Raises `PromptError` for a token beyond the embeddings, as one added to the tokenizer alone."""
+        """Raises `PromptError` for a token that was added to the tokenizer and not to the model."""
         if max(ids) >= n_embeddings:
             raise PromptError(
                 f"The token '{self.token_text(max(ids))}' has the number {max(ids):,}, and {self.name} has "
@@ -238,14 +243,17 @@ class LoadedModel:
         Callers may pass prompts that are encoded already, as a build does ahead of time.
         """
         if isinstance(prompt, Encoded):
-            return prompt
-        encoded = self._encode_masked(prompt) if self.family.kind == "masked" else self._encode_causal(prompt)
+            encoded = prompt
+        else:
+            masked = self.family.kind == "masked"
+            encoded = self._encode_masked(prompt) if masked else self._encode_causal(prompt)
         if len(encoded.input_ids) > self.max_length:
             raise PromptError(
-                f"The prompt '{prompt.text[:60]}…' has {len(encoded.input_ids)} tokens, but "
+                f"The prompt '{encoded.prompt.text[:60]}…' has {len(encoded.input_ids)} tokens, but "
                 f"{self.name} reads at most {self.max_length}. Shorten it."
             )
-        self.check_embedded(encoded.input_ids, self.model.get_input_embeddings().weight.shape[0])
+        self.check_embedded(encoded.input_ids, self.n_embeddings)
+        self.check_embedded(encoded.targets, self.n_tokens)
         return encoded
 
     def _encode_masked(self, prompt: Prompt) -> Encoded:

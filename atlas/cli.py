@@ -18,6 +18,7 @@ from typing import Any, TextIO, cast
 import typer
 
 from atlas.errors import AtlasError
+from atlas.files import refusal
 from atlas.validation import printable
 
 EXIT_BAD_INPUT = 2
@@ -52,6 +53,12 @@ def run(
         # The reader, such as `head`, closed the pipe. Without this, Python reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A path that somebody gave: its name is too long, or its folder may not be entered.
+        if error.filename is None:
+            raise
+        say(refusal(error.filename, error))
+        return EXIT_BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         say(f"\n{interrupted}")
         return EXIT_INTERRUPTED

@@ -1,5 +1,6 @@
-"""Atomic writes: a file is written completely or not at all.
+"""Paths that people give, and atomic writes: a file is written completely or not at all.
 
+folder = looked_up("~/models/my-bert")       # expanded; AtlasError where the system refuses
 with whole_file(path) as file:
     file.write(content)
 """
@@ -12,6 +13,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from atlas.errors import AtlasError
+
+
+def looked_up(path: str | Path, error: type[AtlasError] = AtlasError) -> Path:
+    """The path with `~` expanded, whether or not it exists.
+
+    Raises `error` where the system refuses to look it up: a name too long, a folder that may not be entered.
+    """
+    try:
+        found = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(os.path.join(found, "."))  # "." because a folder must also let us in
+    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: "~nobody"; ValueError: a null byte
+        raise error(refusal(path, problem)) from None
+    return found
+
+
+def refusal(path: str | Path, problem: Exception) -> str:
+    """The sentence for a path that the system does not open."""
+    text, reason = " ".join(str(path).split()), getattr(problem, "strerror", None) or str(problem).rstrip(".")
+    shown = text if len(text) <= 100 else f"{text[:100]}…"
+    return f"'{shown}' cannot be used ({reason}). Check the path and its permissions."
 
 
 @contextmanager

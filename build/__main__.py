@@ -19,6 +19,7 @@ import atlas.datasets
 import atlas.models
 from atlas import cli
 from atlas.errors import BuildError
+from atlas.files import looked_up
 from build.arguments import spread_options
 from build.evidence import ALIASES, STUDIES
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
@@ -148,9 +149,9 @@ def _import_published(
       python -m build import-published --source mine --model M --out out/mine
     """
     for option, folder in (("--source", source), ("--results", results)):
-        if folder is not None and not folder.expanduser().is_dir():
+        if folder is not None and not looked_up(folder).is_dir():
             raise BuildError(f"There is no folder {folder}. Give {option} a folder with the published files.")
-    if pararel is not None and not pararel.expanduser().exists():
+    if pararel is not None and not looked_up(pararel).exists():
         raise BuildError(f"There is no folder {pararel}. Give --pararel a folder with the published files.")
     from build.sources import published
 

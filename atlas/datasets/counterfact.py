@@ -31,6 +31,7 @@ from atlas.datasets.dataset import Dataset
 from atlas.datasets.fetching import as_published, fetch_file, sha256
 from atlas.datasets.pararel import RELATION_LABELS, by_number
 from atlas.errors import DatasetError, PromptError
+from atlas.files import looked_up
 from atlas.neuron import OBJECT_SLOT, SUBJECT_SLOT, Fact, Prompt, Relation, Template, check_text
 from atlas.validation import problem_of
 
@@ -96,7 +97,7 @@ def read_counterfact(
             say=say,
         )
     else:
-        path = source.expanduser()
+        path = looked_up(source, DatasetError)
         path = path / FILE if path.is_dir() else path
     try:
         content = path.read_bytes()

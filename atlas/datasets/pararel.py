@@ -23,6 +23,7 @@ from pathlib import Path
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, sha256
 from atlas.errors import DatasetError, PromptError
+from atlas.files import looked_up
 from atlas.neuron import Fact, Relation, Template, check_text
 
 REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
@@ -147,7 +148,7 @@ def data_folder(
 ) -> Path:
     """PARAREL's `data` folder: the one given, else the cache, after fetching what it lacks."""
     if source is not None:
-        return _data_folder(source.expanduser(), option)
+        return _data_folder(looked_up(source, DatasetError), option)
     hashes = published_hashes() if hashes is None else hashes
     published = PublishedFiles("pararel", "PARAREL", "a copy of its data folder", BASE_URL, REVISION, hashes)
     return fetch_files(published, option=option, say=say, count=count)

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 from atlas.errors import ModelError
+from atlas.files import looked_up
 from atlas.models.folder import LocatedModel, from_folder
 from atlas.models.hub import cached_snapshot, download
 from atlas.models.known import KNOWN_NAMES, POCKET_BERT, SMOLLM2, WITHOUT_HUB, OnProgress
@@ -35,7 +36,7 @@ def is_ready(name: str) -> bool:
 
 def may_be_on_hub(name: str) -> bool:
     """Whether the name is not a local folder and could be a hub id. No network."""
-    return bool(_HUB_ID.fullmatch(name)) and not Path(name).expanduser().exists()
+    return bool(_HUB_ID.fullmatch(name)) and not looked_up(name, ModelError).exists()
 
 
 def fetch_model(name: str, progress: OnProgress | None = None) -> LocatedModel:
@@ -55,7 +56,7 @@ def locate(name: str, *, allow_download: bool = True, progress: OnProgress | Non
     if name == SMOLLM2:
         return locate_smollm2(allow_download=allow_download, progress=progress)
     # Step 2: a local folder.
-    folder = Path(name).expanduser()
+    folder = looked_up(name, ModelError)
     if name and folder.is_dir():
         return from_folder(name, folder)
     if not may_be_on_hub(name):

@@ -20,6 +20,7 @@ from pathlib import Path
 import duckdb
 
 from atlas.errors import StoreError
+from atlas.files import looked_up
 from atlas.models.known import cache_folder
 from atlas.store.hashes import check_hashes
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
@@ -72,7 +73,7 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
             "No atlas comes with this installation. Build one with `python -m build run` and give its folder."
         )
     known = at_hand()
-    folder = known.get(str(path_or_id), Path(path_or_id).expanduser())
+    folder = known.get(str(path_or_id)) or looked_up(path_or_id, StoreError)
     if folder.is_dir():
         return folder
     raise StoreError(

@@ -29,6 +29,7 @@ from pathlib import Path
 import duckdb
 
 from atlas.errors import QueryError, StoreError
+from atlas.files import looked_up
 from atlas.store.atlas import Atlas
 from atlas.store.hashes import find_damage
 from atlas.store.manifest import MANIFEST_NAME, Manifest, check_files, file_name, read_manifest
@@ -70,7 +71,7 @@ class Collection(Reader):
     """
 
     def __init__(self, folder: str | Path, *, memory: str = MEMORY) -> None:
-        self.path = Path(folder).expanduser().resolve()
+        self.path = looked_up(folder, StoreError).resolve()
         self.members: Mapping[str, Member] = read_members(self.path)
         super().__init__(self.path, {}, "")
         self._views = dict(_VIEW.findall(derived_views(of_a_collection=True)))

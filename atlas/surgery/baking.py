@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atlas.errors import AtlasError, ModelError
+from atlas.files import looked_up
 from atlas.models.families import neurons_first
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
 from atlas.surgery.loaded import LoadedModel
@@ -29,7 +30,7 @@ def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Pa
                 f"{type(item).__name__} changes activations, not weights, so it cannot be baked. "
                 "Bake an Erase or an Edit."
             )
-    folder = folder.expanduser()
+    folder = looked_up(folder, ModelError)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists and is not empty. Give a new folder for the changed weights.")
     state = dict(subject.model.state_dict())

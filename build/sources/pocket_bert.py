@@ -465,6 +465,7 @@ def _check_out(out: Path) -> None:
         raise BuildError(
             f"The folder {out} holds other files than a {POCKET_BERT}. Give an empty or a new one."
         )
+    out.mkdir(parents=True, exist_ok=True)  # before the training, not after it
 
 
 def model_card(report: TrainingReport) -> str:

@@ -620,6 +620,15 @@ def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):
     assert "no config.json" in said(at.error)
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 299, "x" * 400, "tests/" + "x" * 280, "~nobody-of-this-name/model", "a\0b"]
+)
+def test_a_models_name_that_the_system_refuses_gets_a_sentence(name):
+    at = lab(model=name)
+    assert not at.exception
+    assert "cannot be used" in said(at.error)
+
+
 def test_a_public_host_offers_its_models_only(demo, fact, tmp_path):
     at = lab(fact=fact["fact_id"], model=str(tmp_path))
     assert widget(at.selectbox, "lab_model").options == ["pocket-bert"]

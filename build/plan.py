@@ -328,6 +328,7 @@ def build_parameters(plan: Plan) -> dict[str, Any]:
     return {
         "model": located.name,
         "weights_sha256": located.weights_sha256,
+        "config_sha256": located.config_sha256 or None,
         "dataset": plan.dataset.dataset_id,
         "relations": None if options.relations is None else list(options.relations),
         "limit": options.limit,
@@ -455,6 +456,8 @@ def duration(seconds: float) -> str:
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first parameter in which two builds differ, in words; None when they agree."""
     for name in [*now, *(key for key in before if key not in now)]:
+        if name == "config_sha256" and before.get(name) is None:  # begun before it was recorded
+            continue
         if before.get(name) != now.get(name):
             return f"{name} {_shown(before.get(name))} where this one has {_shown(now.get(name))}"
     return None

@@ -20,7 +20,7 @@ from atlas.experiments.documents import MAX_FILE_BYTES, Document, read_document,
 from atlas.experiments.experiment import Agreement, compare_results
 from atlas.experiments.reading import one_line
 from atlas.interventions import Amplify, Edit, Erase, Intervention
-from atlas.models import locate
+from atlas.models import locate, same_model
 from atlas.models.device import check_device
 from atlas.neuron import PROMPT_GROUPS
 from build.output.writer import open_output
@@ -68,11 +68,12 @@ def replay_experiment(
         raise BuildError(f"There is no folder {json_file.parent} to write to. Create it first.")
     # Step 2: model.
     located = locate(model or kept.experiment.model)
-    other = kept.experiment.weights_sha256 not in ("", located.weights_sha256)
+    other = bool(kept.experiment.weights_sha256) and not same_model(kept.experiment, located)
     if other and not any_weights:
+        made_with = kept.experiment
         raise BuildError(
-            f"The experiment was made with other weights of {one_line(kept.experiment.model)} "
-            f"({kept.experiment.weights_sha256[:12]}…) than {one_line(located.name)} has "
+            f"The experiment was made with other weights of {one_line(made_with.model)} "
+            f"({made_with.weights_sha256[:12]}…), or another config, than {one_line(located.name)} has "
             f"({located.weights_sha256[:12]}…). Give --model the right ones, or --any-weights to use these."
         )
     # Step 3: run.

@@ -379,6 +379,7 @@ class _Build:
                 dtype=options.dtype,
                 n_layers=subject.n_layers,
                 n_neurons=subject.n_neurons,
+                config_sha256=located.config_sha256 or None,
             ),
             dataset=dataset_record(plan.dataset),
             method=MethodRecord(

@@ -38,7 +38,7 @@ class Sets:
 
     @property
     def key(self) -> tuple:
-        return self.subject.weights_sha256, self.a, self.b
+        return self.subject.identity, self.a, self.b
 
 
 def measure_effects(sets: Sets, neurons: tuple, progress: Progress) -> None:

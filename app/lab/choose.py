@@ -22,7 +22,7 @@ from atlas import queries
 from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, experiment_prompts
 from atlas.experiments.experiment import Experiment
-from atlas.models import KNOWN_MODELS, locate, may_be_on_hub
+from atlas.models import KNOWN_MODELS, locate, may_be_on_hub, same_model
 from atlas.models.families import FAMILIES
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
@@ -104,8 +104,8 @@ def load_model(name: str, status: Any) -> Subject:
 
 
 def is_atlas_model(atlas: Atlas, subject: Subject) -> bool:
-    """Whether the atlas was made from the same weights."""
-    return subject.weights_sha256 == atlas.manifest.model.weights_sha256
+    """Whether the atlas was made from the same model."""
+    return same_model(subject, atlas.manifest.model)
 
 
 # The question ----------------------------------------------------------------------------------------

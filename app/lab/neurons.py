@@ -144,7 +144,7 @@ def find_live(subject: Subject, question: Question) -> Found | None:
             type_names(subject)
         with st.popover("Negative examples"):
             negatives = negative_prompts(subject, question)
-    key = (subject.weights_sha256, question.discovery, negatives)
+    key = (subject.identity, question.discovery, negatives)
     place = st.empty()
     if pressed:
         from atlas.experiments.run import find_neurons

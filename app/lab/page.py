@@ -27,6 +27,7 @@ from app.shared import layout
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
 from atlas.experiments.experiment import Experiment
+from atlas.models import same_model
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def choose_experiment(
         draws=state.get("draws"),
         model=subject.name,
         weights_sha256=subject.weights_sha256,
+        config_sha256=subject.config_sha256,
         atlas_id=atlas.atlas_id,
         fact_id=question.fact_id or "",
     )
@@ -166,10 +168,10 @@ def describe_experiment(setup: LabChoices, experiment: Experiment) -> str:
     asked = setup.question.name if setup.question else experiment.prompts[0].prompt.answer
     text = f"In **{escape(experiment.model)}**, **{changes}**, and ask about **{escape(asked)}**."
     subject = setup.subject
-    if subject and experiment.weights_sha256 not in ("", subject.weights_sha256):
+    if subject and experiment.weights_sha256 and not same_model(experiment, subject):
         text += (
-            f"  \n:orange[The link was made with other weights ({experiment.weights_sha256[:12]}) than those "
-            f"loaded here ({subject.weights_sha256[:12]}): the numbers will differ.]"
+            f"  \n:orange[The link was made with other weights ({experiment.weights_sha256[:12]}), or "
+            f"another config, than those here ({subject.weights_sha256[:12]}): the numbers will differ.]"
         )
     return text
 

@@ -21,6 +21,7 @@ from app.lab.run import Run, show_progress
 from app.lab.state import Question, option
 from app.shared import exports, layout
 from app.shared.words import escape, plural, shown_token, with_blank
+from atlas.models import same_model
 from atlas.neuron import PROMPT_GROUPS, Neuron
 from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
@@ -245,12 +246,12 @@ def show_dose_response(subject: Subject, run: Run) -> None:
         "The answers' probabilities when the activations of these neurons, or of random neurons of the same "
         "layers, are multiplied by a factor. The changes above do not apply."
     )
-    if subject is None or subject.weights_sha256 != run.outcome.experiment.weights_sha256:
+    if subject is None or not same_model(subject, run.outcome.experiment):
         layout.nothing("The loaded model is not the model of this run. Run the experiment again.")
         return
     place = st.empty()
     known, doses = state.get("doses", (None, None))
-    key = (subject.weights_sha256, run.experiment)
+    key = (subject.identity, run.experiment)
     if known != key:
         if st.button("Measure the curve", icon=":material/timeline:"):
             from atlas.experiments.run import dose_response
@@ -277,9 +278,9 @@ def show_path(subject: Subject, question: Question) -> None:
     )
     place = st.empty()
     known, found = st.session_state.get("lab_found", ((), None))
-    same = known[:2] == (subject.weights_sha256, question.discovery)
+    same = known[:2] == (subject.identity, question.discovery)
     attributions = dict(found_paths(found)) if same else {}
-    attributions |= state.get("paths", {}).get(subject.weights_sha256, {})
+    attributions |= state.get("paths", {}).get(subject.identity, {})
     prompts = list(question.discovery)
     choose, layers = st.columns([3, 1], vertical_alignment="bottom")
     at = choose.selectbox(
@@ -295,7 +296,7 @@ def show_path(subject: Subject, question: Question) -> None:
 
             with show_progress(place, "Following the path") as progress:
                 one = find_neurons(subject, [prompts[at]], progress=progress)
-            state.put("paths", {subject.weights_sha256: dict(found_paths(one))})
+            state.put("paths", {subject.identity: dict(found_paths(one))})
             st.rerun()
         return
     strongest = int(attribution.scores.max(axis=1).argmax())

@@ -105,11 +105,14 @@ class _Prompt(_Entry):
 class _Model(_Entry):
     name: Name
     weights_sha256: PlainText = ""
+    config_sha256: PlainText = ""
 
     @model_validator(mode="after")
     def _is_named(self) -> _Model:
         if not self.name.strip() or not _SHA256.fullmatch(self.weights_sha256):
             raise ValueError("must have a name, and a weights_sha256 of 64 hexadecimal digits or none")
+        if not _SHA256.fullmatch(self.config_sha256):
+            raise ValueError("must have a config_sha256 of 64 hexadecimal digits or none")
         return self
 
 
@@ -189,6 +192,7 @@ def read_document(text: str, *, most: int = MAX_FILE_BYTES) -> Document:
             draws=read.draws,
             model=read.model.name,
             weights_sha256=read.model.weights_sha256,
+            config_sha256=read.model.config_sha256,
             atlas_id=read.atlas_id,
             fact_id=read.fact_id,
         )
@@ -214,7 +218,11 @@ def _experiment_dict(experiment: Experiment) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "model": {"name": experiment.model, "weights_sha256": experiment.weights_sha256},
+        "model": {
+            "name": experiment.model,
+            "weights_sha256": experiment.weights_sha256,
+            **({"config_sha256": experiment.config_sha256} if experiment.config_sha256 else {}),
+        },
         **{name: value for name in ("atlas_id", "fact_id") if (value := getattr(experiment, name))},
         "interventions": [_intervention_dict(item) for item in experiment.interventions],
         "prompts": [_prompt_dict(item) for item in experiment.prompts],

@@ -56,8 +56,8 @@ Probabilities = Annotated[tuple[Probability, ...], Field(max_length=MAX_DRAWS)]
 class Experiment:
     """Interventions in order, prompts, and the random control's seed and draws.
 
-    `model` and `weights_sha256`: the model used; `atlas_id` and `fact_id`: the source of its prompts; empty
-    where unknown.
+    `model`, `weights_sha256` and `config_sha256`: the model used; `atlas_id` and `fact_id`: the source of
+    its prompts; empty where unknown.
     """
 
     interventions: tuple[Intervention, ...]
@@ -68,6 +68,7 @@ class Experiment:
     weights_sha256: str = ""
     atlas_id: str = ""
     fact_id: str = ""
+    config_sha256: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interventions", tuple(self.interventions))

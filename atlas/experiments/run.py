@@ -259,7 +259,12 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
         for i, place in enumerate(places)
     }
     return Outcome(
-        experiment=replace(experiment, model=subject.name, weights_sha256=subject.weights_sha256),
+        experiment=replace(
+            experiment,
+            model=subject.name,
+            weights_sha256=subject.weights_sha256,
+            config_sha256=subject.config_sha256,
+        ),
         prompts=tuple(
             PromptOutcome(
                 item.group,

@@ -4,7 +4,7 @@ located = locate("pocket-bert")             # or a local folder, or a hub id
 located.folder, located.weights_sha256
 """
 
-from atlas.models.folder import LocatedModel, weights_sha256
+from atlas.models.folder import LocatedModel, same_model, weights_sha256
 from atlas.models.known import CACHE_VARIABLE, KNOWN_MODELS, POCKET_BERT, SMOLLM2, KnownModel, cache_folder
 from atlas.models.location import fetch_model, is_ready, locate, may_be_on_hub
 
@@ -20,5 +20,6 @@ __all__ = [
     "is_ready",
     "locate",
     "may_be_on_hub",
+    "same_model",
     "weights_sha256",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from atlas.errors import ModelError
 from atlas.models.checkpoint import check_config, check_tensors, config_sha256, read_tensors
@@ -32,6 +33,15 @@ class LocatedModel:
     def config(self) -> dict:
         """The model's ``config.json``."""
         return _read_config(self.folder)
+
+
+def same_model(one: Any, other: Any) -> bool:
+    """Whether the weights are the same and, where both are known, the configs.
+
+    Each has `weights_sha256` and `config_sha256`: a model, an experiment, a manifest's record of a model.
+    """
+    known = {one.config_sha256, other.config_sha256} - {None, ""}
+    return one.weights_sha256 == other.weights_sha256 and len(known) <= 1
 
 
 def from_folder(name: str, folder: Path, *, revision: str | None = None) -> LocatedModel:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
-from atlas.files import whole_file
+from atlas.files import looked_up, whole_file
 from atlas.store.hashes import Count, FileRecord, check_hashes, sha256_of
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
 from atlas.validation import one_line, problem_of
@@ -44,6 +44,7 @@ class ModelRecord:
     dtype: str | None = None
     n_layers: Annotated[int, Field(ge=0, lt=2**15)] | None = None
     n_neurons: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    config_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
     Raises `StoreError` when it is missing, invalid or of another schema version.
     """
-    folder = Path(folder)
+    folder = looked_up(folder, StoreError)
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")

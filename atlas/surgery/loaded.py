@@ -136,6 +136,11 @@ class LoadedModel:
     lock: FairLock = field(default_factory=FairLock)
     sweep_bytes: float | None = None
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The hashes of its weights and its config: what results may be kept by."""
+        return self.weights_sha256, self.config_sha256
+
     # --- sizes, read from the modules ---
 
     @property

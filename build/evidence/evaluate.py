@@ -22,9 +22,9 @@ import pyarrow as pa
 from typer import Option
 
 from atlas.errors import BuildError
-from atlas.models import locate
-from atlas.queries import atlas_summary
+from atlas.models import locate, same_model
 from atlas.models.device import check_device
+from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
@@ -115,9 +115,10 @@ def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
                 f"{atlas.atlas_id} does not record the weights it was made with, so nothing can be measured. "
                 "Build an atlas with `python -m build run`."
             )
-        if locate(name).weights_sha256 != made_with.weights_sha256:
+        if not same_model(locate(name), made_with):
             raise BuildError(
-                f"The atlas {atlas.atlas_id} was made with other weights ({made_with.name}). "
+                f"The atlas {atlas.atlas_id} was made with other weights, or another config "
+                f"({made_with.name}). "
                 "Give --model the model it was made with."
             )
     return name
@@ -198,6 +199,8 @@ class _Evaluation:
         depends = [
             [study.name, study.version],
             [self.options.sample_of(study), self.options.seed],
+            # As before configs were recorded, where there is none.
+            *([manifest.model.config_sha256] if manifest.model.config_sha256 else []),
             manifest.model.weights_sha256,
             inputs,
         ]

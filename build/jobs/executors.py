@@ -50,7 +50,9 @@ def start_executor(machine: Machine, plan: Plan) -> AbstractContextManager[Execu
     if machine.executor == RAY:
         from build.jobs.ray_executor import RayExecutor
 
-        return RayExecutor(machine, setup, weights_sha256=model.weights_sha256)
+        return RayExecutor(
+            machine, setup, weights_sha256=model.weights_sha256, config_sha256=model.config_sha256
+        )
     return nullcontext(InProcess(setup))
 
 

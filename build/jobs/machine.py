@@ -131,6 +131,7 @@ class SubjectFacts:
     """What the manifest records of the model that did the jobs, and its device."""
 
     weights_sha256: str
+    config_sha256: str
     family: str
     activation_function: str
     n_layers: int

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas import cli
 from atlas.errors import AtlasError, BuildError
+from atlas.models import same_model
 from build.jobs.machine import Advance, Machine, Note, SubjectFacts, WorkerSetup, count_cores, divide
 
 if TYPE_CHECKING:
@@ -126,8 +127,10 @@ class _Hand:
 class RayExecutor:
     """Hands jobs to workers; the model is not loaded in this process."""
 
-    def __init__(self, machine: Machine, setup: WorkerSetup, *, weights_sha256: str) -> None:
-        self.weights_sha256 = weights_sha256
+    def __init__(
+        self, machine: Machine, setup: WorkerSetup, *, weights_sha256: str, config_sha256: str = ""
+    ) -> None:
+        self.weights_sha256, self.config_sha256 = weights_sha256, config_sha256
         self.folder: Path | None = None
         self.hands: list[_Hand] = []
         self.loaded: list[SubjectFacts] = []
@@ -299,10 +302,10 @@ class RayExecutor:
                 )
             self._start_worker()
             return
-        if facts.weights_sha256 != self.weights_sha256:
+        if not same_model(facts, self):
             raise BuildError(
-                f"A worker has other weights of {self.setup.model} than this machine. Give every machine the "
-                "same model, or --model a folder that all of them share."
+                f"A worker has other weights of {self.setup.model}, or another config, than this machine. "
+                "Give every machine the same model, or --model a folder that all of them share."
             )
         self.losses_while_loading = 0
         self.loaded.append(facts)

@@ -89,6 +89,7 @@ class Worker:
         """What the manifest records of the subject."""
         return SubjectFacts(
             weights_sha256=self.subject.weights_sha256,
+            config_sha256=self.subject.config_sha256,
             family=self.subject.family.name,
             activation_function=self.subject.activation_function,
             n_layers=self.subject.n_layers,

@@ -138,6 +138,15 @@ def test_other_weights_are_refused_unless_asked_for(file, outcome, tiny, capsys,
     assert "not the weights that the experiment was made with" in capsys.readouterr().out
 
 
+def test_the_same_weights_with_another_config_are_another_model(file, tiny_bert, tmp_path, refused):
+    copy = shutil.copytree(tiny_bert, tmp_path / "copy")
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(
+        config.replace('"num_attention_heads": 4', '"num_attention_heads": 2'), encoding="utf-8"
+    )
+    assert "or another config" in refused("experiment", file, "--model", copy)
+
+
 def test_a_copy_of_the_model_elsewhere_is_the_same_model(file, tiny_bert, tmp_path, capsys):
     copy = shutil.copytree(tiny_bert, tmp_path / "copy")
     assert main(["experiment", str(file), "--model", str(copy)]) == 0

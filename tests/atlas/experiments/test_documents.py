@@ -42,6 +42,7 @@ EXPERIMENT = Experiment(
     draws=2,
     model="pocket-bert",
     weights_sha256="0123456789abcdef" * 4,
+    config_sha256="fedcba9876543210" * 4,
     atlas_id="starter-pocket-bert",
     fact_id="P36:france",
 )
@@ -126,7 +127,11 @@ def test_a_link_is_url_safe_and_short():
 def test_the_json_equals_the_readmes():
     assert PLAIN["format"] == "knowledge-neuron-experiment"
     assert PLAIN["version"] == 2
-    assert PLAIN["model"] == {"name": "pocket-bert", "weights_sha256": "0123456789abcdef" * 4}
+    assert PLAIN["model"] == {
+        "name": "pocket-bert",
+        "weights_sha256": "0123456789abcdef" * 4,
+        "config_sha256": "fedcba9876543210" * 4,
+    }
     assert PLAIN["interventions"][1] == {"kind": "amplify", "neurons": ["L0.N3"], "factor": -1.5}
     assert PLAIN["prompts"][1] == {
         "group": "paraphrases",
@@ -191,6 +196,7 @@ def changed(path: str, value: object) -> str:
         ("model.name", " ", "model must have a name"),
         ("model.name", "m" * 301, "model.name must have at most 300 characters, got 301"),
         ("model.weights_sha256", "abc", "a weights_sha256 of 64 hexadecimal digits"),
+        ("model.config_sha256", "abc", "a config_sha256 of 64 hexadecimal digits"),
         ("model.path", "/etc", "model.path is not a known field"),
         ("interventions", [], "changes no neurons"),
         ("interventions", {"kind": "suppress"}, "interventions must be a list"),

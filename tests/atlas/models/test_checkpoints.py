@@ -11,7 +11,9 @@ import sys
 import pytest
 
 from atlas.errors import ModelError
-from atlas.models import locate
+from atlas.models import is_ready, locate, same_model
+from atlas.store.atlas import open_atlas
+from atlas.store.manifest import read_manifest
 from build.__main__ import main
 
 
@@ -318,3 +320,62 @@ def test_checking_a_folder_imports_no_torch(tiny):
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny("tiny_bert"))], check=True)
+
+
+# --- identity ---
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"num_attention_heads": 2}, {"layer_norm_eps": 1e-3}, {"hidden_act": "relu"}, {"pad_token_id": 7}],
+    ids=str,
+)
+def test_another_config_makes_another_model_of_the_same_weights(brought, tiny, fields):
+    one, other = locate(str(tiny("tiny_bert"))), locate(str(configure(brought("tiny_bert"), **fields)))
+    assert one.weights_sha256 == other.weights_sha256
+    assert one.config_sha256 != other.config_sha256
+    assert not same_model(one, other)
+    assert load(other.folder).identity == (other.weights_sha256, other.config_sha256)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architectures": None},
+        {"dtype": "bfloat16"},
+        {"transformers_version": "9.0.0"},
+        {"_name_or_path": "elsewhere"},
+        {"hidden_dropout_prob": 0.5},
+        {"id2label": {"0": "no"}},
+        {"use_cache": False},
+        {"sep_token_id": None},
+    ],
+    ids=str,
+)
+def test_a_config_that_computes_the_same_is_the_same_model(brought, tiny, fields):
+    folder = configure(brought("tiny_bert"), **fields)
+    assert same_model(locate(str(tiny("tiny_bert"))), locate(str(folder)))
+    assert probability(load(folder)) == probability(load(tiny("tiny_bert")))
+
+
+@pytest.mark.parametrize("atlas_id", ["starter-pocket-bert", "starter-smollm2-135m"])
+def test_the_models_of_the_bundled_atlases_are_those_they_were_made_with(atlas_id):
+    with open_atlas(atlas_id) as atlas:
+        record = atlas.manifest.model
+    if not is_ready(record.name):
+        pytest.skip(f"{record.name} has not been fetched")
+    assert record.config_sha256 is None
+    assert same_model(locate(record.name), record)
+
+
+def test_a_build_is_not_resumed_with_another_config(brought, tmp_path, capsys):
+    folder = brought("tiny_bert")
+    run = ["run", "--model", str(folder), "--dataset", "starter", "--relations", "P36", "--limit", "2"]
+    run += ["--device", "cpu", "--threads", "1", "--out", str(tmp_path / "made")]
+    assert main(run) == 0
+    assert read_manifest(tmp_path / "made").model.config_sha256 == locate(str(folder)).config_sha256
+    configure(folder, num_attention_heads=2)
+    assert main(run) == 2
+    assert "holds a finished atlas with config_sha256" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "made"), "--experiments", "suppress"]) == 2
+    assert "made with other weights, or another config" in capsys.readouterr().err

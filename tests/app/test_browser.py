@@ -243,7 +243,7 @@ def test_a_query_is_run_and_downloaded(visit):
     page.get_by_role("button", name="Export").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV", exact=True).click()
-    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    lines = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
     assert lines[0] == "subject,object"
     assert "France,Paris" in lines
     assert {line.split(",")[0] for line in lines[1:]} == {"France"}

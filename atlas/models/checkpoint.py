@@ -102,7 +102,7 @@ def read_tensors(files: Sequence[Path]) -> Tensors:
 # computes. None of them takes part in a prediction.
 _BESIDE = re.compile(
     r"(^|\.)(pooler|seq_relationship|sop_classifier|discriminator_predictions)\."
-    r"|(^|\.)(position_ids|inv_freq|masked_bias)$"
+    r"|(^|\.)(position_ids|inv_freq|masked_bias|version)$"
     r"|(^|\.)(attn|attention|crossattention)\.bias$"
 )
 

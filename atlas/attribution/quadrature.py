@@ -86,7 +86,7 @@ def riemann(kind: str, steps: int) -> tuple[Tensor, Tensor]:
     """
     if not hasattr(steps, "__index__") or steps < 1:
         raise AtlasError(f"steps must be a whole number of 1 or more, got {steps!r}.")
-    steps = index(steps)
+    steps = int(index(steps))
     weights = torch.full((steps,), 1 / steps, dtype=torch.float64)
     places = torch.arange(steps, dtype=torch.float64)
     match kind:

@@ -37,6 +37,7 @@ from atlas.interventions import Erase, Suppress
 from atlas.neuron import Neuron
 from atlas.surgery.hooks import attached, by_row
 from atlas.surgery.interventions import check_interventions, value_changer
+from atlas.surgery.loading import check_no_adapters
 from atlas.surgery.subject import Encoded, Subject, subject_of
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class KnowledgeNeurons:
 
     def _encode(self, prompt: str, answer: str, encoded_input: Mapping | None = None) -> Encoded:
         strict = self.strict_replication
+        check_no_adapters(self.model, self.subject.name)  # the caller's model, which may have got some
         return encode(self.subject, prompt, answer, strict=strict, encoded_input=encoded_input)
 
     def _module(self, layer: int) -> nn.Module:
@@ -381,14 +383,14 @@ class KnowledgeNeurons:
             raise AtlasError(f"mode must be edit or erase, got '{mode}'.")
         if mode == "edit" and target is None:
             raise PromptError("An edit needs a new answer. Give target.")
+        any_token = self.tokenizer.mask_token or self.tokenizer.eos_token
+        encoded = self._encode(prompt, any_token if target is None else target)
         chosen = self._parse_neurons(neurons)
         if not self.strict_replication:  # in the original a vector that is named twice is changed twice
             down = self.subject.family.down
             vectors = {(down(self.model, n.layer), n.neuron): n for n in reversed(chosen)}
             chosen = [*reversed(vectors.values())]
         new_vector = self._erased(erase_value)
-        any_token = self.tokenizer.mask_token or self.tokenizer.eos_token
-        encoded = self._encode(prompt, any_token if target is None else target)
         before, own = self._complete(encoded)
         if target is None:
             encoded = replace(encoded, targets=own)

@@ -21,6 +21,7 @@ from torch import Tensor
 from atlas.compat.scores import finite
 from atlas.errors import PromptError
 from atlas.neuron import OBJECT_SLOT, Prompt, check_text
+from atlas.surgery.encoding import n_appended
 from atlas.surgery.subject import Encoded, Subject
 
 # From answer positions to a context in which changes act there.
@@ -32,7 +33,7 @@ def encode(
 ) -> Encoded:
     """The prompt in tokens, with the position of each answer token.
 
-    encoded_input: the prompt as the tokenizer gave it, `input_ids` of shape (1, n_tokens), read instead.
+    encoded_input: the tokens to read for the prompt, `input_ids` of shape (1, n_tokens).
     Raises `PromptError` when the answer has no single place or is outside the vocabulary.
     """
     for name, text in (("prompt", prompt), ("answer", answer)):
@@ -40,20 +41,23 @@ def encode(
             raise PromptError(f"The {name} must be a string, got {text!r}.")
         check_text(f"The {name}", text)
     causal = subject.family.kind == "causal"
-    if encoded_input is None and not strict:
-        marked = subject.mark(prompt)
-        if causal and OBJECT_SLOT not in marked:
-            marked = f"{prompt}{_leading_space(answer)}{OBJECT_SLOT}"
-        return subject.encode(Prompt("", "", marked, answer))
-    ids: tuple[int, ...] = _token_ids(subject.tokenizer(prompt) if encoded_input is None else encoded_input)
+    own = _token_ids(subject.tokenizer(prompt))
+    ids = own if encoded_input is None else _token_ids(encoded_input)
     masks = tuple(k for k, token in enumerate(ids) if token == subject.tokenizer.mask_token_id)
     targets: tuple[int, ...]
     if strict:
         targets = (_strict_target(subject, answer, causal=causal),)
     else:
-        # A masked model's sentence begins with a special token; anything else before the mask is a word.
-        space = _leading_space(answer) if causal else " " * (masks[:1] > (1,))
-        targets = subject.answer_tokens(answer, before=f"a{space}" if space else "")
+        marked = subject.mark(prompt)
+        if causal and OBJECT_SLOT not in marked:
+            marked = f"{prompt}{answer[: len(answer) - len(answer.lstrip())]}{OBJECT_SLOT}"
+        if ids == own:
+            return subject.encode(Prompt("", "", marked, answer))
+        before, slot, _ = marked.partition(OBJECT_SLOT)
+        targets = subject.answer_tokens(answer, before=before if slot else None)
+        end = len(own) - n_appended(subject.tokenizer)
+        if causal and ids[-len(own[end:]) :] == own[end:]:
+            ids = ids[: len(ids) - len(own[end:])]
     if not causal and len(masks) != len(targets):
         raise PromptError(
             f"The prompt '{prompt}' has {len(masks)} masks for an answer of {len(targets)} tokens. "
@@ -68,10 +72,6 @@ def encode(
         )
     stem = prompt.replace(OBJECT_SLOT, "")
     return subject.encode(Encoded(Prompt("", "", f"{stem} {OBJECT_SLOT}", answer), ids, positions, targets))
-
-
-def _leading_space(answer: str) -> str:
-    return answer[: len(answer) - len(answer.lstrip())]
 
 
 def _token_ids(encoding: Mapping) -> tuple[int, ...]:

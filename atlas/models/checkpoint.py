@@ -29,26 +29,33 @@ _LARGEST = {
     ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "inner_group_num"): 10_000,
     ("num_attention_heads", "n_head", "num_heads", "n_heads", "type_vocab_size"): 10_000,
     ("hidden_size", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"): 1 << 24,
-    ("intermediate_size", "ffn_dim", "hidden_dim", "vocab_size"): 1 << 24,
+    ("ffn_dim", "hidden_dim", "vocab_size"): 1 << 24,
     ("max_position_embeddings", "n_positions"): 1 << 27,
     ("num_labels",): 10_000,
+    ("num_hidden_groups",): 100,
 }
+_SIZE = Annotated[int, Field(ge=1, le=1 << 24)]
 _KINDS: dict[tuple[str, ...], Any] = {
     **{names: Annotated[int, Field(ge=1, le=largest)] for names, largest in _LARGEST.items()},
-    ("n_inner", "head_dim", "num_key_value_heads"): Annotated[int, Field(ge=1, le=1 << 24)] | None,
+    ("intermediate_size", "n_inner", "head_dim", "num_key_value_heads"): _SIZE | None,
     ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"): Annotated[float, Field(gt=0)],
     ("rope_theta",): Annotated[float, Field(gt=0)] | None,
     ("hidden_act", "hidden_activation", "activation_function", "activation"): str | None,
     ("dtype", "torch_dtype"): Literal["float32", "float16", "bfloat16", "float64", "auto"] | None,
     ("attn_implementation",): Literal["eager", "sdpa"] | None,
     ("tie_word_embeddings", "is_decoder"): bool,
-    ("architectures",): list[str] | None,
+    ("architectures",): list[str] | str | None,
 }
 _FIELDS: dict[str, Any] = {name: (kind, None) for names, kind in _KINDS.items() for name in names}
 # pydantic's own attributes begin with an underscore.
 _FIELDS["attention"] = (_FIELDS["attn_implementation"][0], Field(None, alias="_attn_implementation"))
 _Text: Any = create_model("_Text", __config__=ConfigDict(strict=True), **_FIELDS)
-_Config: Any = create_model("_Config", __base__=_Text, text_config=(_Text | None, None))
+# An image encoder beside a language model: made, and not compared with the weights' layers.
+_IMAGE_LAYERS = Annotated[int, Field(ge=1, le=200)]
+_Image: Any = create_model("_Image", __base__=_Text, num_hidden_layers=(_IMAGE_LAYERS, None))
+_Config: Any = create_model(
+    "_Config", __base__=_Text, text_config=(_Text | None, None), vision_config=(_Image | None, None)
+)
 
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
@@ -65,8 +72,10 @@ def check_config(config: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(f"{problem_of(error, str(file))}. Correct it, or save the model again.") from None
     if family.kind == "masked" and config.get("is_decoder"):
         raise ModelError(f"{file} makes a masked model a decoder. Set is_decoder to false.")
-    quantised = config.get("quantization_config")
-    if quantised is not None:
+    for part in (config, config.get("text_config") or {}):
+        quantised = part.get("quantization_config")
+        if quantised is None:
+            continue
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelError(
             f"The weights in {folder} are quantised ({one_line(method or 'quantization_config', 40)}). "
@@ -102,7 +111,8 @@ def read_tensors(files: Sequence[Path]) -> Tensors:
 # computes. None of them takes part in a prediction.
 _BESIDE = re.compile(
     r"(^|\.)(pooler|seq_relationship|sop_classifier|discriminator_predictions)\."
-    r"|(^|\.)(position_ids|inv_freq|masked_bias|version)$"
+    r"|(^|\.)(v_head|multiple_choice_head)\."
+    r"|(^|\.)(position_ids|token_type_ids|inv_freq|cos_cached|sin_cached|masked_bias|version)$"
     r"|(^|\.)(attn|attention|crossattention)\.bias$"
 )
 

@@ -87,9 +87,9 @@ def weight_files(folder: Path) -> list[Path]:
             in_folder = all(shard and Path(shard).name == shard for shard in shards)
             if not shards or not in_folder or not isinstance(content["metadata"], dict):
                 raise ValueError("not an index of files in this folder")
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ModelError(f"The file {index} cannot be read. Save the model again.") from None
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise ModelError(
                 f"The folder {folder} lacks {len(missing)} of {len(shards)} weight files, "

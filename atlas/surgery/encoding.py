@@ -92,6 +92,12 @@ def place_answer(
     return PlacedAnswer(ids, start, stop)
 
 
+def n_appended(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many special tokens the tokenizer puts after a text."""
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return len(list(takewhile(bool, reversed(special))))
+
+
 def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """The token as the vocabulary writes it; an unknown token writes nothing that can be shared."""
     return "" if token == tokenizer.unk_token_id else str(tokenizer.convert_ids_to_tokens(token))

@@ -125,14 +125,19 @@ def _check_report(report: dict[str, Any], name: str) -> None:
         )
 
 
+def check_no_adapters(model: PreTrainedModel, name: str) -> None:
+    """Raises `ModelError` for a model whose layers are wrapped, as PEFT does."""
+    if hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules()):
+        raise ModelError(
+            f"{name} has adapters (PEFT), which are not in its weights. Merge them with PEFT's "
+            "`merge_and_unload()`."
+        )
+
+
 def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> Family:
     """Step 3: the model's family. Raises `ModelError` where its modules are not the family's."""
     kind = type(model).__name__
-    if hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules()):
-        raise ModelError(
-            f"{name or kind} has adapters (PEFT), which are not in its weights. Merge them: "
-            "`model = model.merge_and_unload()`."
-        )
+    check_no_adapters(model, name or kind)
     family = family_of(model.config.to_dict() if hasattr(model, "config") else {"model_type": kind})
     try:
         family.layer_modules(model)

@@ -7,11 +7,14 @@ the plan, the Lab and `load_subject` go through, and which imports no torch.
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from atlas.errors import ModelError
 from atlas.models import is_ready, locate, same_model
+from atlas.models.checkpoint import check_config
+from atlas.models.families import FAMILIES
 from atlas.store.atlas import open_atlas
 from atlas.store.manifest import read_manifest
 from build.__main__ import main
@@ -82,7 +85,6 @@ CONFIGS = [
     ({"torch_dtype": "int8"}, "torch_dtype must be"),
     ({"hidden_act": ["gelu"]}, "hidden_act must be text"),
     ({"layer_norm_eps": "1e-12"}, "layer_norm_eps must be a number"),
-    ({"architectures": "BertForMaskedLM"}, "architectures must be a list"),
     ({"is_decoder": True}, "Set is_decoder to false"),
     ({"model_type": ["bert"]}, "are not supported"),
     ({"model_type": "t5"}, "Models of type 't5' are not supported"),
@@ -166,6 +168,7 @@ def test_damaged_weights_are_refused(brought, content, words):
         {"weight_map": {}},
         {"weight_map": {"a": "../tiny_bert/model.safetensors"}},
         {"weight_map": {"a": "x" * 300}, "metadata": 3},
+        {"weight_map": {"a": "x" * 300}, "metadata": {}},
         [],
         "[" * 100_000,
     ],
@@ -231,6 +234,27 @@ def test_weights_that_do_not_fit_the_config_are_refused(brought, change, words):
     assert words in refused(rewrite(brought("tiny_bert"), change), by=load)
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_config_that_a_type_comes_with_is_taken(model_type):
+    from transformers import AutoConfig
+
+    check_config(json.loads(AutoConfig.for_model(model_type).to_json_string()), Path("folder"))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "albert", "num_hidden_groups": 1_000_000}, "num_hidden_groups"),
+        ({"model_type": "gemma3", "vision_config": {"num_hidden_layers": 3_000}}, "num_hidden_layers"),
+        ({"model_type": "gemma3", "vision_config": {"hidden_size": "16"}}, "hidden_size"),
+        ({"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
+    ],
+)
+def test_the_parts_of_a_config_are_checked_as_the_whole(config, words):
+    with pytest.raises(ModelError, match=words):
+        check_config(config, Path("folder"))
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -267,6 +291,8 @@ def test_what_hub_checkpoints_hold_beside_a_language_model_changes_nothing(broug
             "cls.seq_relationship.weight": torch.zeros(2, 32),
             "cls.seq_relationship.bias": torch.zeros(2),
             "bert.embeddings.position_ids": torch.arange(64)[None],
+            "bert.embeddings.token_type_ids": torch.zeros(1, 64, dtype=torch.int64),
+            "v_head.summary.weight": torch.zeros(1, 32),
             "cls.predictions.decoder.weight": old["bert.embeddings.word_embeddings.weight"].clone(),
         }
 

@@ -183,6 +183,31 @@ def test_the_drop_in_joins_prompt_and_answer_as_they_are(name):
         assert spelled(subject.tokenizer, encoded.targets) == answer.strip()
 
 
+@pytest.mark.parametrize("name", [*CAUSAL_TOKENIZERS, *MASKED_TOKENIZERS])
+def test_the_drop_in_reads_the_tokenizers_own_output_as_the_prompt(name):
+    masked = name in MASKED_TOKENIZERS
+    tokenizer = (MASKED_TOKENIZERS if masked else CAUSAL_TOKENIZERS)[name]()
+    subject = with_tokenizer(tokenizer, masked=masked)
+    for before, answer, after in ENDINGS:
+        prompt = f"{before}{tokenizer.mask_token}{after}" if masked else before
+        if subject.can_be_asked(Prompt("", "", f"{before}[Y]{after if masked else ''}", answer)):
+            given = drop_in_encode(subject, prompt, answer, encoded_input=tokenizer(prompt))
+            assert given == drop_in_encode(subject, prompt, answer)
+
+
+def test_other_tokens_are_read_as_they_are_without_what_is_appended():
+    tokenizer = CAUSAL_TOKENIZERS["GPT-2 that appends its end of text"]()
+    subject = with_tokenizer(tokenizer, masked=False)
+    prompt = "the capital of france is"
+    wanted = drop_in_encode(subject, prompt, " paris")
+    other = tokenizer("in france , the capital is")
+    bare = tokenizer("in france , the capital is", add_special_tokens=False)
+    for given in (other, bare):
+        encoded = drop_in_encode(subject, prompt, " paris", encoded_input=given)
+        assert encoded.targets == wanted.targets
+        assert list(encoded.input_ids) == bare["input_ids"]
+
+
 def test_the_probability_is_that_of_the_sentence_as_a_plain_call_gives_it():
     import torch
 

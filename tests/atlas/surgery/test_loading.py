@@ -46,8 +46,20 @@ def test_a_model_with_an_adapter_in_any_layer_is_refused(name, place):
         lambda: subject_of(model, tokenizer, device="cpu"),
         lambda: KnowledgeNeurons(model, tokenizer, model_type=kind, device="cpu"),
     ):
-        with pytest.raises(ModelError, match=r"has adapters \(PEFT\).*`model = model.merge_and_unload\(\)`"):
+        with pytest.raises(ModelError, match=r"has adapters \(PEFT\).*`merge_and_unload\(\)`"):
             bring()
+
+
+@pytest.mark.parametrize(("name", "place"), PLACES)
+def test_an_adapter_that_the_drop_ins_model_gets_later_is_refused(name, place):
+    model, tokenizer = tiny_model(name)
+    kn = KnowledgeNeurons(model, tokenizer, device="cpu")
+    model.set_submodule(place, AdaptedLinear(model.get_submodule(place)))
+    prompt = "the capital of france is [MASK]"
+    with pytest.raises(ModelError, match=r"has adapters \(PEFT\)"):
+        kn.get_scores(prompt, "paris")
+    with pytest.raises(ModelError, match=r"has adapters \(PEFT\)"):
+        kn.erase_knowledge(prompt, [[0, 1]])
 
 
 def test_a_wrapper_that_adds_to_the_prompt_is_refused():

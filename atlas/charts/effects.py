@@ -109,7 +109,7 @@ def _changes(
     if published is not None:
         crossed = published.assign(what=_names(published), templates="held-out")
         layers.append(published_points(crossed, alt.X("change:Q"), alt.Y("what:N"), "+.2%", beside))
-    height = len(y["scale"].domain) * (32 if both else 27)
+    height = max(1, len(y["scale"].domain)) * (32 if both else 27)
     return alt.layer(*layers, data=rows, title=title, height=height)
 
 
@@ -159,7 +159,7 @@ def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
             ("n:Q", "Prompts"),
         ),
     )
-    return alt.layer(*layers, data=means, title=title, height=27 * len(y["scale"].domain))
+    return alt.layer(*layers, data=means, title=title, height=27 * max(1, len(y["scale"].domain)))
 
 
 def _mean_changes(effects: pd.DataFrame, title: str) -> alt.LayerChart:

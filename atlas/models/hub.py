@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from atlas.errors import ModelError
 from atlas.models.folder import weight_files
 from atlas.models.known import WITHOUT_HUB, OnProgress
@@ -106,8 +104,10 @@ def _name(file: Any) -> str:
     return file.rfilename
 
 
-def _reporting(name: str, n_bytes: int, report: OnProgress) -> type[tqdm]:
+def _reporting(name: str, n_bytes: int, report: OnProgress) -> type:
     """A bar for `snapshot_download` that reports the bytes on disk instead of drawing them."""
+
+    from tqdm import tqdm
 
     class Reporting(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:

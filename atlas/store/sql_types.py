@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _EXACT = {"boolean", "tinyint", "smallint", "integer", "bigint", "float", "double", "decimal", "varchar"}
 _EXACT |= {"utinyint", "usmallint", "uinteger", "ubigint"}
 _LONG_INTEGERS = {"hugeint", "uhugeint", "bignum"}
-_WITH_PARTS = {"list", "array", "struct", "decimal"}
+_WITH_PARTS = {"list", "array", "struct", "tuple", "decimal"}
 
 
 def exact_table(cursor: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation) -> pa.Table:
@@ -65,6 +65,10 @@ def _sent_as(kind: DuckDBPyType, *, long_integers: str) -> str:
     if kind.id == "struct":
         fields = {name: _sent_as(part, long_integers=long_integers) for name, part in parts.items()}
         return str(duckdb.struct_type(fields))
+    if kind.id == "tuple":  # its parts have no names
+        unnamed: Any = kind.children
+        inside = [_sent_as(part, long_integers=long_integers) for _, part in unnamed]
+        return f"TUPLE({', '.join(inside)})"
     if kind.id in _LONG_INTEGERS or parts.get("scale") == 0:
         return long_integers
     return str(kind) if kind.id in _EXACT else "VARCHAR"

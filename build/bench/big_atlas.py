@@ -219,7 +219,8 @@ TABLE_STEPS = {
            least(1, probability * factor * (0.9 + 0.2 * chance(f, j, intervention || kind)))::FLOAT
                AS p_after,
            rank + CASE WHEN factor < 0.5 THEN draw(40, f, j, 'fall') ELSE 0 END AS rank_after,
-           (rank = 1) <> (rank_after = 1) AS top_changed, active::FLOAT AS activity
+           (rank = 1) <> (rank_after = 1) AS top_changed, active::FLOAT AS activity,
+           NULL::FLOAT AS change
     FROM asked JOIN facts USING (fact_id)
     JOIN (VALUES ('suppress', 'own', 0.35, 2.0), ('suppress', 'random', 1.0, 0.2),
                  ('suppress', 'matched', 0.95, 1.6), ('suppress', 'baseline', 0.85, 3.0),

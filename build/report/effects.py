@@ -45,7 +45,7 @@ def effects_section(findings: Sequence[Findings]) -> list[Block]:
         blocks += [
             Heading(3, charts.VERBS[intervention]),
             Pictures(tuple(_overall(found, intervention) for found in measured)),
-            Pictures(tuple(_by_relation(found, intervention) for found in measured)),
+            *_by_relation(measured, intervention),
             *(_every_group(found, intervention) for found in measured),
         ]
     return blocks
@@ -102,15 +102,24 @@ def _overall(found: Findings, intervention: str) -> Figure:
     )
 
 
-def _by_relation(found: Findings, intervention: str) -> Figure:
-    rows = found.effects.by_relation(intervention, "held-out", found.effects.facts)
-    own = rows[rows["group"] == "own"]["paper_change"]
-    spread = f"{Measurement(own.min()).number()} to {Measurement(own.max()).number()}" if len(own) else "none"
-    return Figure(
-        f"{intervention}-by-relation--{found.atlas_id}",
-        f"{charts.VERBS[intervention]} in {found.atlas_id}, by relation ({len(own)} of them): {spread}.",
-        charts.draw_effects_by_relation(found, intervention),
-    )
+def _by_relation(measured: Sequence[Findings], intervention: str) -> list[Pictures]:
+    """The figures of the atlases that have effects on held-out prompts."""
+    figures = []
+    for found in measured:
+        rows = found.effects.by_relation(intervention, "held-out", found.effects.facts)
+        own = rows[rows["group"] == "own"]["paper_change"]
+        if own.empty:
+            continue
+        spread = f"{Measurement(own.min()).number()} to {Measurement(own.max()).number()}"
+        verb = charts.VERBS[intervention]
+        figures.append(
+            Figure(
+                f"{intervention}-by-relation--{found.atlas_id}",
+                f"{verb} in {found.atlas_id}, by relation ({len(own)} of them): {spread}.",
+                charts.draw_effects_by_relation(found, intervention),
+            )
+        )
+    return [Pictures(tuple(figures))] if figures else []
 
 
 def _every_group(found: Findings, intervention: str) -> Table:

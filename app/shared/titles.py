@@ -18,7 +18,7 @@ from app.shared import layout, limits
 from app.shared.resources import ask
 from app.shared.words import about_fact, fact_name, is_missing, plural, relation_name, token_list
 from atlas import queries
-from atlas.errors import AtlasError
+from atlas.errors import AtlasError, QueryError
 from atlas.models import KNOWN_MODELS
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
@@ -83,11 +83,14 @@ def _describe_subject(page: str, ids: Mapping[str, str], atlas: Atlas) -> tuple[
 
 
 def name_of(atlas: Atlas, kind: str, identifier: str) -> str:
-    """The name of what Compare's `kind` takes; raises `QueryError` for a fact that the atlas lacks."""
+    """The name of what Compare's `kind` takes; raises `AtlasError` for what the atlas cannot have."""
     if kind in ("facts", "atlases"):
         fact = ask(queries.fact, atlas, identifier)
         return fact_name(fact["subject"], fact["object"])
     if kind == "relations":
-        label = ask(queries.relations, atlas).set_index("relation_id")["label"].get(identifier)
+        labels = ask(queries.relations, atlas).set_index("relation_id")["label"]
+        if identifier not in labels:
+            raise QueryError(f"There is no relation '{identifier}' in this atlas. Choose another.")
+        label = labels[identifier]
         return identifier if is_missing(label) or not label else label
-    return identifier
+    return str(Neuron.parse(identifier))

@@ -1,8 +1,8 @@
 // One entry in the browser's history for each thing that a visitor does. Streamlit adds one for every
 // parameter that is written, also for what a page writes by itself, and Back would stop at each of them.
 //
-// A link leads to the top of its page, Back to where its page was left. With Ctrl or Shift a link opens a tab
-// or a window of its own, as elsewhere.
+// A link leads to the top of its page; Back, Forward and a reload to where the page was left. With Ctrl or Shift
+// a link opens a tab or a window of its own, as elsewhere.
 (() => {
   if (window.atlasHistory) return;
   window.atlasHistory = true;
@@ -42,9 +42,22 @@
     page().scrollTop = wanted.top;
     requestAnimationFrame(stay);
   };
+  const returnTo = (state) => {
+    wanted = { top: state?.top ?? 0, until: Date.now() + LONGEST_REDRAW };
+    stay();
+  };
   addEventListener("popstate", (event) => {
     deed = null;
-    wanted = { top: event.state?.top ?? 0, until: Date.now() + LONGEST_REDRAW };
-    stay();
+    returnTo(event.state);
   });
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") returnTo(history.state);
+
+  let pause;
+  addEventListener("scroll", () => {
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      const held = wanted !== null && Date.now() <= wanted.until;
+      if (!held) history.replaceState({ ...history.state, top: page().scrollTop }, "");
+    }, 150);
+  }, { capture: true, passive: true });
 })();

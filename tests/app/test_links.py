@@ -115,15 +115,19 @@ def test_a_link_to_the_same_page_survives_reload_back_and_forward(visit, site):
     link_to(page, href).click()  # scrolls to the end of the page first
     arrive(page, f"{site}/{href}")
     assert page.evaluate(TOP) == 0
+    page.mouse.move(600, 400)
+    page.mouse.wheel(0, 700)
+    page.wait_for_function("() => history.state.top > 0")
+    below = page.evaluate("() => history.state.top")
     page.go_back()
     arrive(page, here)
     left_at = page.evaluate("() => history.state.top")
     assert left_at > 1000
     page.wait_for_function(f"() => Math.abs(({TOP})() - {left_at}) < 100")
-    page.go_forward()
-    arrive(page, f"{site}/{href}")
-    page.reload()
-    arrive(page, f"{site}/{href}")
+    for go in (page.go_forward, page.reload):
+        go()
+        arrive(page, f"{site}/{href}")
+        page.wait_for_function(f"() => Math.abs(({TOP})() - {below}) < 100")
 
 
 def test_with_control_a_link_opens_a_tab_and_the_page_stays(visit, site):
@@ -172,6 +176,8 @@ def test_one_step_back_undoes_one_deed(visit, path, do):
         ("relation?relation=P36", "capital (P36) · pocket-bert", "148 facts"),
         ("search?q=%22%3E%3Cscript%3E", 'Search: "><script> · pocket-bert', "Facts by subject"),
         ("fact?fact=P36:nowhere", "Fact · pocket-bert", "What the model says"),
+        ("compare?kind=neurons&a=x&b=L2.N23", "Compare · pocket-bert", "What two facts"),
+        ("compare?kind=relations&a=P36&b=P0", "Compare · pocket-bert", "What two facts"),
         ("fact?atlas=nowhere", "Fact", "What the model says"),
     ],
 )

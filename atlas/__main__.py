@@ -11,6 +11,7 @@ the atlas's tables and views, and nothing else. No model is loaded, no torch is 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection as Container
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ from atlas.store.sql import Answer
 from atlas.validation import printable
 
 _WIDEST = 60
+_COMMENT = re.compile(r"--[^=\s]*\s")
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
 
@@ -55,7 +57,10 @@ CollectionOption = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    return cli.run(app, arguments, prog="python -m atlas")
+    given = sys.argv[1:] if arguments is None else arguments
+    # A query may begin with a comment, which is no option.
+    given = [f" {each}" if _COMMENT.match(each) else each for each in given]
+    return cli.run(app, given, prog="python -m atlas")
 
 
 def _print_version(wanted: bool) -> None:
@@ -317,7 +322,8 @@ def _print_table(answer: Answer) -> None:
     cells = [[_cell(value) for value in row] for row in answer.rows]
     right = {place for place, column in enumerate(zip(*answer.rows, strict=True)) if _is_numeric(column)}
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    rule = ["─" * width for width in widths]
+    line = "─" if _encodable("─") == "─" else "-"
+    rule = [line * width for width in widths]
     print(*_lines([columns, rule, *cells], right), sep="\n")
     print(f"({len(cells):,} {'row' if len(cells) == 1 else 'rows'})")
 
@@ -337,7 +343,13 @@ def _cell(value: Any) -> str:
     else:
         text = value_text(value)
     text = printable(" ".join(text.split()))
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return _encodable(text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…")
+
+
+def _encodable(text: str) -> str:
+    """The text as standard output writes it, so that columns stay aligned."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

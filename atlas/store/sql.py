@@ -181,6 +181,13 @@ class Sandbox:
     def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> PendingQuery:
         """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s."""
         values = dict(parameters or {})
+        try:
+            sql.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(sql[error.start])[1:-1]
+            raise QueryError(
+                f"The query has half a character, {half}. Write it whole, or remove it."
+            ) from None
         if len(sql) > LONGEST_SQL:
             raise QueryError(
                 f"The query has {len(sql):,} characters; the limit is {LONGEST_SQL:,}. Shorten it."

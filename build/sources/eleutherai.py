@@ -138,7 +138,7 @@ def read_results(
         try:
             results = Results.model_validate(entry)
         except ValidationError as error:
-            raise malformed(path, problem_of(error, "it"), uuid) from error
+            raise malformed(path, problem_of(error, "the entry"), uuid) from error
         if uuid not in neurons:
             raise malformed(path, "no file of neurons has this uuid", uuid)
         if results.n_refined_neurons != len(neurons[uuid]):

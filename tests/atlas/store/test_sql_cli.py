@@ -167,7 +167,16 @@ def test_a_query_can_come_from_standard_input(sample):
     assert "42" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "sql", ["-- note\nSELECT 42 AS x", "--note\nSELECT 42 AS x", "-- a\n-- b\nSELECT 42 AS x"]
+)
+def test_a_query_may_begin_with_a_comment(sql, ask):
+    assert ask("sql", sql, "--format", "csv") == (0, "x\n42\n", "")
+
+
 BAD = {
+    "-- nothing but a comment": "Only a single SELECT",
+    "SELECT '\ud83d'": "has half a character, \\ud83d",
     "SELECT nope FROM facts": "nope",
     "SELEC 1": "syntax error",
     "": "The query is empty",

@@ -65,10 +65,9 @@ def _sent_as(kind: DuckDBPyType, *, long_integers: str) -> str:
     if kind.id == "struct":
         fields = {name: _sent_as(part, long_integers=long_integers) for name, part in parts.items()}
         return str(duckdb.struct_type(fields))
-    if kind.id == "tuple":  # its parts have no names
+    if kind.id == "tuple":  # its parts have no names; all as they are, or the whole as text
         unnamed: Any = kind.children
-        inside = [_sent_as(part, long_integers=long_integers) for _, part in unnamed]
-        return f"TUPLE({', '.join(inside)})"
+        return str(kind) if are_exact([part for _, part in unnamed]) else "VARCHAR"
     if kind.id in _LONG_INTEGERS or parts.get("scale") == 0:
         return long_integers
     return str(kind) if kind.id in _EXACT else "VARCHAR"

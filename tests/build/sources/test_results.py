@@ -202,7 +202,7 @@ def changed(**changes: object) -> dict[str, Any]:
         ("[" * 100_000, "it is not JSON"),
         ('{"id-1": {}, "id-1": {}}', 'entry "id-1": the key was used before'),
         ({"id-9": RESULTS["id-1"]}, 'entry "id-9": no file of neurons has this uuid'),
-        ({"id-1": 7}, 'entry "id-1": it must be'),
+        ({"id-1": 7}, 'entry "id-1": the entry must be'),
         ({"id-1": {}}, "entry \"id-1\": the entry's suppression is missing"),
         (changed(id_1__suppression__related=group((-1.5, True, True))), "must be at least -1"),
         (changed(id_1__suppression__related=group((float("nan"), True, True))), "must be a finite number"),

@@ -2,7 +2,8 @@
 // parameter that is written, also for what a page writes by itself, and Back would stop at each of them.
 //
 // A link leads to the top of its page; Back, Forward and a reload to where the page was left. With Ctrl or Shift
-// a link opens a tab or a window of its own, as elsewhere.
+// a link opens a tab or a window of its own, as elsewhere. A text field sends its text when it is left, and of two
+// runs at once Streamlit may drop the link's: a link that is clicked from a field waits for the text's.
 (() => {
   if (window.atlasHistory) return;
   window.atlasHistory = true;
@@ -11,6 +12,21 @@
   // A visitor may be faster than this script: then nothing is known of the deed.
   let deed = navigator.userActivation?.hasBeenActive ? { top: 0 } : null;
   let wanted = null;
+  let inField = false; // when the pointer went down
+
+  const followLater = (link) => {
+    const started = Date.now();
+    const follow = () => {
+      const waited = Date.now() - started;
+      const app = document.querySelector('[data-testid="stApp"]');
+      const idle = waited > 200 && app?.getAttribute("data-test-script-state") !== "running";
+      if (!idle && waited < 3000) return setTimeout(follow, 50);
+      // The run may have drawn the link again.
+      const same = [...document.querySelectorAll("a[href]")].find((each) => each.href === link.href);
+      (link.isConnected ? link : same)?.click();
+    };
+    follow();
+  };
 
   const note = (event) => {
     wanted = null;
@@ -20,11 +36,19 @@
     // Streamlit's link to the first page is relative to the page in view.
     const href = link?.getAttribute("href") ?? "";
     if (href.startsWith("?")) link.setAttribute("href", `./${href}`);
-    if (event.type === "click" && link && (event.ctrlKey || event.metaKey || event.shiftKey)) {
+    if (event.type === "pointerdown") inField = document.activeElement?.matches("textarea, input") ?? false;
+    if (event.type !== "click" || !link) return;
+    if (event.ctrlKey || event.metaKey || event.shiftKey) {
       event.stopImmediatePropagation();
+    } else if (event.isTrusted && inField) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      inField = false;
+      followLater(link);
     }
   };
-  for (const type of ["pointerdown", "keydown", "click", "wheel", "touchmove"]) {
+  addEventListener("click", note, { capture: true });
+  for (const type of ["pointerdown", "keydown", "wheel", "touchmove"]) {
     addEventListener(type, note, { capture: true, passive: true });
   }
 

@@ -130,6 +130,19 @@ def test_a_link_to_the_same_page_survives_reload_back_and_forward(visit, site):
         page.wait_for_function(f"() => Math.abs(({TOP})() - {below}) < 100")
 
 
+@pytest.mark.parametrize("path", ["sql", "compare?kind=prompts"])
+def test_a_link_that_is_clicked_from_a_text_field_is_followed(visit, site, path):
+    page = visit(path)
+    box = page.locator("[data-testid=stMain] textarea:visible").first
+    box.fill("SELECT 43 AS x")
+    page.locator('[data-testid=stSidebar] a[href^="search"]').first.click()
+    expect(page.locator("h1").first).to_have_text("Search", timeout=PATIENCE)
+    expect(page).to_have_url(re.compile("/search"), timeout=PATIENCE)
+    settled(page)
+    page.go_back()
+    expect(page.locator("h1").first).not_to_have_text("Search", timeout=PATIENCE)
+
+
 def test_with_control_a_link_opens_a_tab_and_the_page_stays(visit, site):
     page = visit("neuron?neuron=L2.N23")
     here, href = page.url, kinds_of_links(page)["neuron", "atlas", "neuron"][0]

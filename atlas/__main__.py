@@ -29,7 +29,6 @@ from atlas.store.collection import Collection
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import DERIVED_VIEWS, TABLES, describe
 from atlas.store.sql import Answer
-from atlas.validation import printable
 
 _WIDEST = 60
 _COMMENT = re.compile(r"--[^=\s]*\s")
@@ -322,7 +321,7 @@ def _print_table(answer: Answer) -> None:
     cells = [[_cell(value) for value in row] for row in answer.rows]
     right = {place for place, column in enumerate(zip(*answer.rows, strict=True)) if _is_numeric(column)}
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    line = "─" if _encodable("─") == "─" else "-"
+    line = "─" if cli.as_printed("─") == "─" else "-"
     rule = [line * width for width in widths]
     print(*_lines([columns, rule, *cells], right), sep="\n")
     print(f"({len(cells):,} {'row' if len(cells) == 1 else 'rows'})")
@@ -342,14 +341,8 @@ def _cell(value: Any) -> str:
         text = ", ".join(token.strip() for token in tokens)
     else:
         text = value_text(value)
-    text = printable(" ".join(text.split()))
-    return _encodable(text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…")
-
-
-def _encodable(text: str) -> str:
-    """The text as standard output writes it, so that columns stay aligned."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    text = " ".join(text.split())
+    return cli.as_printed(text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…")
 
 
 if __name__ == "__main__":

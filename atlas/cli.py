@@ -34,6 +34,11 @@ def run(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        for each in arguments:
+            if each.encode(errors="replace").decode() != each:
+                raise AtlasError(
+                    f"The argument '{each}' is not text. Write it in UTF-8; rename a folder of this name."
+                )
         # Not the command's own `main`, which ends the process on a broken pipe and hides Ctrl-C.
         command = typer.main.get_command(app)
         with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
@@ -84,6 +89,12 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def as_printed(text: str) -> str:
+    """The text as standard output writes it, in its encoding: to measure a table's columns by."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: object) -> None:

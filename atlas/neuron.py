@@ -31,17 +31,17 @@ _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 ENDS_WITH_OBJECT = re.compile(r"\[Y\]\s*[.?!»。．？！।؟۔]?\s*$")
 
 
-def check_text(what: str, text: str) -> None:
-    """Raises `PromptError` for a text with half a character (a lone surrogate), which no tokenizer takes.
+def check_text(what: str, text: str, error: type[AtlasError] = PromptError) -> None:
+    """Raises `error` for a text with half a character (a lone surrogate), which no tokenizer takes.
 
     JSON can hold one as \\ud83d: the beginning of an emoji that was cut.
     """
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        shown = text.encode(errors="backslashreplace").decode()
-        raise PromptError(
-            f"{what} '{shown}' has half a character, {ascii(text[error.start])[1:-1]}. "
+    except UnicodeEncodeError as problem:
+        shown = text[:100].encode(errors="backslashreplace").decode()
+        raise error(
+            f"{what} '{shown}' has half a character, {ascii(text[problem.start])[1:-1]}. "
             "Write it whole, or remove it."
         ) from None
 

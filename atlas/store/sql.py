@@ -38,6 +38,7 @@ import pyarrow as pa
 
 from atlas.errors import QueryError, StoreError
 from atlas.line import FairLine, Place
+from atlas.neuron import check_text
 from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
@@ -181,13 +182,7 @@ class Sandbox:
     def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> PendingQuery:
         """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s."""
         values = dict(parameters or {})
-        try:
-            sql.encode()
-        except UnicodeEncodeError as error:
-            half = ascii(sql[error.start])[1:-1]
-            raise QueryError(
-                f"The query has half a character, {half}. Write it whole, or remove it."
-            ) from None
+        check_text("The query", sql, QueryError)
         if len(sql) > LONGEST_SQL:
             raise QueryError(
                 f"The query has {len(sql):,} characters; the limit is {LONGEST_SQL:,}. Shorten it."

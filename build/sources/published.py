@@ -135,6 +135,8 @@ def import_published(
         report(0.0, "read: files of Dai et al.'s code")
         imported = _read_dai(source.expanduser(), pararel, model)
     else:
+        if source is not None:
+            _find(source, "neurons", "--source")  # before anything is fetched
         imported = _read_eleutherai(source, results, model, _load(dataset, pararel, report), report)
     parameters = imported.method.options["parameters"]
     output = Output(out)
@@ -232,13 +234,17 @@ def _files(folder: Path | None, kind: str, option: str, report: OnProgress) -> d
         count = _counted(report, "fetch", of, *span)
         folder = fetch_files(published, option=option, say=cli.say, count=count)
         return {folder / name: _read(folder / name, option) for name in published.hashes}
+    return {path: _read(path, option) for path in _find(folder, kind, option)}
+
+
+def _find(folder: Path, kind: str, option: str) -> list[Path]:
     paths = eleutherai.find_files(folder.expanduser(), kind)
     if not paths:
         raise DatasetError(
             f"{folder} has no file *{kind}_*.json. "
             f"Point {option} at a folder with the replication's JSON files."
         )
-    return {path: _read(path, option) for path in paths}
+    return paths
 
 
 def _result_files(source: Path | None, results: Path | None, report: OnProgress) -> dict[Path, bytes]:
@@ -284,7 +290,7 @@ def _atlas_id(dataset: Dataset, shape: Shape) -> str:
 
 
 def _parameters(dataset: Dataset, model: str, method: str, *files: Mapping[Path, bytes]) -> dict[str, Any]:
-    contents = [sha256(content) for each in files for content in each.values()]
+    contents = [sha256(as_published(content)) for each in files for content in each.values()]
     return {
         "model": model,
         "dataset": dataset.dataset_id,

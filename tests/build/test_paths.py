@@ -84,6 +84,17 @@ def test_a_name_that_is_too_long_is_one_sentence_in_every_command(main, argument
     assert "File name too long" in sentence
 
 
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(build_cli.main, BUILD[0]), (atlas_cli.main, ["sql", "SELECT 1", "--atlas", "PATH"])],
+)
+def test_a_name_that_is_no_text_is_one_sentence_before_any_work(main, arguments, tmp_path, capsys):
+    path = os.fsdecode(os.fsencode(tmp_path / "o") + b"\xff")
+    assert main([path if each == "PATH" else each for each in arguments]) == 2
+    assert "o\\udcff' is not text. Write it in UTF-8" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are POSIX's")
 @pytest.mark.parametrize("below", ["", "model"])
 def test_a_folder_that_may_not_be_entered_is_one_sentence(shut, below, capsys):

@@ -259,6 +259,7 @@ def test_a_caller_who_is_interrupted_stops_the_query(console, monkeypatch):
     ("sql", "values", "words"),
     [
         ("SELECT " + "1" * 20_000, {}, "20,007 characters; the limit is 20,000"),
+        ("SELECT '\ud83d'", {}, "has half a character"),
         ("SELECT $a", {"a": "x" * 20_001}, "values have more than 20,000 characters"),
         ("SELECT $a", {}, "not provided"),
         ("SELECT $a::INTEGER", {"a": "ten"}, "Could not convert"),

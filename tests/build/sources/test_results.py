@@ -276,11 +276,23 @@ def test_published_results_are_fetched_and_checked_by_their_git_blob_ids(public,
 
 
 def test_copies_with_carriage_returns_are_the_published_files(public):
+    assert main(public.command()) == 0
+    manifest = (public.out / "manifest.json").read_bytes()
     for path in public.source.glob("*.json"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert main(public.command()) == 0
+    assert main(public.command()) == 0  # the same import, so nothing is left to do
+    assert (public.out / "manifest.json").read_bytes() == manifest
+    assert main([*public.command(), "--fresh"]) == 0
     said = read_manifest(public.out).method.options["published"]
     assert said["neurons"] == said["results"] == "the published files"
+
+
+def test_a_source_without_files_is_named_before_anything_is_fetched(tmp_path, capsys):
+    assert main(["import-published", "--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path} has no file *neurons_*.json.")
+    assert "PARAREL" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_where_the_results_cannot_be_had_the_neurons_alone_are_imported(public, capsys):

@@ -351,7 +351,7 @@ def test_the_operating_system_bounds_a_querys_memory(sql, console, unharmed):
     status = Path(f"/proc/{console.process_id}/statm")
     page = os.sysconf("SC_PAGE_SIZE")
     before = int(status.read_text().split()[1]) * page
-    taken, over = [], threading.Event()
+    taken, watching, over = [], threading.Event(), threading.Event()
 
     def watch():
         while not over.wait(0.002):
@@ -359,14 +359,15 @@ def test_the_operating_system_bounds_a_querys_memory(sql, console, unharmed):
                 taken.append(int(status.read_text().split()[1]) * page)
             except (OSError, IndexError):
                 return
+            watching.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    assert watching.wait(10)  # on a busy machine the process may end before the first look
     with pytest.raises(QueryError):
         console.query(sql)
     over.set()
     watcher.join()
-    assert taken
     assert max(taken) - before < MEMORY_MB * 1_000_000 + UNCOUNTED_BYTES
 
 

@@ -358,8 +358,14 @@ READING = [
     "SHOW TABLES",
     "FROM facts",
     "TABLE facts",
-    "VALUES (1)",
+    "VALUES (1), (2)",
     "(SELECT 1)",
+    "WITH a AS (SELECT 1 AS x) SELECT * FROM a",
+    "SELECT * FROM hub_neurons",
+    "SELECT 'COPY facts TO x; DROP TABLE facts' AS text",
+    "SELECT * FROM facts PIVOT (count(*) FOR known IN (true, false)) LIMIT 1",
+    "explain analyze SELECT count(*) FROM facts;",
+    "SELECT relation_id, count(*) FROM facts GROUP BY ALL ORDER BY ALL",
 ]
 
 

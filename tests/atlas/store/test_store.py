@@ -545,30 +545,6 @@ def test_hostile_sql_is_refused_and_changes_nothing(sql, console, sample):
     assert console.query("SELECT count(*) FROM relations").rows == ((4,),)
 
 
-ALLOWED = [
-    "SELECT 1",
-    "SELECT 1;",
-    "  -- a comment\n  SELECT /* another */ 1",
-    "FROM facts LIMIT 3",
-    "VALUES (1), (2)",
-    "WITH a AS (SELECT 1 AS x) SELECT * FROM a",
-    "SELECT * FROM hub_neurons",
-    "SELECT 'COPY facts TO x; DROP TABLE facts' AS text",
-    "DESCRIBE facts",
-    "SUMMARIZE facts",
-    "SHOW TABLES",
-    "SELECT * FROM facts PIVOT (count(*) FOR known IN (true, false)) LIMIT 1",
-    "EXPLAIN SELECT * FROM facts",
-    "explain analyze SELECT count(*) FROM facts;",
-    "SELECT relation_id, count(*) FROM facts GROUP BY ALL ORDER BY ALL",
-]
-
-
-@pytest.mark.parametrize("sql", ALLOWED)
-def test_selects_are_answered(sql, console):
-    assert console.query(sql).rows
-
-
 def test_truncation_is_visible(opened):
     with opened.sandboxed(max_rows=10) as console:
         cut = console.query("SELECT * FROM range(11)")

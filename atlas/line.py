@@ -1,47 +1,116 @@
-"""A fair line: first come, first served.
+"""A fair line: who has had the least time lately is served first; of equals, who came first.
 
-    line = FairLine(longest=16)
-    place = Place(line)
+    line = FairLine(at_once=1, longest=200)
+    with asking("visitor 7"):       # whose time it is; without it every place is somebody else's
+        place = Place(line)
     place.join() or refuse()        # does not wait; False where the line is full
     place.ahead                     # how many are served before it; 0: it is served now
     place.wait(5)                   # True once it is served; False after 5 seconds or when cancelled
+    place.is_due_to_give_way        # somebody waits who has had less: leave and join again
     place.leave()                   # served or not: the next one moves up
 
-The first place is the one that is served. `atlas.surgery.lock` lines up threads for a model,
-`atlas.store.sql` queries for a process. Standard library only.
+A visitor with little time used is therefore served soon, however long the others' work is and however often
+they come back. `atlas.surgery.lock` lines up threads for a model, `atlas.store.sql` queries for processes.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 # The interval of `on_wait`, which tells a waiting thread its place and may stop it.
 TELL_EVERY_SECONDS = 0.2
+# Time used counts half after so many seconds.
+HALF_LIFE_SECONDS = 30.0
+# So much more than another one may have had before it gives way: turns are not shorter than this.
+SHORTEST_TURN_SECONDS = 0.25
 
 OnWait = Callable[[int], None]
 
+_asker: ContextVar[Hashable | None] = ContextVar("asker", default=None)
+
+
+@contextmanager
+def asking(who: Hashable) -> Iterator[None]:
+    """Places made in this block, in this thread, belong to `who`."""
+    token = _asker.set(who)
+    try:
+        yield
+    finally:
+        _asker.reset(token)
+
+
+class TimesUsed:
+    """The seconds that each asker was served, where a second counts half after `HALF_LIFE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._used: dict[Hashable, tuple[float, float]] = {}
+
+    def of(self, who: Hashable) -> float:
+        """The seconds of one asker, as of now."""
+        seconds, at = self._used.get(who, (0.0, 0.0))
+        return seconds * 0.5 ** ((time.monotonic() - at) / HALF_LIFE_SECONDS) if seconds else 0.0
+
+    def add(self, who: Hashable, seconds: float) -> None:
+        """Count seconds to an asker; those who have had none lately are forgotten."""
+        self._used[who] = self.of(who) + seconds, time.monotonic()
+        if len(self._used) > 1000:
+            self._used = {each: used for each, used in self._used.items() if self.of(each) > 0.001}
+
 
 class FairLine:
-    """Places in the order in which they joined; at most `longest`, the one being served included."""
+    """Places in the order in which they will be served.
 
-    def __init__(self, longest: int | None = None) -> None:
+    at_once: how many are served at the same time; longest: places at most, those being served included;
+    times: the askers' times, to share them with another line.
+    """
+
+    def __init__(
+        self, longest: int | None = None, *, at_once: int = 1, times: TimesUsed | None = None
+    ) -> None:
         self.longest = longest
+        self.at_once = at_once
+        self.times = times or TimesUsed()
         self._guard = threading.Lock()
-        self._places: deque[Place] = deque()
+        self._served: list[Place] = []
+        self._waiting: list[Place] = []
 
     def __len__(self) -> int:
-        """Number of places, the one being served included."""
-        return len(self._places)
+        """Number of places, those being served included."""
+        return len(self._served) + len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Number of places that are not served yet."""
+        return len(self._waiting)
 
     def cancel(self) -> None:
-        """Cancel every place that still waits; the one being served stays."""
+        """Cancel every place that still waits; those being served stay."""
         with self._guard:
-            waiting = list(self._places)[1:]
+            waiting = list(self._waiting)
         for place in waiting:
             place.cancel()
+
+    def _time_of(self, place: Place) -> float:
+        """The time that the place's owner has had, what is running included."""
+        now = time.monotonic()
+        running = sum(now - each.since for each in self._served if each.owner == place.owner)
+        return self.times.of(place.owner) + running
+
+    def _in_order(self) -> list[Place]:
+        return sorted(self._waiting, key=self._time_of)  # stable: of equals, who came first
+
+    def _serve(self) -> None:
+        while self._waiting and len(self._served) < self.at_once:
+            place = self._in_order()[0]
+            self._waiting.remove(place)
+            self._served.append(place)
+            place.since = time.monotonic()
+            place._moved.set()
 
 
 class Place:
@@ -49,32 +118,46 @@ class Place:
 
     def __init__(self, line: FairLine) -> None:
         self._line = line
+        who = _asker.get()
+        self.owner: Hashable = self if who is None else who
+        self.since = 0.0  # when it began to be served
         # Set when the place is served or given up: both end the wait.
         self._moved = threading.Event()
 
     def join(self) -> bool:
-        """Go to the end of the line. False where the line is full; does not wait."""
-        with self._line._guard:
-            places = self._line._places
-            if self._line.longest is not None and len(places) >= self._line.longest:
+        """Go into the line, also again after `leave`. False where the line is full; does not wait."""
+        line = self._line
+        with line._guard:
+            if line.longest is not None and len(line) >= line.longest:
                 return False
-            places.append(self)
-            if len(places) == 1:
-                self._moved.set()
+            self._moved.clear()
+            line._waiting.append(self)
+            line._serve()
             return True
 
     @property
     def served(self) -> bool:
-        """Whether this is the first place in the line."""
-        places = self._line._places
+        """Whether this place is being served."""
         with self._line._guard:
-            return bool(places) and places[0] is self
+            return self in self._line._served
 
     @property
     def ahead(self) -> int:
         """Number of places before this one; 0 where it is served, or no longer in the line."""
-        with self._line._guard:
-            return self._line._places.index(self) if self in self._line._places else 0
+        line = self._line
+        with line._guard:
+            order = line._in_order()
+            return len(line._served) + order.index(self) if self in order else 0
+
+    @property
+    def is_due_to_give_way(self) -> bool:
+        """Whether this place is served and somebody waits who has had less time."""
+        line = self._line
+        with line._guard:
+            if self not in line._served or not line._waiting:
+                return False
+            least = min(map(line._time_of, line._waiting))
+            return line._time_of(self) > least + SHORTEST_TURN_SECONDS
 
     def wait(self, timeout: float | None = None, on_wait: OnWait | None = None) -> bool:
         """Wait to be served; False after `timeout` seconds, or where the place was given up.
@@ -95,8 +178,7 @@ class Place:
     def cancel(self) -> bool:
         """Give the place up unless it is being served; whether it is out of the line. Ends its `wait`."""
         with self._line._guard:
-            places = self._line._places
-            if places and places[0] is self:
+            if self in self._line._served:
                 return False
             self._remove()
             return True
@@ -107,9 +189,11 @@ class Place:
             self._remove()
 
     def _remove(self) -> None:
-        places = self._line._places
-        if self in places:
-            places.remove(self)
-            if places:
-                places[0]._moved.set()
+        line = self._line
+        if self in line._served:
+            line._served.remove(self)
+            line.times.add(self.owner, time.monotonic() - self.since)
+        elif self in line._waiting:
+            line._waiting.remove(self)
+        line._serve()
         self._moved.set()

@@ -1,17 +1,20 @@
-"""A fair lock: threads get it in the order in which they request it (`atlas.line`).
+"""A fair lock: the thread whose asker has had the model least gets it next (`atlas.line`).
 
-    with subject.lock: ...                                # reentrant, as threading.RLock
-    with subject.lock.turn(lambda ahead: show(ahead)): ...  # told how many are ahead while it waits
-    subject.lock.waiting                                  # how many wait now
+    with subject.lock: ...                          # reentrant, as threading.RLock
+    with subject.lock.turn(on_wait, between):       # on_wait(ahead) while it waits
+        for batch in batches:
+            subject.lock.give_way()                 # calls between(); others who have had less go first
+            with subject.lock: ...
+    subject.lock.waiting                            # how many wait now
 
 `threading.RLock` serves the thread that the system wakes first, so a visitor can wait long behind later ones.
-Here a release passes the lock to the first in line.
+Long work gives way between its batches, and stops there: `on_wait` and `between` may raise.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from atlas.line import FairLine, OnWait, Place
@@ -25,11 +28,13 @@ class FairLock:
         self._owner: int | None = None
         self._place: Place | None = None
         self._depth = 0
+        # Of the turn that holds it; None where it is held for good, by `with lock`.
+        self._turn: tuple[OnWait | None, Callable[[], None] | None] | None = None
 
     @property
     def waiting(self) -> int:
         """Number of threads that wait; the one being served is not among them."""
-        return max(len(self._line) - 1, 0)
+        return self._line.waiting
 
     @property
     def busy(self) -> bool:
@@ -71,7 +76,7 @@ class FairLock:
             raise RuntimeError("A thread can only release a lock that it holds.")
         self._depth -= 1
         if self._depth == 0:
-            place, self._owner, self._place = self._place, None, None
+            place, self._owner, self._place, self._turn = self._place, None, None, None
             place.leave()
 
     def __enter__(self) -> bool:
@@ -81,10 +86,33 @@ class FairLock:
         self.release()
 
     @contextmanager
-    def turn(self, on_wait: OnWait | None = None) -> Iterator[None]:
-        """Hold the lock for a block; `on_wait` as in `acquire`."""
+    def turn(
+        self, on_wait: OnWait | None = None, between: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Hold the lock for a block, except where `give_way` lends it; `on_wait` as in `acquire`.
+
+        between: called by `give_way`. Inside another turn or `with lock`, the outer one decides.
+        """
         self.acquire(on_wait=on_wait)
+        if self._depth == 1:
+            self._turn = on_wait, between
         try:
             yield
         finally:
+            if self._owner == threading.get_ident():  # not where it was stopped while it gave way
+                self.release()
+
+    def give_way(self) -> None:
+        """Between two batches of a `turn`: call its `between`, and let those who have had less go first.
+
+        Does nothing in a thread that holds the lock otherwise, or not at all.
+        """
+        if self._owner != threading.get_ident() or self._depth != 1 or self._turn is None:
+            return
+        on_wait, between = turn = self._turn
+        if between is not None:
+            between()
+        if self._place is not None and self._place.is_due_to_give_way:
             self.release()
+            self.acquire(on_wait=on_wait)
+            self._turn = turn

@@ -5,8 +5,8 @@
     run = run_experiment(subject, experiment, place)
 
 Cancelling is Streamlit's own way: a click stops the script at its next message to the page, by raising
-through whatever runs. Nothing has to be undone: weights are never written, hooks end with the forward pass,
-and the place in line is given up.
+through whatever runs; so does leaving. Messages go out between batches. Nothing has to be undone: weights are
+never written, hooks end with the forward pass, and the place in line is given up.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.lab import state
+from app.lab.tables import check_limits
 from atlas.experiments.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -69,9 +70,13 @@ def last_run() -> Run | None:
 
 
 def run_experiment(subject: Subject, experiment: Experiment, place: Any) -> Run:
-    """Run the experiment and keep its outcome. Raises `AtlasError` when the model cannot run it."""
+    """Run the experiment and keep its outcome.
+
+    Raises `AtlasError` when the model cannot run it, or when it is beyond the limits.
+    """
     from atlas.experiments.run import run
 
+    check_limits(experiment)
     with show_progress(place, "Running") as progress:
         outcome = run(subject, experiment, progress=progress)
     number = state.get("runs_made", 0) + 1

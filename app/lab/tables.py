@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from app.shared import limits
+from app.shared.words import plural
 from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
@@ -206,3 +207,11 @@ def check_limits(experiment: Experiment) -> None:
     ):
         if given > most:
             raise AtlasError(f"The experiment may have at most {most:,g} {what}, got {given:,g}.")
+    n_neurons = sum(len(item.neurons) for item in experiment.interventions)
+    size = len(experiment.prompts) * n_neurons * (experiment.draws + 1)
+    if size > allowed.experiment_size:
+        raise AtlasError(
+            f"The experiment has a size of {size:,} ({plural(len(experiment.prompts), 'prompt')} × "
+            f"{plural(n_neurons, 'changed neuron')} × {plural(experiment.draws + 1, 'run')}); at most "
+            f"{allowed.experiment_size:,} (experiment_size) are allowed. Use fewer neurons, prompts or draws."
+        )

@@ -49,6 +49,8 @@ class Limits:
     draws: int = Field(gt=0)
     strength: float = _ABOVE_0
     experiment_bytes: int = Field(gt=0)
+    experiment_size: int = Field(gt=0)
+    sweep_mb: int = Field(gt=0)
     tray: int = Field(gt=0)
     sql_rows: int = Field(gt=0)
     sql_seconds: float = _ABOVE_0

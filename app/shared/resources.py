@@ -184,4 +184,7 @@ def subject(name: str) -> Subject:
 def _subject(name: str) -> Subject:
     from atlas.surgery.subject import load_subject
 
-    return load_subject(name)
+    loaded = load_subject(name)
+    if loaded.device.type == "cpu":
+        loaded.sweep_bytes = 1e6 * limits.current().sweep_mb
+    return loaded

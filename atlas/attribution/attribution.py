@@ -136,7 +136,7 @@ def attribute(
     results: dict[int, Attribution] = {}
     for batch in buckets(lengths, size, padded=padded):
         items = [tokens[k][1] for k in batch]
-        with subject.lock:
+        with subject.lock.turn():
             scored = _METHODS[method](
                 subject,
                 items,

@@ -290,8 +290,9 @@ def sweep(
     """Steps 2 to 5 for any set of rows, in as many parts as memory requires.
 
     with_base: also sweep each item's own state (α = 1), from layer 0 upward. precision: of the matrix
-    products (`atlas.surgery.precision`). A part that does not fit is halved, and so is the memory of this
-    subject's later sweeps; one row that does not fit raises torch's own error.
+    products (`atlas.surgery.precision`). Between parts others may use the model. A part that does not fit is
+    halved, and so is the memory of this subject's later sweeps; one row that does not fit raises torch's own
+    error.
     """
     parts: list[Swept] = []
     start = start_base = 0
@@ -299,6 +300,7 @@ def sweep(
     spent = torch.cumsum(_row_bytes(subject, base, rows.layer), 0)
     base_bytes = float(_row_bytes(subject, base, torch.zeros(1))[0])
     while start < len(rows) or start_base < n_base or not parts:
+        subject.lock.give_way()
         limit = _sweep_bytes(subject)
         end_base = min(n_base, start_base + max(1, int(limit // base_bytes)))
         of_base = (end_base - start_base) * base_bytes

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas.errors import AtlasError, PromptError
-from atlas.experiments.run import Steps, with_random_neurons
+from atlas.experiments.run import Steps, batch_tokens, with_random_neurons
 from atlas.interventions import Intervention, Suppress
 from atlas.models.known import OnProgress
 from atlas.neuron import Neuron, Prompt
@@ -88,7 +88,7 @@ def cross_effects(
     steps = Steps(subject, 1 + len(chosen), progress)
     # Step 1: before.
     with steps.step("The unchanged model"):
-        before = subject.predict(every_prompt, top_k=1)
+        before = subject.predict(every_prompt, top_k=1, batch_tokens=batch_tokens(subject))
     effects = []
     for name, several in chosen.items():
         # Steps 2 and 3 at once: a causal model then reads each prompt's prefix only once.
@@ -126,6 +126,7 @@ def _predict_each(
     predictions = subject.predict(
         [prompt for _ in changes for prompt in prompts],
         top_k=1,
+        batch_tokens=batch_tokens(subject),
         interventions=[change for change in changes for _ in prompts],
         share_prefixes=True,
     )

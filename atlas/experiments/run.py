@@ -12,17 +12,20 @@
 4. *New answer* (edits). Before and after for the answer that the edit writes; with random neurons in step 3.
 5. *Undo.* Every prompt once more on the unchanged model: bit for bit equal to step 1.
 
-Each step waits for the model's lock and releases it afterwards; ``progress(share, message)`` is called before
-each step and while it waits. It may raise to stop the run: nothing needs to be undone, since weights are
-never written and hooks live only inside a forward pass. Dai et al. (ACL 2022), sections 4.2 and 5.
+The model's lock is given up between batches where others have had less of the model; ``progress(share,
+message)`` is called before each step, while it waits and between batches. It may raise to stop the run:
+nothing needs to be undone, since weights are never written and hooks live only inside a forward pass. Dai et
+al. (ACL 2022), sections 4.2 and 5.
 `atlas.experiments.controls` chooses the prompts.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -33,6 +36,7 @@ from atlas.experiments.documents import from_json, from_link, to_json, to_link  
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
 from atlas.experiments.outcome import FILED_ANSWERS, Outcome, PromptOutcome
 from atlas.interventions import Amplify, Intervention
+from atlas.line import TELL_EVERY_SECONDS
 from atlas.models.known import OnProgress
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.refinement import MODES, KnowledgeNeuron, Refinement, refine_scores
@@ -42,32 +46,35 @@ from atlas.surgery.subject import Prediction, Subject
 # The number of likeliest answers kept of each prompt, to show changes of rank.
 RANKED_ANSWERS = 100
 OWN_GROUPS = ("asked", "paraphrases")
+TOKENS_TIMES_WEIGHTS = 5e10
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 MAX_FACTORS = 50
 
 
 class Steps:
-    """Progress over steps, each of which waits for the model's lock."""
+    """Progress over steps, in each of which the model is used in turn with others."""
 
     def __init__(self, subject: Subject, n_steps: int, progress: OnProgress | None) -> None:
         self._subject, self._n_steps, self._done = subject, n_steps, 0
         self._progress = progress
+        self._told_at = 0.0
 
     @contextmanager
     def step(self, message: str) -> Iterator[None]:
-        """One step: wait for the model in line, hold its lock inside the `with`, count it as done."""
-        waited = False
+        """One step: wait for the model, hold its lock except between batches, count the step as done."""
 
         def wait(ahead: int) -> None:
-            nonlocal waited
-            waited = True
             others = "one other" if ahead == 1 else f"{ahead} others"
             self.report(f"Waiting in line behind {others}")
+            self._told_at = 0.0  # the work itself is reported again as soon as it goes on
+
+        def work() -> None:
+            if time.monotonic() >= self._told_at + TELL_EVERY_SECONDS:
+                self.report(message)
 
         self.report(message)
-        with self._subject.lock.turn(None if self._progress is None else wait):
-            if waited:
-                self.report(message)
+        told = self._progress is not None
+        with self._subject.lock.turn(wait if told else None, work if told else None):
             yield
         self._done += 1
 
@@ -75,6 +82,12 @@ class Steps:
         """Tell `progress` the share of steps done, from 0 to 1, with this message."""
         if self._progress is not None:
             self._progress(min(self._done / self._n_steps, 1.0), message)
+            self._told_at = time.monotonic()
+
+
+def batch_tokens(subject: Subject) -> int:
+    """Tokens of a batch that a CPU of two cores computes in about half a second: a run stops between two."""
+    return int(min(2048, max(64, TOKENS_TIMES_WEIGHTS / subject.model.num_parameters())))
 
 
 # Which prompts ---------------------------------------------------------------------------------------
@@ -219,14 +232,15 @@ def with_random_neurons(
 
 
 def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None = None) -> Outcome:
-    """Run the experiment. Weights are never written; the lock is held only during each step."""
+    """Run the experiment. Weights are never written; others use the model between its batches."""
     interventions = check_interventions(subject, experiment.interventions)
     prompts = [item.prompt for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)
+    ask = partial(subject.predict, batch_tokens=batch_tokens(subject))
 
     def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
         changes = None if change is None else [change] * len(prompts)
-        return subject.predict(prompts, top_k=top_k, interventions=changes)
+        return ask(prompts, top_k=top_k, interventions=changes)
 
     # Step 1: before.
     with steps.step("The unchanged model"):
@@ -245,11 +259,11 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
     for draw, control in enumerate(controls, 1):
         with steps.step(f"With random neurons, draw {draw} of {len(controls)}"):
             random.append(predict(control, top_k=1))
-            new_random.append(subject.predict(rivals, top_k=1, interventions=[control] * len(rivals)))
+            new_random.append(ask(rivals, top_k=1, interventions=[control] * len(rivals)))
     # Step 4: the new answer.
     with steps.step("The new answer"):
-        new_before = subject.predict(rivals, top_k=FILED_ANSWERS)
-        new_after = subject.predict(rivals, top_k=FILED_ANSWERS, interventions=[interventions] * len(rivals))
+        new_before = ask(rivals, top_k=FILED_ANSWERS)
+        new_after = ask(rivals, top_k=FILED_ANSWERS, interventions=[interventions] * len(rivals))
     # Step 5: undo.
     with steps.step("Undo"):
         undo_is_exact = predict(None) == before
@@ -334,6 +348,7 @@ def dose_response(
         raise AtlasError(f"There are {len(factors)} factors. Give 1 to {MAX_FACTORS}.")
     neurons = experiment.neurons
     curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
+    ask = partial(subject.predict, top_k=1, batch_tokens=batch_tokens(subject))
     stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
     prompts = [item.prompt for item in experiment.prompts]
     own = [item.prompt for item in experiment.prompts if item.group in OWN_GROUPS]
@@ -342,12 +357,12 @@ def dose_response(
     doses: list[Dose] = []
     for factor, change in zip(factors, curve, strict=True):
         with steps.step(f"Factor {factor:g}"):
-            predictions = subject.predict(prompts, top_k=1, interventions=[change] * len(prompts))
+            predictions = ask(prompts, interventions=[change] * len(prompts))
         random: list[dict[str, float]] = []
         for draw, stand_in in enumerate(stand_ins if own else (), 1):
             with steps.step(f"Factor {factor:g}, random draw {draw} of {len(stand_ins)}"):
                 control = (Amplify(stand_in, factor),)
-                answers = subject.predict(own, top_k=1, interventions=[control] * len(own))
+                answers = ask(own, interventions=[control] * len(own))
             random.append(_means(experiment.prompts, answers))
         for group, mean in _means(experiment.prompts, predictions, PROMPT_GROUPS).items():
             places = [i for i, item in enumerate(experiment.prompts) if item.group == group]

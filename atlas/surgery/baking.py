@@ -18,6 +18,7 @@ from pathlib import Path
 from atlas.errors import AtlasError, ModelError
 from atlas.files import looked_up
 from atlas.models.families import neurons_first
+from atlas.neuron import Neuron
 from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
 from atlas.surgery.loaded import LoadedModel
 
@@ -35,18 +36,17 @@ def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Pa
         raise ModelError(f"{folder} exists and is not empty. Give a new folder for the changed weights.")
     state = dict(subject.model.state_dict())
     layers = subject.family.layer_modules(subject.model)
-    for neuron, value in value_changes(subject, interventions).items():
-        down = subject.family.down(subject.model, neuron.layer)
-        if sum(layer is layers[neuron.layer] for layer in layers) > 1:
+    for layer, (neurons, values) in value_changes(subject, interventions).items():
+        down = subject.family.down(subject.model, layer)
+        if sum(each is layers[layer] for each in layers) > 1:
             raise ModelError(
-                f"{subject.name} shares the weights of {neuron} between layers, so it cannot be baked. "
-                "Apply it with `subject.applied`."
+                f"{subject.name} shares the weights of {Neuron(layer, neurons[0])} between layers, so it "
+                "cannot be baked. Apply it with `subject.applied`."
             )
         name = next(name for name, each in subject.model.named_parameters() if each is down.weight)
-        if state[name].data_ptr() == subject.model.get_parameter(name).data_ptr():
-            state[name] = state[name].clone()
+        state[name] = state[name].clone()
         rows = neurons_first(down, state[name])
-        rows[neuron.neuron] = value.to(rows.dtype)
+        rows[neurons] = values.to(rows.dtype)
     # Atomic: written to a folder beside it, then renamed.
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:

@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +57,8 @@ def check_interventions(
 
 
 def edited_value(value: Tensor, old: Tensor, new: Tensor, *, remove: float, add: float) -> Tensor:
-    """Step 3: the value vector moved from one embedding to another; all (d_model,)."""
-    norm = value.norm()
+    """Step 3: value vectors, (…, d_model), moved from one embedding to another, (d_model,)."""
+    norm = value.norm(dim=-1, keepdim=True)
     return value - remove * norm / old.norm() * old + add * norm / new.norm() * new
 
 
@@ -67,7 +69,7 @@ def answer_embedding(subject: LoadedModel, answer: str) -> Tensor:
 
 
 def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor], Tensor]:
-    """The function from a value vector, (d_model,), to its value after one erasure or edit."""
+    """The function from value vectors, (…, d_model), to those after one erasure or edit."""
     match item:
         case Erase(value="zero"):
             return torch.zeros_like
@@ -77,7 +79,7 @@ def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor]
                 raise ModelError(f"{subject.name} has no unknown token. Erase with zero instead.")
             subject.check_embedded((unknown,), subject.n_tokens)
             embedding = subject.family.token_embeddings(subject.model)[unknown].float()
-            return lambda value: embedding
+            return embedding.expand_as
         case Edit():
             # Computed once for all neurons: tokenizing takes longer than the arithmetic.
             old, new = answer_embedding(subject, item.old), answer_embedding(subject, item.new)
@@ -85,19 +87,25 @@ def value_changer(subject: LoadedModel, item: Erase | Edit) -> Callable[[Tensor]
     raise AtlasError(f"{type(item).__name__} does not change value vectors.")
 
 
-def value_changes(subject: LoadedModel, interventions: Sequence[Intervention]) -> dict[Neuron, Tensor]:
-    """The new value vector, (d_model,) in float32, of each erased or edited neuron."""
-    values: dict[Neuron, Tensor] = {}
-    for item in interventions:
-        if isinstance(item, (Erase, Edit)) and item.neurons:
-            change = value_changer(subject, item)
-            for neuron in item.neurons:
-                before = values.get(neuron)
-                if before is None:
-                    rows = subject.family.value_vectors(subject.model, neuron.layer)
-                    before = rows[neuron.neuron].float()
-                values[neuron] = change(before)
-    return values
+def value_changes(
+    subject: LoadedModel, interventions: Sequence[Intervention]
+) -> dict[int, tuple[list[int], Tensor]]:
+    """Layer → its erased or edited neurons, and their new value vectors, (n, d_model) in float32."""
+    several = [item for item in interventions if isinstance(item, (Erase, Edit)) and item.neurons]
+    neurons = sorted({neuron for item in several for neuron in item.neurons})
+    by_layer = {
+        layer: [each.neuron for each in here] for layer, here in groupby(neurons, key=lambda each: each.layer)
+    }
+    values = {
+        layer: subject.family.value_vectors(subject.model, layer)[index].float()
+        for layer, index in by_layer.items()
+    }
+    for item in several:
+        change = value_changer(subject, item)
+        for layer, here in groupby(item.neurons, key=lambda each: each.layer):
+            rows = np.searchsorted(by_layer[layer], [each.neuron for each in here])
+            values[layer][rows] = change(values[layer][rows])
+    return {layer: (index, values[layer]) for layer, index in by_layer.items()}
 
 
 def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tuple[Edit, ...]:
@@ -131,45 +139,61 @@ def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, fl
     return factors
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One prompt's interventions as the hooks need them: made once, used in many batches.
+
+    By layer: scaled, its neurons and their factors, both (n,); replaced, its neurons, (n,), and their new
+    value vectors minus the old ones, (n, d_model).
+    """
+
+    scaled: dict[int, tuple[Tensor, Tensor]]
+    replaced: dict[int, tuple[Tensor, Tensor]]
+
+
+def prepare(subject: LoadedModel, interventions: Sequence[Intervention]) -> Prepared:
+    """The interventions of one prompt, for `changing`."""
+
+    def tensor(values: Sequence) -> Tensor:
+        return torch.tensor(values, device=subject.device)
+
+    scaled = {}
+    factors = sorted(activation_factors(interventions).items())
+    for layer, here in groupby(factors, key=lambda pair: pair[0].layer):
+        neurons, by = zip(*((each.neuron, factor) for each, factor in here), strict=True)
+        scaled[layer] = tensor(neurons), tensor(by)
+    replaced = {
+        layer: (tensor(index), new - subject.family.value_vectors(subject.model, layer)[index].float())
+        for layer, (index, new) in value_changes(subject, interventions).items()
+    }
+    return Prepared(scaled, replaced)
+
+
 @contextmanager
 def changing(
-    subject: LoadedModel, changes: Sequence[Sequence[Intervention]], positions: Tensor, valid: Tensor
+    subject: LoadedModel, changes: Sequence[Prepared], positions: Tensor, valid: Tensor
 ) -> Iterator[None]:
     """Apply row b's interventions, ``changes[b]``, to row b of every forward pass inside the block.
 
     positions, valid: (n_rows, n_positions), the answer positions and whether each counts.
     """
-    if not any(changes):
-        yield
-        return
-    scaled: dict[int, list[tuple[int, int, int, float]]] = defaultdict(list)
-    replaced: dict[int, list[tuple[int, list[int], Tensor]]] = defaultdict(list)
     spots = [
         [position for position, counts in zip(row, ok, strict=True) if counts]
         for row, ok in zip(positions.tolist(), valid.tolist(), strict=True)
     ]
-    cache: dict[tuple, dict[Neuron, Tensor]] = {}
-    for row, items in enumerate(changes):
-        for neuron, factor in activation_factors(items).items():
-            scaled[neuron.layer].extend((row, spot, neuron.neuron, factor) for spot in spots[row])
-        key = tuple(items)
-        if key not in cache:
-            cache[key] = value_changes(subject, items)
-        by_layer: dict[int, list[Neuron]] = defaultdict(list)
-        for neuron in cache[key]:
-            by_layer[neuron.layer].append(neuron)
-        for layer, neurons in by_layer.items():
-            index = [neuron.neuron for neuron in neurons]
-            old = subject.family.value_vectors(subject.model, layer)[index].float()
-            new = torch.stack([cache[key][neuron] for neuron in neurons])
-            replaced[layer].append((row, index, new - old))
-
+    scaled: dict[int, list[tuple[int, int, Tensor, Tensor]]] = defaultdict(list)
+    replaced: dict[int, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
+    for row, change in enumerate(changes):
+        for layer, (index, factors) in change.scaled.items():
+            scaled[layer].extend((row, spot, index, factors) for spot in spots[row])
+        for layer, (index, difference) in change.replaced.items():
+            replaced[layer].append((row, index, difference))
     layers, n_rows = subject.family.layer_modules(subject.model), len(changes)
 
     def register(handles: list) -> None:
         for layer, entries in scaled.items():
             down = subject.family.down(subject.model, layer)
-            scale = _scaler(entries, n_rows, positions.device)
+            scale = _scaler(entries, n_rows)
             handles.append(down.register_forward_pre_hook(in_its_call(layers, layer, scale)))
         for layer, differences in replaced.items():
             down = subject.family.down(subject.model, layer)
@@ -180,11 +204,14 @@ def changing(
         yield
 
 
-def _scaler(entries: list[tuple[int, int, int, float]], n_rows: int, device: torch.device) -> Callable:
-    rows, spots, neurons = (
-        torch.tensor([entry[column] for entry in entries], device=device) for column in range(3)
+def _scaler(entries: list[tuple[int, int, Tensor, Tensor]], n_rows: int) -> Callable:
+    neurons = torch.cat([index for _, _, index, _ in entries])
+    factors = torch.cat([by for _, _, _, by in entries])
+    sizes = torch.tensor([len(index) for _, _, index, _ in entries])
+    rows, spots = (
+        torch.tensor(each).repeat_interleave(sizes).to(neurons.device)
+        for each in ([row for row, *_ in entries], [spot for _, spot, *_ in entries])
     )
-    factors = torch.tensor([entry[3] for entry in entries], device=device)
 
     def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         changed = args[0].clone()
@@ -196,7 +223,7 @@ def _scaler(entries: list[tuple[int, int, int, float]], n_rows: int, device: tor
     return scale
 
 
-def _adder(entries: list[tuple[int, list[int], Tensor]], n_rows: int) -> Callable:
+def _adder(entries: list[tuple[int, Tensor, Tensor]], n_rows: int) -> Callable:
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         # The pre-hook has run: args hold the activations as suppressed or amplified. A value vector
         # is changed for every token, as it would be in the weights.

@@ -21,14 +21,15 @@ from atlas.line import FairLine, OnWait, Place
 
 
 class FairLock:
-    """Reentrant, first come first served; see the module."""
+    """Reentrant; the thread whose asker has had least is next. See the module."""
 
     def __init__(self) -> None:
         self._line = FairLine()
         self._owner: int | None = None
         self._place: Place | None = None
         self._depth = 0
-        # Of the turn that holds it; None where it is held for good, by `with lock`.
+        # How many of these acquisitions are no turns, and keep the lock from giving way.
+        self._kept = 0
         self._turn: tuple[OnWait | None, Callable[[], None] | None] | None = None
 
     @property
@@ -50,6 +51,7 @@ class FairLock:
         me = threading.get_ident()
         if self._owner == me:  # no other thread can change that
             self._depth += 1
+            self._kept += 1
             return True
         if not blocking:
             timeout, on_wait = 0, None
@@ -57,7 +59,7 @@ class FairLock:
         try:
             place.join()
             if place.wait(None if timeout < 0 else timeout, on_wait):
-                self._owner, self._place, self._depth = me, place, 1
+                self._owner, self._place, self._depth, self._kept = me, place, 1, 1
                 return True
         except BaseException:
             if self._owner == me:  # an exception from outside may arrive after the lock was taken
@@ -68,15 +70,24 @@ class FairLock:
         return False
 
     def release(self) -> None:
-        """Release the lock once; after as many releases as acquisitions, the first in line gets it.
+        """Release the lock once; after as many releases as acquisitions, the next in line gets it.
 
         Raises `RuntimeError` in a thread that does not hold it.
         """
-        if self._owner != threading.get_ident() or self._place is None:
+        if not self._is_held:
             raise RuntimeError("A thread can only release a lock that it holds.")
         self._depth -= 1
+        self._kept -= 1
         if self._depth == 0:
-            place, self._owner, self._place, self._turn = self._place, None, None, None
+            self._hand_on()
+
+    @property
+    def _is_held(self) -> bool:
+        return self._owner == threading.get_ident() and self._place is not None
+
+    def _hand_on(self) -> None:
+        place, self._owner, self._place, self._turn = self._place, None, None, None
+        if place is not None:
             place.leave()
 
     def __enter__(self) -> bool:
@@ -91,28 +102,30 @@ class FairLock:
     ) -> Iterator[None]:
         """Hold the lock for a block, except where `give_way` lends it; `on_wait` as in `acquire`.
 
-        between: called by `give_way`. Inside another turn or `with lock`, the outer one decides.
+        between: called by `give_way`. Of nested turns, the outermost one's functions are called.
         """
         self.acquire(on_wait=on_wait)
+        self._kept -= 1
         if self._depth == 1:
             self._turn = on_wait, between
         try:
             yield
         finally:
-            if self._owner == threading.get_ident():  # not where it was stopped while it gave way
+            if self._is_held:  # not where it was stopped while it gave way
+                self._kept += 1
                 self.release()
 
     def give_way(self) -> None:
         """Between two batches of a `turn`: call its `between`, and let those who have had less go first.
 
-        Does nothing in a thread that holds the lock otherwise, or not at all.
+        Does nothing where the thread holds the lock by `with lock`, too, or not at all.
         """
-        if self._owner != threading.get_ident() or self._depth != 1 or self._turn is None:
+        if not self._is_held or self._kept or self._turn is None:
             return
-        on_wait, between = turn = self._turn
+        (on_wait, between), depth = turn, _ = self._turn, self._depth
         if between is not None:
             between()
         if self._place is not None and self._place.is_due_to_give_way:
-            self.release()
+            self._hand_on()
             self.acquire(on_wait=on_wait)
-            self._turn = turn
+            self._turn, self._depth, self._kept = turn, depth, 0

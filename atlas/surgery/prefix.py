@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlas.surgery.interventions import Amplify, Intervention, Suppress, changing
+from atlas.surgery.interventions import Amplify, Intervention, Prepared, Suppress, changing
 from atlas.surgery.loaded import Encoded, LoadedModel
 
 
@@ -30,9 +30,7 @@ def at_answers_only(subject: LoadedModel, changes: Sequence[Sequence[Interventio
     )
 
 
-def hidden_at_answers(
-    subject: LoadedModel, rows: Sequence[Encoded], changes: Sequence[Sequence[Intervention]]
-) -> Tensor:
+def hidden_at_answers(subject: LoadedModel, rows: Sequence[Encoded], changes: Sequence[Prepared]) -> Tensor:
     """The model's final state at the rows' answer positions, (n_rows, n_positions, d_model).
 
     Rows have one length and one first answer position.

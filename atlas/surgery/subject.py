@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from atlas.models import locate
 from atlas.models.device import device_of
 from atlas.neuron import Prompt
 from atlas.surgery.baking import bake
-from atlas.surgery.interventions import Intervention, changing, check_interventions
+from atlas.surgery.interventions import Intervention, Prepared, changing, check_interventions, prepare
 from atlas.surgery.loaded import (
     Encoded,
     LoadedModel,
@@ -38,6 +39,9 @@ from atlas.surgery.prefix import at_answers_only, hidden_at_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Of the changes of one call, so many are kept ready for hooks.
+PREPARED_CHANGES = 64
 
 
 class Subject(LoadedModel):
@@ -72,45 +76,63 @@ class Subject(LoadedModel):
         prompt's prefix once; faster, and equal up to rounding only.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
-        changes = self._changes_for(interventions, len(encoded))
-        results: dict[int, Prediction] = {}
+        changes, change_of = self._distinct_changes(interventions, len(encoded))
         by_prefix = share_prefixes and at_answers_only(self, changes)
-        for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
-            rows = [encoded[index] for index in batch]
-            chosen = [changes[index] for index in batch]
-            predictions = self._predict_batch(rows, chosen, top_k, by_prefix=by_prefix)
-            results.update(zip(batch, predictions, strict=True))
+        # Batches of one length follow each other, and most prompts of a batch have the same change.
+        prepared = lru_cache(PREPARED_CHANGES)(lambda number: prepare(self, changes[number]))
+        results: dict[int, Prediction] = {}
+        with self.lock.turn():
+            for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
+                self.lock.give_way()
+                rows, numbers = [encoded[index] for index in batch], [change_of[index] for index in batch]
+                predictions = self._predict_batch(rows, numbers, prepared, top_k, by_prefix=by_prefix)
+                results.update(zip(batch, predictions, strict=True))
         return [results[index] for index in range(len(encoded))]
 
-    def _changes_for(self, interventions: Sequence | None, n_prompts: int) -> list[tuple]:
+    def _distinct_changes(
+        self, interventions: Sequence | None, n_prompts: int
+    ) -> tuple[list[tuple[Intervention, ...]], list[int]]:
+        """The different changes, and which of them is each prompt's. To hash one takes time: each once."""
         if interventions is None:
-            return [()] * n_prompts
+            return [()], [0] * n_prompts
         if len(interventions) != n_prompts:
             raise PromptError(
                 f"There are {len(interventions)} interventions for {n_prompts} prompts. Give one per prompt."
             )
-        return [() if item is None else check_interventions(self, item) for item in interventions]
+        given = {id(item): item for item in interventions}
+        numbers: dict[tuple[Intervention, ...], int] = {}
+        number_of = {
+            key: numbers.setdefault(() if item is None else check_interventions(self, item), len(numbers))
+            for key, item in given.items()
+        }
+        return list(numbers), [number_of[id(item)] for item in interventions]
 
     @torch.no_grad()
     def _predict_batch(
-        self, rows: list[Encoded], changes: list[tuple], top_k: int, *, by_prefix: bool
+        self,
+        rows: list[Encoded],
+        change_of: list[int],
+        prepared: Callable[[int], Prepared],
+        top_k: int,
+        *,
+        by_prefix: bool,
     ) -> list[Prediction]:
         # Prompts that differ in the last token of their answer alone, as the old one and the new one of an
         # edit, are the same sentence to the model, and go through it once.
-        keys = [(row.input_ids, row.positions, change) for row, change in zip(rows, changes, strict=True)]
+        keys = [(row.input_ids, row.positions, number) for row, number in zip(rows, change_of, strict=True)]
         first: dict[tuple, int] = {}
         for index, key in enumerate(keys):
             first.setdefault(key, index)
         place = {key: number for number, key in enumerate(first)}
-        read, made = [rows[index] for index in first.values()], [changes[index] for index in first.values()]
+        read = [rows[index] for index in first.values()]
+        made = [prepared(change_of[index]) for index in first.values()]
         input_ids, positions, _, where = self.tensors(read)
-        with self.lock:
-            if by_prefix:
-                answers = hidden_at_answers(self, read, made)
-            else:
-                with changing(self, made, positions, where):
-                    hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
-                answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
+        if by_prefix:
+            answers = hidden_at_answers(self, read, made)
+        else:
+            with changing(self, made, positions, where):
+                hidden = self.model.base_model(input_ids, **self.forward_options()).last_hidden_state
+            answers = hidden[torch.arange(len(read), device=self.device)[:, None], positions]
         # base_model has applied the final norm already, so only the head is left to do.
         logits = self.family.say(self.model, answers)
         _, _, targets, valid = self.tensors(rows)

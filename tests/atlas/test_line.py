@@ -1,8 +1,11 @@
-"""A fair line: the first place is served, every place knows how many are ahead, and any can be given up."""
+"""A fair line: who has had least is served first, and every place knows how many are ahead."""
 
 import threading
 
-from atlas.line import FairLine, Place
+import pytest
+
+from atlas import line as lines
+from atlas.line import FairLine, Place, TimesUsed, asking
 
 
 def joined(line: FairLine, count: int) -> list[Place]:
@@ -45,3 +48,90 @@ def test_a_cancelled_place_stops_waiting_and_the_one_being_served_stays():
     assert third.ahead == 1
     line.cancel()
     assert (first.served, third.wait(60), len(line)) == (True, False, 1)
+
+
+def place_of(line: FairLine, who: str) -> Place:
+    with asking(who):
+        place = Place(line)
+    assert place.join()
+    return place
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of the line, moved by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+
+    def pass_(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_
+
+
+def test_who_has_had_the_least_time_is_served_first(clock):
+    line = FairLine()
+    first = place_of(line, "greedy")
+    clock(10)
+    again, newcomer, another = (place_of(line, who) for who in ("greedy", "new", "newer"))
+    assert (newcomer.ahead, another.ahead, again.ahead) == (1, 2, 3)
+    first.leave()
+    assert newcomer.served
+    clock(2)
+    newcomer.leave()
+    assert another.served
+    another.leave()
+    assert again.served
+
+
+def test_who_comes_back_for_ever_does_not_keep_others_waiting(clock):
+    line = FairLine()
+    served = place_of(line, "greedy")
+    clock(5)
+    for _ in range(5):
+        place_of(line, "greedy")
+    honest = place_of(line, "honest")
+    served.leave()
+    assert honest.served
+
+
+def test_time_used_is_forgotten(clock):
+    times = TimesUsed()
+    times.add("a", 8)
+    clock(lines.HALF_LIFE_SECONDS)
+    assert times.of("a") == pytest.approx(4)
+    times.add("a", 1)
+    assert times.of("a") == pytest.approx(5)
+    clock(100 * lines.HALF_LIFE_SECONDS)
+    for who in range(2000):
+        times.add(who, 0)
+    assert times.of("a") == 0
+    assert len(times._used) < 1500
+
+
+def test_several_can_be_served_at_once_and_share_their_times_with_another_line(clock):
+    times = TimesUsed()
+    line, other = FairLine(at_once=2, times=times), FairLine(times=times)
+    first, second, third = (place_of(line, who) for who in "abc")
+    assert (first.served, second.served, third.served, third.ahead) == (True, True, False, 2)
+    clock(3)
+    first.leave()
+    assert third.served
+    busy = place_of(other, "someone")
+    late, early = place_of(other, "a"), place_of(other, "d")
+    busy.leave()
+    assert (early.served, late.served) == (True, False)
+
+
+def test_a_place_gives_way_to_who_has_had_less_and_not_to_an_equal(clock):
+    line = FairLine()
+    served = place_of(line, "a")
+    assert not served.is_due_to_give_way
+    place_of(line, "b")
+    assert not served.is_due_to_give_way
+    clock(2 * lines.SHORTEST_TURN_SECONDS)
+    assert served.is_due_to_give_way
+    served.leave()
+    assert not served.is_due_to_give_way
+    assert served.join()
+    assert (served.served, served.ahead) == (False, 1)

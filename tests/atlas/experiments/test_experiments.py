@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments import controls
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
+from atlas.line import asking
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import bundled, open_atlas
 from tests.app.pages import replace_tables
@@ -444,13 +446,14 @@ def work_of(name: str, subject, progress):
 
 
 @pytest.mark.parametrize("work", ["run", "find", "dose"])
-def test_work_stopped_at_any_of_its_reports_leaves_the_model_as_it_was(subject, work):
+def test_work_stopped_at_any_of_its_reports_leaves_the_model_as_it_was(subject, work, monkeypatch):
+    monkeypatch.setattr(experiments, "TELL_EVERY_SECONDS", 0)  # at every batch
     logits = every_logit(subject)
     shares = []
     whole = work_of(work, subject, lambda share, message: shares.append(share))
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
-    for last in range(len(shares)):
+    for last in range(0, len(shares), max(1, len(shares) // 10)):
         reports = iter(range(len(shares)))
 
         def stop(share: float, message: str, last=last, reports=reports) -> None:
@@ -487,11 +490,48 @@ def test_work_stopped_in_the_middle_of_a_forward_pass_leaves_the_model_as_it_was
 
 
 @pytest.mark.parametrize("work", ["run", "find", "dose"])
-def test_the_model_is_free_whenever_progress_is_reported(bert, work):
+def test_the_model_is_free_before_each_step(bert, work, monkeypatch):
+    monkeypatch.setattr(experiments, "TELL_EVERY_SECONDS", 1000)  # at no batch
     held = []
     work_of(work, bert, lambda share, message: held.append(bert.lock.busy))
     assert held
     assert not any(held)
+
+
+@pytest.mark.parametrize("work", ["run", "find", "dose"])
+def test_long_work_is_reported_between_batches_and_gives_way_there(subject, work, monkeypatch):
+    monkeypatch.setattr(experiments, "TELL_EVERY_SECONDS", 0)
+    monkeypatch.setattr(experiments, "batch_tokens", lambda subject: 1)
+    alone = work_of(work, subject, None)
+    served, quick = [], threading.Event()
+
+    def other() -> None:
+        with asking("a newcomer"), subject.lock:
+            served.append("newcomer")
+
+    thread = threading.Thread(target=other)
+
+    def show(share: float, message: str) -> None:
+        served.append(message)
+        if subject.lock.busy and not quick.is_set():
+            quick.set()
+            subject.lock._line.times.add("an old hand", 60)
+            thread.start()
+            until(lambda: subject.lock.waiting == 1)
+
+    with asking("an old hand"):
+        found = work_of(work, subject, show)
+    assert (found.neurons if work == "find" else found) == (alone.neurons if work == "find" else alone)
+    thread.join()
+    assert served[-1] == "Done"
+    assert "newcomer" in served[:-1]
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "this takes too long"
+        time.sleep(0.001)
 
 
 def test_a_waiting_run_is_told_how_many_are_ahead_and_can_stop(bert):

@@ -1,4 +1,4 @@
-"""The fair lock is reentrant, first come first served, and always released."""
+"""The fair lock is reentrant, serves who has had least, is lent between batches, and is always released."""
 
 import contextlib
 import itertools
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from atlas.line import Place, asking
 from atlas.surgery.lock import FairLock
 
 
@@ -200,6 +201,100 @@ def test_a_timeout_ends_a_wait_with_on_wait():
         assert not lock.acquire(timeout=0.5, on_wait=told.append)
     assert len(told) > 1
     assert lock.waiting == 0
+
+
+# Giving way ------------------------------------------------------------------------------------------
+
+
+def lent(lock: FairLock, *, newcomer: str, between=None) -> list[str]:
+    """Who held the lock in two batches of a turn of "old hand", who has had it for long."""
+    served: list[str] = []
+    lock._line.times.add("old hand", 60)
+
+    def work() -> None:
+        with asking(newcomer), lock:
+            served.append(newcomer)
+
+    with asking("old hand"), lock.turn(between=between):
+        served.append("old hand")
+        with threads(work):
+            until(lambda: lock.waiting == 1)
+            with lock.turn():
+                lock.give_way()
+            served.append("old hand")
+            lock.give_way()
+        return served
+
+
+def test_a_turn_is_lent_to_who_has_had_less_also_from_inside_another_turn():
+    assert lent(FairLock(), newcomer="new") == ["old hand", "new", "old hand"]
+
+
+def test_one_asker_does_not_overtake_itself():
+    lock = FairLock()
+    lock._line.times.add("old hand", 60)
+    with asking("old hand"), lock.turn():
+        other = Place(lock._line)
+        other.join()
+        lock.give_way()
+        assert not other.served
+        other.cancel()
+
+
+def test_a_lock_that_is_kept_is_not_lent():
+    lock = FairLock()
+    lock._line.times.add("old hand", 60)
+    with asking("old hand"), lock.turn(), lock:
+        newcomer = Place(lock._line)
+        newcomer.join()
+        lock.give_way()
+        assert not newcomer.served
+        newcomer.cancel()
+    with asking("old hand"), lock:
+        lock.give_way()
+    lock.give_way()  # nor is one that is not held
+    assert not lock.busy
+
+
+def test_who_waits_to_get_the_lock_back_can_be_stopped():
+    lock = FairLock()
+    lock._line.times.add("old hand", 60)
+    release, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with asking("new"), lock:
+            release.wait(60)
+        done.set()
+
+    def stop(ahead: int) -> None:
+        raise Stopped
+
+    with threads(work) as (newcomer,):
+        until(lambda: lock.busy)
+        release.set()
+        assert done.wait(20)
+    release.clear()
+    with contextlib.suppress(Stopped), asking("old hand"), lock.turn(stop), lock.turn():
+        newcomer = threading.Thread(target=work)
+        newcomer.start()
+        until(lambda: lock.waiting == 1)
+        lock.give_way()
+        pytest.fail("it was not stopped")
+    assert lock.busy
+    release.set()
+    newcomer.join(20)
+    assert not lock.busy
+
+
+def test_between_two_batches_a_turn_can_be_stopped():
+    lock = FairLock()
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped), lock.turn(between=stop), lock.turn():
+        lock.give_way()
+    assert not lock.busy
 
 
 def test_one_thread_holds_the_lock_at_a_time():

@@ -20,7 +20,7 @@ _ROOT = str(HERE.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import address, layout, limits, links, resources, titles, tray  # noqa: E402
+from app.shared import address, layout, links, resources, titles, tray, visitors  # noqa: E402
 
 PAGES = [
     st.Page("home/page.py", title="Home", icon=":material/home:", default=True),
@@ -43,18 +43,21 @@ titles.show_title(page.url_path)
 st.html(layout.PAGE_STYLE)
 st.html(layout.HISTORY_SCRIPT, unsafe_allow_javascript=True)
 
-with st.sidebar:
-    menu = st.container()
-    layout.choose_atlas()
-    with menu:
-        links.menu(PAGES)
-    tray.show_tray()
-
-with layout.errors_as_sentences(), address.followed(page.url_path):
+with visitors.asking(), layout.errors_as_sentences():
     # A wrong limits file stops every page, so that none runs without limits.
-    limits.current()
-    page.run()
-    titles.show_title(page.url_path)  # of the address that the page wrote
+    visitors.take_place()
 
-layout.footer()
+    with st.sidebar:
+        menu = st.container()
+        layout.choose_atlas()
+        with menu:
+            links.menu(PAGES)
+        tray.show_tray()
+
+    with layout.errors_as_sentences(), address.followed(page.url_path):
+        page.run()
+        titles.show_title(page.url_path)  # of the address that the page wrote
+
+    layout.footer()
+
 resources.spare_the_collector()

@@ -57,6 +57,8 @@ class Limits:
     sql_memory_mb: int = Field(gt=0)
     sql_length: int = Field(gt=0)
     search_length: int = Field(gt=0)
+    visitors: int = Field(gt=0)
+    gone_seconds: float = _ABOVE_0
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -1,0 +1,200 @@
+"""Who visits: each session of the app, what it holds, and when it has left.
+
+    with visitors.asking():                      # around a page: its work counts as this visitor's
+        visitors.take_place()                    # LimitsError where the host is full
+    visitor = visitors.here()
+    visitor.hold("sql", query, release=stop)     # until another one takes this name, or the visitor leaves
+    visitor.held("sql"), visitor.drop("sql")
+
+A thread looks twice a second which visitors have left:
+
+1. *Release.* What they hold is released at once, so that their queries end with them.
+2. *Close.* After `gone_seconds` Streamlit closes the session; until then a lost connection finds it again.
+3. *Give back.* The system gets the memory that Python, Arrow and the C library keep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from app.shared import limits
+from app.shared.limits import LimitsError
+from atlas import line
+
+LOOK_EVERY_SECONDS = 0.5
+# Giving memory back stops all pages for some hundredths of a second.
+GIVE_BACK_EVERY_SECONDS = 5.0
+# A visitor who asks for nothing for so long gives up the place.
+IDLE_SECONDS = 300.0
+
+_VISITOR = "visitor"
+_log = logging.getLogger(__name__)
+
+
+class Visitor:
+    """One session, and what it holds that is large or runs."""
+
+    def __init__(self) -> None:
+        self.left_at: float | None = None
+        self._place_until = 0.0
+        self._held: dict[str, tuple[Any, Callable[[], object] | None]] = {}
+
+    def hold(self, name: str, value: Any, release: Callable[[], object] | None = None) -> None:
+        """Keep a value for this visitor; `release()` is called when another one takes its name, or it is
+        dropped, or the visitor has left."""
+        self.drop(name)
+        self._held[name] = value, release
+
+    def held(self, name: str) -> Any:
+        """The value of that name; None where there is none, or it was released."""
+        value, _ = self._held.get(name, (None, None))
+        return value
+
+    def drop(self, name: str) -> None:
+        """Release what is held by that name, if anything is."""
+        _, release = self._held.pop(name, (None, None))
+        if release is not None:
+            release()
+
+    def drop_all(self) -> bool:
+        """Release everything; whether there was anything."""
+        names = list(self._held)
+        for name in names:
+            try:
+                self.drop(name)
+            except Exception:
+                _log.exception("%s could not be released", name)
+        return bool(names)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether this visitor was let in, is still here and has asked for something lately."""
+        return self.left_at is None and time.monotonic() < self._place_until
+
+    def keep_place(self) -> None:
+        """Have a place until `IDLE_SECONDS` from now."""
+        self._place_until = time.monotonic() + IDLE_SECONDS
+
+
+_OUTSIDE = Visitor()
+_known: dict[str, Visitor] = {}  # by Streamlit's session id
+_guard = threading.Lock()
+
+
+def here() -> Visitor:
+    """The visitor whose page runs; outside a page, one for all."""
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is None:
+        return _OUTSIDE
+    visitor = st.session_state.setdefault(_VISITOR, Visitor())
+    # Also again: the script of a session that was closed may still run.
+    with _guard:
+        _known[context.session_id] = visitor
+    _start_to_look()
+    return visitor
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """What is asked for in this block counts as this visitor's in every line (`atlas.line`)."""
+    visitor = here()
+    with line.asking(visitor):
+        yield
+
+
+def take_place() -> None:
+    """Raise `LimitsError` where as many others are here as the limits allow."""
+    visitor, most = here(), limits.current().visitors
+    with _guard:
+        if not visitor.has_place and sum(each.has_place for each in _known.values()) >= most:
+            raise LimitsError(
+                f"This host serves at most {most:,} visitors at once (visitors). Try again in a minute."
+            )
+        visitor.keep_place()
+
+
+# Those who have left ---------------------------------------------------------------------------------
+
+
+def look(now: float) -> bool:
+    """Release what visitors hold who have left, and close those who left long ago; whether there were any."""
+    if not runtime.exists():
+        return False
+    served = runtime.get_instance()
+    with _guard:
+        known = dict(_known)
+    found = False
+    for session, visitor in known.items():
+        if served.is_active_session(session):
+            visitor.left_at = None
+            continue
+        visitor.left_at = visitor.left_at or now
+        found |= visitor.drop_all()
+        if now - visitor.left_at >= limits.current().gone_seconds:
+            # Streamlit's sessions are changed on its event loop only, which is closed when the server ends.
+            with suppress(RuntimeError):
+                served.stopped.get_loop().call_soon_threadsafe(_close, session)
+            found = True
+    return found
+
+
+def _close(session: str) -> None:
+    """Close a session that nobody is connected to: its state, messages, files and media go."""
+    served = runtime.get_instance()
+    if served.is_active_session(session):
+        return
+    served.close_session(session)
+    with _guard:
+        _known.pop(session, None)
+
+
+def give_memory_back() -> None:
+    """Free what no session holds any more, and let the system have it."""
+    # `resources.spare_the_collector` freezes what is alive then, sessions included.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    if pyarrow := sys.modules.get("pyarrow"):
+        pyarrow.default_memory_pool().release_unused()
+    with suppress(AttributeError, OSError, TypeError):  # only the GNU C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+_looking: threading.Thread | None = None
+
+
+def _start_to_look() -> None:
+    global _looking
+    with _guard:
+        if _looking is None:
+            _looking = threading.Thread(target=_look_again_and_again, name="visitors", daemon=True)
+            _looking.start()
+
+
+def _look_again_and_again() -> None:
+    to_give_back, gave_back_at = False, 0.0
+    while True:
+        time.sleep(LOOK_EVERY_SECONDS)
+        now = time.monotonic()
+        try:
+            # What was closed by the last look is given back by this one.
+            if to_give_back and now - gave_back_at > GIVE_BACK_EVERY_SECONDS:
+                give_memory_back()
+                to_give_back, gave_back_at = False, now
+            to_give_back |= look(now)
+        except LimitsError:
+            pass  # every page says it
+        except Exception:
+            _log.exception("The visitors could not be looked after")

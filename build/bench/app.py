@@ -13,112 +13,39 @@ The Lab is left out: it holds a model.
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import psutil
-from streamlit.proto.Alert_pb2 import Alert
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from websockets.sync.client import ClientConnection, connect
 
 import atlas
 from atlas.errors import BuildError
 from atlas.neuron import Neuron
-from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
+from atlas.store.atlas import Atlas
 from build.bench.big_atlas import write_big_atlas
 from build.bench.figures import format_rows, markdown_table, write_json
-from build.bench.machine import CHECKOUT, machine_load, peak_bytes, timed
+from build.bench.machine import machine_load, peak_bytes, timed
+from build.bench.sockets import Visitor, serving
 
 # What issue and README promise, in milliseconds and megabytes.
 PROMISED_MS = 300
 PROMISED_MB = 400
-SLOWEST = 120.0
 
 Visit = tuple[str, dict[str, str]]  # a page and its URL's parameters
-
-
-# --- serve ---
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """The app over one atlas: its port and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--server.headless", "true", "--server.port", str(port), "--server.address", "127.0.0.1"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app/main.py", *options],
-        cwd=CHECKOUT,
-        env={**os.environ, ENVIRONMENT_VARIABLE: str(folder.resolve())},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        _wait(server, f"http://127.0.0.1:{port}/_stcore/health")
-        yield port, psutil.Process(server.pid)
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def _wait(server: subprocess.Popen, address: str) -> None:
-    until = time.monotonic() + SLOWEST
-    while time.monotonic() < until:
-        if server.poll() is not None:
-            raise BuildError("The app ended before it was ready. Start it by hand to see why.")
-        try:
-            with urllib.request.urlopen(address, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise BuildError(f"The app did not answer within {SLOWEST:.0f} s. Start it by hand to see why.")
 
 
 # --- visit ---
 
 
-def visit_page(connection: ClientConnection, page: str, parameters: dict[str, str]) -> None:
-    """Ask for a page and wait until its script has finished; `BuildError` when it shows an error."""
-    message = BackMsg()
-    message.rerun_script.page_name = page
-    message.rerun_script.query_string = urlencode(parameters)
-    connection.send(message.SerializeToString())
-    while True:
-        answer = ForwardMsg.FromString(connection.recv(timeout=SLOWEST))
-        problem = _problem(answer)
-        if problem:
-            raise BuildError(f"The page {page} of {parameters} shows an error: {problem}")
-        if answer.WhichOneof("type") == "script_finished":
-            return
-
-
-def _problem(message: ForwardMsg) -> str | None:
-    kind = message.WhichOneof("type")
-    if kind == "page_not_found":
-        return "there is no such page"
-    if kind == "script_finished" and message.script_finished != ForwardMsg.FINISHED_SUCCESSFULLY:
-        return "its script was not finished"
-    if kind != "delta" or message.delta.WhichOneof("type") != "new_element":
-        return None
-    element = message.delta.new_element
-    if element.WhichOneof("type") == "exception":
-        return f"{element.exception.type}: {element.exception.message}"
-    if element.WhichOneof("type") == "alert" and element.alert.format == Alert.ERROR:
-        return element.alert.body
-    return None
+def visit_page(visitor: Visitor, page: str, parameters: dict[str, str]) -> None:
+    """Ask for a page and wait until nothing runs; `BuildError` when it shows an error."""
+    visitor.open(page, **parameters)
+    if visitor.errors:
+        raise BuildError(f"The page {page} of {parameters} shows an error: {visitor.errors[0]}")
 
 
 def plan_visits(opened: Atlas, n: int) -> dict[str, list[Visit]]:
@@ -179,12 +106,12 @@ def plan_visits(opened: Atlas, n: int) -> dict[str, list[Visit]]:
 
 
 def time_visits(
-    connection: ClientConnection, process: psutil.Process, page: str, visits: Sequence[Visit]
+    visitor: Visitor, process: psutil.Process, page: str, visits: Sequence[Visit]
 ) -> dict[str, Any]:
     """Visit each page twice: milliseconds of the server, and its memory after these visits."""
 
     def seconds(place: str, parameters: dict[str, str]) -> float:
-        return timed(lambda: visit_page(connection, place, parameters))[0]
+        return timed(lambda: visit_page(visitor, place, parameters))[0]
 
     first, again, cpu = [], [], []
     for place, parameters in visits:
@@ -209,14 +136,13 @@ def measure_pages(folder: Path, n: int) -> tuple[list[dict[str, Any]], dict[str,
     """The figures of every kind of page, and resident megabytes of the server and of what it started."""
     with atlas.open(folder) as opened:
         planned = plan_visits(opened, n)
-    with serving(folder) as (port, process):
-        memory = {"at_start": _megabytes(process)}
-        address, options = f"ws://127.0.0.1:{port}/_stcore/stream", {"compression": None, "proxy": None}
-        with connect(address, subprotocols=["streamlit"], max_size=None, **options) as connection:
-            found = [time_visits(connection, process, page, visits) for page, visits in planned.items()]
-        memory["after_all"] = _megabytes(process)
-        memory["highest"] = max(memory["after_all"], peak_bytes(process.pid) / 1e6)
-        memory["children"] = sum(map(_megabytes, process.children(recursive=True)))
+    with serving(folder) as server:
+        memory = {"at_start": server.memory().server}
+        with Visitor(server) as visitor:
+            found = [time_visits(visitor, server.process, page, visits) for page, visits in planned.items()]
+        weighed = server.memory()
+        memory |= {"after_all": weighed.server, "children": weighed.processes}
+        memory["highest"] = max(weighed.server, peak_bytes(server.process.pid) / 1e6)
     return found, memory
 
 

@@ -6,15 +6,8 @@ installs where it may. Without one the tests are skipped, and say so.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -25,7 +18,7 @@ from atlas.experiments import documents
 from atlas.experiments.outcome import Outcome
 from atlas.experiments.run import run
 from atlas.surgery import load_subject
-from tests import ROOT
+from tests.app.sockets import serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 expect = sync_api.expect
@@ -49,31 +42,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def site(request) -> Iterator[str]:
     """The app as `streamlit run` serves it; `ENTRY` of a module is another entry than `app/main.py`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    entry = getattr(request.module, "ENTRY", "app/main.py")
-    command = [sys.executable, "-m", "streamlit", "run", entry, "--server.headless", "true"]
-    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KNOWLEDGE_")}
-    server = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, "the server stopped"
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    with serving(script=getattr(request.module, "ENTRY", "app/main.py")) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")

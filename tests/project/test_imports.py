@@ -138,8 +138,8 @@ def test_the_builder_and_the_app_import_the_library_and_not_each_other():
 
 
 def test_streamlit_stays_in_the_app():
-    # Its benchmark asks a server as a browser does.
-    assert importers("streamlit", among=("atlas", "build")).keys() <= {"build.bench.app"}
+    # The benchmarks' visitors ask a server as a browser does.
+    assert importers("streamlit", among=("atlas", "build")).keys() <= {"build.bench.sockets"}
 
 
 def test_charts_are_drawn_in_their_rooms_only():

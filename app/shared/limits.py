@@ -51,6 +51,7 @@ class Limits:
     experiment_bytes: int = Field(gt=0)
     experiment_size: int = Field(gt=0)
     sweep_mb: int = Field(gt=0)
+    model_threads: int = Field(gt=0)
     tray: int = Field(gt=0)
     sql_rows: int = Field(gt=0)
     sql_seconds: float = _ABOVE_0

@@ -182,9 +182,13 @@ def subject(name: str) -> Subject:
 
 @st.cache_resource(max_entries=3, show_spinner=False)
 def _subject(name: str) -> Subject:
+    import torch
+
     from atlas.surgery.subject import load_subject
 
+    allowed = limits.current()
+    torch.set_num_threads(min(allowed.model_threads, torch.get_num_threads()))
     loaded = load_subject(name)
     if loaded.device.type == "cpu":
-        loaded.sweep_bytes = 1e6 * limits.current().sweep_mb
+        loaded.sweep_bytes = 1e6 * allowed.sweep_mb
     return loaded

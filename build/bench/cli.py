@@ -106,6 +106,20 @@ def _app(
     app.time_pages(atlas, visits, json)
 
 
+@benchmarks.command("lab")
+def _lab(
+    neurons: Annotated[
+        list[int], Option(min=1, max=6144, metavar="N …", help="numbers of neurons that are changed")
+    ] = (33, 133, 700, 1980, 4000),
+    rounds: Count = 3,
+    json: Json = None,
+) -> None:
+    """Time the Lab's experiments."""
+    from build.bench import lab
+
+    lab.time_experiments(neurons, rounds, json)
+
+
 @benchmarks.command("reading")
 def _reading(
     collection: Annotated[

@@ -1,13 +1,16 @@
 """The Lab's tables of an experiment, against the outcome they are made from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.lab import tables
-from atlas.errors import PromptError
+from app.lab.run import run_experiment
+from atlas.errors import AtlasError, PromptError
+from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Suppress, make_intervention
+from atlas.interventions import Edit, Suppress, make_intervention
 from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
 pytest.importorskip("torch")
@@ -126,3 +129,21 @@ def test_the_curves_rows_are_the_doses_with_their_random_draws(subject):
     before = {each.group: each.before for each in experiments.run(subject, experiment).summary()}
     for group, values in rows.groupby("group"):
         assert values.set_index("factor").loc[1.0, "probability"] == pytest.approx(before[group], rel=1e-5)
+
+
+def test_the_size_of_an_experiment_is_bounded_however_it_is_made(set_limits):
+    """Prompts × changed neurons × runs: what a link asks for, and what a page does."""
+    set_limits("experiment_size = 500")
+    ten = tuple(Neuron(0, place) for place in range(10))
+    kept = Experiment((Suppress(ten),), ASKED, draws=2, model="pocket-bert")
+    assert tables.decode(documents.to_link(kept)) == kept
+    for large in (
+        replace(kept, draws=20),
+        replace(kept, prompts=ASKED * 12),
+        replace(kept, interventions=(Suppress(tuple(Neuron(0, place) for place in range(120))),)),
+        replace(kept, interventions=tuple(Edit(ten, "paris", new) for new in ("rome", *"abcdefg"))),
+    ):
+        with pytest.raises(AtlasError, match=r"size of [\d,]+ .*at most 500 \(experiment_size\)"):
+            tables.decode(documents.to_link(large))
+        with pytest.raises(AtlasError, match="Use fewer neurons, prompts or draws"):
+            run_experiment(None, large, None)

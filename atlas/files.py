@@ -1,6 +1,7 @@
 """Paths that people give, and atomic writes: a file is written completely or not at all.
 
 folder = looked_up("~/models/my-bert")       # expanded; AtlasError where the system refuses
+plain_file(folder / "facts.parquet")         # AtlasError for a link or a pipe of that name
 with whole_file(path) as file:
     file.write(content)
 """
@@ -8,6 +9,7 @@ with whole_file(path) as file:
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,17 +40,38 @@ def refusal(path: str | Path, problem: Exception) -> str:
     return f"'{shown}' cannot be used ({reason}). Check the path and its permissions."
 
 
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+
+
+def plain_file(path: Path, error: type[AtlasError] = AtlasError) -> Path:
+    """The path, which names a file and no link, folder, pipe, socket or device.
+
+    For entries of a folder that somebody else may have made: a link leads out of it, and opening a pipe
+    waits for ever. Two names of one file (hard links) are files. Raises `error`, and `OSError` where nothing
+    has this name.
+    """
+    kind = stat.S_IFMT(path.lstat().st_mode)
+    if kind != stat.S_IFREG:
+        raise error(
+            f"{path} is {_KINDS.get(kind, 'a socket or a device')}, not a file. "
+            "Put the file itself there, or remove it."
+        )
+    return path
+
+
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name only when it is complete and on the disk.
 
     Until then it is called `.NAME.partial`; with `shared`, where several programs may write at once, each
-    uses a different name. If writing fails, the old file stays. Raises `OSError`.
+    uses a different name. If writing fails, the old file stays. A link of either name is replaced, and what
+    it leads to stays as it is. Raises `OSError`.
     """
     ending = f"partial-{uuid.uuid4().hex[:8]}" if shared else "partial"
     partial = path.with_name(f".{path.name}.{ending}")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
-from atlas.files import looked_up, whole_file
+from atlas.files import looked_up, plain_file, whole_file
 from atlas.store.hashes import Count, FileRecord, check_hashes, sha256_of
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
 from atlas.validation import one_line, problem_of
@@ -212,7 +212,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not folder.is_dir():
         raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = plain_file(path, StoreError).read_text(encoding="utf-8")
         plain = json.loads(text)
     except FileNotFoundError:
         raise StoreError(
@@ -239,7 +239,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 def check_files(
     folder: str | Path, manifest: Manifest, *, contents: bool = True, again: bool = False
 ) -> None:
-    """The check before opening: files are there, of the right size, sha256, columns and rows.
+    """The check before opening: files are there, plain, of the right size, sha256, columns and rows.
 
     Without `contents` no file is opened, and only presence and size are checked; with `again` also the sha256
     of files that were checked before. Raises `StoreError` naming the first problem.
@@ -264,7 +264,7 @@ def check_files(
 
 def _check_size(path: Path, record: FileRecord) -> None:
     try:
-        size = path.stat().st_size
+        size = plain_file(path, StoreError).stat().st_size
     except OSError:
         raise StoreError(f"{path} is missing. Build or copy the atlas again.") from None
     if size != record.bytes:

@@ -6,7 +6,7 @@
 
 `python -m build run` checks its tables in the same way before it writes their manifest.
 
-1. Manifest, sizes, columns and sha256 of every file (`atlas.store.manifest.verify`).
+1. Manifest, sizes, columns and sha256 of every file (`atlas.store.manifest.verify`); no links or pipes.
 2. Rows: each check below is a query that counts the rows that contradict it.
 3. Certificates: the share of (answer token, layer) paths that met the tolerance.
 4. Knowledge neurons: found again from the stored scores, they must be the stored ones.
@@ -21,11 +21,11 @@ from pathlib import Path
 import duckdb
 
 from atlas import refinement
-from atlas.errors import AtlasError, BuildError, StoreError
+from atlas.errors import AtlasError, BuildError
 from atlas.store.manifest import Manifest, file_name, verify
 from atlas.store.schema import SORT_KEYS, TABLES
 from build.output.summary import converged_share, open_tables
-from build.output.writer import read_parquet
+from build.output.writer import check_entries, read_parquet
 
 CONVERGED_SHARE = 0.99
 _ROUNDING = 1e-5
@@ -184,7 +184,8 @@ def check_atlas(folder: Path) -> CheckResult:
     """Every check that this atlas's tables allow; a broken atlas gives problems, never an error."""
     try:
         manifest = verify(folder)
-    except StoreError as error:
+        check_entries(folder)
+    except AtlasError as error:
         return CheckResult(folder, problems=[str(error)])
     return check_rows(folder, manifest)
 

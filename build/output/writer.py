@@ -7,7 +7,8 @@
     output.finish(manifest)                           # the manifest last, then work/ goes
 
 A build keeps its shards and its plan in ``<out>/work``; `work/plan.json` has its parameters. A folder is
-written to, or emptied by `--fresh`, only when everything in it is a build's own.
+written to, or emptied by `--fresh`, only when everything in it is a build's own. Somebody else may have made
+it: nothing is read or written before all entries are known to be plain files.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ _SMALLER_GROUPS = {"facts": 4_096}
 METADATA = b"build"
 _SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)?")
 _NEXT = ".next"
+_OWN_NAMES = {
+    before + name + after
+    for name in (MANIFEST_NAME, WORK, *map(file_name, TABLES))
+    for before, after in (("", ""), ("", _NEXT), (".", ".partial"), (".", f"{_NEXT}.partial"))
+}
 _SELDOM_REPEATED = frozenset(
     ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
 )
@@ -66,6 +72,22 @@ def with_metadata(table: pa.Table, **facts: Any) -> pa.Table:
 def metadata_of(schema: pa.Schema) -> dict[str, Any]:
     """What `with_metadata` noted."""
     return json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+
+
+def check_entries(folder: Path) -> None:
+    """Raises `BuildError` for an entry of an atlas's folder, or of its work folder, that is no plain file.
+
+    Folders that no build reads or writes may be there.
+    """
+    for path in folder.iterdir():
+        is_folder = path.is_dir() and not path.is_symlink()
+        if path.name == WORK and is_folder:
+            for below in path.iterdir():
+                files.plain_file(below, BuildError)
+        elif path.name == WORK:
+            raise BuildError(f"{path} is not a folder. Remove it.")
+        elif path.name in _OWN_NAMES or not is_folder:
+            files.plain_file(path, BuildError)
 
 
 @contextmanager
@@ -185,11 +207,9 @@ class Output:
             raise BuildError(f"{self.folder} is a file. Give --out a folder.")
         if not self.folder.exists():
             return "new"
+        check_entries(self.folder)
         names = {path.name for path in self.folder.iterdir()}
-        own = {MANIFEST_NAME, WORK, *map(file_name, TABLES)}
-        own |= {f"{name}{_NEXT}" for name in own}
-        own |= {f".{name}.partial" for name in own}
-        foreign = sorted(names - own)
+        foreign = sorted(names - _OWN_NAMES)
         if MANIFEST_NAME in names:
             manifest = self._manifest()
             if not fresh:
@@ -213,15 +233,12 @@ class Output:
         elif not foreign and names - {WORK}:
             foreign = sorted(names - {WORK})  # tables without a manifest or a plan: not ours to overwrite
         elif WORK in names and any(
-            path.name not in (LOCK_NAME, f".{PLAN_NAME}.partial") for path in self._work_files()
+            path.name not in (LOCK_NAME, f".{PLAN_NAME}.partial") for path in self.work.iterdir()
         ):
             foreign = [WORK]
         else:
             return "new" if not foreign else self._refuse(foreign)
         return "resumed" if not foreign else self._refuse(foreign)
-
-    def _work_files(self) -> list[Path]:
-        return list(self.work.iterdir()) if self.work.is_dir() else [self.work]
 
     def _refuse(self, foreign: list[str]) -> str:
         raise BuildError(
@@ -363,7 +380,7 @@ class Output:
 
     def drop_shards(self, stage: str = "") -> None:
         """Remove a stage's shards, or all, whose rows are in tables now."""
-        for path in self._work_files():
+        for path in self.work.iterdir():
             if path.name.startswith(stage) and _SHARD.fullmatch(path.name):
                 path.unlink()
 
@@ -387,7 +404,11 @@ class Output:
 
 
 def settle(folder: Path) -> None:
-    """Finish an interrupted `add_tables`: all of its files take their names, or none does."""
+    """Finish an interrupted `add_tables`: all of its files take their names, or none does.
+
+    Raises `BuildError`, and changes nothing, for an entry that is no plain file.
+    """
+    check_entries(folder)
     waiting = folder / f"{MANIFEST_NAME}{_NEXT}"
     ready = waiting.exists()
     with writing(folder):

@@ -43,19 +43,22 @@ def refusal(path: str | Path, problem: Exception) -> str:
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
 
 
-def plain_file(path: Path, error: type[AtlasError] = AtlasError) -> Path:
+def plain_file(path: Path, error: type[AtlasError] = AtlasError, *, most: int | None = None) -> Path:
     """The path, which names a file and no link, folder, pipe, socket or device.
 
     For entries of a folder that somebody else may have made: a link leads out of it, and opening a pipe
-    waits for ever. Two names of one file (hard links) are files. Raises `error`, and `OSError` where nothing
-    has this name.
+    waits for ever. Two names of one file (hard links) are files. Raises `error`, also for a file of more
+    than `most` bytes, and `OSError` where nothing has this name.
     """
-    kind = stat.S_IFMT(path.lstat().st_mode)
+    status = path.lstat()
+    kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         raise error(
             f"{path} is {_KINDS.get(kind, 'a socket or a device')}, not a file. "
             "Put the file itself there, or remove it."
         )
+    if most is not None and status.st_size > most:
+        raise error(f"{path} has {status.st_size:,} bytes, more than {most:,}. Put the right file there.")
     return path
 
 

@@ -53,6 +53,7 @@ class Limits:
     sweep_mb: int = Field(gt=0)
     model_threads: int = Field(gt=0)
     tray: int = Field(gt=0)
+    atlas_memory_mb: int = Field(gt=0)
     sql_rows: int = Field(gt=0)
     sql_seconds: float = _ABOVE_0
     sql_memory_mb: int = Field(gt=0)

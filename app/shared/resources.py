@@ -98,7 +98,7 @@ def opened(folder: Path) -> Atlas:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opened(folder: str, version: int) -> Atlas:
-    atlas = open_atlas(folder)
+    atlas = open_atlas(folder, memory=f"{limits.current().atlas_memory_mb}MB")
     # Most pages query these; scores and effects are larger and are read from disk.
     small = [table for table in evidence.LOADED if table in atlas.tables]
     atlas.load("facts", "knowledge_neurons", "neurons", "prompts", *small)

@@ -29,6 +29,9 @@ from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, no_rows, parquet, rows_of
 from atlas.store.sql import Sandbox
 
+MEMORY = "4GB"
+"""What the tables of an atlas may take in memory. A build's with 100 million scores take less."""
+
 DATA = Path(__file__).parents[1] / "data"
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
 # The first is the default: its model comes with the project, so everything works at once and offline.
@@ -82,9 +85,9 @@ def resolve(path_or_id: str | Path | None = None) -> Path:
     )
 
 
-def open_atlas(path_or_id: str | Path | None = None) -> Atlas:
+def open_atlas(path_or_id: str | Path | None = None, *, memory: str = MEMORY) -> Atlas:
     """Open an atlas, given as for `resolve`. Raises `StoreError` when it is broken."""
-    return Atlas(resolve(path_or_id))
+    return Atlas(resolve(path_or_id), memory=memory)
 
 
 class Atlas(Reader):
@@ -93,10 +96,13 @@ class Atlas(Reader):
     with atlas.open("starter-pocket-bert") as a:
         a.query("SELECT * FROM hub_neurons LIMIT 5")
         a.manifest.model.name, a.measured("effects")
+
+    `memory` is what its tables may take, in this process and in a sandbox's, when they are loaded.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, memory: str = MEMORY) -> None:
         self.path = Path(folder).resolve()
+        self.memory = memory
         self.manifest: Manifest = read_manifest(self.path)
         check_files(self.path, self.manifest)
         self._prepared: set[str] = set()
@@ -144,12 +150,24 @@ class Atlas(Reader):
         finally:
             self._connection.execute("RESET threads")
 
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Take no more than `memory`, and no disk in its place."""
+        self._connection.execute("SET memory_limit = ?", [self.memory])
+        self._connection.execute("SET max_temp_directory_size = '0B'")
+        try:
+            yield
+        finally:
+            self._connection.execute("RESET max_temp_directory_size")
+            self._connection.execute("RESET memory_limit")
+
     def load(self, *tables: str) -> None:
         """Read tables into memory, compressed, for an app that queries them again and again.
 
-        Answers stay the same; the memory used for reading returns to the system.
+        Answers stay the same; the memory used for reading returns to the system. Raises `StoreError` when
+        they take more than `memory`.
         """
-        with self._lock, self._one_thread():
+        with self._lock, self._one_thread(), self._bounded():
             try:
                 self._connection.execute("SET allocator_background_threads = true")
                 self._connection.execute("ATTACH IF NOT EXISTS ':memory:' AS loaded (COMPRESS)")
@@ -159,6 +177,11 @@ class Atlas(Reader):
                         self._connection.execute("CHECKPOINT loaded")
                         self._connection.execute(f"CREATE OR REPLACE VIEW {table} AS FROM loaded.{table}")
                         self._prepared.add(f"loaded.{table}")
+            except duckdb.OutOfMemoryException:
+                raise StoreError(
+                    f"{self.path} takes more than {self.memory} of memory when it is loaded. Open another "
+                    "atlas, or raise the limit (in the app: atlas_memory_mb in limits.toml)."
+                ) from None
             except duckdb.Error as error:
                 raise StoreError(f"{self.path} cannot be read ({error}). Build it again.") from error
 
@@ -173,4 +196,5 @@ class Atlas(Reader):
             max_rows=max_rows,
             seconds=seconds,
             memory=memory,
+            loading=self.memory,
         )

@@ -1,4 +1,4 @@
-"""Is a file what its manifest says? Its sha256 is checked when it is first opened.
+"""Is a file what its manifest says? Its sha256, and what its rows take, are checked when it is first opened.
 
     check_hashes(folder, {folder / "facts.parquet": manifest.files["facts.parquet"]})
 
@@ -23,6 +23,7 @@ from pydantic import Field
 from atlas.errors import StoreError
 from atlas.files import whole_file
 from atlas.models.known import cache_folder
+from atlas.store.sizes import check_size
 
 # Reading fewer takes less than a tenth of a second, so that no note is worth its file.
 NOTED_BYTES = 64_000_000
@@ -60,7 +61,7 @@ def check_hashes(home: Path, files: Mapping[Path, FileRecord], *, again: bool = 
 
 
 def find_damage(home: Path, files: Mapping[Path, FileRecord], *, again: bool = False) -> dict[Path, str]:
-    """Each file whose sha256 is not its record's, and a sentence about it.
+    """Each file whose sha256 is not its record's, or that takes too much memory, and a sentence about it.
 
     home: the folder of the atlas or the collection, whose note in the cache folder is used. `again` reads
     files that were checked before, too.
@@ -72,23 +73,32 @@ def find_damage(home: Path, files: Mapping[Path, FileRecord], *, again: bool = F
     found = {}
     for path, record in files.items():
         try:
-            if _sha256_once(path, again=again) != record.sha256:
-                found[path] = f"{path} is damaged or changed: it does not match the sha256 in its manifest"
+            if not _matches(path, record.sha256, again=again):
+                found[path] = (
+                    f"{path} is damaged or changed: it does not match the sha256 in its manifest. "
+                    "Build or copy the atlas again."
+                )
         except OSError as error:
-            found[path] = f"{path} cannot be read ({error.strerror})"
+            found[path] = f"{path} cannot be read ({error.strerror}). Build or copy the atlas again."
+        except StoreError as error:
+            found[path] = str(error)
     if large and before != _seen:
         _write_down(home)
-    return {path: f"{problem}. Build or copy the atlas again." for path, problem in found.items()}
+    return found
 
 
-def _sha256_once(path: Path, *, again: bool) -> str:
+def _matches(path: Path, sha256: str, *, again: bool) -> bool:
+    """Whether the file has this sha256. Raises `StoreError` for one whose rows take too much memory."""
     times, digest = _seen.get(str(path), (None, ""))
     now = _times(path)
-    if again or now != times:
-        digest = sha256_of(path)
-        if time.time_ns() - max(now[1:]) > _SETTLED_NANOSECONDS:
-            _seen[str(path)] = now, digest
-    return digest
+    if not again and now == times:
+        return digest == sha256
+    if sha256_of(path) != sha256:
+        return False
+    check_size(path)
+    if time.time_ns() - max(now[1:]) > _SETTLED_NANOSECONDS:
+        _seen[str(path)] = now, sha256
+    return True
 
 
 def _times(path: Path) -> Times:

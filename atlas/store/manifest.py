@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from atlas.errors import StoreError
 from atlas.files import looked_up, plain_file, whole_file
 from atlas.store.hashes import Count, FileRecord, check_hashes, sha256_of
 from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
+from atlas.store.sizes import LARGEST_MANIFEST, read_footer
 from atlas.validation import one_line, problem_of
 
 MANIFEST_NAME = "manifest.json"
@@ -180,7 +179,7 @@ def file_name(table: str) -> str:
 
 def record_file(path: Path) -> FileRecord:
     """Rows, size and hash of a Parquet file that was just written."""
-    return FileRecord(rows=pq.read_metadata(path).num_rows, bytes=path.stat().st_size, sha256=sha256_of(path))
+    return FileRecord(rows=read_footer(path).num_rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -212,7 +211,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not folder.is_dir():
         raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")
     try:
-        text = plain_file(path, StoreError).read_text(encoding="utf-8")
+        text = plain_file(path, StoreError, most=LARGEST_MANIFEST).read_text(encoding="utf-8")
         plain = json.loads(text)
     except FileNotFoundError:
         raise StoreError(
@@ -276,12 +275,8 @@ def _check_size(path: Path, record: FileRecord) -> None:
 
 
 def _check_footer(path: Path, table: str, record: FileRecord) -> None:
-    try:
-        footer = pq.read_metadata(path)
-        problem = difference(table, footer.schema.to_arrow_schema())
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} is not a Parquet file ({error}). Build or copy the atlas again.") from error
-    if problem:
+    footer = read_footer(path)
+    if problem := difference(table, footer.schema.to_arrow_schema()):
         raise StoreError(f"{path} is not a table of an atlas: {problem}. Build the atlas again.")
     if footer.num_rows != record.rows:
         raise StoreError(

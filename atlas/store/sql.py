@@ -105,9 +105,10 @@ class Sandbox:
     with a.sandboxed() as console:
         console.query("SELECT count(*) FROM facts").frame
 
-    Safe to share between threads. `memory` is what queries may use on top of the loaded tables. Tables too
-    large to load stay on disk; `files` are then the only files that can be read. `check` is called with each
-    query before it is run; what it raises refuses the query.
+    Safe to share between threads. `memory` is what queries may use on top of the loaded tables; these may
+    take `loading`, or `memory` where that is more. Tables too large to load stay on disk; `files` are then
+    the only files that can be read. `check` is called with each query before it is run; what it raises
+    refuses the query.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Sandbox:
         max_rows: int = 10_000,
         seconds: float = 10,
         memory: str = "512MB",
+        loading: str = "4GB",
         threads: int = 2,
     ) -> None:
         if not 1 <= max_rows <= MOST_ROWS or not 0 < seconds < math.inf:
@@ -127,8 +129,6 @@ class Sandbox:
                 f"Row and time limits must be positive, and rows at most {MOST_ROWS:,}; "
                 f"got {max_rows} and {seconds:g}."
             )
-        if not (size := _MEMORY.fullmatch(memory.strip())):
-            raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
         self._check = check
         self.max_rows = max_rows
         self.seconds = seconds
@@ -138,7 +138,8 @@ class Sandbox:
             "files": list(files),
             "max_rows": max_rows,
             "max_bytes": _MOST_BYTES,
-            "memory": int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000),
+            "memory": _bytes(memory),
+            "loading": max(_bytes(loading), _bytes(memory)),
             "threads": threads,
         }
         self._line = FairLine(LONGEST_LINE)
@@ -305,6 +306,12 @@ class Sandbox:
     def _end_idle(self) -> None:
         if not len(self._line):
             self._end_process()
+
+
+def _bytes(memory: str) -> int:
+    if not (size := _MEMORY.fullmatch(memory.strip())):
+        raise QueryError(f"memory must be written like 512MB or 2GB, got '{memory}'.")
+    return int(size[1]) * (1_000_000_000 if size[2].upper() == "GB" else 1_000_000)
 
 
 class PendingQuery:

@@ -122,10 +122,16 @@ def main() -> None:
     write_nothing()
     files = setup["files"]
     try:
-        connection = (attach if files else load)(setup["tables"], setup["views"])
+        limit_data(setup["loading"])
+        connection = connect(setup["loading"])
+        (attach if files else load)(connection, setup["tables"], setup["views"])
         lock_down(connection, setup["memory"], setup["threads"], files)
         console = _Console(connection, setup["max_rows"], setup["max_bytes"])
         console.answer(_FIRST, {})
+    except (duckdb.OutOfMemoryException, MemoryError):
+        needs = f"they take more than {setup['loading'] // 1_000_000:,} MB of memory when they are loaded"
+        send(replies, {"failed": f"{needs}; in the app: atlas_memory_mb"})
+        return
     except (duckdb.Error, OSError) as error:
         send(replies, {"failed": str(error).strip()})
         return
@@ -141,12 +147,19 @@ def main() -> None:
     os._exit(0)
 
 
-def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
+def connect(memory: int) -> duckdb.DuckDBPyConnection:
+    """Step 1. `memory`: bytes that the tables may take while they are loaded, and no disk."""
+    connection = duckdb.connect(":memory:")
+    connection.execute(f"SET memory_limit = '{memory // 1_000_000}MB'")
+    connection.execute("SET temp_directory = ''")
+    return connection
+
+
+def load(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str], views: str) -> None:
     """Step 1. `tables`: name → the SQL that reads it; `views`: statements that make the derived ones.
 
     An attached database in memory can be compressed: a fifth of the memory, and faster queries.
     """
-    connection = duckdb.connect(":memory:")
     connection.execute("SET allocator_background_threads = true")
     connection.execute("SET threads = 1")
     connection.execute("ATTACH ':memory:' AS loaded (COMPRESS)")
@@ -155,17 +168,14 @@ def load(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
         connection.execute("CHECKPOINT loaded")
         connection.execute(f"CREATE VIEW {name} AS FROM loaded.{name}")
     connection.execute(views)
-    return connection
 
 
-def attach(tables: Mapping[str, str], views: str) -> duckdb.DuckDBPyConnection:
+def attach(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str], views: str) -> None:
     """Step 1 for tables that stay in their files."""
-    connection = duckdb.connect(":memory:")
     connection.execute("SET parquet_metadata_cache = true")
     for name, source in tables.items():
         connection.execute(f"CREATE VIEW {name} AS {source}")
     connection.execute(views)
-    return connection
 
 
 def lock_down(
@@ -199,6 +209,14 @@ def write_nothing() -> None:
             system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
             system.syscall(_LANDLOCK_RESTRICT, rules, 0)
             os.close(rules)
+
+
+def limit_data(memory: int) -> None:
+    """Step 1: what the operating system gives while tables are loaded; `confine` may still raise it."""
+    if resource is not None and (taken := _data_bytes()) is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = taken + memory + UNCOUNTED_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == -1 else min(most, hard), hard))
 
 
 def confine(memory: int, *, n_files: int = 0) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from atlas.store.manifest import Manifest, file_name, read_manifest
+from atlas.store.manifest import Manifest, check_files, file_name, read_manifest
 from atlas.store.sources import parquet, rows_of
 from build.plan import duration
 
@@ -23,6 +23,7 @@ from build.plan import duration
 def describe_atlas(folder: Path) -> str:
     """The summary of the atlas in a folder."""
     manifest = read_manifest(folder)
+    check_files(folder, manifest)
     with open_tables(folder, manifest) as connection:
         lines = [
             f"{manifest.atlas_id} is finished: {folder}",

@@ -40,6 +40,7 @@ from atlas.store.manifest import (
     write_manifest,
 )
 from atlas.store.schema import TABLES, conform
+from atlas.store.sizes import LARGEST_MANIFEST
 from build.plan import first_difference
 
 WORK = "work"
@@ -335,7 +336,7 @@ class Output:
     def read_json(self, name: str) -> dict[str, Any]:
         path = self.work / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(files.plain_file(path, BuildError, most=LARGEST_MANIFEST).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise BuildError(
                 f"{path} cannot be read ({error}). Choose another folder, or --fresh to start over."

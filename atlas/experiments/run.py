@@ -60,8 +60,8 @@ class Steps:
         self._told_at = 0.0
 
     @contextmanager
-    def step(self, message: str) -> Iterator[None]:
-        """One step: wait for the model, hold its lock except between batches, count the step as done."""
+    def step(self, message: str, *, counts: int = 1) -> Iterator[None]:
+        """One step, or several at once: wait for the model, hold its lock except between batches."""
 
         def wait(ahead: int) -> None:
             others = "one other" if ahead == 1 else f"{ahead} others"
@@ -76,7 +76,7 @@ class Steps:
         told = self._progress is not None
         with self._subject.lock.turn(wait if told else None, work if told else None):
             yield
-        self._done += 1
+        self._done += counts
 
     def report(self, message: str) -> None:
         """Tell `progress` the share of steps done, from 0 to 1, with this message."""
@@ -234,13 +234,13 @@ def with_random_neurons(
 def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None = None) -> Outcome:
     """Run the experiment. Weights are never written; others use the model between its batches."""
     interventions = check_interventions(subject, experiment.interventions)
-    prompts = [item.prompt for item in experiment.prompts]
+    prompts = [subject.encode(item.prompt) for item in experiment.prompts]
     steps = Steps(subject, 4 + experiment.draws, progress)
     ask = partial(subject.predict, batch_tokens=batch_tokens(subject))
 
-    def predict(change: Sequence[Intervention] | None, top_k: int = RANKED_ANSWERS) -> list[Prediction]:
+    def predict(change: Sequence[Intervention] | None) -> list[Prediction]:
         changes = None if change is None else [change] * len(prompts)
-        return ask(prompts, top_k=top_k, interventions=changes)
+        return ask(prompts, top_k=RANKED_ANSWERS, interventions=changes)
 
     # Step 1: before.
     with steps.step("The unchanged model"):
@@ -248,18 +248,22 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
     # Step 2: after.
     with steps.step("With the neurons changed"):
         after = predict(interventions)
-    # Step 3: random.
+    # Step 3: random; as many draws at once as a batch holds.
     new_answer = experiment.new_answer
     places = (
         [i for i, item in enumerate(experiment.prompts) if item.group in OWN_GROUPS] if new_answer else []
     )
-    rivals = [replace(prompts[i], answer=new_answer) for i in places]
-    controls = _random_controls(subject, experiment, interventions)
-    random, new_random = [], []
-    for draw, control in enumerate(controls, 1):
-        with steps.step(f"With random neurons, draw {draw} of {len(controls)}"):
-            random.append(predict(control, top_k=1))
-            new_random.append(ask(rivals, top_k=1, interventions=[control] * len(rivals)))
+    rivals = [subject.encode(replace(prompts[i].prompt, answer=new_answer)) for i in places]
+    controls, asked = _random_controls(subject, experiment, interventions), [*prompts, *rivals]
+    at_once = max(1, batch_tokens(subject) // sum(len(each.input_ids) for each in asked))
+    draws: list[list[Prediction]] = []
+    for first in range(0, len(controls), at_once):
+        some = controls[first : first + at_once]
+        message = f"With random neurons, draw {first + len(some)} of {len(controls)}"
+        with steps.step(message, counts=len(some)):
+            changes = [control for control in some for _ in asked]
+            found = ask(asked * len(some), top_k=1, interventions=changes)
+        draws += [found[start : start + len(asked)] for start in range(0, len(found), len(asked))]
     # Step 4: the new answer.
     with steps.step("The new answer"):
         new_before = ask(rivals, top_k=FILED_ANSWERS)
@@ -269,7 +273,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
         undo_is_exact = predict(None) == before
     steps.report("Done")
     new = {
-        place: (new_before[i], new_after[i], tuple(draw[i] for draw in new_random))
+        place: (new_before[i], new_after[i], tuple(draw[len(prompts) + i] for draw in draws))
         for i, place in enumerate(places)
     }
     return Outcome(
@@ -285,7 +289,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
                 item.prompt,
                 before[i],
                 after[i],
-                tuple(draw[i] for draw in random),
+                tuple(draw[i] for draw in draws),
                 *new.get(i, (None, None, ())),
             )
             for i, item in enumerate(experiment.prompts)

@@ -13,9 +13,10 @@ from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural, token_list
 from app.sql.charts import answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY, Example
-from app.sql.parameters import Parameter, Query, for_the_shell, parameters
+from app.sql.parameters import Parameter, Query, parameters
 from app.sql.schema import not_measured, schema_pane, tables_and_views
-from atlas.errors import AtlasError
+from app.sql.shell import for_the_shell
+from atlas.errors import AtlasError, QueryError
 from atlas.rows import tokens_of
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.sql import Answer, PendingQuery
@@ -340,10 +341,15 @@ def show_chart(frame, key: str) -> None:
 def show_shell_text(atlas: Atlas, query: Query) -> None:
     """The same query for a DuckDB shell, with the values written into it."""
     with st.expander("Copy for the DuckDB shell", icon=":material/terminal:"):
-        st.caption("For DuckDB 2.0 or newer, started in the project's folder.")
         # The folder of a host's own atlas is private.
         folder = f"atlas/data/{atlas.path.name}" if atlas.path in bundled().values() else "path/of/the/atlas"
-        st.code(for_the_shell(query.sql, query.values, folder), language="sql", wrap_lines=True)
+        try:
+            text = for_the_shell(query.sql, query.values, folder)
+        except QueryError as error:
+            st.caption(escape(str(error)))
+            return
+        st.caption("For DuckDB 2.0 or newer, started in the project's folder.")
+        st.code(text, language="sql", wrap_lines=True)
 
 
 # The gallery -----------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""A query and its `$name` parameters: found in its text, typed by their casts, written back as literals.
+"""A query and its `$name` parameters: found in its text, typed by their casts.
 
     Query.of("SELECT $a::INTEGER", {"a": "9"}).values                    # {"a": 9}
     found = parameters("SELECT * FROM neurons WHERE layer = $layer::INTEGER AND label = $label")
     found[0].name, found[0].kind                 # 'layer', 'whole'
     found[0].value("9")                          # 9
-    inlined(sql, {"layer": 9, "label": "it's"})  # … layer = 9::INTEGER AND label = 'it''s'
 
 DuckDB has no public function that says where a parameter stands, and a visitor's text must not reach its
 parser inside the app. So the text is read token by token, as DuckDB's lexer does: strings, quoted names and
@@ -13,19 +12,18 @@ comments hold no parameters. A test compares this with DuckDB's own list of name
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 # The order matters: what opens first hides the rest. No pattern backtracks over more than one token.
 _TOKEN = re.compile(
     r"""
-    (?P<comment> --[^\n]* )
+    (?P<comment> --[^\n\r]* )
   | (?P<block> /\* )
-  | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | '(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z) )
+  | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | '(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z)
+        | `(?:[^`]|``)*(?:`|\Z) )
   | (?P<dollars> \$(?P<tag>[^\W\d]\w*)?\$.*?(?:\$(?(tag)(?P=tag))\$|\Z) )
   | (?P<parameter> \$(?P<name>\w+) )
   | (?P<word> [^\W\d][\w$]* )
@@ -94,7 +92,7 @@ class Query:
 def parameters(sql: str) -> tuple[Parameter, ...]:
     """The parameters of a query in their order, each once."""
     found: dict[str, Parameter] = {}
-    for token in _tokens(sql):
+    for token, _ in tokens(sql):
         name = token["name"]
         if name is None:
             continue
@@ -105,48 +103,12 @@ def parameters(sql: str) -> tuple[Parameter, ...]:
     return tuple(found.values())
 
 
-def inlined(sql: str, values: Mapping[str, Any]) -> str:
-    """The query with literals instead of its parameters; a parameter without a value stays."""
-    lowered = {name.lower(): value for name, value in values.items()}
-    parts, end = [], 0
-    for token in _tokens(sql):
-        name = (token["name"] or "").lower()
-        if name in lowered:
-            parts += [sql[end : token.start()], sql_literal(lowered[name])]
-            end = token.end()
-    return "".join([*parts, sql[end:]])
-
-
-def sql_literal(value: Any) -> str:
-    """A value as SQL."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float) and math.isfinite(value):
-        # SQL reads 0.1 as a decimal and 0.1e0 as the double that the sandbox gets.
-        text = f"{value!r}e0" if isinstance(value, float) and "e" not in repr(value) else repr(value)
-        return f"({text})" if value < 0 else text
-    return "'" + str(value).replace("\0", "").replace("'", "''") + "'"
-
-
-def for_the_shell(sql: str, values: Mapping[str, Any], folder: str) -> str:
-    """The text for a DuckDB shell that gives the same answer; `folder`: of the atlas."""
-    text = inlined(sql, values).strip().rstrip(";").rstrip()
-    # A comment line that starts with a dot must not become a command of the shell.
-    text = "".join(
-        part if is_quoted else re.sub(r"^\.", " .", part, flags=re.MULTILINE)
-        for part, is_quoted in _parts(text)
-    )
-    # A comment at the end would swallow the semicolon.
-    return f"SET VARIABLE atlas = {sql_literal(folder)};\n.read atlas/views.sql\n{text}\n;"
-
-
-def _tokens(sql: str) -> Iterator[re.Match]:
-    place = 0
-    while (token := _TOKEN.search(sql, place)) is not None:
-        yield token
-        place = _end_of_block(sql, token.start()) if token["block"] else token.end()
+def tokens(sql: str) -> Iterator[tuple[re.Match, int]]:
+    """The words, strings, quoted names, comments and parameters, each with where it ends."""
+    end = 0
+    while (token := _TOKEN.search(sql, end)) is not None:
+        end = _end_of_block(sql, token.start()) if token["block"] else token.end()
+        yield token, end
 
 
 def _end_of_block(sql: str, start: int) -> int:
@@ -157,17 +119,6 @@ def _end_of_block(sql: str, start: int) -> int:
         if depth == 0:
             return mark.end()
     return len(sql)
-
-
-def _parts(sql: str) -> Iterator[tuple[str, bool]]:
-    """The text in pieces, each with whether it is quoted."""
-    end = 0
-    for token in _tokens(sql):
-        if token["quoted"] or token["dollars"]:
-            yield sql[end : token.start()], False
-            yield token[0], True
-            end = token.end()
-    yield sql[end:], False
 
 
 def _kind(sql: str, token: re.Match) -> str:

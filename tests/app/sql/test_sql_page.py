@@ -15,11 +15,10 @@ from streamlit.testing.v1 import AppTest
 from app.shared import exports, limits
 from app.sql.charts import MOST_LABELS, answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY
-from app.sql.parameters import Parameter, for_the_shell, inlined, parameters, sql_literal
+from app.sql.parameters import Parameter, parameters
 from app.sql.schema import not_measured, quoted, tables_and_views
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import DERIVED_VIEWS, TABLES
-from atlas.store.sources import VIEWS_FILE
 from tests.app.pages import page, press, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
@@ -124,32 +123,6 @@ def test_a_text_of_the_url_becomes_a_value_of_its_kind_or_null(kind, text, value
     assert Parameter("a", kind).value(text) == value
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["x", "it's", "'; DROP TABLE x; --", "\\", "$a", "a\nb", "", "ü–名", 3, -3, 0.1, -1e-9, True, None],
-)
-def test_a_literal_is_read_back_as_the_value(value):
-    with duckdb.connect() as connection:
-        assert connection.execute(f"SELECT {sql_literal(value)}").fetchone() == (value,)
-
-
-def test_values_go_where_the_parameters_stand_and_nowhere_else():
-    sql = "SELECT $a, '$a', \"$a\", $ab -- $a\n, $A::INTEGER"
-    assert inlined(sql, {"a": 1}) == "SELECT 1, '$a', \"$a\", $ab -- $a\n, 1::INTEGER"
-    assert inlined(sql, {}) == sql
-    assert inlined("SELECT $a", {"a": "$b', $b"}) == "SELECT '$b'', $b'"
-
-
-def test_no_line_for_the_shell_is_a_command_of_the_shell():
-    text = for_the_shell("SELECT $a /*\n.shell rm -rf x\n*/ -- end", {"a": "\n.shell rm"}, "it's")
-    lines = text.splitlines()
-    assert lines[0] == "SET VARIABLE atlas = 'it''s';"
-    assert lines[1] == ".read atlas/views.sql"
-    # A shell looks for commands where a statement may begin, which is not within a string.
-    assert [line for line in lines if line.startswith(".")] == [".read atlas/views.sql", ".shell rm' /*"]
-    assert lines[-2:] == ["*/ -- end", ";"]
-
-
 # The gallery -----------------------------------------------------------------------------------------
 
 
@@ -189,14 +162,6 @@ def test_every_query_of_the_gallery_finds_rows_in_both_atlases(example, committe
     assert answer.table.num_rows > 0
     assert not answer.truncated
     assert answer.frame.notna().any().all(), "a column is empty"
-    # What is offered for the shell gives the same there.
-    text = for_the_shell(example.sql, values_of(example), str(folder))
-    setting, reading, query = text.split("\n", 2)
-    assert reading == ".read atlas/views.sql"
-    with duckdb.connect() as shell:
-        shell.execute(setting)
-        shell.execute(VIEWS_FILE.read_text(encoding="utf-8"))
-        assert len(shell.execute(query).fetchall()) == answer.table.num_rows
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
@@ -567,6 +532,12 @@ def test_the_text_for_the_shell_names_no_folder_of_the_host(only_sample):
     code = next(each.value for each in app.code if ".read" in each.value)
     assert "SELECT 'it''s' AS a" in code
     assert str(only_sample.parent) not in code
+
+
+def test_a_query_that_a_shell_could_misread_is_not_offered_for_one(only_sample):
+    app = sql_page(sql="SELECT 1 AS a$b")
+    assert not any(".read" in each.value for each in app.code)
+    assert "Shells differ in how they read U+0024 outside quotes" in words(app)
 
 
 def test_a_query_changed_since_its_answer_is_pointed_out(only_sample):

@@ -28,7 +28,17 @@ MB = 1_000_000
 
 # Installed for one command or by another package; never imported by name.
 IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
-NOT_IMPORTED = {"accelerate", "gguf", "safetensors", "hatchling", "ipykernel", "mypy", "ruff", "playwright"}
+NOT_IMPORTED = {
+    "duckdb_cli",
+    "accelerate",
+    "gguf",
+    "safetensors",
+    "hatchling",
+    "ipykernel",
+    "mypy",
+    "ruff",
+    "playwright",
+}
 # pytest and mkdocs find these by themselves
 NOT_IMPORTED |= {
     "pytest_rerunfailures",

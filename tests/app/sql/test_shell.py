@@ -174,6 +174,10 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+# What a shell asks about the terminal before it reads: the colour of its background, and its kind.
+QUESTIONS = {b"\x1b]11;?": b"\x1b]11;rgb:0000/0000/0000\x07", b"\x1b[c": b"\x1b[?6c"}
+
+
 def pipe(texts: Sequence[str], folder: Path) -> None:
     """Each text through the standard input; a command after it says that the shell has come there."""
     script = "".join(f"{text}\n.shell touch done{n}\n" for n, text in enumerate(texts))
@@ -214,8 +218,10 @@ def type_in(texts: Sequence[str], folder: Path, by_line: bool) -> None:
 def read(terminal: int, quiet: float = 0.05) -> None:
     """What the shell prints, until it is quiet; what it asks about the terminal is answered."""
     while select.select([terminal], [], [], quiet)[0]:
-        if b"\x1b[c" in os.read(terminal, 65_536):
-            os.write(terminal, b"\x1b]11;rgb:0000/0000/0000\x07\x1b[?6c")
+        asked = os.read(terminal, 65_536)
+        for question, reply in QUESTIONS.items():
+            if question in asked:
+                os.write(terminal, reply)
 
 
 WAYS = {

@@ -21,6 +21,9 @@ from typing import Any
 from app.sql.parameters import tokens
 from atlas.errors import QueryError
 
+# A value may stand in a query thousands of times.
+LONGEST = 100_000
+
 _SPACE = re.compile(r"[ \t\n\r\f\v]+")
 # A line within a statement begins with one of these; sqlite's shell ends a statement at `go`.
 _BEGIN = r"(?!go\s*$)[\w'\"()\[\]{}*,+<>=|&-]"
@@ -78,7 +81,8 @@ def sql_literal(value: Any) -> str:
 
 def _plain_text(sql: str, values: Mapping[str, Any]) -> str:
     """The query with literals for its parameters, without comments, and with plain quotes."""
-    lowered = {name.lower(): value for name, value in values.items()}
+    _refuse_long(sql, *map(str, values.values()))
+    literals = {name.lower(): sql_literal(value) for name, value in values.items()}
     text, end = "", 0
     # A token that is not closed takes this line break.
     for token, next_end in tokens(f"{sql}\n"):
@@ -88,14 +92,20 @@ def _plain_text(sql: str, values: Mapping[str, Any]) -> str:
         end = next_end
         if token["comment"] or token["block"]:
             text += " "
-        elif token["name"] and token["name"].lower() in lowered:
-            text += sql_literal(lowered[token["name"].lower()])
+        elif token["name"] and token["name"].lower() in literals:
+            text += literals[token["name"].lower()]
+            _refuse_long(text)
         elif token["quoted"] or token["dollars"]:
             is_value = bool(_BEFORE_VALUE.search(text[-40:]) and not _AFTER_NAME.match(sql, end))
             text += _quoted(token, is_value)
         else:
             text += _between(token[0])
     return text + _between(sql[end:])
+
+
+def _refuse_long(*texts: str) -> None:
+    if sum(map(len, texts)) > LONGEST:
+        raise QueryError(f"The text for a shell is longer than {LONGEST:,} characters. Shorten the values.")
 
 
 def _between(text: str) -> str:

@@ -23,7 +23,7 @@ import pytest
 
 from app.sql.gallery import EXPERIMENTS, GALLERY
 from app.sql.parameters import parameters, tokens
-from app.sql.shell import for_the_shell, is_one_statement, sql_literal
+from app.sql.shell import LONGEST, for_the_shell, is_one_statement, sql_literal
 from atlas.errors import QueryError
 from atlas.store.atlas import Atlas, bundled
 from tests import ROOT
@@ -271,6 +271,12 @@ def test_values_go_where_the_parameters_stand_and_nowhere_else():
     assert written("SELECT $a", {"a": "$b', $b"}) == "SELECT '$b'', $b';"
     with pytest.raises(QueryError, match="U\\+0024"):
         written("SELECT $a", {})
+
+
+def test_a_value_that_stands_in_a_query_a_thousand_times_makes_no_long_text():
+    for sql, value in (("SELECT [" + "$a, " * 1_000 + "1]", ";" * 500), ("SELECT $a", "x" * LONGEST)):
+        with pytest.raises(QueryError, match="longer than 100,000 characters"):
+            written(sql, {"a": value})
 
 
 # One statement -----------------------------------------------------------------------------------------

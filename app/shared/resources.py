@@ -45,8 +45,8 @@ _n_modules = 0
 def spare_the_collector() -> None:
     """Exclude the modules loaded by now from Python's garbage collection.
 
-    Streamlit collects garbage after every run of a page and visits every object of pandas, Altair and torch
-    for it: a third of the time of a page. Modules stay anyway; runs again after a page has loaded more.
+    A collection visits every object of pandas, Altair and torch, and no page goes on meanwhile. Modules stay
+    anyway; runs again after a page has loaded more.
     """
     global _n_modules
     if len(sys.modules) != _n_modules:

@@ -135,6 +135,8 @@ class LoadedModel:
     config_sha256: str = ""
     lock: FairLock = field(default_factory=FairLock)
     sweep_bytes: float | None = None
+    # Of the tokens asked for: a readout and an experiment name the same ones again and again.
+    _texts: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -199,6 +201,11 @@ class LoadedModel:
 
     def token_text(self, token_id: int) -> str:
         """A token as text; a leading space is kept, because it is part of the token."""
+        if token_id not in self._texts:
+            self._texts[token_id] = self._token_text(token_id)
+        return self._texts[token_id]
+
+    def _token_text(self, token_id: int) -> str:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         if token is None:  # a vocabulary padded beyond the tokenizer's
             return f"<{token_id}>"

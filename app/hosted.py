@@ -20,7 +20,10 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import titles  # noqa: E402
+from app.shared import titles, visitors  # noqa: E402
+
+# Before threads have heaps of their own.
+visitors.spend_memory_sparingly()
 
 _HTML = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
 _TITLE = "<title>Streamlit</title>"

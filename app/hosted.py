@@ -1,4 +1,6 @@
-"""The app for a host, whose links have previews: `streamlit run app/hosted.py`.
+"""The app for a host: bounded connections (`app.shared.connections`), and links with previews.
+
+    streamlit run app/hosted.py         # or, as the Dockerfile does: uvicorn app.hosted:app --ws-max-size=…
 
 A site that previews a link reads the HTML which the server sends, and runs no scripts. Streamlit sends one
 file for every address; here it names what the address leads to, as the tab does once the page runs.
@@ -10,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -21,6 +24,7 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from app.shared import titles, visitors  # noqa: E402
+from app.shared.connections import BoundedConnections  # noqa: E402
 
 # Before threads have heaps of their own.
 visitors.spend_memory_sparingly()
@@ -44,4 +48,8 @@ async def serve(request: Request, page: str) -> HTMLResponse:
     return HTMLResponse(_HTML.replace(_TITLE, head(*described)), headers={"Cache-Control": "no-cache"})
 
 
-app = App("main.py", routes=[Route(f"/{page}", partial(serve, page=page)) for page in titles.PAGES])
+app = App(
+    Path(__file__).parent / "main.py",
+    routes=[Route(f"/{page}", partial(serve, page=page)) for page in titles.PAGES],
+    middleware=[Middleware(BoundedConnections)],
+)

@@ -146,6 +146,7 @@ def offer_to_import(last: Import | None, *, again: bool) -> None:
                 f"--{option}: {folder}",
                 value="" if last is None else getattr(last, option),
                 key=f"import-{option}",
+                max_chars=1000,
                 placeholder="downloaded if empty",
             )
     st.button(

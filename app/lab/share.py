@@ -15,7 +15,7 @@ import streamlit as st
 from app.lab import state
 from app.lab.run import Run
 from app.lab.tables import check_limits
-from app.shared import limits, links
+from app.shared import limits, links, visitors
 from app.shared.exports import export_name
 from app.shared.words import escape
 from atlas.errors import AtlasError
@@ -76,6 +76,7 @@ def _file_chosen(atlas: Atlas) -> None:
         return
     try:
         text = given.getvalue().decode("utf-8", "replace")
+        visitors.forget_uploads()
         experiment = documents.from_json(text, most=RESULTS_FACTOR * limits.current().experiment_bytes)
         check_limits(experiment)
     except AtlasError as error:

@@ -61,6 +61,9 @@ class Limits:
     search_length: int = Field(gt=0)
     visitors: int = Field(gt=0)
     gone_seconds: float = _ABOVE_0
+    session_characters: int = Field(gt=0)
+    connections: int = Field(gt=0)
+    uploads: int = Field(gt=0)
 
     def __post_init__(self) -> None:
         if not self.models:

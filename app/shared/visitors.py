@@ -118,14 +118,31 @@ def asking() -> Iterator[None]:
 
 
 def take_place() -> None:
-    """Raise `LimitsError` where as many others are here as the limits allow."""
-    visitor, most = here(), limits.current().visitors
-    with _guard:
-        if not visitor.has_place and sum(each.has_place for each in _known.values()) >= most:
+    """Raise `LimitsError` where the host is full, or where the session holds too much text."""
+    visitor, allowed = here(), limits.current()
+    if not visitor.has_place:
+        look(time.monotonic())
+        with _guard:
+            n_here = sum(each.has_place for each in _known.values())
+        if n_here >= allowed.visitors:
             raise LimitsError(
-                f"This host serves at most {most:,} visitors at once (visitors). Try again in a minute."
+                f"This host serves at most {allowed.visitors:,} visitors at once (visitors). "
+                "Try again in a minute."
             )
-        visitor.keep_place()
+    visitor.keep_place()
+    # Each field has a longest text; the URL has none, and fields of changes that were removed stay.
+    texts = [*st.session_state.values(), *st.query_params.values()]
+    if sum(len(each) for each in texts if isinstance(each, str)) > allowed.session_characters:
+        raise LimitsError(
+            f"This session holds more than {allowed.session_characters:,} characters of text "
+            "(session_characters). Open the app without parameters to begin anew."
+        )
+
+
+def forget_uploads() -> None:
+    """Drop the files that this visitor has handed in; once read, they are of no use."""
+    if (context := get_script_run_ctx(suppress_warning=True)) is not None:
+        runtime.get_instance().uploaded_file_mgr.remove_session_files(context.session_id)
 
 
 # Those who have left ---------------------------------------------------------------------------------

@@ -279,6 +279,14 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
     assert started == [("import_published.py", "subprocess.Popen", "command")]
 
 
+def test_every_text_field_has_a_longest_text():
+    # Streamlit cuts what comes to it, in the server too.
+    for path in APP.rglob("*.py"):
+        for name, call in calls(path):
+            if re.search(r"\.(text_input|text_area|chat_input)$", name):
+                assert "max_chars" in {keyword.arg for keyword in call.keywords}, ast.unparse(call)
+
+
 # What the documentation tells hosts -------------------------------------------------------------------------
 
 
@@ -307,7 +315,7 @@ def test_the_container_is_a_demo_that_listens_where_the_space_looks():
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     port = re.search(r"app_port: (\d+)", hosting())[1]
     assert f"EXPOSE {port}" in text
-    assert f'"--server.port={port}", "--server.address=0.0.0.0"' in text
+    assert f'["uvicorn", "app.hosted:app", "--host=0.0.0.0", "--port={port}"' in text
     assert f"{limits.LIMITS_VARIABLE}=app/{DEMO.name}" in text
     assert "--uid 1000" in text
     assert "torch==" + re.search(r"torch==([\d.]+)", text)[1] in (ROOT / "requirements.txt").read_text(

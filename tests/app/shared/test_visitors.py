@@ -176,11 +176,11 @@ def test_a_full_host_says_so_and_takes_the_next_one_when_somebody_leaves(sample,
     set_limits("visitors = 1")
     other = Visitor()
     other.keep_place()
-    monkeypatch.setitem(visitors._known, "other", other)
+    monkeypatch.setattr(visitors, "_known", {"other": other})
     app = page("search")
     assert words(app).startswith("This host serves at most 1 visitors at once (visitors).")
     assert not app.text_input
-    other.left_at = 1.0
+    del visitors._known["other"]
     assert page("search").text_input
 
 

@@ -1,0 +1,174 @@
+"""A host over real connections: a lost one finds its session, and none makes the host hold too much."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from app.shared import connections
+from app.shared.connections import _Conversation
+from tests.app.pages import unmarked
+from tests.app.sockets import Server, Visitor, serving
+
+HOST = """
+demo_mode = true
+models = ["pocket-bert"]
+connections = 4
+visitors = 3
+uploads = 2
+session_characters = 100_000
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Iterator[Server]:
+    file = tmp_path_factory.mktemp("host") / "host.toml"
+    file.write_text(HOST, encoding="utf-8")
+    with serving(script="app/hosted.py", limits=file) as server:
+        yield server
+
+
+def errors(visitor: Visitor) -> list[str]:
+    return [unmarked(each) for each in visitor.errors]
+
+
+# Sessions --------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_lost_for_a_moment_finds_its_session(host):
+    with Visitor(host) as visitor:
+        visitor.open("fact", fact="P36:france")
+        visitor.press(next(each for each in visitor.buttons if "to the tray" in each))
+        assert "Empty the tray" in visitor.buttons
+        session = visitor.session
+        visitor.leave(at_once=True)
+    with Visitor(host, session=session) as again:
+        again.open("search")
+        assert again.session == session
+        assert "Empty the tray" in again.buttons
+
+
+def test_a_host_serves_so_many_visitors_and_says_so_to_the_next(host):
+    visitors = [Visitor(host) for _ in range(4)]
+    try:
+        for visitor in visitors:
+            visitor.open("search")
+        assert [errors(each) for each in visitors] == [
+            *([], [], []),
+            ["This host serves at most 3 visitors at once (visitors). Try again in a minute."],
+        ]
+        with pytest.raises(InvalidStatus, match="403"):
+            Visitor(host)
+    finally:
+        for visitor in visitors:
+            visitor.leave()
+
+
+def test_a_url_that_is_too_long_stops_the_page_with_a_sentence(host):
+    with Visitor(host) as visitor:
+        visitor.open("search", q="x" * 100_001)
+        assert "100,000 characters" in errors(visitor)[0]
+
+
+def test_a_message_that_is_too_large_ends_its_connection(host):
+    with Visitor(host) as visitor:
+        visitor.open("sql")
+        visitor.ask("sql", sql=random.Random(0).randbytes(1_500_000).hex())
+        with pytest.raises(ConnectionClosedError, match="too big"):
+            visitor.wait(lambda: not visitor.busy)
+
+
+# Uploads ---------------------------------------------------------------------------------------------
+
+
+def test_files_are_kept_of_so_many_visitors_and_one_of_each(host):
+    with Visitor(host) as visitor:
+        visitor.open("lab")
+        before = host.memory().server
+        assert {visitor.upload(b"x" * 1_000_000) for _ in range(100)} == {204}
+    assert host.memory().server < before + 50
+
+
+# A conversation --------------------------------------------------------------------------------------
+
+
+def run(conversation_with, app) -> list[str]:
+    """What happens while an app talks to a client."""
+    happened: list[str] = []
+
+    async def talk() -> None:
+        receive, send = conversation_with(happened)
+        await _Conversation(app(happened), receive, send).hold({"type": "websocket"})
+        happened.append("over")
+
+    asyncio.run(talk())
+    return happened
+
+
+def test_a_client_is_heard_once_it_has_read(monkeypatch):
+    monkeypatch.setattr(connections, "BETWEEN_MESSAGES_SECONDS", 0.0)
+
+    def client(happened):
+        async def receive():
+            return {"type": "websocket.receive"}
+
+        async def send(_):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            happened.append("read")
+
+        return receive, send
+
+    def app(happened):
+        async def call(_, receive, send):
+            sender = asyncio.create_task(send({"type": "websocket.send"}))
+            await asyncio.sleep(0)
+            await receive()
+            happened.append("heard")
+            await sender
+
+        return call
+
+    assert run(client, app) == ["read", "heard", "over"]
+
+
+def test_a_client_that_does_not_read_is_disconnected(monkeypatch):
+    monkeypatch.setattr(connections, "READ_WITHIN_SECONDS", 0.01)
+
+    def client(_):
+        async def never(*_):
+            await asyncio.Event().wait()
+
+        return never, never
+
+    def app(happened):
+        async def call(_, receive, send):
+            sender = asyncio.create_task(send({"type": "websocket.send"}))
+            try:
+                await receive()
+            finally:
+                happened.append("left")
+                with pytest.raises(TimeoutError):
+                    await sender
+
+        return call
+
+    assert run(client, app) == ["left", "over"]
+
+
+def test_a_conversation_that_the_server_ends_is_not_kept_from_ending():
+    async def talk() -> None:
+        async def never(*_):
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(_Conversation(lambda *_: never(), never, never).hold({}))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(talk())

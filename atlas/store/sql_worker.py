@@ -75,6 +75,8 @@ _NO_NEW_PRIVILEGES = 38
 UNCOUNTED_BYTES = 256_000_000
 # The server of the pages has priority.
 _NICENESS = 10
+# Characters of an error: DuckDB quotes values and names of the query, which may have millions.
+LONGEST_MESSAGE = 2_000
 
 
 # Messages --------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def main() -> None:
         send(replies, {"failed": f"{needs}; in the app: atlas_memory_mb"})
         return
     except (duckdb.Error, OSError) as error:
-        send(replies, {"failed": str(error).strip()})
+        send(replies, {"failed": shortened(str(error).strip())})
         return
     confine(setup["memory"], n_files=len(files))
     send(replies, {"ready": True})
@@ -252,7 +254,7 @@ def _serve(console: _Console, message: Mapping[str, Any], replies: BinaryIO) -> 
     try:
         head, body = console.answer(message["sql"], message["parameters"])
     except Refused as error:
-        head, body = {"refused": str(error)}, b""
+        head, body = {"refused": shortened(str(error))}, b""
     except Exception as error:
         head, body = _error_reply(error), b""
     send(replies, head, body)
@@ -272,7 +274,15 @@ def _error_reply(error: Exception) -> dict[str, Any]:
     broken = isinstance(error, duckdb.FatalException | duckdb.InternalException)
     if broken or text.startswith(("FATAL Error", "INTERNAL Error")):
         return {"broken": True}
-    return {"error": text or type(error).__name__}
+    return {"error": shortened(text) or type(error).__name__}
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a long message; at its end DuckDB points into the query."""
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    end = LONGEST_MESSAGE // 4
+    return f"{text[: LONGEST_MESSAGE - end - 3]} … {text[-end:]}"
 
 
 class Refused(Exception):

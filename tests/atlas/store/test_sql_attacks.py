@@ -17,7 +17,7 @@ import pytest
 from atlas.errors import QueryError
 from atlas.store.atlas import Atlas
 from atlas.store.schema import TABLES
-from atlas.store.sql_worker import UNCOUNTED_BYTES
+from atlas.store.sql_worker import LONGEST_MESSAGE, UNCOUNTED_BYTES
 from tests.sample_atlas import write_sample_atlas
 
 SECONDS = 0.5
@@ -309,7 +309,50 @@ def test_hostile_sql_is_refused_or_stopped(sql, console, folder, unharmed):
         console.query(sql.format(folder=folder) if "{" in sql else sql)
     assert time.monotonic() - begun < SURELY_OVER
     assert "root:" not in str(refused.value)
-    assert len(str(refused.value)) < 5_000
+    assert len(str(refused.value)) < LONGEST_MESSAGE + 100
+
+
+LONG = "repeat('x', 1000000)"
+QUOTING = [
+    f"SELECT error({LONG})",
+    "SELECT error(repeat('é', 1000000))",
+    f"SELECT CASE WHEN n_neurons >= 0 THEN error({LONG} || fact_id) END FROM facts",
+    f"SELECT count(*) FROM facts WHERE error({LONG})::BOOL",
+    "SELECT (SELECT error(string_agg(fact_id || subject, repeat('=', 20000))) FROM facts)",
+    f"SELECT CAST({LONG} AS INTEGER)",
+    f"SELECT CAST({LONG} AS DATE)",
+    f"SELECT CAST({LONG} AS INTERVAL)",
+    f"SELECT CAST({LONG} AS UUID)",
+    f"SELECT CAST('[' || {LONG} || ']' AS INTEGER[])",
+    f"SELECT CAST('{{\"a\":' || {LONG} AS JSON)",
+    f"SELECT CAST({LONG} AS ENUM ('a'))",
+    f"SELECT regexp_matches('a', '[' || {LONG})",
+    f"SELECT strptime({LONG}, '%Y')",
+    f"SELECT json_extract('{{}}', '$.[' || {LONG})",
+    f"SELECT struct_extract({{'a': 1}}, {LONG})",
+    f"SELECT union_extract(union_value(a := 1), {LONG})",
+    f"SELECT date_part({LONG}, DATE '2000-01-01')",
+    f"SELECT from_base64({LONG} || '!')",
+    f"SELECT nextval({LONG})",
+    f"SELECT * FROM query({LONG})",
+    'SELECT "' + "x" * 19_000 + '" FROM facts',
+    "SELECT * FROM facts WHERE " + "y" * 19_000 + " = 1",
+    "SELECT 'a' ORDER BY 1 COLLATE " + "x" * 19_000,
+    f"SELECT nope FROM (PIVOT (SELECT {LONG} || x AS k FROM range(3) AS t(x)) ON k USING count(*))",
+]
+
+
+@pytest.mark.parametrize("sql", QUOTING, ids=lambda sql: sql[:60])
+def test_an_error_quotes_no_more_than_a_line_of_the_data(sql, console, unharmed):
+    with pytest.raises(QueryError) as refused:
+        console.query(sql)
+    assert len(str(refused.value)) < LONGEST_MESSAGE + 100
+
+
+def test_a_long_error_keeps_its_beginning_and_where_it_is_in_the_query(console):
+    with pytest.raises(QueryError, match=r"(?s)Could not convert string 'xxx.* … xxx.*\^\^\^") as refused:
+        console.query(f"SELECT CAST({LONG} AS INTEGER)")
+    assert len(str(refused.value)) > LONGEST_MESSAGE
 
 
 @pytest.mark.parametrize("sql", CUT, ids=lambda sql: sql[:60])

@@ -28,6 +28,7 @@ from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, no_rows, parquet, rows_of
 from atlas.store.sql import Sandbox
+from atlas.store.sql_size import AnswerSize
 
 MEMORY = "4GB"
 """What the tables of an atlas may take in memory. A build's with 100 million scores take less."""
@@ -185,7 +186,14 @@ class Atlas(Reader):
             except duckdb.Error as error:
                 raise StoreError(f"{self.path} cannot be read ({error}). Build it again.") from error
 
-    def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 10, memory: str = "512MB") -> Sandbox:
+    def sandboxed(
+        self,
+        *,
+        max_rows: int = 10_000,
+        seconds: float = 10,
+        memory: str = "512MB",
+        size: AnswerSize | None = None,
+    ) -> Sandbox:
         """A process for untrusted SQL that can read this atlas's tables and nothing else. Close it."""
         self._check_hashes()
         return Sandbox(
@@ -194,6 +202,7 @@ class Atlas(Reader):
             # Its process may start again, and read the files again, at any query.
             check=lambda sql: self._check_hashes(),
             max_rows=max_rows,
+            size=size,
             seconds=seconds,
             memory=memory,
             loading=self.memory,

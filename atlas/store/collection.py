@@ -37,6 +37,7 @@ from atlas.store.reader import Parameters, Reader
 from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, glob_of, no_rows, parquet, sql_string, sql_type
 from atlas.store.sql import Sandbox
+from atlas.store.sql_size import AnswerSize
 
 # Memory for queries. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
 MEMORY = "600MB"
@@ -151,7 +152,14 @@ class Collection(Reader):
         )
         return f"CASE {folder} {cases} ELSE {folder} END"
 
-    def sandboxed(self, *, max_rows: int = 10_000, seconds: float = 30, memory: str = MEMORY) -> Sandbox:
+    def sandboxed(
+        self,
+        *,
+        max_rows: int = 10_000,
+        seconds: float = 30,
+        memory: str = MEMORY,
+        size: AnswerSize | None = None,
+    ) -> Sandbox:
         """A process for untrusted SQL that reads the members' files and no others. Close it."""
         return Sandbox(
             {table: self.source(table) for table in TABLES},
@@ -166,6 +174,7 @@ class Collection(Reader):
                 }
             ),
             max_rows=max_rows,
+            size=size,
             seconds=seconds,
             memory=memory,
         )

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -39,6 +39,7 @@ import pyarrow as pa
 from atlas.errors import QueryError, StoreError
 from atlas.line import FairLine, Place
 from atlas.neuron import check_text
+from atlas.store.sql_size import AnswerSize
 from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
@@ -52,7 +53,8 @@ _TOO_MUCH = "The query needs more memory than its limit. Select fewer rows, or a
 _CLOSED = "The SQL console was closed. Run the query again."
 
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
-_MOST_BYTES = 32_000_000
+# Bytes that a message from the process has besides the rows.
+_LONGEST_HEAD = 1_000_000
 
 # An interrupted query that goes on for longer than this is killed.
 _GRACE_SECONDS = 1.0
@@ -92,11 +94,16 @@ class Answer:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """The rows for pandas; lists are lists and structs dicts."""
-        frame = self.table.to_pandas(types_mapper=_NULLABLE.get)
-        for name, column in zip(self.columns, self.table.columns, strict=True):
-            if pa.types.is_nested(column.type):
-                frame[name] = pd.Series(column.to_pylist(), dtype=object)
-        return frame
+        return frame_of(self.table)
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """Rows for pandas: integers and booleans stay so beside nulls; lists are lists and structs dicts."""
+    frame = table.to_pandas(types_mapper=_NULLABLE.get)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            frame[name] = pd.Series(column.to_pylist(), dtype=object)
+    return frame
 
 
 class Sandbox:
@@ -119,6 +126,7 @@ class Sandbox:
         files: Sequence[str] = (),
         check: Callable[[str], None] = lambda sql: None,
         max_rows: int = 10_000,
+        size: AnswerSize | None = None,
         seconds: float = 10,
         memory: str = "512MB",
         loading: str = "4GB",
@@ -137,7 +145,7 @@ class Sandbox:
             "views": views,
             "files": list(files),
             "max_rows": max_rows,
-            "max_bytes": _MOST_BYTES,
+            "size": asdict(size or AnswerSize()),
             "memory": _bytes(memory),
             "loading": max(_bytes(loading), _bytes(memory)),
             "threads": threads,
@@ -377,6 +385,7 @@ class _Process:
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self.alive = True
         self.served = 0
+        self._longest = _LONGEST_HEAD + 1_000_000 * setup["size"]["megabytes"]
         self._ready = False
         self._replies: queue.SimpleQueue = queue.SimpleQueue()
         # Without preexec_fn, which is not safe with threads: the process confines itself.
@@ -404,7 +413,7 @@ class _Process:
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError), cast("BinaryIO", self._process.stdout) as pipe:
-            while (message := receive(pipe, longest=2 * _MOST_BYTES)) is not None:
+            while (message := receive(pipe, longest=self._longest)) is not None:
                 self._replies.put(message)
         self._replies.put(None)
 

@@ -12,8 +12,8 @@ ignore interrupts and do not count their memory. A process can always be killed.
 4. Parse: exactly one statement that reads (a SELECT, PIVOT, SHOW …), or EXPLAIN of one. It runs in a
    read-only transaction, because DuckDB counts `WITH x AS (DELETE … RETURNING *) SELECT …` as a SELECT.
 5. Types: DuckDB writes as text what Arrow or Python would not carry exactly (dates, intervals, UUIDs …).
-6. Answer: fetch one row more than allowed, to know whether rows were left out, and send the rows back as
-   an Arrow stream.
+6. Answer: fetch one row more than allowed, to know whether rows were left out, count what is in them
+   (`atlas.store.sql_size`), and send the rows back as an Arrow stream.
 
 A message is a JSON object and some bytes, each preceded by its length.
 """
@@ -35,6 +35,7 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
+from atlas.store.sql_size import AnswerSize, Tally, TooLarge
 from atlas.store.sql_types import distinct, with_exact_types, with_integers
 
 try:
@@ -63,7 +64,8 @@ SELECT 1::HUGEINT, 1.5::DECIMAL(9, 2), 'x'::BLOB, uuid(), TIME '10:00', TIMESTAM
        [1, 2]::INTEGER[2], 12::BIGNUM, NULL
 """
 _LENGTHS = struct.Struct(">II")
-_ROWS_AT_ONCE = 2048
+# DuckDB makes 2048 rows at a time, Arrow copies this many of them: each may hold long lists.
+_ROWS_AT_ONCE = 256
 
 # Landlock's system calls have the same numbers on every processor. Its rights: all that change a file system
 # (1: execute, 2: write, bits 4 to 12: remove and make), of later kernels also truncate.
@@ -128,7 +130,7 @@ def main() -> None:
         connection = connect(setup["loading"])
         (attach if files else load)(connection, setup["tables"], setup["views"])
         lock_down(connection, setup["memory"], setup["threads"], files)
-        console = _Console(connection, setup["max_rows"], setup["max_bytes"])
+        console = _Console(connection, setup["max_rows"], AnswerSize(**setup["size"]))
         console.answer(_FIRST, {})
     except (duckdb.OutOfMemoryException, MemoryError):
         needs = f"they take more than {setup['loading'] // 1_000_000:,} MB of memory when they are loaded"
@@ -253,7 +255,7 @@ def _data_bytes() -> int | None:
 def _serve(console: _Console, message: Mapping[str, Any], replies: BinaryIO) -> None:
     try:
         head, body = console.answer(message["sql"], message["parameters"])
-    except Refused as error:
+    except (Refused, TooLarge) as error:
         head, body = {"refused": shortened(str(error))}, b""
     except Exception as error:
         head, body = _error_reply(error), b""
@@ -286,16 +288,16 @@ def shortened(text: str) -> str:
 
 
 class Refused(Exception):
-    """A query that is not run, or whose answer is not sent; the text says why."""
+    """A query that is not run; the text says why."""
 
 
 class _Console:
     """Runs one query at a time and lets another thread interrupt it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, max_rows: int, size: AnswerSize) -> None:
         self._connection = connection
         self._max_rows = max_rows
-        self._max_bytes = max_bytes
+        self._size = size
         self._cursor: duckdb.DuckDBPyConnection | None = None
 
     def interrupt(self) -> None:
@@ -316,34 +318,33 @@ class _Console:
             values = {name: given[name.lower()] for name in wanted}
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             relation = cursor.sql(statement, params=values or None)
-            rows, truncated = self._fetched(with_exact_types(relation))
-            rows = with_integers(cursor, rows, relation.types)
+            rows, tally = self._fetched(with_exact_types(relation))
+            truncated = rows.num_rows > self._max_rows
+            rows = with_integers(cursor, rows.slice(0, self._max_rows), relation.types)
             rows = rows.rename_columns(distinct(relation.columns))
         finally:
             self._cursor = None
             cursor.close()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_table(rows)
-        return {"truncated": truncated, "seconds": time.perf_counter() - begun}, sink.getvalue().to_pybytes()
+            # One piece a column: hundreds of small ones take more memory than what is in them.
+            stream.write_table(rows.combine_chunks())
+        body = sink.getvalue().to_pybytes()
+        tally.check_bytes(len(body))
+        return {"truncated": truncated, "seconds": time.perf_counter() - begun}, body
 
-    def _fetched(self, relation: duckdb.DuckDBPyRelation) -> tuple[pa.Table, bool]:
+    def _fetched(self, relation: duckdb.DuckDBPyRelation) -> tuple[pa.Table, Tally]:
         # Step 6. A relation's reader streams; a cursor's would collect all rows first.
         reader = relation.to_arrow_reader(min(_ROWS_AT_ONCE, self._max_rows + 1))
-        batches, n_rows, n_bytes = [], 0, 0
+        tally = Tally(self._size, reader.schema)
+        batches, n_rows = [], 0
         for batch in reader:
+            tally.add(batch)
             batches.append(batch)
             n_rows += batch.num_rows
-            n_bytes += batch.nbytes
-            if n_bytes > self._max_bytes:
-                raise Refused(
-                    f"The answer is larger than {self._max_bytes // 1_000_000} MB. "
-                    "Select fewer rows or shorter values."
-                )
             if n_rows > self._max_rows:
                 break
-        rows = pa.Table.from_batches(batches, reader.schema)
-        return rows.slice(0, self._max_rows), n_rows > self._max_rows
+        return pa.Table.from_batches(batches, reader.schema), tally
 
 
 def parse_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:

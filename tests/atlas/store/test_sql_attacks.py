@@ -17,6 +17,7 @@ import pytest
 from atlas.errors import QueryError
 from atlas.store.atlas import Atlas
 from atlas.store.schema import TABLES
+from atlas.store.sql_size import AnswerSize
 from atlas.store.sql_worker import LONGEST_MESSAGE, UNCOUNTED_BYTES
 from tests.sample_atlas import write_sample_atlas
 
@@ -353,6 +354,52 @@ def test_a_long_error_keeps_its_beginning_and_where_it_is_in_the_query(console):
     with pytest.raises(QueryError, match=r"(?s)Could not convert string 'xxx.* … xxx.*\^\^\^") as refused:
         console.query(f"SELECT CAST({LONG} AS INTEGER)")
     assert len(str(refused.value)) > LONGEST_MESSAGE
+
+
+WIDE = "FROM (PIVOT (SELECT x, 'c' || x AS k FROM range(200) AS t(x)) ON k USING any_value(x))"
+NAMED = WIDE.replace("'c'", "repeat('c', {n})").replace("range(200)", "range(9)")
+BLOATED = {
+    "SELECT list_resize([{'a': true}], 10000, {'a': true}) AS x FROM range(40)": "values (sql_values)",
+    "SELECT list_resize([NULL], 100000, NULL) AS x": "values (sql_values)",
+    "SELECT list_resize([[]], 100000, []) AS x": "values (sql_values)",
+    "SELECT list_resize([{'a': {'b': {'c': {'d': NULL}}}}], 10000, {'a': NULL}) AS x": "values (sql_values)",
+    "SELECT [x::UTINYINT FOR x IN range(200)]::UTINYINT[200] AS x FROM range(200)": "values (sql_values)",
+    "SELECT list(list(known)) OVER () AS x FROM facts, range(9) GROUP BY fact_id": "values (sql_values)",
+    "SELECT [range(30000)] AS x": "values (sql_values)",
+    "SELECT * FROM (SELECT unnest({'a': 1, 'b': 2, 'c': 3, 'd': 4})), range(5000)": "values (sql_values)",
+    f"SELECT * {WIDE}": "columns and fields (sql_columns)",
+    f"SELECT t {WIDE} AS t": "columns and fields (sql_columns)",
+    f"SELECT [{{'x': t}}] {WIDE} AS t": "columns and fields (sql_columns)",
+    "SELECT " + "*, " * 20 + "1 FROM facts": "columns and fields (sql_columns)",
+    "SELECT repeat('x', 100000) FROM range(40)": "larger than 1 MB (sql_megabytes)",
+    "SELECT [repeat('x', 100000)] FROM range(40)": "larger than 1 MB (sql_megabytes)",
+    f"SELECT * {NAMED.format(n=20_000)}": "more than 100,000 characters",
+    f"SELECT [t] {NAMED.format(n=20_000)} AS t": "more than 100,000 characters",
+    f"SELECT list_resize([t], 1000, t) {NAMED.format(n=1_000)} AS t": "repeated in every row",
+    f"SELECT a.* {NAMED.format(n=1_000)} AS a, range(1000)": "repeated in every row",
+}
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    size = AnswerSize(columns=100, values=20_000, megabytes=1, prefix="sql_")
+    with Atlas(folder) as atlas, atlas.sandboxed(seconds=20, size=size) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize("sql", BLOATED, ids=lambda sql: sql[:60])
+def test_an_answer_is_refused_by_what_is_in_its_rows(sql, small):
+    before = small.process_id
+    with pytest.raises(QueryError) as refused:
+        small.query(sql)
+    assert BLOATED[sql] in str(refused.value)
+    assert small.process_id == before
+
+
+def test_an_answer_within_every_limit_is_given(small):
+    answer = small.query("SELECT list_resize([{'a': true}], 9, {'a': true}) AS x FROM range(1000)")
+    assert answer.table.num_rows == 1000
+    assert not answer.truncated
 
 
 @pytest.mark.parametrize("sql", CUT, ids=lambda sql: sql[:60])

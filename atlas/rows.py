@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, for_sprea
     # The writer quotes the characters of its line end, here both; it writes a row at a time.
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     cell = _spreadsheet_cell if for_spreadsheets else _csv_cell
-    writer.writerows([[cell(value) for value in row] for row in (columns, *rows)])
+    writer.writerows([cell(value) for value in row] for row in chain([columns], rows))
     text = "".join(line.removesuffix("\r\n") + "\n" for line in lines)
     return ("\ufeff" if for_spreadsheets else "") + text
 

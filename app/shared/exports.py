@@ -9,6 +9,7 @@ Streamlit calls the function behind a download button when it is clicked, so an 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,29 +17,71 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import streamlit as st
 
 from atlas.rows import csv_text, json_text
+from atlas.store.sql import frame_of
+
+Rows = pd.DataFrame | pa.Table
+_ROWS_AT_ONCE = 200
 
 
-def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    """The rows with None for what is missing."""
-    return frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None)
+def _rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """The rows with None for what is missing; those of Arrow become objects only a few at a time."""
+    if isinstance(rows, pa.Table):
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            yield from _rows(frame_of(rows.slice(start, _ROWS_AT_ONCE)))
+    else:
+        yield from rows.astype(object).where(rows.notna(), None).itertuples(index=False, name=None)
+
+
+def _names(rows: Rows) -> list[str]:
+    return rows.column_names if isinstance(rows, pa.Table) else list(rows)
+
+
+def _parquet(rows: Rows) -> bytes:
+    if not isinstance(rows, pa.Table):
+        return rows.to_parquet(index=False, compression="zstd")
+    file = io.BytesIO()
+    pq.write_table(_as_pandas_has_it(rows), file, compression="zstd")
+    return file.getvalue()
+
+
+def _as_pandas_has_it(table: pa.Table) -> pa.Table:
+    """The table that pandas would make of the rows; what is in lists and structs becomes no objects."""
+    nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
+    flat = pa.Table.from_pandas(frame_of(table.drop_columns(nested)), preserve_index=False)
+    columns = {
+        name: column.cast(_with_python_s_numbers(column.type)) if name in nested else flat[name]
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    schema = pa.table(columns).schema
+    described = pa.Table.from_pandas(frame_of(table.slice(0, 0)), schema=schema, preserve_index=False).schema
+    return pa.table(columns, metadata=described.metadata)
+
+
+def _with_python_s_numbers(kind: pa.DataType) -> pa.DataType:
+    """The type with numbers of 64 bits, as Python has them."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _with_python_s_numbers(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_with_python_s_numbers(kind.value_type))
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else kind
 
 
 # Ending → (label, function that makes the file, media type).
-FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], bytes | str], str]] = {
+FORMATS: dict[str, tuple[str, Callable[[Rows], bytes | str], str]] = {
     "csv": (
         "CSV",
-        lambda frame: csv_text(list(frame), _rows(frame), for_spreadsheets=True),
+        lambda rows: csv_text(_names(rows), _rows(rows), for_spreadsheets=True),
         "text/csv",
     ),
-    "json": ("JSON", lambda frame: json_text(list(frame), _rows(frame)), "application/json"),
-    "parquet": (
-        "Parquet",
-        lambda rows: rows.to_parquet(index=False, compression="zstd"),
-        "application/vnd.apache.parquet",
-    ),
+    "json": ("JSON", lambda rows: json_text(_names(rows), _rows(rows)), "application/json"),
+    "parquet": ("Parquet", _parquet, "application/vnd.apache.parquet"),
 }
 
 
@@ -47,7 +90,7 @@ class Later:
     """A table that is made only when someone wants the file; `n_rows` is known before."""
 
     n_rows: int
-    make: Callable[[], pd.DataFrame]
+    make: Callable[[], Rows]
 
     def __len__(self) -> int:
         return self.n_rows
@@ -59,7 +102,7 @@ def export_name(*parts: str, ending: str) -> str:
     return f"{words.strip('-')[:100] or 'export'}.{ending}"
 
 
-def offer(name: str, **tables: pd.DataFrame | Later) -> None:
+def offer(name: str, **tables: Rows | Later) -> None:
     """A menu with every table that has rows, in every format. `name` becomes part of the files' names."""
     filled = {title: rows for title, rows in tables.items() if len(rows)}
     if not filled:
@@ -79,5 +122,5 @@ def offer(name: str, **tables: pd.DataFrame | Later) -> None:
                     )
 
 
-def _file(write: Callable[[pd.DataFrame], bytes | str], rows: pd.DataFrame | Later) -> bytes | str:
+def _file(write: Callable[[Rows], bytes | str], rows: Rows | Later) -> bytes | str:
     return write(rows.make() if isinstance(rows, Later) else rows)

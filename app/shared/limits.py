@@ -55,6 +55,9 @@ class Limits:
     tray: int = Field(gt=0)
     atlas_memory_mb: int = Field(gt=0)
     sql_rows: int = Field(gt=0)
+    sql_columns: int = Field(gt=0)
+    sql_values: int = Field(gt=0)
+    sql_megabytes: int = Field(gt=0)
     sql_seconds: float = _ABOVE_0
     sql_memory_mb: int = Field(gt=0)
     sql_length: int = Field(gt=0)

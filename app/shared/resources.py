@@ -28,6 +28,7 @@ from atlas.models import fetch_model, locate
 from atlas.queries import evidence
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
 from atlas.store.manifest import MANIFEST_NAME, Manifest
+from atlas.store.sql_size import AnswerSize
 
 if TYPE_CHECKING:
     from atlas.store.sql import Sandbox
@@ -129,9 +130,11 @@ def _version(folder: Path) -> int:
 
 # Each is a process with its own copy of the tables.
 @st.cache_resource(max_entries=2, show_spinner=False, on_release=lambda sandbox: sandbox.close())
-def _sandbox(folder: str, version: int, rows: int, seconds: float, memory_mb: int) -> Sandbox:
+def _sandbox(
+    folder: str, version: int, rows: int, seconds: float, memory_mb: int, size: AnswerSize
+) -> Sandbox:
     atlas = _opened(folder, version)
-    return atlas.sandboxed(max_rows=rows, seconds=seconds, memory=f"{memory_mb}MB")
+    return atlas.sandboxed(max_rows=rows, seconds=seconds, memory=f"{memory_mb}MB", size=size)
 
 
 def sandbox(atlas: Atlas) -> Sandbox:
@@ -140,6 +143,7 @@ def sandbox(atlas: Atlas) -> Sandbox:
     return _sandbox(
         *(str(atlas.path), _version(atlas.path)),
         *(allowed.sql_rows, allowed.sql_seconds, allowed.sql_memory_mb),
+        AnswerSize(allowed.sql_columns, allowed.sql_values, allowed.sql_megabytes, prefix="sql_"),
     )
 
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
-from app.shared import address, exports, layout, limits, links, resources
+from app.shared import address, exports, layout, limits, links, resources, visitors
 from app.shared.resources import ask
-from app.shared.words import NOT_MEASURED, escape, plural, token_list
+from app.shared.words import NOT_MEASURED, escape, plural
 from app.sql.charts import answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY, Example
 from app.sql.parameters import Parameter, Query, parameters
+from app.sql.rows import choice, drawable, shown
 from app.sql.schema import not_measured, schema_pane, tables_and_views
 from app.sql.shell import for_the_shell
 from atlas.errors import AtlasError, QueryError
-from atlas.rows import tokens_of
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.sql import Answer, PendingQuery
 
 TEXT = "sql-text"
 QUERY = "sql-query"
-RUNNING = "sql-running"
+# The visitor's query and its answer.
+RUNNING = "sql"
 
 FIRST = """\
 SELECT subject, object, label, mean_probability, n_neurons
@@ -110,7 +114,7 @@ def fill_editor(query: Query) -> None:
 
 def submit(query: Query) -> None:
     """Run a query from now on, again if it is the last one."""
-    stop()
+    visitors.here().drop(RUNNING)
     st.session_state[QUERY] = query
     to_url(query)
 
@@ -203,20 +207,15 @@ def show_outcome(atlas: Atlas, query: Query) -> None:
 
 def start_query(atlas: Atlas, query: Query) -> PendingQuery:
     """The query in the sandbox; started where it or the atlas is new."""
-    if (known := st.session_state.get(RUNNING)) is not None and known[0] == (atlas.atlas_id, query):
+    visitor = visitors.here()
+    if (known := visitor.held(RUNNING)) is not None and known[0] == (atlas.atlas_id, query):
         return known[1]
-    stop()
+    visitor.drop(RUNNING)
     with st.spinner("Loading the tables …"):
         console = resources.sandbox(atlas)
     asked = console.start(query.sql, query.values)
-    st.session_state[RUNNING] = (atlas.atlas_id, query), asked
+    visitor.hold(RUNNING, ((atlas.atlas_id, query), asked), release=asked.stop)
     return asked
-
-
-def stop() -> None:
-    """Stop this visitor's last query."""
-    if (known := st.session_state.pop(RUNNING, None)) is not None:
-        known[1].stop()
 
 
 @st.fragment(run_every=LOOK_AGAIN)
@@ -264,31 +263,37 @@ def show_answer(atlas: Atlas, query: Query, answer: Answer) -> None:
         why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Relax its conditions."
         layout.nothing(f"The query is valid and finds no rows. {why}")
         return
-    frame = answer.frame
+    frame = drawable(answer.table)
     key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}"
     table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
     with table:
-        chosen = rows_table(frame, key)
+        chosen = rows_table(answer.table, frame, key)
         if chosen is not None:
-            row_links(frame.iloc[chosen])
+            row_links(choice(answer.table, chosen))
     if picture is not None:
         with picture:
             show_chart(frame, key)
-    exports.offer("sql", answer=frame)
+    exports.offer("sql", answer=exports.Later(n_rows, visitor_s_rows()))
 
 
-def rows_table(frame, key: str) -> int | None:
+def visitor_s_rows() -> Callable[[], pa.Table]:
+    """What gives the rows for a file; it holds none, so that they go with the visitor."""
+    visitor = visitors.here()
+
+    def rows() -> pa.Table:
+        if (known := visitor.held(RUNNING)) is None:
+            raise AtlasError("The answer is no longer here. Run the query again.")
+        return known[1].answer().table
+
+    return rows
+
+
+def rows_table(table: pa.Table, frame: pd.DataFrame, key: str) -> int | None:
     """The rows; returns the chosen one, where they name facts, relations or neurons."""
-    shown = frame.assign(
-        **{
-            name: frame[name].map(lambda pairs: token_list(pairs, None), na_action="ignore")
-            for name in frame
-            if has_tokens(frame[name])
-        },
-    )
-    linkable = {"fact_id", "relation_id"} & set(frame) or {"layer", "neuron"} <= set(frame)
+    names = set(table.column_names)
+    linkable = {"fact_id", "relation_id"} & names or {"layer", "neuron"} <= names
     event = st.dataframe(
-        shown,
+        shown(table),
         key=key,
         hide_index=True,
         alt="Rows of the answer",
@@ -304,16 +309,10 @@ def rows_table(frame, key: str) -> int | None:
     rows = event.selection.rows if linkable else []
     if linkable and not rows:
         st.caption("Choose a row for links to its fact, relation or neuron.")
-    return rows[0] if rows and rows[0] < len(frame) else None
+    return rows[0] if rows and rows[0] < len(table) else None
 
 
-def has_tokens(column) -> bool:
-    """Whether the lists of a column are of tokens with logits, as those of neurons.promoted are."""
-    lists = [value for value in column if isinstance(value, list) and value]
-    return bool(lists) and all(tokens_of(value) is not None for value in lists)
-
-
-def row_links(row) -> None:
+def row_links(row: Mapping[str, Any]) -> None:
     """Links to the fact, relation and neuron of a row."""
     with st.container(horizontal=True, gap="small"):
         if isinstance(row.get("fact_id"), str):
@@ -326,7 +325,7 @@ def row_links(row) -> None:
             return
 
 
-def show_chart(frame, key: str) -> None:
+def show_chart(frame: pd.DataFrame, key: str) -> None:
     across, up = suitable(frame)
     left, right = st.columns(2)
     with left:

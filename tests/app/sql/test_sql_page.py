@@ -6,19 +6,25 @@ import csv
 import io
 import json
 import time
+import tracemalloc
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.shared import exports, limits
+from app.shared.words import token_list
 from app.sql.charts import MOST_LABELS, answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY
 from app.sql.parameters import Parameter, parameters
+from app.sql.rows import choice, drawable, shown
 from app.sql.schema import not_measured, quoted, tables_and_views
+from atlas.rows import tokens_of
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import DERIVED_VIEWS, TABLES
+from atlas.store.sql import frame_of
 from tests.app.pages import page, press, words
 from tests.sample_atlas import OPTIONAL_TABLES, write_sample_atlas
 
@@ -280,8 +286,9 @@ def test_every_picture_of_the_gallery_can_be_drawn(example, committed):
 
 
 def test_answers_can_be_exported_with_lists_and_nulls(committed):
-    frame = committed[0].query("SELECT promoted, NULL AS n, known FROM neurons, facts LIMIT 3").frame
-    written = {ending: make(frame) for ending, (_, make, _) in exports.FORMATS.items()}
+    answer = committed[0].query("SELECT promoted, NULL AS n, known FROM neurons, facts LIMIT 3")
+    frame = answer.frame
+    written = {ending: make(answer.table) for ending, (_, make, _) in exports.FORMATS.items()}
     promoted = [[pair["token"] for pair in pairs] for pairs in frame["promoted"]]
     read = {
         "csv": [json.loads(row["promoted"]) for row in csv.DictReader(io.StringIO(written["csv"][1:]))],
@@ -290,6 +297,70 @@ def test_answers_can_be_exported_with_lists_and_nulls(committed):
     }
     for lists in read.values():
         assert [[pair["token"] for pair in pairs] for pairs in lists] == promoted
+
+
+ROWS = [
+    *(example.sql for example in EXAMPLES if not parameters(example.sql)),
+    "SELECT * FROM neurons LIMIT 500",
+    "SELECT * FROM activating_prompts LIMIT 500",
+    "SELECT * FROM prompts, (SELECT 0.50::DECIMAL(9, 2) AS half, NULL AS n, -0.0 AS z) LIMIT 500",
+    "SELECT [{'a': 1::UTINYINT, 'b': [true, NULL], 'c': 0.1::FLOAT}, NULL] AS x, [[1.5::FLOAT]] AS y",
+    "SELECT {'a': {'b': ['x', NULL]}} AS s, 9007199254740993 AS long, 0.1::FLOAT AS f FROM range(450)",
+    "SELECT subject FROM facts WHERE false",
+]
+
+
+@pytest.mark.parametrize("ending", exports.FORMATS)
+@pytest.mark.parametrize("sql", ROWS, ids=lambda sql: sql[:60])
+def test_a_file_has_the_same_bytes_from_arrow_as_from_pandas(sql, ending, committed):
+    table = committed[0].query(sql).table
+    _, make, _ = exports.FORMATS[ending]
+    assert make(table) == make(frame_of(table))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT promoted, suppressed, layer FROM neurons LIMIT 300",
+        "SELECT [{'token': ' a\n', 'logit': x}, {'token': ' ', 'logit': 0}] AS a FROM range(3) AS t(x)",
+        "SELECT * FROM (VALUES ([{'token': 'a'}, {'token': 'b'}]), (NULL), ([]), ([{'token': 'c'}])) AS t(x)",
+        "SELECT [{'token': 'a'}, NULL] AS a, [{'token': NULL::VARCHAR}] AS b, [{'token': 1}] AS c, [1] AS d",
+        "SELECT NULL::STRUCT(token VARCHAR)[] AS a, []::STRUCT(token VARCHAR)[] AS b, {'token': 'x'} AS c",
+        "SELECT 'text' AS a, 1 AS b, NULL AS c, [['x']] AS d",
+    ],
+    ids=lambda sql: sql[:60],
+)
+def test_lists_of_tokens_are_shown_as_text_and_other_values_as_they_are(sql, committed):
+    answer = committed[0].query(sql)
+    table = shown(answer.table)
+    assert table.column_names == list(answer.columns)
+    for before, after in zip(answer.table.columns, table.columns, strict=True):
+        values = before.to_pylist()
+        lists = [value for value in values if isinstance(value, list) and value]
+        if lists and all(tokens_of(value) is not None for value in lists):
+            values = [None if value is None else token_list(value, None) for value in values]
+        assert after.to_pylist() == values
+
+
+def test_the_page_makes_no_objects_of_what_is_in_lists():
+    inside = pa.array([{"a": True, "b": n} for n in range(1_000)]).take(pa.array([*range(1_000)] * 160))
+    rows = pa.table({
+        "x": pa.ListArray.from_arrays(pa.array([0, *range(80_000, 160_001, 20)], pa.int32()), inside),
+        "fact_id": [str(n) for n in range(4_001)],
+    })  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert shown(rows).column_names == ["x", "fact_id"]
+        assert list(drawable(rows)) == ["fact_id"]
+        assert choice(rows, 7) == {"fact_id": "7"}
+        _, seen = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        exports.FORMATS["parquet"][1](rows)
+        _, written = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The 160,000 structs take 40 MB as Python's.
+    assert max(seen, written) < 8_000_000
 
 
 def test_every_number_of_an_atlas_survives_every_export(committed):

@@ -60,6 +60,7 @@ class Limits:
     sql_megabytes: int = Field(gt=0)
     sql_seconds: float = _ABOVE_0
     sql_memory_mb: int = Field(gt=0)
+    sql_processes: int = Field(gt=0)
     sql_length: int = Field(gt=0)
     search_length: int = Field(gt=0)
     visitors: int = Field(gt=0)

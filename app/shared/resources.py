@@ -28,6 +28,7 @@ from atlas.models import fetch_model, locate
 from atlas.queries import evidence
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas, at_hand, open_atlas, resolve
 from atlas.store.manifest import MANIFEST_NAME, Manifest
+from atlas.store.sql_pool import Pool
 from atlas.store.sql_size import AnswerSize
 
 if TYPE_CHECKING:
@@ -128,22 +129,33 @@ def _version(folder: Path) -> int:
         return 0
 
 
-# Each is a process with its own copy of the tables.
-@st.cache_resource(max_entries=2, show_spinner=False, on_release=lambda sandbox: sandbox.close())
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _sql_processes(most: int) -> Pool:
+    """The processes that run visitors' SQL, whatever their atlas; they end when they are idle."""
+    return Pool(most)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
 def _sandbox(
-    folder: str, version: int, rows: int, seconds: float, memory_mb: int, size: AnswerSize
+    folder: str, version: int, rows: int, seconds: float, memory_mb: int, size: AnswerSize, processes: int
 ) -> Sandbox:
-    atlas = _opened(folder, version)
-    return atlas.sandboxed(max_rows=rows, seconds=seconds, memory=f"{memory_mb}MB", size=size)
+    return _opened(folder, version).sandboxed(
+        max_rows=rows,
+        seconds=seconds,
+        memory=f"{memory_mb}MB",
+        size=size,
+        pool=_sql_processes(processes),
+    )
 
 
 def sandbox(atlas: Atlas) -> Sandbox:
-    """The process that runs visitors' SQL; its tables are loaded once."""
+    """What runs visitors' SQL on an atlas."""
     allowed = limits.current()
     return _sandbox(
         *(str(atlas.path), _version(atlas.path)),
         *(allowed.sql_rows, allowed.sql_seconds, allowed.sql_memory_mb),
         AnswerSize(allowed.sql_columns, allowed.sql_values, allowed.sql_megabytes, prefix="sql_"),
+        allowed.sql_processes,
     )
 
 

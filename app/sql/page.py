@@ -211,9 +211,7 @@ def start_query(atlas: Atlas, query: Query) -> PendingQuery:
     if (known := visitor.held(RUNNING)) is not None and known[0] == (atlas.atlas_id, query):
         return known[1]
     visitor.drop(RUNNING)
-    with st.spinner("Loading the tables …"):
-        console = resources.sandbox(atlas)
-    asked = console.start(query.sql, query.values)
+    asked = resources.sandbox(atlas).start(query.sql, query.values)
     visitor.hold(RUNNING, ((atlas.atlas_id, query), asked), release=asked.stop)
     return asked
 
@@ -224,17 +222,22 @@ def show_query_progress(asked: PendingQuery) -> None:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.button("Stop", icon=":material/stop_circle:", key="sql-stop", on_click=asked.stop)
-        if ahead := asked.ahead:
-            waiting = "1 query" if ahead == 1 else f"{ahead} queries"
-            st.caption(f":material/hourglass_empty: Waiting for {waiting} ahead of this one.")
-        else:
-            most = limits.current().sql_seconds
-            text = (
-                f"Running for {asked.seconds:.0f} of {most:g} seconds."
-                if asked.seconds < most
-                else "Stopping …"
-            )
-            st.caption(f":material/hourglass_top: {text}")
+        st.caption(progress(asked, limits.current().sql_seconds))
+
+
+def progress(asked: PendingQuery, most: float) -> str:
+    """Where a query is; `most`: the seconds that it may run."""
+    if ahead := asked.ahead:
+        waiting = "1 query" if ahead == 1 else f"{ahead} queries"
+        text = f":material/hourglass_empty: Waiting for {waiting} ahead of this one."
+        if asked.was_put_back:
+            text += " It takes longer than a second, so shorter ones go first; then it starts again."
+        return text
+    if asked.is_loading:
+        return ":material/hourglass_top: Loading the tables …"
+    if asked.seconds < most:
+        return f":material/hourglass_top: Running for {asked.seconds:.0f} of {most:g} seconds."
+    return ":material/hourglass_top: Stopping …"
 
 
 def show_error(text: str) -> None:

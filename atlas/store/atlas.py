@@ -28,6 +28,7 @@ from atlas.store.reader import Reader
 from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, no_rows, parquet, rows_of
 from atlas.store.sql import Sandbox
+from atlas.store.sql_pool import Pool
 from atlas.store.sql_size import AnswerSize
 
 MEMORY = "4GB"
@@ -193,6 +194,7 @@ class Atlas(Reader):
         seconds: float = 10,
         memory: str = "512MB",
         size: AnswerSize | None = None,
+        pool: Pool | None = None,
     ) -> Sandbox:
         """A process for untrusted SQL that can read this atlas's tables and nothing else. Close it."""
         self._check_hashes()
@@ -206,4 +208,5 @@ class Atlas(Reader):
             seconds=seconds,
             memory=memory,
             loading=self.memory,
+            pool=pool,
         )

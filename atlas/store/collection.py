@@ -37,6 +37,7 @@ from atlas.store.reader import Parameters, Reader
 from atlas.store.schema import TABLES
 from atlas.store.sources import derived_views, glob_of, no_rows, parquet, sql_string, sql_type
 from atlas.store.sql import Sandbox
+from atlas.store.sql_pool import Pool
 from atlas.store.sql_size import AnswerSize
 
 # Memory for queries. The rest of a process (Python, DuckDB's code, pandas) takes 200 MB.
@@ -159,6 +160,7 @@ class Collection(Reader):
         seconds: float = 30,
         memory: str = MEMORY,
         size: AnswerSize | None = None,
+        pool: Pool | None = None,
     ) -> Sandbox:
         """A process for untrusted SQL that reads the members' files and no others. Close it."""
         return Sandbox(
@@ -177,6 +179,7 @@ class Collection(Reader):
             size=size,
             seconds=seconds,
             memory=memory,
+            pool=pool,
         )
 
 

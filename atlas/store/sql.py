@@ -8,21 +8,17 @@
     query.done, query.ahead, query.stop(), query.answer()
 
 1. Start: a separate process loads the tables and confines itself (`atlas.store.sql_worker`).
-2. Line: queries run one after the other, first come, first served (`atlas.line`).
-3. Stop: a query is interrupted when its time is over or its caller stops it. If it ignores that, the process
-   is killed and a new one started. A query that crashes the process affects no other query.
+2. Line: who has had the least time lately is served first. Sandboxes may share processes and their line
+   (`atlas.store.sql_pool`).
+3. Stop: a query is interrupted when its time is over, its caller stops it, or others go first. If it ignores
+   that, the process is killed and a new one started. A query that crashes the process affects no other query.
 4. Answer: rows come back as Arrow, never more than allowed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import queue
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,21 +26,18 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from atlas.errors import QueryError, StoreError
-from atlas.line import FairLine, Place
+from atlas.errors import QueryError
 from atlas.neuron import check_text
+from atlas.store.sql_pool import SHORT_SECONDS, Pool, Process, Turn
 from atlas.store.sql_size import AnswerSize
-from atlas.store.sql_worker import receive, send
 
 LONGEST_SQL = 20_000
 LONGEST_VALUES = 20_000
-LONGEST_LINE = 16
 MOST_ROWS = 1_000_000_000
 
 _STOPPED = "The query was stopped."
@@ -53,18 +46,10 @@ _TOO_MUCH = "The query needs more memory than its limit. Select fewer rows, or a
 _CLOSED = "The SQL console was closed. Run the query again."
 
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
-# Bytes that a message from the process has besides the rows.
-_LONGEST_HEAD = 1_000_000
 
-# An interrupted query that goes on for longer than this is killed.
-_GRACE_SECONDS = 1.0
+# An interrupted query that goes on for longer than this is killed, sooner where others wait.
+_GRACE_SECONDS, _SHORT_GRACE_SECONDS = 1.0, 0.3
 _LOOK_SECONDS = 0.05
-_LOADING_SECONDS = 120.0
-# An idle process ends to free its memory; starting another takes about a second.
-_IDLE_SECONDS = 600.0
-
-# The environment may hold secrets of the host: the process gets only what Python needs to start.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TZ", "LANG", "LC_ALL")
 
 # pandas types that keep integers and booleans beside nulls.
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
@@ -115,7 +100,8 @@ class Sandbox:
     Safe to share between threads. `memory` is what queries may use on top of the loaded tables; these may
     take `loading`, or `memory` where that is more. Tables too large to load stay on disk; `files` are then
     the only files that can be read. `check` is called with each query before it is run; what it raises
-    refuses the query.
+    refuses the query. `pool`: processes that it shares with others; it then starts one with its first query.
+    Else it has one of its own, at once.
     """
 
     def __init__(
@@ -131,6 +117,7 @@ class Sandbox:
         memory: str = "512MB",
         loading: str = "4GB",
         threads: int = 2,
+        pool: Pool | None = None,
     ) -> None:
         if not 1 <= max_rows <= MOST_ROWS or not 0 < seconds < math.inf:
             raise QueryError(
@@ -150,16 +137,11 @@ class Sandbox:
             "loading": max(_bytes(loading), _bytes(memory)),
             "threads": threads,
         }
-        self._line = FairLine(LONGEST_LINE)
-        self._guard = threading.Lock()
         self._closed = False
-        self._idle_timer: threading.Timer | None = None
-        self._process: _Process | None = _Process(self._setup)
-        try:
-            self._process.wait_until_ready()
-        except StoreError:
-            self.close()
-            raise
+        self._queries: set[PendingQuery] = set()
+        self._pool = pool or Pool()
+        if pool is None:
+            self._pool.give_back(self._pool.take(self, self._setup))
 
     def __enter__(self) -> Sandbox:
         return self
@@ -169,15 +151,15 @@ class Sandbox:
 
     @property
     def process_id(self) -> int | None:
-        """The id of the running process; None without one."""
-        process = self._process
-        return None if process is None else process.id
+        """The id of its running process, or of one of them; None without one."""
+        return next(iter(self._pool.process_ids(self)), None)
 
     def close(self) -> None:
-        """End the process. Running and waiting queries raise `QueryError`."""
+        """End its processes. Running and waiting queries raise `QueryError`."""
         self._closed = True
-        self._line.cancel()
-        self._end_process()
+        for query in list(self._queries):
+            query.stop()
+        self._pool.end(self)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
         """Run one SELECT (or EXPLAIN of one). Raises `QueryError` when refused, wrong or over a limit."""
@@ -189,7 +171,10 @@ class Sandbox:
             query.stop()
 
     def start(self, sql: str, parameters: Mapping[str, Any] | None = None) -> PendingQuery:
-        """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s."""
+        """Put a query in the line, without waiting for its answer. `parameters`: values of `$name`s.
+
+        Who asks (`atlas.line.asking`) has one place in the line: the query before is stopped.
+        """
         values = dict(parameters or {})
         check_text("The query", sql, QueryError)
         if len(sql) > LONGEST_SQL:
@@ -201,65 +186,100 @@ class Sandbox:
                 f"The values have more than {LONGEST_VALUES:,} characters together. Shorten them."
             )
         self._check(sql)
-        place = Place(self._line)
-        if not place.join():
-            raise QueryError(f"{len(self._line)} queries are waiting already. Try again in a moment.")
-        return PendingQuery(self, place, sql, values)
+        return PendingQuery(self, self._pool, sql, values)
 
     # Step 2. Line ------------------------------------------------------------------------------------
 
     def answer_in_turn(self, query: PendingQuery) -> Answer:
         """Wait in line and run the query. Called in the thread of `query`."""
+        self._queries.add(query)
         try:
-            query.place.wait()
-            return self._answer(query)
+            while True:
+                if not query.is_stopped:
+                    query.turn.wait()
+                if (answer := self._answer(query)) is not None:
+                    return answer
+                query.started = None
+                query.turn.put_back()
         finally:
-            query.place.leave()
-            if not len(self._line) and not self._closed:
-                self._end_when_idle()
+            query.turn.leave()
+            self._queries.discard(query)
 
     # Step 3. Stop ------------------------------------------------------------------------------------
 
-    def _answer(self, query: PendingQuery) -> Answer:
-        if query.is_stopped:
-            raise QueryError(_STOPPED)
-        process = self._running_process()
-        if (reply := self._reply(query, process)) is None and process.served:
+    def _answer(self, query: PendingQuery) -> Answer | None:
+        """The answer of a query that is served; None where it lets others go first."""
+        reply = None
+        for _ in range(2):
+            self._raise_if_stopped(query)
+            process = self._pool.take(self, self._setup)
+            try:
+                reply = self._reply(query, process)
+            except _LetsOthersGoFirst:
+                return None
+            finally:
+                self._pool.give_back(process, keep=not self._closed)
             # The previous query may have killed the process after its answer.
-            process = self._running_process()
-            reply = self._reply(query, process)
+            if reply is not None or not process.served:
+                break
+        self._raise_if_closed()
         if reply is None:
             raise QueryError(_BROKEN)
-        process.served += 1
-        return self._read(*reply, by_caller=query.is_stopped)
+        return self._read(*reply)
 
-    def _reply(self, query: PendingQuery, process: _Process) -> tuple[dict[str, Any], bytes] | None:
+    def _reply(self, query: PendingQuery, process: Process) -> tuple[dict[str, Any], bytes] | None:
         """The process's reply, within the limits; None when it died."""
         query.started = time.monotonic()
         process.send({"sql": query.sql, "parameters": query.parameters})
-        interrupted = None
+        why: Exception | None = None
+        interrupted = 0.0
         while True:
-            now = time.monotonic()
-            if interrupted is None and (now >= query.started + self.seconds or query.is_stopped):
+            if why is None and (why := self._reason_to_stop(query)) is not None:
                 process.send({"stop": True})
-                interrupted = now
-            if interrupted is not None and now >= interrupted + _GRACE_SECONDS:
-                self._start_again()
-                raise QueryError(_STOPPED if query.is_stopped else self._timeout_message())
+                interrupted = time.monotonic()
+            grace = _SHORT_GRACE_SECONDS if query.turn.others_wait else _GRACE_SECONDS
+            if why is not None and time.monotonic() >= interrupted + grace:
+                process.is_broken = True
+                raise why
             if (reply := process.receive(_LOOK_SECONDS)) is not None:
+                process.served += 1
+                # It may keep the memory, or be damaged.
+                process.is_broken = "memory" in reply[0] or "broken" in reply[0]
+                if why is not None and "stopped" in reply[0]:
+                    raise why
                 return reply
             if not process.alive:
-                self._start_again()
+                process.is_broken = True
                 return None
 
-    def _read(self, head: Mapping[str, Any], body: bytes, *, by_caller: bool) -> Answer:
+    def _reason_to_stop(self, query: PendingQuery) -> Exception | None:
+        if query.is_stopped:
+            return QueryError(_STOPPED)
+        if query.seconds >= self.seconds:
+            return QueryError(
+                f"The query was stopped after {self.seconds:g} seconds. Select fewer rows, or add conditions."
+            )
+        if query.seconds >= SHORT_SECONDS and not query.turn.may_run_on:
+            return _LetsOthersGoFirst()
+        return None
+
+    def _raise_if_stopped(self, query: PendingQuery) -> None:
+        self._raise_if_closed()
+        if query.is_stopped:
+            raise QueryError(_STOPPED)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise QueryError(_CLOSED)
+
+    def _read(self, head: Mapping[str, Any], body: bytes) -> Answer:
         # Step 4. Answer.
         if "stopped" in head:
-            raise QueryError(_STOPPED if by_caller else self._timeout_message())
-        if "memory" in head or "broken" in head:
-            # The process may keep the memory, or be damaged.
-            self._start_again()
-            raise QueryError(_TOO_MUCH if "memory" in head else _BROKEN)
+            raise QueryError(_STOPPED)
+        if "memory" in head:
+            raise QueryError(_TOO_MUCH)
+        if "broken" in head:
+            raise QueryError(_BROKEN)
         if "refused" in head:
             raise QueryError(head["refused"])
         if "error" in head:
@@ -267,53 +287,9 @@ class Sandbox:
         with pa.ipc.open_stream(body) as stream:
             return Answer(stream.read_all(), bool(head["truncated"]), float(head["seconds"]))
 
-    def _timeout_message(self) -> str:
-        return f"The query was stopped after {self.seconds:g} seconds. Select fewer rows, or add conditions."
 
-    # Step 1. Start -----------------------------------------------------------------------------------
-
-    def _running_process(self) -> _Process:
-        with self._guard:
-            if self._closed:
-                raise QueryError(_CLOSED)
-            if self._idle_timer is not None:
-                self._idle_timer.cancel()
-            if self._process is None or self._process.has_ended:
-                self._process = _Process(self._setup)
-            process = self._process
-        try:
-            process.wait_until_ready()
-        except StoreError:
-            self._end_process()
-            raise
-        return process
-
-    def _start_again(self) -> None:
-        """Replace the process now, so that the next query need not wait for the tables to load."""
-        self._end_process()
-        with self._guard:
-            if not self._closed:
-                self._process = _Process(self._setup)
-
-    def _end_process(self) -> None:
-        with self._guard:
-            process, self._process = self._process, None
-            if self._idle_timer is not None:
-                self._idle_timer.cancel()
-        if process is not None:
-            process.end()
-
-    def _end_when_idle(self) -> None:
-        """End the process once it has been idle for a while."""
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        self._idle_timer = threading.Timer(_IDLE_SECONDS, self._end_idle)
-        self._idle_timer.daemon = True
-        self._idle_timer.start()
-
-    def _end_idle(self) -> None:
-        if not len(self._line):
-            self._end_process()
+class _LetsOthersGoFirst(Exception):
+    """A query has used its short time, and others wait."""
 
 
 def _bytes(memory: str) -> int:
@@ -330,14 +306,15 @@ class PendingQuery:
     query.answer()                               # waits; an Answer, or a QueryError
     """
 
-    def __init__(self, console: Sandbox, place: Place, sql: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, console: Sandbox, pool: Pool, sql: str, parameters: Mapping[str, Any]) -> None:
         self.sql = sql
         self.parameters = dict(parameters)
-        self.place = place
         self.started: float | None = None
         self.is_stopped = False
         self._console = console
         self._answer: Future[Answer] = Future()
+        self.turn = Turn(pool, self.stop)
+        self.turn.line_up()
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -354,7 +331,17 @@ class PendingQuery:
     @property
     def ahead(self) -> int:
         """Number of queries ahead of this one."""
-        return self.place.ahead
+        return self.turn.ahead
+
+    @property
+    def was_put_back(self) -> bool:
+        """Whether it took long while others waited, and starts again in its turn."""
+        return self.turn.was_put_back and self.started is None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is its turn, and a process loads the tables."""
+        return self.started is None and self.turn.is_served
 
     @property
     def seconds(self) -> float:
@@ -369,85 +356,8 @@ class PendingQuery:
         """Stop the query, waiting or running; one that is done stays done."""
         if not self.done:
             self.is_stopped = True
-            self.place.cancel()
+            self.turn.cancel()
 
     def answer(self) -> Answer:
         """Wait for the answer. Raises `QueryError` when it was refused, wrong, or stopped."""
         return self._answer.result()
-
-
-class _Process:
-    """The process of `atlas.store.sql_worker`, seen from the parent: send, receive, end."""
-
-    def __init__(self, setup: Mapping[str, Any]) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([root, *(os.path.abspath(each) for each in sys.path if each)])
-        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        self.alive = True
-        self.served = 0
-        self._longest = _LONGEST_HEAD + 1_000_000 * setup["size"]["megabytes"]
-        self._ready = False
-        self._replies: queue.SimpleQueue = queue.SimpleQueue()
-        # Without preexec_fn, which is not safe with threads: the process confines itself.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "atlas.store.sql_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Arrow's own allocator takes a gigabyte of addresses, which would count as memory.
-            env={**kept, "PYTHONPATH": path, "ARROW_DEFAULT_MEMORY_POOL": "system"},
-            # Ctrl-C in a terminal is meant for the parent.
-            start_new_session=True,
-        )
-        self._commands = cast("BinaryIO", self._process.stdin)
-        threading.Thread(target=self._read, daemon=True).start()
-        self.send(setup)
-
-    @property
-    def id(self) -> int:
-        return self._process.pid
-
-    @property
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError), cast("BinaryIO", self._process.stdout) as pipe:
-            while (message := receive(pipe, longest=self._longest)) is not None:
-                self._replies.put(message)
-        self._replies.put(None)
-
-    def wait_until_ready(self) -> None:
-        """Raises `StoreError` when the tables cannot be read."""
-        if self._ready:
-            return
-        reply = self.receive(_LOADING_SECONDS)
-        if reply is None or "ready" not in reply[0]:
-            why = reply[0].get("failed", "") if reply else "the process did not start"
-            raise StoreError(f"The tables cannot be read ({why}). Build or copy the atlas again.")
-        self._ready = True
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        # A lost message shows as a missing reply.
-        with contextlib.suppress(OSError, ValueError):
-            send(self._commands, message)
-
-    def receive(self, seconds: float) -> tuple[dict[str, Any], bytes] | None:
-        """The next message; None when none came in time, or when the process is no longer `alive`."""
-        if not self.alive:
-            return None
-        try:
-            message = self._replies.get(timeout=seconds)
-        except queue.Empty:
-            return None
-        if message is None:
-            self.alive = False
-        return message
-
-    def end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_LOADING_SECONDS)
-        with contextlib.suppress(OSError):
-            self._commands.close()

@@ -16,8 +16,9 @@ import pytest
 
 from atlas.errors import QueryError, StoreError
 from atlas.store import sql as sandboxes
+from atlas.store import sql_pool
 from atlas.store.atlas import Atlas
-from atlas.store.sql import LONGEST_LINE
+from atlas.store.sql_pool import LONGEST_LINE
 from tests import ROOT
 from tests.sample_atlas import write_sample_atlas
 
@@ -161,7 +162,7 @@ def test_a_closed_console_refuses_queries_and_leaves_no_process(folder):
 
 
 def test_an_idle_process_ends_and_the_next_query_starts_another(folder, monkeypatch):
-    monkeypatch.setattr(sandboxes, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(sql_pool, "IDLE_SECONDS", 0.2)
     with Atlas(folder) as atlas, atlas.sandboxed() as console:
         assert console.query("SELECT 1").rows == ((1,),)
         before = console.process_id

@@ -152,12 +152,16 @@ class Place:
     @property
     def is_due_to_give_way(self) -> bool:
         """Whether this place is served and somebody waits who has had less time."""
+        return self.has_had_more(SHORTEST_TURN_SECONDS)
+
+    def has_had_more(self, seconds: float) -> bool:
+        """Whether this place is served and somebody waits who has had less time by more than so much."""
         line = self._line
         with line._guard:
             if self not in line._served or not line._waiting:
                 return False
             least = min(map(line._time_of, line._waiting))
-            return line._time_of(self) > least + SHORTEST_TURN_SECONDS
+            return line._time_of(self) > least + seconds
 
     def wait(self, timeout: float | None = None, on_wait: OnWait | None = None) -> bool:
         """Wait to be served; False after `timeout` seconds, or where the place was given up.

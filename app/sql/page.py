@@ -231,7 +231,7 @@ def progress(asked: PendingQuery, most: float) -> str:
         waiting = "1 query" if ahead == 1 else f"{ahead} queries"
         text = f":material/hourglass_empty: Waiting for {waiting} ahead of this one."
         if asked.was_put_back:
-            text += " It takes longer than a second, so shorter ones go first; then it starts again."
+            text += " Others go first because it takes long; then it starts again."
         return text
     if asked.is_loading:
         return ":material/hourglass_top: Loading the tables …"

@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from atlas.errors import QueryError
 from atlas.neuron import check_text
-from atlas.store.sql_pool import SHORT_SECONDS, Pool, Process, Turn
+from atlas.store.sql_pool import Pool, Process, Turn
 from atlas.store.sql_size import AnswerSize
 
 LONGEST_SQL = 20_000
@@ -234,11 +234,12 @@ class Sandbox:
         why: Exception | None = None
         interrupted = 0.0
         while True:
-            if why is None and (why := self._reason_to_stop(query)) is not None:
-                process.send({"stop": True})
-                interrupted = time.monotonic()
-            grace = _SHORT_GRACE_SECONDS if query.turn.others_wait else _GRACE_SECONDS
-            if why is not None and time.monotonic() >= interrupted + grace:
+            if not isinstance(why, QueryError) and (reason := self._reason_to_stop(query)) is not None:
+                # One that ignores an interrupt is interrupted once for others, once for good.
+                if why is None or isinstance(reason, QueryError):
+                    why, interrupted = reason, time.monotonic()
+                    process.send({"stop": True})
+            if why is not None and self._is_to_be_killed(query, why, time.monotonic() - interrupted):
                 process.is_broken = True
                 raise why
             if (reply := process.receive(_LOOK_SECONDS)) is not None:
@@ -259,9 +260,15 @@ class Sandbox:
             return QueryError(
                 f"The query was stopped after {self.seconds:g} seconds. Select fewer rows, or add conditions."
             )
-        if query.seconds >= SHORT_SECONDS and not query.turn.may_run_on:
+        if query.turn.lets_others_go(query.seconds):
             return _LetsOthersGoFirst()
         return None
+
+    def _is_to_be_killed(self, query: PendingQuery, why: Exception, ignored: float) -> bool:
+        """Whether a query has ignored its interrupt for too long, in seconds."""
+        if isinstance(why, _LetsOthersGoFirst) and not query.turn.is_to_end:
+            return False  # loading tables again takes as long as it would have kept the process
+        return ignored >= (_SHORT_GRACE_SECONDS if query.turn.others_wait else _GRACE_SECONDS)
 
     def _raise_if_stopped(self, query: PendingQuery) -> None:
         self._raise_if_closed()
@@ -289,7 +296,7 @@ class Sandbox:
 
 
 class _LetsOthersGoFirst(Exception):
-    """A query has used its short time, and others wait."""
+    """A query is put back."""
 
 
 def _bytes(memory: str) -> int:
@@ -335,7 +342,7 @@ class PendingQuery:
 
     @property
     def was_put_back(self) -> bool:
-        """Whether it took long while others waited, and starts again in its turn."""
+        """Whether it ran, let others go first, and starts again in its turn."""
         return self.turn.was_put_back and self.started is None
 
     @property

@@ -7,7 +7,8 @@
    query stops the one before.
 2. Short and long: a query may use any process for its first second. All but one process may be kept by
    queries that run on. Others run on while nobody waits; then they are put back, and start again in their
-   turn. So one process serves short queries, however many long ones there are.
+   turn. So one process serves short queries, however many long ones there are. A short one is put back, too,
+   where its asker has had a second more than one who waits.
 3. Processes: each holds the tables of one sandbox. An idle one makes room for another sandbox's, and ends
    after a while; a busy one is never ended.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from atlas.errors import QueryError, StoreError
-from atlas.line import FairLine, Place, TimesUsed
+from atlas.line import SHORTEST_TURN_SECONDS, FairLine, Place, TimesUsed
 from atlas.store.sql_worker import receive, send
 
 LONGEST_LINE = 200
@@ -42,7 +43,7 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "T
 
 
 class Pool:
-    """At most `n_processes` processes, of any sandboxes; safe to share between threads."""
+    """At most `n_processes` that work, of any sandboxes, and a spare one; safe to share between threads."""
 
     def __init__(self, n_processes: int = 1) -> None:
         if n_processes < 1:
@@ -50,7 +51,8 @@ class Pool:
         times = TimesUsed()
         self.line = FairLine(LONGEST_LINE, at_once=n_processes, times=times)
         self.long_line = FairLine(at_once=max(1, n_processes - 1), times=times)
-        self._n_processes = n_processes
+        # A spare one is loaded while others work, in the place of one that may have to be killed.
+        self._most = n_processes + (n_processes > 1)
         self._guard = threading.Lock()
         self._busy: list[Process] = []
         self._idle: list[Process] = []  # the one used longest ago first
@@ -63,15 +65,18 @@ class Pool:
         """
         with self._guard:
             self._drop(each for each in self._idle if each.has_ended)
-            process = next((each for each in reversed(self._idle) if each.key is key), None)
-            if process is not None:
+            own = [each for each in self._idle if each.key is key]
+            if own:
+                process = next((each for each in reversed(own) if each.is_loaded), own[-1])
                 self._idle.remove(process)
                 process.is_needed()
             else:
-                n_too_many = len(self._idle) + len(self._busy) + 1 - self._n_processes
-                self._drop(self._idle[: max(0, n_too_many)])
+                while len(self._idle) + len(self._busy) >= self._most:
+                    self._drop([self._least_needed()])
                 process = Process(key, setup)
             self._busy.append(process)
+            if self.line.waiting and not self._idle and len(self._busy) < self._most:
+                self._idle.append(Process(key, setup))
         try:
             process.wait_until_ready()
         except StoreError:
@@ -111,6 +116,11 @@ class Pool:
             if process in self._idle:
                 self._drop([process])
 
+    def _least_needed(self) -> Process:
+        """The idle process used longest ago, of those whose sandbox has another one if there are any."""
+        keys = [each.key for each in (*self._idle, *self._busy)]
+        return min(self._idle, key=lambda each: keys.count(each.key) == 1)
+
     def _drop(self, processes: Iterable[Process]) -> None:
         for process in list(processes):
             if process in self._idle:
@@ -123,7 +133,8 @@ class Turn:
 
     turn.line_up()                               # QueryError where the line is full
     turn.wait()                                  # until it is served, or cancelled
-    turn.may_run_on or turn.put_back()           # after SHORT_SECONDS; wait again
+    if turn.lets_others_go(seconds):             # that it has run
+        turn.put_back()                          # and wait again
     turn.leave()
     """
 
@@ -184,12 +195,20 @@ class Turn:
 
     # Step 2. Short and long --------------------------------------------------------------------------
 
-    @property
-    def may_run_on(self) -> bool:
-        """Whether a query that has used its short time keeps its process."""
+    def lets_others_go(self, seconds: float) -> bool:
+        """Whether a query that has run for so long is to be put back."""
+        if self._long_place.served:
+            return False
+        if seconds < SHORT_SECONDS:
+            return seconds >= SHORTEST_TURN_SECONDS and self.is_to_end
         if not self._is_long:
             self._is_long = self._long_place.join()
-        return self._long_place.served or not self._pool.line.waiting
+        return self.others_wait and not self._long_place.served
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the asker has had much more than one who waits."""
+        return self._place.has_had_more(SHORT_SECONDS)
 
     @property
     def others_wait(self) -> bool:
@@ -197,10 +216,11 @@ class Turn:
         return self._pool.line.waiting > 0
 
     def put_back(self) -> None:
-        """Let others go first until there is a long place; the query then starts again."""
+        """Let others go first, a long query until there is a long place; it then starts again."""
         self.was_put_back = True
         self._place.leave()
-        self._long_place.wait()
+        if self._is_long:
+            self._long_place.wait()
         self._join()
 
 
@@ -218,7 +238,7 @@ class Process:
         self.served = 0
         self._idle_timer: threading.Timer | None = None
         self._longest = _LONGEST_HEAD + 1_000_000 * setup["size"]["megabytes"]
-        self._ready = False
+        self.is_loaded = self._is_ready = False
         self._replies: queue.SimpleQueue = queue.SimpleQueue()
         # Without preexec_fn, which is not safe with threads: the process confines itself.
         self._process = subprocess.Popen(
@@ -246,18 +266,19 @@ class Process:
         self.send(self.setup)
         with contextlib.suppress(OSError, ValueError), cast("BinaryIO", self._process.stdout) as pipe:
             while (message := receive(pipe, longest=self._longest)) is not None:
+                self.is_loaded = True
                 self._replies.put(message)
         self._replies.put(None)
 
     def wait_until_ready(self) -> None:
         """Raises `StoreError` when the tables cannot be read."""
-        if self._ready:
+        if self._is_ready:
             return
         reply = self.receive(LOADING_SECONDS)
         if reply is None or "ready" not in reply[0]:
             why = reply[0].get("failed", "") if reply else "the process did not start"
             raise StoreError(f"The tables cannot be read ({why}). Build or copy the atlas again.")
-        self._ready = True
+        self._is_ready = True
 
     def send(self, message: Mapping[str, Any]) -> None:
         # A lost message shows as a missing reply.

@@ -120,6 +120,28 @@ def _lab(
     lab.time_experiments(neurons, rounds, json)
 
 
+@benchmarks.command("load")
+def _load(
+    visitors: Annotated[int, Option(min=0, help="honest visitors")] = 16,
+    hostile: Annotated[int, Option(min=0, help="hostile visitors")] = 0,
+    seconds: Annotated[float, Option(min=1.0)] = 60.0,
+    attack: Annotated[
+        list[str] | None, Option(metavar="NAME", help="only this attack; may be repeated")
+    ] = None,
+    checkout: Folder = None,
+    seed: int = 0,
+    json: Json = None,
+) -> None:
+    """Time the hosted app under load.
+
+    Of honest visitors, beside hostile ones, who take turns in all attacks. --checkout names another copy of
+    the project whose app is served.
+    """
+    from build.bench import load
+
+    load.time_visitors(visitors, hostile, seconds, attack or (), checkout, seed, json)
+
+
 @benchmarks.command("reading")
 def _reading(
     collection: Annotated[

@@ -168,6 +168,7 @@ class Visitor:
         self._states: dict[str, WidgetState] = {}
         self._again: dict[str, tuple[float, float]] = {}  # fragment → seconds between, when next
         self._urls: list[Any] = []
+        self._files: list[Any] = []
         protocols = ["streamlit", *(["none", session] if session else [])]
         address = f"ws://127.0.0.1:{server.port}/_stcore/stream"
         options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": None}
@@ -206,11 +207,11 @@ class Visitor:
         self._page, self._script = page, ""
         self.query = urlencode(parameters)
         self.elements, self._again = {}, {}
-        self._rerun()
+        self.send_again()
 
     def click(self, label: str) -> None:
         """Press a button; `wait` for what it does."""
-        self._rerun(WidgetState(id=self.buttons[label], trigger_value=True))
+        self.send_again(WidgetState(id=self.buttons[label], trigger_value=True))
 
     def fill(self, label: str, text: str) -> None:
         """Type a text into a field; `wait` for what the page makes of it."""
@@ -221,7 +222,7 @@ class Visitor:
     def set(self, state: WidgetState) -> None:
         """Set a widget; `wait` for what the page makes of it."""
         self._states[state.id] = state
-        self._rerun()
+        self.send_again()
 
     def upload(self, data: bytes, name: str = "experiment.json") -> int:
         """Hand in a file as the first uploader of the page does; returns the HTTP status."""
@@ -248,6 +249,24 @@ class Visitor:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code
+
+    def download(self, label: str) -> bytes:
+        """The file behind a download button; raises `BuildError` when the app makes none."""
+        button = next(each for each in self.shown("download_button") if each.label == label)
+        url = button.url
+        if not url:
+            message = BackMsg()
+            asked = message.backend_operation_request
+            asked.request_id, asked.session_id = uuid.uuid4().hex, self.session or ""
+            asked.deferred_file.file_id = button.deferred_file_id
+            self._files.clear()
+            self._send(message)
+            self.wait(lambda: bool(self._files))
+            if self._files[0].error_msg:
+                raise BuildError(f"The file {label} cannot be had: {self._files[0].error_msg}")
+            url = self._files[0].deferred_file.url
+        with urllib.request.urlopen(self.server.address + url, timeout=SLOWEST) as file:
+            return file.read()
 
     # What it sees
 
@@ -320,6 +339,8 @@ class Visitor:
                 self._again.pop(message.stop_auto_rerun.fragment_id, None)
             case "file_urls_response":
                 self._urls[:] = message.file_urls_response.file_urls
+            case "backend_operation_response":
+                self._files.append(message.backend_operation_response)
             case "page_not_found":
                 raise BuildError(f"There is no page {self._page}.")
             case "script_finished":
@@ -341,9 +362,10 @@ class Visitor:
         for fragment, (every, when) in [*self._again.items()]:
             if when <= now and not self.busy:
                 self._again[fragment] = every, now + every
-                self._rerun(fragment=fragment)
+                self.send_again(fragment=fragment)
 
-    def _rerun(self, *triggers: WidgetState, fragment: str = "") -> None:
+    def send_again(self, *triggers: WidgetState, fragment: str = "") -> None:
+        """Ask for the page, or a fragment of it, again, with what has been set and these clicks."""
         message = BackMsg()
         run = message.rerun_script
         run.query_string, run.page_script_hash = self.query, self._script

@@ -95,8 +95,8 @@ class Guest:
             self.waits.errors["The Lab shows no result"] += 1
 
     def query(self) -> None:
-        sql = f"SELECT *, {self.random.random()} AS asked FROM facts JOIN relations USING (relation_id) LIMIT 200"
-        self._note(QUERY, self.visitor.open("sql", atlas=ATLAS, sql=sql))
+        sql = f"SELECT *, {self.random.random()} AS asked FROM facts JOIN relations USING (relation_id)"
+        self._note(QUERY, self.visitor.open("sql", atlas=ATLAS, sql=f"{sql} LIMIT 200"))
         if not self.visitor.tables and not self.visitor.errors:
             self.waits.errors["The query shows no answer"] += 1
 

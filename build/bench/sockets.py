@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ class Server:
         own = _megabytes(self.process)
         started = [_megabytes(each) for each in self.process.children(recursive=True)]
         return Memory(*own, sum(rss for rss, _ in started), sum(pss for _, pss in started))
+
+    def cpu(self) -> float:
+        """Seconds of processor time of the server and of its processes, those that have ended included."""
+        times = [self.process.cpu_times()]
+        for each in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                times.append(each.cpu_times())
+        return sum(sum(each[:4]) for each in times)
 
 
 def _megabytes(process: psutil.Process) -> tuple[float, float]:

@@ -1,0 +1,324 @@
+"""One visitor cannot take the server down, or hold the others up: a demo's server under attack.
+
+A real server with `limits_demo.toml`, and visitors over WebSockets. What is asserted is what is promised:
+megabytes, who is answered before whom, that nothing runs on for visitors who have left.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from app.shared import limits
+from tests.app.pages import DEMO, unmarked
+from tests.app.sockets import Server, Visitor, serving
+
+attacks = pytest.importorskip("build.bench.attacks")
+load = pytest.importorskip("build.bench.load")
+
+ATLAS = {"atlas": attacks.ATLAS}
+ENDLESS = attacks.ENDLESS
+FACT = "P38:austria"
+STOPPED = "The query was stopped after"
+SLOW = 60.0  # seconds that a busy machine may take for what takes one
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server") / "log.txt"
+
+
+@pytest.fixture(scope="module")
+def server(sample: Path, log: Path) -> Iterator[Server]:
+    """A public host with three atlases; pages, a query and an experiment have been shown once."""
+    with serving(sample, script="app/hosted.py", limits=DEMO, log=log) as running:
+        with Visitor(running) as first:
+            for page in attacks.PAGES:
+                first.open(page, **ATLAS)
+            first.open("sql", **ATLAS, sql="SELECT 1 AS one")
+            run_experiment(first)
+        yield running
+
+
+@pytest.fixture
+def visitor(server: Server) -> Iterator[Visitor]:
+    with Visitor(server) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def allowed() -> limits.Limits:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
+        return limits.current()
+
+
+def run_experiment(visitor: Visitor) -> bytes:
+    """Run the fact's experiment by the Lab's button; returns its numbers."""
+    visitor.open("lab", **ATLAS, fact=FACT)
+    visitor.press(next(label for label in visitor.buttons if label.startswith("Run ")))
+    assert visitor.errors == []
+    found = load.lab_numbers(visitor)
+    assert found
+    return found
+
+
+def named_limit(error: str) -> str | None:
+    """The limit that a refusal names."""
+    names = {each.name for each in fields(limits.Limits)}
+    return next((name for name in re.findall(r"\w+", unmarked(error)) if name in names), None)
+
+
+@contextmanager
+def highest(server: Server) -> Iterator[list[float]]:
+    """The most megabytes (RSS) that the server holds during the block, as a list of one."""
+    most, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            most[0] = max(most[0], server.process.memory_info().rss / 1e6)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        thread.join()
+
+
+def becomes(holds: Callable[[], bool], seconds: float) -> bool:
+    """Whether it holds before the seconds have passed."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.2)
+    return holds()
+
+
+def idle(server: Server) -> bool:
+    """Whether the server and its processes compute nothing: under a third of a core for a second."""
+    before = server.cpu()
+    time.sleep(1)
+    return server.cpu() - before < 0.33
+
+
+# What a query may cost -------------------------------------------------------------------------------
+
+VALUES = {
+    "structs": "SELECT list_resize([{'a':true}],10000,{'a':true}) x FROM range(5000)",
+    "flags": "SELECT list_resize([true],100000,true) x FROM range(2000)",
+    "nulls": "SELECT list_resize([NULL::BOOLEAN],100000,NULL) x FROM range(2000)",
+    "empty lists": "SELECT list_resize([[]::INTEGER[]],20000,[]) x FROM range(4000)",
+    "lists of lists": "SELECT [list_resize([[true]],5000,[true])] x FROM range(4000)",
+    "maps": "SELECT list_resize([MAP{1:true}],5000,MAP{1:true}) x FROM range(4000)",
+    "structs of structs": "SELECT list_resize([{'a':{'b':{'c':true}}}],5000,NULL) x FROM range(5000)",
+    "unions": "SELECT list_resize([union_value(a := true)],10000,NULL) x FROM range(4000)",
+    "arrays": "SELECT list_resize([true],30000,true)::BOOLEAN[30000] x FROM range(3000)",
+    "bytes": "SELECT list_resize([1::TINYINT],10000,1::TINYINT) x FROM range(3000)",
+    "columns": f"SELECT {','.join(f'i c{k}' for k in range(380))} FROM range(5000) t(i)",
+    "decimals": f"SELECT {','.join(f'i::DECIMAL(38,2) c{k}' for k in range(150))} FROM range(5000) t(i)",
+    "JSON": "SELECT ('[' || repeat('{},', 5000) || '1]')::JSON x FROM range(1500)",
+}
+
+
+@pytest.mark.parametrize("sql", VALUES.values(), ids=VALUES)
+def test_no_query_makes_the_server_grow(server, visitor, sql):
+    before = server.memory().server
+    with highest(server) as most:
+        visitor.open("sql", **ATLAS, sql=sql)
+    assert most[0] - before <= 100
+    assert visitor.tables or all(map(named_limit, visitor.errors))
+
+
+LONG_MESSAGES = {
+    "error": "SELECT error(repeat('*', 9000000))",
+    "of two bytes a letter": "SELECT error(repeat('é', 4000000))",
+    "lines": "SELECT error(repeat('line' || chr(10), 2000000))",
+    "cast": "SELECT repeat('x', 9000000)::INTEGER",
+    "date": "SELECT strptime(repeat('x', 9000000), '%Y')",
+    "pattern": "SELECT regexp_matches('a', repeat('(', 9000000))",
+    "JSON": "SELECT (repeat('[', 9000000))::JSON",
+    "enum": "SELECT repeat('x', 9000000)::ENUM('a', 'b')",
+    "interval": "SELECT repeat('1 day ', 1500000)::INTERVAL + 1",
+}
+
+
+@pytest.mark.parametrize("sql", LONG_MESSAGES.values(), ids=LONG_MESSAGES)
+def test_a_long_message_is_cut_before_it_reaches_the_server(server, visitor, sql):
+    before = server.memory().server
+    with highest(server) as most:
+        visitor.open("sql", **ATLAS, sql=sql)
+    assert most[0] - before <= 50
+    assert sum(map(len, visitor.texts("alert", "code"))) < 2 * len(sql) + 5000
+
+
+def test_answers_go_with_those_who_asked_for_them(server, allowed):
+    before = server.memory().server
+
+    def come_and_go(seed: int) -> None:
+        attacker = attacks.Attacker(server, seed)
+        for _ in range(10):
+            attacks.ask_for_large_answers(attacker)
+
+    threads = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert becomes(lambda: server.memory().server - before <= 50, allowed.gone_seconds + SLOW)
+
+
+def test_files_go_with_those_who_handed_them_in(server, allowed):
+    before = server.memory().server
+    with Visitor(server) as visitor:
+        visitor.open("lab", **ATLAS)
+        assert {visitor.upload(b"x" * 1_000_000) for _ in range(100)} <= {204, 400, 413, 429}
+    assert becomes(lambda: server.memory().server - before <= 50, allowed.gone_seconds + SLOW)
+
+
+# Whose turn it is ------------------------------------------------------------------------------------
+
+
+def test_a_query_is_answered_while_five_others_run_without_end(server, visitor):
+    visitor.open("sql", **ATLAS)
+    with ExitStack() as leaving:
+        attackers = [leaving.enter_context(Visitor(server)) for _ in range(5)]
+        for number, each in enumerate(attackers):
+            each.ask("sql", **ATLAS, sql=f"{ENDLESS} -- {number}")
+        for each in attackers:
+            each.wait(lambda each=each: each.settled or (bool(each.shown("button")) and not each.busy))
+        visitor.open("sql", **ATLAS, sql="SELECT 6 * 7 AS answer")
+        assert visitor.errors == []
+        assert len(visitor.tables) == 1
+        waiting = []
+        for each in attackers:
+            try:
+                each.wait(lambda each=each: each.settled, 0.1)
+            except TimeoutError:
+                waiting.append(each)
+        assert len(waiting) >= 2
+        for each in attackers:
+            each.wait(lambda each=each: each.settled)
+            (error,) = each.errors
+            assert STOPPED in unmarked(error)
+
+
+@pytest.mark.parametrize("visits", [5, 20])
+def test_queries_end_with_their_sessions(server, visits):
+    for number in range(visits):
+        with Visitor(server) as leaving:
+            leaving.ask("sql", **ATLAS, sql=f"{ENDLESS} -- {number} of {visits}")
+            with pytest.raises(TimeoutError):
+                leaving.wait(lambda leaving=leaving: leaving.settled, 0.3)
+            leaving.leave(at_once=True)
+    assert becomes(lambda: idle(server), 10)
+
+
+def test_a_query_goes_on_when_other_atlases_are_asked(server):
+    with ExitStack() as leaving:
+        first = leaving.enter_context(Visitor(server))
+        first.ask("sql", **ATLAS, sql=ENDLESS)
+        first.wait(lambda: "Stop" in first.buttons)
+        for atlas in ("starter-smollm2-135m", "sample"):
+            other = leaving.enter_context(Visitor(server))
+            other.open("sql", atlas=atlas, sql="SELECT count(*) AS n FROM facts")
+            assert other.errors == []
+            assert len(other.tables) == 1
+        first.wait(lambda: first.settled)
+        (error,) = first.errors
+        assert STOPPED in unmarked(error)
+
+
+# The Lab ---------------------------------------------------------------------------------------------
+
+
+def heaviest_link(server: Server) -> str:
+    """The value of `x` for as large an experiment as the app runs."""
+    for n_neurons in (1980, 1500, 900, 600, 400, 200, 100, 50):
+        x = attacks.heavy_link(n_neurons)
+        with Visitor(server) as visitor:
+            visitor.ask("lab", **ATLAS, x=x, run="1")
+            visitor.wait(lambda visitor=visitor: visitor.settled or "Cancel" in visitor.buttons)
+            if not visitor.errors:
+                return x
+            assert all(map(named_limit, visitor.errors))
+    raise AssertionError("The Lab refuses every experiment.")
+
+
+def test_a_link_that_asks_for_too_much_work_is_refused(visitor):
+    visitor.open("lab", **ATLAS, x=attacks.heavy_link(1980), run="1")
+    (error,) = visitor.errors
+    assert named_limit(error)
+
+
+@pytest.mark.parametrize("heavy", [1, 4])
+def test_an_experiment_is_run_beside_heavy_ones_and_none_sees_anothers_changes(server, visitor, heavy):
+    alone = run_experiment(visitor)
+    x = heaviest_link(server)
+    with ExitStack() as leaving:
+        attackers = [leaving.enter_context(Visitor(server)) for _ in range(heavy)]
+        for each in attackers:
+            each.ask("lab", **ATLAS, x=x, run="1")
+            each.wait(lambda each=each: "Cancel" in each.buttons)
+        assert run_experiment(visitor) == alone
+        for each in attackers:
+            each.leave(at_once=True)
+    assert run_experiment(visitor) == alone
+
+
+@pytest.mark.parametrize("how", ["leave", "cancel"])
+def test_an_experiment_stops_when_its_visitor_leaves_or_cancels(server, visitor, how):
+    visitor.ask("lab", **ATLAS, x=heaviest_link(server), run="1")
+    visitor.wait(lambda: "Cancel" in visitor.buttons)
+    time.sleep(1)
+    if how == "leave":
+        visitor.leave(at_once=True)
+    else:
+        visitor.click("Cancel")
+    assert becomes(lambda: idle(server), 10)
+
+
+# All of them -----------------------------------------------------------------------------------------
+
+
+def test_honest_visitors_meet_no_errors_beside_each_other(server):
+    waits = load.Waits()
+
+    def visit(seed: int) -> None:
+        with Visitor(server) as visitor:
+            for step in load.Guest(visitor, waits, seed).steps():
+                step()
+
+    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(waits.errors) == {}
+    assert len(waits.seconds[load.EXPERIMENT]) == len(waits.seconds[load.QUERY]) == 8
+    assert {len(found) for found in waits.numbers.values()} == {1}
+
+
+SHELL = "SELECT e'\\';\n.shell echo pwned\n' AS x"
+
+
+def test_the_text_for_the_shell_holds_no_command_of_a_visitor(visitor):
+    visitor.open("sql", **ATLAS, sql=SHELL)
+    dotted = [line for text in visitor.texts("code") for line in text.splitlines() if line.startswith(".")]
+    assert set(dotted) <= {".read atlas/views.sql"}
+
+
+def test_the_server_wrote_no_traceback(server, log):
+    with Visitor(server) as visitor:
+        visitor.open("fact", **ATLAS, fact="P36:france")
+        assert visitor.errors == []
+    assert "Traceback" not in log.read_text(encoding="utf-8")

@@ -169,8 +169,11 @@ def measure_load(
         weighed.append(server.memory())
     memory |= {"highest": max(weighed, key=lambda each: each.total), "after": weighed[-1]}
     after = Waits()
-    with Visitor(server) as visitor:
-        Guest(visitor, after, seed).experiment(FACTS[0])
+    try:
+        with Visitor(server) as visitor:
+            Guest(visitor, after, seed).experiment(FACTS[0])
+    except Exception as error:
+        after.errors[f"Afterwards: {type(error).__name__}: {error}"[:200]] += 1
     numbers = [before.numbers[fact] | waits.numbers[fact] | after.numbers[fact] for fact in FACTS]
     return {
         "waits": waits.rows(),

@@ -105,10 +105,10 @@ def becomes(holds: Callable[[], bool], seconds: float) -> bool:
 
 
 def idle(server: Server) -> bool:
-    """Whether the server and its processes compute nothing: under a third of a core for a second."""
+    """Whether the server and its processes compute nothing: under a tenth of a core for two seconds."""
     before = server.cpu()
-    time.sleep(1)
-    return server.cpu() - before < 0.33
+    time.sleep(2)
+    return server.cpu() - before < 0.2
 
 
 # What a query may cost -------------------------------------------------------------------------------

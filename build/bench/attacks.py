@@ -151,7 +151,7 @@ def heavy_link(n_neurons: int, n_prompts: int = 116, draws: int = 10, seed: int 
 
 def run_heavy_links(attacker: Attacker) -> None:
     """The heaviest experiment that a link may ask for, and away after four seconds."""
-    for n_neurons in (1980, 900, 400, 150, 50):
+    for n_neurons in (1980, 900, 400, 190, 50):
         x = heavy_link(n_neurons, seed=attacker.random.randrange(10**6))
         errors = attacker.visit("lab", 4, x=x, run="1")
         if not errors:

@@ -82,6 +82,11 @@ class Server:
         started = [_megabytes(each) for each in self.process.children(recursive=True)]
         return Memory(*own, sum(rss for rss, _ in started), sum(pss for _, pss in started))
 
+    @property
+    def rss(self) -> float:
+        """Megabytes of the server alone: quicker to read than `memory`."""
+        return self.process.memory_info().rss / 1e6
+
     def cpu(self) -> float:
         """Seconds of processor time of the server and of its processes, those that have ended included."""
         times = [self.process.cpu_times()]
@@ -180,7 +185,8 @@ class Visitor:
         protocols = ["streamlit", *(["none", session] if session else [])]
         address = f"ws://127.0.0.1:{server.port}/_stcore/stream"
         options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": None}
-        self.connection = connect(address, subprotocols=protocols, open_timeout=SLOWEST, **options)
+        options |= {"open_timeout": SLOWEST, "close_timeout": 1}
+        self.connection = connect(address, subprotocols=protocols, **options)
 
     def __enter__(self) -> Visitor:
         return self

@@ -15,6 +15,7 @@
 | `precision` | `precision` | what rounded matrix products cost |
 | `executors` | `executors` | what Ray costs |
 | `app` | `app` | how long the server takes to draw a page |
+| `load` | `load` | how long honest visitors wait, beside hostile ones (`attacks`), and the app's memory |
 | `reading` | `reading` | how long questions to 30 million pairs take |
 
 All share a clock, turns and processes of their own (`machine`), the model of a shape or a name (`models`),

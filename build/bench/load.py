@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from atlas.errors import BuildError
 from build.bench.attacks import ATLAS, ATTACKS, Attacker
 from build.bench.figures import format_rows, markdown_table, write_json
 from build.bench.machine import CHECKOUT, machine_load
@@ -197,6 +198,8 @@ def time_visitors(
     json: Path | None,
 ) -> None:
     """Serve the app, let all of them come, and print what the honest ones met."""
+    if unknown := [name for name in attacks if name not in ATTACKS]:
+        raise BuildError(f"There is no attack '{unknown[0]}'. Choose from {', '.join(ATTACKS)}.")
     where = (checkout or CHECKOUT).resolve()
     with tempfile.TemporaryDirectory() as scratch:
         third = copytree(where / "atlas/data" / ATLAS, Path(scratch) / "third")

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from app.shared import limits
 from tests.app.pages import DEMO, unmarked
@@ -22,6 +23,7 @@ from tests.app.sockets import Server, Visitor, serving
 
 attacks = pytest.importorskip("build.bench.attacks")
 load = pytest.importorskip("build.bench.load")
+ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 
 ATLAS = {"atlas": attacks.ATLAS}
 ENDLESS = attacks.ENDLESS
@@ -212,6 +214,17 @@ def test_files_go_with_those_who_handed_them_in(server, allowed):
     assert grown_for_good(server, before, 50, allowed.gone_seconds + SLOW) <= 50
 
 
+def test_no_visitor_keeps_megabytes_in_the_state_of_a_widget(server):
+    before = server.rss
+    with ExitStack() as leaving, highest(server) as most:
+        for _ in range(5):
+            each = leaving.enter_context(Visitor(server))
+            with suppress(ConnectionClosed):
+                each.set(WidgetState(id="$$ID-none-None", string_value="x" * 20_000_000))
+                each.wait(lambda each=each: each.settled)
+    assert most[0] - before <= 100
+
+
 # Whose turn it is ------------------------------------------------------------------------------------
 
 
@@ -257,6 +270,17 @@ def test_a_query_goes_on_when_other_atlases_are_asked(server):
         first.wait(lambda: first.settled)
         (error,) = first.errors
         assert STOPPED in unmarked(error)
+
+
+def test_a_visitor_runs_one_page_at_a_time_however_fast_it_asks(server, visitor):
+    visitor.open("fact", **ATLAS, fact="P36:france")
+    threads = server.process.num_threads()
+    for _ in range(1000):
+        visitor.send_again()
+    with Visitor(server) as other:
+        other.open("fact", **ATLAS, fact="P36:france")
+        assert other.errors == []
+    assert server.process.num_threads() - threads <= 20
 
 
 # The Lab ---------------------------------------------------------------------------------------------

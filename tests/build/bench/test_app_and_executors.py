@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import atlas
+from atlas.errors import BuildError
 from build.bench import executors
 
 
@@ -17,6 +18,12 @@ def test_every_kind_of_page_is_visited_each_time_for_something_else(sample):
     }
     for name in ("Fact", "Neuron", "Relation", "Compare, facts", "SQL, a query"):
         assert len({tuple(parameters.items()) for _, parameters in planned[name]}) == 2
+
+
+def test_an_attack_that_is_not_there_is_refused_before_the_app_is_served():
+    load = pytest.importorskip("build.bench.load", reason="needs what requirements-dev.txt lists")
+    with pytest.raises(BuildError, match="There is no attack 'flowers'. Choose from sql-values, lab-links"):
+        load.time_visitors(1, 1, 1, ["flowers"], None, 0, None)
 
 
 def test_rays_overhead_is_over_half_of_two_whole_builds():

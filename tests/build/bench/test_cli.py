@@ -43,6 +43,8 @@ from build.bench import main
         (["executors", "--limit", "0"], "--limit"),
         (["precision", "--prompts", "0"], "--prompts"),
         (["app", "--visits", "0"], "--visits"),
+        (["load", "--visitors", "-1"], "--visitors"),
+        (["load", "--checkout", "no/such/folder"], "no/such/folder"),
         (["reading", "no/such/folder"], "no/such/folder"),
         (["big-collection", "many", "--facts", "10"], "--facts"),
     ],

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.exceptions import WebSocketException
 
 from atlas.errors import AtlasError
@@ -90,9 +89,9 @@ class Attacker:
 
 def ask_for_values(attacker: Attacker) -> None:
     """Millions of Python objects in few bytes of Arrow."""
-    number = attacker.random.randrange(5000, 9999)
+    name = attacker.letters(6)
     attacker.visit(
-        "sql", 20, sql=f"SELECT list_resize([{{'a':true}}],10000,{{'a':true}}) x FROM range({number})"
+        "sql", 20, sql=f"SELECT list_resize([{{'a':true}}],10000,{{'a':true}}) {name} FROM range(5000)"
     )
 
 
@@ -218,7 +217,7 @@ def send_large_states(attacker: Attacker) -> None:
     try:
         for _ in range(5):
             visitors.append(Visitor(attacker.server))
-            visitors[-1].set(WidgetState(id="$$ID-none-None", string_value=attacker.letters(10) * 2_000_000))
+            visitors[-1].set("$$ID-none-None", string_value=attacker.letters(10) * 2_000_000)
             attacker.stay(visitors[-1], 10)
     finally:
         for visitor in visitors:

@@ -231,11 +231,11 @@ class Visitor:
         """Type a text into a field; `wait` for what the page makes of it."""
         fields = [each for kind in ("text_input", "text_area") for each in self.shown(kind)]
         found = next(each.id for each in fields if each.label == label)
-        self.set(WidgetState(id=found, string_value=text))
+        self.set(found, string_value=text)
 
-    def set(self, state: WidgetState) -> None:
-        """Set a widget; `wait` for what the page makes of it."""
-        self._states[state.id] = state
+    def set(self, widget: str, **value: Any) -> None:
+        """Set a widget by its id, whether the page has it or not; `wait` for what the page makes of it."""
+        self._states[widget] = WidgetState(id=widget, **value)
         self.send_again()
 
     def upload(self, data: bytes, name: str = "experiment.json") -> int:

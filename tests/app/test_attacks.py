@@ -15,7 +15,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from app.shared import limits
 from tests.app.pages import DEMO, unmarked
@@ -220,7 +219,7 @@ def test_no_visitor_keeps_megabytes_in_the_state_of_a_widget(server):
         for _ in range(5):
             each = leaving.enter_context(Visitor(server))
             with suppress(ConnectionClosed):
-                each.set(WidgetState(id="$$ID-none-None", string_value="x" * 20_000_000))
+                each.set("$$ID-none-None", string_value="x" * 20_000_000)
                 each.wait(lambda each=each: each.settled)
     assert most[0] - before <= 100
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from app.shared import limits
-from tests import ROOT
 from tests.app.pages import DEMO, unmarked
 from tests.app.sockets import Server, Visitor, serving
 
@@ -353,7 +352,5 @@ def test_no_page_ended_in_an_exception(server, log):
     with Visitor(server) as visitor:
         visitor.open("fact", **ATLAS, fact="P36:france")
         assert visitor.errors == []
-    written = log.read_text(encoding="utf-8")
-    # Streamlit itself writes a traceback about a connection that it has refused.
-    assert "Uncaught app exception" not in written
-    assert f'File "{ROOT}/a' not in written
+    # Streamlit also writes a traceback about each connection that it has refused.
+    assert "Uncaught app exception" not in log.read_text(encoding="utf-8")

@@ -234,11 +234,11 @@ class Sandbox:
         why: Exception | None = None
         interrupted = 0.0
         while True:
-            if not isinstance(why, QueryError) and (reason := self._reason_to_stop(query)) is not None:
-                # One that ignores an interrupt is interrupted once for others, once for good.
-                if why is None or isinstance(reason, QueryError):
-                    why, interrupted = reason, time.monotonic()
-                    process.send({"stop": True})
+            # One that ignores an interrupt is interrupted once for others, once for good.
+            reason = None if isinstance(why, QueryError) else self._reason_to_stop(query)
+            if reason is not None and (why is None or isinstance(reason, QueryError)):
+                why, interrupted = reason, time.monotonic()
+                process.send({"stop": True})
             if why is not None and self._is_to_be_killed(query, why, time.monotonic() - interrupted):
                 process.is_broken = True
                 raise why

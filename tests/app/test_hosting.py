@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_the_configuration_suits_a_host():
     assert written["server"]["runOnSave"] is False
     assert written["server"]["showEmailPrompt"] is False
     assert written["server"]["maxUploadSize"] == 1
+    assert written["server"]["maxWidgetStateSize"] == 1
+    assert written["server"]["maxCacheDataSize"] == "64mb"
     assert written["browser"]["gatherUsageStats"] is False
     assert written["client"]["showErrorDetails"] == "none"
     assert written["client"]["toolbarMode"] == "minimal"
@@ -301,6 +304,28 @@ def test_the_page_on_hosting_names_files_and_variables_that_exist():
     assert set(re.findall(r"KNOWLEDGE_NEURON_\w+", text)) == {limits.LIMITS_VARIABLE}
     torch = re.search(r"`(torch==\S+)`", text)[1]
     assert torch in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_page_on_hosting_names_limits_and_options_that_exist():
+    _, _, table = hosting().partition("| the app itself bounds | limits |")
+    named = set(re.findall(r"`(\w+)`", table.partition("\n\n")[0].replace("maxCacheDataSize", "")))
+    assert {"visitors", "gone_seconds", "session_characters", "connections", "uploads"} <= named
+    assert named <= {each.name for each in fields(limits.Limits)} | {"Dockerfile"}
+    container = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for option in re.findall(r"`(--ws-max-size|--limit-concurrency|MALLOC_ARENA_MAX=2)`", hosting()):
+        assert option in container, option
+
+
+def test_the_proxy_lets_through_what_the_app_takes():
+    upload = tomllib.loads(CONFIG.read_text(encoding="utf-8"))["server"]["maxUploadSize"]
+    nginx, caddy = (
+        re.search(rf"```{name}\n(.+?)```", hosting(), re.DOTALL)[1] for name in ("nginx", "caddy")
+    )
+    assert int(re.search(r"client_max_body_size (\d+)m", nginx)[1]) > upload
+    assert int(re.search(r"max_size (\d+)MB", caddy)[1]) > upload
+    port = re.search(r"app_port: (\d+)", hosting())[1]
+    assert f"proxy_pass http://127.0.0.1:{port};" in nginx
+    assert f"reverse_proxy 127.0.0.1:{port}" in caddy
 
 
 def test_the_secret_for_hosts_is_a_demo(monkeypatch):

@@ -42,7 +42,10 @@ MOST_ROWS = 1_000_000_000
 
 _STOPPED = "The query was stopped."
 _BROKEN = "The query crashed the database engine, which was started again. Rewrite the query."
-_TOO_MUCH = "The query needs more memory than its limit. Select fewer rows, or aggregate earlier."
+_TOO_MUCH = (
+    "The query needs more memory than its limit of {:,.0f} MB (in the app: sql_memory_mb). "
+    "Select fewer rows, or aggregate earlier."
+)
 _CLOSED = "The SQL console was closed. Run the query again."
 
 _MEMORY = re.compile(r"(\d+)\s*(MB|GB)", re.IGNORECASE)
@@ -284,7 +287,7 @@ class Sandbox:
         if "stopped" in head:
             raise QueryError(_STOPPED)
         if "memory" in head:
-            raise QueryError(_TOO_MUCH)
+            raise QueryError(_TOO_MUCH.format(self._setup["memory"] / 1e6))
         if "broken" in head:
             raise QueryError(_BROKEN)
         if "refused" in head:

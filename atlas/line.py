@@ -1,4 +1,4 @@
-"""A fair line: who has had the least time lately is served first; of equals, who came first.
+"""A fair line: who has had much time lately waits for those who have had little; else who came first.
 
     line = FairLine(at_once=1, longest=200)
     with asking("visitor 7"):       # whose time it is; without it every place is somebody else's
@@ -9,13 +9,15 @@
     place.is_due_to_give_way        # somebody waits who has had less: leave and join again
     place.leave()                   # served or not: the next one moves up
 
-A visitor with little time used is therefore served soon, however long the others' work is and however often
-they come back. `atlas.surgery.lock` lines up threads for a model, `atlas.store.sql` queries for processes.
-Standard library only.
+Up to two seconds are little, and each doubling is a level more. So a visitor with little time used is served
+soon, however long the others' work is and however often they come back; and equals do not cut each other's
+work into slices, which would let all of them wait for the last. `atlas.surgery.lock` lines up threads for a
+model, `atlas.store.sql` queries for processes. Standard library only.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -23,11 +25,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 # The interval of `on_wait`, which tells a waiting thread its place and may stop it.
-TELL_EVERY_SECONDS = 0.2
+TELL_EVERY_SECONDS = 0.5
 # Time used counts half after so many seconds.
-HALF_LIFE_SECONDS = 30.0
-# So much more than another one may have had before it gives way: turns are not shorter than this.
-SHORTEST_TURN_SECONDS = 0.25
+HALF_LIFE_SECONDS = 15.0
+# Who has had less than this is served in the order of coming.
+LITTLE_SECONDS = 2.0
 
 OnWait = Callable[[int], None]
 
@@ -101,8 +103,12 @@ class FairLine:
         running = sum(now - each.since for each in self._served if each.owner == place.owner)
         return self.times.of(place.owner) + running
 
+    def _level_of(self, place: Place) -> int:
+        used = self._time_of(place)
+        return 0 if used < LITTLE_SECONDS else 1 + int(math.log2(used / LITTLE_SECONDS))
+
     def _in_order(self) -> list[Place]:
-        return sorted(self._waiting, key=self._time_of)  # stable: of equals, who came first
+        return sorted(self._waiting, key=self._level_of)  # stable: of equals, who came first
 
     def _serve(self) -> None:
         while self._waiting and len(self._served) < self.at_once:
@@ -151,8 +157,12 @@ class Place:
 
     @property
     def is_due_to_give_way(self) -> bool:
-        """Whether this place is served and somebody waits who has had less time."""
-        return self.has_had_more(SHORTEST_TURN_SECONDS)
+        """Whether this place is served and somebody waits who has had much less time."""
+        line = self._line
+        with line._guard:
+            if self not in line._served or not line._waiting:
+                return False
+            return line._level_of(self) > min(map(line._level_of, line._waiting))
 
     def has_had_more(self, seconds: float) -> bool:
         """Whether this place is served and somebody waits who has had less time by more than so much."""

@@ -130,6 +130,7 @@ class Sandbox:
         self._check = check
         self.max_rows = max_rows
         self.seconds = seconds
+        self.memory = memory
         self._setup = {
             "tables": dict(tables),
             "views": views,
@@ -287,7 +288,7 @@ class Sandbox:
         if "stopped" in head:
             raise QueryError(_STOPPED)
         if "memory" in head:
-            raise QueryError(_TOO_MUCH.format(self._setup["memory"] / 1e6))
+            raise QueryError(_TOO_MUCH.format(_bytes(self.memory) / 1e6))
         if "broken" in head:
             raise QueryError(_BROKEN)
         if "refused" in head:

@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from atlas.errors import QueryError, StoreError
-from atlas.line import SHORTEST_TURN_SECONDS, FairLine, Place, TimesUsed
+from atlas.line import FairLine, Place, TimesUsed
 from atlas.store.sql_worker import receive, send
 
 LONGEST_LINE = 200
 # What a query may use without a long place.
 SHORT_SECONDS = 1.0
+# What it runs at least before it is put back for others.
+SHORTEST_TURN_SECONDS = 0.25
 LOADING_SECONDS = 120.0
 # An idle process ends to free its memory; starting another takes about a second.
 IDLE_SECONDS = 600.0

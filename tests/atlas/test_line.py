@@ -123,15 +123,28 @@ def test_several_can_be_served_at_once_and_share_their_times_with_another_line(c
     assert (early.served, late.served) == (True, False)
 
 
-def test_a_place_gives_way_to_who_has_had_less_and_not_to_an_equal(clock):
+def test_a_place_gives_way_to_who_has_had_much_less_and_not_to_an_equal(clock):
     line = FairLine()
     served = place_of(line, "a")
     assert not served.is_due_to_give_way
     place_of(line, "b")
+    clock(0.9 * lines.LITTLE_SECONDS)
     assert not served.is_due_to_give_way
-    clock(2 * lines.SHORTEST_TURN_SECONDS)
+    clock(0.2 * lines.LITTLE_SECONDS)
     assert served.is_due_to_give_way
+    assert served.has_had_more(lines.LITTLE_SECONDS)
     served.leave()
     assert not served.is_due_to_give_way
     assert served.join()
     assert (served.served, served.ahead) == (False, 1)
+
+
+def test_those_who_have_had_little_are_served_in_the_order_of_coming(clock):
+    line = FairLine()
+    served = place_of(line, "a")
+    for who, seconds in (("b", 1.5), ("c", 0.5), ("d", 0), ("e", 3)):
+        line.times.add(who, seconds)
+    e, *bcd = (place_of(line, who) for who in "ebcd")
+    assert [place.ahead for place in (*bcd, e)] == [1, 2, 3, 4]
+    served.leave()
+    assert bcd[0].served

@@ -124,7 +124,7 @@ def _lab(
 def _load(
     visitors: Annotated[int, Option(min=0, help="honest visitors")] = 16,
     hostile: Annotated[int, Option(min=0, help="hostile visitors")] = 0,
-    seconds: Annotated[float, Option(min=1.0)] = 60.0,
+    seconds: Annotated[int, Option(min=1)] = 60,
     attack: Annotated[
         list[str] | None, Option(metavar="NAME", help="only this attack; may be repeated")
     ] = None,

@@ -35,8 +35,9 @@ SHORT_SECONDS = 1.0
 # What it runs at least before it is put back for others.
 SHORTEST_TURN_SECONDS = 0.25
 LOADING_SECONDS = 120.0
-# An idle process ends to free its memory; starting another takes about a second.
+# An idle process ends to free its memory, one whose sandbox has another sooner; starting one takes a second.
 IDLE_SECONDS = 600.0
+SPARE_SECONDS = 15.0
 
 # Bytes that a message from the process has besides the rows.
 _LONGEST_HEAD = 1_000_000
@@ -78,7 +79,7 @@ class Pool:
                 process = Process(key, setup)
             self._busy.append(process)
             if self.line.waiting and not self._idle and len(self._busy) < self._most:
-                self._idle.append(Process(key, setup))
+                self._keep(Process(key, setup))
         try:
             process.wait_until_ready()
         except StoreError:
@@ -98,8 +99,7 @@ class Pool:
                 # Now, so that the next query need not wait for the tables to load.
                 process = Process(process.key, process.setup)
             if keep:
-                self._idle.append(process)
-                process.end_after(IDLE_SECONDS, self._end_idle)
+                self._keep(process)
 
     def process_ids(self, key: object) -> list[int]:
         """The ids of the running processes of one sandbox."""
@@ -113,15 +113,28 @@ class Pool:
             self._busy = [each for each in self._busy if each not in ended]
             self._drop(ended)
 
+    def _keep(self, process: Process) -> None:
+        self._idle.append(process)
+        process.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_spare)
+
+    def _end_spare(self, process: Process) -> None:
+        with self._guard:
+            if process in self._idle and self._is_spare(process):
+                self._drop([process])
+            elif process in self._idle:
+                process.end_after(IDLE_SECONDS, self._end_idle)
+
     def _end_idle(self, process: Process) -> None:
         with self._guard:
             if process in self._idle:
                 self._drop([process])
 
+    def _is_spare(self, process: Process) -> bool:
+        return sum(each.key is process.key for each in (*self._idle, *self._busy)) > 1
+
     def _least_needed(self) -> Process:
         """The idle process used longest ago, of those whose sandbox has another one if there are any."""
-        keys = [each.key for each in (*self._idle, *self._busy)]
-        return min(self._idle, key=lambda each: keys.count(each.key) == 1)
+        return next(filter(self._is_spare, self._idle), self._idle[0])
 
     def _drop(self, processes: Iterable[Process]) -> None:
         for process in list(processes):
@@ -248,8 +261,13 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Arrow's own allocator takes a gigabyte of addresses, which would count as memory.
-            env={**kept, "PYTHONPATH": path, "ARROW_DEFAULT_MEMORY_POOL": "system"},
+            # Arrow's own allocator takes a gigabyte of addresses; these and threads' stacks count as memory.
+            env={
+                **kept,
+                "PYTHONPATH": path,
+                "ARROW_DEFAULT_MEMORY_POOL": "system",
+                "OMP_NUM_THREADS": "1",
+            },
             # Ctrl-C in a terminal is meant for the parent.
             start_new_session=True,
         )

@@ -73,8 +73,8 @@ _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
 _LANDLOCK_WRITES, _LANDLOCK_TRUNCATE = 0b1_1111_1111_0011, 1 << 14
 _NO_NEW_PRIVILEGES = 38
 
-# Memory that DuckDB and Arrow do not count: stacks, caches, the rows being sent.
-UNCOUNTED_BYTES = 256_000_000
+# Memory that DuckDB does not count: the vectors of a function, stacks, the rows being sent.
+_LEAST_UNCOUNTED = 64_000_000
 # The server of the pages has priority.
 _NICENESS = 10
 # Characters of an error: DuckDB quotes values and names of the query, which may have millions.
@@ -219,7 +219,7 @@ def limit_data(memory: int) -> None:
     """Step 1: what the operating system gives while tables are loaded; `confine` may still raise it."""
     if resource is not None and (taken := _data_bytes()) is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = taken + memory + UNCOUNTED_BYTES
+        most = taken + with_uncounted(memory)
         resource.setrlimit(resource.RLIMIT_DATA, (most if hard == -1 else min(most, hard), hard))
 
 
@@ -234,13 +234,18 @@ def confine(memory: int, *, n_files: int = 0) -> None:
     limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": open_files}
     taken = _data_bytes()
     if taken is not None:
-        limits["RLIMIT_DATA"] = taken + memory + UNCOUNTED_BYTES
+        limits["RLIMIT_DATA"] = taken + with_uncounted(memory)
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError):
             number = getattr(resource, name)
             _, hard = resource.getrlimit(number)
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(number, (most, most))
+
+
+def with_uncounted(memory: int) -> int:
+    """The bytes that the operating system gives where DuckDB counts up to `memory`."""
+    return memory + max(_LEAST_UNCOUNTED, memory // 2)
 
 
 def _data_bytes() -> int | None:

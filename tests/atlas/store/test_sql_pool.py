@@ -225,6 +225,18 @@ def test_idle_processes_end(console, pool, monkeypatch):
     assert answer("visitor", console) == ((60,),)
 
 
+def test_a_spare_process_ends_soon_and_the_last_of_its_atlas_stays(console, pool, monkeypatch):
+    monkeypatch.setattr(sql_pool, "SPARE_SECONDS", 0.2)
+    asked = [ask(f"visitor {n}", console, ENDLESS) for n in range(2)]
+    until(lambda: all(each.seconds > 0 for each in asked))
+    for each in asked:
+        each.stop()
+    assert all(each.wait(SOON) for each in asked)
+    until(lambda: len(pool.process_ids(console)) == 1)
+    time.sleep(0.5)
+    assert len(pool.process_ids(console)) == 1
+
+
 @pytest.mark.parametrize("n_processes", [0, -1])
 def test_a_pool_has_a_process(n_processes):
     with pytest.raises(QueryError, match="n_processes must be at least 1"):

@@ -74,7 +74,7 @@ _LANDLOCK_WRITES, _LANDLOCK_TRUNCATE = 0b1_1111_1111_0011, 1 << 14
 _NO_NEW_PRIVILEGES = 38
 
 # Memory that DuckDB does not count: the vectors of a function, stacks, the rows being sent.
-_LEAST_UNCOUNTED = 64_000_000
+_LEAST_UNCOUNTED = 96_000_000
 # The server of the pages has priority.
 _NICENESS = 10
 # Characters of an error: DuckDB quotes values and names of the query, which may have millions.

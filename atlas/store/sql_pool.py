@@ -276,10 +276,12 @@ class Process:
 
     @property
     def id(self) -> int:
+        """The process's id."""
         return self._process.pid
 
     @property
     def has_ended(self) -> bool:
+        """Whether it is no longer running."""
         return self._process.poll() is not None
 
     def _read(self) -> None:
@@ -301,6 +303,7 @@ class Process:
         self._is_ready = True
 
     def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message; a process that has ended gets none."""
         # A lost message shows as a missing reply.
         with contextlib.suppress(OSError, ValueError):
             send(self._commands, message)
@@ -329,6 +332,7 @@ class Process:
             self._idle_timer.cancel()
 
     def end(self) -> None:
+        """Kill it and wait until it has ended."""
         self.is_needed()
         with contextlib.suppress(OSError):
             self._process.kill()

@@ -6,7 +6,7 @@
     place.join() or refuse()        # does not wait; False where the line is full
     place.ahead                     # how many are served before it; 0: it is served now
     place.wait(5)                   # True once it is served; False after 5 seconds or when cancelled
-    place.is_due_to_give_way        # somebody waits who has had less: leave and join again
+    place.is_due_to_give_way        # somebody waits who has had much less: leave, join again
     place.leave()                   # served or not: the next one moves up
 
 Up to two seconds are little, and each doubling is a level more. So a visitor with little time used is served

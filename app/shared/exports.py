@@ -54,7 +54,7 @@ def _as_pandas_has_it(table: pa.Table) -> pa.Table:
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
     flat = pa.Table.from_pandas(frame_of(table.drop_columns(nested)), preserve_index=False)
     columns = {
-        name: column.cast(_with_python_s_numbers(column.type)) if name in nested else flat[name]
+        name: column.cast(_with_64_bits(column.type)) if name in nested else flat[name]
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     schema = pa.table(columns).schema
@@ -62,12 +62,12 @@ def _as_pandas_has_it(table: pa.Table) -> pa.Table:
     return pa.table(columns, metadata=described.metadata)
 
 
-def _with_python_s_numbers(kind: pa.DataType) -> pa.DataType:
+def _with_64_bits(kind: pa.DataType) -> pa.DataType:
     """The type with numbers of 64 bits, as Python has them."""
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _with_python_s_numbers(field.type)) for field in kind])
+        return pa.struct([(field.name, _with_64_bits(field.type)) for field in kind])
     if pa.types.is_list(kind):
-        return pa.list_(_with_python_s_numbers(kind.value_type))
+        return pa.list_(_with_64_bits(kind.value_type))
     if pa.types.is_floating(kind):
         return pa.float64()
     return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else kind

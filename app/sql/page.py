@@ -276,10 +276,10 @@ def show_answer(atlas: Atlas, query: Query, answer: Answer) -> None:
     if picture is not None:
         with picture:
             show_chart(frame, key)
-    exports.offer("sql", answer=exports.Later(n_rows, visitor_s_rows()))
+    exports.offer("sql", answer=exports.Later(n_rows, rows_for_files()))
 
 
-def visitor_s_rows() -> Callable[[], pa.Table]:
+def rows_for_files() -> Callable[[], pa.Table]:
     """What gives the rows for a file; it holds none, so that they go with the visitor."""
     visitor = visitors.here()
 

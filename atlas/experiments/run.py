@@ -12,7 +12,7 @@
 4. *New answer* (edits). Before and after for the answer that the edit writes; with random neurons in step 3.
 5. *Undo.* Every prompt once more on the unchanged model: bit for bit equal to step 1.
 
-The model's lock is given up between batches where others have had less of the model; ``progress(share,
+Between batches the model is given up to those who wait and have had much less of it; ``progress(share,
 message)`` is called before each step, while it waits and between batches. It may raise to stop the run:
 nothing needs to be undone, since weights are never written and hooks live only inside a forward pass. Dai et
 al. (ACL 2022), sections 4.2 and 5.

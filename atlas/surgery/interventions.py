@@ -177,6 +177,9 @@ def changing(
 
     positions, valid: (n_rows, n_positions), the answer positions and whether each counts.
     """
+    if not any(change.scaled or change.replaced for change in changes):
+        yield
+        return
     spots = [
         [position for position, counts in zip(row, ok, strict=True) if counts]
         for row, ok in zip(positions.tolist(), valid.tolist(), strict=True)

@@ -1,9 +1,9 @@
-"""A fair lock: the thread whose asker has had the model least gets it next (`atlas.line`).
+"""A fair lock: askers who have had much of the model wait for those who have had little (`atlas.line`).
 
     with subject.lock: ...                          # reentrant, as threading.RLock
     with subject.lock.turn(on_wait, between):       # on_wait(ahead) while it waits
         for batch in batches:
-            subject.lock.give_way()                 # calls between(); others who have had less go first
+            subject.lock.give_way()                 # calls between(); who has had much less goes first
             with subject.lock: ...
     subject.lock.waiting                            # how many wait now
 
@@ -21,7 +21,7 @@ from atlas.line import FairLine, OnWait, Place
 
 
 class FairLock:
-    """Reentrant; the thread whose asker has had least is next. See the module."""
+    """Reentrant, and lent between the batches of a turn. See the module."""
 
     def __init__(self) -> None:
         self._line = FairLine()
@@ -116,7 +116,7 @@ class FairLock:
                 self.release()
 
     def give_way(self) -> None:
-        """Between two batches of a `turn`: call its `between`, and let those who have had less go first.
+        """Between two batches of a `turn`: call its `between`, and let those who have had much less go first.
 
         Does nothing where the thread holds the lock by `with lock`, too, or not at all.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -181,13 +182,16 @@ def test_a_shard_that_was_made_is_written_also_when_the_build_is_interrupted(out
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_shard_that_cannot_be_written_stops_the_build_with_a_sentence(output, shards):
-    (output.work / ".attribute-00000.parquet.partial").symlink_to("/dev/full")
-
     def write_all() -> None:
         with output.background() as write:
             for index in range(shards):
                 write("attribute", index, pa.table({"a": list(range(1000))}))
 
-    with pytest.raises(BuildError, match=r"disk is full.*complete shards are kept"):
-        write_all()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, hard))
+    try:
+        with pytest.raises(BuildError, match=r"disk is full.*complete shards are kept"):
+            write_all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not output.has_shard("attribute", 0)

@@ -8,6 +8,7 @@ The neurons of two models cannot be matched; the page says so, and compares what
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -156,6 +157,6 @@ def show_depths(atlas: Atlas, other: Atlas, a: str, b: str) -> None:
         with place:
             name = "B" if second else "A"
             layout.draw_chart(
-                charts.depth_bars(rows, models[second].name, second=second, highest=highest),
+                partial(charts.depth_bars, rows, models[second].name, second=second, highest=highest),
                 f"Share of the fact's neurons by depth in the model of {name}",
             )

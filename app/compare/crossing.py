@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -89,7 +90,7 @@ def show_cross_effects(sets: Sets, neurons: tuple) -> pd.DataFrame | None:
     for place, side in zip(st.columns(2, gap="medium"), "AB", strict=True):
         with place:
             layout.draw_chart(
-                charts.cross_bars(rows[rows["prompts"] == side], side),
+                partial(charts.cross_bars, rows[rows["prompts"] == side], side),
                 f"Change of the answer's probability on the prompts of {side}, by whose neurons are "
                 "suppressed",
             )

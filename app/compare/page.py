@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -182,7 +183,7 @@ def two_relations(atlas: Atlas) -> None:
     }
     if any(mean is not None for _, mean in means.values()):
         layout.draw_chart(
-            sharing_charts.sharing_bars(means),
+            partial(sharing_charts.sharing_bars, means),
             "Neurons two facts share: of A, of A and B, of B, of any two",
         )
     label = "Smallest share of a relation's facts that a neuron must belong to"
@@ -254,9 +255,13 @@ def two_neurons(atlas: Atlas) -> None:
     show.describe_overlap(shared, "fact", "as many facts drawn at random")
     left, right = st.columns(2, gap="medium")
     with left:
-        layout.draw_chart(charts.overlap_bars(shared, "facts"), "Facts of A only, of both, of B only")
+        layout.draw_chart(
+            partial(charts.overlap_bars, shared, "facts"), "Facts of A only, of both, of B only"
+        )
     with right:
-        layout.draw_chart(charts.relation_bars(facts), "Facts of A only, of both, of B only by relation")
+        layout.draw_chart(
+            partial(charts.relation_bars, facts), "Facts of A only, of both, of B only by relation"
+        )
     list_top_facts(facts[facts["where"] == "both"], "Use both")
     for place, where, name in zip(st.columns(2, gap="medium"), ("a", "b"), (a, b), strict=True):
         with place:

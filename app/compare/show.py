@@ -10,6 +10,7 @@ A, B and what both have keep one colour each in every picture (`atlas.charts.pal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -114,9 +115,13 @@ def show_overlap_of_neurons(
     describe_overlap(shared, "neuron", "as many drawn at random from the same layers", beside)
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        layout.draw_chart(charts.overlap_bars(shared, "neurons"), "Neurons of A only, of both, of B only")
+        layout.draw_chart(
+            partial(charts.overlap_bars, shared, "neurons"), "Neurons of A only, of both, of B only"
+        )
         expected = comparison.chance_by_layer(rows, size) if size else None
-        layout.draw_chart(charts.shared_by_layer(rows, expected, n_layers=n_layers), "The same by layer")
+        layout.draw_chart(
+            partial(charts.shared_by_layer, rows, expected, n_layers=n_layers), "The same by layer"
+        )
     with right:
         if rows[[f"{measure}_a", f"{measure}_b"]].isna().all(axis=None):
             layout.nothing(f"{title}: {NOT_MEASURED}.")
@@ -152,7 +157,7 @@ def describe_overlap(shared: comparison.Overlap, noun: str, chance: str, beside:
 def draw_points(rows: pd.DataFrame, *, measure: str, title: str, percent: bool) -> None:
     drawn = rows.head(POINTS_DRAWN)
     layout.draw_chart(
-        charts.neuron_points(drawn, measure=measure, title=title, percent=percent),
+        partial(charts.neuron_points, drawn, measure=measure, title=title, percent=percent),
         f"{title} of each neuron in A and in B",
     )
     if len(drawn) < len(rows):

@@ -69,7 +69,7 @@ def _draw_beside(chart: Any, alternative: str, text: str, note: str) -> None:
 def show_subsets(atlas: Atlas, fact_id: str) -> None:
     halves = ask(half_effect, atlas)
     _draw_beside(
-        check_charts.subset_lines(evidence.subset_curve(atlas, fact_id)),
+        partial(check_charts.subset_lines, evidence.subset_curve(atlas, fact_id)),
         "Probability of the answer with some of its neurons suppressed",
         describe_subsets(halves[halves["fact_id"] == fact_id]),
         "On held-out prompts. Neurons are suppressed one after the other, by mean score from the largest "
@@ -101,7 +101,7 @@ def describe_subsets(halves: pd.DataFrame) -> str:
 def show_stability(atlas: Atlas, fact_id: str) -> None:
     found = evidence.stability_of_fact(atlas, fact_id)
     _draw_beside(
-        check_charts.stability_bars(check_charts.jaccard_rows(found)),
+        partial(check_charts.stability_bars, check_charts.jaccard_rows(found)),
         "Neurons in common with those found on other templates",
         describe_stability(found),
         "The neurons found by the same rule on the held-out templates, compared with the fact's own, with "
@@ -137,7 +137,7 @@ def describe_stability(found: Mapping[str, Any]) -> str:
 def show_contexts(atlas: Atlas, fact_id: str) -> None:
     rows = evidence.contexts_of_fact(atlas, fact_id)
     _draw_beside(
-        check_charts.context_bars(rows),
+        partial(check_charts.context_bars, rows),
         "Activation of its neurons on its own prompts and elsewhere",
         describe_contexts(rows),
         "1: as active as on the discovery prompts. Measured on held-out prompts of the fact, sentences that "

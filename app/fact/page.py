@@ -9,6 +9,8 @@ which experiment.
 3. *Draw.* Prompts, chart, neurons, effects, facts that share neurons, what experiments found.
 """
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -178,11 +180,13 @@ def show_scores(
         scores = thresholds.mark_kinds(scores, rows)
     name = None if neuron is None else str(neuron)
     if view == "prompts":
-        chart = neuron_charts.score_grid(scores, threshold=limits.threshold, chosen=name)
+        chart = partial(neuron_charts.score_grid, scores, threshold=limits.threshold, chosen=name)
         alternative = "Attribution scores by prompt and neuron"
     else:
         m = atlas.manifest.model
-        chart = neuron_charts.score_map(scores, n_layers=m.n_layers, n_neurons=m.n_neurons, chosen=name)
+        chart = partial(
+            neuron_charts.score_map, scores, n_layers=m.n_layers, n_neurons=m.n_neurons, chosen=name
+        )
         alternative = "Attribution scores by layer and neuron"
     key = f"scores-{fact['fact_id']}-{view}-{name}"
     address.draw_clickable(chart, alternative, key=key, fields=["name"], act=set_neuron)
@@ -311,7 +315,7 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     templates = address.segments("Prompts", "asked", options)
     rows = rows[rows["held_out"] == (templates == "held-out")]
     layout.draw_chart(
-        effect_charts.effect_moves(rows, title=EFFECT_TITLES[templates]),
+        partial(effect_charts.effect_moves, rows, title=EFFECT_TITLES[templates]),
         "Probability of the answer before and after, beside the controls",
     )
     groups = set(effects["group"])

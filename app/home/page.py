@@ -3,6 +3,8 @@
 `?ratio=` is the ratio that effects are measured by: the paper's, or the replication's.
 """
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -170,7 +172,7 @@ def headline(atlas: Atlas, effects: pd.DataFrame, facts: str) -> None:
         for intervention in effect_charts.INTERVENTION_NAMES:
             st.markdown(sentences.verdict(effects, intervention, ratio=ratio))
     with left:
-        chart = effect_charts.effect_intervals(effects, ratio=ratio)
+        chart = partial(effect_charts.effect_intervals, effects, ratio=ratio)
         layout.draw_chart(chart, "Effects beside their controls")
     n_relations = effects.loc[effects["group"] == "own", "n_relations"].max()
     sentences.note(
@@ -185,7 +187,7 @@ def effects_of_a_build(atlas: Atlas, effects: pd.DataFrame) -> None:
     if effects.empty:
         layout.nothing(f"Effects of changing neurons: {NOT_MEASURED}.")
         return
-    layout.draw_chart(effect_charts.effect_bars(effects), "Effects beside their controls")
+    layout.draw_chart(partial(effect_charts.effect_bars, effects), "Effects beside their controls")
     st.markdown(describe_suppression(effects))
     st.caption(f"{sentences.TWO_CONTROLS} Known facts, on {sentences.templates_asked(atlas)}.")
 
@@ -212,7 +214,7 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
     layers, sharing, *effects = st.columns(3 if measured.empty else 2, gap="medium")
     with layers:
         address.draw_clickable(
-            neuron_charts.layer_bars(by_layer),
+            partial(neuron_charts.layer_bars, by_layer),
             "Share of pairs by layer",
             key="layers",
             fields=["layer"],
@@ -228,7 +230,7 @@ def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> 
                 "relation": ("same relation", summary.within),
                 "unrelated": ("different relations", summary.across),
             }
-            layout.draw_chart(sharing_charts.sharing_bars(means), "Neurons two facts share")
+            layout.draw_chart(partial(sharing_charts.sharing_bars, means), "Neurons two facts share")
             st.markdown(describe_sharing(summary.within, summary.across))
         icon = ":material/category:"
         st.page_link(links.RELATION, label="Sharing by relation", icon=icon, query_params=links.here())

@@ -46,7 +46,7 @@ def show_result(run: Run) -> None:
     picture, numbers = st.columns([5, 8], gap="medium")
     with picture:
         layout.draw_chart(
-            charts.before_and_after(summary), "The answer's probability before and after the change"
+            partial(charts.before_and_after, summary), "The answer's probability before and after the change"
         )
     with numbers:
         show_groups(summary)
@@ -262,7 +262,7 @@ def show_dose_response(subject: Subject, run: Run) -> None:
             st.rerun()
         return
     rows = tables.dose_rows(doses)
-    layout.draw_chart(charts.factor_lines(rows), "The answers' mean probability over the factor")
+    layout.draw_chart(partial(charts.factor_lines, rows), "The answers' mean probability over the factor")
     exports.offer(f"dose-response-{run.number}", doses=rows)
 
 
@@ -310,7 +310,9 @@ def show_path(subject: Subject, question: Question) -> None:
     rows = tables.path_rows(attribution, layer)
     picture, certificate = st.columns([3, 2], gap="medium", vertical_alignment="center")
     with picture:
-        layout.draw_chart(charts.path_line(rows, layer), f"P(answer) along the path of layer {layer}")
+        layout.draw_chart(
+            partial(charts.path_line, rows, layer), f"P(answer) along the path of layer {layer}"
+        )
     with certificate:
         path_facts(attribution, layer)
     exports.offer(f"path-layer-{layer}", path=rows)

@@ -5,6 +5,8 @@ which order the neurons of the same facts come. Without a neuron: a box to name 
 relations.
 """
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -158,7 +160,7 @@ def show_value_vector(about: dict) -> None:
             else:
                 rows = pd.DataFrame(pairs)
                 rows["token"] = rows["token"].map(shown_token)
-                chart = neuron_charts.token_bars(rows, title=title)
+                chart = partial(neuron_charts.token_bars, rows, title=title)
                 layout.draw_chart(chart, f"Tokens: {title.lower()}")
 
 
@@ -186,7 +188,7 @@ def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.Da
         address.draw_page_numbers(sizes.get(relation, n_facts))
     with left:
         address.draw_clickable(
-            neuron_charts.neuron_relation_bars(counts, chosen=relation),
+            partial(neuron_charts.neuron_relation_bars, counts, chosen=relation),
             "Its facts by relation",
             key=f"relations-{neuron}-{relation}",
             fields=["relation_id"],

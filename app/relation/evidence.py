@@ -7,6 +7,8 @@ Each says where its table was not measured, or does not include this relation.
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -36,7 +38,7 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
         return _effects_of_a_build(atlas, relation_id)
     ratio = sentences.choose_ratio(rows)
     layout.draw_chart(
-        effect_charts.effect_intervals(rows, ratio=ratio, title="Each fact's own neurons"),
+        partial(effect_charts.effect_intervals, rows, ratio=ratio, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
     held_out = sentences.on_held_out(rows)
@@ -65,7 +67,7 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
         layout.nothing(f"Suppressing and amplifying: {NOT_MEASURED}.")
         return {}
     layout.draw_chart(
-        effect_charts.effect_bars(rows, title="Each fact's own neurons"),
+        partial(effect_charts.effect_bars, rows, title="Each fact's own neurons"),
         "Effects of changing each fact's neurons, beside controls",
     )
     n = int(rows["n_facts"].max())
@@ -87,12 +89,12 @@ def show_erasing(atlas: Atlas, relation_id: str) -> Tables:
     elsewhere = ask(evidence.erasure_elsewhere, atlas, relation_id)
     measure = address.segments("Measure", "erased", {"accuracy": "Accuracy", "perplexity": "Perplexity"})
     layout.draw_chart(
-        change_charts.dose_lines(doses, measure=measure),
+        partial(change_charts.dose_lines, doses, measure=measure),
         "What erasing its most frequent neurons does to its own prompts, by their number",
     )
     if not elsewhere["itself"].all():
         layout.draw_chart(
-            change_charts.elsewhere_strip(elsewhere, measure=measure),
+            partial(change_charts.elsewhere_strip, elsewhere, measure=measure),
             "What erasing them does to every relation's prompts",
         )
     st.markdown(describe_erasing(doses, elsewhere))
@@ -169,7 +171,9 @@ def show_edit_rates(atlas: Atlas, relation_id: str) -> Tables:
             "random neurons of the same layers. Brackets hold the number of prompts."
         )
     with left:
-        layout.draw_chart(change_charts.edit_bars(shown), "How often edits succeed, beside random neurons")
+        layout.draw_chart(
+            partial(change_charts.edit_bars, shown), "How often edits succeed, beside random neurons"
+        )
     return {"edits": rates}
 
 

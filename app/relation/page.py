@@ -66,7 +66,8 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
     with right, layout.errors_as_sentences():
         chosen = pair_in_url(relations)
         address.draw_clickable(
-            sharing_charts.overlap_matrix(
+            partial(
+                sharing_charts.overlap_matrix,
                 sharing_charts.some_relations(overlap, sharing_charts.neighbours_together(overlap)),
                 chosen=chosen,
             ),
@@ -140,7 +141,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
             layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
         else:
             address.draw_clickable(
-                sharing_charts.relation_neuron_bars(neurons),
+                partial(sharing_charts.relation_neuron_bars, neurons),
                 "Neurons most of its facts share",
                 key=f"neurons-{relation_id}-{layer}",
                 fields=["name"],
@@ -149,7 +150,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
             st.caption("Click a neuron for its page.")
     with right, layout.errors_as_sentences():
         address.draw_clickable(
-            neuron_charts.layer_bars(by_layer, title="Where its neurons lie", chosen=layer),
+            partial(neuron_charts.layer_bars, by_layer, title="Where its neurons lie", chosen=layer),
             "Its neurons by layer",
             key=f"layers-{relation_id}-{layer}",
             fields=["layer"],
@@ -161,7 +162,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
             icon, label = ":material/close:", f"Layer {layer} only: show all"
             st.button(label, icon=icon, on_click=address.set_in_url, kwargs={"layer": None})
         layout.draw_chart(
-            sharing_charts.sharing_histogram(widely, int(relation["n_facts"])),
+            partial(sharing_charts.sharing_histogram, widely, int(relation["n_facts"])),
             "How many of its neurons are shared by how many of its facts",
         )
     if neurons.empty:
@@ -214,8 +215,11 @@ def show_sharing_relations(
         if other not in order:
             order[-1] = other
         address.draw_clickable(
-            sharing_charts.overlap_matrix(
-                sharing_charts.some_relations(overlap, order), chosen=(relation_id, other), numbers=True
+            partial(
+                sharing_charts.overlap_matrix,
+                sharing_charts.some_relations(overlap, order),
+                chosen=(relation_id, other),
+                numbers=True,
             ),
             "Neurons shared with the relations closest to it",
             key=f"closest-{relation_id}-{other}",

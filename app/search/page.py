@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -157,7 +158,7 @@ def show_hits(atlas: Atlas, text: str, hits: search.Hits) -> None:
 
 def draw_relations(by_relation: pd.DataFrame, relation: str | None) -> None:
     address.draw_clickable(
-        sharing_charts.hits_by_relation(by_relation, relation),
+        partial(sharing_charts.hits_by_relation, by_relation, relation),
         "Hits by relation",
         key=f"hits-{relation}",
         fields=["relation_id"],

@@ -2,7 +2,7 @@
 
     q = address.text_box("Search", "q", longest=500)              # ?q=
     t = address.slider("Threshold", "t", low=0.1, high=1, step=0.05, default=0.2)
-    address.draw_clickable(chart, "…", key=…, fields=["relation_id"], act=address.set_in_url)
+    address.draw_clickable(partial(bars, rows), "…", key=…, fields=["relation_id"], act=address.set_in_url)
 
 A page is a function of the URL, so a link restores it. A widget takes its value from the URL before it is
 drawn and writes it back when it changes; defaults are left out of the URL.
@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import altair as alt
 import streamlit as st
 
-from app.shared import limits
+from app.shared import limits, resources
 from atlas.charts import look
 from atlas.neuron import Neuron
 
@@ -91,15 +90,16 @@ def _write(name: str, key: str, default: Any = None, forget: Sequence[str] = ())
 
 
 def draw_clickable(
-    chart: alt.Chart, alternative: str, *, key: str, fields: Sequence[str], act: Callable[..., None]
+    make: partial, alternative: str, *, key: str, fields: Sequence[str], act: Callable[..., None]
 ) -> None:
-    """A chart with clickable marks: `act(**fields)` gets the mark's fields as text and changes URL or page.
+    """The chart that `make()` gives, with clickable marks.
 
+    A click calls `act(**fields)` with the mark's fields as text, which changes URL or page.
     `key` has to name what `act` changes, so that the chart starts without a selection afterwards. A click is
     as trusted as a URL: `act` writes it there, and the page validates what it reads.
     """
     st.altair_chart(
-        look.clickable(chart, *fields),
+        resources.KeptChart(make, *fields),
         width="stretch",
         alt=alternative,
         key=key,

@@ -2,7 +2,7 @@
 
 atlas = current_atlas()              # what the sidebar chose; StoreError when there is none
 with errors_as_sentences(): …        # an AtlasError becomes a box, the rest of the page goes on
-draw_chart(chart, "Neurons by layer")
+draw_chart(partial(layer_bars, rows), "Neurons by layer")
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from app.shared.words import (
     neurons_of,
     token_list,
 )
-from atlas.charts import look
 from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
@@ -130,9 +129,9 @@ def atlas_named(atlas_id: str | None) -> Atlas:
 # Parts of pages --------------------------------------------------------------------------------------
 
 
-def draw_chart(chart: Any, alternative: str) -> None:
-    """A chart as wide as its place; `alternative` is its text for screen readers."""
-    st.altair_chart(look.Ready(chart), width="stretch", alt=alternative)
+def draw_chart(make: partial, alternative: str) -> None:
+    """The chart that `make()` gives, as wide as its place; `alternative` is its text for screen readers."""
+    st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative)
 
 
 def number_boxes(values: Mapping[str, tuple[str, str]]) -> None:

@@ -3,6 +3,7 @@
     atlases()                                    # ids and folders that can be chosen
     a = opened(folder)                           # an Atlas, opened once and again when it is rebuilt
     ask(queries.relation_overlap, a)             # a query whose answer is worth keeping
+    KeptChart(partial(layer_bars, rows))         # a chart for Streamlit
     s = subject("pocket-bert")                   # a model for the Lab; imports torch
 
 Everything cached is read-only: a subject changes only inside `with subject.applied(…)`, under its lock.
@@ -12,17 +13,22 @@ from __future__ import annotations
 
 import atexit
 import gc
+import hashlib
 import os
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import altair as alt
 import streamlit as st
 
 from app.shared import limits
 from app.shared.words import escape
 from atlas import queries
+from atlas.charts import look
 from atlas.errors import AtlasError
 from atlas.models import fetch_model, locate
 from atlas.queries import evidence
@@ -168,6 +174,29 @@ def ask(query: Callable[..., _T], atlas: Atlas, *arguments: Any, **options: Any)
 @st.cache_data(max_entries=512, show_spinner=False)
 def _answer(key, arguments, options, _query, _atlas):
     return _query(_atlas, *arguments, **dict(options))
+
+
+class KeptChart:
+    """What `make()` gives, as `st.altair_chart` takes it; made once for all who draw it of the same rows.
+
+    Altair takes as long to make a page's charts as all its queries. With `fields`, marks can be clicked
+    (`look.clickable`).
+    """
+
+    def __init__(self, make: partial, *fields: str) -> None:
+        self._make, self._fields = make, fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """The Vega-Lite specification, with the rows in `datasets`."""
+        key = hashlib.sha256(pickle.dumps((self._make, self._fields))).digest()
+        return _specification(key, self._make, self._fields)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _specification(key: bytes, _make: partial, _fields: Sequence[str]) -> dict[str, Any]:
+    spec = look.clickable(_make(), *_fields).to_dict()
+    # Streamlit collects the rows here while it has a chart's specification made, one chart at a time.
+    return spec | {"datasets": dict(alt.data_transformers.options.get("datasets", {}))}
 
 
 # Models ----------------------------------------------------------------------------------------------

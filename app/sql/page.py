@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -335,7 +336,7 @@ def show_chart(frame: pd.DataFrame, key: str) -> None:
         x = st.selectbox("For each", across, format_func=", ".join, key=f"{key}-x")
     with right:
         y = st.selectbox("Show", up, key=f"{key}-y")
-    layout.draw_chart(answer_chart(frame, x, y), f"{y} by {', '.join(x)}")
+    layout.draw_chart(partial(answer_chart, frame, x, y), f"{y} by {', '.join(x)}")
     if missing := left_out(frame, x):
         st.caption(f"The chart leaves out {plural(missing, 'row')}.")
 

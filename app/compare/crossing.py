@@ -20,6 +20,7 @@ from app.compare import charts
 from app.lab import state
 from app.lab.run import Progress, show_progress
 from app.shared import layout, limits
+from app.shared.apart import apart
 from app.shared.words import plural
 from atlas.errors import AtlasError
 from atlas.numbers import signed_percent
@@ -53,7 +54,8 @@ def measure_effects(sets: Sets, neurons: tuple, progress: Progress) -> None:
         raise AtlasError(
             f"There are {len(a) + len(b):,} neurons, at most {most:,} are allowed. Raise the thresholds."
         )
-    effects = cross_effects(
+    effects = apart(
+        cross_effects,
         sets.subject,
         {"A": a, "B": b, "both": both},
         {"A": sets.a, "B": sets.b},

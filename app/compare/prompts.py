@@ -23,6 +23,7 @@ from app.lab.choose import choose_model, explain_tokens, is_atlas_model
 from app.lab.run import Progress, show_progress, show_toast
 from app.lab.tables import limited_prompts
 from app.shared import address, exports, layout, limits, links, thresholds
+from app.shared.apart import apart
 from app.shared.words import escape, formatted, neurons_of, percentage, with_blank
 from atlas.errors import AtlasError
 from atlas.models import is_ready
@@ -201,8 +202,8 @@ def find_both(sets: Sets | None, missing: Sequence[str], rule: Refinement) -> tu
     # One bar for everything: Streamlit refuses a second button with the same key.
     with layout.errors_as_sentences(), show_progress(place, "Comparing") as progress:
         found = (
-            find_neurons(sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A: ")),
-            find_neurons(sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B: ")),
+            apart(find_neurons, sets.subject, sets.a, progress=part(progress, 0.0, 0.4, "A: ")),
+            apart(find_neurons, sets.subject, sets.b, progress=part(progress, 0.4, 0.8, "B: ")),
         )
         st.session_state["sets_found"] = (sets.key, found)
         measure_effects(sets, lists(found, rule), part(progress, 0.8, 1.0))

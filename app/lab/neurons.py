@@ -20,6 +20,7 @@ from app.lab.run import show_progress
 from app.lab.state import ATLAS, FOUND, GIVEN, TRAY, Question, setting
 from app.lab.tables import limited_prompts
 from app.shared import layout, limits, tray
+from app.shared.apart import apart
 from app.shared.words import escape, neurons_of, plural, token_list
 from atlas import queries
 from atlas.errors import AtlasError
@@ -150,7 +151,8 @@ def find_live(subject: Subject, question: Question) -> Found | None:
         from atlas.experiments.run import find_neurons
 
         with show_progress(place, "Finding neurons") as progress:
-            found = find_neurons(subject, question.discovery, negatives=negatives, progress=progress)
+            prompts = question.discovery
+            found = apart(find_neurons, subject, prompts, negatives=negatives, progress=progress)
         st.session_state["lab_found"] = (key, found)
         state.put("sources", [FOUND])
         st.rerun()

@@ -20,6 +20,7 @@ from app.lab.changes import describe_changes
 from app.lab.run import Run, show_progress
 from app.lab.state import Question, option
 from app.shared import exports, layout
+from app.shared.apart import apart
 from app.shared.words import escape, plural, shown_token, with_blank
 from atlas.models import same_model
 from atlas.neuron import PROMPT_GROUPS, Neuron
@@ -257,7 +258,7 @@ def show_dose_response(subject: Subject, run: Run) -> None:
             from atlas.experiments.run import dose_response
 
             with show_progress(place, "Measuring") as progress:
-                doses = dose_response(subject, run.experiment, progress=progress)
+                doses = apart(dose_response, subject, run.experiment, progress=progress)
             state.put("doses", (key, doses))
             st.rerun()
         return
@@ -295,7 +296,7 @@ def show_path(subject: Subject, question: Question) -> None:
             from atlas.experiments.run import find_neurons
 
             with show_progress(place, "Following the path") as progress:
-                one = find_neurons(subject, [prompts[at]], progress=progress)
+                one = apart(find_neurons, subject, [prompts[at]], progress=progress)
             state.put("paths", {subject.identity: dict(found_paths(one))})
             st.rerun()
         return

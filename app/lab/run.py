@@ -1,7 +1,7 @@
 """The Lab at work: progress and cancel; and the runs of this session.
 
     with show_progress(place, "Finding neurons") as progress:      # a bar and a Cancel button in `place`
-        found = find_neurons(subject, prompts, progress=progress)
+        found = apart(find_neurons, subject, prompts, progress=progress)
     run = run_experiment(subject, experiment, place)
 
 Cancelling is Streamlit's own way: a click stops the script at its next message to the page, by raising
@@ -20,6 +20,7 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.tables import check_limits
+from app.shared.apart import apart
 from atlas.experiments.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def run_experiment(subject: Subject, experiment: Experiment, place: Any) -> Run:
 
     check_limits(experiment)
     with show_progress(place, "Running") as progress:
-        outcome = run(subject, experiment, progress=progress)
+        outcome = apart(run, subject, experiment, progress=progress)
     number = state.get("runs_made", 0) + 1
     state.put("runs_made", number)
     done = Run(number, experiment, outcome)

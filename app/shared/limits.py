@@ -39,6 +39,7 @@ class Limits:
     """Every limit; each field is a key of `limits.toml`, which explains it."""
 
     demo_mode: bool
+    model_process: bool
     models: _Names = Field(strict=False)
     downloads: _Names = Field(strict=False)
     prompts: int = Field(gt=0)

@@ -63,8 +63,7 @@ class Steps:
         """One step, or several at once: wait for the model, hold its lock except between batches."""
 
         def wait(ahead: int) -> None:
-            others = "one other" if ahead == 1 else f"{ahead} others"
-            self.report(f"Waiting in line behind {others}")
+            self.report(in_line(ahead))
             self._told_at = 0.0  # the work itself is reported again as soon as it goes on
 
         def work() -> None:
@@ -82,6 +81,11 @@ class Steps:
         if self._progress is not None:
             self._progress(min(self._done / self._n_steps, 1.0), message)
             self._told_at = time.monotonic()
+
+
+def in_line(ahead: int) -> str:
+    """What to tell who waits."""
+    return f"Waiting in line behind {'one other' if ahead == 1 else f'{ahead} others'}"
 
 
 def batch_tokens(subject: Subject) -> int:

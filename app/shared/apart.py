@@ -1,0 +1,145 @@
+"""Long work with a model, in a process of its own where the limits say so (`model_process`).
+
+    found = apart(find_neurons, subject, prompts, progress=progress)
+
+A model's thread lets go of Python's interpreter lock at every operation and waits to get it back while pages
+are drawn: beside 16 visitors an experiment took ten times as long. So a host has it done by a copy of the
+server, forked for this work alone, which shares the weights and ends with it, and so does its memory.
+
+1. *Turn.* The visitor waits for the model in line, as in the server itself.
+2. *Fork.* The copy closes the server's files and connections, and computes with one thread.
+3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`).
+4. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
+
+Only on Linux and for a model on the processor: a GPU cannot be used after a fork. Threads do not survive one,
+so no thread of the server may compute with torch then: all long work goes this way.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.shared import limits
+from atlas.errors import AtlasError
+from atlas.line import TELL_EVERY_SECONDS
+
+if TYPE_CHECKING:
+    from atlas.models.known import OnProgress
+    from atlas.surgery.subject import Subject
+
+_T = TypeVar("_T")
+
+ASK_EVERY_SECONDS = 0.1
+SILENT_SECONDS = 60.0
+# Pages are drawn first.
+NICENESS = 5
+
+
+def apart(
+    function: Callable[..., _T], subject: Subject, *given: Any, progress: OnProgress, **options: Any
+) -> _T:
+    """`function(subject, *given, progress=progress, **options)`, in a process of its own where that is on.
+
+    What it is given and returns is pickled. Raises what the function or `progress` raises, and `AtlasError`
+    when the process ends without an answer.
+    """
+    on = limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu"
+    if not on:
+        return function(subject, *given, progress=progress, **options)
+
+    from atlas.experiments.run import in_line
+
+    with subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead))):
+        ours, theirs = Pipe()
+        pid = os.fork()
+        if pid == 0:
+            _compute(theirs, lambda tell: function(_copy(subject, theirs), *given, progress=tell, **options))
+        theirs.close()
+        try:
+            return _answer(ours, progress, subject.lock.give_way)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            ours.close()
+
+
+# In the server ---------------------------------------------------------------------------------------
+
+
+def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]) -> Any:
+    """What the process sends at last; until then its progress is passed on."""
+    told: tuple[float, str] = (0.0, "Starting")
+    heard_at = time.monotonic()
+    try:
+        while time.monotonic() < heard_at + SILENT_SECONDS:
+            if not ours.poll(TELL_EVERY_SECONDS):
+                progress(*told)  # a visitor who has left is noticed here
+                continue
+            kind, value = pickle.loads(ours.recv_bytes())
+            match kind:
+                case "progress":
+                    told = value
+                    progress(*told)
+                case "between":
+                    give_way()
+                    ours.send_bytes(b"")
+                case "error":
+                    raise value
+                case "answer":
+                    return value
+            heard_at = time.monotonic()
+    except (EOFError, OSError):
+        pass
+    raise AtlasError("The model's process has ended without an answer. Try again, with fewer prompts.")
+
+
+# In the copy -----------------------------------------------------------------------------------------
+
+
+def _compute(theirs: Connection, work: Callable[[OnProgress], Any]) -> None:
+    """Do the work and send what it returns or raises; never returns."""
+    try:
+        gc.disable()  # to visit every object would copy the memory that is shared
+        os.nice(NICENESS)
+        signal.set_wakeup_fd(-1)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        os.closerange(3, theirs.fileno())
+        os.closerange(theirs.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        try:
+            _send(theirs, "answer", work(lambda share, text: _send(theirs, "progress", (share, text))))
+        except Exception as error:
+            _send(theirs, "error", error)
+    finally:
+        os._exit(0)
+
+
+def _send(theirs: Connection, kind: str, value: Any = None) -> None:
+    theirs.send_bytes(pickle.dumps((kind, value)))
+
+
+def _copy(subject: Subject, theirs: Connection) -> Subject:
+    """The subject with a lock of the copy's own, which asks the server between batches."""
+    from atlas.surgery.lock import FairLock
+
+    class Lent(FairLock):
+        asked_at = time.monotonic()
+
+        def give_way(self) -> None:
+            super().give_way()
+            if time.monotonic() >= self.asked_at + ASK_EVERY_SECONDS:
+                _send(theirs, "between")
+                theirs.recv_bytes()
+                self.asked_at = time.monotonic()
+
+    return replace(subject, lock=Lent())

@@ -130,7 +130,11 @@ def _send(theirs: Connection, kind: str, value: Any = None) -> None:
 
 def _copy(subject: Subject, theirs: Connection) -> Subject:
     """The subject with a lock of the copy's own, which asks the server between batches."""
+    import torch
+
     from atlas.surgery.lock import FairLock
+
+    torch.set_num_threads(1)
 
     class Lent(FairLock):
         asked_at = time.monotonic()

@@ -132,7 +132,7 @@ def base_pass(subject: Subject, items: Sequence[AnswerToken]) -> Base:
         ),
         position=position,
         target=target,
-        predictions=tuple(token_predictions(subject, logits, target, top_k=[10] * len(target))),
+        predictions=tuple(token_predictions(subject, logits, target, top_k=10)),
         keys=tuple(cache.layers[layer].keys[:, :, :-1] for layer in layers) if causal else (),
         values=tuple(cache.layers[layer].values[:, :, :-1] for layer in layers) if causal else (),
         outputs=() if causal else tuple(trace.outputs[layer] for layer in layers),

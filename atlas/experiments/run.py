@@ -6,10 +6,11 @@
     outcome.summary(), outcome.undo_is_exact, to_json(outcome.experiment, outcome.results)
     doses = dose_response(subject, experiment)
 
-1. *Before.* Every prompt on the unchanged model; for an edit, its new answer, too, here and below.
-2. *After.* The same with the interventions in force.
+1. *Before.* Every prompt on the unchanged model.
+2. *After.* The same prompts with the interventions in force.
 3. *Random.* The same with as many random neurons of the same layers, several draws.
-4. *Undo.* Every prompt once more on the unchanged model: bit for bit equal to step 1.
+4. *New answer* (edits). Before and after for the answer that the edit writes; with random neurons in step 3.
+5. *Undo.* Every prompt once more on the unchanged model: bit for bit equal to step 1.
 
 Between batches the model is given up to those who wait and have had much less of it; ``progress(share,
 message)`` is called before each step, while it waits and between batches. It may raise to stop the run:
@@ -33,7 +34,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments.controls import random_match
 from atlas.experiments.documents import from_json, from_link, to_json, to_link  # noqa: F401
 from atlas.experiments.experiment import MAX_PROMPTS, MAX_TEXT, Experiment
-from atlas.experiments.outcome import Outcome, PromptOutcome
+from atlas.experiments.outcome import FILED_ANSWERS, Outcome, PromptOutcome
 from atlas.interventions import Amplify, Intervention
 from atlas.line import TELL_EVERY_SECONDS
 from atlas.models.known import OnProgress
@@ -238,41 +239,46 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
     """Run the experiment. Weights are never written; others use the model between its batches."""
     interventions = check_interventions(subject, experiment.interventions)
     prompts = [subject.encode(item.prompt) for item in experiment.prompts]
-    steps = Steps(subject, 3 + experiment.draws, progress)
+    steps = Steps(subject, 4 + experiment.draws, progress)
+    ask = partial(subject.predict, batch_tokens=batch_tokens(subject))
+
+    def predict(change: Sequence[Intervention] | None) -> list[Prediction]:
+        changes = None if change is None else [change] * len(prompts)
+        return ask(prompts, top_k=RANKED_ANSWERS, interventions=changes)
+
+    # Step 1: before.
+    with steps.step("The unchanged model"):
+        before = predict(None)
+    # Step 2: after.
+    with steps.step("With the neurons changed"):
+        after = predict(interventions)
+    # Step 3: random; several draws at once, since batches are of one length and rarely full.
     new_answer = experiment.new_answer
     places = (
         [i for i, item in enumerate(experiment.prompts) if item.group in OWN_GROUPS] if new_answer else []
     )
     rivals = [subject.encode(replace(prompts[i].prompt, answer=new_answer)) for i in places]
-    asked = [*prompts, *rivals]
-    ask = partial(subject.predict, batch_tokens=batch_tokens(subject))
-
-    # Step 1: before.
-    with steps.step("The unchanged model"):
-        before = ask(asked, top_k=RANKED_ANSWERS)
-    # Steps 2 and 3: after, and random; several at once, since batches are of one length and are rarely full.
-    controls = _random_controls(subject, experiment, interventions)
-    changes = [interventions, *controls]
+    controls, asked = _random_controls(subject, experiment, interventions), [*prompts, *rivals]
     at_once = max(1, 4 * batch_tokens(subject) // sum(len(each.input_ids) for each in asked))
-    changed: list[list[Prediction]] = []
-    for first in range(0, len(changes), at_once):
-        some = changes[first : first + at_once]
-        last = first + len(some) - 1
-        draw = f"random neurons, draw {last} of {len(controls)}" if last else "the neurons changed"
-        with steps.step(f"With {draw}", counts=len(some)):
-            top_k = [RANKED_ANSWERS if change is interventions else 1 for change in some for _ in asked]
-            found = ask(
-                asked * len(some), top_k=top_k, interventions=[change for change in some for _ in asked]
-            )
-        changed += [found[start : start + len(asked)] for start in range(0, len(found), len(asked))]
-    after, *draws = changed
-    # Step 4: undo.
+    draws: list[list[Prediction]] = []
+    for first in range(0, len(controls), at_once):
+        some = controls[first : first + at_once]
+        message = f"With random neurons, draw {first + len(some)} of {len(controls)}"
+        with steps.step(message, counts=len(some)):
+            changes = [control for control in some for _ in asked]
+            found = ask(asked * len(some), top_k=1, interventions=changes)
+        draws += [found[start : start + len(asked)] for start in range(0, len(found), len(asked))]
+    # Step 4: the new answer.
+    with steps.step("The new answer"):
+        new_before = ask(rivals, top_k=FILED_ANSWERS)
+        new_after = ask(rivals, top_k=FILED_ANSWERS, interventions=[interventions] * len(rivals))
+    # Step 5: undo.
     with steps.step("Undo"):
-        undo_is_exact = ask(asked, top_k=RANKED_ANSWERS) == before
+        undo_is_exact = predict(None) == before
     steps.report("Done")
     new = {
-        place: (before[i], after[i], tuple(draw[i] for draw in draws))
-        for i, place in enumerate(places, len(prompts))
+        place: (new_before[i], new_after[i], tuple(draw[len(prompts) + i] for draw in draws))
+        for i, place in enumerate(places)
     }
     return Outcome(
         experiment=replace(

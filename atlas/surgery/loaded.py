@@ -91,27 +91,26 @@ def whole_answer(tokens: Sequence[TokenPrediction]) -> Prediction:
 
 
 def token_predictions(
-    loaded: LoadedModel, logits: Tensor, targets: Tensor, *, top_k: Sequence[int]
+    loaded: LoadedModel, logits: Tensor, targets: Tensor, *, top_k: int
 ) -> list[TokenPrediction]:
-    """Predictions from logits at answer positions, (n, n_tokens), the target tokens, (n,), and each top k."""
+    """Predictions from logits at answer positions, (n, n_tokens), and the target tokens, (n,)."""
     log_p = logits.log_softmax(-1)
     wanted = log_p.gather(-1, targets[:, None])
     if not bool(torch.isfinite(wanted).all()):
         raise ModelError(f"{loaded.name} returned NaN. Load it in float32 and check the weights.")
     ranks = (log_p > wanted).sum(-1) + 1
-    top = log_p.topk(min(max(top_k), log_p.shape[-1]))
+    top = log_p.topk(min(top_k, log_p.shape[-1]))
     return [
         TokenPrediction(
             probability=probability,
             rank=rank,
-            top=tuple((loaded.token_text(token), p) for token, p in zip(tokens[:k], values, strict=False)),
+            top=tuple((loaded.token_text(token), p) for token, p in zip(tokens, values, strict=True)),
         )
-        for probability, rank, tokens, values, k in zip(
+        for probability, rank, tokens, values in zip(
             wanted[:, 0].exp().tolist(),
             ranks.tolist(),
             top.indices.tolist(),
             top.values.exp().tolist(),
-            top_k,
             strict=True,
         )
     ]

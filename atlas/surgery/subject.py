@@ -64,35 +64,28 @@ class Subject(LoadedModel):
         self,
         prompts: Sequence[Prompt | Encoded],
         *,
-        top_k: int | Sequence[int] = 10,
+        top_k: int = 10,
         interventions: Sequence[Intervention | Sequence[Intervention] | None] | None = None,
         batch_tokens: int = 2048,
         share_prefixes: bool = False,
     ) -> list[Prediction]:
-        """Probability and rank of each prompt's answer, and the `top_k` likeliest tokens in its place.
+        """Probability and rank of each prompt's answer, and the likeliest tokens in its place.
 
-        top_k: one number for all prompts, or one for each. `interventions` gives each prompt its own change
-        (None: none), so that effects of many facts are measured in one batch. share_prefixes: where only
-        activations at the answers change, compute each prompt's prefix once; faster, and equal up to rounding
-        only.
+        `interventions` gives each prompt its own change (None: none), so that effects of many facts are
+        measured in one batch. share_prefixes: where only activations at the answers change, compute each
+        prompt's prefix once; faster, and equal up to rounding only.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         changes, change_of = self._distinct_changes(interventions, len(encoded))
         by_prefix = share_prefixes and at_answers_only(self, changes)
         # Batches of one length follow each other, and most prompts of a batch have the same change.
         prepared = lru_cache(PREPARED_CHANGES)(lambda number: prepare(self, changes[number]))
-        top_ks: Sequence[int] = [top_k] * len(encoded) if isinstance(top_k, int) else top_k
         results: dict[int, Prediction] = {}
         with self.lock.turn():
             for batch in batches(encoded, batch_tokens, by_prefix=by_prefix):
                 self.lock.give_way()
-                predictions = self._predict_batch(
-                    [encoded[index] for index in batch],
-                    [change_of[index] for index in batch],
-                    prepared,
-                    [top_ks[index] for index in batch],
-                    by_prefix=by_prefix,
-                )
+                rows, numbers = [encoded[index] for index in batch], [change_of[index] for index in batch]
+                predictions = self._predict_batch(rows, numbers, prepared, top_k, by_prefix=by_prefix)
                 results.update(zip(batch, predictions, strict=True))
         return [results[index] for index in range(len(encoded))]
 
@@ -120,7 +113,7 @@ class Subject(LoadedModel):
         rows: list[Encoded],
         change_of: list[int],
         prepared: Callable[[int], Prepared],
-        top_k: list[int],
+        top_k: int,
         *,
         by_prefix: bool,
     ) -> list[Prediction]:
@@ -145,8 +138,7 @@ class Subject(LoadedModel):
         _, _, targets, valid = self.tensors(rows)
         if len(read) < len(rows):
             logits = logits[[place[key] for key in keys]]
-        each_top_k = [k for k, row in zip(top_k, rows, strict=True) for _ in row.targets]
-        predictions = iter(token_predictions(self, logits[valid], targets[valid], top_k=each_top_k))
+        predictions = iter(token_predictions(self, logits[valid], targets[valid], top_k=top_k))
         return [whole_answer([next(predictions) for _ in encoded.targets]) for encoded in rows]
 
 

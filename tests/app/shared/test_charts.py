@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.shared import resources
 from atlas.charts import look as charts
 from tests.app.pages import page
 from tests.chart_palette import views
@@ -35,6 +36,7 @@ PAGES = [
 def drawn(only_sample, monkeypatch) -> list[dict]:
     """What the pages draw, checked against Vega-Lite's schema on the way."""
     monkeypatch.setattr(charts.Ready, "checked", True)
+    resources._specification.clear()
     made, unchecked = [], charts.Ready.to_dict
 
     def kept(self):

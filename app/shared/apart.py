@@ -8,7 +8,8 @@ server, forked for this work alone, which shares the weights and ends with it, a
 
 1. *Turn.* The visitor waits for the model in line, as in the server itself.
 2. *Fork.* The copy closes the server's files and connections, and computes with one thread.
-3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`).
+3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`). One copy
+   at most waits like that, since each takes memory.
 4. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
 
 Only on Linux and for a model on the processor: a GPU cannot be used after a fork. Threads do not survive one,
@@ -22,6 +23,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +45,8 @@ ASK_EVERY_SECONDS = 0.1
 SILENT_SECONDS = 60.0
 # Pages are drawn first.
 NICENESS = 5
+
+_given_way = threading.Semaphore(1)
 
 
 def apart(
@@ -91,7 +95,11 @@ def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]
                     told = value
                     progress(*told)
                 case "between":
-                    give_way()
+                    if _given_way.acquire(blocking=False):
+                        try:
+                            give_way()
+                        finally:
+                            _given_way.release()
                     ours.send_bytes(b"")
                 case "error":
                     raise value

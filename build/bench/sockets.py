@@ -266,7 +266,9 @@ class Visitor:
 
     def download(self, label: str) -> bytes:
         """The file behind a download button; raises `BuildError` when the app makes none."""
-        button = next(each for each in self.shown("download_button") if each.label == label)
+        button = next((each for each in self.shown("download_button") if each.label == label), None)
+        if button is None:
+            raise BuildError(f"The page offers no file {label}.")
         url = button.url
         if not url:
             message = BackMsg()

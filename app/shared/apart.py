@@ -8,8 +8,8 @@ server, forked for this work alone, which shares the weights and ends with it, a
 
 1. *Turn.* The visitor waits for the model in line, as in the server itself.
 2. *Fork.* The copy closes the server's files and connections, and computes with one thread.
-3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`). One copy
-   at most waits like that, since each takes memory.
+3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`). One
+   copy at most waits like that, since each takes memory.
 4. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
 
 Only on Linux and for a model on the processor: a GPU cannot be used after a fork. Threads do not survive one,

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Without `model_process`, a model's thread lets go of Python's interpreter lock at every operation, and waits this
-# long to get it back while another page computes: with Python's 5 ms, 2,000 operations waited for ten seconds.
+# Without `model_process`, a model's thread lets go of Python's interpreter lock at every operation, and waits
+# this long to get it back while a page computes: with Python's 5 ms, 2,000 operations waited for ten seconds.
 sys.setswitchinterval(0.0002)
 
 _n_modules = 0

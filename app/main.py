@@ -47,17 +47,18 @@ with visitors.asking(), layout.errors_as_sentences():
     # A wrong limits file stops every page, so that none runs without limits.
     visitors.take_place()
 
-    with st.sidebar:
-        menu = st.container()
-        layout.choose_atlas()
-        with menu:
-            links.menu(PAGES)
-        tray.show_tray()
+    with visitors.drawing():
+        with st.sidebar:
+            menu = st.container()
+            layout.choose_atlas()
+            with menu:
+                links.menu(PAGES)
+            tray.show_tray()
 
-    with layout.errors_as_sentences(), address.followed(page.url_path):
-        page.run()
-        titles.show_title(page.url_path)  # of the address that the page wrote
+        with layout.errors_as_sentences(), address.followed(page.url_path):
+            page.run()
+            titles.show_title(page.url_path)  # of the address that the page wrote
 
-    layout.footer()
+        layout.footer()
 
 resources.spare_the_collector()

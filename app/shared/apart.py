@@ -31,7 +31,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.shared import limits
+from app.shared import limits, visitors
 from atlas.errors import AtlasError
 from atlas.line import TELL_EVERY_SECONDS
 
@@ -57,10 +57,19 @@ def apart(
     What it is given and returns is pickled. Raises what the function or `progress` raises, and `AtlasError`
     when the process ends without an answer.
     """
-    on = limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu"
-    if not on:
-        return function(subject, *given, progress=progress, **options)
+    with visitors.away():
+        on = limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu"
+        work = _in_a_copy if on else _call
+        return work(function, subject, *given, progress=progress, **options)
 
+
+def _call(function: Callable[..., _T], *given: Any, **options: Any) -> _T:
+    return function(*given, **options)
+
+
+def _in_a_copy(
+    function: Callable[..., _T], subject: Subject, *given: Any, progress: OnProgress, **options: Any
+) -> _T:
     from atlas.experiments.run import in_line
 
     with subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead))):

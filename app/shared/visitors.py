@@ -2,6 +2,8 @@
 
     with visitors.asking():                      # around a page: its work counts as this visitor's
         visitors.take_place()                    # LimitsError where the host is full
+        with visitors.drawing(): ...             # two pages at once, in turn
+            with visitors.away(): ...            # what takes long and is no drawing
     visitor = visitors.here()
     visitor.hold("sql", query, release=stop)     # until another one takes this name, or the visitor leaves
     visitor.held("sql"), visitor.drop("sql")
@@ -32,6 +34,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from app.shared import limits
 from app.shared.limits import LimitsError
 from atlas import line
+from atlas.line import FairLine, Place
 
 LOOK_EVERY_SECONDS = 0.5
 # Memory is given back for a while after somebody has left: Streamlit's loop lets go of the last session late.
@@ -111,10 +114,64 @@ def here() -> Visitor:
 
 @contextmanager
 def asking() -> Iterator[None]:
-    """What is asked for in this block counts as this visitor's in every line (`atlas.line`)."""
+    """What is asked for in this block counts as this visitor's in every line (`atlas.line`).
+
+    All sessions of one network address count as one; without an address, on this machine, each for itself.
+    """
     visitor = here()
-    with line.asking(visitor):
+    address = st.context.ip_address if runtime.exists() else None
+    with line.asking(address or visitor):
         yield
+
+
+# Pages -----------------------------------------------------------------------------------------------
+
+# Python draws one page at a time; of many at once, each waits for all.
+_drawing = FairLine(at_once=2)
+_here = threading.local()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw a page when it is this visitor's turn; who has had much less of it goes first.
+
+    Where the visitor leaves meanwhile, the page is not drawn.
+    """
+    if not runtime.exists():
+        yield
+        return
+    _here.place = place = Place(_drawing)
+    try:
+        _take_turn(place)
+        yield
+    finally:
+        place.leave()
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Let other pages be drawn while this one waits in this block."""
+    place = getattr(_here, "place", None)
+    if place is None or not place.served:
+        yield
+        return
+    place.leave()
+    yield
+    _take_turn(place)
+
+
+def _take_turn(place: Place) -> None:
+    place.join()
+    place.wait(on_wait=_stop_if_left)
+
+
+def _stop_if_left(ahead: int) -> None:
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is not None and not runtime.get_instance().is_active_session(context.session_id):
+        st.stop()
+
+
+# Places ----------------------------------------------------------------------------------------------
 
 
 def take_place() -> None:

@@ -194,7 +194,9 @@ def run_bar(allowed: limits.Limits, query: Query | None) -> None:
 def show_outcome(atlas: Atlas, query: Query) -> None:
     """The answer, or the progress, or the error."""
     asked = start_query(atlas, query)
-    if not asked.wait(PATIENCE):
+    with visitors.away():
+        done = asked.wait(PATIENCE)
+    if not done:
         show_query_progress(asked)
         return
     try:

@@ -143,11 +143,11 @@ def measure_load(
             step()
         guest.experiment(FACTS[0])
     memory = {"start": server.memory()}
-    attackers = [Attacker(server, seed + k) for k in range(hostile)] if attacks else []
+    attackers = [Attacker(server.seen_from(250 + k), seed + k) for k in range(hostile)] if attacks else []
     over, weighed = threading.Event(), [memory["start"]]
     threads = [
         *(
-            threading.Thread(target=keep_visiting, args=(server, waits, seed + k, over))
+            threading.Thread(target=keep_visiting, args=(server.seen_from(k), waits, seed + k, over))
             for k in range(visitors)
         ),
         *(

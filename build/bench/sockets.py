@@ -22,7 +22,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -68,10 +68,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Server:
-    """A running app: its port and its process."""
+    """A running app: its port, its process, and the address that visitors come from."""
 
     port: int
     process: psutil.Process
+    client: str = "127.0.0.1"
+
+    def seen_from(self, place: int) -> Server:
+        """The same, for visitors from another address: Linux takes all of 127.0.0.0/8 for this machine."""
+        return replace(
+            self, client=f"127.0.{1 + place // 250}.{1 + place % 250}" if psutil.LINUX else self.client
+        )
 
     @property
     def address(self) -> str:
@@ -185,7 +192,7 @@ class Visitor:
         protocols = ["streamlit", *(["none", session] if session else [])]
         address = f"ws://127.0.0.1:{server.port}/_stcore/stream"
         options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": None}
-        options |= {"open_timeout": SLOWEST, "close_timeout": 1}
+        options |= {"open_timeout": SLOWEST, "close_timeout": 1, "source_address": (server.client, 0)}
         self.connection = connect(address, subprotocols=protocols, **options)
 
     def __enter__(self) -> Visitor:

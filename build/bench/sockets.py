@@ -76,9 +76,8 @@ class Server:
 
     def seen_from(self, place: int) -> Server:
         """The same, for visitors from another address: Linux takes all of 127.0.0.0/8 for this machine."""
-        return replace(
-            self, client=f"127.0.{1 + place // 250}.{1 + place % 250}" if psutil.LINUX else self.client
-        )
+        client = f"127.0.{1 + place // 250}.{1 + place % 250}" if psutil.LINUX else self.client
+        return replace(self, client=client)
 
     @property
     def address(self) -> str:

@@ -7,6 +7,7 @@ megabytes, who is answered before whom, that nothing runs on for visitors who ha
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,6 +246,20 @@ def test_a_query_is_answered_while_five_others_run_without_end(server, visitor):
             each.wait(lambda each=each: each.settled)
             (error,) = each.errors
             assert STOPPED in unmarked(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Elsewhere this machine has one address of its own")
+def test_a_page_is_drawn_before_the_many_of_another_address(server):
+    with ExitStack() as leaving:
+        many = [leaving.enter_context(Visitor(server.seen_from(1))) for _ in range(40)]
+        one = leaving.enter_context(Visitor(server.seen_from(2)))
+        for each in many:
+            each.ask("relation", **ATLAS, relation="P36")
+        many[0].wait(lambda: many[0].settled)
+        one.open("relation", **ATLAS, relation="P36")
+        assert len(unsettled(many)) >= 10
+        for each in many:
+            each.wait(lambda each=each: each.settled)
 
 
 @pytest.mark.parametrize("visits", [5, 20])

@@ -35,7 +35,7 @@ SHORT_SECONDS = 1.0
 # What it runs at least before it is put back for others.
 SHORTEST_TURN_SECONDS = 0.25
 LOADING_SECONDS = 120.0
-# An idle process ends to free its memory, one whose sandbox has another sooner; starting one takes a second.
+# An idle process ends to free its memory, sooner where another was used later; starting one takes a second.
 IDLE_SECONDS = 600.0
 SPARE_SECONDS = 15.0
 
@@ -119,7 +119,7 @@ class Pool:
 
     def _end_spare(self, process: Process) -> None:
         with self._guard:
-            if process in self._idle and self._is_spare(process):
+            if process in self._idle and (self._is_spare(process) or process is not self._idle[-1]):
                 self._drop([process])
             elif process in self._idle:
                 process.end_after(IDLE_SECONDS, self._end_idle)

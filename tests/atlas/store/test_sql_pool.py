@@ -237,6 +237,15 @@ def test_a_spare_process_ends_soon_and_the_last_of_its_atlas_stays(console, pool
     assert len(pool.process_ids(console)) == 1
 
 
+def test_of_two_atlases_the_one_asked_last_keeps_its_process(sandbox, monkeypatch):
+    monkeypatch.setattr(sql_pool, "SPARE_SECONDS", 0.5)
+    first, last = sandbox(), sandbox()
+    assert [answer("visitor", each) for each in (first, last)] == 2 * [((60,),)]
+    until(lambda: first.process_id is None)
+    time.sleep(0.5)
+    assert last.process_id is not None
+
+
 @pytest.mark.parametrize("n_processes", [0, -1])
 def test_a_pool_has_a_process(n_processes):
     with pytest.raises(QueryError, match="n_processes must be at least 1"):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -98,7 +97,7 @@ def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]
             if not ours.poll(TELL_EVERY_SECONDS):
                 progress(*told)  # a visitor who has left is noticed here
                 continue
-            kind, value = pickle.loads(ours.recv_bytes())
+            kind, value = ours.recv()
             match kind:
                 case "progress":
                     told = value
@@ -109,7 +108,7 @@ def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]
                             give_way()
                         finally:
                             _given_way.release()
-                    ours.send_bytes(b"")
+                    ours.send(None)
                 case "error":
                     raise value
                 case "answer":
@@ -142,7 +141,7 @@ def _compute(theirs: Connection, work: Callable[[OnProgress], Any]) -> None:
 
 
 def _send(theirs: Connection, kind: str, value: Any = None) -> None:
-    theirs.send_bytes(pickle.dumps((kind, value)))
+    theirs.send((kind, value))
 
 
 def _copy(subject: Subject, theirs: Connection) -> Subject:
@@ -160,7 +159,7 @@ def _copy(subject: Subject, theirs: Connection) -> Subject:
             super().give_way()
             if time.monotonic() >= self.asked_at + ASK_EVERY_SECONDS:
                 _send(theirs, "between")
-                theirs.recv_bytes()
+                theirs.recv()
                 self.asked_at = time.monotonic()
 
     return replace(subject, lock=Lent())

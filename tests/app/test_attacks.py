@@ -291,8 +291,10 @@ def test_a_query_goes_on_when_other_atlases_are_asked(server):
 def test_a_visitor_runs_one_page_at_a_time_however_fast_it_asks(server, visitor):
     visitor.open("fact", **ATLAS, fact="P36:france")
     threads = server.process.num_threads()
-    for _ in range(1000):
-        visitor.send_again()
+    # One who floods is cut off, maybe while still sending.
+    with suppress(ConnectionClosed, OSError):
+        for _ in range(1000):
+            visitor.send_again()
     with Visitor(server) as other:
         other.open("fact", **ATLAS, fact="P36:france")
         assert other.errors == []

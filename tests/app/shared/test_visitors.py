@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from weakref import ref
 
 import pytest
+from streamlit.runtime.app_session import AppSession
 from streamlit.testing.v1 import AppTest
 
 from app.shared import limits, visitors
@@ -191,3 +192,17 @@ def test_a_visitor_who_asks_for_nothing_gives_up_the_place(monkeypatch):
     now = visitors.time.monotonic()
     monkeypatch.setattr(visitors.time, "monotonic", lambda: now + visitors.IDLE_SECONDS + 1)
     assert not visitor.has_place
+
+
+@pytest.mark.parametrize(("setting", "watches"), [("none", False), ("auto", True)])
+def test_a_session_that_is_found_again_watches_files_only_if_the_setting_says_so(
+    setting, watches, monkeypatch
+):
+    monkeypatch.setattr(AppSession, "register_file_watchers", AppSession.register_file_watchers)
+    monkeypatch.setattr(visitors.config, "get_option", {"server.fileWatcherType": setting}.get)
+    visitors.watch_no_files()
+    session = object.__new__(AppSession)
+    session._local_sources_watcher = watcher = SimpleNamespace(asked=[])
+    watcher.register_file_change_callback = watcher.asked.append
+    session.register_file_watchers()
+    assert bool(watcher.asked) == watches

@@ -264,9 +264,9 @@ def spend_memory_sparingly() -> None:
 def watch_no_files() -> None:
     """Have a session that is found again watch files only if the setting says so, as a new one does.
 
-    Streamlit 1.x starts to watch them in `WebsocketSessionManager.connect_session` whatever `fileWatcherType` is.
-    The session's runs then read the path of every module (0.3 s), on the one loop of all sessions: five visitors
-    who reconnect again and again take three quarters of the loop's time.
+    Streamlit's `WebsocketSessionManager.connect_session` starts to watch them whatever `fileWatcherType` is.
+    Each run of the session then reads the path of every module, 0.3 s of the one loop of all sessions: five
+    visitors who reconnect again and again take three quarters of its time.
     """
     if config.get_option("server.fileWatcherType") == "none":
         AppSession.register_file_watchers = lambda self: None  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural
 from app.sql.charts import answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY, Example
-from app.sql.parameters import Parameter, Query, parameters
+from app.sql.parameters import MOST_FIELDS, Parameter, Query, parameters
 from app.sql.rows import choice, drawable, shown
 from app.sql.schema import not_measured, schema_pane, tables_and_views
 from app.sql.shell import for_the_shell
@@ -108,8 +108,9 @@ def to_url(query: Query) -> None:
 def fill_editor(query: Query) -> None:
     """Put a query into the editor and its fields."""
     st.session_state[TEXT] = query.sql
+    values = query.values
     for each in parameters(query.sql):
-        value = query.values[each.name]
+        value = values[each.name]
         st.session_state[field_key(each)] = str(value).lower() if isinstance(value, bool) else value
 
 
@@ -151,8 +152,10 @@ def editor(longest: int) -> None:
     wanted = parameters(sql or "")
     if wanted:
         with st.container(horizontal=True, gap="small", key="sql-fields"):
-            for each in wanted:
+            for each in wanted[:MOST_FIELDS]:
                 field(each)
+    if len(wanted) > MOST_FIELDS:
+        st.caption(f"Only the first {MOST_FIELDS} of {len(wanted)} parameters have a field.")
 
 
 def field_key(parameter: Parameter) -> str:

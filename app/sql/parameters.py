@@ -15,7 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
+
+# Fields for parameters: each is a widget that the server and the browser keep.
+MOST_FIELDS = 40
 
 # The order matters: what opens first hides the rest. No pattern backtracks over more than one token.
 _TOKEN = re.compile(
@@ -89,6 +93,7 @@ class Query:
         return {each.name: each.value(texts.get(each.name)) for each in parameters(self.sql)}
 
 
+@lru_cache(maxsize=64)
 def parameters(sql: str) -> tuple[Parameter, ...]:
     """The parameters of a query in their order, each once."""
     found: dict[str, Parameter] = {}

@@ -198,11 +198,13 @@ def test_a_visitor_who_asks_for_nothing_gives_up_the_place(monkeypatch):
 def test_a_session_that_is_found_again_watches_files_only_if_the_setting_says_so(
     setting, watches, monkeypatch
 ):
-    monkeypatch.setattr(AppSession, "register_file_watchers", AppSession.register_file_watchers)
+    watch = AppSession.register_file_watchers
+    monkeypatch.setattr(AppSession, "register_file_watchers", watch)
     monkeypatch.setattr(visitors.config, "get_option", {"server.fileWatcherType": setting}.get)
     visitors.watch_no_files()
-    session = object.__new__(AppSession)
-    session._local_sources_watcher = watcher = SimpleNamespace(asked=[])
-    watcher.register_file_change_callback = watcher.asked.append
-    session.register_file_watchers()
-    assert bool(watcher.asked) == watches
+    assert (AppSession.register_file_watchers is watch) == watches
+    if not watches:
+        session = object.__new__(AppSession)
+        session._local_sources_watcher = None
+        session.register_file_watchers()
+        assert session._local_sources_watcher is None

@@ -18,7 +18,7 @@ from app.shared import exports, limits
 from app.shared.words import token_list
 from app.sql.charts import MOST_LABELS, answer_chart, left_out, suitable
 from app.sql.gallery import EXPERIMENTS, GALLERY
-from app.sql.parameters import Parameter, parameters
+from app.sql.parameters import MOST_FIELDS, Parameter, parameters
 from app.sql.rows import choice, drawable, shown
 from app.sql.schema import not_measured, quoted, tables_and_views
 from atlas.rows import tokens_of
@@ -485,6 +485,13 @@ def test_parameters_are_fields_whose_values_are_in_the_url(only_sample):
     assert set(again.dataframe[0].value["fact_id"]) == found
     assert again.number_input(key="sql-value-whole-least").value == 3
     assert again.selectbox(key="sql-value-flag-k").value == "true"
+
+
+def test_a_query_of_a_thousand_parameters_gets_a_few_fields(only_sample):
+    sql = "SELECT " + ", ".join(f"$v{k}::INTEGER" for k in range(1000))
+    found = sql_page(sql=sql)
+    assert len(found.number_input) == MOST_FIELDS
+    assert f"Only the first {MOST_FIELDS} of 1000 parameters have a field." in words(found)
 
 
 def test_parameters_of_the_query_before_leave_the_url(only_sample):

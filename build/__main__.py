@@ -25,7 +25,14 @@ from build.evidence import ALIASES, STUDIES
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.jobs.machine import Machine
 from build.output.writer import writing
-from build.plan import BuildOptions, at_least_one, describe_plan, make_plan, not_negative
+from build.plan import (
+    BuildOptions,
+    QuestionOptions,
+    at_least_one,
+    describe_plan,
+    make_plan,
+    not_negative,
+)
 
 EXIT_NOT_REPRODUCED = 1
 
@@ -96,6 +103,22 @@ def _run(
     from build.run import run_build
 
     print(run_build(options, out=out, machine=machine, fresh=fresh))
+
+
+@app.command("templates")
+@spread_options
+def _templates(options: QuestionOptions) -> None:
+    """Say how well a model answers each template: its share of answers at rank 1, their median probability.
+
+    A template is marked whose median is under a fifth of its relation's, the median over its templates.
+
+    \b
+    examples:
+      python -m build templates --model smollm2-135m --dataset starter --relations P36,P37
+    """
+    from build.templates import describe_templates, measure_templates
+
+    print(describe_templates(measure_templates(options)))
 
 
 @app.command("check")

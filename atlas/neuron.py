@@ -84,7 +84,8 @@ class Relation:
 class Fact:
     """A subject, a relation and an object; `source` says where the fact was taken from.
 
-    contested: several answers are defensible. guessable: the subject suggests its answer.
+    contested: several answers are defensible. guessable: the subject suggests its answer. None: nobody has
+    said.
     """
 
     fact_id: str
@@ -93,8 +94,8 @@ class Fact:
     object: str
     source: str = ""
     # Not in the repr, of which hashes of data sets without marks are made.
-    contested: bool = field(default=False, repr=False)
-    guessable: bool = field(default=False, repr=False)
+    contested: bool | None = field(default=None, repr=False)
+    guessable: bool | None = field(default=None, repr=False)
 
     @property
     def marks(self) -> str:

@@ -37,10 +37,17 @@ CREATE OR REPLACE TEMP MACRO optional_table(name, columns) AS (
 
 CREATE OR REPLACE VIEW relations AS
     FROM read_parquet(getvariable('atlas_pattern') || '/relations.parquet', hive_partitioning = false);
+-- Older files lack the last columns.
 CREATE OR REPLACE VIEW facts AS
-    FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false);
+    FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false)
+    UNION ALL BY NAME
+    SELECT NULL::BOOLEAN AS contested, NULL::BOOLEAN AS guessable, NULL::SMALLINT AS n_answer_tokens WHERE false;
 CREATE OR REPLACE VIEW knowledge_neurons AS
     FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false);
+
+SET VARIABLE templates = optional_table('templates', '
+    NULL::VARCHAR AS relation_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out');
+CREATE OR REPLACE VIEW templates AS FROM query(getvariable('templates'));
 
 SET VARIABLE prompts = optional_table('prompts', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out,
@@ -127,6 +134,15 @@ CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
 -- Comments with a plus hold what collections add, whose tables have a column atlas_id (atlas/store/collection.py).
+
+-- The prompts that ask for facts: those stored in the table, and of facts with none there those that the templates of
+-- their relations make, with nulls for what was not measured. Columns as in prompts.
+CREATE OR REPLACE VIEW fact_prompts AS
+FROM prompts
+UNION ALL BY NAME
+SELECT /*+ f.atlas_id, */ f.fact_id, t.template_id, replace(t.text, '[X]', f.subject) AS text, t.held_out
+FROM facts AS f JOIN templates AS t ON /*+ t.atlas_id = f.atlas_id AND */ t.relation_id = f.relation_id
+WHERE f.n_prompts = 0;
 
 -- The facts a neuron carries: layer, neuron, fact_id, relation_id, label, subject, object, known, share, mean_score,
 -- max_score.

@@ -158,6 +158,14 @@ def _import_published(
     model: Annotated[
         str | None, Option(help="the model of your own files; by default what their names begin with")
     ] = None,
+    own_templates: Annotated[
+        bool,
+        Option(
+            "--own-templates",
+            help="take this project's templates in place of PARAREL's: no sentence of PARAREL's is in the "
+            "atlas, and no effects",
+        ),
+    ] = False,
     fresh: Annotated[bool, Option("--fresh", help="replace the atlas in --out")] = False,
     progress: Annotated[bool, Option("--progress", help="print progress on stderr, in lines")] = False,
 ) -> None:
@@ -169,6 +177,7 @@ def _import_published(
     \b
     examples:
       python -m build import-published --out out/published
+      python -m build import-published --own-templates --out out/map
       python -m build import-published --source mine --model M --out out/mine
     """
     for option, folder in (("--source", source), ("--results", results)):
@@ -186,6 +195,7 @@ def _import_published(
             results=results,
             model=model,
             dataset=dataset,
+            own_templates=own_templates,
             fresh=fresh,
             progress=_print_progress() if progress else None,
         )

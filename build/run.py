@@ -345,6 +345,7 @@ class _Build:
         facts = tables.facts_table(self.plan, prompts, found)
         n_templates = {name: len(templates) for name, templates in self.plan.templates.items()}
         output.write_table("relations", tables.relations_table(self.plan.dataset, facts, n_templates))
+        output.write_table("templates", tables.templates_table(self.plan.templates, facts))
         output.write_table("facts", facts)
         output.write_table("prompts", prompts.table)
         output.write_sorted("attributions", tables.attributions_parts(prompts, scores))

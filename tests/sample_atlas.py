@@ -219,6 +219,9 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
                 "n_neurons": len(kept),
                 "known": sum(r == 1 for r in ranks) > N_TEMPLATES / 2,
                 "mean_probability": sum(probabilities) / len(probabilities),
+                "contested": index % 20 == 7,
+                "guessable": index % 20 == 13,
+                "n_answer_tokens": len(answer.split()),
             }
         )
 
@@ -234,6 +237,16 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
             }
             for relation in relation_ids
             if any(f["relation_id"] == relation for f in facts)
+        ],
+        "templates": [
+            {
+                "relation_id": relation,
+                "template_id": f"{relation}.{place}",
+                "text": f"Wording {place}: the {RELATIONS[relation][0]} of [X] is [Y].",
+                "held_out": place % 2 == 1,
+            }
+            for relation in sorted({fact["relation_id"] for fact in facts})
+            for place in range(N_TEMPLATES)
         ],
         "facts": facts,
         "prompts": prompts,

@@ -48,7 +48,7 @@ def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
     The revision of other facts says that they are not the project's. Raises `DatasetError` when a file is
     missing or malformed.
     """
-    relations, templates = _read_relations(folder / "relations.json")
+    relations, templates = read_relations(folder / "relations.json")
     facts: list[Fact] = []
     for relation in relations:
         facts += _read_facts(folder / "facts" / f"{relation.relation_id}.csv", relation.relation_id)
@@ -94,7 +94,8 @@ def _read_text(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
 
 
-def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
+def read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
+    """The relations and templates of a `relations.json`. Raises `DatasetError` where it is malformed."""
     try:
         entries = json.loads(_read_text(path))
         relations = [Relation(str(e["relation_id"]), str(e["label"])) for e in entries]
@@ -142,7 +143,7 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
                     f"{path}, line {line}, has an empty or missing cell. Fill in subject, object and source; "
                     "where the header has the column mark, end the line with a comma and the mark, if any."
                 )
-            marks = _read_marks(mark[0] if mark else "", path, line)
+            marks = _read_marks(mark[0], path, line) if mark else {}
             if gives_away(subject, answer):
                 raise DatasetError(
                     f"{path}, line {line}: '{subject}' and '{answer}' contain one another, so the prompt "

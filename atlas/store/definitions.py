@@ -35,6 +35,16 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("n_templates", _COUNT, "Number of templates this model can be asked with."),
         ),
     ),
+    "templates": (
+        "One row a template that this model can be asked with.",
+        ("relation_id", "template_id"),
+        (
+            _RELATION_ID,
+            ("template_id", _TEXT, "Identifier of the template."),
+            ("text", _TEXT, "The sentence with [X] for the subject and [Y] for the answer."),
+            ("held_out", _FLAG, "Whether its prompts are kept for evaluation and find no neurons."),
+        ),
+    ),
     "facts": (
         "One row a fact, with how well the model knows it.",
         ("fact_id",),
@@ -43,10 +53,26 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             _RELATION_ID,
             ("subject", _TEXT, "Whom or what the fact is about."),
             ("object", _TEXT, "The answer the prompts ask for."),
-            ("n_prompts", _COUNT, "Number of the fact's prompts, held-out ones included."),
+            (
+                "n_prompts",
+                _COUNT,
+                "Number of the fact's rows in prompts, held-out ones included; 0 where none is stored and "
+                "its templates make them.",
+            ),
             ("n_neurons", _COUNT, "Number of its knowledge neurons after refinement."),
             ("known", _FLAG, "Whether the answer has rank 1 on more than half of the fact's prompts."),
             ("mean_probability", _SCORE, "Mean probability of the answer over the fact's prompts."),
+            (
+                "contested",
+                _FLAG,
+                "Whether several answers are defensible; null where nobody has gone through the facts.",
+            ),
+            (
+                "guessable",
+                _FLAG,
+                "Whether the subject suggests the answer; null where nobody has gone through the facts.",
+            ),
+            ("n_answer_tokens", _LAYER, "Number of tokens of the answer, the most over its prompts."),
         ),
     ),
     "prompts": (
@@ -446,10 +472,17 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
 }
 
 # Table → its columns that older files lack, at its end; there they are null.
-LATER_COLUMNS: dict[str, tuple[str, ...]] = {"effects": ("change",)}
+LATER_COLUMNS: dict[str, tuple[str, ...]] = {
+    "facts": ("contested", "guessable", "n_answer_tokens"),
+    "effects": ("change",),
+}
 
 # View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
 DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "fact_prompts": (
+        "One row a prompt: those stored in prompts and, of facts with none there, those that templates make.",
+        tuple((column, text) for column, _, text in DEFINITIONS["prompts"][2]),
+    ),
     "neuron_facts": (
         "One row a (fact, neuron): knowledge_neurons with the fact in words.",
         (

@@ -20,6 +20,7 @@ from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS, LATER_COLUMNS
 __all__ = [
     "DERIVED_VIEWS",
     "LATER_COLUMNS",
+    "READ_VERSIONS",
     "REQUIRED_TABLES",
     "SCHEMA_VERSION",
     "SORT_KEYS",
@@ -30,7 +31,9 @@ __all__ = [
     "empty_table",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# What an atlas of version 2 lacks is null, or a table without rows (`LATER_COLUMNS`).
+READ_VERSIONS = (2, SCHEMA_VERSION)
 
 # Every atlas has these; the others may be absent and then read as empty.
 REQUIRED_TABLES = ("relations", "facts", "knowledge_neurons")

@@ -153,11 +153,18 @@ TABLE_STEPS = {
     CREATE TABLE relations AS
     SELECT relation_id, label, n_facts::INTEGER AS n_facts, n_templates::INTEGER AS n_templates FROM sizes
     """,
+    "templates": """
+    CREATE TABLE templates AS
+    SELECT relation_id, relation_id || '.' || lpad(j::VARCHAR, 2, '0') AS template_id,
+           'In wording ' || j || ', the ' || label || ' of [X] is [Y].' AS text, j % 2 = 1 AS held_out
+    FROM (SELECT *, unnest(range(n_templates)) AS j FROM sizes)
+    """,
     "facts": """
     CREATE TABLE facts AS
     SELECT fact_id, relation_id, subject, object, n_templates::INTEGER AS n_prompts,
            coalesce(n_neurons, 0)::INTEGER AS n_neurons, 2 * n_first > n_templates AS known,
-           mean_probability::FLOAT AS mean_probability
+           mean_probability::FLOAT AS mean_probability, false AS contested, false AS guessable,
+           1::SMALLINT AS n_answer_tokens
     FROM fact JOIN (SELECT f, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean_probability
                     FROM prompt GROUP BY f) USING (f)
     LEFT JOIN (SELECT f, count(*) AS n_neurons FROM pair GROUP BY f) USING (f)

@@ -70,13 +70,26 @@ _ROW_CHECKS = {
         FROM prompts WHERE converged AND max_gap > $tolerance * (1 + {_ROUNDING})""",
     "{n} prompts belong to no fact": """
         FROM prompts ANTI JOIN facts USING (fact_id)""",
-    "{n} facts disagree with their prompts (n_prompts, known, mean_probability)": """
+    "{n} facts disagree with their prompts (n_prompts, known, mean_probability, n_answer_tokens)": """
         FROM facts JOIN
             (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean,
-                    count(rank) AS n_ranked
+                    count(rank) AS n_ranked, max(n_answer_tokens) AS n_tokens
              FROM prompts GROUP BY fact_id) USING (fact_id)
-        WHERE n <> n_prompts OR (n_ranked > 0 AND known <> (n_first * 2 > n))
+        WHERE n <> n_prompts OR n_tokens <> n_answer_tokens OR (n_ranked > 0 AND known <> (n_first * 2 > n))
         OR abs(mean - mean_probability) > 1e-5""",
+    "{n} prompts differ from what their template makes, or from its side of the split": """
+        FROM prompts AS p JOIN facts AS f USING (fact_id)
+            JOIN templates AS t ON t.relation_id = f.relation_id AND t.template_id = p.template_id
+        WHERE p.text <> replace(t.text, '[X]', f.subject) OR p.held_out <> t.held_out""",
+    "{n} prompts are of no template of their relation": """
+        FROM prompts JOIN facts USING (fact_id) ANTI JOIN templates USING (relation_id, template_id)""",
+    "{n} templates lack one [X] and one [Y]": """
+        FROM templates
+        WHERE len(string_split(text, '[X]')) <> 2 OR len(string_split(text, '[Y]')) <> 2""",
+    "{n} relations have a wrong number of templates": """
+        FROM relations FULL JOIN
+            (SELECT relation_id, count(*) AS n FROM templates GROUP BY relation_id) USING (relation_id)
+        WHERE n IS DISTINCT FROM n_templates""",
     "{n} relations have a wrong number of facts": """
         FROM relations FULL JOIN
             (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.datasets import Dataset
-from atlas.neuron import Fact, Neuron, Prompt
+from atlas.neuron import MARKS, Fact, Neuron, Prompt, Template
 from atlas.refinement import Refined, Refinement, refine
 from atlas.store.schema import TABLES, conform
 from build.output.writer import ROW_GROUP_ROWS, Output
@@ -84,6 +84,12 @@ class Prompts:
     @cached_property
     def held_out(self) -> np.ndarray:
         return self.table["held_out"].to_numpy()
+
+    @cached_property
+    def n_answer_tokens(self) -> np.ndarray:
+        """Tokens of a fact's answer, the most over its prompts: (n_facts,)."""
+        n_tokens = self.table["n_answer_tokens"].to_numpy()
+        return np.maximum.reduceat(n_tokens, self._first_rows[:-1]) if len(self) else n_tokens
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -229,6 +235,8 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
             "n_neurons": n_neurons,
             "known": prompts.known,
             "mean_probability": probability / np.maximum(n_prompts, 1),
+            **mark_columns(chosen),
+            "n_answer_tokens": prompts.n_answer_tokens,
         }
     )
 
@@ -237,6 +245,28 @@ def text_columns(items: Iterable[Fact | Prompt], *names: str) -> dict[str, pa.Ar
     """Columns of text from the attributes of facts or prompts, one row each."""
     items = tuple(items)
     return {name: pa.array([getattr(item, name) for item in items], pa.string()) for name in names}
+
+
+def mark_columns(facts: Iterable[Fact]) -> dict[str, pa.Array]:
+    """A column for each mark, one row a fact; null where nobody has gone through the facts."""
+    facts = tuple(facts)
+    return {mark: pa.array([getattr(fact, mark) for fact in facts], pa.bool_()) for mark in MARKS}
+
+
+def templates_table(
+    templates: Mapping[str, Iterable[tuple[Template, bool]]], facts: pa.Table
+) -> list[dict[str, object]]:
+    """The table `templates`, of the relations with facts. templates: relation id → (template, held out)."""
+    return [
+        {
+            "relation_id": relation_id,
+            "template_id": template.template_id,
+            "text": template.pattern,
+            "held_out": held_out,
+        }
+        for relation_id in set(facts["relation_id"].to_pylist())
+        for template, held_out in templates[relation_id]
+    ]
 
 
 def relations_table(

@@ -39,7 +39,7 @@ from atlas.store.manifest import (
     record_file,
     write_manifest,
 )
-from atlas.store.schema import TABLES, conform
+from atlas.store.schema import SCHEMA_VERSION, TABLES, conform
 from atlas.store.sizes import LARGEST_MANIFEST
 from build.plan import first_difference
 
@@ -375,8 +375,9 @@ class Output:
         for name in tables:
             files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")
         ordered = {name: files[name] for name in map(file_name, TABLES) if name in files}
+        manifest = replace(manifest, files=ordered, schema_version=SCHEMA_VERSION)
         with open_output(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
-            file.write(manifest_text(replace(manifest, files=ordered)).encode())
+            file.write(manifest_text(manifest).encode())
         settle(self.folder)
 
     def drop_shards(self, stage: str = "") -> None:

@@ -34,8 +34,8 @@ REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
 BASE_URL = f"https://raw.githubusercontent.com/yanaiela/pararel/{REVISION}/data"
 _LICENCE = "MIT (its tuples derive from LAMA T-REx, CC BY-NC 4.0)"
 _FACTS_LICENCE = (
-    "non-commercial. Facts: Wikidata's statements as selected by T-REx (CC BY-SA 4.0), LAMA (CC BY-NC 4.0) and "
-    "PARAREL (MIT). Templates: this project's (MIT)"
+    "non-commercial. Facts: Wikidata's statements as selected by T-REx (CC BY-SA 4.0), LAMA (CC BY-NC 4.0) "
+    "and PARAREL (MIT). Templates: this project's (MIT)"
 )
 _SOURCE = "PARAREL (LAMA T-REx)"
 

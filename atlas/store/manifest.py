@@ -143,6 +143,8 @@ class _Experiment(_Part):
     key: str | None = None
     sample: Count | None = None
     seed: Count | None = None
+    all_facts: bool | None = None
+    left_out: Count | None = None
     seconds: float | None = None
     code_version: str | None = None
 

@@ -54,6 +54,10 @@ class EvaluateOptions:
             "its own default"
         ),
     ] = None
+    all_facts: Annotated[
+        bool,
+        Option("--all-facts", help="contested and guessable facts, too; by default they are left out"),
+    ] = False
     seed: Annotated[int, Option(help="for all random draws")] = 0
     device: Annotated[str, Option(help="cpu, cuda, cuda:1, mps")] = "auto"
     threads: Annotated[int | None, Option(help="CPU threads; all cores by default")] = None
@@ -137,25 +141,28 @@ class _Evaluation:
         """Steps 2 and 3; returns a line of rows and seconds."""
         study, output = self.study, self.output
         atlas = Atlas(output.folder)
-        key = self.key(atlas.manifest)
-        record = atlas.manifest.method.options.get(RECORD, {}).get(study.name, {})
-        there = all(file_name(table) in atlas.manifest.files for table in study.tables)
-        if there and record.get("key") == key and not fresh:
-            return "already measured; --fresh measures again"
-        if file_name(study.table) in atlas.manifest.files and not fresh:
-            self.refuse_to_replace(atlas, record)
-        if self.options.threads is not None or study.needs_model:
-            from build.jobs.worker import use_threads
-
-            use_threads(self.options.threads)
-        stage = f"{study.name}-{key}"
         setting = Setting(
             atlas,
             self.model,
             seed=self.options.seed,
             sample=self.options.sample_of(study),
+            all_facts=self.options.all_facts,
             device=self.options.device,
         )
+        key = self.key(setting)
+        left_out = len(setting.left_out)
+        without = f"; {left_out:,} contested or guessable facts left out (--all-facts)" if left_out else ""
+        record = atlas.manifest.method.options.get(RECORD, {}).get(study.name, {})
+        there = all(file_name(table) in atlas.manifest.files for table in study.tables)
+        if there and record.get("key") == key and not fresh:
+            return f"already measured; --fresh measures again{without}"
+        if file_name(study.table) in atlas.manifest.files and not fresh:
+            self.refuse_to_replace(setting, record)
+        if self.options.threads is not None or study.needs_model:
+            from build.jobs.worker import use_threads
+
+            use_threads(self.options.threads)
+        stage = f"{study.name}-{key}"
         # Step 2: measure.
         seconds = self.measure(setting, stage)
         # Step 3: add.
@@ -171,26 +178,30 @@ class _Evaluation:
             "version": study.version,
             "sample": setting.sample,
             "seed": setting.seed,
+            "all_facts": setting.all_facts,
+            "left_out": left_out,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
         output.drop_shards(stage)
-        return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
+        return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s{without}"
 
-    def refuse_to_replace(self, atlas: Atlas, record: dict[str, Any]) -> None:
-        """Raises `BuildError` instead of replacing rows of another sample or seed, or a build's own."""
-        now = {"sample": self.options.sample_of(self.study), "seed": self.options.seed}
-        before = {name: record.get(name) for name in now} if record else {"sample": None, "seed": None}
+    def refuse_to_replace(self, setting: Setting, record: dict[str, Any]) -> None:
+        """Raises `BuildError` instead of replacing rows of other facts or another seed, or a build's own."""
+        now = {"sample": setting.sample, "seed": setting.seed, "left_out": len(setting.left_out)}
+        before = {"sample": None, "seed": None, "left_out": 0} | {
+            name: record[name] for name in now if name in record
+        }
         if before["sample"] != now["sample"] or (record and before != now):
             raise BuildError(
-                f"{atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; this would be "
+                f"{setting.atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; this would be "
                 f"{_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the atlas."
             )
 
-    def key(self, manifest: Manifest) -> str:
+    def key(self, setting: Setting) -> str:
         """A hash of everything that the rows depend on."""
-        study = self.study
+        study, manifest = self.study, setting.atlas.manifest
         inputs = {
             name: manifest.files[file_name(name)].sha256
             for name in ("facts", "prompts", "attributions", "knowledge_neurons")
@@ -198,7 +209,9 @@ class _Evaluation:
         }
         depends = [
             [study.name, study.version],
-            [self.options.sample_of(study), self.options.seed],
+            [setting.sample, setting.seed],
+            # As before facts were left out, where none is.
+            *(["left out"] if setting.left_out else []),
             # As before configs were recorded, where there is none.
             *([manifest.model.config_sha256] if manifest.model.config_sha256 else []),
             manifest.model.weights_sha256,
@@ -227,6 +240,8 @@ class _Evaluation:
 
 def _in_words(options: dict[str, Any]) -> str:
     sample = "every fact" if options["sample"] is None else f"a sample of {options['sample']}"
+    if options["left_out"]:
+        sample += f", {options['left_out']} left out,"
     return sample if options["seed"] is None else f"{sample} and seed {options['seed']}"
 
 

@@ -14,8 +14,8 @@ the same form that other people made, and those of Dai et al.'s code, are read, 
    have an entry make up the atlas.
 4. Write: the tables that follow, the manifest last.
 
-The map that comes with the project, `pararel-bert-base-uncased`, is made with `own_templates`: PARAREL's facts
-and this project's templates, without prompts and effects, so that no sentence of PARAREL's is in it.
+The map that comes with the project, `pararel-bert-base-uncased`, is made with `own_templates`: PARAREL's
+facts and this project's templates, without prompts and effects, so that no sentence of PARAREL's is in it.
 
 Scores and probabilities are not in EleutherAI's files: those columns are null, and the app says "not measured
 in this atlas". Its results are relative changes (`effects.change`); its unrelated "enhancement" is left out:
@@ -103,8 +103,8 @@ RESULT_BLOBS = {
 }
 NONE_HELD_OUT = "No template: the replication found its neurons on all of them."
 OWN_HELD_OUT = (
-    "Every second template. All are this project's: the replication found its neurons on PARAREL's, which are "
-    "not in this atlas."
+    "Every second template. All are this project's: the replication found its neurons on PARAREL's, which "
+    "are not in this atlas."
 )
 LEFT_OUT = (
     "Left out of the results: the enhancement of unrelated facts, where the script suppresses instead of "
@@ -159,8 +159,8 @@ def import_published(
     of_dai = source is not None and dai.is_there(source.expanduser())
     if own_templates and (dataset != "pararel" or results is not None or of_dai):
         raise BuildError(
-            "--own-templates is for EleutherAI's neurons of PARAREL's facts, without results. Leave it out, or "
-            "--dataset and --results."
+            "--own-templates is for EleutherAI's neurons of PARAREL's facts, without results. Leave it out, "
+            "or --dataset and --results."
         )
     if of_dai:
         report(0.0, "read: files of Dai et al.'s code")
@@ -404,10 +404,9 @@ def _notes(published: bool, results: str, *, own_templates: bool) -> str:
     )
     if own_templates:
         return (
-            f"Imported: {whose}, joined with PARAREL's facts. Not for commercial use: the facts are Wikidata's "
-            "statements as selected by T-REx (CC BY-SA 4.0), LAMA (CC BY-NC 4.0) and PARAREL (MIT). The "
-            "templates are this project's; no sentence of PARAREL's is in this atlas. Probabilities, scores and "
-            "effects are not in these files."
+            f"Imported: {whose}, joined with PARAREL's facts, which are not for commercial use, and with this "
+            "project's templates: no sentence of PARAREL's is in this atlas. Probabilities, scores and effects "
+            "are not in it either."
         )
     effects = (
         "Of the results (suppression and enhancement), no file was read, so effects are not in this atlas."

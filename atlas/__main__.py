@@ -205,10 +205,10 @@ def _tables(atlas: Atlas) -> list[str]:
 
 def _numbers(atlas: Atlas) -> list[str]:
     summary = atlas_summary(atlas)
-    asked = f"asked with {summary.n_prompts:,} prompts ({summary.n_held_out:,} held out)"
+    prompts = f"asked with {summary.n_prompts:,} prompts ({summary.n_held_out:,} held out)"
     lines = [
         f"{summary.n_facts:,} facts of {summary.n_relations} relations, "
-        f"{asked if summary.n_prompts else 'not asked'}"
+        f"{prompts if summary.n_prompts else 'not asked'}"
     ]
     if summary.n_known is not None:
         lines.append(

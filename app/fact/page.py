@@ -81,10 +81,8 @@ def main() -> None:
     with layout.errors_as_sentences():
         limits, rows = choose_fact_neurons(atlas, fact, stored)
         exported["neurons"] = rows
-        widths = {part: width for part, width in (("scores", 3), ("effects", 2)) if part not in lacks}
-        places = dict(
-            zip(widths, st.columns([*widths.values()], gap="medium") if widths else [], strict=True)
-        )
+        widths = {"scores": 3, "effects": 2}
+        places = layout.columns({part: width for part, width in widths.items() if part not in lacks})
         if "scores" in places:
             with places["scores"], layout.errors_as_sentences():
                 exported["scores"] = show_scores(atlas, fact, prompts, limits, rows, neuron)

@@ -199,10 +199,9 @@ def show_relation_experiments(atlas: Atlas, relation_id: str, lacks: frozenset[s
         return
     st.subheader("What changing its neurons does", anchor=False)
     tables: dict[str, pd.DataFrame] = {}
-    beside = [name for name in there if name != "edits"]
-    places = dict(zip(beside, st.columns(len(beside), gap="medium") if beside else [], strict=True))
+    places = layout.columns({name: 1 for name in there if name != "edits"})
     for name in there:
-        with places.get(name, st.container()), layout.errors_as_sentences():
+        with places[name] if name in places else st.container(), layout.errors_as_sentences():
             tables |= show[name](atlas, relation_id)
     exports.offer(f"experiments {relation_id}", **tables)
 

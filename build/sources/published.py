@@ -404,9 +404,9 @@ def _notes(published: bool, results: str, *, own_templates: bool) -> str:
     )
     if own_templates:
         return (
-            f"Imported: {whose}, joined with PARAREL's facts, which are not for commercial use, and with this "
-            "project's templates: no sentence of PARAREL's is in this atlas. Probabilities, scores and effects "
-            "are not in it either."
+            f"Imported: {whose}, joined with PARAREL's facts, which are not for commercial use, and with "
+            "this project's templates: no sentence of PARAREL's is in this atlas. Probabilities, scores and "
+            "effects are not in it either."
         )
     effects = (
         "Of the results (suppression and enhancement), no file was read, so effects are not in this atlas."

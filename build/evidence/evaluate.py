@@ -195,8 +195,9 @@ class _Evaluation:
         }
         if before["sample"] != now["sample"] or (record and before != now):
             raise BuildError(
-                f"{setting.atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; this "
-                f"would be {_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the atlas."
+                f"{setting.atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; "
+                f"this would be {_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the "
+                "atlas."
             )
 
     def key(self, setting: Setting) -> str:

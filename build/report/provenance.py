@@ -83,7 +83,8 @@ def _command(manifest: Manifest) -> str:
     published = manifest.method.options.get("published")
     if published is not None:
         own = " --source FILES" if published.get("neurons") == NOT_PUBLISHED else ""
-        return f"`python -m build import-published{own} --out DIR`"
+        templates = " --own-templates" if published.get("templates") else ""
+        return f"`python -m build import-published{own}{templates} --out DIR`"
     words = [f"--model {parameters['model']}", f"--dataset {parameters['dataset']}"]
     for name, default in _OPTIONS.items():
         value = parameters.get(name, default)

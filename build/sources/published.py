@@ -247,6 +247,7 @@ def _read_eleutherai(
     record = {
         "neurons": "the published files" if published else NOT_PUBLISHED,
         "results": "none" if not found else "the published files" if of_results else NOT_PUBLISHED,
+        **({"templates": "this project's"} if own_templates else {"left_out": LEFT_OUT}),
     }
     method = _eleutherai_method(dataset, neuron_files, result_files, shape.model, record)
     atlas_id = (MAP_ATLAS_ID if own_templates else PUBLISHED_ATLAS_ID) if published else None
@@ -390,7 +391,6 @@ def _eleutherai_method(
                 "licence": NEURONS_LICENCE,
                 **record,
                 "parameters_from": "the defaults of its pararel_evaluate.py; the files do not state them",
-                "left_out": LEFT_OUT,
             },
         },
     )

@@ -67,15 +67,16 @@ def main() -> None:
     exported = {"prompts": prompts, "neurons": stored, "effects": effects}
 
     actions = fact_heading(fact)
-    lacks = layout.say_unmeasured(atlas, "known", "probabilities", "scores", "effects", "tokens")
+    lacks = layout.say_unmeasured(atlas, "prompts", "known", "probabilities", "scores", "effects", "tokens")
     neuron = None
     with layout.errors_as_sentences():
         neuron = known_neuron_in_url(atlas)
-    with layout.errors_as_sentences():
+    if "prompts" not in lacks:
         title = "How it can be asked" if "probabilities" in lacks else "What the model says"
         st.subheader(title, anchor=False)
-        tables.show_prompts(prompts)
-        if fact["n_prompts"] == 0 and not prompts.empty:
+        with layout.errors_as_sentences():
+            tables.show_prompts(prompts)
+        if fact["n_prompts"] == 0:
             st.caption("Made from this atlas's templates. Its neurons were found on other sentences.")
     st.subheader("Its neurons", anchor=False)
     with layout.errors_as_sentences():

@@ -24,7 +24,6 @@ from app.shared.words import (
     about_fact,
     escape,
     fact_name,
-    formatted,
     is_missing,
     neurons_of,
     token_list,
@@ -79,6 +78,7 @@ def nothing(text: str) -> None:
 
 # What is said once at the top of a page of an atlas that lacks it.
 _PARTS_IN_WORDS = {
+    "prompts": "prompts",
     "known": "whether the model knows a fact",
     "probabilities": "the answers' probabilities",
     "scores": "attribution scores",
@@ -272,8 +272,8 @@ def footer() -> None:
         f"Atlas {m.atlas_id}",
         f"model {m.model.name}" + (f" at {_shortened(m.model.revision)}" if m.model.revision else ""),
         f"weights {weights[:12]}" if weights and weights[:12] not in (m.model.revision or "") else "",
-        f"{m.method.name.replace('_', ' ')}, rule {m.method.rule or NOT_MEASURED}",
-        f"tolerance {formatted(m.method.tolerance, 'g')}",
+        m.method.name.replace("_", " ") + (f", rule {m.method.rule}" if m.method.rule else ""),
+        "" if m.method.tolerance is None else f"tolerance {m.method.tolerance:g}",
         f"dataset {m.dataset.id}" + (f" ({m.dataset.hash[:12]})" if m.dataset.hash else ""),
         m.dataset.licence or "",
         f"code {m.code_version}" if m.code_version else "",

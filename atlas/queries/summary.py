@@ -53,6 +53,7 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 
 # What an atlas may lack → SQL: whether it has any.
 _PARTS = {
+    "prompts": "SELECT count(*) > 0 FROM fact_prompts",
     "known": "SELECT count(known) > 0 FROM facts",
     "probabilities": "SELECT count(mean_probability) > 0 FROM facts",
     "scores": "SELECT count(*) > 0 FROM attributions",
@@ -65,7 +66,7 @@ _PARTS = {
 
 
 def unmeasured(atlas: Atlas) -> frozenset[str]:
-    """What the atlas has for no fact and no neuron, of: known, probabilities, scores, effects, tokens (that
+    """What the atlas has for no fact and no neuron, of: prompts, known, probabilities, scores, effects, tokens (that
     neurons promote), activations, erasures, edits."""
     columns = ", ".join(f"({sql}) AS {part}" for part, sql in _PARTS.items())
     has = atlas.query_row(f"SELECT {columns}")

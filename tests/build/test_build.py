@@ -37,6 +37,7 @@ from tests import ROOT
 
 BUILT = (
     "relations",
+    "templates",
     "facts",
     "prompts",
     "attributions",
@@ -211,6 +212,18 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(model, tiny, build_onc
         # Shells before DuckDB 2.0 read no integers whose bytes are stored by significance.
         split = {c.physical_type for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
         assert split <= {"FLOAT", "DOUBLE"}, name
+
+
+def test_templates_marks_and_answer_tokens_are_written(bert_atlas):
+    tables, dataset = tables_of(bert_atlas), tiny_dataset()
+    templates = tables["templates"].to_pylist()
+    assert {each["text"] for each in templates} == {each.pattern for each in dataset.templates}
+    places = [int(each["template_id"].rpartition(".")[2]) for each in templates]
+    assert [each["held_out"] for each in templates] == [place % 2 == 1 for place in places]
+    facts = tables["facts"].to_pandas().set_index("fact_id")
+    tokens = tables["prompts"].to_pandas().groupby("fact_id")["n_answer_tokens"].max()
+    assert facts["n_answer_tokens"].to_dict() == tokens.to_dict()
+    assert facts[["contested", "guessable"]].isna().all(axis=None)  # nobody has said
 
 
 def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas, tiny_bert):
@@ -975,6 +988,12 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ("knowledge_neurons", "FROM rows LIMIT 5", "facts have a wrong number of knowledge neurons"),
         ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
         ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "disagree with their prompts"),
+        ("facts", "SELECT * REPLACE (9::SMALLINT AS n_answer_tokens) FROM rows", "disagree with their"),
+        ("templates", "SELECT * REPLACE (text || '!' AS text) FROM rows", "what their template makes"),
+        ("templates", "SELECT * REPLACE (NOT held_out AS held_out) FROM rows", "side of the split"),
+        ("templates", "SELECT * REPLACE ('x' || template_id AS template_id) FROM rows", "of no template"),
+        ("templates", "SELECT * REPLACE ('[X] and [X]' AS text) FROM rows", "lack one [X] and one [Y]"),
+        ("templates", "FROM rows LIMIT 3", "relations have a wrong number of templates"),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
         ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),

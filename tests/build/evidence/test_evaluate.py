@@ -24,7 +24,7 @@ from build.evidence.setting import Setting
 from build.output.check import check_atlas
 from build.output.writer import Output, settle
 from tests.by_hand import logits_scaled, probability_scaled
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
 FEW = EvaluateOptions(experiments="effects", sample=30)
 
@@ -205,6 +205,51 @@ def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path):
     folder = write_sample_atlas(tmp_path / "sample", leave_out=("attributions",))
     with pytest.raises(BuildError, match="has no attributions, which the experiment 'statistics' needs"):
         evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))
+
+
+# --- facts that are left out ---
+
+LEFT_OUT = {"P103-00000", "P36-00001"}
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Path:
+    """The sample with a contested and a guessable fact."""
+    folder = write_sample_atlas(tmp_path / "marked")
+    rows = sample_tables()["facts"]
+    for row in rows:
+        row["contested"], row["guessable"] = row["fact_id"] == "P103-00000", row["fact_id"] == "P36-00001"
+    return replace_table(folder, "facts", rows)
+
+
+def test_contested_and_guessable_facts_are_left_out_unless_asked(marked):
+    with Atlas(marked) as atlas:
+        setting, every = (Setting(atlas, "none", all_facts=asked) for asked in (False, True))
+        ids = {fact.fact_id for fact in every.facts}
+        assert len(ids) == 60
+        assert setting.left_out == LEFT_OUT
+        assert {fact.fact_id for fact in setting.facts} == ids - LEFT_OUT
+        assert {fact.fact_id for facts in setting.by_relation.values() for fact in facts} == ids - LEFT_OUT
+        for kept, table in zip(setting.scores, every.scores, strict=True):
+            assert set(table["fact_id"].to_pylist()) - set(kept["fact_id"].to_pylist()) == LEFT_OUT
+
+
+def test_an_evaluation_says_how_many_facts_it_left_out_and_records_it(marked):
+    def evaluate(**options: object) -> tuple[str, dict, set[int]]:
+        said = evaluate_atlas(
+            marked, EvaluateOptions(experiments="statistics", all_facts=bool(options)), **options
+        )
+        record = read_manifest(marked).method.options["experiments"]["statistics"]
+        return said, record, set(pq.read_table(marked / "statistics.parquet")["n_facts"].to_pylist())
+
+    said, record, n_facts = evaluate()
+    assert "2 contested or guessable facts left out (--all-facts)" in said
+    assert (record["all_facts"], record["left_out"], n_facts) == (False, 2, {58})
+    with pytest.raises(BuildError, match="with every fact, 2 left out, and seed 0; this would be every fact"):
+        evaluate(fresh=False)
+    said, record, n_facts = evaluate(fresh=True)
+    assert "left out" not in said
+    assert (record["all_facts"], record["left_out"], n_facts) == (True, 0, {60})
 
 
 # --- suppress and amplify ---

@@ -66,8 +66,11 @@ _PARTS = {
 
 
 def unmeasured(atlas: Atlas) -> frozenset[str]:
-    """What the atlas has for no fact and no neuron, of: prompts, known, probabilities, scores, effects, tokens (that
-    neurons promote), activations, erasures, edits."""
+    """What the atlas has of no fact and no neuron.
+
+    Of: prompts, known, probabilities, scores, effects, tokens (that neurons promote), activations, erasures,
+    edits.
+    """
     columns = ", ".join(f"({sql}) AS {part}" for part, sql in _PARTS.items())
     has = atlas.query_row(f"SELECT {columns}")
     return frozenset(part for part in _PARTS if not has[part])

@@ -235,10 +235,9 @@ def test_contested_and_guessable_facts_are_left_out_unless_asked(marked):
 
 
 def test_an_evaluation_says_how_many_facts_it_left_out_and_records_it(marked):
-    def evaluate(**options: object) -> tuple[str, dict, set[int]]:
-        said = evaluate_atlas(
-            marked, EvaluateOptions(experiments="statistics", all_facts=bool(options)), **options
-        )
+    def evaluate(*, all_facts: bool = False, fresh: bool = False) -> tuple[str, dict, set[int]]:
+        options = EvaluateOptions(experiments="statistics", all_facts=all_facts)
+        said = evaluate_atlas(marked, options, fresh=fresh)
         record = read_manifest(marked).method.options["experiments"]["statistics"]
         return said, record, set(pq.read_table(marked / "statistics.parquet")["n_facts"].to_pylist())
 
@@ -246,8 +245,8 @@ def test_an_evaluation_says_how_many_facts_it_left_out_and_records_it(marked):
     assert "2 contested or guessable facts left out (--all-facts)" in said
     assert (record["all_facts"], record["left_out"], n_facts) == (False, 2, {58})
     with pytest.raises(BuildError, match="with every fact, 2 left out, and seed 0; this would be every fact"):
-        evaluate(fresh=False)
-    said, record, n_facts = evaluate(fresh=True)
+        evaluate(all_facts=True)
+    said, record, n_facts = evaluate(all_facts=True, fresh=True)
     assert "left out" not in said
     assert (record["all_facts"], record["left_out"], n_facts) == (True, 0, {60})
 

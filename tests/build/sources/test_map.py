@@ -1,4 +1,4 @@
-"""The map of BERT that comes along has the published figures and none of PARAREL's sentences, and is small."""
+"""The map of BERT that comes along has the published figures and no sentence of PARAREL's, and is small."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def own_templates() -> dict[str, tuple[Template, ...]]:
 
     Where both have some, those written for PARAREL's facts.
     """
-    found = {}
+    found: dict[str, tuple[Template, ...]] = {}
     for path in (STARTER_FACTS / "relations.json", Path(__file__).parent / "pararel_templates.json"):
         _, templates = read_relations(path)
         found |= {name: tuple(each) for name, each in groupby(templates, lambda t: t.relation_id)}

@@ -40,7 +40,8 @@ CREATE OR REPLACE VIEW relations AS
 CREATE OR REPLACE VIEW facts AS
     FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false);
 CREATE OR REPLACE VIEW knowledge_neurons AS
-    FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false);
+    FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false)
+    UNION ALL BY NAME SELECT NULL::FLOAT AS mean_activation WHERE false;
 
 SET VARIABLE prompts = optional_table('prompts', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out,

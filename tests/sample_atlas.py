@@ -207,6 +207,7 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
                     "share": coarse[layer, neuron] / n_discovery,
                     "mean_score": sum(values) / len(values),
                     "max_score": max(values),
+                    "mean_activation": (-1.0) ** (layer + neuron) * max(values) * 10,
                 }
             )
         facts.append(

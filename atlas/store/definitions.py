@@ -114,6 +114,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("share", _SCORE, "Share of the fact's discovery prompts in which the neuron is coarse."),
             ("mean_score", _SCORE, "Mean score over the discovery prompts where the score was stored."),
             ("max_score", _SCORE, "Largest stored score over the discovery prompts."),
+            (
+                "mean_activation",
+                _SCORE,
+                "Mean activation at the first answer position over the fact's discovery prompts. Below zero, "
+                "the neuron pushes the tokens that its value vector lowers.",
+            ),
         ),
     ),
     "neurons": (
@@ -446,7 +452,10 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
 }
 
 # Table → its columns that older files lack, at its end; there they are null.
-LATER_COLUMNS: dict[str, tuple[str, ...]] = {"effects": ("change",)}
+LATER_COLUMNS: dict[str, tuple[str, ...]] = {
+    "knowledge_neurons": ("mean_activation",),
+    "effects": ("change",),
+}
 
 # View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
 DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {

@@ -1,15 +1,17 @@
-"""The prompts on which each neuron is most and least active, kept while prompts stream by.
+"""What neurons do, kept while prompts stream by: where each is most and least active, and its means.
 
     kept = ActivatingPrompts(layers, neurons)
     kept.update(activations, rows)           # activations of these prompts; or, of a part made elsewhere,
     kept.merge(part)                         # part = the `packed()` of another
     kept.table(fact_ids, template_ids)       # the table `activating_prompts`
+    mean_activations(activations, facts, discovery, pairs)
 
 Parts must come in the order of their prompts: of equal activations the earlier prompt wins.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,8 +32,6 @@ class ActivatingPrompts:
         self.layers, self.neurons = np.asarray(layers), np.asarray(neurons)
         self.values = np.full((2, len(self.neurons), k), -np.inf, np.float32)
         self.prompts = np.full((2, len(self.neurons), k), -1, np.int64)
-        self.next_shard = 0
-        self.seconds = 0.0
 
     def update(self, activations: np.ndarray, prompts: np.ndarray) -> None:
         """activations (n_prompts, n_layers, n_neurons of a layer) of the prompts with these numbers."""
@@ -39,15 +39,13 @@ class ActivatingPrompts:
         for side, new in enumerate((chosen, -chosen)):
             self._keep(side, new, np.broadcast_to(prompts, new.shape))
 
-    def packed(self) -> pa.Table:
-        """What was kept, for `merge`."""
-        return pa.table({"value": self.values.ravel(), "prompt": self.prompts.ravel()})
+    def packed(self) -> dict[str, list[np.ndarray]]:
+        """What was kept, for `merge`: columns of one row."""
+        return {"value": [self.values.ravel()], "prompt": [self.prompts.ravel()]}
 
     def merge(self, part: pa.Table) -> None:
         """Keep what the next part of the prompts kept for the same neurons."""
-        values, prompts = (
-            part[name].to_numpy().reshape(2, len(self.neurons), -1) for name in ("value", "prompt")
-        )
+        values, prompts = (only_row(part, name).reshape(self.values.shape) for name in ("value", "prompt"))
         for side in range(2):
             self._keep(side, values[side], prompts[side])
 
@@ -60,21 +58,6 @@ class ActivatingPrompts:
             self.prompts[side, :, place] = np.take_along_axis(numbers, best, 1)[:, 0]
             np.put_along_axis(values, best, -np.inf, 1)
             np.put_along_axis(numbers, best, -1, 1)
-
-    def save(self, file: BinaryIO) -> None:
-        np.savez(
-            file,
-            values=self.values,
-            prompts=self.prompts,
-            next_shard=self.next_shard,
-            seconds=self.seconds,
-        )
-
-    def load(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
-        with np.load(path, allow_pickle=False) as state:
-            self.values, self.prompts = state["values"], state["prompts"]
-            self.next_shard, self.seconds = int(state["next_shard"]), float(state["seconds"])
 
     def table(self, fact_ids: pa.Array, template_ids: pa.Array) -> pa.Table:
         """The table `activating_prompts`; prompt numbers index both arrays."""
@@ -97,3 +80,55 @@ class ActivatingPrompts:
                 )
             )
         return pa.concat_tables(parts)
+
+
+def only_row(part: pa.Table, column: str) -> np.ndarray:
+    """The numbers of a list column of a table of one row."""
+    return part[column].combine_chunks().values.to_numpy()
+
+
+def mean_activations(
+    activations: np.ndarray, facts: np.ndarray, discovery: np.ndarray, pairs: np.ndarray
+) -> np.ndarray:
+    """Each pair's mean activation over its fact's discovery prompts, (n_pairs,).
+
+    activations: (n_prompts, n_layers, n_neurons); facts, discovery: (n_prompts,), each prompt's fact and
+    whether it is a discovery prompt; pairs: (n_pairs, 3), fact, layer and neuron.
+    """
+    means = np.empty(len(pairs), np.float32)
+    for fact in np.unique(pairs[:, 0]):
+        chosen = pairs[:, 0] == fact
+        _, layers, neurons = pairs[chosen].T
+        found = activations[(facts == fact) & discovery][:, layers, neurons]  # (n_discovery, n_of_fact)
+        means[chosen] = found.mean(axis=0, dtype=np.float64)
+    return means
+
+
+@dataclass
+class RunningActivations:
+    """What was kept of the first `next_shard` shards, and how long they took.
+
+    means: (n_pairs,), of the knowledge neurons in their order.
+    """
+
+    kept: ActivatingPrompts
+    means: np.ndarray
+    next_shard: int = 0
+    seconds: float = 0.0
+
+    def save(self, file: BinaryIO) -> None:
+        np.savez(
+            file,
+            values=self.kept.values,
+            prompts=self.kept.prompts,
+            means=self.means,
+            next_shard=self.next_shard,
+            seconds=self.seconds,
+        )
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        with np.load(path, allow_pickle=False) as state:
+            self.kept.values, self.kept.prompts = state["values"], state["prompts"]
+            self.means = state["means"]
+            self.next_shard, self.seconds = int(state["next_shard"]), float(state["seconds"])

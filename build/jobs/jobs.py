@@ -7,7 +7,7 @@
 1. `PrecisionSample`: how far scores in less than float32 are from float32's.
 2. `AttributeShard`: scores and predictions of a shard's prompts.
 3. `ReadOutShard`: what neurons promote.
-4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active.
+4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active, and their means.
 5. `EvaluateShard`: what suppressing and amplifying does.
 
 A table depends on its job alone. Nothing here imports torch before a job runs: handing jobs out needs none.
@@ -28,7 +28,7 @@ from atlas.neuron import Neuron, Prompt
 from atlas.refinement import STORED_FRACTION
 from atlas.store.schema import TABLES
 from build.jobs import evaluation
-from build.jobs.activating import ActivatingPrompts
+from build.jobs.activating import ActivatingPrompts, mean_activations
 from build.jobs.machine import Advance
 from build.output.writer import with_metadata
 from build.plan import MAX_POINTS, METHOD, BuildOptions
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from build.jobs.worker import Worker
 
 READOUT_TOKENS = 10
-EVALUATION_VERSION = 4
+EVALUATION_VERSION = 5
 """Raised when stage 3 or 4 would give other rows than before, so that a resumed build makes them again."""
 
 # One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
@@ -276,23 +276,32 @@ class ReadOutShard(Job):
 
 @dataclass(frozen=True, eq=False)
 class ActivationsShard(Job):
-    """Prompts with their numbers, and the neurons: layers and neurons, (n_neurons,) each."""
+    """All prompts of some facts, and neurons.
+
+    numbers, facts, discovery: (n_prompts,), each prompt's number and fact, and whether it found neurons;
+    layers, neurons: (n_neurons,), those whose prompts are kept; pairs: (n_pairs, 3), fact, layer and neuron
+    of the facts' knowledge neurons.
+    """
 
     prompts: tuple[Prompt, ...]
     numbers: np.ndarray
+    facts: np.ndarray
+    discovery: np.ndarray
     layers: np.ndarray
     neurons: np.ndarray
+    pairs: np.ndarray
 
     def prepare(self, subject: Subject) -> list[Encoded]:
         return [subject.encode(prompt) for prompt in self.prompts]
 
     def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
-        """What `ActivatingPrompts.merge` takes."""
+        """One row: what `ActivatingPrompts.merge` takes, and mean_activation of the pairs."""
         subject, batches = worker.subject, worker.batches
-        activations = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens))
+        found = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens)).numpy()
         kept = ActivatingPrompts(self.layers, self.neurons)
-        kept.update(activations.numpy(), self.numbers)
-        return kept.packed()
+        kept.update(found, self.numbers)
+        means = mean_activations(found, self.facts, self.discovery, self.pairs)
+        return pa.table({**kept.packed(), "mean_activation": [means]})
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,9 @@ _ROW_CHECKS = {
     "{n} knowledge neurons are outside the model": """
         FROM knowledge_neurons
         WHERE layer < 0 OR neuron < 0 OR layer >= $n_layers OR neuron >= $n_neurons""",
+    "{n} knowledge neurons have no mean activation where others have one, or no number": """
+        FROM knowledge_neurons WHERE NOT isfinite(mean_activation)
+        OR mean_activation IS NULL AND (SELECT count(mean_activation) FROM knowledge_neurons) > 0""",
     "{n} neurons have a wrong number of facts": """
         FROM neurons FULL JOIN
             (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r

@@ -210,6 +210,19 @@ def neurons_by_fact(knowledge_neurons: pa.Table) -> dict[str, tuple[Neuron, ...]
     return {fact_id: tuple(sorted(neurons)) for fact_id, neurons in result.items()}
 
 
+def coded_pairs(prompts: Prompts, knowledge_neurons: pa.Table) -> np.ndarray:
+    """Fact, as its place in `prompts.fact_ids`, layer and neuron of every row, (n_pairs, 3)."""
+    facts = [prompts.index_of(fact_id) for fact_id in knowledge_neurons["fact_id"].to_pylist()]
+    columns = [facts, *(knowledge_neurons[name].to_numpy() for name in ("layer", "neuron"))]
+    return np.array(columns, np.int64).T
+
+
+def with_column(table: pa.Table, name: str, values: np.ndarray | pa.Array) -> pa.Table:
+    """The table with these values, cast, in one of its columns."""
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(values).cast(field.type))
+
+
 def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa.Table:
     """The table `facts`: those with prompts, how well each is known, how many neurons it has."""
     n_facts = len(prompts.fact_ids)

@@ -368,6 +368,21 @@ def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas, tiny_b
             np.testing.assert_allclose(chosen.activation, own[indices], atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_the_mean_activation_is_that_of_the_fact_s_discovery_prompts(model, tiny, build_once):
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    stored = tables_of(build_once(tiny(model)))["knowledge_neurons"].to_pandas()
+    for fact_id, rows in stored.groupby("fact_id"):
+        fact = next(fact for fact in plan.facts if fact.fact_id == fact_id)
+        discovery = [prompt for prompt, held_out in plan.prompts_of(fact) if not held_out]
+        means = subject.activations(discovery).numpy().mean(axis=0)
+        np.testing.assert_allclose(rows.mean_activation, means[rows.layer, rows.neuron], atol=1e-5)
+    assert (stored.mean_activation < 0).any()
+
+
 def test_of_equal_activations_the_earlier_prompt_comes_first():
     from build.jobs.activating import ActivatingPrompts
 
@@ -975,6 +990,11 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ("knowledge_neurons", "FROM rows LIMIT 5", "facts have a wrong number of knowledge neurons"),
         ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
         ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "disagree with their prompts"),
+        (
+            "knowledge_neurons",
+            "SELECT * REPLACE (CASE WHEN layer > 0 THEN mean_activation END AS mean_activation) FROM rows",
+            "have no mean activation where others have one",
+        ),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
         ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),

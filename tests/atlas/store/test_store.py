@@ -21,8 +21,15 @@ import pytest
 import atlas
 from atlas.errors import QueryError, StoreError
 from atlas.store.atlas import Atlas, at_hand, bundled, resolve
-from atlas.store.manifest import read_manifest, record_file, verify, write_manifest
-from atlas.store.schema import TABLES
+from atlas.store.manifest import (
+    file_name,
+    read_manifest,
+    record_file,
+    record_files,
+    verify,
+    write_manifest,
+)
+from atlas.store.schema import LATER_COLUMNS, TABLES
 from tests import ROOT
 from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
 
@@ -138,7 +145,7 @@ def _break_manifest_half(folder):
 
 def _break_manifest_version(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 99'))
 
 
 def _break_manifest_foreign(folder):
@@ -218,7 +225,7 @@ BROKEN = {
     _break_nothing_there: "There is no folder",
     _break_no_manifest: r"has no manifest\.json, so it is not a finished atlas",
     _break_manifest_half: "cannot be read",
-    _break_manifest_version: "has schema version 99; this program reads version 2",
+    _break_manifest_version: "has schema version 99; this program reads versions 2 and 3",
     _break_manifest_foreign: "has no schema version",
     _break_manifest_incomplete: r"manifest\.json's model is missing\. Build or copy",
     _break_manifest_wrong_type: r"manifest\.json's model\.n_layers must be a whole number, got \"four\"",
@@ -335,6 +342,23 @@ def test_threads_may_share_an_atlas(opened):
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(64))) == {expected}
+
+
+def test_an_atlas_of_schema_2_opens_and_what_it_lacks_is_null(copy):
+    for table, columns in LATER_COLUMNS.items():
+        path = copy / file_name(table)
+        pq.write_table(pq.read_table(path).drop_columns([*columns]), path)
+    write_manifest(copy, replace(read_manifest(copy), files=record_files(copy), schema_version=2))
+    assert verify(copy).schema_version == 2
+    shell = _shell(copy)
+    with atlas.open(copy) as a, a.sandboxed() as console:
+        for table, columns in LATER_COLUMNS.items():
+            found = a.query(f"SELECT * FROM {table}")
+            assert list(found.columns) == TABLES[table].names == [name for name, _ in shell[table][:-1]]
+            assert len(found)
+            for column in columns:
+                assert found[column].isna().all()
+                assert console.query(f"SELECT count({column}) FROM {table}").rows == ((0,),)
 
 
 def test_absent_tables_read_as_empty_with_their_columns(tmp_path):

@@ -63,7 +63,8 @@ CREATE OR REPLACE VIEW neurons AS FROM query(getvariable('neurons'));
 
 SET VARIABLE activating_prompts = optional_table('activating_prompts', '
     NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::VARCHAR AS side, NULL::SMALLINT AS rank,
-    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::FLOAT AS activation');
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::FLOAT AS activation, NULL::VARCHAR[] AS tokens,
+    NULL::FLOAT[] AS activations, NULL::SMALLINT AS answer_position');
 CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_prompts'));
 
 SET VARIABLE effects = optional_table('effects', '

@@ -38,6 +38,7 @@ from atlas.errors import BuildError
 from atlas.neuron import Fact, Neuron, Prompt, Template
 from atlas.refinement import STORED_FRACTION
 from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
+from atlas.store.schema import TABLES
 from build.jobs import evaluation, jobs
 from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts, RunningActivations, only_row
 from build.jobs.executors import Executor, start_executor
@@ -236,13 +237,19 @@ class _Build:
         values = self.value_vectors(layers, indices, key)
         for name in values.column_names:
             distinct = distinct.append_column(name, values[name])
-        state = self.activations(ActivatingPrompts(layers, indices), prompts, found, key)
+        kept = ActivatingPrompts(layers, indices, prompts.fact_of_row, self.relation_of_row(prompts))
+        state = self.activations(kept, prompts, found, key)
         columns = (prompts.table[name].combine_chunks() for name in ("fact_id", "template_id"))
         return {
             "knowledge_neurons": tables.with_column(found, "mean_activation", state.means),
             "neurons": distinct,
-            "activating_prompts": state.kept.table(*columns),
+            "activating_prompts": kept.table(*columns, self.tokens(kept, prompts, key)),
         }
+
+    def relation_of_row(self, prompts: tables.Prompts) -> np.ndarray:
+        """Each prompt's relation as a number, (n_prompts,)."""
+        relations = [self.fact_by_id[fact_id].relation_id for fact_id in prompts.fact_ids]
+        return np.unique(np.array(relations, str), return_inverse=True)[1][prompts.fact_of_row]
 
     def value_vectors(self, layers: np.ndarray, indices: np.ndarray, key: str) -> pa.Table:
         """value_norm, promoted and suppressed of the neurons, in their order."""
@@ -270,48 +277,69 @@ class _Build:
         What was kept so far is saved every so often.
         """
         name = f"activating-{key}.npz"
-        shards = list(self.plan.shards())
         state = RunningActivations(kept, np.zeros(found.num_rows, np.float32))
         self.output.load_state(name, state.load)
-        rows = [[row for fact in facts for row in prompts.rows_of(fact.fact_id)] for facts in shards]
+        rows = self.rows_of_shards(prompts)
         done = sum(len(each) for each in rows[: state.next_shard])
         pairs = tables.coded_pairs(prompts, found)
 
         def pairs_of(index: int) -> np.ndarray:
-            return np.flatnonzero(np.isin(pairs[:, 0], prompts.fact_of_row[rows[index]]))
+            return np.flatnonzero(np.isin(pairs[:, 0], kept.facts[rows[index]]))
 
         def job(index: int) -> jobs.ActivationsShard:
-            numbers = np.array(rows[index], np.int64)
+            here = rows[index]
             return jobs.ActivationsShard(
-                tuple(self.prompt_of(prompts, row) for row in rows[index]),
-                numbers,
-                prompts.fact_of_row[numbers],
-                ~prompts.held_out[numbers],
+                tuple(self.prompt_of(prompts, row) for row in here),
+                kept.facts[here],
+                kept.relations[here],
+                ~prompts.held_out[here],
                 kept.layers,
                 kept.neurons,
                 pairs[pairs_of(index)],
             )
 
-        if found.num_rows and state.next_shard < len(shards):
+        if found.num_rows and state.next_shard < len(rows):
             with ProgressBar("activations", total=len(prompts), done=done) as progress:
                 saved = time.monotonic()
-                work = ((index, job(index)) for index in range(state.next_shard, len(shards)))
+                work = ((index, job(index)) for index in range(state.next_shard, len(rows)))
                 early: dict[int, pa.Table] = {}
                 for number, part in self.executor.run(work, advance=progress.advance, note=progress.note):
                     early[number] = part
                     # Of equal activations the earlier prompt wins: parts count in the order of the shards.
                     while state.next_shard in early:
                         part = early.pop(state.next_shard)
-                        kept.merge(part)
+                        kept.merge(part, rows[state.next_shard].start)
                         state.means[pairs_of(state.next_shard)] = only_row(part, "mean_activation")
                         state.next_shard += 1
                     now = time.monotonic()
-                    if now - saved > SECONDS_BETWEEN_STATES or state.next_shard == len(shards):
+                    if now - saved > SECONDS_BETWEEN_STATES or state.next_shard == len(rows):
                         state.seconds += now - saved
                         saved = now
                         self.output.save_state(name, state.save)
         self.seconds["activations"] = state.seconds
         return state
+
+    def tokens(self, kept: ActivatingPrompts, prompts: tables.Prompts, key: str) -> pa.Table:
+        """Activations at every token: a row for each of the pairs that were kept."""
+        neurons: dict[int, list[Neuron]] = {}
+        for number, place in kept.pairs().tolist():
+            neuron = Neuron(int(kept.layers[place]), int(kept.neurons[place]))
+            neurons.setdefault(number, []).append(neuron)
+        rows = [[row for row in each if row in neurons] for each in self.rows_of_shards(prompts)]
+
+        def job(index: int) -> jobs.TokensShard:
+            chosen = tuple(self.prompt_of(prompts, row) for row in rows[index])
+            return jobs.TokensShard(chosen, tuple(tuple(neurons[row]) for row in rows[index]))
+
+        stage = f"tokens-{key}"
+        self.make_shards("tokens", stage, [len(each) for each in rows], job)
+        return tables.concat_shards(self.output, [(stage, i) for i in range(len(rows))], jobs.TOKENS_SHARD)
+
+    def rows_of_shards(self, prompts: tables.Prompts) -> list[range]:
+        """The rows of `prompts` of each shard's facts."""
+        sizes = [sum(len(prompts.rows_of(fact.fact_id)) for fact in facts) for facts in self.plan.shards()]
+        ends = np.cumsum(sizes).tolist()
+        return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
     def prompt_of(self, prompts: tables.Prompts, row: int) -> Prompt:
         """The prompt of a row."""
@@ -350,7 +378,8 @@ class _Build:
             return jobs.EvaluateShard(of_shard, sizes[index])
 
         self.make_shards("evaluate", stage, sizes, job)
-        return tables.concat_shards(self.output, [(stage, i) for i in range(len(shards))], "effects")
+        done = [(stage, i) for i in range(len(shards))]
+        return tables.concat_shards(self.output, done, TABLES["effects"])
 
     # --- stage 5 ---
 

@@ -270,7 +270,10 @@ def _neuron_tables(knowledge: list[dict], prompts: list[dict], random) -> dict[s
             }
         )
         for side, sign in (("top", 1), ("bottom", -1)):
-            for rank, place in enumerate(random.choice(len(prompts), min(3, len(prompts)), replace=False), 1):
+            n_facts = len(prompts) // N_TEMPLATES
+            for rank, fact in enumerate(random.choice(n_facts, min(3, n_facts), replace=False), 1):
+                place = fact * N_TEMPLATES + (fact + rank) % N_TEMPLATES
+                tokens = prompts[place]["text"].removesuffix(".").replace("[Y]", "[MASK]").split()
                 activating.append(
                     {
                         "layer": layer,
@@ -280,6 +283,15 @@ def _neuron_tables(knowledge: list[dict], prompts: list[dict], random) -> dict[s
                         "fact_id": prompts[place]["fact_id"],
                         "template_id": prompts[place]["template_id"],
                         "activation": sign * (4.0 - rank),
+                        "tokens": ["[CLS]", *tokens, ".", "[SEP]"],
+                        "activations": [
+                            0.0,
+                            *[sign * 0.5] * (len(tokens) - 1),
+                            sign * (4.0 - rank),
+                            0.0,
+                            0.0,
+                        ],
+                        "answer_position": len(tokens),
                     }
                 )
     return {"neurons": neurons, "activating_prompts": activating}

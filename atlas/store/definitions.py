@@ -14,7 +14,8 @@ _NEURON = pa.int32()
 _COUNT = pa.int32()
 _SCORE = pa.float32()
 _FLAG = pa.bool_()
-_SHARES = pa.list_(pa.float32())
+_NUMBERS = pa.list_(pa.float32())
+_TEXTS = pa.list_(pa.string())
 _TOKENS = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logit", pa.float32())]))
 
 _RELATION_ID = ("relation_id", _TEXT, "Wikidata property id of the relation, such as P36.")
@@ -136,7 +137,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
         ),
     ),
     "activating_prompts": (
-        "One row a prompt on which a neuron is most (top) or least (bottom) active.",
+        "One row a prompt on which a neuron is most (top) or least (bottom) active: on each side at most one "
+        "a fact and three a relation.",
         ("layer", "neuron", "side", "rank"),
         (
             _LAYER_COLUMN,
@@ -146,6 +148,13 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             _FACT_ID,
             _TEMPLATE_ID,
             ("activation", _SCORE, "The neuron's activation at the first answer position."),
+            (
+                "tokens",
+                _TEXTS,
+                "The prompt as the model reads it: with masks for the answer, or up to the answer.",
+            ),
+            ("activations", _NUMBERS, "The neuron's activation at each token, to 8 binary digits."),
+            ("answer_position", _LAYER, "Place of the first answer position among the tokens, from 0."),
         ),
     ),
     "effects": (
@@ -380,7 +389,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("identical", _SCORE, "Share of facts with neurons whose set another fact has, too."),
             ("commonest", _SCORE, "Share of facts that have the commonest neuron."),
             ("hubs", _SCORE, "Share of facts that have one of the 20 commonest neurons."),
-            ("layer_shares", _SHARES, "Share of all (fact, neuron) pairs in each layer, from layer 0."),
+            ("layer_shares", _NUMBERS, "Share of all (fact, neuron) pairs in each layer, from layer 0."),
         ),
     ),
     "stability": (
@@ -454,6 +463,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
 # Table → its columns that older files lack, at its end; there they are null.
 LATER_COLUMNS: dict[str, tuple[str, ...]] = {
     "knowledge_neurons": ("mean_activation",),
+    "activating_prompts": ("tokens", "activations", "answer_position"),
     "effects": ("change",),
 }
 

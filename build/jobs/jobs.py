@@ -8,7 +8,8 @@
 2. `AttributeShard`: scores and predictions of a shard's prompts.
 3. `ReadOutShard`: what neurons promote.
 4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active, and their means.
-5. `EvaluateShard`: what suppressing and amplifying does.
+5. `TokensShard`: how active neurons are at each token of a shard's prompts.
+6. `EvaluateShard`: what suppressing and amplifying does.
 
 A table depends on its job alone. Nothing here imports torch before a job runs: handing jobs out needs none.
 """
@@ -51,6 +52,13 @@ ATTRIBUTE_SHARD = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
     ]
 )
+
+# What `TokensShard` gives of each neuron of a prompt.
+TOKENS_SHARD = pa.schema(
+    [TABLES["activating_prompts"].field(name) for name in ("tokens", "activations", "answer_position")]
+)
+# Activations at every token take more memory than predictions, by this factor.
+TOKENS_AT_ONCE = 4
 
 
 class Job:
@@ -278,14 +286,14 @@ class ReadOutShard(Job):
 class ActivationsShard(Job):
     """All prompts of some facts, and neurons.
 
-    numbers, facts, discovery: (n_prompts,), each prompt's number and fact, and whether it found neurons;
+    facts, relations, discovery: (n_prompts,), each prompt's fact and relation, and whether it found neurons;
     layers, neurons: (n_neurons,), those whose prompts are kept; pairs: (n_pairs, 3), fact, layer and neuron
     of the facts' knowledge neurons.
     """
 
     prompts: tuple[Prompt, ...]
-    numbers: np.ndarray
     facts: np.ndarray
+    relations: np.ndarray
     discovery: np.ndarray
     layers: np.ndarray
     neurons: np.ndarray
@@ -298,10 +306,42 @@ class ActivationsShard(Job):
         """One row: what `ActivatingPrompts.merge` takes, and mean_activation of the pairs."""
         subject, batches = worker.subject, worker.batches
         found = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens)).numpy()
-        kept = ActivatingPrompts(self.layers, self.neurons)
-        kept.update(found, self.numbers)
+        kept = ActivatingPrompts(self.layers, self.neurons, self.facts, self.relations)
+        kept.update(found, np.arange(len(found)))
         means = mean_activations(found, self.facts, self.discovery, self.pairs)
         return pa.table({**kept.packed(), "mean_activation": [means]})
+
+
+@dataclass(frozen=True)
+class TokensShard(Job):
+    """Prompts, and of each the neurons whose activations are read."""
+
+    prompts: tuple[Prompt, ...]
+    neurons: tuple[tuple[Neuron, ...], ...]
+
+    def prepare(self, subject: Subject) -> list[Encoded]:
+        return [subject.unanswered(subject.encode(prompt)) for prompt in self.prompts]
+
+    def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
+        """One row a neuron of a prompt, in their order: the columns of `TOKENS_SHARD`."""
+        subject, batches = worker.subject, worker.batches
+        found = batches.run(
+            lambda: subject.token_activations(
+                inputs, self.neurons, batch_tokens=batches.tokens // TOKENS_AT_ONCE
+            )
+        )
+        rows = [
+            (
+                [subject.token_text(token) for token in encoded.input_ids],
+                # Of numbers to look at, half the bytes are enough.
+                of_neuron.bfloat16().float().numpy(),
+                encoded.positions[0],
+            )
+            for encoded, of_prompt in zip(inputs, found, strict=True)
+            for of_neuron in of_prompt
+        ]
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        return pa.table([list(column) for column in columns], schema=TOKENS_SHARD)
 
 
 @dataclass(frozen=True)

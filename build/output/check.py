@@ -99,6 +99,15 @@ _ROW_CHECKS = {
     "{n} activating prompts belong to no knowledge neuron or have no activation": """
         FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
         WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
+    "{n} activating prompts have other activations at their tokens": """
+        FROM activating_prompts WHERE tokens IS NOT NULL
+        AND (len(activations) IS DISTINCT FROM len(tokens) OR NOT answer_position < len(tokens)
+             OR NOT coalesce(abs(activations[answer_position + 1] - activation)
+                             <= 0.01 * abs(activation) + 1e-4, false))""",
+    "{n} neurons have two activating prompts of a fact, or four of a relation": """
+        FROM (SELECT 1 FROM activating_prompts JOIN facts USING (fact_id) WHERE tokens IS NOT NULL
+              GROUP BY layer, neuron, side, relation_id
+              HAVING count(*) > 3 OR count(DISTINCT fact_id) < count(*))""",
     "{n} effects have a probability outside 0 to 1": f"""
         FROM effects WHERE {_not_shares("p_before", "p_after")}""",
     "{n} effects have a change that is no number or below -1, or probabilities beside it": """

@@ -280,8 +280,7 @@ def distinct_neurons(knowledge_neurons: pa.Table) -> pa.Table:
     return grouped.sort_by([("layer", "ascending"), ("neuron", "ascending")])
 
 
-def concat_shards(output: Output, stages: Iterable[tuple[str, int]], table: str) -> pa.Table:
-    """The rows of shards that already have a table's columns."""
+def concat_shards(output: Output, stages: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:
+    """The rows of shards that already have a schema's columns."""
     parts = [output.read_shard(stage, index) for stage, index in stages]
-    schema = TABLES[table]
     return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()

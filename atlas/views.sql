@@ -74,6 +74,11 @@ SET VARIABLE effects = optional_table('effects', '
     rank_after, NULL::BOOLEAN AS top_changed, NULL::FLOAT AS change');
 CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
 
+SET VARIABLE control_neurons = optional_table('control_neurons', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS "group", NULL::SMALLINT AS draw, NULL::SMALLINT AS layer,
+    NULL::INTEGER AS neuron');
+CREATE OR REPLACE VIEW control_neurons AS FROM query(getvariable('control_neurons'));
+
 SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     NULL::VARCHAR AS relation_id, NULL::VARCHAR AS intervention, NULL::VARCHAR AS "group", NULL::VARCHAR AS
     templates, NULL::VARCHAR AS facts, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS

@@ -38,7 +38,6 @@ from atlas.errors import BuildError
 from atlas.neuron import Fact, Neuron, Prompt, Template
 from atlas.refinement import STORED_FRACTION
 from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
-from atlas.store.schema import TABLES
 from build.jobs import evaluation, jobs
 from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts, RunningActivations, only_row
 from build.jobs.executors import Executor, start_executor
@@ -109,7 +108,7 @@ class _Build:
         found = self.refine(prompts, scores)
         key = self.key(found)
         measured = self.read_out(prompts, found, key)
-        measured["effects"] = self.evaluate(prompts, found, key)
+        measured |= self.evaluate(prompts, found, key)
         return self.finish(prompts, scores, measured)
 
     def make_shards(
@@ -356,8 +355,8 @@ class _Build:
 
     # --- stage 4 ---
 
-    def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
-        """The table `effects`."""
+    def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> dict[str, pa.Table]:
+        """The tables `effects` and `control_neurons`."""
         stage = f"evaluate-{key}"
         evaluations = evaluation.Evaluations(
             facts=[self.fact_by_id[fact_id] for fact_id in prompts.fact_ids],
@@ -379,7 +378,11 @@ class _Build:
 
         self.make_shards("evaluate", stage, sizes, job)
         done = [(stage, i) for i in range(len(shards))]
-        return tables.concat_shards(self.output, done, TABLES["effects"])
+        rows = tables.concat_shards(self.output, done, evaluation.EFFECTS_SHARD)
+        return {
+            "effects": evaluation.effect_rows(rows),
+            "control_neurons": evaluation.control_rows(rows),
+        }
 
     # --- stage 5 ---
 

@@ -225,6 +225,8 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
 
     prompts_of = {fact_id: list(rows) for fact_id, rows in groupby(prompts, lambda row: row["fact_id"])}
     measured = sample_evidence.sampled(facts, MOST_MEASURED)
+    pairs = [(k["fact_id"], k["relation_id"], k["layer"], k["neuron"]) for k in knowledge]
+    of_measured = {fact["fact_id"] for fact in measured}
     return {
         "relations": [
             {
@@ -241,13 +243,10 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
         "attributions": attributions,
         "knowledge_neurons": knowledge,
         **sample_evidence.effect_tables(measured, prompts_of, seed=seed),
-        **sample_evidence.evidence_tables(
-            facts,
-            prompts_of,
-            [(k["fact_id"], k["relation_id"], k["layer"], k["neuron"]) for k in knowledge],
-            n_layers=N_LAYERS,
-            seed=seed,
+        "control_neurons": sample_evidence.control_neurons(
+            (pair for pair in pairs if pair[0] in of_measured), N_NEURONS
         ),
+        **sample_evidence.evidence_tables(facts, prompts_of, pairs, n_layers=N_LAYERS, seed=seed),
         **_neuron_tables(knowledge, prompts, random),
     }
 

@@ -96,6 +96,21 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
     return {"effects": rows, "effect_summaries": effect_summaries(facts, rows, seed=seed)}
 
 
+def control_neurons(pairs: Iterable[Pair], n_neurons: int) -> Rows:
+    """As many of the same layers for each of three controls: the facts' own, shifted."""
+    return [
+        {
+            "fact_id": fact_id,
+            "group": group,
+            "draw": 1,
+            "layer": layer,
+            "neuron": (neuron + shift) % n_neurons,
+        }
+        for fact_id, _, layer, neuron in pairs
+        for group, shift in (("random", 7), ("matched", 1), ("baseline", 3))
+    ]
+
+
 def rank_of(after: float, before: float, rank: int) -> int:
     """A rank that goes with a probability: first above 0.3, else lower the less is left."""
     if rank == 1:

@@ -199,6 +199,22 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
         ),
     ),
+    "control_neurons": (
+        "One row a (fact, control, neuron): which neurons each control of effects changed.",
+        ("fact_id", "group", "draw", "layer", "neuron"),
+        (
+            ("fact_id", _TEXT, "The fact whose neurons they stand in for."),
+            (
+                "group",
+                _TEXT,
+                "'random', 'matched' or 'baseline', as in effects, for both interventions. The other groups "
+                "change the fact's knowledge_neurons.",
+            ),
+            ("draw", _LAYER, "Number of the draw, from 1; effects have one draw of each control."),
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
+        ),
+    ),
     "effect_summaries": (
         "One row a (relation, intervention, group, templates, facts): the effects in the two ratios.",
         ("relation_id", "intervention", "group", "templates", "facts"),

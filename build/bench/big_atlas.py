@@ -232,6 +232,13 @@ TABLE_STEPS = {
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
+    "control_neurons": f"""
+    CREATE TABLE control_neurons AS
+    SELECT fact_id, kind AS "group", 1::SMALLINT AS draw, layer,
+           ((neuron + shift) % {_N_NEURONS})::INTEGER AS neuron
+    FROM knowledge_neurons
+    CROSS JOIN (VALUES ('random', 7), ('matched', 1), ('baseline', 3)) AS controls(kind, shift)
+    """,
     "effect_summaries": """
     CREATE TABLE effect_summaries AS
     WITH rows AS (

@@ -159,13 +159,9 @@ class _Evaluation:
         # Step 2: measure.
         seconds = self.measure(setting, stage)
         # Step 3: add.
-        module = study.load()
-        count = len(module.units(setting))
+        count = len(study.load().units(setting))
         parts = [output.read_shard(stage, index).replace_schema_metadata(None) for index in range(count)]
-        rows = conform(study.table, pa.concat_tables(parts) if parts else TABLES[study.table].empty_table())
-        found = {study.table: rows}
-        if study.derived:
-            found |= module.derive(setting, rows)
+        found = tables_of(study, setting, parts)
         record = {
             "key": key,
             "version": study.version,
@@ -217,12 +213,28 @@ class _Evaluation:
                 setting.note = progress.note
                 for index in missing:
                     started = time.monotonic()
-                    table = conform(self.study.table, module.measure(setting, units[index]))
+                    table = shard_of(self.study, module.measure(setting, units[index]))
                     table = table.replace_schema_metadata(None)
                     table = with_metadata(table, seconds=time.monotonic() - started)
                     output.write_shard(stage, index, table)
                     progress.advance(1)
         return sum(note.get("seconds", 0.0) for note in output.shard_notes(stage, len(units)))
+
+
+def shard_of(study: Study, rows: list[dict[str, Any]] | pa.Table) -> pa.Table:
+    """What a study measured of a unit, as a shard keeps it."""
+    schema = getattr(study.load(), "SHARD", None)
+    return conform(study.table, rows) if schema is None else rows.cast(schema)
+
+
+def tables_of(study: Study, setting: Setting, shards: list[pa.Table]) -> dict[str, pa.Table]:
+    """The study's tables, by name, from its shards."""
+    module = study.load()
+    schema = getattr(module, "SHARD", TABLES[study.table])
+    rows = pa.concat_tables(shards) if shards else schema.empty_table()
+    if hasattr(module, "tables"):
+        return module.tables(setting, rows)
+    return {study.table: conform(study.table, rows)}
 
 
 def _in_words(options: dict[str, Any]) -> str:

@@ -122,6 +122,16 @@ _ROW_CHECKS = {
             JOIN facts AS b ON b.fact_id = e.prompt_fact_id
         WHERE e."group" = 'unrelated'
         AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
+    "{n} controls have another number of neurons than the effects that changed them": """
+        FROM (SELECT DISTINCT fact_id, "group", n_neurons FROM effects
+              WHERE "group" IN ('random', 'matched', 'baseline')) AS e
+        FULL JOIN (SELECT fact_id, "group", count(*) AS n FROM control_neurons GROUP BY ALL) AS c
+            USING (fact_id, "group")
+        WHERE n_neurons IS DISTINCT FROM n""",
+    "{n} control neurons are outside the model or, random or matched, in another layer than the fact's": """
+        FROM control_neurons AS c WHERE layer >= $n_layers OR neuron >= $n_neurons OR layer < 0 OR neuron < 0
+        OR "group" <> 'baseline' AND NOT EXISTS (
+            FROM knowledge_neurons AS k WHERE k.fact_id = c.fact_id AND k.layer = c.layer)""",
     "{n} edits have a probability outside 0 to 1 or a rank below 1": f"""
         FROM edits WHERE {_not_shares("p_old_before", "p_old_after", "p_new_before", "p_new_after")}
         OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",

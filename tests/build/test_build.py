@@ -44,6 +44,7 @@ BUILT = (
     "neurons",
     "activating_prompts",
     "effects",
+    "control_neurons",
 )
 """The tables of a build; `python -m build evaluate` adds the others."""
 
@@ -292,6 +293,28 @@ def test_effects_are_what_the_interventions_do(bert_atlas, tiny_bert):
         prompt = prompts[row["prompt_fact_id"], row["template_id"]]
         with subject.applied(kind(tuple(neurons[row["fact_id"]]))) as changed:
             after = changed.predict([prompt])[0]
+        assert row["p_after"] == pytest.approx(after.probability, rel=1e-4)
+        assert row["rank_after"] == after.rank
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_random_effects_are_those_of_the_stored_control_neurons(model, tiny, build_once):
+    from atlas.surgery.interventions import Amplify, Suppress
+    from atlas.surgery.subject import load_subject
+
+    folder = build_once(tiny(model))
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    prompts = {(p.fact_id, p.template_id): p for fact in plan.facts for p, _ in plan.prompts_of(fact)}
+    drawn: dict[str, list[Neuron]] = {}
+    for row in tables_of(folder)["control_neurons"].to_pylist():
+        assert (row["group"], row["draw"]) == ("random", 1)
+        drawn.setdefault(row["fact_id"], []).append(Neuron(row["layer"], row["neuron"]))
+    effects = [row for row in tables_of(folder)["effects"].to_pylist() if row["group"] == "random"]
+    for row in effects[::5]:
+        kind = Suppress if row["intervention"] == "suppress" else Amplify
+        with subject.applied(kind(tuple(drawn[row["fact_id"]]))) as changed:
+            after = changed.predict([prompts[row["prompt_fact_id"], row["template_id"]]])[0]
         assert row["p_after"] == pytest.approx(after.probability, rel=1e-4)
         assert row["rank_after"] == after.rank
 
@@ -700,9 +723,9 @@ def zygote(script: str, *arguments: object) -> list[list[str]]:
 def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_bert, tmp_path):
     whole = build_once(tiny_bert, limit=4, shard_size=2)
     lines = zygote(KILLED, tiny_bert, tmp_path, 40)
-    # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 evaluate shards, 8 tables,
+    # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 evaluate shards, 9 tables,
     # manifest.
-    assert [line[1] for line in lines] == ["killed"] * 18 + ["finished"]
+    assert [line[1] for line in lines] == ["killed"] * 19 + ["finished"]
     assert all(status == "0" for _, _, status in lines)
     for line in lines:
         folder = tmp_path / line[0]
@@ -764,7 +787,7 @@ def test_the_manifest_is_written_last(tiny_bert, tmp_path, monkeypatch):
     run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert names[0] == "plan.json"
     assert names[-1] == "manifest.json"
-    assert set(names[-9:-1]) == set(map(file_name, BUILT))
+    assert set(names[-10:-1]) == set(map(file_name, BUILT))
     assert not (tmp_path / "out" / "work").exists()
 
 
@@ -1059,6 +1082,12 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
+        ("control_neurons", "SELECT * FROM rows WHERE neuron % 3 > 0", "another number of neurons"),
+        (
+            "control_neurons",
+            "SELECT * REPLACE (layer + 9::SMALLINT AS layer) FROM rows",
+            "control neurons are outside the model",
+        ),
         ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),
         (
             "activating_prompts",

@@ -37,6 +37,7 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "neurons",
         "activating_prompts",
         "effects",
+        "control_neurons",
         "effect_summaries",
         "edits",
         "erasures",

@@ -14,9 +14,9 @@ import pytest
 
 from atlas.models import is_ready
 from atlas.store.atlas import DATA, Atlas
-from atlas.store.schema import SORT_KEYS, TABLES, conform
+from atlas.store.schema import SORT_KEYS, TABLES
 from build.evidence import STUDIES
-from build.evidence.evaluate import RECORD
+from build.evidence.evaluate import RECORD, shard_of, tables_of
 from build.evidence.setting import Setting
 
 ATLASES = ("starter-pocket-bert", "starter-smollm2-135m")
@@ -54,7 +54,8 @@ def test_a_shard_measured_again_has_the_committed_rows(atlas_id, study):
         units = module.units(setting)
         digest = hashlib.sha256(f"{atlas_id}/{study.name}".encode()).digest()
         unit = units[int.from_bytes(digest[:4], "big") % len(units)]
-        again = conform(study.table, module.measure(setting, unit)).to_pandas()
+        shard = shard_of(study, module.measure(setting, unit))
+        again = tables_of(study, setting, [shard])[study.table].to_pandas()
         committed = atlas.query(f"SELECT * FROM {study.table}")
     assert len(again)
     keys = list(SORT_KEYS[study.table])

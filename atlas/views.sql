@@ -67,6 +67,11 @@ SET VARIABLE activating_prompts = optional_table('activating_prompts', '
     NULL::FLOAT[] AS activations, NULL::SMALLINT AS answer_position');
 CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_prompts'));
 
+SET VARIABLE lens = optional_table('lens', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::SMALLINT AS layer, NULL::FLOAT AS probability,
+    NULL::INTEGER AS rank, NULL::STRUCT(token VARCHAR, probability FLOAT)[] AS top');
+CREATE OR REPLACE VIEW lens AS FROM query(getvariable('lens'));
+
 SET VARIABLE effects = optional_table('effects', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
     intervention, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::INTEGER AS n_neurons, NULL::FLOAT

@@ -5,7 +5,8 @@
 0. Precision: in less than float32, how far the scores of a sample of prompts are from float32's.
 1. Attribute: scores of every neuron for every discovery prompt, a prediction for every other prompt.
 2. Refine: knowledge neurons of every fact.
-3. Read out: what their value vectors promote, which prompts they are active on, and how active on their own.
+3. Read out: what their value vectors promote, which prompts they are active on, and how active on their own;
+   what the model would answer after each layer.
 4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls; to all prompts
    where none is held out.
 5. Finish: sorted tables, the manifest last.
@@ -38,6 +39,7 @@ from atlas.errors import BuildError
 from atlas.neuron import Fact, Neuron, Prompt, Template
 from atlas.refinement import STORED_FRACTION
 from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
+from atlas.store.schema import TABLES
 from build.jobs import evaluation, jobs
 from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts, RunningActivations, only_row
 from build.jobs.executors import Executor, start_executor
@@ -108,6 +110,7 @@ class _Build:
         found = self.refine(prompts, scores)
         key = self.key(found)
         measured = self.read_out(prompts, found, key)
+        measured["lens"] = self.lens(prompts, key)
         measured |= self.evaluate(prompts, found, key)
         return self.finish(prompts, scores, measured)
 
@@ -333,6 +336,22 @@ class _Build:
         stage = f"tokens-{key}"
         self.make_shards("tokens", stage, [len(each) for each in rows], job)
         return tables.concat_shards(self.output, [(stage, i) for i in range(len(rows))], jobs.TOKENS_SHARD)
+
+    def lens(self, prompts: tables.Prompts, key: str) -> pa.Table:
+        """The table `lens`: the first discovery prompt of each fact, and the first held-out one."""
+        first = {
+            int(rows[prompts.held_out[rows] == held_out][0])
+            for rows in map(np.array, map(prompts.rows_of, prompts.fact_ids))
+            for held_out in np.unique(prompts.held_out[rows])
+        }
+        chosen = [[row for row in rows if row in first] for rows in self.rows_of_shards(prompts)]
+
+        def job(index: int) -> jobs.LensShard:
+            return jobs.LensShard(tuple(self.prompt_of(prompts, row) for row in chosen[index]))
+
+        stage = f"lens-{key}"
+        self.make_shards("lens", stage, [len(each) for each in chosen], job)
+        return tables.concat_shards(self.output, [(stage, i) for i in range(len(chosen))], TABLES["lens"])
 
     def rows_of_shards(self, prompts: tables.Prompts) -> list[range]:
         """The rows of `prompts` of each shard's facts."""

@@ -220,6 +220,7 @@ def evidence_tables(
     random = np.random.default_rng([seed, 2])
     chosen = sampled(facts)
     return {
+        "lens": lens(chosen, prompts, n_layers),
         "edits": edits(chosen, prompts, random),
         "erasures": erasures(facts, pairs, random),
         "contexts": contexts(chosen, prompts, random),
@@ -228,6 +229,28 @@ def evidence_tables(
         "subsets": subsets(chosen[:200], prompts, random),
         "methods": methods(chosen[:60], prompts, random),
     }
+
+
+def lens(facts: Sequence[dict], prompts: Mapping[str, Rows], n_layers: int) -> Rows:
+    """An answer that comes up from layer to layer, on each fact's first prompts, the second held out."""
+    rows = []
+    for fact in facts:
+        for prompt in prompts[fact["fact_id"]][:2]:
+            for layer in range(n_layers):
+                sure = (layer + 1) / n_layers
+                first = prompt["top_token"] if sure > 0.5 else f"early{layer}"
+                guesses = [(first, prompt["top_probability"] * sure), ("a", 0.05), ("of", 0.03)]
+                rows.append(
+                    {
+                        "fact_id": fact["fact_id"],
+                        "template_id": prompt["template_id"],
+                        "layer": layer,
+                        "probability": prompt["probability"] * sure,
+                        "rank": round(prompt["rank"] / sure),
+                        "top": [{"token": token, "probability": p} for token, p in guesses],
+                    }
+                )
+    return rows
 
 
 def edits(facts: Sequence[dict], prompts: Mapping[str, Rows], random: np.random.Generator) -> Rows:

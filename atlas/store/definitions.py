@@ -16,6 +16,7 @@ _SCORE = pa.float32()
 _FLAG = pa.bool_()
 _NUMBERS = pa.list_(pa.float32())
 _TEXTS = pa.list_(pa.string())
+_GUESSES = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("probability", pa.float32())]))
 _TOKENS = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logit", pa.float32())]))
 
 _RELATION_ID = ("relation_id", _TEXT, "Wikidata property id of the relation, such as P36.")
@@ -155,6 +156,28 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
             ("activations", _NUMBERS, "The neuron's activation at each token, to 8 binary digits."),
             ("answer_position", _LAYER, "Place of the first answer position among the tokens, from 0."),
+        ),
+    ),
+    "lens": (
+        "One row a (prompt, layer): what the model would answer if it ended after that layer (the logit "
+        "lens), on one discovery and one held-out prompt of each fact.",
+        ("fact_id", "template_id", "layer"),
+        (
+            _FACT_ID,
+            _TEMPLATE_ID,
+            (
+                "layer",
+                _LAYER,
+                "Layer after which the final norm and the head read the first answer position, counted from "
+                "0; the last one gives the model's prediction.",
+            ),
+            ("probability", _SCORE, "Probability of the answer's first token."),
+            ("rank", _COUNT, "Rank of that token."),
+            (
+                "top",
+                _GUESSES,
+                "The three likeliest tokens with their probabilities; in early layers unreliable.",
+            ),
         ),
     ),
     "effects": (

@@ -9,7 +9,8 @@
 3. `ReadOutShard`: what neurons promote.
 4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active, and their means.
 5. `TokensShard`: how active neurons are at each token of a shard's prompts.
-6. `EvaluateShard`: what suppressing and amplifying does.
+6. `LensShard`: what the model would answer after each layer.
+7. `EvaluateShard`: what suppressing and amplifying does.
 
 A table depends on its job alone. Nothing here imports torch before a job runs: handing jobs out needs none.
 """
@@ -342,6 +343,35 @@ class TokensShard(Job):
         ]
         columns = zip(*rows, strict=True) if rows else ((), (), ())
         return pa.table([list(column) for column in columns], schema=TOKENS_SHARD)
+
+
+@dataclass(frozen=True)
+class LensShard(Job):
+    """Prompts that are read after each layer."""
+
+    prompts: tuple[Prompt, ...]
+
+    def prepare(self, subject: Subject) -> list[Encoded]:
+        return [subject.encode(prompt) for prompt in self.prompts]
+
+    def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
+        """The rows of `lens`."""
+        from atlas.surgery.lens import lens
+
+        found = worker.batches.run(lambda: lens(worker.subject, inputs, batch_tokens=worker.batches.tokens))
+        rows = [
+            {
+                "fact_id": each.prompt.fact_id,
+                "template_id": each.prompt.template_id,
+                "layer": layer,
+                "probability": prediction.probability,
+                "rank": prediction.rank,
+                "top": [{"token": token, "probability": p} for token, p in prediction.top],
+            }
+            for each in found
+            for layer, prediction in enumerate(each.layers)
+        ]
+        return pa.Table.from_pylist(rows, schema=TABLES["lens"])
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,17 @@ _ROW_CHECKS = {
         FROM (SELECT 1 FROM activating_prompts JOIN facts USING (fact_id) WHERE tokens IS NOT NULL
               GROUP BY layer, neuron, side, relation_id
               HAVING count(*) > 3 OR count(DISTINCT fact_id) < count(*))""",
+    "{n} rows of the lens have a probability outside 0 to 1, a rank below 1 or no prompt": f"""
+        FROM lens LEFT JOIN prompts AS p USING (fact_id, template_id)
+        WHERE p.text IS NULL OR NOT lens.rank >= 1 OR {_not_shares("lens.probability")}""",
+    "{n} prompts lack a layer in the lens": """
+        FROM (SELECT count(*) AS n, min(layer) AS first, max(layer) AS last
+              FROM lens GROUP BY fact_id, template_id)
+        WHERE n <> $n_layers OR first <> 0 OR last <> $n_layers - 1""",
+    "{n} prompts end the lens with another probability than the model's": """
+        FROM lens JOIN prompts AS p USING (fact_id, template_id)
+        WHERE layer = $n_layers - 1 AND n_answer_tokens = 1
+        AND abs(lens.probability - p.probability) > 1e-4""",
     "{n} effects have a probability outside 0 to 1": f"""
         FROM effects WHERE {_not_shares("p_before", "p_after")}""",
     "{n} effects have a change that is no number or below -1, or probabilities beside it": """

@@ -43,6 +43,7 @@ BUILT = (
     "knowledge_neurons",
     "neurons",
     "activating_prompts",
+    "lens",
     "effects",
     "control_neurons",
 )
@@ -475,6 +476,27 @@ def test_activating_prompts_have_the_activation_at_every_token(model, tiny, buil
         assert row["activations"][start] == pytest.approx(row["activation"], rel=0.004, abs=1e-5)
 
 
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_the_lens_reads_one_discovery_and_one_held_out_prompt_of_each_fact(model, tiny, build_once):
+    from atlas.surgery.lens import lens
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    stored = tables_of(build_once(tiny(model)))["lens"].to_pandas()
+    for fact_id, rows in stored.groupby("fact_id"):
+        fact = next(fact for fact in plan.facts if fact.fact_id == fact_id)
+        asked = plan.prompts_of(fact)
+        first = [next(p for p, held_out in asked if held_out is wanted) for wanted in (False, True)]
+        assert len(rows) == 2 * subject.n_layers
+        for seen in lens(subject, first):
+            of_prompt = rows[rows.template_id == seen.prompt.template_id].sort_values("layer")
+            for row, layer in zip(of_prompt.itertuples(), seen.layers, strict=True):
+                assert row.probability == pytest.approx(layer.probability, rel=1e-4)
+                assert row.rank == layer.rank
+                assert [each["token"] for each in row.top] == [token for token, _ in layer.top]
+
+
 def test_fewer_prompts_than_places_leave_places_empty():
     from build.jobs.activating import ActivatingPrompts
 
@@ -723,9 +745,9 @@ def zygote(script: str, *arguments: object) -> list[list[str]]:
 def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_bert, tmp_path):
     whole = build_once(tiny_bert, limit=4, shard_size=2)
     lines = zygote(KILLED, tiny_bert, tmp_path, 40)
-    # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 evaluate shards, 9 tables,
-    # manifest.
-    assert [line[1] for line in lines] == ["killed"] * 19 + ["finished"]
+    # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 of the lens, 2 evaluate
+    # shards, 10 tables, manifest.
+    assert [line[1] for line in lines] == ["killed"] * 22 + ["finished"]
     assert all(status == "0" for _, _, status in lines)
     for line in lines:
         folder = tmp_path / line[0]
@@ -737,9 +759,9 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_
 def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(build_once, tiny_llama, tmp_path):
     whole, out = build_once(tiny_llama, shard_size=1), tmp_path / "out"
     stages = ("attribute", "readout", "activating-", "evaluate", "effects")
-    # 10 attribute shards, value vectors, activations, 10 shards of tokens, 10 evaluate shards: 32 files, and
-    # then the tables.
-    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 38, 20220308, *stages)
+    # Value vectors, activations, and 10 shards each to attribute, of tokens, of the lens and to evaluate: 42
+    # files, and then the tables.
+    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 48, 20220308, *stages)
     assert end == ["finished", "0"]
     assert len(kills) == 20
     done = [tuple(map(int, counts)) for counts in kills]
@@ -787,7 +809,7 @@ def test_the_manifest_is_written_last(tiny_bert, tmp_path, monkeypatch):
     run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert names[0] == "plan.json"
     assert names[-1] == "manifest.json"
-    assert set(names[-10:-1]) == set(map(file_name, BUILT))
+    assert set(names[-11:-1]) == set(map(file_name, BUILT))
     assert not (tmp_path / "out" / "work").exists()
 
 
@@ -1088,6 +1110,9 @@ def spoil(folder: Path, table: str, change: str) -> None:
             "SELECT * REPLACE (layer + 9::SMALLINT AS layer) FROM rows",
             "control neurons are outside the model",
         ),
+        ("lens", "SELECT * REPLACE (0::INTEGER AS rank) FROM rows", "rows of the lens have"),
+        ("lens", "FROM rows WHERE layer <> 1", "lack a layer in the lens"),
+        ("lens", "SELECT * REPLACE (probability / 2 AS probability) FROM rows", "end the lens with another"),
         ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),
         (
             "activating_prompts",

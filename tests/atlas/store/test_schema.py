@@ -36,6 +36,7 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "knowledge_neurons",
         "neurons",
         "activating_prompts",
+        "lens",
         "effects",
         "control_neurons",
         "effect_summaries",

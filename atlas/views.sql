@@ -58,7 +58,8 @@ CREATE OR REPLACE VIEW attributions AS FROM query(getvariable('attributions'));
 SET VARIABLE neurons = optional_table('neurons', '
     NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_relations,
     NULL::FLOAT AS value_norm, NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS promoted,
-    NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS suppressed');
+    NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS suppressed, NULL::VARCHAR AS label, NULL::FLOAT AS label_score,
+    NULL::BOOLEAN AS sign_mixed');
 CREATE OR REPLACE VIEW neurons AS FROM query(getvariable('neurons'));
 
 SET VARIABLE activating_prompts = optional_table('activating_prompts', '

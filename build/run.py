@@ -242,9 +242,10 @@ class _Build:
         kept = ActivatingPrompts(layers, indices, prompts.fact_of_row, self.relation_of_row(prompts))
         state = self.activations(kept, prompts, found, key)
         columns = (prompts.table[name].combine_chunks() for name in ("fact_id", "template_id"))
+        found = tables.with_column(found, "mean_activation", state.means)
         return {
-            "knowledge_neurons": tables.with_column(found, "mean_activation", state.means),
-            "neurons": distinct,
+            "knowledge_neurons": found,
+            "neurons": distinct.append_column("sign_mixed", pa.array(tables.signs_mixed(found))),
             "activating_prompts": kept.table(*columns, self.tokens(kept, prompts, key)),
         }
 

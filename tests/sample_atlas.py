@@ -266,6 +266,9 @@ def _neuron_tables(knowledge: list[dict], prompts: list[dict], random) -> dict[s
                 "value_norm": 1.0 + neuron / N_NEURONS,
                 "promoted": [{"token": f"up{k}", "logit": 2.0 - k / 10} for k in range(10)],
                 "suppressed": [{"token": f"down{k}", "logit": -2.0 + k / 10} for k in range(10)],
+                "label": f"{RELATIONS[rows[0]['relation_id']][0]} · up0, up1" if len(rows) > 2 else None,
+                "label_score": 0.75 if len(rows) > 2 else None,
+                "sign_mixed": False,
             }
         )
         for side, sign in (("top", 1), ("bottom", -1)):

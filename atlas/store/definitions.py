@@ -135,6 +135,24 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("value_norm", _SCORE, "Euclidean norm of its value vector, its row of the down-projection."),
             ("promoted", _TOKENS, "Tokens its value vector raises most, with their logits."),
             ("suppressed", _TOKENS, "Tokens its value vector lowers most, with their logits."),
+            (
+                "label",
+                _TEXT,
+                "The relation or answer that its facts share beyond chance, and the tokens that it pushes "
+                "for them, as in 'capital · Paris, cities'; null where its activation does not bear it out.",
+            ),
+            (
+                "label_score",
+                _SCORE,
+                "Balanced accuracy with which its activation on held-out prompts tells that relation or "
+                "answer from others, by a threshold from discovery prompts of other facts; 0.5 is chance.",
+            ),
+            (
+                "sign_mixed",
+                _FLAG,
+                "Whether its mean activation is above zero for a tenth of its facts or more, and below zero "
+                "for a tenth or more.",
+            ),
         ),
     ),
     "activating_prompts": (
@@ -502,6 +520,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
 # Table → its columns that older files lack, at its end; there they are null.
 LATER_COLUMNS: dict[str, tuple[str, ...]] = {
     "knowledge_neurons": ("mean_activation",),
+    "neurons": ("label", "label_score", "sign_mixed"),
     "activating_prompts": ("tokens", "activations", "answer_position"),
     "effects": ("change",),
 }

@@ -47,8 +47,9 @@ class Study:
     """One experiment: the table it fills, and the sample of facts that it takes by default.
 
     others: further tables that it fills. sample: None for every fact. version: raised when its rows
-    would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
-    prompts only, so that nothing can be measured where none is held out.
+    would differ from before. needs: tables, or columns of tables, that the atlas must have. needs_held_out:
+    whether it asks held-out prompts only, so that nothing can be measured where none is held out.
+    adds_columns: whether the table is a build's own, and the study fills columns of it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Study:
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
     needs_held_out: bool = True
+    adds_columns: bool = False
 
     def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
@@ -109,6 +111,14 @@ STUDIES: dict[str, Study] = {
             "other ways to choose neurons: other methods and modes, by overlap and effect",
             sample=60,
             needs=("prompts", "attributions", "knowledge_neurons"),
+        ),
+        Study(
+            "labels",
+            "neurons",
+            "names for neurons: what their facts share, borne out by their activation on held-out prompts",
+            sample=2500,
+            needs=("prompts", "neurons", "knowledge_neurons.mean_activation"),
+            adds_columns=True,
         ),
     )
 }

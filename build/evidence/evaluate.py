@@ -30,7 +30,7 @@ from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
 from build.evidence import Study, find_studies
 from build.evidence.setting import Setting
-from build.output.writer import Output, settle, with_metadata
+from build.output.writer import Output, metadata_of, settle, with_metadata
 from build.plan import at_least_one, not_negative
 from build.progress import ProgressBar
 from build.run import code_version
@@ -101,10 +101,12 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
     """The model's name. Raises `BuildError` when the atlas lacks what the studies need."""
     for study in chosen:
-        for table in study.needs:
-            if not atlas.measured(table):
+        for need in study.needs:
+            table, _, column = need.partition(".")
+            has = f"SELECT count({column or '*'}) > 0 AS has FROM {table}"
+            if not atlas.query_row(has)["has"]:
                 raise BuildError(
-                    f"{atlas.atlas_id} has no {table}, which the experiment '{study.name}' needs. "
+                    f"{atlas.atlas_id} has no {column or table}, which the experiment '{study.name}' needs. "
                     "Choose other experiments, or build the atlas with `python -m build run`."
                 )
     made_with = atlas.manifest.model
@@ -142,7 +144,11 @@ class _Evaluation:
         there = all(file_name(table) in atlas.manifest.files for table in study.tables)
         if there and record.get("key") == key and not fresh:
             return "already measured; --fresh measures again"
-        if file_name(study.table) in atlas.manifest.files and not fresh:
+        if (
+            file_name(study.table) in atlas.manifest.files
+            and not fresh
+            and (record or not study.adds_columns)
+        ):
             self.refuse_to_replace(atlas, record)
         if self.options.threads is not None or study.needs_model:
             from build.jobs.worker import use_threads
@@ -169,6 +175,7 @@ class _Evaluation:
             "seed": setting.seed,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
+            **metadata_of(found[study.table].schema),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
         output.drop_shards(stage)

@@ -96,6 +96,14 @@ _ROW_CHECKS = {
             (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r
              FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
         WHERE f IS DISTINCT FROM n_facts OR r IS DISTINCT FROM n_relations""",
+    "{n} neurons have a label without a score from 0 to 1, or a score without a label": f"""
+        FROM neurons WHERE (label IS NULL) <> (label_score IS NULL) OR {_not_shares("label_score")}""",
+    "{n} neurons are called mixed in sign, or not, against their mean activations": """
+        FROM neurons JOIN
+            (SELECT layer, neuron, count(*) AS n, count(*) FILTER (mean_activation > 0) AS n_above,
+                    count(*) FILTER (mean_activation < 0) AS n_below
+             FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
+        WHERE sign_mixed <> (10 * least(n_above, n_below) >= n)""",
     "{n} activating prompts belong to no knowledge neuron or have no activation": """
         FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
         WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",

@@ -25,6 +25,8 @@ from atlas.store.schema import TABLES, conform
 from build.output.writer import ROW_GROUP_ROWS, Output
 from build.plan import Plan
 
+MIXED_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -278,6 +280,17 @@ def distinct_neurons(knowledge_neurons: pa.Table) -> pa.Table:
         {"fact_id_count_distinct": "n_facts", "relation_id_count_distinct": "n_relations"}
     )
     return grouped.sort_by([("layer", "ascending"), ("neuron", "ascending")])
+
+
+def signs_mixed(knowledge_neurons: pa.Table) -> np.ndarray:
+    """Whether each neuron fires above zero for at least `MIXED_SHARE` of its facts, and below for as many.
+
+    (n_neurons,), in the order of `distinct_neurons`.
+    """
+    pairs = knowledge_neurons.select(["layer", "neuron", "mean_activation"]).to_pandas()
+    sides = pairs.assign(above=pairs["mean_activation"] > 0, below=pairs["mean_activation"] < 0)
+    shares = sides.groupby(["layer", "neuron"])[["above", "below"]].mean()
+    return (shares.min(axis=1) >= MIXED_SHARE).to_numpy()
 
 
 def concat_shards(output: Output, stages: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:

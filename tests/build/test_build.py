@@ -1110,6 +1110,12 @@ def spoil(folder: Path, table: str, change: str) -> None:
             "SELECT * REPLACE (layer + 9::SMALLINT AS layer) FROM rows",
             "control neurons are outside the model",
         ),
+        ("neurons", "SELECT * REPLACE (0.7::FLOAT AS label_score) FROM rows", "a score without a label"),
+        (
+            "neurons",
+            "SELECT * REPLACE (NOT sign_mixed AS sign_mixed) FROM rows",
+            "called mixed in sign, or not",
+        ),
         ("lens", "SELECT * REPLACE (0::INTEGER AS rank) FROM rows", "rows of the lens have"),
         ("lens", "FROM rows WHERE layer <> 1", "lack a layer in the lens"),
         ("lens", "SELECT * REPLACE (probability / 2 AS probability) FROM rows", "end the lens with another"),

@@ -40,6 +40,7 @@ def copy(tmp_path: Path) -> Path:
 
 def without_experiments(source: Path, folder: Path) -> Path:
     later = {table for study in STUDIES.values() for table in study.tables} - {"effects", "control_neurons"}
+    later -= {study.table for study in STUDIES.values() if study.adds_columns}
     plain = json.loads((source / "manifest.json").read_text())
     for table in later:
         plain["files"].pop(file_name(table), None)

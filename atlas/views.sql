@@ -93,6 +93,11 @@ SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed, NULL::FLOAT AS activity');
 CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summaries'));
 
+SET VARIABLE generations = optional_table('generations', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS "group",
+    NULL::INTEGER AS n_neurons, NULL::VARCHAR AS text');
+CREATE OR REPLACE VIEW generations AS FROM query(getvariable('generations'));
+
 SET VARIABLE edits = optional_table('edits', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS new_object, NULL::FLOAT AS remove, NULL::FLOAT AS add,
     NULL::VARCHAR AS "group", NULL::VARCHAR AS kind, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS

@@ -221,6 +221,7 @@ def evidence_tables(
     chosen = sampled(facts)
     return {
         "lens": lens(chosen, prompts, n_layers),
+        "generations": generations(chosen, prompts),
         "edits": edits(chosen, prompts, random),
         "erasures": erasures(facts, pairs, random),
         "contexts": contexts(chosen, prompts, random),
@@ -250,6 +251,37 @@ def lens(facts: Sequence[dict], prompts: Mapping[str, Rows], n_layers: int) -> R
                         "top": [{"token": token, "probability": p} for token, p in guesses],
                     }
                 )
+    return rows
+
+
+def generations(facts: Sequence[dict], prompts: Mapping[str, Rows]) -> Rows:
+    """Texts of the known facts: the answer, but without the fact's own neurons."""
+    rows = []
+    for fact in [each for each in facts if each["known"]]:
+        said = f"{fact['object']}, and that is all there is to say."
+        other = next(
+            (
+                each
+                for each in facts
+                if each["known"]
+                and each["relation_id"] != fact["relation_id"]
+                and each["object"] != fact["object"]
+            ),
+            None,
+        )
+        of_other = [] if other is None else [("unrelated", other, f"{other['object']}, as before.")]
+        texts = [("unchanged", fact, said), ("own", fact, "a place that"), ("random", fact, said), *of_other]
+        for group, asked, text in texts:
+            rows.append(
+                {
+                    "fact_id": fact["fact_id"],
+                    "prompt_fact_id": asked["fact_id"],
+                    "template_id": _held_out(prompts, asked)[0]["template_id"],
+                    "group": group,
+                    "n_neurons": 0 if group == "unchanged" else fact["n_neurons"],
+                    "text": f" {text}",
+                }
+            )
     return rows
 
 

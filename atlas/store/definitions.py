@@ -307,6 +307,33 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
         ),
     ),
+    "generations": (
+        "One row a (known fact, group): what a causal model goes on to say, 20 tokens, each the likeliest.",
+        ("fact_id", "group"),
+        (
+            ("fact_id", _TEXT, "The fact whose knowledge neurons (or their stand-ins) were suppressed."),
+            (
+                "prompt_fact_id",
+                _TEXT,
+                "The fact the prompt asks for: fact_id itself, except in the group 'unrelated'.",
+            ),
+            (
+                "template_id",
+                _TEXT,
+                "Template of the prompt: a fact's first held-out one that is answered right.",
+            ),
+            (
+                "group",
+                _TEXT,
+                "'unchanged'; 'own': without the fact's neurons, from the answer position on: there and at "
+                "every generated token; 'random': without as many random ones, those of control_neurons if "
+                "drawn by the same seed; 'unrelated': without the fact's, on the prompt of a known fact that "
+                "differs in relation and object, whose own row 'unchanged' has the text to compare.",
+            ),
+            ("n_neurons", _COUNT, "Number of neurons that were suppressed."),
+            ("text", _TEXT, "The text after the prompt; shorter where the model ends it."),
+        ),
+    ),
     "edits": (
         "One row a prompt asked about an edit: what it did to the old answer and to the new one.",
         ("fact_id", "new_object", "remove", "add", "group", "kind", "prompt_fact_id", "template_id"),

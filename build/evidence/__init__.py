@@ -49,7 +49,8 @@ class Study:
     others: further tables that it fills. sample: None for every fact. version: raised when its rows
     would differ from before. needs: tables, or columns of tables, that the atlas must have. needs_held_out:
     whether it asks held-out prompts only, so that nothing can be measured where none is held out.
-    adds_columns: whether the table is a build's own, and the study fills columns of it.
+    needs_causal: whether only causal models can be asked. adds_columns: whether the table is a build's own,
+    and the study fills columns of it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Study:
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
     needs_held_out: bool = True
+    needs_causal: bool = False
     adds_columns: bool = False
 
     def load(self) -> StudyModule:
@@ -111,6 +113,13 @@ STUDIES: dict[str, Study] = {
             "other ways to choose neurons: other methods and modes, by overlap and effect",
             sample=60,
             needs=("prompts", "attributions", "knowledge_neurons"),
+        ),
+        Study(
+            "generations",
+            "generations",
+            "what the model goes on to say without a fact's neurons, without random ones, and elsewhere",
+            needs_held_out=False,
+            needs_causal=True,
         ),
         Study(
             "labels",

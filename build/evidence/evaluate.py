@@ -24,6 +24,7 @@ from typer import Option
 from atlas.errors import BuildError
 from atlas.models import locate, same_model
 from atlas.models.device import check_device
+from atlas.models.families import FAMILIES
 from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
@@ -87,8 +88,8 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         lines = []
         for study in chosen:
             lines += [f"{study.name}: {study.sentence}"]
-            if study.needs_held_out and not atlas_summary(atlas).n_held_out:
-                lines += ["  not measured: the atlas holds no prompt out; --discovery half of `run` does", ""]
+            if why := _why_not(study, atlas):
+                lines += [f"  not measured: {why}", ""]
                 continue
             done = _Evaluation(study, output, model, options).run(fresh=fresh)
             atlas = Atlas(folder)
@@ -96,6 +97,16 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         return "\n".join(lines).rstrip()
     finally:
         output.leave()
+
+
+def _why_not(study: Study, atlas: Atlas) -> str | None:
+    """Why the study has nothing to ask of this atlas; None where it has."""
+    if study.needs_held_out and not atlas_summary(atlas).n_held_out:
+        return "the atlas holds no prompt out; --discovery half of `run` does"
+    masked = {family.name for family in FAMILIES.values() if family.kind == "masked"}
+    if study.needs_causal and atlas.manifest.model.family in masked:
+        return f"{atlas.manifest.model.name} fills in masks and continues no text"
+    return None
 
 
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:

@@ -151,6 +151,18 @@ _ROW_CHECKS = {
         FROM control_neurons AS c WHERE layer >= $n_layers OR neuron >= $n_neurons OR layer < 0 OR neuron < 0
         OR "group" <> 'baseline' AND NOT EXISTS (
             FROM knowledge_neurons AS k WHERE k.fact_id = c.fact_id AND k.layer = c.layer)""",
+    "{n} generations are of no known group, of an unknown fact, or of a wrong number of neurons": """
+        FROM generations AS g LEFT JOIN facts AS f USING (fact_id)
+        WHERE "group" NOT IN ('unchanged', 'own', 'random', 'unrelated') OR known IS DISTINCT FROM true
+        OR text IS NULL OR CASE "group" WHEN 'unchanged' THEN g.n_neurons <> 0
+            WHEN 'random' THEN g.n_neurons NOT BETWEEN 1 AND f.n_neurons
+            ELSE g.n_neurons <> f.n_neurons END""",
+    "{n} generations are on the wrong fact's prompt": """
+        FROM generations AS g JOIN facts AS a ON a.fact_id = g.fact_id
+            JOIN facts AS b ON b.fact_id = g.prompt_fact_id
+        WHERE CASE WHEN "group" = 'unrelated'
+            THEN a.relation_id = b.relation_id OR lower(a.object) = lower(b.object)
+            ELSE a.fact_id <> b.fact_id END""",
     "{n} edits have a probability outside 0 to 1 or a rank below 1": f"""
         FROM edits WHERE {_not_shares("p_old_before", "p_old_after", "p_new_before", "p_new_after")}
         OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",

@@ -24,11 +24,12 @@ MODELS = {"starter-pocket-bert": "pocket-bert", "starter-smollm2-135m": "smollm2
 # A study that fills columns of a build's table does so from all of its shards.
 BY_SHARD = [study for study in STUDIES.values() if not study.adds_columns]
 # Shards that take a small model seconds take a large one minutes.
-ALL_OF_POCKET_BERT = [("starter-pocket-bert", study) for study in BY_SHARD]
+ALL_OF_POCKET_BERT = [("starter-pocket-bert", study) for study in BY_SHARD if not study.needs_causal]
 QUICK_OF_SMOLLM2 = [
     ("starter-smollm2-135m", study)
     for study in BY_SHARD
-    if not study.needs_model or (study.name in ("update", "subsets") and is_ready("smollm2-135m"))
+    if not study.needs_model
+    or (study.name in ("update", "subsets", "generations") and is_ready("smollm2-135m"))
 ]
 
 
@@ -36,8 +37,9 @@ QUICK_OF_SMOLLM2 = [
 def test_every_study_was_run_on_every_committed_atlas(atlas_id):
     with Atlas(DATA / atlas_id) as atlas:
         records = atlas.manifest.method.options[RECORD]
-        assert set(records) == set(STUDIES)
-        for study in STUDIES.values():
+        studies = [s for s in STUDIES.values() if not (s.needs_causal and MODELS[atlas_id] == "pocket-bert")]
+        assert set(records) == {study.name for study in studies}
+        for study in studies:
             assert records[study.name]["version"] == study.version
             for table in study.tables:
                 assert atlas.measured(table), table

@@ -47,10 +47,10 @@ class Study:
     """One experiment: the table it fills, and the sample of facts that it takes by default.
 
     others: further tables that it fills. sample: None for every fact. version: raised when its rows
-    would differ from before. needs: tables, or columns of tables, that the atlas must have. needs_held_out:
-    whether it asks held-out prompts only, so that nothing can be measured where none is held out.
-    needs_causal: whether only causal models can be asked. adds_columns: whether the table is a build's own,
-    and the study fills columns of it.
+    would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
+    prompts only, so that nothing can be measured where none is held out. needs_column: a table and its column
+    without which nothing can be, either. needs_causal: whether only causal models can be asked. adds_columns:
+    whether the table is a build's own, and the study fills columns of it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Study:
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
     needs_held_out: bool = True
+    needs_column: tuple[str, str] | None = None
     needs_causal: bool = False
     adds_columns: bool = False
 
@@ -126,7 +127,8 @@ STUDIES: dict[str, Study] = {
             "neurons",
             "names for neurons: what their facts share, borne out by their activation on held-out prompts",
             sample=2500,
-            needs=("prompts", "neurons", "knowledge_neurons.mean_activation"),
+            needs=("prompts", "neurons", "knowledge_neurons"),
+            needs_column=("knowledge_neurons", "mean_activation"),
             adds_columns=True,
         ),
     )

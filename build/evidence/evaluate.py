@@ -103,6 +103,10 @@ def _why_not(study: Study, atlas: Atlas) -> str | None:
     """Why the study has nothing to ask of this atlas; None where it has."""
     if study.needs_held_out and not atlas_summary(atlas).n_held_out:
         return "the atlas holds no prompt out; --discovery half of `run` does"
+    if study.needs_column is not None:
+        table, column = study.needs_column
+        if not atlas.query_row(f"SELECT count({column}) AS n FROM {table}")["n"]:
+            return f"the atlas has no {column} in {table}; build it again"
     masked = {family.name for family in FAMILIES.values() if family.kind == "masked"}
     if study.needs_causal and atlas.manifest.model.family in masked:
         return f"{atlas.manifest.model.name} fills in masks and continues no text"
@@ -112,12 +116,10 @@ def _why_not(study: Study, atlas: Atlas) -> str | None:
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
     """The model's name. Raises `BuildError` when the atlas lacks what the studies need."""
     for study in chosen:
-        for need in study.needs:
-            table, _, column = need.partition(".")
-            has = f"SELECT count({column or '*'}) > 0 AS has FROM {table}"
-            if not atlas.query_row(has)["has"]:
+        for table in study.needs:
+            if not atlas.measured(table):
                 raise BuildError(
-                    f"{atlas.atlas_id} has no {column or table}, which the experiment '{study.name}' needs. "
+                    f"{atlas.atlas_id} has no {table}, which the experiment '{study.name}' needs. "
                     "Choose other experiments, or build the atlas with `python -m build run`."
                 )
     made_with = atlas.manifest.model

@@ -7,7 +7,7 @@
 
 One Parquet file a table, zstd, sorted by `SORT_KEYS`. Every column may be null: null means "not measured in
 this atlas" (published neurons have no scores), never zero. Descriptions are stored in the files, so changing
-one changes the bytes of tables built later.
+one changes the bytes of tables built later. Atlases of an older schema open too: what they lack is null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS, LATER_COLUMNS
 __all__ = [
     "DERIVED_VIEWS",
     "LATER_COLUMNS",
-    "READ_VERSIONS",
+    "READABLE_VERSIONS",
     "REQUIRED_TABLES",
     "SCHEMA_VERSION",
     "SORT_KEYS",
@@ -32,8 +32,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 3
-# What an atlas of version 2 lacks is null, or a table without rows (`LATER_COLUMNS`).
-READ_VERSIONS = (2, SCHEMA_VERSION)
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
 
 # Every atlas has these; the others may be absent and then read as empty.
 REQUIRED_TABLES = ("relations", "facts", "knowledge_neurons")

@@ -37,6 +37,7 @@ from atlas.store.manifest import (
     write_manifest,
 )
 from atlas.store.schema import SORT_KEYS, TABLES
+from atlas.store.sources import rows_of
 from build.output.writer import ROW_GROUP_ROWS, Output
 
 _N_LAYERS = 12
@@ -238,6 +239,13 @@ TABLE_STEPS = {
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
     """,
+    "control_neurons": f"""
+    CREATE TABLE control_neurons AS
+    SELECT fact_id, kind AS "group", 1::SMALLINT AS draw, layer,
+           ((neuron + shift) % {_N_NEURONS})::INTEGER AS neuron
+    FROM knowledge_neurons
+    CROSS JOIN (VALUES ('random', 7), ('matched', 1), ('baseline', 3)) AS controls(kind, shift)
+    """,
     "effect_summaries": """
     CREATE TABLE effect_summaries AS
     WITH rows AS (
@@ -353,7 +361,8 @@ def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, tables: It
         columns, keys = (
             ", ".join(f'"{name}"' for name in names) for names in (TABLES[table].names, SORT_KEYS[table])
         )
-        rows = connection.sql(f"SELECT {columns} FROM {table} ORDER BY {keys}")
+        made = rows_of(table, f"FROM {table}")
+        rows = connection.sql(f"SELECT {columns} FROM ({made}) ORDER BY {keys}")
         parts = (
             pa.Table.from_batches([batch]).cast(TABLES[table])
             for batch in rows.to_arrow_reader(ROW_GROUP_ROWS)

@@ -24,13 +24,14 @@ from typer import Option
 from atlas.errors import BuildError
 from atlas.models import locate, same_model
 from atlas.models.device import check_device
+from atlas.models.families import FAMILIES
 from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
 from build.evidence import Study, find_studies
 from build.evidence.setting import Setting
-from build.output.writer import Output, settle, with_metadata
+from build.output.writer import Output, metadata_of, settle, with_metadata
 from build.plan import at_least_one, not_negative
 from build.progress import ProgressBar
 from build.run import code_version
@@ -91,8 +92,8 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         lines = []
         for study in chosen:
             lines += [f"{study.name}: {study.sentence}"]
-            if study.needs_held_out and not atlas_summary(atlas).n_held_out:
-                lines += ["  not measured: the atlas holds no prompt out; --discovery half of `run` does", ""]
+            if why := _why_not(study, atlas):
+                lines += [f"  not measured: {why}", ""]
                 continue
             done = _Evaluation(study, output, model, options).run(fresh=fresh)
             atlas = Atlas(folder)
@@ -100,6 +101,20 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         return "\n".join(lines).rstrip()
     finally:
         output.leave()
+
+
+def _why_not(study: Study, atlas: Atlas) -> str | None:
+    """Why the study has nothing to ask of this atlas; None where it has."""
+    if study.needs_held_out and not atlas_summary(atlas).n_held_out:
+        return "the atlas holds no prompt out; --discovery half of `run` does"
+    if study.needs_column is not None:
+        table, column = study.needs_column
+        if not atlas.query_row(f"SELECT count({column}) AS n FROM {table}")["n"]:
+            return f"the atlas has no {column} in {table}; build it again"
+    masked = {family.name for family in FAMILIES.values() if family.kind == "masked"}
+    if study.needs_causal and atlas.manifest.model.family in masked:
+        return f"{atlas.manifest.model.name} fills in masks and continues no text"
+    return None
 
 
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
@@ -156,7 +171,11 @@ class _Evaluation:
         there = all(file_name(table) in atlas.manifest.files for table in study.tables)
         if there and record.get("key") == key and not fresh:
             return f"already measured; --fresh measures again{without}"
-        if file_name(study.table) in atlas.manifest.files and not fresh:
+        if (
+            file_name(study.table) in atlas.manifest.files
+            and not fresh
+            and (record or not study.adds_columns)
+        ):
             self.refuse_to_replace(setting, record)
         if self.options.threads is not None or study.needs_model:
             from build.jobs.worker import use_threads
@@ -166,13 +185,9 @@ class _Evaluation:
         # Step 2: measure.
         seconds = self.measure(setting, stage)
         # Step 3: add.
-        module = study.load()
-        count = len(module.units(setting))
+        count = len(study.load().units(setting))
         parts = [output.read_shard(stage, index).replace_schema_metadata(None) for index in range(count)]
-        rows = conform(study.table, pa.concat_tables(parts) if parts else TABLES[study.table].empty_table())
-        found = {study.table: rows}
-        if study.derived:
-            found |= module.derive(setting, rows)
+        found = tables_of(study, setting, parts)
         record = {
             "key": key,
             "version": study.version,
@@ -182,6 +197,7 @@ class _Evaluation:
             "left_out": left_out,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
+            **metadata_of(found[study.table].schema),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
         output.drop_shards(stage)
@@ -231,12 +247,28 @@ class _Evaluation:
                 setting.note = progress.note
                 for index in missing:
                     started = time.monotonic()
-                    table = conform(self.study.table, module.measure(setting, units[index]))
+                    table = shard_of(self.study, module.measure(setting, units[index]))
                     table = table.replace_schema_metadata(None)
                     table = with_metadata(table, seconds=time.monotonic() - started)
                     output.write_shard(stage, index, table)
                     progress.advance(1)
         return sum(note.get("seconds", 0.0) for note in output.shard_notes(stage, len(units)))
+
+
+def shard_of(study: Study, rows: list[dict[str, Any]] | pa.Table) -> pa.Table:
+    """What a study measured of a unit, as a shard keeps it."""
+    schema = getattr(study.load(), "SHARD", None)
+    return conform(study.table, rows) if schema is None else rows.cast(schema)
+
+
+def tables_of(study: Study, setting: Setting, shards: list[pa.Table]) -> dict[str, pa.Table]:
+    """The study's tables, by name, from its shards."""
+    module = study.load()
+    schema = getattr(module, "SHARD", TABLES[study.table])
+    rows = pa.concat_tables(shards) if shards else schema.empty_table()
+    if hasattr(module, "tables"):
+        return module.tables(setting, rows)
+    return {study.table: conform(study.table, rows)}
 
 
 def _in_words(options: dict[str, Any]) -> str:

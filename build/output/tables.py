@@ -25,6 +25,8 @@ from atlas.store.schema import TABLES, conform
 from build.output.writer import ROW_GROUP_ROWS, Output
 from build.plan import Plan
 
+MIXED_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -216,6 +218,19 @@ def neurons_by_fact(knowledge_neurons: pa.Table) -> dict[str, tuple[Neuron, ...]
     return {fact_id: tuple(sorted(neurons)) for fact_id, neurons in result.items()}
 
 
+def coded_pairs(prompts: Prompts, knowledge_neurons: pa.Table) -> np.ndarray:
+    """Fact, as its place in `prompts.fact_ids`, layer and neuron of every row, (n_pairs, 3)."""
+    facts = [prompts.index_of(fact_id) for fact_id in knowledge_neurons["fact_id"].to_pylist()]
+    columns = [facts, *(knowledge_neurons[name].to_numpy() for name in ("layer", "neuron"))]
+    return np.array(columns, np.int64).T
+
+
+def with_column(table: pa.Table, name: str, values: np.ndarray | pa.Array) -> pa.Table:
+    """The table with these values, cast, in one of its columns."""
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(values).cast(field.type))
+
+
 def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa.Table:
     """The table `facts`: those with prompts, how well each is known, how many neurons it has."""
     n_facts = len(prompts.fact_ids)
@@ -297,8 +312,18 @@ def distinct_neurons(knowledge_neurons: pa.Table) -> pa.Table:
     return grouped.sort_by([("layer", "ascending"), ("neuron", "ascending")])
 
 
-def concat_shards(output: Output, stages: Iterable[tuple[str, int]], table: str) -> pa.Table:
-    """The rows of shards that already have a table's columns."""
+def signs_mixed(knowledge_neurons: pa.Table) -> np.ndarray:
+    """Whether each neuron fires above zero for at least `MIXED_SHARE` of its facts, and below for as many.
+
+    (n_neurons,), in the order of `distinct_neurons`.
+    """
+    pairs = knowledge_neurons.select(["layer", "neuron", "mean_activation"]).to_pandas()
+    sides = pairs.assign(above=pairs["mean_activation"] > 0, below=pairs["mean_activation"] < 0)
+    shares = sides.groupby(["layer", "neuron"])[["above", "below"]].mean()
+    return (shares.min(axis=1) >= MIXED_SHARE).to_numpy()
+
+
+def concat_shards(output: Output, stages: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:
+    """The rows of shards that already have a schema's columns."""
     parts = [output.read_shard(stage, index) for stage, index in stages]
-    schema = TABLES[table]
     return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()

@@ -59,7 +59,10 @@ _OWN_NAMES = {
     for before, after in (("", ""), ("", _NEXT), (".", ".partial"), (".", f"{_NEXT}.partial"))
 }
 _SELDOM_REPEATED = frozenset(
-    ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
+    (
+        *("neuron", "score", "mean_score", "max_score", "mean_activation", "activation"),
+        *("p_after", "probability", "max_gap"),
+    )
 )
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -375,9 +378,9 @@ class Output:
         for name in tables:
             files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")
         ordered = {name: files[name] for name in map(file_name, TABLES) if name in files}
-        manifest = replace(manifest, files=ordered, schema_version=SCHEMA_VERSION)
         with open_output(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
-            file.write(manifest_text(manifest).encode())
+            later = replace(manifest, files=ordered, schema_version=SCHEMA_VERSION)
+            file.write(manifest_text(later).encode())
         settle(self.folder)
 
     def drop_shards(self, stage: str = "") -> None:

@@ -21,7 +21,14 @@ import pytest
 import atlas
 from atlas.errors import QueryError, StoreError
 from atlas.store.atlas import Atlas, at_hand, bundled, resolve
-from atlas.store.manifest import read_manifest, record_file, record_files, verify, write_manifest
+from atlas.store.manifest import (
+    file_name,
+    read_manifest,
+    record_file,
+    record_files,
+    verify,
+    write_manifest,
+)
 from atlas.store.schema import LATER_COLUMNS, TABLES
 from build.output.check import check_atlas
 from tests import ROOT
@@ -338,6 +345,27 @@ def test_threads_may_share_an_atlas(opened):
         assert set(pool.map(ask, range(64))) == {expected}
 
 
+def test_an_atlas_of_schema_2_opens_and_what_it_lacks_is_null(copy):
+    for table, columns in LATER_COLUMNS.items():
+        path = copy / file_name(table)
+        pq.write_table(pq.read_table(path).drop_columns([*columns]), path)
+    (copy / "templates.parquet").unlink()
+    write_manifest(copy, replace(read_manifest(copy), files=record_files(copy), schema_version=2))
+    assert verify(copy).schema_version == 2
+    assert check_atlas(copy).passed
+    shell = _shell(copy)
+    with atlas.open(copy) as a, a.sandboxed() as console:
+        for table, columns in LATER_COLUMNS.items():
+            found = a.query(f"SELECT * FROM {table}")
+            assert list(found.columns) == TABLES[table].names == [name for name, _ in shell[table][:-1]]
+            assert len(found)
+            for column in columns:
+                assert found[column].isna().all()
+                assert console.query(f"SELECT count({column}) FROM {table}").rows == ((0,),)
+        assert a.query("SELECT * FROM templates").empty
+        assert len(a.query("SELECT * FROM fact_prompts")) == a.manifest.rows("prompts")
+
+
 def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
     folder = write_sample_atlas(tmp_path / "published", leave_out=OPTIONAL_TABLES)
     with atlas.open(folder) as a, a.sandboxed() as console:
@@ -349,24 +377,6 @@ def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
             assert console.query(f"SELECT * FROM {table}").rows == ()
         for view in DERIVED:
             assert len(a.query(f"SELECT * FROM {view}"))
-
-
-def test_an_atlas_of_the_second_schema_opens_and_what_it_lacks_is_null(copy):
-    later = LATER_COLUMNS["facts"]
-    pq.write_table(pq.read_table(copy / "facts.parquet").drop_columns(later), copy / "facts.parquet")
-    (copy / "templates.parquet").unlink()
-    manifest = read_manifest(copy)
-    write_manifest(copy, replace(manifest, files=record_files(copy), schema_version=2))
-    assert verify(copy).schema_version == 2
-    assert check_atlas(copy).passed
-    shell = _shell(copy)
-    with atlas.open(copy) as a, a.sandboxed() as console:
-        facts = a.query("SELECT * FROM facts")
-        assert facts[[*later]].isna().all(axis=None)
-        assert a.query("SELECT * FROM templates").empty
-        assert len(a.query("SELECT * FROM fact_prompts")) == manifest.rows("prompts")
-        assert console.query("SELECT count(contested) FROM facts").rows == ((0,),)
-        assert [name for name, _ in shell["facts"][:-1]] == list(facts.columns) == TABLES["facts"].names
 
 
 def test_prompts_that_are_not_stored_are_made_from_templates(copy):

@@ -100,7 +100,7 @@ def test_planted_activations_bear_the_label_out_on_either_side_and_noise_does_no
     for place, row in enumerate(candidates.itertuples()):
         if row.neuron % 2:  # the others' activations have nothing to do with their label
             side = 1 if row.neuron % 4 == 1 else -1
-            activations[(facts[row.kind] == row.value).to_numpy(), :, place] += side * 4
+            activations[(facts[row.kind] == row.value).to_numpy(), :, place] += side * 6
     scored = score_candidates(candidates, Asked.of(made_rows(facts, activations), facts), seed=0)
     told = scored["neuron"] % 2 == 1
     assert (scored.loc[told, "score"] > 0.9).all()

@@ -76,7 +76,7 @@ def _atlas(
 ) -> None:
     """Look into atlases of knowledge neurons: which neurons of a language model carry which fact.
 
-    Two come with the project. No model is loaded.
+    Three come with the project. No model is loaded.
 
     \b
     examples:
@@ -112,10 +112,11 @@ def list_atlases() -> None:
     known = at_hand()
     if not known:
         print("No atlas comes with this installation. Build one with `python -m build run`.")
+    width = max(map(len, known), default=0)
     for place, (atlas_id, folder) in enumerate(known.items()):
         with open_atlas(folder) as atlas:
             print(
-                f"{atlas_id:<24} {atlas.manifest.model.name} × {atlas.manifest.dataset.id}, "
+                f"{atlas_id:<{width}}  {atlas.manifest.model.name} × {atlas.manifest.dataset.id}, "
                 f"{atlas.manifest.rows('facts'):,} facts, {_size(atlas.manifest.n_bytes)}"
                 f"{'  (default)' if place == 0 else ''}"
             )
@@ -204,9 +205,10 @@ def _tables(atlas: Atlas) -> list[str]:
 
 def _numbers(atlas: Atlas) -> list[str]:
     summary = atlas_summary(atlas)
+    prompts = f"asked with {summary.n_prompts:,} prompts ({summary.n_held_out:,} held out)"
     lines = [
         f"{summary.n_facts:,} facts of {summary.n_relations} relations, "
-        f"asked with {summary.n_prompts:,} prompts ({summary.n_held_out:,} held out)"
+        f"{prompts if summary.n_prompts else 'not asked'}"
     ]
     if summary.n_known is not None:
         lines.append(

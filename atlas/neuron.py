@@ -10,7 +10,7 @@ Frozen dataclasses of the standard library only, so that every module can import
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from atlas.errors import AtlasError, PromptError
 
@@ -25,6 +25,9 @@ PROMPT_GROUPS = {
     "neighbours": "Same relation",
     "unrelated": "Unrelated facts",
 }
+
+# What a fact may be marked as: the names of fields of `Fact`.
+MARKS = ("contested", "guessable")
 
 _NEURON_NAME = re.compile(r"L(\d+)\.N(\d+)")
 # The marks that end a sentence, after the answer: Western, Chinese and Japanese, Hindi, Arabic and Urdu.
@@ -79,13 +82,25 @@ class Relation:
 
 @dataclass(frozen=True)
 class Fact:
-    """A subject, a relation and an object; `source` says where the fact was taken from."""
+    """A subject, a relation and an object; `source` says where the fact was taken from.
+
+    contested: several answers are defensible. guessable: the subject suggests its answer. None: nobody has
+    said.
+    """
 
     fact_id: str
     relation_id: str
     subject: str
     object: str
     source: str = ""
+    # Not in the repr, of which hashes of data sets without marks are made.
+    contested: bool | None = field(default=None, repr=False)
+    guessable: bool | None = field(default=None, repr=False)
+
+    @property
+    def marks(self) -> str:
+        """The names of the marks that the fact has, joined by spaces."""
+        return " ".join(mark for mark in MARKS if getattr(self, mark))
 
     def __post_init__(self) -> None:
         for text in (self.subject, self.object, self.fact_id, self.source):

@@ -37,10 +37,18 @@ CREATE OR REPLACE TEMP MACRO optional_table(name, columns) AS (
 
 CREATE OR REPLACE VIEW relations AS
     FROM read_parquet(getvariable('atlas_pattern') || '/relations.parquet', hive_partitioning = false);
+-- Older files lack the last columns.
 CREATE OR REPLACE VIEW facts AS
-    FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false);
+    FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false)
+    UNION ALL BY NAME
+    SELECT NULL::BOOLEAN AS contested, NULL::BOOLEAN AS guessable, NULL::SMALLINT AS n_answer_tokens WHERE false;
 CREATE OR REPLACE VIEW knowledge_neurons AS
-    FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false);
+    FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false)
+    UNION ALL BY NAME SELECT NULL::FLOAT AS mean_activation WHERE false;
+
+SET VARIABLE templates = optional_table('templates', '
+    NULL::VARCHAR AS relation_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out');
+CREATE OR REPLACE VIEW templates AS FROM query(getvariable('templates'));
 
 SET VARIABLE prompts = optional_table('prompts', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS text, NULL::BOOLEAN AS held_out,
@@ -57,13 +65,20 @@ CREATE OR REPLACE VIEW attributions AS FROM query(getvariable('attributions'));
 SET VARIABLE neurons = optional_table('neurons', '
     NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_relations,
     NULL::FLOAT AS value_norm, NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS promoted,
-    NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS suppressed');
+    NULL::STRUCT(token VARCHAR, logit FLOAT)[] AS suppressed, NULL::VARCHAR AS label, NULL::FLOAT AS label_score,
+    NULL::BOOLEAN AS sign_mixed');
 CREATE OR REPLACE VIEW neurons AS FROM query(getvariable('neurons'));
 
 SET VARIABLE activating_prompts = optional_table('activating_prompts', '
     NULL::SMALLINT AS layer, NULL::INTEGER AS neuron, NULL::VARCHAR AS side, NULL::SMALLINT AS rank,
-    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::FLOAT AS activation');
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::FLOAT AS activation, NULL::VARCHAR[] AS tokens,
+    NULL::FLOAT[] AS activations, NULL::SMALLINT AS answer_position');
 CREATE OR REPLACE VIEW activating_prompts AS FROM query(getvariable('activating_prompts'));
+
+SET VARIABLE lens = optional_table('lens', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS template_id, NULL::SMALLINT AS layer, NULL::FLOAT AS probability,
+    NULL::INTEGER AS rank, NULL::STRUCT(token VARCHAR, probability FLOAT)[] AS top');
+CREATE OR REPLACE VIEW lens AS FROM query(getvariable('lens'));
 
 SET VARIABLE effects = optional_table('effects', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
@@ -72,6 +87,11 @@ SET VARIABLE effects = optional_table('effects', '
     rank_after, NULL::BOOLEAN AS top_changed, NULL::FLOAT AS change');
 CREATE OR REPLACE VIEW effects AS FROM query(getvariable('effects'));
 
+SET VARIABLE control_neurons = optional_table('control_neurons', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS "group", NULL::SMALLINT AS draw, NULL::SMALLINT AS layer,
+    NULL::INTEGER AS neuron');
+CREATE OR REPLACE VIEW control_neurons AS FROM query(getvariable('control_neurons'));
+
 SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     NULL::VARCHAR AS relation_id, NULL::VARCHAR AS intervention, NULL::VARCHAR AS "group", NULL::VARCHAR AS
     templates, NULL::VARCHAR AS facts, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS
@@ -79,6 +99,11 @@ SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     AS paper_low, NULL::FLOAT AS paper_high, NULL::FLOAT AS replication_change, NULL::FLOAT AS replication_low,
     NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed, NULL::FLOAT AS activity');
 CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summaries'));
+
+SET VARIABLE generations = optional_table('generations', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS "group",
+    NULL::INTEGER AS n_neurons, NULL::VARCHAR AS text');
+CREATE OR REPLACE VIEW generations AS FROM query(getvariable('generations'));
 
 SET VARIABLE edits = optional_table('edits', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS new_object, NULL::FLOAT AS remove, NULL::FLOAT AS add,
@@ -127,6 +152,15 @@ CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
 -- Comments with a plus hold what collections add, whose tables have a column atlas_id (atlas/store/collection.py).
+
+-- The prompts that ask for facts: those stored in the table, and of facts with none there those that the templates of
+-- their relations make, with nulls for what was not measured. Columns as in prompts.
+CREATE OR REPLACE VIEW fact_prompts AS
+FROM prompts
+UNION ALL BY NAME
+SELECT /*+ f.atlas_id, */ f.fact_id, t.template_id, replace(t.text, '[X]', f.subject) AS text, t.held_out
+FROM facts AS f JOIN templates AS t ON /*+ t.atlas_id = f.atlas_id AND */ t.relation_id = f.relation_id
+WHERE f.n_prompts = 0;
 
 -- The facts a neuron carries: layer, neuron, fact_id, relation_id, label, subject, object, known, share, mean_score,
 -- max_score.

@@ -25,7 +25,14 @@ from build.evidence import ALIASES, STUDIES
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.jobs.machine import Machine
 from build.output.writer import writing
-from build.plan import BuildOptions, at_least_one, describe_plan, make_plan, not_negative
+from build.plan import (
+    BuildOptions,
+    QuestionOptions,
+    at_least_one,
+    describe_plan,
+    make_plan,
+    not_negative,
+)
 
 EXIT_NOT_REPRODUCED = 1
 
@@ -98,6 +105,22 @@ def _run(
     print(run_build(options, out=out, machine=machine, fresh=fresh))
 
 
+@app.command("templates")
+@spread_options
+def _templates(options: QuestionOptions) -> None:
+    """Say how well a model answers each template: its share of answers at rank 1, their median probability.
+
+    A template is marked whose median is under a fifth of its relation's, the median over its templates.
+
+    \b
+    examples:
+      python -m build templates --model smollm2-135m --dataset starter --relations P36,P37
+    """
+    from build.templates import describe_templates, measure_templates
+
+    print(describe_templates(measure_templates(options)))
+
+
 @app.command("check")
 def _check(folders: Folders) -> int:
     """Check finished atlases; exit status 2 if a check fails.
@@ -135,6 +158,14 @@ def _import_published(
     model: Annotated[
         str | None, Option(help="the model of your own files; by default what their names begin with")
     ] = None,
+    own_templates: Annotated[
+        bool,
+        Option(
+            "--own-templates",
+            help="take this project's templates in place of PARAREL's: no sentence of PARAREL's is in the "
+            "atlas, and no effects",
+        ),
+    ] = False,
     fresh: Annotated[bool, Option("--fresh", help="replace the atlas in --out")] = False,
     progress: Annotated[bool, Option("--progress", help="print progress on stderr, in lines")] = False,
 ) -> None:
@@ -146,6 +177,7 @@ def _import_published(
     \b
     examples:
       python -m build import-published --out out/published
+      python -m build import-published --own-templates --out out/map
       python -m build import-published --source mine --model M --out out/mine
     """
     for option, folder in (("--source", source), ("--results", results)):
@@ -163,6 +195,7 @@ def _import_published(
             results=results,
             model=model,
             dataset=dataset,
+            own_templates=own_templates,
             fresh=fresh,
             progress=_print_progress() if progress else None,
         )

@@ -60,11 +60,8 @@ def _relation_ids(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """Everything that changes an atlas's rows; how it is run (device, threads, batch) is a `Machine`.
-
-    dtype ``auto`` and shard_size None are decided by the device (`on`).
-    """
+class QuestionOptions:
+    """A model, and the facts it is asked for."""
 
     model: Annotated[str, Option(help="pocket-bert, smollm2-135m, a folder, or a hub id")]
     dataset: Annotated[str, Option(help="starter, pararel, counterfact or dai")]
@@ -73,6 +70,22 @@ class BuildOptions:
         tuple[str, ...] | None, Option(help="only these relations", metavar="P36,P37", parser=_relation_ids)
     ] = None
     limit: Annotated[int | None, Option(help="at most this many facts, spread over the relations")] = None
+
+    def __post_init__(self) -> None:
+        at_least_one("--limit", self.limit)
+        if self.source is not None and not self.source.exists():
+            raise BuildError(
+                f"There is no folder or file {self.source}. Give --source the data set's folder or file."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(QuestionOptions):
+    """Everything that changes an atlas's rows; how it is run (device, threads, batch) is a `Machine`.
+
+    dtype ``auto`` and shard_size None are decided by the device (`on`).
+    """
+
     attribute: Annotated[str, Option(help="attribute the discovery prompts only, or all prompts")] = (
         "discovery"
     )
@@ -108,6 +121,7 @@ class BuildOptions:
     ] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("--attribute", self.attribute, ATTRIBUTE)
         check_choice("--mode", self.mode, MODES)
         check_choice("--discovery", self.discovery or DISCOVERY[0], DISCOVERY)
@@ -117,13 +131,8 @@ class BuildOptions:
             raise BuildError(f"--tolerance must be between 0 and 1, got {self.tolerance:g}.")
         at_least_one("--steps", self.steps)
         at_least_one("--shard-size", self.shard_size)
-        at_least_one("--limit", self.limit)
         not_negative("--seed", self.seed)
         not_negative("--negatives", self.negatives)
-        if self.source is not None and not self.source.exists():
-            raise BuildError(
-                f"There is no folder or file {self.source}. Give --source the data set's folder or file."
-            )
 
     @property
     def holds_out(self) -> bool:

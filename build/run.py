@@ -5,7 +5,8 @@
 0. Precision: in less than float32, how far the scores of a sample of prompts are from float32's.
 1. Attribute: scores of every neuron for every discovery prompt, a prediction for every other prompt.
 2. Refine: knowledge neurons of every fact.
-3. Read out: what their value vectors promote, and which prompts they are active on.
+3. Read out: what their value vectors promote, which prompts they are active on, and how active on their own;
+   what the model would answer after each layer.
 4. Evaluate: what suppressing and amplifying them does to held-out prompts, beside controls; to all prompts
    where none is held out.
 5. Finish: sorted tables, the manifest last.
@@ -38,8 +39,9 @@ from atlas.errors import BuildError
 from atlas.neuron import Fact, Neuron, Prompt, Template
 from atlas.refinement import STORED_FRACTION
 from atlas.store.manifest import DatasetRecord, Manifest, MethodRecord, ModelRecord, record_files
+from atlas.store.schema import TABLES
 from build.jobs import evaluation, jobs
-from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts
+from build.jobs.activating import ACTIVATING_PROMPTS, ActivatingPrompts, RunningActivations, only_row
 from build.jobs.executors import Executor, start_executor
 from build.jobs.machine import Machine
 from build.output import tables
@@ -107,9 +109,10 @@ class _Build:
         scores = tables.collect_scores(self.output, self.plan.n_shards)
         found = self.refine(prompts, scores)
         key = self.key(found)
-        neurons = self.read_out(prompts, found, key)
-        effects = self.evaluate(prompts, found, key)
-        return self.finish(prompts, scores, found, neurons, effects)
+        measured = self.read_out(prompts, found, key)
+        measured["lens"] = self.lens(prompts, key)
+        measured |= self.evaluate(prompts, found, key)
+        return self.finish(prompts, scores, measured)
 
     def make_shards(
         self,
@@ -229,14 +232,27 @@ class _Build:
 
     # --- stage 3 ---
 
-    def read_out(self, prompts: tables.Prompts, found: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
-        """The tables `neurons` and `activating_prompts`."""
+    def read_out(self, prompts: tables.Prompts, found: pa.Table, key: str) -> dict[str, pa.Table]:
+        """The tables `knowledge_neurons`, `neurons` and `activating_prompts`."""
         distinct = tables.distinct_neurons(found)
         layers, indices = (distinct[name].to_numpy() for name in ("layer", "neuron"))
         values = self.value_vectors(layers, indices, key)
         for name in values.column_names:
             distinct = distinct.append_column(name, values[name])
-        return distinct, self.activating_prompts(layers, indices, prompts, key)
+        kept = ActivatingPrompts(layers, indices, prompts.fact_of_row, self.relation_of_row(prompts))
+        state = self.activations(kept, prompts, found, key)
+        columns = (prompts.table[name].combine_chunks() for name in ("fact_id", "template_id"))
+        found = tables.with_column(found, "mean_activation", state.means)
+        return {
+            "knowledge_neurons": found,
+            "neurons": distinct.append_column("sign_mixed", pa.array(tables.signs_mixed(found))),
+            "activating_prompts": kept.table(*columns, self.tokens(kept, prompts, key)),
+        }
+
+    def relation_of_row(self, prompts: tables.Prompts) -> np.ndarray:
+        """Each prompt's relation as a number, (n_prompts,)."""
+        relations = [self.fact_by_id[fact_id].relation_id for fact_id in prompts.fact_ids]
+        return np.unique(np.array(relations, str), return_inverse=True)[1][prompts.fact_of_row]
 
     def value_vectors(self, layers: np.ndarray, indices: np.ndarray, key: str) -> pa.Table:
         """value_norm, promoted and suppressed of the neurons, in their order."""
@@ -256,40 +272,93 @@ class _Build:
         parts = (self.output.read_shard(stage, index) for index in range(len(chunks)))
         return pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
 
-    def activating_prompts(
-        self, layers: np.ndarray, indices: np.ndarray, prompts: tables.Prompts, key: str
-    ) -> pa.Table:
-        """The table `activating_prompts`; what was kept so far is saved every so often."""
+    def activations(
+        self, kept: ActivatingPrompts, prompts: tables.Prompts, found: pa.Table, key: str
+    ) -> RunningActivations:
+        """Of all prompts: those on which these neurons are most and least active, and the means of `found`.
+
+        What was kept so far is saved every so often.
+        """
         name = f"activating-{key}.npz"
-        shards = list(self.plan.shards())
-        state = ActivatingPrompts(layers, indices)
+        state = RunningActivations(kept, np.zeros(found.num_rows, np.float32))
         self.output.load_state(name, state.load)
-        rows = [[row for fact in facts for row in prompts.rows_of(fact.fact_id)] for facts in shards]
+        rows = self.rows_of_shards(prompts)
         done = sum(len(each) for each in rows[: state.next_shard])
+        pairs = tables.coded_pairs(prompts, found)
+
+        def pairs_of(index: int) -> np.ndarray:
+            return np.flatnonzero(np.isin(pairs[:, 0], kept.facts[rows[index]]))
 
         def job(index: int) -> jobs.ActivationsShard:
-            chosen = tuple(self.prompt_of(prompts, row) for row in rows[index])
-            return jobs.ActivationsShard(chosen, np.array(rows[index], np.int64), layers, indices)
+            here = rows[index]
+            return jobs.ActivationsShard(
+                tuple(self.prompt_of(prompts, row) for row in here),
+                kept.facts[here],
+                kept.relations[here],
+                ~prompts.held_out[here],
+                kept.layers,
+                kept.neurons,
+                pairs[pairs_of(index)],
+            )
 
-        if len(indices) and state.next_shard < len(shards):
+        if found.num_rows and state.next_shard < len(rows):
             with ProgressBar("activations", total=len(prompts), done=done) as progress:
                 saved = time.monotonic()
-                work = ((index, job(index)) for index in range(state.next_shard, len(shards)))
+                work = ((index, job(index)) for index in range(state.next_shard, len(rows)))
                 early: dict[int, pa.Table] = {}
                 for number, part in self.executor.run(work, advance=progress.advance, note=progress.note):
                     early[number] = part
                     # Of equal activations the earlier prompt wins: parts count in the order of the shards.
                     while state.next_shard in early:
-                        state.merge(early.pop(state.next_shard))
+                        part = early.pop(state.next_shard)
+                        kept.merge(part, rows[state.next_shard].start)
+                        state.means[pairs_of(state.next_shard)] = only_row(part, "mean_activation")
                         state.next_shard += 1
                     now = time.monotonic()
-                    if now - saved > SECONDS_BETWEEN_STATES or state.next_shard == len(shards):
+                    if now - saved > SECONDS_BETWEEN_STATES or state.next_shard == len(rows):
                         state.seconds += now - saved
                         saved = now
                         self.output.save_state(name, state.save)
         self.seconds["activations"] = state.seconds
-        columns = (prompts.table[name].combine_chunks() for name in ("fact_id", "template_id"))
-        return state.table(*columns)
+        return state
+
+    def tokens(self, kept: ActivatingPrompts, prompts: tables.Prompts, key: str) -> pa.Table:
+        """Activations at every token: a row for each of the pairs that were kept."""
+        neurons: dict[int, list[Neuron]] = {}
+        for number, place in kept.pairs().tolist():
+            neuron = Neuron(int(kept.layers[place]), int(kept.neurons[place]))
+            neurons.setdefault(number, []).append(neuron)
+        rows = [[row for row in each if row in neurons] for each in self.rows_of_shards(prompts)]
+
+        def job(index: int) -> jobs.TokensShard:
+            chosen = tuple(self.prompt_of(prompts, row) for row in rows[index])
+            return jobs.TokensShard(chosen, tuple(tuple(neurons[row]) for row in rows[index]))
+
+        stage = f"tokens-{key}"
+        self.make_shards("tokens", stage, [len(each) for each in rows], job)
+        return tables.concat_shards(self.output, [(stage, i) for i in range(len(rows))], jobs.TOKENS_SHARD)
+
+    def lens(self, prompts: tables.Prompts, key: str) -> pa.Table:
+        """The table `lens`: the first discovery prompt of each fact, and the first held-out one."""
+        first = {
+            int(rows[prompts.held_out[rows] == held_out][0])
+            for rows in map(np.array, map(prompts.rows_of, prompts.fact_ids))
+            for held_out in np.unique(prompts.held_out[rows])
+        }
+        chosen = [[row for row in rows if row in first] for rows in self.rows_of_shards(prompts)]
+
+        def job(index: int) -> jobs.LensShard:
+            return jobs.LensShard(tuple(self.prompt_of(prompts, row) for row in chosen[index]))
+
+        stage = f"lens-{key}"
+        self.make_shards("lens", stage, [len(each) for each in chosen], job)
+        return tables.concat_shards(self.output, [(stage, i) for i in range(len(chosen))], TABLES["lens"])
+
+    def rows_of_shards(self, prompts: tables.Prompts) -> list[range]:
+        """The rows of `prompts` of each shard's facts."""
+        sizes = [sum(len(prompts.rows_of(fact.fact_id)) for fact in facts) for facts in self.plan.shards()]
+        ends = np.cumsum(sizes).tolist()
+        return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
     def prompt_of(self, prompts: tables.Prompts, row: int) -> Prompt:
         """The prompt of a row."""
@@ -306,8 +375,8 @@ class _Build:
 
     # --- stage 4 ---
 
-    def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> pa.Table:
-        """The table `effects`."""
+    def evaluate(self, prompts: tables.Prompts, found: pa.Table, key: str) -> dict[str, pa.Table]:
+        """The tables `effects` and `control_neurons`."""
         stage = f"evaluate-{key}"
         evaluations = evaluation.Evaluations(
             facts=[self.fact_by_id[fact_id] for fact_id in prompts.fact_ids],
@@ -328,7 +397,12 @@ class _Build:
             return jobs.EvaluateShard(of_shard, sizes[index])
 
         self.make_shards("evaluate", stage, sizes, job)
-        return tables.concat_shards(self.output, [(stage, i) for i in range(len(shards))], "effects")
+        done = [(stage, i) for i in range(len(shards))]
+        rows = tables.concat_shards(self.output, done, evaluation.EFFECTS_SHARD)
+        return {
+            "effects": evaluation.effect_rows(rows),
+            "control_neurons": evaluation.control_rows(rows),
+        }
 
     # --- stage 5 ---
 
@@ -336,22 +410,19 @@ class _Build:
         self,
         prompts: tables.Prompts,
         scores: tables.StoredScores,
-        found: pa.Table,
-        readouts: tuple[pa.Table, pa.Table],
-        effects: pa.Table,
+        measured: dict[str, pa.Table],
     ) -> str:
         """Write the tables, check them, write the manifest; returns the summary."""
         output = self.output
-        facts = tables.facts_table(self.plan, prompts, found)
+        facts = tables.facts_table(self.plan, prompts, measured["knowledge_neurons"])
         n_templates = {name: len(templates) for name, templates in self.plan.templates.items()}
         output.write_table("relations", tables.relations_table(self.plan.dataset, facts, n_templates))
+        output.write_table("templates", tables.templates_table(self.plan.templates, facts))
         output.write_table("facts", facts)
         output.write_table("prompts", prompts.table)
         output.write_sorted("attributions", tables.attributions_parts(prompts, scores))
-        output.write_table("knowledge_neurons", found)
-        output.write_table("neurons", readouts[0])
-        output.write_table("activating_prompts", readouts[1])
-        output.write_table("effects", effects)
+        for name, rows in measured.items():
+            output.write_table(name, rows)
         manifest = self.manifest(prompts)
         check_before_finish(
             output.folder, manifest, remedy="Use --dtype float32, or report this; complete shards are kept."

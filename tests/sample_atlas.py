@@ -207,6 +207,7 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
                     "share": coarse[layer, neuron] / n_discovery,
                     "mean_score": sum(values) / len(values),
                     "max_score": max(values),
+                    "mean_activation": (-1.0) ** (layer + neuron) * max(values) * 10,
                 }
             )
         facts.append(
@@ -219,11 +220,16 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
                 "n_neurons": len(kept),
                 "known": sum(r == 1 for r in ranks) > N_TEMPLATES / 2,
                 "mean_probability": sum(probabilities) / len(probabilities),
+                "contested": False,
+                "guessable": False,
+                "n_answer_tokens": len(answer.split()),
             }
         )
 
     prompts_of = {fact_id: list(rows) for fact_id, rows in groupby(prompts, lambda row: row["fact_id"])}
     measured = sample_evidence.sampled(facts, MOST_MEASURED)
+    pairs = [(k["fact_id"], k["relation_id"], k["layer"], k["neuron"]) for k in knowledge]
+    of_measured = {fact["fact_id"] for fact in measured}
     return {
         "relations": [
             {
@@ -235,18 +241,25 @@ def sample_tables(n_facts: int = 60, seed: int = 0) -> dict[str, list[dict]]:
             for relation in relation_ids
             if any(f["relation_id"] == relation for f in facts)
         ],
+        "templates": [
+            {
+                "relation_id": relation,
+                "template_id": f"{relation}.{place}",
+                "text": f"Wording {place}: the {RELATIONS[relation][0]} of [X] is [Y].",
+                "held_out": place % 2 == 1,
+            }
+            for relation in sorted({fact["relation_id"] for fact in facts})
+            for place in range(N_TEMPLATES)
+        ],
         "facts": facts,
         "prompts": prompts,
         "attributions": attributions,
         "knowledge_neurons": knowledge,
         **sample_evidence.effect_tables(measured, prompts_of, seed=seed),
-        **sample_evidence.evidence_tables(
-            facts,
-            prompts_of,
-            [(k["fact_id"], k["relation_id"], k["layer"], k["neuron"]) for k in knowledge],
-            n_layers=N_LAYERS,
-            seed=seed,
+        "control_neurons": sample_evidence.control_neurons(
+            (pair for pair in pairs if pair[0] in of_measured), N_NEURONS
         ),
+        **sample_evidence.evidence_tables(facts, prompts_of, pairs, n_layers=N_LAYERS, seed=seed),
         **_neuron_tables(knowledge, prompts, random),
     }
 
@@ -266,10 +279,16 @@ def _neuron_tables(knowledge: list[dict], prompts: list[dict], random) -> dict[s
                 "value_norm": 1.0 + neuron / N_NEURONS,
                 "promoted": [{"token": f"up{k}", "logit": 2.0 - k / 10} for k in range(10)],
                 "suppressed": [{"token": f"down{k}", "logit": -2.0 + k / 10} for k in range(10)],
+                "label": f"{RELATIONS[rows[0]['relation_id']][0]} · up0, up1" if len(rows) > 2 else None,
+                "label_score": 0.75 if len(rows) > 2 else None,
+                "sign_mixed": False,
             }
         )
         for side, sign in (("top", 1), ("bottom", -1)):
-            for rank, place in enumerate(random.choice(len(prompts), min(3, len(prompts)), replace=False), 1):
+            n_facts = len(prompts) // N_TEMPLATES
+            for rank, fact in enumerate(random.choice(n_facts, min(3, n_facts), replace=False), 1):
+                place = fact * N_TEMPLATES + (fact + rank) % N_TEMPLATES
+                tokens = prompts[place]["text"].removesuffix(".").replace("[Y]", "[MASK]").split()
                 activating.append(
                     {
                         "layer": layer,
@@ -279,6 +298,15 @@ def _neuron_tables(knowledge: list[dict], prompts: list[dict], random) -> dict[s
                         "fact_id": prompts[place]["fact_id"],
                         "template_id": prompts[place]["template_id"],
                         "activation": sign * (4.0 - rank),
+                        "tokens": ["[CLS]", *tokens, ".", "[SEP]"],
+                        "activations": [
+                            0.0,
+                            *[sign * 0.5] * (len(tokens) - 1),
+                            sign * (4.0 - rank),
+                            0.0,
+                            0.0,
+                        ],
+                        "answer_position": len(tokens),
                     }
                 )
     return {"neurons": neurons, "activating_prompts": activating}

@@ -96,6 +96,21 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
     return {"effects": rows, "effect_summaries": effect_summaries(facts, rows, seed=seed)}
 
 
+def control_neurons(pairs: Iterable[Pair], n_neurons: int) -> Rows:
+    """As many of the same layers for each of three controls: the facts' own, shifted."""
+    return [
+        {
+            "fact_id": fact_id,
+            "group": group,
+            "draw": 1,
+            "layer": layer,
+            "neuron": (neuron + shift) % n_neurons,
+        }
+        for fact_id, _, layer, neuron in pairs
+        for group, shift in (("random", 7), ("matched", 1), ("baseline", 3))
+    ]
+
+
 def rank_of(after: float, before: float, rank: int) -> int:
     """A rank that goes with a probability: first above 0.3, else lower the less is left."""
     if rank == 1:
@@ -205,6 +220,8 @@ def evidence_tables(
     random = np.random.default_rng([seed, 2])
     chosen = sampled(facts)
     return {
+        "lens": lens(chosen, prompts, n_layers),
+        "generations": generations(chosen, prompts),
         "edits": edits(chosen, prompts, random),
         "erasures": erasures(facts, pairs, random),
         "contexts": contexts(chosen, prompts, random),
@@ -213,6 +230,59 @@ def evidence_tables(
         "subsets": subsets(chosen[:200], prompts, random),
         "methods": methods(chosen[:60], prompts, random),
     }
+
+
+def lens(facts: Sequence[dict], prompts: Mapping[str, Rows], n_layers: int) -> Rows:
+    """An answer that comes up from layer to layer, on each fact's first prompts, the second held out."""
+    rows = []
+    for fact in facts:
+        for prompt in prompts[fact["fact_id"]][:2]:
+            for layer in range(n_layers):
+                sure = (layer + 1) / n_layers
+                first = prompt["top_token"] if sure > 0.5 else f"early{layer}"
+                guesses = [(first, prompt["top_probability"] * sure), ("a", 0.05), ("of", 0.03)]
+                rows.append(
+                    {
+                        "fact_id": fact["fact_id"],
+                        "template_id": prompt["template_id"],
+                        "layer": layer,
+                        "probability": prompt["probability"] * sure,
+                        "rank": round(prompt["rank"] / sure),
+                        "top": [{"token": token, "probability": p} for token, p in guesses],
+                    }
+                )
+    return rows
+
+
+def generations(facts: Sequence[dict], prompts: Mapping[str, Rows]) -> Rows:
+    """Texts of the known facts: the answer, but without the fact's own neurons."""
+    rows = []
+    for fact in [each for each in facts if each["known"]]:
+        said = f"{fact['object']}, and that is all there is to say."
+        other = next(
+            (
+                each
+                for each in facts
+                if each["known"]
+                and each["relation_id"] != fact["relation_id"]
+                and each["object"] != fact["object"]
+            ),
+            None,
+        )
+        of_other = [] if other is None else [("unrelated", other, f"{other['object']}, as before.")]
+        texts = [("unchanged", fact, said), ("own", fact, "a place that"), ("random", fact, said), *of_other]
+        for group, asked, text in texts:
+            rows.append(
+                {
+                    "fact_id": fact["fact_id"],
+                    "prompt_fact_id": asked["fact_id"],
+                    "template_id": _held_out(prompts, asked)[0]["template_id"],
+                    "group": group,
+                    "n_neurons": 0 if group == "unchanged" else fact["n_neurons"],
+                    "text": f" {text}",
+                }
+            )
+    return rows
 
 
 def edits(facts: Sequence[dict], prompts: Mapping[str, Rows], random: np.random.Generator) -> Rows:

@@ -19,7 +19,7 @@ from streamlit.column_config import NumberColumn, TextColumn
 
 from app.atlases.import_published import PUBLISHED_ID, Import, builder
 from app.shared import exports, layout, limits, links, resources
-from app.shared.words import escape, formatted, plural
+from app.shared.words import escape, formatted, joined, plural
 from atlas import queries
 from atlas.errors import ModelError
 from atlas.models import KNOWN_MODELS, KnownModel, locate
@@ -79,6 +79,8 @@ def card(atlas_id: str, m: Manifest, summary: queries.Summary) -> None:
             f"{formatted(summary.mean_neurons, '.1f')} neurons per fact; {megabytes(m)}"
         )
     )
+    if "non-commercial" in (m.dataset.licence or ""):
+        st.badge("non-commercial", color="orange", help=escape(m.dataset.licence))
     if atlas_id == st.session_state.get("atlas_id"):
         st.badge("in view", icon=":material/check:", color="blue")
         st.page_link(links.HOME, label="Open", icon=":material/home:", query_params={"atlas": atlas_id})
@@ -105,8 +107,9 @@ def show_import() -> None:
     with st.container(border=True):
         st.caption(
             "The replication's authors published the neurons of all 27,610 PARAREL facts in "
-            "bert-base-uncased, and what suppressing and enhancing them does. The import makes an atlas of "
-            "them; it downloads and checks some 60 MB, once. Scores and probabilities were not published."
+            "bert-base-uncased: the map of BERT that comes with the project. The import makes another atlas "
+            "of them, with PARAREL's own sentences and with what suppressing and enhancing the neurons does. "
+            "It downloads and checks some 60 MB, once. Scores and probabilities were not published."
         )
         if running is not None and running.state == "running":
             watch(running)
@@ -221,10 +224,14 @@ def method_rows(m: Manifest) -> dict[str, Any]:
     refinement = dict(method.refinement)
     reaches = "≥" if refinement.get("inclusive", True) else ">"
     names = {"threshold": f"score {reaches}", "share": f"share {reaches}", "at_least": "prompts ≥"}
+    published = method.options.get("published") or {}
+    revision = str(published.get("revision") or "")[:12]
+    source = [published.get("repository"), revision, published.get("licence")]
     rule = ", ".join(
         f"{name} {refinement[key]}" for key, name in names.items() if refinement.get(key) is not None
     )
     return {
+        **({"Imported from": joined(*map(str, filter(None, source)))} if published else {}),
         "Scores": method.name.replace("_", " "),
         "Integration rule": method.rule,
         "Tolerance": method.tolerance,

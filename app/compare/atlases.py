@@ -120,8 +120,10 @@ def show_predictions(prompts: pd.DataFrame) -> None:
     for column in ("says_a", "says_b"):
         rows[column] = [None if is_missing(token) else shown_token(token) for token in rows[column]]
     bar = {"format": "%.3f", "min_value": 0.0, "max_value": 1.0}
+    shown = [f"{what}_{side}" for side in "ab" for what in ("probability", "rank", "says")]
+    silent = [side.upper() for side in "ab" if prompts[f"rank_{side}"].isna().all()]
     st.dataframe(
-        rows[["text", "probability_a", "rank_a", "says_a", "probability_b", "rank_b", "says_b"]],
+        rows[["text", *shown]].dropna(axis="columns", how="all"),
         hide_index=True,
         alt="Prompts with the probability and rank of the answer in each model",
         column_config={
@@ -135,7 +137,9 @@ def show_predictions(prompts: pd.DataFrame) -> None:
         },
     )
     n_missing = int(prompts[["rank_a", "rank_b"]].isna().any(axis=1).sum())
-    if n_missing:
+    if silent:
+        st.caption(f"What {' and '.join(silent)} says: {NOT_MEASURED}.")
+    elif n_missing:
         st.caption(
             f"{plural(n_missing, 'prompt')} went to one model only: a causal model takes only prompts that "
             "end with the answer."

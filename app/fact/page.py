@@ -24,16 +24,17 @@ from app.shared.words import (
     fact_name,
     formatted,
     is_missing,
+    joined,
     neurons_of,
     percentage,
     plural,
-    token_list,
+    promotes,
     with_blank,
 )
 from atlas import queries
 from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
-from atlas.neuron import Neuron
+from atlas.neuron import MARKS, Neuron
 from atlas.refinement import Refinement
 from atlas.store.atlas import Atlas
 
@@ -42,6 +43,10 @@ SHARING_SHOWN = 10
 EFFECT_TITLES = {
     "held-out": "On held-out prompts (mean)",
     "discovery": "On discovery prompts (mean)",
+}
+MARKS_EXPLAINED = {
+    "contested": "Several answers are defensible.",
+    "guessable": "The subject suggests the answer.",
 }
 NO_FACT = "no fact of the atlas has it"
 
@@ -62,21 +67,29 @@ def main() -> None:
     exported = {"prompts": prompts, "neurons": stored, "effects": effects}
 
     actions = fact_heading(fact)
+    lacks = layout.say_unmeasured(atlas, "prompts", "known", "probabilities", "scores", "effects", "tokens")
     neuron = None
     with layout.errors_as_sentences():
         neuron = known_neuron_in_url(atlas)
-    with layout.errors_as_sentences():
-        st.subheader("What the model says", anchor=False)
-        tables.show_prompts(prompts)
+    if "prompts" not in lacks:
+        title = "How it can be asked" if "probabilities" in lacks else "What the model says"
+        st.subheader(title, anchor=False)
+        with layout.errors_as_sentences():
+            tables.show_prompts(prompts)
+        if fact["n_prompts"] == 0:
+            st.caption("Made from this atlas's templates. Its neurons were found on other sentences.")
     st.subheader("Its neurons", anchor=False)
     with layout.errors_as_sentences():
         limits, rows = choose_fact_neurons(atlas, fact, stored)
         exported["neurons"] = rows
-        left, right = st.columns([3, 2], gap="medium")
-        with left, layout.errors_as_sentences():
-            exported["scores"] = show_scores(atlas, fact, prompts, limits, rows, neuron)
-        with right, layout.errors_as_sentences():
-            show_fact_effects(fact, effects)
+        widths = {"scores": 3, "effects": 2}
+        places = layout.columns({part: width for part, width in widths.items() if part not in lacks})
+        if "scores" in places:
+            with places["scores"], layout.errors_as_sentences():
+                exported["scores"] = show_scores(atlas, fact, prompts, limits, rows, neuron)
+        if "effects" in places:
+            with places["effects"], layout.errors_as_sentences():
+                show_fact_effects(fact, effects)
         if neuron is not None:
             with layout.errors_as_sentences():
                 show_chosen_neuron(atlas, fact, prompts, limits, rows, neuron)
@@ -103,11 +116,17 @@ def fact_heading(fact: dict):
     with st.container(horizontal=True, vertical_alignment="center"):
         links.relation_link(fact["relation_id"], f"{fact['label'] or ''} ({fact['relation_id']})".strip())
         layout.known_badge(fact["known"])
-        st.caption(
-            f"Mean probability {formatted(fact['mean_probability'], '.2f')} · "
-            f"{plural(fact['n_neurons'], 'knowledge neuron')}"
-        )
+        for mark in marks_of(fact):
+            st.badge(mark, color="gray", help=f"{MARKS_EXPLAINED[mark]} Experiments leave it out.")
+        mean = fact["mean_probability"]
+        probability = "" if is_missing(mean) else f"Mean probability {mean:.2f}"
+        st.caption(joined(probability, plural(fact["n_neurons"], "knowledge neuron")))
     return st.container(horizontal=True, vertical_alignment="center", gap="small")
+
+
+def marks_of(fact: dict) -> list[str]:
+    """The marks that the fact has."""
+    return [mark for mark in MARKS if fact[mark]]
 
 
 def known_neuron_in_url(atlas: Atlas) -> Neuron | None:
@@ -234,7 +253,7 @@ def about_neuron(neuron: dict) -> str:
     if not neuron["n_facts"]:
         return NO_FACT
     facts = f"{plural(neuron['n_facts'], 'fact')} of {plural(neuron['n_relations'], 'relation')}"
-    return f"{facts} · promotes {token_list(neuron['promoted'], 6)}"
+    return joined(facts, promotes(neuron["promoted"], 6))
 
 
 def standing(prompts: pd.DataFrame, limits: Refinement, row: pd.DataFrame, scores: pd.DataFrame) -> str:
@@ -242,7 +261,7 @@ def standing(prompts: pd.DataFrame, limits: Refinement, row: pd.DataFrame, score
     verdict = f"It is {'not ' if row.empty else ''}a knowledge neuron of this fact"
     n_prompts = int((prompts["max_score"].notna() & ~prompts["held_out"].astype("boolean")).sum())
     if not n_prompts:
-        return f"{verdict}. Scores: {NOT_MEASURED}."
+        return f"{verdict}."
     return (
         f"{verdict}: its score reaches {limits.threshold:.0%} of the largest in "
         f"{int((scores['relative'] >= limits.threshold).sum())} of {n_prompts} discovery prompts; "
@@ -287,16 +306,13 @@ def neuron_cards(rows: pd.DataFrame) -> None:
                     links.neuron_link(row.layer, row.neuron)
                     if getattr(row, "change", None) == ADDED:
                         st.badge("added", color="green")
-                score = f"{formatted(row.mean_score, '.3f')}"
-                st.caption(
-                    f"score {score}"
-                    if is_missing(row.mean_score)
-                    else f"score {score}, {percentage(row.share)} of prompts"
-                )
+                if not is_missing(row.mean_score):
+                    st.caption(f"score {row.mean_score:.3f}, {percentage(row.share)} of prompts")
                 # A neuron that other thresholds add may belong to no fact of the atlas.
                 facts = f"{plural(row.n_facts, 'fact')}, {plural(row.n_relations, 'relation')}"
                 st.caption(NO_FACT if is_missing(row.n_facts) else facts)
-                st.caption(escape(f"promotes {token_list(row.promoted, 5)}"))
+                if tokens := promotes(row.promoted, 5):
+                    st.caption(escape(tokens))
     if len(rows) > NEURONS_SHOWN:
         st.caption(f"and {len(rows) - NEURONS_SHOWN} more in the table below")
 
@@ -307,7 +323,9 @@ def neuron_cards(rows: pd.DataFrame) -> None:
 def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     rows = effects[effects["n_neurons"].fillna(1) > 0]
     if rows.empty:
-        why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else NOT_MEASURED
+        marks = " and ".join(marks_of(fact))
+        why = f"it is {marks}, and experiments leave it out" if marks else NOT_MEASURED
+        why = "it has no knowledge neurons" if fact["n_neurons"] == 0 else why
         layout.nothing(f"Effects of changing its neurons: {why}.")
         return
     names = {"held-out": "Held-out prompts", "discovery": "Discovery prompts"}

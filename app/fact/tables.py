@@ -18,7 +18,10 @@ PROMPT = TextColumn("Prompt", width=430)
 
 
 def show_prompts(prompts: pd.DataFrame) -> None:
-    """The prompts with the answer's probability and rank, and the model's likeliest token."""
+    """The prompts with the answer's probability and rank, and the model's likeliest token.
+
+    Without the columns that were not measured; where none was, the sentences alone.
+    """
     if prompts.empty:
         layout.nothing(f"Prompts: {NOT_MEASURED}.")
         return
@@ -32,8 +35,10 @@ def show_prompts(prompts: pd.DataFrame) -> None:
             "held_out": prompts["held_out"],
         }
     )
-    names = {"probability": "Probability of the answer", "rank": "its rank", "top": "first answer"}
-    absent = [name for name in names if rows[name].isna().all()]
+    answers = ("probability", "rank", "top")
+    absent = [name for name in answers if rows[name].isna().all()]
+    if len(absent) == len(answers):
+        absent.append("held_out")
     st.dataframe(
         rows.drop(columns=absent),
         hide_index=True,
@@ -55,15 +60,14 @@ def show_prompts(prompts: pd.DataFrame) -> None:
             ),
         },
     )
-    if absent:
-        st.caption(f"{', '.join(names[name] for name in absent)}: {NOT_MEASURED}.")
     n_tokens = prompts["n_answer_tokens"].max()
     if not is_missing(n_tokens) and n_tokens > 1:
         st.caption(
             f"The answer has {int(n_tokens)} tokens: its probability is their product, its rank the worst of "
             "theirs; the first answer is the likeliest token at the first position."
         )
-    st.caption(certificate(prompts))
+    if prompts["max_score"].notna().any():
+        st.caption(certificate(prompts))
 
 
 def first_answer(token: object, probability: object) -> str | None:

@@ -31,14 +31,14 @@ def main() -> None:
     atlas = layout.current_atlas()
     ways_in(atlas)
     summary = ask(queries.atlas_summary, atlas)
-    show_atlas_summary(atlas, summary)
+    lacks = show_atlas_summary(atlas, summary)
     offer_experiment(atlas)
     effects, facts = sentences.measured_effects(atlas)
     effects = sentences.on_held_out(effects)
     if not effects.empty:
         with layout.errors_as_sentences():
             headline(atlas, effects, facts)
-    pictures(atlas, summary, effects)
+    pictures(atlas, summary, effects, lacks)
 
 
 # Ways in ---------------------------------------------------------------------------------------------
@@ -66,12 +66,14 @@ def ways_in(atlas: Atlas) -> None:
 # The atlas -------------------------------------------------------------------------------------------
 
 
-def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> None:
+def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> frozenset[str]:
+    """Model, data set and numbers; returns what the atlas lacks."""
     model, dataset = atlas.manifest.model, atlas.manifest.dataset
     st.subheader(f"{escape(model.name)} × {escape(dataset.id)}", anchor=False)
     if model.name in KNOWN_MODELS:
         st.caption(escape(KNOWN_MODELS[model.name].description))
-    shape, share, known = NOT_MEASURED, NOT_MEASURED, "rank 1 on most prompts"
+    lacks = layout.say_unmeasured(atlas, "known", "probabilities", "scores", "effects", "tokens")
+    shape, share, known = "in all", NOT_MEASURED, "rank 1 on most prompts"
     if model.n_layers and model.n_neurons:
         shape = f"of {model.n_layers} × {model.n_neurons:,} in all"
     if summary.n_known is not None and summary.n_facts:
@@ -86,6 +88,7 @@ def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> None:
             "Converged": (percentage(summary.converged_share, 1), "integrals within tolerance"),
         }
     )
+    return lacks
 
 
 # A first experiment ----------------------------------------------------------------------------------
@@ -208,10 +211,11 @@ def describe_suppression(effects: pd.DataFrame) -> str:
 # Pictures --------------------------------------------------------------------------------------------
 
 
-def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame) -> None:
+def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame, lacks: frozenset[str]) -> None:
     """Layers, sharing and, where `headline` has not drawn them, effects."""
     by_layer = ask(queries.layer_histogram, atlas)
-    layers, sharing, *effects = st.columns(3 if measured.empty else 2, gap="medium")
+    of_a_build = measured.empty and "effects" not in lacks
+    layers, sharing, *effects = st.columns(3 if of_a_build else 2, gap="medium")
     with layers:
         address.draw_clickable(
             partial(neuron_charts.layer_bars, by_layer),

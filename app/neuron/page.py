@@ -13,14 +13,14 @@ import streamlit as st
 from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
 from app.shared.words import (
-    NOT_MEASURED,
     escape,
     fact_name,
     formatted,
     is_missing,
+    joined,
     plural,
+    promotes,
     shown_token,
-    token_list,
     token_pairs,
     with_blank,
 )
@@ -65,7 +65,7 @@ def name_a_neuron(atlas: Atlas) -> None:
             links.neuron_link(row.layer, row.neuron)
             facts = f"{plural(row.n_facts, 'fact')} ({row.fact_share:.0%})"
             relations = plural(row.n_relations, "relation")
-            st.caption(escape(f"{facts} of {relations} · promotes {token_list(row.promoted, 5)}"))
+            st.caption(escape(joined(f"{facts} of {relations}", promotes(row.promoted, 5))))
     exports.offer("hubs", neurons=hubs)
 
 
@@ -76,6 +76,7 @@ def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     st.title(escape(neuron), anchor=False)
     show_neighbours(atlas, neuron)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    lacks = layout.say_unmeasured(atlas, "scores", "tokens", "activations")
     layout.number_boxes(
         {
             "Facts": (formatted(about["n_facts"]), "have this neuron"),
@@ -86,11 +87,13 @@ def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     tables: dict[str, pd.DataFrame] = {}
     with layout.errors_as_sentences():
         show_selectivity(atlas, neuron)
-    show_value_vector(about)
+    if "tokens" not in lacks:
+        show_value_vector(about)
     with layout.errors_as_sentences():
-        tables["facts"], tables["relations"] = show_neuron_facts(atlas, neuron, about["n_facts"])
-    with layout.errors_as_sentences():
-        tables["prompts"] = show_activating_prompts(atlas, neuron)
+        tables["facts"], tables["relations"] = show_neuron_facts(atlas, neuron, about["n_facts"], lacks)
+    if "activations" not in lacks:
+        with layout.errors_as_sentences():
+            tables["prompts"] = show_activating_prompts(atlas, neuron)
     with layout.errors_as_sentences():
         tables["related_neurons"] = show_related(atlas, neuron, about["n_facts"])
     with actions:
@@ -151,23 +154,27 @@ def describe_selectivity(found: Selectivity, label: str) -> list[str]:
 
 def show_value_vector(about: dict) -> None:
     st.subheader("What its value vector promotes", anchor=False)
-    sides = (("promoted", "Promotes"), ("suppressed", "Suppresses"))
-    for place, (side, title) in zip(st.columns(2, gap="medium"), sides, strict=True):
-        pairs = token_pairs(about[side])
+    pairs = {
+        "Promotes": token_pairs(about["promoted"]),
+        "Suppresses": token_pairs(about["suppressed"]),
+    }
+    if not all(pairs.values()):
+        layout.nothing("Not measured: only neurons that a fact has are read out.")
+        return
+    for place, (title, tokens) in zip(st.columns(2, gap="medium"), pairs.items(), strict=True):
         with place:
-            if not pairs:
-                layout.nothing(f"{title}: {NOT_MEASURED}.")
-            else:
-                rows = pd.DataFrame(pairs)
-                rows["token"] = rows["token"].map(shown_token)
-                chart = partial(neuron_charts.token_bars, rows, title=title)
-                layout.draw_chart(chart, f"Tokens: {title.lower()}")
+            rows = pd.DataFrame(tokens)
+            rows["token"] = rows["token"].map(shown_token)
+            chart = partial(neuron_charts.token_bars, rows, title=title)
+            layout.draw_chart(chart, f"Tokens: {title.lower()}")
 
 
 # Its facts -------------------------------------------------------------------------------------------
 
 
-def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def show_neuron_facts(
+    atlas: Atlas, neuron: Neuron, n_facts: int, lacks: frozenset[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A page of its facts, and how many each relation has; returns both tables."""
     st.subheader("Facts that use it", anchor=False)
     counts = selectivity.relations_of_neuron(atlas, neuron.layer, neuron.neuron)
@@ -184,7 +191,7 @@ def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.Da
         relation = address.choice(
             "Relation", "relation", options, placeholder="all relations", label_visibility="collapsed"
         )
-        rows = list_facts(atlas, neuron, relation)
+        rows = list_facts(atlas, neuron, relation, lacks)
         address.draw_page_numbers(sizes.get(relation, n_facts))
     with left:
         address.draw_clickable(
@@ -200,8 +207,10 @@ def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.Da
     return rows, counts
 
 
-def list_facts(atlas: Atlas, neuron: Neuron, relation: str | None) -> pd.DataFrame:
+def list_facts(atlas: Atlas, neuron: Neuron, relation: str | None, lacks: frozenset[str]) -> pd.DataFrame:
     orders = {"score": "Mean score", "share": "Share of prompts", "subject": "Subject", "object": "Answer"}
+    if "scores" in lacks:
+        orders = {name: label for name, label in orders.items() if name in ("subject", "object")}
     rows = queries.facts_of_neuron(
         atlas,
         neuron.layer,
@@ -230,7 +239,7 @@ def show_activating_prompts(atlas: Atlas, neuron: Neuron) -> pd.DataFrame:
     st.subheader("Prompts that activate it most and least", anchor=False)
     rows = queries.activating_prompts_of_neuron(atlas, neuron.layer, neuron.neuron)
     if rows.empty:
-        layout.nothing(f"Activations: {NOT_MEASURED}.")
+        layout.nothing("Not measured: only activations of neurons that a fact has are kept.")
         return rows
     sides = {"top": "Highest activation", "bottom": "Lowest activation"}
     for place, (side, title) in zip(st.columns(2, gap="medium"), sides.items(), strict=True):
@@ -260,7 +269,7 @@ def show_related(atlas: Atlas, neuron: Neuron, n_facts: int) -> pd.DataFrame:
             links.neuron_link(row.layer, row.neuron)
             links.compare_link("neurons", str(neuron), other)
             shared = f"{plural(row.n_shared, 'fact')} of {row.n_facts:,} in common, overlap {row.jaccard:.0%}"
-            st.caption(escape(f"{shared} · promotes {token_list(row.promoted, 4)}"))
+            st.caption(escape(joined(shared, promotes(row.promoted, 4))))
     return rows
 
 

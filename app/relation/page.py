@@ -94,18 +94,19 @@ def pair_in_url(relations: pd.DataFrame) -> tuple[str, str] | None:
 def one_relation(atlas: Atlas, relations: pd.DataFrame, relation: pd.Series) -> None:
     relation_id = relation["relation_id"]
     overlap = ask(queries.relation_overlap, atlas)
-    relation_heading(relation, overlap)
+    lacks = relation_heading(atlas, relation, overlap)
     by_layer = ask(queries.layer_histogram, atlas, relation=relation_id)
     if by_layer["n_pairs"].sum() == 0:
         layout.nothing("No fact of this relation has knowledge neurons.")
     else:
         show_relation_neurons(atlas, relation, by_layer)
-        show_relation_experiments(atlas, relation_id)
+        show_relation_experiments(atlas, relation_id, lacks)
         show_sharing_relations(atlas, relations, overlap, relation_id)
     show_relation_facts(atlas, relation_id)
 
 
-def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
+def relation_heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -> frozenset[str]:
+    """Title, ways on, numbers; returns what the atlas lacks of the rest."""
     relation_id = relation["relation_id"]
     st.title(escape(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
@@ -114,6 +115,7 @@ def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
         )
         links.compare_link("relations", relation_id, label="Compare with another")
         links.text_link(links.SEARCH, "Search its facts", relation=relation_id)
+    lacks = layout.say_unmeasured(atlas, "known", "effects", "tokens", "erasures", "edits")
     within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"]
     layout.number_boxes(
         {
@@ -127,6 +129,7 @@ def relation_heading(relation: pd.Series, overlap: pd.DataFrame) -> None:
             ),
         }
     )
+    return lacks
 
 
 def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
@@ -184,16 +187,22 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
 # What changing its neurons does ----------------------------------------------------------------------
 
 
-def show_relation_experiments(atlas: Atlas, relation_id: str) -> None:
+def show_relation_experiments(atlas: Atlas, relation_id: str, lacks: frozenset[str]) -> None:
+    """What was measured of them: effects and erasures side by side, edits below."""
+    show = {
+        "effects": evidence.show_relation_effects,
+        "erasures": evidence.show_erasing,
+        "edits": evidence.show_edit_rates,
+    }
+    there = [name for name in show if name not in lacks]
+    if not there:
+        return
     st.subheader("What changing its neurons does", anchor=False)
     tables: dict[str, pd.DataFrame] = {}
-    left, right = st.columns(2, gap="medium")
-    with left, layout.errors_as_sentences():
-        tables |= evidence.show_relation_effects(atlas, relation_id)
-    with right, layout.errors_as_sentences():
-        tables |= evidence.show_erasing(atlas, relation_id)
-    with layout.errors_as_sentences():
-        tables |= evidence.show_edit_rates(atlas, relation_id)
+    places = layout.columns({name: 1 for name in there if name != "edits"})
+    for name in there:
+        with places[name] if name in places else st.container(), layout.errors_as_sentences():
+            tables |= show[name](atlas, relation_id)
     exports.offer(f"experiments {relation_id}", **tables)
 
 

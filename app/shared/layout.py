@@ -24,11 +24,11 @@ from app.shared.words import (
     about_fact,
     escape,
     fact_name,
-    formatted,
     is_missing,
     neurons_of,
     token_list,
 )
+from atlas import queries
 from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
@@ -74,6 +74,32 @@ def error_text(error: object) -> str:
 def nothing(text: str) -> None:
     """An empty state: what is not here, and what to do about it."""
     st.info(text, icon=":material/info:")
+
+
+# What is said once at the top of a page of an atlas that lacks it.
+_PARTS_IN_WORDS = {
+    "prompts": "prompts",
+    "known": "whether the model knows a fact",
+    "probabilities": "the answers' probabilities",
+    "scores": "attribution scores",
+    "effects": "the effects of changing neurons",
+    "tokens": "what neurons promote",
+    "activations": "which prompts activate neurons",
+    "erasures": "the effects of erasing neurons",
+    "edits": "the effects of edits",
+}
+
+
+def say_unmeasured(atlas: Atlas, *parts: str) -> frozenset[str]:
+    """One sentence on what the atlas lacks, of `parts` as in `queries.unmeasured`; returns those.
+
+    The page then draws nothing in their places.
+    """
+    lacks = resources.ask(queries.unmeasured, atlas).intersection(parts)
+    if lacks:
+        words = [text for part, text in _PARTS_IN_WORDS.items() if part in lacks]
+        nothing(f"{NOT_MEASURED.capitalize()}: {', '.join(words)}.")
+    return lacks
 
 
 # The atlas in view -----------------------------------------------------------------------------------
@@ -134,13 +160,21 @@ def draw_chart(make: partial, alternative: str) -> None:
     st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative)
 
 
+def columns(widths: Mapping[str, int]) -> dict[str, Any]:
+    """Name → its column, side by side in these relative widths; none for no names."""
+    places = st.columns([*widths.values()], gap="medium") if widths else []
+    return dict(zip(widths, places, strict=True))
+
+
 def number_boxes(values: Mapping[str, tuple[str, str]]) -> None:
-    """A row of boxes: label → (number, note)."""
+    """A row of boxes: label → (number, note); none for a number that was not measured."""
     with st.container(horizontal=True, gap="small"):
         for label, (value, note) in values.items():
+            if value == NOT_MEASURED:
+                continue
             with st.container(border=True, width=_FIGURE_WIDTH, height="stretch", gap=None):
                 st.caption(escape(label))
-                st.markdown(f"#### {escape(value)}" if value != NOT_MEASURED else escape(value))
+                st.markdown(f"#### {escape(value)}")
                 st.caption(escape(note))
 
 
@@ -156,10 +190,10 @@ def button_with(missing: Sequence[str], label: str, **options: Any) -> bool:
 
 
 def known_badge(known: Any) -> None:
-    """Whether the model knows a fact, in words and colour."""
+    """Whether the model knows a fact, in words and colour; nothing where that was not measured."""
     if is_missing(known):
-        st.badge(f"known: {NOT_MEASURED}", color="gray")
-    elif known:
+        return
+    if known:
         st.badge("known", icon=":material/check:", color="blue", help="Rank 1 on most of its prompts.")
     else:
         st.badge("not known", icon=":material/close:", color="orange", help="Rank 1 on at most half of them.")
@@ -176,12 +210,12 @@ def fact_rows(rows: pd.DataFrame, *, notes: Callable[[Any], str] | None = None) 
 def neuron_table(
     neurons: pd.DataFrame, *, key: str | None = None, act: Callable[[str], None] | None = None
 ) -> None:
-    """Neurons of a fact or a relation as a table that can be sorted and downloaded.
+    """Neurons of a fact or a relation as a table that can be sorted and downloaded; without empty columns.
 
     With `act` a row can be chosen: `act` changes the URL by its name. `key` has to say what it changes.
     """
     names = [str(neuron) for neuron in neurons_of(neurons)]
-    tokens = {side: neurons[side].map(token_list) for side in ("promoted", "suppressed")}
+    tokens = {side: neurons[side].map(_tokens_or_none) for side in ("promoted", "suppressed")}
     rows = neurons.assign(neuron=names, **tokens)
     rows = rows[[column for column in _NEURON_COLUMNS if column in rows]]
     measured = rows.dropna(axis="columns", how="all")
@@ -194,9 +228,10 @@ def neuron_table(
         selection_mode="single-row",
         column_config={name: column for name, column in _NEURON_COLUMNS.items() if name in measured},
     )
-    absent = [name.replace("_", " ") for name in rows if name not in measured]
-    if absent:
-        st.caption(f"{', '.join(absent)}: {NOT_MEASURED}")
+
+
+def _tokens_or_none(pairs: Any) -> str | None:
+    return token_list(pairs, missing="") or None
 
 
 _NEURON_COLUMNS = {
@@ -237,8 +272,8 @@ def footer() -> None:
         f"Atlas {m.atlas_id}",
         f"model {m.model.name}" + (f" at {_shortened(m.model.revision)}" if m.model.revision else ""),
         f"weights {weights[:12]}" if weights and weights[:12] not in (m.model.revision or "") else "",
-        f"{m.method.name.replace('_', ' ')}, rule {m.method.rule or NOT_MEASURED}",
-        f"tolerance {formatted(m.method.tolerance, 'g')}",
+        m.method.name.replace("_", " ") + (f", rule {m.method.rule}" if m.method.rule else ""),
+        "" if m.method.tolerance is None else f"tolerance {m.method.tolerance:g}",
         f"dataset {m.dataset.id}" + (f" ({m.dataset.hash[:12]})" if m.dataset.hash else ""),
         m.dataset.licence or "",
         f"code {m.code_version}" if m.code_version else "",

@@ -109,7 +109,7 @@ def _opened(folder: str, version: int) -> Atlas:
     atlas = open_atlas(folder, memory=f"{limits.current().atlas_memory_mb}MB")
     # Most pages query these; scores and effects are larger and are read from disk.
     small = [table for table in evidence.LOADED if table in atlas.tables]
-    atlas.load("facts", "knowledge_neurons", "neurons", "prompts", *small)
+    atlas.load("facts", "knowledge_neurons", "neurons", "templates", "prompts", *small)
     return atlas
 
 

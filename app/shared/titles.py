@@ -16,7 +16,7 @@ import streamlit as st
 
 from app.shared import layout, limits
 from app.shared.resources import ask
-from app.shared.words import about_fact, fact_name, is_missing, plural, relation_name, token_list
+from app.shared.words import about_fact, fact_name, is_missing, joined, plural, promotes, relation_name
 from atlas import queries
 from atlas.errors import AtlasError, QueryError
 from atlas.models import KNOWN_MODELS
@@ -73,7 +73,7 @@ def _describe_subject(page: str, ids: Mapping[str, str], atlas: Atlas) -> tuple[
             neuron = Neuron.parse(ids["neuron"])
             about = ask(queries.neuron, atlas, neuron.layer, neuron.neuron)
             facts = f"{plural(about['n_facts'], 'fact')} of {plural(about['n_relations'], 'relation')}"
-            return str(neuron), f"{facts} · promotes {token_list(about['promoted'], 6)}"
+            return str(neuron), joined(facts, promotes(about["promoted"], 6))
         case "compare" if ids.get("kind", "facts") in ("facts", "relations", "neurons", "atlases"):
             names = [name_of(atlas, ids.get("kind", "facts"), ids[each]) for each in "ab" if each in ids]
             return (f"Compare {' and '.join(names)}", PAGES["compare"][1]) if names else None

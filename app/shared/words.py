@@ -57,6 +57,17 @@ def token_list(pairs: Any, limit: int | None = 8, *, missing: str = NOT_MEASURED
     return ", ".join(shown_token(pair["token"]) for pair in token_pairs(pairs)[:limit]) or missing
 
 
+def promotes(pairs: Any, limit: int) -> str:
+    """`promotes Paris, cities`; "" where no token was read out."""
+    tokens = token_list(pairs, limit, missing="")
+    return f"promotes {tokens}" if tokens else ""
+
+
+def joined(*parts: str) -> str:
+    """The parts that are not empty, on one line."""
+    return " · ".join(filter(None, parts))
+
+
 def token_pairs(pairs: Any) -> list[Mapping[str, Any]]:
     """The {token, logit} of a promoted or suppressed list that have a token; a null list is an empty one."""
     filled = [] if is_missing(pairs) else [pair for pair in pairs if not is_missing(pair)]

@@ -72,7 +72,7 @@ ORDER BY layer
 -- Wording changes what the model knows.
 -- $subject = France
 SELECT fact_id, label, text, held_out, probability, rank, top_token, top_probability
-FROM prompts
+FROM fact_prompts
 JOIN facts USING (fact_id)
 JOIN relations USING (relation_id)
 WHERE subject = $subject
@@ -260,9 +260,9 @@ ORDER BY apart DESC
 -- The numerical error of every attributed prompt, by relation: points evaluated, the largest completeness
 -- gap, and paths outside the tolerance.
 SELECT label, count(*) AS prompts,
-       median(n_points / (n_layers * n_answer_tokens)) AS points_per_path,
+       median(n_points / (n_layers * prompts.n_answer_tokens)) AS points_per_path,
        quantile_cont(max_gap, 0.5) AS median_gap, max(max_gap) AS largest_gap,
-       sum(n_unconverged) AS paths_outside, sum(n_layers * n_answer_tokens) AS paths
+       sum(n_unconverged) AS paths_outside, sum(n_layers * prompts.n_answer_tokens) AS paths
 FROM prompts JOIN facts USING (fact_id) JOIN relations USING (relation_id)
 WHERE max_gap IS NOT NULL
 GROUP BY label

@@ -49,10 +49,12 @@ class Dataset:
 
     @cached_property
     def dataset_hash(self) -> str:
-        """sha256 over relations, templates and facts; equal content has an equal hash."""
+        """sha256 over relations, templates, and facts with their marks; equal content has an equal hash."""
         digest = hashlib.sha256()
         for item in (*self.relations, *self.templates, *self.facts):
             digest.update(repr(item).encode())
+            if isinstance(item, Fact):
+                digest.update(item.marks.encode())
         return digest.hexdigest()
 
     def restricted(self, relations: Iterable[str] | None = None, limit: int | None = None) -> Dataset:

@@ -2,6 +2,7 @@
 
     dataset = load_pararel(Path("pararel/data"))    # the `data` folder of a copy of its repository
     dataset = load_pararel()                        # fetched once from its public repository, then cached
+    dataset = with_own_templates(dataset)           # its facts, and this project's sentences
 
 None of the files comes with this project, only their sha256 (`pararel_sha256.txt`, which `sha256sum -c`
 reads too). Templates and facts are kept as published, odd spaces included, so that results compare with
@@ -18,10 +19,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, sha256
+from atlas.datasets.starter import STARTER_FACTS, read_relations
 from atlas.errors import DatasetError, PromptError
 from atlas.files import looked_up
 from atlas.neuron import Fact, Relation, Template, check_text
@@ -29,6 +33,10 @@ from atlas.neuron import Fact, Relation, Template, check_text
 REVISION = "cb5554678457beb5ac163d888f1ce8cf174b3f0b"
 BASE_URL = f"https://raw.githubusercontent.com/yanaiela/pararel/{REVISION}/data"
 _LICENCE = "MIT (its tuples derive from LAMA T-REx, CC BY-NC 4.0)"
+_FACTS_LICENCE = (
+    "non-commercial. Facts: Wikidata's statements as selected by T-REx (CC BY-SA 4.0), LAMA (CC BY-NC 4.0) "
+    "and PARAREL (MIT). Templates: this project's (MIT)"
+)
 _SOURCE = "PARAREL (LAMA T-REx)"
 
 TEMPLATES = "pattern_data/graphs_json"
@@ -132,6 +140,40 @@ def load_pararel(
         relations=tuple(Relation(name, RELATION_LABELS.get(name, name)) for name in relation_ids),
         templates=tuple(templates),
         facts=tuple(facts),
+    )
+
+
+# This project's templates ----------------------------------------------------------------------------
+
+
+def own_templates() -> dict[str, tuple[Template, ...]]:
+    """Relation id → this project's templates, of the starter facts' relations and of PARAREL's.
+
+    Where both have some, those written for PARAREL's facts.
+    """
+    found: dict[str, tuple[Template, ...]] = {}
+    for path in (STARTER_FACTS / "relations.json", Path(__file__).parent / "pararel_templates.json"):
+        _, templates = read_relations(path)
+        found |= {name: tuple(each) for name, each in groupby(templates, lambda t: t.relation_id)}
+    return found
+
+
+def with_own_templates(dataset: Dataset) -> Dataset:
+    """PARAREL's facts with this project's templates: none of its sentences is left.
+
+    Raises `DatasetError` for a relation that has no such templates.
+    """
+    own = own_templates()
+    without = [each.relation_id for each in dataset.relations if each.relation_id not in own]
+    if without:
+        raise DatasetError(
+            f"This project has no templates for {', '.join(without)}. Take the data set's own templates."
+        )
+    return replace(
+        dataset,
+        revision=f"facts: {dataset.revision}; templates: this project's",
+        licence=_FACTS_LICENCE,
+        templates=tuple(each for relation in dataset.relations for each in own[relation.relation_id]),
     )
 
 

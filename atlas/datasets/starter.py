@@ -4,12 +4,15 @@
     dataset.templates_of("P36")[0].pattern     # "The capital city of [X] is called [Y]."
 
 The folder `starter_facts` holds `relations.json` (label, where the facts come from, templates) and one
-CSV a relation (subject, object, source). Capitals, continents, languages, currencies and cities come
+CSV a relation (subject, object, source, mark). Capitals, continents, languages, currencies and cities come
 from GeoNames through `build/sources/geonames.py`; the other facts, and every template, were written for this
 project. Relations carry Wikidata's property ids, as PARAREL's do; templates come in PARAREL's form.
 
 Steps: read the relations, read each relation's facts, refuse rows that make a prompt meaningless (an empty
 cell, a subject that occurs twice, an answer that its subject gives away).
+
+A mark says that a fact is `contested` (several answers are defensible), `guessable` (the subject suggests its
+answer), or both, separated by a space. Files without the column `mark` are read, too.
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ from pathlib import Path
 
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.errors import DatasetError, PromptError
-from atlas.neuron import Fact, Relation, Template
+from atlas.neuron import MARKS, Fact, Relation, Template
 from atlas.validation import one_line
 
 STARTER_FACTS = Path(__file__).parent / "starter_facts"
-_REVISION = "1"
+_REVISION = "2"
 _LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
 
-_COLUMNS = ["subject", "object", "source"]
+_COLUMNS = ["subject", "object", "source", "mark"]
+_UNMARKED_COLUMNS = _COLUMNS[:3]
 # Letters that Unicode does not decompose into a base letter and an accent.
 _LETTERS = str.maketrans(
     {"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "æ": "ae", "œ": "oe", "½": " 1 2"}
@@ -44,7 +48,7 @@ def load_starter(folder: Path = STARTER_FACTS) -> Dataset:
     The revision of other facts says that they are not the project's. Raises `DatasetError` when a file is
     missing or malformed.
     """
-    relations, templates = _read_relations(folder / "relations.json")
+    relations, templates = read_relations(folder / "relations.json")
     facts: list[Fact] = []
     for relation in relations:
         facts += _read_facts(folder / "facts" / f"{relation.relation_id}.csv", relation.relation_id)
@@ -90,7 +94,8 @@ def _read_text(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
 
 
-def _read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
+def read_relations(path: Path) -> tuple[list[Relation], list[Template]]:
+    """The relations and templates of a `relations.json`. Raises `DatasetError` where it is malformed."""
     try:
         entries = json.loads(_read_text(path))
         relations = [Relation(str(e["relation_id"]), str(e["label"])) for e in entries]
@@ -127,15 +132,18 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
     facts: list[Fact] = []
     line_of: dict[str, int] = {}
     try:
-        if next(rows, None) != _COLUMNS:
-            raise DatasetError(f"{path} must start with the columns subject,object,source.")
+        columns = next(rows, None)
+        if columns is None or columns not in (_COLUMNS, _UNMARKED_COLUMNS):
+            raise DatasetError(f"{path} must start with the columns subject,object,source,mark.")
         for row in rows:
             line = rows.line_num
-            if len(row) != len(_COLUMNS) or not all(cell.strip() for cell in row):
+            subject, answer, source, *mark = (cell.strip() for cell in row) if len(row) > 2 else ("", "", "")
+            if len(row) != len(columns) or not all((subject, answer, source)):
                 raise DatasetError(
-                    f"{path}, line {line}, has an empty or missing cell. Fill in subject, object and source."
+                    f"{path}, line {line}, has an empty or missing cell. Fill in subject, object and source; "
+                    "where the header has the column mark, end the line with a comma and the mark, if any."
                 )
-            subject, answer, source = (cell.strip() for cell in row)
+            marks = _read_marks(mark[0], path, line) if mark else {}
             if gives_away(subject, answer):
                 raise DatasetError(
                     f"{path}, line {line}: '{subject}' and '{answer}' contain one another, so the prompt "
@@ -149,7 +157,7 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
                     "Keep one fact for each subject."
                 )
             line_of[name] = line
-            facts.append(Fact(f"{relation_id}:{name}", relation_id, subject, answer, source))
+            facts.append(Fact(f"{relation_id}:{name}", relation_id, subject, answer, source, **marks))
     except csv.Error as error:
         raise DatasetError(
             f"{path}, line {rows.line_num}, is not CSV ({error}). Correct the line."
@@ -157,3 +165,14 @@ def _read_facts(path: Path, relation_id: str) -> list[Fact]:
     if not facts:
         raise DatasetError(f"{path} has no facts. Add some, or remove {relation_id} from relations.json.")
     return facts
+
+
+def _read_marks(cell: str, path: Path, line: int) -> dict[str, bool]:
+    given = cell.split()
+    unknown = [mark for mark in given if mark not in MARKS]
+    if unknown:
+        raise DatasetError(
+            f"{path}, line {line}: '{one_line(unknown[0], 60)}' is not a mark. "
+            f"Write {' or '.join(MARKS)}, both separated by a space, or nothing."
+        )
+    return {mark: mark in given for mark in MARKS}

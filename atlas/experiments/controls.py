@@ -28,7 +28,7 @@ def experiment_prompts(atlas: Atlas, fact_id: str) -> tuple[ExperimentPrompt, ..
     rows = atlas.query(
         """
         SELECT p.template_id, p.text, p.held_out, f.object
-        FROM prompts AS p JOIN facts AS f USING (fact_id)
+        FROM fact_prompts AS p JOIN facts AS f USING (fact_id)
         WHERE p.fact_id = $fact_id ORDER BY p.held_out, p.template_id
         """,
         {"fact_id": fact_id},
@@ -76,7 +76,7 @@ def control_prompts(
         WITH answered_right AS (
             SELECT fact_id, object, template_id, text, coalesce(held_out, false) AS held_out,
                    facts.relation_id IS NOT DISTINCT FROM $relation AS near
-            FROM prompts JOIN facts USING (fact_id)
+            FROM fact_prompts JOIN facts USING (fact_id)
             WHERE coalesce(rank, 1) = 1 AND NOT list_contains($avoided, lower(trim(object)))
               AND (NOT $causal OR regexp_matches(text, $ending))
         )

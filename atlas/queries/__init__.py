@@ -24,7 +24,14 @@ from atlas.queries.facts import (
 from atlas.queries.neurons import activating_prompts_of_neuron, facts_of_neuron, hub_neurons, neuron
 from atlas.queries.search import Hits, facts_matching
 from atlas.queries.sharing import relation_neurons, relation_overlap
-from atlas.queries.summary import Summary, atlas_summary, effect_summary, layer_histogram, relations
+from atlas.queries.summary import (
+    Summary,
+    atlas_summary,
+    effect_summary,
+    layer_histogram,
+    relations,
+    unmeasured,
+)
 
 __all__ = [
     "Hits",
@@ -50,4 +57,5 @@ __all__ = [
     "rethreshold",
     "scores_by_prompt",
     "telling_fact",
+    "unmeasured",
 ]

@@ -194,7 +194,7 @@ def prompts_in_both(atlas: Atlas, other: Atlas, a: str, b: str) -> pd.DataFrame:
         rows = each.query(
             """
             SELECT text, first(probability) AS probability, first(rank) AS rank, first(top_token) AS says
-            FROM prompts WHERE fact_id = $fact_id GROUP BY text
+            FROM fact_prompts WHERE fact_id = $fact_id GROUP BY text
             """,
             {"fact_id": fact_id},
         )

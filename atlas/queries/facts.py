@@ -66,7 +66,7 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
         )
         SELECT b.fact_id, b.relation_id, r.label, b.subject, b.object, b.known, b.mean_probability,
                b.n_neurons, b.before, b.after, b.random,
-               (SELECT arg_min(text, (rank > 1, NOT held_out, length(text))) FROM prompts
+               (SELECT arg_min(text, (rank > 1, NOT held_out, length(text))) FROM fact_prompts
                 WHERE fact_id = b.fact_id) AS text
         FROM best AS b LEFT JOIN relations AS r ON r.relation_id = b.relation_id
         """
@@ -77,14 +77,15 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
 
 
 def fact(atlas: Atlas, fact_id: str) -> dict[str, Any]:
-    """One fact: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons.
+    """One fact: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
+    contested, guessable.
 
     Raises `QueryError` when the atlas has no such fact.
     """
     row = atlas.query_one(
         """
         SELECT f.fact_id, f.relation_id, r.label, f.subject, f.object, f.known, f.mean_probability,
-               f.n_prompts, f.n_neurons
+               f.n_prompts, f.n_neurons, f.contested, f.guessable
         FROM facts AS f LEFT JOIN relations AS r USING (relation_id) WHERE f.fact_id = $fact_id
         """,
         {"fact_id": fact_id},
@@ -95,9 +96,10 @@ def fact(atlas: Atlas, fact_id: str) -> dict[str, Any]:
 
 
 def prompts_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
-    """The fact's prompts, discovery ones first. Columns: all of the table `prompts`."""
+    """The fact's prompts, stored or made from templates, discovery ones first. Columns: all of `prompts`."""
     return atlas.query(
-        "SELECT * FROM prompts WHERE fact_id = $fact_id ORDER BY held_out, template_id", {"fact_id": fact_id}
+        "SELECT * FROM fact_prompts WHERE fact_id = $fact_id ORDER BY held_out, template_id",
+        {"fact_id": fact_id},
     )
 
 

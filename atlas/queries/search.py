@@ -92,7 +92,7 @@ _DOCUMENTS_SOURCE = f"""
            {_folded("concat_ws(chr(10), f.subject, f.object, r.label, f.relation_id, p.texts)")} AS document
     FROM facts AS f
     LEFT JOIN relations AS r ON r.relation_id = f.relation_id
-    LEFT JOIN (SELECT fact_id, string_agg(text, chr(10)) AS texts FROM prompts GROUP BY fact_id) AS p
+    LEFT JOIN (SELECT fact_id, string_agg(text, chr(10)) AS texts FROM fact_prompts GROUP BY fact_id) AS p
       ON p.fact_id = f.fact_id
     LEFT JOIN (SELECT fact_id, list(DISTINCT layer) AS layers FROM knowledge_neurons GROUP BY fact_id) AS k
       ON k.fact_id = f.fact_id
@@ -106,7 +106,7 @@ _VOCABULARY_SOURCE = f"""
         SELECT names AS text, 1 AS n FROM {_DOCUMENTS}
         UNION ALL
         SELECT {_folded("any_value(p.text)")}, count(*)
-        FROM prompts AS p JOIN facts AS f ON f.fact_id = p.fact_id GROUP BY f.relation_id, p.template_id
+        FROM fact_prompts AS p JOIN facts AS f ON f.fact_id = p.fact_id GROUP BY f.relation_id, p.template_id
     ), entries AS (
         SELECT unnest(regexp_extract_all(text, '[\\p{{L}}\\p{{N}}]+')) AS word, word AS text, n FROM texts
         UNION ALL
@@ -316,7 +316,7 @@ def prompts_with(atlas: Atlas, fact_ids: Sequence[str], words: Sequence[str]) ->
         SELECT fact_id, arg_max(text, (n_words, -length(text))) AS text
         FROM (SELECT fact_id, text, len(list_filter($words::VARCHAR[],
                          lambda word: contains({_folded("text")}, {_folded("word")}))) AS n_words
-              FROM prompts WHERE list_contains($facts::VARCHAR[], fact_id))
+              FROM fact_prompts WHERE list_contains($facts::VARCHAR[], fact_id))
         WHERE n_words > 0 GROUP BY fact_id
         """,
         {"facts": list(fact_ids), "words": list(words)},

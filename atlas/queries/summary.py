@@ -51,6 +51,31 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
     )
 
 
+# What an atlas may lack → SQL: whether it has any.
+_PARTS = {
+    "prompts": "SELECT count(*) > 0 FROM fact_prompts",
+    "known": "SELECT count(known) > 0 FROM facts",
+    "probabilities": "SELECT count(mean_probability) > 0 FROM facts",
+    "scores": "SELECT count(*) > 0 FROM attributions",
+    "effects": "SELECT count(*) > 0 FROM effects",
+    "tokens": "SELECT count(promoted) > 0 FROM neurons",
+    "activations": "SELECT count(*) > 0 FROM activating_prompts",
+    "erasures": "SELECT count(*) > 0 FROM erasures",
+    "edits": "SELECT count(*) > 0 FROM edits",
+}
+
+
+def unmeasured(atlas: Atlas) -> frozenset[str]:
+    """What the atlas has of no fact and no neuron.
+
+    Of: prompts, known, probabilities, scores, effects, tokens (that neurons promote), activations, erasures,
+    edits.
+    """
+    columns = ", ".join(f"({sql}) AS {part}" for part, sql in _PARTS.items())
+    has = atlas.query_row(f"SELECT {columns}")
+    return frozenset(part for part in _PARTS if not has[part])
+
+
 @dataclass(frozen=True)
 class Summary:
     """The atlas in numbers; None is "not measured".

@@ -37,7 +37,7 @@ MEMORY = "4GB"
 DATA = Path(__file__).parents[1] / "data"
 ENVIRONMENT_VARIABLE = "KNOWLEDGE_NEURON_ATLAS"
 # The first is the default: its model comes with the project, so everything works at once and offline.
-PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m")
+PREFERRED = ("starter-pocket-bert", "starter-smollm2-135m", "pararel-bert-base-uncased")
 
 
 def bundled() -> dict[str, Path]:

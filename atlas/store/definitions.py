@@ -14,7 +14,9 @@ _NEURON = pa.int32()
 _COUNT = pa.int32()
 _SCORE = pa.float32()
 _FLAG = pa.bool_()
-_SHARES = pa.list_(pa.float32())
+_NUMBERS = pa.list_(pa.float32())
+_TEXTS = pa.list_(pa.string())
+_GUESSES = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("probability", pa.float32())]))
 _TOKENS = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logit", pa.float32())]))
 
 _RELATION_ID = ("relation_id", _TEXT, "Wikidata property id of the relation, such as P36.")
@@ -35,6 +37,16 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("n_templates", _COUNT, "Number of templates this model can be asked with."),
         ),
     ),
+    "templates": (
+        "One row a template that this model can be asked with.",
+        ("relation_id", "template_id"),
+        (
+            _RELATION_ID,
+            ("template_id", _TEXT, "Identifier of the template."),
+            ("text", _TEXT, "The sentence with [X] for the subject and [Y] for the answer."),
+            ("held_out", _FLAG, "Whether its prompts are kept for evaluation and find no neurons."),
+        ),
+    ),
     "facts": (
         "One row a fact, with how well the model knows it.",
         ("fact_id",),
@@ -43,10 +55,26 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             _RELATION_ID,
             ("subject", _TEXT, "Whom or what the fact is about."),
             ("object", _TEXT, "The answer the prompts ask for."),
-            ("n_prompts", _COUNT, "Number of the fact's prompts, held-out ones included."),
+            (
+                "n_prompts",
+                _COUNT,
+                "Number of the fact's rows in prompts, held-out ones included; 0 where none is stored and "
+                "its templates make them.",
+            ),
             ("n_neurons", _COUNT, "Number of its knowledge neurons after refinement."),
             ("known", _FLAG, "Whether the answer has rank 1 on more than half of the fact's prompts."),
             ("mean_probability", _SCORE, "Mean probability of the answer over the fact's prompts."),
+            (
+                "contested",
+                _FLAG,
+                "Whether several answers are defensible; null where nobody has gone through the facts.",
+            ),
+            (
+                "guessable",
+                _FLAG,
+                "Whether the subject suggests the answer; null where nobody has gone through the facts.",
+            ),
+            ("n_answer_tokens", _LAYER, "Number of tokens of the answer, the most over its prompts."),
         ),
     ),
     "prompts": (
@@ -114,6 +142,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("share", _SCORE, "Share of the fact's discovery prompts in which the neuron is coarse."),
             ("mean_score", _SCORE, "Mean score over the discovery prompts where the score was stored."),
             ("max_score", _SCORE, "Largest stored score over the discovery prompts."),
+            (
+                "mean_activation",
+                _SCORE,
+                "Mean activation at the first answer position over the fact's discovery prompts. Below zero, "
+                "the neuron pushes the tokens that its value vector lowers.",
+            ),
         ),
     ),
     "neurons": (
@@ -127,10 +161,29 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("value_norm", _SCORE, "Euclidean norm of its value vector, its row of the down-projection."),
             ("promoted", _TOKENS, "Tokens its value vector raises most, with their logits."),
             ("suppressed", _TOKENS, "Tokens its value vector lowers most, with their logits."),
+            (
+                "label",
+                _TEXT,
+                "The relation or answer that its facts share beyond chance, and the tokens that it pushes "
+                "for them, as in 'capital · Paris, cities'; null where its activation does not bear it out.",
+            ),
+            (
+                "label_score",
+                _SCORE,
+                "Balanced accuracy with which its activation on held-out prompts tells that relation or "
+                "answer from others, by a threshold from discovery prompts of other facts; 0.5 is chance.",
+            ),
+            (
+                "sign_mixed",
+                _FLAG,
+                "Whether its mean activation is above zero for a tenth of its facts or more, and below zero "
+                "for a tenth or more.",
+            ),
         ),
     ),
     "activating_prompts": (
-        "One row a prompt on which a neuron is most (top) or least (bottom) active.",
+        "One row a prompt on which a neuron is most (top) or least (bottom) active: on each side at most one "
+        "a fact and three a relation.",
         ("layer", "neuron", "side", "rank"),
         (
             _LAYER_COLUMN,
@@ -140,6 +193,35 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             _FACT_ID,
             _TEMPLATE_ID,
             ("activation", _SCORE, "The neuron's activation at the first answer position."),
+            (
+                "tokens",
+                _TEXTS,
+                "The prompt as the model reads it: with masks for the answer, or up to the answer.",
+            ),
+            ("activations", _NUMBERS, "The neuron's activation at each token, to 8 binary digits."),
+            ("answer_position", _LAYER, "Place of the first answer position among the tokens, from 0."),
+        ),
+    ),
+    "lens": (
+        "One row a (prompt, layer): what the model would answer if it ended after that layer (the logit "
+        "lens), on one discovery and one held-out prompt of each fact.",
+        ("fact_id", "template_id", "layer"),
+        (
+            _FACT_ID,
+            _TEMPLATE_ID,
+            (
+                "layer",
+                _LAYER,
+                "Layer after which the final norm and the head read the first answer position, counted from "
+                "0; the last one gives the model's prediction.",
+            ),
+            ("probability", _SCORE, "Probability of the answer's first token."),
+            ("rank", _COUNT, "Rank of that token."),
+            (
+                "top",
+                _GUESSES,
+                "The three likeliest tokens with their probabilities; in early layers unreliable.",
+            ),
         ),
     ),
     "effects": (
@@ -182,6 +264,22 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "p_after ÷ p_before − 1 in imported results, which state no probabilities; there a rank is 1 "
                 "or null (not first), and prompt_fact_id is null where they do not name the unrelated fact.",
             ),
+        ),
+    ),
+    "control_neurons": (
+        "One row a (fact, control, neuron): which neurons each control of effects changed.",
+        ("fact_id", "group", "draw", "layer", "neuron"),
+        (
+            ("fact_id", _TEXT, "The fact whose neurons they stand in for."),
+            (
+                "group",
+                _TEXT,
+                "'random', 'matched' or 'baseline', as in effects, for both interventions. The other groups "
+                "change the fact's knowledge_neurons.",
+            ),
+            ("draw", _LAYER, "Number of the draw, from 1; effects have one draw of each control."),
+            _LAYER_COLUMN,
+            _NEURON_COLUMN,
         ),
     ),
     "effect_summaries": (
@@ -233,6 +331,33 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 _SCORE,
                 "Mean over facts of how active the changed neurons are, as a multiple of the fact's own.",
             ),
+        ),
+    ),
+    "generations": (
+        "One row a (known fact, group): what a causal model goes on to say, 20 tokens, each the likeliest.",
+        ("fact_id", "group"),
+        (
+            ("fact_id", _TEXT, "The fact whose knowledge neurons (or their stand-ins) were suppressed."),
+            (
+                "prompt_fact_id",
+                _TEXT,
+                "The fact the prompt asks for: fact_id itself, except in the group 'unrelated'.",
+            ),
+            (
+                "template_id",
+                _TEXT,
+                "Template of the prompt: a fact's first held-out one that is answered right.",
+            ),
+            (
+                "group",
+                _TEXT,
+                "'unchanged'; 'own': without the fact's neurons, from the answer position on: there and at "
+                "every generated token; 'random': without as many random ones, those of control_neurons if "
+                "drawn by the same seed; 'unrelated': without the fact's, on the prompt of a known fact that "
+                "differs in relation and object, whose own row 'unchanged' has the text to compare.",
+            ),
+            ("n_neurons", _COUNT, "Number of neurons that were suppressed."),
+            ("text", _TEXT, "The text after the prompt; shorter where the model ends it."),
         ),
     ),
     "edits": (
@@ -374,7 +499,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("identical", _SCORE, "Share of facts with neurons whose set another fact has, too."),
             ("commonest", _SCORE, "Share of facts that have the commonest neuron."),
             ("hubs", _SCORE, "Share of facts that have one of the 20 commonest neurons."),
-            ("layer_shares", _SHARES, "Share of all (fact, neuron) pairs in each layer, from layer 0."),
+            ("layer_shares", _NUMBERS, "Share of all (fact, neuron) pairs in each layer, from layer 0."),
         ),
     ),
     "stability": (
@@ -446,10 +571,20 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
 }
 
 # Table → its columns that older files lack, at its end; there they are null.
-LATER_COLUMNS: dict[str, tuple[str, ...]] = {"effects": ("change",)}
+LATER_COLUMNS: dict[str, tuple[str, ...]] = {
+    "facts": ("contested", "guessable", "n_answer_tokens"),
+    "knowledge_neurons": ("mean_activation",),
+    "neurons": ("label", "label_score", "sign_mixed"),
+    "activating_prompts": ("tokens", "activations", "answer_position"),
+    "effects": ("change",),
+}
 
 # View of views.sql → (sentence, columns as (name, sentence)); their types follow from the tables.
 DERIVED_VIEWS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "fact_prompts": (
+        "One row a prompt: those stored in prompts and, of facts with none there, those that templates make.",
+        tuple((column, text) for column, _, text in DEFINITIONS["prompts"][2]),
+    ),
     "neuron_facts": (
         "One row a (fact, neuron): knowledge_neurons with the fact in words.",
         (

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from atlas.errors import StoreError
 from atlas.files import looked_up, plain_file, whole_file
 from atlas.store.hashes import Count, FileRecord, check_hashes, sha256_of
-from atlas.store.schema import REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
+from atlas.store.schema import READABLE_VERSIONS, REQUIRED_TABLES, SCHEMA_VERSION, TABLES, difference
 from atlas.store.sizes import LARGEST_MANIFEST, read_footer
 from atlas.validation import one_line, problem_of
 
@@ -143,6 +143,8 @@ class _Experiment(_Part):
     key: str | None = None
     sample: Count | None = None
     seed: Count | None = None
+    all_facts: bool | None = None
+    left_out: Count | None = None
     seconds: float | None = None
     code_version: str | None = None
 
@@ -221,10 +223,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Build or copy the atlas again.") from error
     version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
         found = "no schema version" if version is None else f"schema version {one_line(version, 40)}"
         raise StoreError(
-            f"{path} has {found}; this program reads version {SCHEMA_VERSION}. "
+            f"{path} has {found}; this program reads versions {known}. "
             "Build the atlas again, or use the program it was made with."
         )
     try:

@@ -7,7 +7,7 @@
 
 One Parquet file a table, zstd, sorted by `SORT_KEYS`. Every column may be null: null means "not measured in
 this atlas" (published neurons have no scores), never zero. Descriptions are stored in the files, so changing
-one changes the bytes of tables built later.
+one changes the bytes of tables built later. Atlases of an older schema open too: what they lack is null.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from atlas.store.definitions import DEFINITIONS, DERIVED_VIEWS, LATER_COLUMNS
 __all__ = [
     "DERIVED_VIEWS",
     "LATER_COLUMNS",
+    "READABLE_VERSIONS",
     "REQUIRED_TABLES",
     "SCHEMA_VERSION",
     "SORT_KEYS",
@@ -30,7 +31,8 @@ __all__ = [
     "empty_table",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
 
 # Every atlas has these; the others may be absent and then read as empty.
 REQUIRED_TABLES = ("relations", "facts", "knowledge_neurons")

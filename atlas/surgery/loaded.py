@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from atlas.errors import ModelError, PromptError
 from atlas.models.families import Family
-from atlas.neuron import OBJECT_SLOT, Prompt
+from atlas.neuron import OBJECT_SLOT, Neuron, Prompt
 from atlas.surgery.encoding import PlacedAnswer, answer_alone, place_answer, space_after
 from atlas.surgery.hooks import recording
 from atlas.surgery.lock import FairLock
@@ -294,6 +294,21 @@ class LoadedModel:
         positions = tuple(range(placed.start - 1, placed.stop - 1))
         return Encoded(prompt, placed.ids[: placed.stop - 1], positions, targets)
 
+    def unanswered(self, encoded: Encoded) -> Encoded:
+        """The prompt up to its first answer position: a causal model is given the answer's tokens, too.
+
+        A masked model is given none: there it is the same.
+        """
+        if self.family.kind == "masked":
+            return encoded
+        start = encoded.positions[0]
+        return replace(
+            encoded,
+            input_ids=encoded.input_ids[: start + 1],
+            positions=(start,),
+            targets=encoded.targets[:1],
+        )
+
     def can_be_asked(self, prompt: Prompt) -> bool:
         """Whether `encode` accepts the prompt."""
         try:
@@ -315,6 +330,30 @@ class LoadedModel:
                 self.model.base_model(input_ids, **self.forward_options())
             stacked = torch.stack([trace.activations[layer][:, 0] for layer in range(self.n_layers)], 1)
             result[batch] = stacked.float().cpu()
+        return result
+
+    @torch.no_grad()
+    def token_activations(
+        self,
+        prompts: Sequence[Prompt | Encoded],
+        neurons: Sequence[Sequence[Neuron]],
+        *,
+        batch_tokens: int = 512,
+    ) -> list[Tensor]:
+        """The activations of each prompt's own neurons at its every token, (n_chosen, n_tokens) each.
+
+        A causal model reads teacher forcing, too, unless prompts are `unanswered`.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        result = [torch.empty(0)] * len(encoded)
+        for batch in batches(encoded, batch_tokens):
+            input_ids = self.tensors([encoded[index] for index in batch])[0]
+            everywhere = torch.arange(input_ids.shape[1], device=self.device).expand(len(batch), -1)
+            with self.lock, recording(self.model, self.family, everywhere) as trace:
+                self.model.base_model(input_ids, **self.forward_options())
+            for row, index in enumerate(batch):
+                chosen = [trace.activations[each.layer][row, :, each.neuron] for each in neurons[index]]
+                result[index] = torch.stack(chosen).float().cpu()
         return result
 
     def tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

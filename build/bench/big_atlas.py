@@ -37,6 +37,7 @@ from atlas.store.manifest import (
     write_manifest,
 )
 from atlas.store.schema import SORT_KEYS, TABLES
+from atlas.store.sources import rows_of
 from build.output.writer import ROW_GROUP_ROWS, Output
 
 _N_LAYERS = 12
@@ -153,11 +154,18 @@ TABLE_STEPS = {
     CREATE TABLE relations AS
     SELECT relation_id, label, n_facts::INTEGER AS n_facts, n_templates::INTEGER AS n_templates FROM sizes
     """,
+    "templates": """
+    CREATE TABLE templates AS
+    SELECT relation_id, relation_id || '.' || lpad(j::VARCHAR, 2, '0') AS template_id,
+           'In wording ' || j || ', the ' || label || ' of [X] is [Y].' AS text, j % 2 = 1 AS held_out
+    FROM (SELECT *, unnest(range(n_templates)) AS j FROM sizes)
+    """,
     "facts": """
     CREATE TABLE facts AS
     SELECT fact_id, relation_id, subject, object, n_templates::INTEGER AS n_prompts,
            coalesce(n_neurons, 0)::INTEGER AS n_neurons, 2 * n_first > n_templates AS known,
-           mean_probability::FLOAT AS mean_probability
+           mean_probability::FLOAT AS mean_probability, false AS contested, false AS guessable,
+           1::SMALLINT AS n_answer_tokens
     FROM fact JOIN (SELECT f, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean_probability
                     FROM prompt GROUP BY f) USING (f)
     LEFT JOIN (SELECT f, count(*) AS n_neurons FROM pair GROUP BY f) USING (f)
@@ -230,6 +238,13 @@ TABLE_STEPS = {
                  ('amplify', 'baseline', 1.1, 3.0), ('amplify', 'unrelated', 1.02, 2.0))
          AS trial(intervention, kind, factor, active) USING (kind)
     WHERE n_neurons > 0
+    """,
+    "control_neurons": f"""
+    CREATE TABLE control_neurons AS
+    SELECT fact_id, kind AS "group", 1::SMALLINT AS draw, layer,
+           ((neuron + shift) % {_N_NEURONS})::INTEGER AS neuron
+    FROM knowledge_neurons
+    CROSS JOIN (VALUES ('random', 7), ('matched', 1), ('baseline', 3)) AS controls(kind, shift)
     """,
     "effect_summaries": """
     CREATE TABLE effect_summaries AS
@@ -346,7 +361,8 @@ def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, tables: It
         columns, keys = (
             ", ".join(f'"{name}"' for name in names) for names in (TABLES[table].names, SORT_KEYS[table])
         )
-        rows = connection.sql(f"SELECT {columns} FROM {table} ORDER BY {keys}")
+        made = rows_of(table, f"FROM {table}")
+        rows = connection.sql(f"SELECT {columns} FROM ({made}) ORDER BY {keys}")
         parts = (
             pa.Table.from_batches([batch]).cast(TABLES[table])
             for batch in rows.to_arrow_reader(ROW_GROUP_ROWS)

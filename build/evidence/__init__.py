@@ -26,15 +26,17 @@ class StudyModule(Protocol):
     """What every module of a study has: the work in shards, the rows of a shard, and a summary.
 
     `units` and `measure` depend on the atlas, the model, the sample and the seed alone: an evaluation that
-    was killed and is run again ends with the same rows. A study with further tables (`Study.derived`) also
-    has ``derive(setting, table) -> dict[str, pa.Table]``.
+    was killed and is run again ends with the same rows.
+
+    A study whose shards are not just rows of its table also has their schema, ``SHARD``, and
+    ``tables(setting, rows) -> dict[str, pa.Table]``, which makes all of its tables from their rows.
     """
 
     def units(self, setting: Setting) -> Sequence[Any]:
         """The work in units of at most a minute or so, each a shard."""
 
     def measure(self, setting: Setting, unit: Any) -> list[dict[str, Any]] | pa.Table:
-        """The unit's rows of the study's table."""
+        """The unit's rows: of the study's table, or of ``SHARD``."""
 
     def summary(self, atlas: Atlas) -> list[str]:
         """The results as lines of text, from the atlas's tables."""
@@ -44,9 +46,11 @@ class StudyModule(Protocol):
 class Study:
     """One experiment: the table it fills, and the sample of facts that it takes by default.
 
-    derived: further tables that follow from it. sample: None for every fact. version: raised when its rows
+    others: further tables that it fills. sample: None for every fact. version: raised when its rows
     would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
-    prompts only, so that nothing can be measured where none is held out.
+    prompts only, so that nothing can be measured where none is held out. needs_column: a table and its column
+    without which nothing can be, either. needs_causal: whether only causal models can be asked. adds_columns:
+    whether the table is a build's own, and the study fills columns of it.
     """
 
     name: str
@@ -54,17 +58,20 @@ class Study:
     sentence: str
     sample: int | None = None
     version: int = 1
-    derived: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
     needs_model: bool = True
     needs_held_out: bool = True
+    needs_column: tuple[str, str] | None = None
+    needs_causal: bool = False
+    adds_columns: bool = False
 
     def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
 
     @property
     def tables(self) -> tuple[str, ...]:
-        return (self.table, *self.derived)
+        return (self.table, *self.others)
 
 
 STUDIES: dict[str, Study] = {
@@ -82,8 +89,8 @@ STUDIES: dict[str, Study] = {
             "effects",
             "effects",
             "suppress and amplify: own neurons and four controls, on discovery and held-out prompts",
-            version=2,
-            derived=("effect_summaries",),
+            version=3,
+            others=("control_neurons", "effect_summaries"),
             needs_held_out=False,
         ),
         Study("update", "edits", "rewrite facts: success, and what else changes", sample=10, version=2),
@@ -107,6 +114,22 @@ STUDIES: dict[str, Study] = {
             "other ways to choose neurons: other methods and modes, by overlap and effect",
             sample=60,
             needs=("prompts", "attributions", "knowledge_neurons"),
+        ),
+        Study(
+            "generations",
+            "generations",
+            "what the model goes on to say without a fact's neurons, without random ones, and elsewhere",
+            needs_held_out=False,
+            needs_causal=True,
+        ),
+        Study(
+            "labels",
+            "neurons",
+            "names for neurons: what their facts share, borne out by their activation on held-out prompts",
+            sample=2500,
+            needs=("prompts", "neurons", "knowledge_neurons"),
+            needs_column=("knowledge_neurons", "mean_activation"),
+            adds_columns=True,
         ),
     )
 }

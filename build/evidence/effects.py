@@ -8,6 +8,7 @@ Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neu
    layers' most active, so the matched ones may be less active: `activity` says by how much.
 2. *Effects.* Each group suppressed (× 0) and amplified (× 2) at the answer position, on the fact's discovery
    and held-out prompts; unrelated prompts are held-out ones, where the atlas holds any out.
+   Which neurons each control drew is kept in `control_neurons`.
 3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
    intervals: facts are resampled within their relation, and relations for the mean over them.
 """
@@ -25,7 +26,8 @@ from atlas.neuron import Neuron
 from atlas.store.schema import conform
 from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one, top_neurons
-from build.jobs.evaluation import Evaluation, evaluate_effects, seeded
+from build.jobs.evaluation import EFFECTS_SHARD as SHARD  # noqa: F401
+from build.jobs.evaluation import Evaluation, control_rows, effect_rows, evaluate_effects, seeded
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -146,14 +148,23 @@ def _evaluation(
 # Step 3: summaries -----------------------------------------------------------------------------------
 
 
-def derive(setting: Setting, table: pa.Table) -> dict[str, pa.Table]:
+def tables(setting: Setting, rows: pa.Table) -> dict[str, pa.Table]:
+    effects = conform("effects", effect_rows(rows))
+    return {
+        "effects": effects,
+        "control_neurons": control_rows(rows),
+        "effect_summaries": conform("effect_summaries", _summaries(setting, effects)),
+    }
+
+
+def _summaries(setting: Setting, effects: pa.Table) -> list[dict]:
     relation = {fact.fact_id: fact.relation_id for fact in setting.facts}
     known = {fact.fact_id: fact.known for fact in setting.facts}
-    rows = table.to_pandas()
+    rows = effects.to_pandas()
     rows["relation_id"] = rows["fact_id"].map(relation)
     rows["known"] = rows["fact_id"].map(known)
     rows["asked_known"] = rows["prompt_fact_id"].map(known)
-    return {"effect_summaries": conform("effect_summaries", summarize(rows, seed=setting.seed))}
+    return summarize(rows, seed=setting.seed)
 
 
 def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> list[dict]:

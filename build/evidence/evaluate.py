@@ -24,13 +24,14 @@ from typer import Option
 from atlas.errors import BuildError
 from atlas.models import locate, same_model
 from atlas.models.device import check_device
+from atlas.models.families import FAMILIES
 from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
 from build.evidence import Study, find_studies
 from build.evidence.setting import Setting
-from build.output.writer import Output, settle, with_metadata
+from build.output.writer import Output, metadata_of, settle, with_metadata
 from build.plan import at_least_one, not_negative
 from build.progress import ProgressBar
 from build.run import code_version
@@ -54,6 +55,10 @@ class EvaluateOptions:
             "its own default"
         ),
     ] = None
+    all_facts: Annotated[
+        bool,
+        Option("--all-facts", help="contested and guessable facts, too; by default they are left out"),
+    ] = False
     seed: Annotated[int, Option(help="for all random draws")] = 0
     device: Annotated[str, Option(help="cpu, cuda, cuda:1, mps")] = "auto"
     threads: Annotated[int | None, Option(help="CPU threads; all cores by default")] = None
@@ -87,8 +92,8 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         lines = []
         for study in chosen:
             lines += [f"{study.name}: {study.sentence}"]
-            if study.needs_held_out and not atlas_summary(atlas).n_held_out:
-                lines += ["  not measured: the atlas holds no prompt out; --discovery half of `run` does", ""]
+            if why := _why_not(study, atlas):
+                lines += [f"  not measured: {why}", ""]
                 continue
             done = _Evaluation(study, output, model, options).run(fresh=fresh)
             atlas = Atlas(folder)
@@ -96,6 +101,20 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
         return "\n".join(lines).rstrip()
     finally:
         output.leave()
+
+
+def _why_not(study: Study, atlas: Atlas) -> str | None:
+    """Why the study has nothing to ask of this atlas; None where it has."""
+    if study.needs_held_out and not atlas_summary(atlas).n_held_out:
+        return "the atlas holds no prompt out; --discovery half of `run` does"
+    if study.needs_column is not None:
+        table, column = study.needs_column
+        if not atlas.query_row(f"SELECT count({column}) AS n FROM {table}")["n"]:
+            return f"the atlas has no {column} in {table}; build it again"
+    masked = {family.name for family in FAMILIES.values() if family.kind == "masked"}
+    if study.needs_causal and atlas.manifest.model.family in masked:
+        return f"{atlas.manifest.model.name} fills in masks and continues no text"
+    return None
 
 
 def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
@@ -137,60 +156,69 @@ class _Evaluation:
         """Steps 2 and 3; returns a line of rows and seconds."""
         study, output = self.study, self.output
         atlas = Atlas(output.folder)
-        key = self.key(atlas.manifest)
-        record = atlas.manifest.method.options.get(RECORD, {}).get(study.name, {})
-        there = all(file_name(table) in atlas.manifest.files for table in study.tables)
-        if there and record.get("key") == key and not fresh:
-            return "already measured; --fresh measures again"
-        if file_name(study.table) in atlas.manifest.files and not fresh:
-            self.refuse_to_replace(atlas, record)
-        if self.options.threads is not None or study.needs_model:
-            from build.jobs.worker import use_threads
-
-            use_threads(self.options.threads)
-        stage = f"{study.name}-{key}"
         setting = Setting(
             atlas,
             self.model,
             seed=self.options.seed,
             sample=self.options.sample_of(study),
+            all_facts=self.options.all_facts,
             device=self.options.device,
         )
+        key = self.key(setting)
+        left_out = len(setting.left_out)
+        without = f"; {left_out:,} contested or guessable facts left out (--all-facts)" if left_out else ""
+        record = atlas.manifest.method.options.get(RECORD, {}).get(study.name, {})
+        there = all(file_name(table) in atlas.manifest.files for table in study.tables)
+        if there and record.get("key") == key and not fresh:
+            return f"already measured; --fresh measures again{without}"
+        if (
+            file_name(study.table) in atlas.manifest.files
+            and not fresh
+            and (record or not study.adds_columns)
+        ):
+            self.refuse_to_replace(setting, record)
+        if self.options.threads is not None or study.needs_model:
+            from build.jobs.worker import use_threads
+
+            use_threads(self.options.threads)
+        stage = f"{study.name}-{key}"
         # Step 2: measure.
         seconds = self.measure(setting, stage)
         # Step 3: add.
-        module = study.load()
-        count = len(module.units(setting))
+        count = len(study.load().units(setting))
         parts = [output.read_shard(stage, index).replace_schema_metadata(None) for index in range(count)]
-        rows = conform(study.table, pa.concat_tables(parts) if parts else TABLES[study.table].empty_table())
-        found = {study.table: rows}
-        if study.derived:
-            found |= module.derive(setting, rows)
+        found = tables_of(study, setting, parts)
         record = {
             "key": key,
             "version": study.version,
             "sample": setting.sample,
             "seed": setting.seed,
+            "all_facts": setting.all_facts,
+            "left_out": left_out,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
+            **metadata_of(found[study.table].schema),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
         output.drop_shards(stage)
-        return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s"
+        return f"{sum(table.num_rows for table in found.values()):,} rows, {seconds:,.0f} s{without}"
 
-    def refuse_to_replace(self, atlas: Atlas, record: dict[str, Any]) -> None:
-        """Raises `BuildError` instead of replacing rows of another sample or seed, or a build's own."""
-        now = {"sample": self.options.sample_of(self.study), "seed": self.options.seed}
-        before = {name: record.get(name) for name in now} if record else {"sample": None, "seed": None}
+    def refuse_to_replace(self, setting: Setting, record: dict[str, Any]) -> None:
+        """Raises `BuildError` instead of replacing rows of other facts or another seed, or a build's own."""
+        now = {"sample": setting.sample, "seed": setting.seed, "left_out": len(setting.left_out)}
+        before = {"sample": None, "seed": None, "left_out": 0} | {
+            name: record[name] for name in now if name in record
+        }
         if before["sample"] != now["sample"] or (record and before != now):
             raise BuildError(
-                f"{atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; this would be "
-                f"{_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the atlas."
+                f"{setting.atlas.atlas_id} has the table {self.study.table} with {_in_words(before)}; "
+                f"this would be {_in_words(now)}. Give --fresh to replace its rows, or work on a copy of the "
+                "atlas."
             )
 
-    def key(self, manifest: Manifest) -> str:
+    def key(self, setting: Setting) -> str:
         """A hash of everything that the rows depend on."""
-        study = self.study
+        study, manifest = self.study, setting.atlas.manifest
         inputs = {
             name: manifest.files[file_name(name)].sha256
             for name in ("facts", "prompts", "attributions", "knowledge_neurons")
@@ -198,7 +226,9 @@ class _Evaluation:
         }
         depends = [
             [study.name, study.version],
-            [self.options.sample_of(study), self.options.seed],
+            [setting.sample, setting.seed],
+            # As before facts were left out, where none is.
+            *(["left out"] if setting.left_out else []),
             # As before configs were recorded, where there is none.
             *([manifest.model.config_sha256] if manifest.model.config_sha256 else []),
             manifest.model.weights_sha256,
@@ -217,7 +247,7 @@ class _Evaluation:
                 setting.note = progress.note
                 for index in missing:
                     started = time.monotonic()
-                    table = conform(self.study.table, module.measure(setting, units[index]))
+                    table = shard_of(self.study, module.measure(setting, units[index]))
                     table = table.replace_schema_metadata(None)
                     table = with_metadata(table, seconds=time.monotonic() - started)
                     output.write_shard(stage, index, table)
@@ -225,8 +255,26 @@ class _Evaluation:
         return sum(note.get("seconds", 0.0) for note in output.shard_notes(stage, len(units)))
 
 
+def shard_of(study: Study, rows: list[dict[str, Any]] | pa.Table) -> pa.Table:
+    """What a study measured of a unit, as a shard keeps it."""
+    schema = getattr(study.load(), "SHARD", None)
+    return conform(study.table, rows) if schema is None else rows.cast(schema)
+
+
+def tables_of(study: Study, setting: Setting, shards: list[pa.Table]) -> dict[str, pa.Table]:
+    """The study's tables, by name, from its shards."""
+    module = study.load()
+    schema = getattr(module, "SHARD", TABLES[study.table])
+    rows = pa.concat_tables(shards) if shards else schema.empty_table()
+    if hasattr(module, "tables"):
+        return module.tables(setting, rows)
+    return {study.table: conform(study.table, rows)}
+
+
 def _in_words(options: dict[str, Any]) -> str:
     sample = "every fact" if options["sample"] is None else f"a sample of {options['sample']}"
+    if options["left_out"]:
+        sample += f", {options['left_out']} left out,"
     return sample if options["seed"] is None else f"{sample} and seed {options['seed']}"
 
 

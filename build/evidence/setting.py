@@ -4,7 +4,9 @@
     for fact in setting.sampled("subsets"): fact.held_out, fact.neurons
     setting.predict(prompts, changes)                 # in batches that memory allows
 
-Facts come in the order of their ids. The model is loaded when it is first needed.
+Facts come in the order of their ids, without the contested and the guessable ones: what changing neurons does
+to an answer says little where others are as right, or where the subject suggests it. The model is loaded when
+it is first needed.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from atlas.experiments.controls import random_match
-from atlas.neuron import Fact, Neuron, Prompt
+from atlas.neuron import MARKS, Fact, Neuron, Prompt
 from atlas.refinement import MODES, refine
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import file_name
@@ -80,13 +83,15 @@ class AtlasFact:
 class Setting:
     """An atlas and its model, for experiments.
 
-    sample: how many facts an experiment takes, None for all; seed: of everything random.
+    sample: how many facts an experiment takes, None for all; seed: of everything random; all_facts: contested
+    and guessable ones, too.
     """
 
     atlas: Atlas
     model: str
     seed: int = 0
     sample: int | None = None
+    all_facts: bool = False
     device: str = "auto"
     note: Callable[[str], None] = field(default=lambda text: None, repr=False)
     _before: dict[tuple[Prompt, ...], list[Prediction]] = field(default_factory=dict, repr=False)
@@ -154,8 +159,22 @@ class Setting:
     # --- the atlas ---
 
     @cached_property
+    def left_out(self) -> frozenset[str]:
+        """Ids of facts that no experiment takes: the contested and the guessable ones."""
+        if self.all_facts:
+            return frozenset()
+        marked = self._rows(f"SELECT fact_id FROM facts WHERE {' OR '.join(MARKS)}")
+        return frozenset(fact_id for (fact_id,) in marked)
+
+    def kept(self, rows: pa.Table) -> pa.Table:
+        """Those of the rows whose fact_id is not left out."""
+        if not self.left_out:
+            return rows
+        return rows.filter(pc.invert(pc.is_in(rows["fact_id"], pa.array(sorted(self.left_out)))))
+
+    @cached_property
     def facts(self) -> tuple[AtlasFact, ...]:
-        """Every fact, by id."""
+        """Every fact that is not left out, by id."""
         neurons: dict[str, list[Neuron]] = defaultdict(list)
         for fact_id, layer, neuron in self._rows("""
             SELECT fact_id, layer, neuron FROM knowledge_neurons
@@ -178,6 +197,7 @@ class Setting:
             for fact_id, relation_id, subject, answer, known in self._rows(
                 "SELECT fact_id, relation_id, subject, object, known FROM facts ORDER BY fact_id"
             )
+            if fact_id not in self.left_out
         )
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
@@ -228,7 +248,8 @@ class Setting:
             "facts": ["fact_id", "relation_id", "object"],
         }
         return tuple(
-            read_parquet(self.atlas.path / file_name(name), chosen) for name, chosen in columns.items()
+            self.kept(read_parquet(self.atlas.path / file_name(name), chosen))
+            for name, chosen in columns.items()
         )
 
     @cached_property

@@ -68,10 +68,8 @@ def grid_rule(threshold: float, share: float) -> Refinement:
 
 
 def _stored(setting: Setting) -> pa.Table:
-    return pa.Table.from_pandas(
-        setting.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons"),
-        preserve_index=False,
-    )
+    rows = setting.atlas.query("SELECT fact_id, relation_id, layer, neuron FROM knowledge_neurons")
+    return setting.kept(pa.Table.from_pandas(rows, preserve_index=False))
 
 
 # Steps 2 and 3: count, compare -----------------------------------------------------------------------

@@ -45,6 +45,12 @@ _FACTS_A_SHARD = 4
 INVERSES = {
     "P36": "P1376",  # capital – capital of
     "P1376": "P36",
+    "P36-state": "P1376-state",
+    "P1376-state": "P36-state",
+    "P38": "P38-country",  # currency – country of a currency
+    "P38-country": "P38",
+    "P246": "P246-element",  # symbol of an element – element of a symbol
+    "P246-element": "P246",
     "P361": "P527",  # part of – has part
     "P527": "P361",
     "P47": "P47",  # shares a border with

@@ -1,7 +1,8 @@
 """What suppressing and amplifying neurons does to prompts: the evaluations and the rows of `effects`.
 
     evaluations = [*Evaluations(...).of_fact(fact)]
-    table = evaluate_effects(subject, evaluations, batches=batches)
+    rows = evaluate_effects(subject, evaluations, batches=batches)
+    effects, control_neurons = effect_rows(rows), control_rows(rows)
 
 A build measures the groups own, random and unrelated on held-out prompts, or on all where it holds none out;
 `build.evidence.effects` measures more. What is drawn depends on the seed, the purpose and the fact alone.
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from atlas.experiments.controls import random_match
 from atlas.interventions import Amplify, Suppress
 from atlas.neuron import Fact, Neuron, Prompt
-from atlas.store.schema import TABLES
+from atlas.store.schema import TABLES, conform
 
 if TYPE_CHECKING:
     from atlas.surgery.subject import Encoded, Subject
@@ -33,6 +35,15 @@ INTERVENTION_BY_NAME: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
     "suppress": Suppress,
     "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
 }
+
+# One row an effect: the columns of `effects`, and the neurons that were changed as two lists of equal length.
+EFFECTS_SHARD = pa.schema(
+    [
+        *TABLES["effects"],
+        pa.field("layers", pa.list_(pa.int16())),
+        pa.field("neurons", pa.list_(pa.int32())),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ def evaluate_effects(
     batches: Batches,
     encoded: Mapping[Prompt, Encoded] | None = None,
 ) -> pa.Table:
-    """Rows of `effects`: every evaluation with every intervention. encoded: prompts encoded before."""
+    """Rows of `EFFECTS_SHARD`: every evaluation with every intervention. encoded: prompts encoded before."""
     encoded = encoded or {}
     changed = [(each, name) for each in evaluations for name in INTERVENTION_BY_NAME]
     predictions = batches.run(
@@ -202,7 +213,23 @@ def evaluate_effects(
             "rank_before": each.rank_before,
             "rank_after": prediction.rank,
             "top_changed": prediction.top_token != each.top_before,
+            "layers": [neuron.layer for neuron in each.neurons],
+            "neurons": [neuron.neuron for neuron in each.neurons],
         }
         for (each, name), prediction in zip(changed, predictions, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=TABLES["effects"].remove_metadata())
+    return pa.Table.from_pylist(rows, schema=EFFECTS_SHARD)
+
+
+def effect_rows(rows: pa.Table) -> pa.Table:
+    """The table `effects`, from rows of `EFFECTS_SHARD`."""
+    return rows.select(TABLES["effects"].names)
+
+
+def control_rows(rows: pa.Table) -> pa.Table:
+    """The table `control_neurons`, from rows of `EFFECTS_SHARD`: a fact's controls are the same in all."""
+    chosen = rows.filter(pc.invert(pc.is_in(rows["group"], pa.array(["own", "unrelated"]))))
+    controls = chosen.select(["fact_id", "group", "layers", "neurons"]).to_pandas()
+    controls = controls.drop_duplicates(["fact_id", "group"]).explode(["layers", "neurons"])
+    columns = controls.rename(columns={"layers": "layer", "neurons": "neuron"}).assign(draw=1)
+    return conform("control_neurons", columns)

@@ -7,8 +7,10 @@
 1. `PrecisionSample`: how far scores in less than float32 are from float32's.
 2. `AttributeShard`: scores and predictions of a shard's prompts.
 3. `ReadOutShard`: what neurons promote.
-4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active.
-5. `EvaluateShard`: what suppressing and amplifying does.
+4. `ActivationsShard`: on which of a shard's prompts neurons are most and least active, and their means.
+5. `TokensShard`: how active neurons are at each token of a shard's prompts.
+6. `LensShard`: what the model would answer after each layer.
+7. `EvaluateShard`: what suppressing and amplifying does.
 
 A table depends on its job alone. Nothing here imports torch before a job runs: handing jobs out needs none.
 """
@@ -28,7 +30,7 @@ from atlas.neuron import Neuron, Prompt
 from atlas.refinement import STORED_FRACTION
 from atlas.store.schema import TABLES
 from build.jobs import evaluation
-from build.jobs.activating import ActivatingPrompts
+from build.jobs.activating import ActivatingPrompts, mean_activations
 from build.jobs.machine import Advance
 from build.output.writer import with_metadata
 from build.plan import MAX_POINTS, METHOD, BuildOptions
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from build.jobs.worker import Worker
 
 READOUT_TOKENS = 10
-EVALUATION_VERSION = 4
+EVALUATION_VERSION = 5
 """Raised when stage 3 or 4 would give other rows than before, so that a resumed build makes them again."""
 
 # One row a prompt: the columns of `prompts`, and its stored scores as three lists of equal length.
@@ -51,6 +53,13 @@ ATTRIBUTE_SHARD = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
     ]
 )
+
+# What `TokensShard` gives of each neuron of a prompt.
+TOKENS_SHARD = pa.schema(
+    [TABLES["activating_prompts"].field(name) for name in ("tokens", "activations", "answer_position")]
+)
+# Activations at every token take more memory than predictions, by this factor.
+TOKENS_AT_ONCE = 4
 
 
 class Job:
@@ -276,23 +285,93 @@ class ReadOutShard(Job):
 
 @dataclass(frozen=True, eq=False)
 class ActivationsShard(Job):
-    """Prompts with their numbers, and the neurons: layers and neurons, (n_neurons,) each."""
+    """All prompts of some facts, and neurons.
+
+    facts, relations, discovery: (n_prompts,), each prompt's fact and relation, and whether it found neurons;
+    layers, neurons: (n_neurons,), those whose prompts are kept; pairs: (n_pairs, 3), fact, layer and neuron
+    of the facts' knowledge neurons.
+    """
 
     prompts: tuple[Prompt, ...]
-    numbers: np.ndarray
+    facts: np.ndarray
+    relations: np.ndarray
+    discovery: np.ndarray
     layers: np.ndarray
     neurons: np.ndarray
+    pairs: np.ndarray
 
     def prepare(self, subject: Subject) -> list[Encoded]:
         return [subject.encode(prompt) for prompt in self.prompts]
 
     def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
-        """What `ActivatingPrompts.merge` takes."""
+        """One row: what `ActivatingPrompts.merge` takes, and mean_activation of the pairs."""
         subject, batches = worker.subject, worker.batches
-        activations = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens))
-        kept = ActivatingPrompts(self.layers, self.neurons)
-        kept.update(activations.numpy(), self.numbers)
-        return kept.packed()
+        found = batches.run(lambda: subject.activations(inputs, batch_tokens=batches.tokens)).numpy()
+        kept = ActivatingPrompts(self.layers, self.neurons, self.facts, self.relations)
+        kept.update(found, np.arange(len(found)))
+        means = mean_activations(found, self.facts, self.discovery, self.pairs)
+        return pa.table({**kept.packed(), "mean_activation": [means]})
+
+
+@dataclass(frozen=True)
+class TokensShard(Job):
+    """Prompts, and of each the neurons whose activations are read."""
+
+    prompts: tuple[Prompt, ...]
+    neurons: tuple[tuple[Neuron, ...], ...]
+
+    def prepare(self, subject: Subject) -> list[Encoded]:
+        return [subject.unanswered(subject.encode(prompt)) for prompt in self.prompts]
+
+    def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
+        """One row a neuron of a prompt, in their order: the columns of `TOKENS_SHARD`."""
+        subject, batches = worker.subject, worker.batches
+        found = batches.run(
+            lambda: subject.token_activations(
+                inputs, self.neurons, batch_tokens=batches.tokens // TOKENS_AT_ONCE
+            )
+        )
+        rows = [
+            (
+                [subject.token_text(token) for token in encoded.input_ids],
+                # Of numbers to look at, half the bytes are enough.
+                of_neuron.bfloat16().float().numpy(),
+                encoded.positions[0],
+            )
+            for encoded, of_prompt in zip(inputs, found, strict=True)
+            for of_neuron in of_prompt
+        ]
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        return pa.table([list(column) for column in columns], schema=TOKENS_SHARD)
+
+
+@dataclass(frozen=True)
+class LensShard(Job):
+    """Prompts that are read after each layer."""
+
+    prompts: tuple[Prompt, ...]
+
+    def prepare(self, subject: Subject) -> list[Encoded]:
+        return [subject.encode(prompt) for prompt in self.prompts]
+
+    def _table(self, worker: Worker, inputs: list[Encoded]) -> pa.Table:
+        """The rows of `lens`."""
+        from atlas.surgery.lens import lens
+
+        found = worker.batches.run(lambda: lens(worker.subject, inputs, batch_tokens=worker.batches.tokens))
+        rows = [
+            {
+                "fact_id": each.prompt.fact_id,
+                "template_id": each.prompt.template_id,
+                "layer": layer,
+                "probability": prediction.probability,
+                "rank": prediction.rank,
+                "top": [{"token": token, "probability": p} for token, p in prediction.top],
+            }
+            for each in found
+            for layer, prediction in enumerate(each.layers)
+        ]
+        return pa.Table.from_pylist(rows, schema=TABLES["lens"])
 
 
 @dataclass(frozen=True)

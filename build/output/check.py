@@ -70,13 +70,26 @@ _ROW_CHECKS = {
         FROM prompts WHERE converged AND max_gap > $tolerance * (1 + {_ROUNDING})""",
     "{n} prompts belong to no fact": """
         FROM prompts ANTI JOIN facts USING (fact_id)""",
-    "{n} facts disagree with their prompts (n_prompts, known, mean_probability)": """
+    "{n} facts disagree with their prompts (n_prompts, known, mean_probability, n_answer_tokens)": """
         FROM facts JOIN
             (SELECT fact_id, count(*) AS n, count(*) FILTER (rank = 1) AS n_first, avg(probability) AS mean,
-                    count(rank) AS n_ranked
+                    count(rank) AS n_ranked, max(n_answer_tokens) AS n_tokens
              FROM prompts GROUP BY fact_id) USING (fact_id)
-        WHERE n <> n_prompts OR (n_ranked > 0 AND known <> (n_first * 2 > n))
+        WHERE n <> n_prompts OR n_tokens <> n_answer_tokens OR (n_ranked > 0 AND known <> (n_first * 2 > n))
         OR abs(mean - mean_probability) > 1e-5""",
+    "{n} prompts differ from what their template makes, or from its side of the split": """
+        FROM prompts AS p JOIN facts AS f USING (fact_id)
+            JOIN templates AS t ON t.relation_id = f.relation_id AND t.template_id = p.template_id
+        WHERE p.text <> replace(t.text, '[X]', f.subject) OR p.held_out <> t.held_out""",
+    "{n} prompts are of no template of their relation": """
+        FROM prompts JOIN facts USING (fact_id) ANTI JOIN templates USING (relation_id, template_id)""",
+    "{n} templates lack one [X] and one [Y]": """
+        FROM templates
+        WHERE len(string_split(text, '[X]')) <> 2 OR len(string_split(text, '[Y]')) <> 2""",
+    "{n} relations have a wrong number of templates": """
+        FROM relations FULL JOIN
+            (SELECT relation_id, count(*) AS n FROM templates GROUP BY relation_id) USING (relation_id)
+        WHERE n IS DISTINCT FROM n_templates""",
     "{n} relations have a wrong number of facts": """
         FROM relations FULL JOIN
             (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) USING (relation_id)
@@ -88,14 +101,45 @@ _ROW_CHECKS = {
     "{n} knowledge neurons are outside the model": """
         FROM knowledge_neurons
         WHERE layer < 0 OR neuron < 0 OR layer >= $n_layers OR neuron >= $n_neurons""",
+    "{n} knowledge neurons have no mean activation where others have one, or no number": """
+        FROM knowledge_neurons WHERE NOT isfinite(mean_activation)
+        OR mean_activation IS NULL AND (SELECT count(mean_activation) FROM knowledge_neurons) > 0""",
     "{n} neurons have a wrong number of facts": """
         FROM neurons FULL JOIN
             (SELECT layer, neuron, count(DISTINCT fact_id) AS f, count(DISTINCT relation_id) AS r
              FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
         WHERE f IS DISTINCT FROM n_facts OR r IS DISTINCT FROM n_relations""",
+    "{n} neurons have a label without a score from 0 to 1, or a score without a label": f"""
+        FROM neurons WHERE (label IS NULL) <> (label_score IS NULL) OR {_not_shares("label_score")}""",
+    "{n} neurons are called mixed in sign, or not, against their mean activations": """
+        FROM neurons JOIN
+            (SELECT layer, neuron, count(*) AS n, count(*) FILTER (mean_activation > 0) AS n_above,
+                    count(*) FILTER (mean_activation < 0) AS n_below
+             FROM knowledge_neurons GROUP BY layer, neuron) USING (layer, neuron)
+        WHERE sign_mixed <> (10 * least(n_above, n_below) >= n)""",
     "{n} activating prompts belong to no knowledge neuron or have no activation": """
         FROM activating_prompts LEFT JOIN neurons USING (layer, neuron)
         WHERE n_facts IS NULL OR activation IS NULL OR NOT isfinite(activation)""",
+    "{n} activating prompts have other activations at their tokens": """
+        FROM activating_prompts WHERE tokens IS NOT NULL
+        AND (len(activations) IS DISTINCT FROM len(tokens) OR NOT answer_position < len(tokens)
+             OR NOT coalesce(abs(activations[answer_position + 1] - activation)
+                             <= 0.01 * abs(activation) + 1e-4, false))""",
+    "{n} neurons have two activating prompts of a fact, or four of a relation": """
+        FROM (SELECT 1 FROM activating_prompts JOIN facts USING (fact_id) WHERE tokens IS NOT NULL
+              GROUP BY layer, neuron, side, relation_id
+              HAVING count(*) > 3 OR count(DISTINCT fact_id) < count(*))""",
+    "{n} rows of the lens have a probability outside 0 to 1, a rank below 1 or no prompt": f"""
+        FROM lens LEFT JOIN prompts AS p USING (fact_id, template_id)
+        WHERE p.text IS NULL OR NOT lens.rank >= 1 OR {_not_shares("lens.probability")}""",
+    "{n} prompts lack a layer in the lens": """
+        FROM (SELECT count(*) AS n, min(layer) AS first, max(layer) AS last
+              FROM lens GROUP BY fact_id, template_id)
+        WHERE n <> $n_layers OR first <> 0 OR last <> $n_layers - 1""",
+    "{n} prompts end the lens with another probability than the model's": """
+        FROM lens JOIN prompts AS p USING (fact_id, template_id)
+        WHERE layer = $n_layers - 1 AND n_answer_tokens = 1
+        AND abs(lens.probability - p.probability) > 1e-4""",
     "{n} effects have a probability outside 0 to 1": f"""
         FROM effects WHERE {_not_shares("p_before", "p_after")}""",
     "{n} effects have a change that is no number or below -1, or probabilities beside it": """
@@ -110,6 +154,28 @@ _ROW_CHECKS = {
             JOIN facts AS b ON b.fact_id = e.prompt_fact_id
         WHERE e."group" = 'unrelated'
         AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
+    "{n} controls have another number of neurons than the effects that changed them": """
+        FROM (SELECT DISTINCT fact_id, "group", n_neurons FROM effects
+              WHERE "group" IN ('random', 'matched', 'baseline')) AS e
+        FULL JOIN (SELECT fact_id, "group", count(*) AS n FROM control_neurons GROUP BY ALL) AS c
+            USING (fact_id, "group")
+        WHERE n_neurons IS DISTINCT FROM n""",
+    "{n} control neurons are outside the model or, random or matched, in another layer than the fact's": """
+        FROM control_neurons AS c WHERE layer >= $n_layers OR neuron >= $n_neurons OR layer < 0 OR neuron < 0
+        OR "group" <> 'baseline' AND NOT EXISTS (
+            FROM knowledge_neurons AS k WHERE k.fact_id = c.fact_id AND k.layer = c.layer)""",
+    "{n} generations are of no known group, of an unknown fact, or of a wrong number of neurons": """
+        FROM generations AS g LEFT JOIN facts AS f USING (fact_id)
+        WHERE "group" NOT IN ('unchanged', 'own', 'random', 'unrelated') OR known IS DISTINCT FROM true
+        OR text IS NULL OR CASE "group" WHEN 'unchanged' THEN g.n_neurons <> 0
+            WHEN 'random' THEN g.n_neurons NOT BETWEEN 1 AND f.n_neurons
+            ELSE g.n_neurons <> f.n_neurons END""",
+    "{n} generations are on the wrong fact's prompt": """
+        FROM generations AS g JOIN facts AS a ON a.fact_id = g.fact_id
+            JOIN facts AS b ON b.fact_id = g.prompt_fact_id
+        WHERE CASE WHEN "group" = 'unrelated'
+            THEN a.relation_id = b.relation_id OR lower(a.object) = lower(b.object)
+            ELSE a.fact_id <> b.fact_id END""",
     "{n} edits have a probability outside 0 to 1 or a rank below 1": f"""
         FROM edits WHERE {_not_shares("p_old_before", "p_old_after", "p_new_before", "p_new_after")}
         OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1""",

@@ -27,7 +27,11 @@ def describe_atlas(folder: Path) -> str:
     with open_tables(folder, manifest) as connection:
         lines = [
             f"{manifest.atlas_id} is finished: {folder}",
-            *_lines(connection, measured_effects="effects" in manifest.tables),
+            *_lines(
+                connection,
+                measured_prompts="prompts" in manifest.tables,
+                measured_effects="effects" in manifest.tables,
+            ),
         ]
     left_out = manifest.method.options.get("prompts_left_out", 0)
     if left_out:
@@ -59,7 +63,9 @@ def open_tables(folder: Path, manifest: Manifest) -> Iterator[duckdb.DuckDBPyCon
         yield connection
 
 
-def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> list[str]:
+def _lines(
+    connection: duckdb.DuckDBPyConnection, *, measured_prompts: bool, measured_effects: bool
+) -> list[str]:
     facts, asked, known, mean, none = connection.execute("""
         SELECT count(*), count(known), count(*) FILTER (known), avg(n_neurons),
                count(*) FILTER (n_neurons = 0)
@@ -71,7 +77,7 @@ def _lines(connection: duckdb.DuckDBPyConnection, *, measured_effects: bool) -> 
         f"facts       {facts:,}, {knows if asked else 'not measured which of them the model knows'}",
         f"neurons     {mean:.1f} a fact; {none:,} facts have none",
     ]
-    share = converged_share(connection)
+    share = converged_share(connection) if measured_prompts else None
     if share is not None:
         lines.append(f"converged   {share:.2%} of the (answer token, layer) paths")
     if not measured_effects:

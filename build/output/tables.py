@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.datasets import Dataset
-from atlas.neuron import Fact, Neuron, Prompt
+from atlas.neuron import MARKS, Fact, Neuron, Prompt, Template
 from atlas.refinement import Refined, Refinement, refine
 from atlas.store.schema import TABLES, conform
 from build.output.writer import ROW_GROUP_ROWS, Output
 from build.plan import Plan
+
+MIXED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,12 @@ class Prompts:
     @cached_property
     def held_out(self) -> np.ndarray:
         return self.table["held_out"].to_numpy()
+
+    @cached_property
+    def n_answer_tokens(self) -> np.ndarray:
+        """Tokens of a fact's answer, the most over its prompts: (n_facts,)."""
+        n_tokens = self.table["n_answer_tokens"].to_numpy()
+        return np.maximum.reduceat(n_tokens, self._first_rows[:-1]) if len(self) else n_tokens
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -210,6 +218,19 @@ def neurons_by_fact(knowledge_neurons: pa.Table) -> dict[str, tuple[Neuron, ...]
     return {fact_id: tuple(sorted(neurons)) for fact_id, neurons in result.items()}
 
 
+def coded_pairs(prompts: Prompts, knowledge_neurons: pa.Table) -> np.ndarray:
+    """Fact, as its place in `prompts.fact_ids`, layer and neuron of every row, (n_pairs, 3)."""
+    facts = [prompts.index_of(fact_id) for fact_id in knowledge_neurons["fact_id"].to_pylist()]
+    columns = [facts, *(knowledge_neurons[name].to_numpy() for name in ("layer", "neuron"))]
+    return np.array(columns, np.int64).T
+
+
+def with_column(table: pa.Table, name: str, values: np.ndarray | pa.Array) -> pa.Table:
+    """The table with these values, cast, in one of its columns."""
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(values).cast(field.type))
+
+
 def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa.Table:
     """The table `facts`: those with prompts, how well each is known, how many neurons it has."""
     n_facts = len(prompts.fact_ids)
@@ -229,6 +250,8 @@ def facts_table(plan: Plan, prompts: Prompts, knowledge_neurons: pa.Table) -> pa
             "n_neurons": n_neurons,
             "known": prompts.known,
             "mean_probability": probability / np.maximum(n_prompts, 1),
+            **mark_columns(chosen),
+            "n_answer_tokens": prompts.n_answer_tokens,
         }
     )
 
@@ -237,6 +260,28 @@ def text_columns(items: Iterable[Fact | Prompt], *names: str) -> dict[str, pa.Ar
     """Columns of text from the attributes of facts or prompts, one row each."""
     items = tuple(items)
     return {name: pa.array([getattr(item, name) for item in items], pa.string()) for name in names}
+
+
+def mark_columns(facts: Iterable[Fact]) -> dict[str, pa.Array]:
+    """A column for each mark, one row a fact; null where nobody has gone through the facts."""
+    facts = tuple(facts)
+    return {mark: pa.array([getattr(fact, mark) for fact in facts], pa.bool_()) for mark in MARKS}
+
+
+def templates_table(
+    templates: Mapping[str, Iterable[tuple[Template, bool]]], facts: pa.Table
+) -> list[dict[str, object]]:
+    """The table `templates`, of the relations with facts. templates: relation id → (template, held out)."""
+    return [
+        {
+            "relation_id": relation_id,
+            "template_id": template.template_id,
+            "text": template.pattern,
+            "held_out": held_out,
+        }
+        for relation_id in set(facts["relation_id"].to_pylist())
+        for template, held_out in templates[relation_id]
+    ]
 
 
 def relations_table(
@@ -267,8 +312,18 @@ def distinct_neurons(knowledge_neurons: pa.Table) -> pa.Table:
     return grouped.sort_by([("layer", "ascending"), ("neuron", "ascending")])
 
 
-def concat_shards(output: Output, stages: Iterable[tuple[str, int]], table: str) -> pa.Table:
-    """The rows of shards that already have a table's columns."""
+def signs_mixed(knowledge_neurons: pa.Table) -> np.ndarray:
+    """Whether each neuron fires above zero for at least `MIXED_SHARE` of its facts, and below for as many.
+
+    (n_neurons,), in the order of `distinct_neurons`.
+    """
+    pairs = knowledge_neurons.select(["layer", "neuron", "mean_activation"]).to_pandas()
+    sides = pairs.assign(above=pairs["mean_activation"] > 0, below=pairs["mean_activation"] < 0)
+    shares = sides.groupby(["layer", "neuron"])[["above", "below"]].mean()
+    return (shares.min(axis=1) >= MIXED_SHARE).to_numpy()
+
+
+def concat_shards(output: Output, stages: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:
+    """The rows of shards that already have a schema's columns."""
     parts = [output.read_shard(stage, index) for stage, index in stages]
-    schema = TABLES[table]
     return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()

@@ -39,7 +39,7 @@ from atlas.store.manifest import (
     record_file,
     write_manifest,
 )
-from atlas.store.schema import TABLES, conform
+from atlas.store.schema import SCHEMA_VERSION, TABLES, conform
 from atlas.store.sizes import LARGEST_MANIFEST
 from build.plan import first_difference
 
@@ -59,7 +59,10 @@ _OWN_NAMES = {
     for before, after in (("", ""), ("", _NEXT), (".", ".partial"), (".", f"{_NEXT}.partial"))
 }
 _SELDOM_REPEATED = frozenset(
-    ("neuron", "score", "mean_score", "max_score", "activation", "p_after", "probability", "max_gap")
+    (
+        *("neuron", "score", "mean_score", "max_score", "mean_activation", "activation"),
+        *("p_after", "probability", "max_gap"),
+    )
 )
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -376,7 +379,8 @@ class Output:
             files[file_name(name)] = record_file(self.folder / f"{file_name(name)}{_NEXT}")
         ordered = {name: files[name] for name in map(file_name, TABLES) if name in files}
         with open_output(self.folder / f"{MANIFEST_NAME}{_NEXT}") as file:
-            file.write(manifest_text(replace(manifest, files=ordered)).encode())
+            later = replace(manifest, files=ordered, schema_version=SCHEMA_VERSION)
+            file.write(manifest_text(later).encode())
         settle(self.folder)
 
     def drop_shards(self, stage: str = "") -> None:

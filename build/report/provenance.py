@@ -83,7 +83,8 @@ def _command(manifest: Manifest) -> str:
     published = manifest.method.options.get("published")
     if published is not None:
         own = " --source FILES" if published.get("neurons") == NOT_PUBLISHED else ""
-        return f"`python -m build import-published{own} --out DIR`"
+        templates = " --own-templates" if published.get("templates") else ""
+        return f"`python -m build import-published{own}{templates} --out DIR`"
     words = [f"--model {parameters['model']}", f"--dataset {parameters['dataset']}"]
     for name, default in _OPTIONS.items():
         value = parameters.get(name, default)
@@ -120,6 +121,12 @@ _MANIFEST_ROWS = {
 }
 
 
+def _sample(sample: int | None, left_out: int | None) -> str:
+    """How many facts an experiment took, and how many contested and guessable ones it left out."""
+    taken = "all facts" if sample is None else f"{sample:,}"
+    return f"{taken} but {left_out:,}" if left_out else taken
+
+
 def _experiments(found: Findings) -> list[Block]:
     """Each experiment as it was run, with the command that runs it again."""
     records = found.manifest.method.options.get(RECORD, {})
@@ -132,6 +139,8 @@ def _experiments(found: Findings) -> list[Block]:
         command = f"python -m build evaluate DIR --experiments {name}"
         if sample != study.sample:
             command += f" --sample {sample or 0}"
+        if record.get("all_facts"):
+            command += " --all-facts"
         if record.get("seed"):
             command += f" --seed {record['seed']}"
         files = found.manifest.files
@@ -139,7 +148,7 @@ def _experiments(found: Findings) -> list[Block]:
         rows.append(
             (
                 name,
-                "all facts" if sample is None else f"{sample:,}",
+                _sample(sample, record.get("left_out")),
                 _or_unknown(record.get("seed")),
                 ", ".join(counted),
                 duration(record["seconds"]) if record.get("seconds") is not None else UNKNOWN,

@@ -14,6 +14,9 @@ the same form that other people made, and those of Dai et al.'s code, are read, 
    have an entry make up the atlas.
 4. Write: the tables that follow, the manifest last.
 
+The map that comes with the project, `pararel-bert-base-uncased`, is made with `own_templates`: PARAREL's
+facts and this project's templates, without prompts and effects, so that no sentence of PARAREL's is in it.
+
 Scores and probabilities are not in EleutherAI's files: those columns are null, and the app says "not measured
 in this atlas". Its results are relative changes (`effects.change`); its unrelated "enhancement" is left out:
 there the script suppresses.
@@ -22,7 +25,7 @@ there the script suppresses.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +37,23 @@ from atlas import cli
 from atlas.datasets import Dataset, load_dataset
 from atlas.datasets.dataset import NOT_PUBLISHED
 from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, git_blob_id, sha256
-from atlas.datasets.pararel import load_pararel
-from atlas.errors import DatasetError
+from atlas.datasets.pararel import load_pararel, with_own_templates
+from atlas.errors import BuildError, DatasetError
 from atlas.models.known import OnProgress
+from atlas.neuron import Template
 from atlas.refinement import MODES
+from atlas.store.atlas import bundled
 from atlas.store.manifest import Manifest, MethodRecord, ModelRecord, record_files
 from build.evidence.effects import summarize
 from build.output.check import check_before_finish
 from build.output.summary import describe_atlas
-from build.output.tables import distinct_neurons, relations_table, text_columns
+from build.output.tables import (
+    distinct_neurons,
+    mark_columns,
+    relations_table,
+    templates_table,
+    text_columns,
+)
 from build.output.writer import Output
 from build.plan import model_shape
 from build.run import code_version, dataset_record, today
@@ -54,6 +65,7 @@ NEURONS_REVISION = "be1a84adafd6e973ab0ee012527ac1988632a5e8"
 NEURONS_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{NEURONS_REVISION}/bert_base_uncased_neurons"
 NEURONS_LICENCE = "MIT"
 PUBLISHED_ATLAS_ID = "pararel-bert-base-uncased-published"
+MAP_ATLAS_ID = "pararel-bert-base-uncased"
 MODEL = "bert-base-uncased"
 _PUBLISHED_SHAPE = Shape(MODEL, 12, 3072)
 _STEPS = 20
@@ -89,6 +101,11 @@ RESULT_BLOBS = {
         )
     )
 }
+NONE_HELD_OUT = "No template: the replication found its neurons on all of them."
+OWN_HELD_OUT = (
+    "Every second template. All are this project's: the replication found its neurons on PARAREL's, which "
+    "are not in this atlas."
+)
 LEFT_OUT = (
     "Left out of the results: the enhancement of unrelated facts, where the script suppresses instead of "
     "enhancing. Its unrelated facts have another uuid, but may have the same relation or answer; the files "
@@ -98,7 +115,11 @@ LEFT_OUT = (
 
 @dataclass
 class Imported:
-    """What was read, ready to be written. known: of facts where it was measured."""
+    """What was read, ready to be written. known: of facts where it was measured.
+
+    templates: relation id → (template, held out). own_templates: they are this project's, and nothing else
+    of the files tells this atlas from another one of theirs: its bytes are always the same.
+    """
 
     dataset: Dataset
     neurons: FactNeurons
@@ -107,6 +128,8 @@ class Imported:
     atlas_id: str
     notes: str
     n_prompts: Mapping[str, int]
+    templates: Mapping[str, Sequence[tuple[Template, bool]]]
+    own_templates: bool = False
     known: Mapping[str, bool] = field(default_factory=dict)
     prompt_columns: Mapping[str, Mapping[tuple[str, str], Any]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
@@ -120,6 +143,7 @@ def import_published(
     results: Path | None = None,
     model: str | None = None,
     dataset: str = "pararel",
+    own_templates: bool = False,
     fresh: bool = False,
     progress: OnProgress | None = None,
 ) -> str:
@@ -127,17 +151,27 @@ def import_published(
 
     `source` is a folder with files of EleutherAI's or of Dai et al.'s code, `results` one with EleutherAI's
     results where they lie elsewhere, `pararel` a folder of the data set; None downloads what is published.
-    `model` is the model's name where the files' names do not say it. ``progress(fraction, message)`` is
+    `model` is the model's name where the files' names do not say it. `own_templates` takes this project's
+    templates in place of PARAREL's, and leaves out prompts and results. ``progress(fraction, message)`` is
     called as it goes. Raises an `AtlasError`, with nothing written, for a file that cannot be read.
     """
     report = progress or (lambda share, text: None)
-    if source is not None and dai.is_there(source.expanduser()):
+    of_dai = source is not None and dai.is_there(source.expanduser())
+    if own_templates and (dataset != "pararel" or results is not None or of_dai):
+        raise BuildError(
+            "--own-templates is for EleutherAI's neurons of PARAREL's facts, without results. Leave it out, "
+            "or --dataset and --results."
+        )
+    if of_dai:
         report(0.0, "read: files of Dai et al.'s code")
         imported = _read_dai(source.expanduser(), pararel, model)
     else:
         if source is not None:
             _find(source, "neurons", "--source")  # before anything is fetched
-        imported = _read_eleutherai(source, results, model, _load(dataset, pararel, report), report)
+        data = _load(dataset, pararel, report)
+        if own_templates:
+            data = with_own_templates(data)
+        imported = _read_eleutherai(source, results, model, data, report, own_templates=own_templates)
     parameters = imported.method.options["parameters"]
     output = Output(out)
     if output.claim(parameters, fresh=fresh) == "finished":
@@ -147,7 +181,15 @@ def import_published(
     finally:
         output.close()
     report(1.0, "done")
-    return describe_atlas(out)
+    return f"{describe_atlas(out)}{_also_bundled(imported.atlas_id, out)}"
+
+
+def _also_bundled(atlas_id: str, out: Path) -> str:
+    """A line where an atlas that comes with the project has the same id."""
+    folder = bundled().get(atlas_id)
+    if folder is None or folder.resolve() == out.resolve():
+        return ""
+    return f"\nThe id {atlas_id} opens the atlas that comes with the project; open this one by its folder."
 
 
 def _counted(report: OnProgress, step: str, of: str, start: float, end: float) -> Callable[[int, int], None]:
@@ -167,7 +209,13 @@ def _load(name: str, source: Path | None, report: OnProgress) -> Dataset:
 
 
 def _read_eleutherai(
-    source: Path | None, results: Path | None, model: str | None, dataset: Dataset, report: OnProgress
+    source: Path | None,
+    results: Path | None,
+    model: str | None,
+    dataset: Dataset,
+    report: OnProgress,
+    *,
+    own_templates: bool,
 ) -> Imported:
     """Raises `DatasetError` naming the file, and the entry, that is malformed or missing."""
     neuron_files = _files(source, "neurons", "--source", report)
@@ -191,26 +239,45 @@ def _read_eleutherai(
         raise DatasetError(f"{next(iter(neuron_files))} has no entry. Give files with a fact's neurons each.")
     dataset = replace(dataset, facts=chosen).restricted()
     n_templates = {fact.fact_id: len(dataset.templates_of(fact.relation_id)) for fact in dataset.facts}
-    result_files = _result_files(source, results, report)
+    # Results are of PARAREL's templates.
+    result_files = {} if own_templates else _result_files(source, results, report)
     done = counted("results", result_files, 0.5, 0.6)
     found = eleutherai.read_results(result_files, neurons, n_templates, done=done)
     of_results = _digests(result_files, git_blob_id) == set(RESULT_BLOBS.values())
     record = {
         "neurons": "the published files" if published else NOT_PUBLISHED,
         "results": "none" if not found else "the published files" if of_results else NOT_PUBLISHED,
+        **({"templates": "this project's"} if own_templates else {"left_out": LEFT_OUT}),
     }
+    method = _eleutherai_method(dataset, neuron_files, result_files, shape.model, record)
+    atlas_id = (MAP_ATLAS_ID if own_templates else PUBLISHED_ATLAS_ID) if published else None
+    if own_templates:
+        method, n_templates = replace(method, held_out=OWN_HELD_OUT), dict.fromkeys(n_templates, 0)
     return Imported(
         dataset,
         neurons,
         shape,
-        _eleutherai_method(dataset, neuron_files, result_files, shape.model, record),
-        PUBLISHED_ATLAS_ID if published else _atlas_id(dataset, shape),
-        _notes(published, record["results"]),
+        method,
+        atlas_id or _atlas_id(dataset, shape),
+        _notes(published, record["results"], own_templates=own_templates),
         # Who measured on fewer prompts took the first ones.
         {**n_templates, **{uuid: each.n_prompts for uuid, each in found.items()}},
+        _held_out(dataset, every_second=own_templates),
+        own_templates,
         {uuid: eleutherai.is_known(each.suppression.related) for uuid, each in found.items()},
         tables=_effect_tables(dataset, found),
     )
+
+
+def _held_out(dataset: Dataset, *, every_second: bool = False) -> dict[str, list[tuple[Template, bool]]]:
+    """Relation id → its templates and whether each is held out: every second one, or none."""
+    return {
+        relation.relation_id: [
+            (template, every_second and place % 2 == 1)
+            for place, template in enumerate(dataset.templates_of(relation.relation_id))
+        ]
+        for relation in dataset.relations
+    }
 
 
 def _files(folder: Path | None, kind: str, option: str, report: OnProgress) -> dict[Path, bytes]:
@@ -315,7 +382,7 @@ def _eleutherai_method(
         max_points=_STEPS,
         refinement=MODES["replication"].to_dict(),
         stored_fraction=None,
-        held_out="No template: the replication found its neurons on all of them.",
+        held_out=NONE_HELD_OUT,
         options={
             "parameters": _parameters(dataset, model, "published neurons", neurons, results),
             "published": {
@@ -324,18 +391,23 @@ def _eleutherai_method(
                 "licence": NEURONS_LICENCE,
                 **record,
                 "parameters_from": "the defaults of its pararel_evaluate.py; the files do not state them",
-                "left_out": LEFT_OUT,
             },
         },
     )
 
 
-def _notes(published: bool, results: str) -> str:
+def _notes(published: bool, results: str, *, own_templates: bool) -> str:
     whose = (
         f"the refined neurons that {REPOSITORY} published (commit {NEURONS_REVISION[:12]}, {NEURONS_LICENCE})"
         if published
         else f"refined neurons in the form of {REPOSITORY}, {NOT_PUBLISHED}"
     )
+    if own_templates:
+        return (
+            f"Imported: {whose}, joined with PARAREL's facts, which are not for commercial use, and with "
+            "this project's templates: no sentence of PARAREL's is in this atlas. Probabilities, scores and "
+            "effects are not in it either."
+        )
     effects = (
         "Of the results (suppression and enhancement), no file was read, so effects are not in this atlas."
         if results == "none"
@@ -384,9 +456,10 @@ def _read_dai(folder: Path, data: Path | None, model: str | None) -> Imported:
         f"Imported: {', '.join(found.contents)}, files of {dai.REPOSITORY}'s code, {NOT_PUBLISHED}. "
         f"{found.note} Probabilities and effects are not in these files.",
         {fact.fact_id: len(found.dataset.templates_of(fact.relation_id)) for fact in found.dataset.facts},
-        found.known,
-        found.prompt_columns,
-        {
+        _held_out(found.dataset),
+        known=found.known,
+        prompt_columns=found.prompt_columns,
+        tables={
             name: rows
             for name, rows in (
                 ("attributions", found.attributions),
@@ -404,19 +477,22 @@ def _write(output: Output, imported: Imported, report: OnProgress) -> None:
     report(0.6, "join: facts, prompts and neurons")
     dataset = imported.dataset
     knowledge = imported.tables.pop("knowledge_neurons", None) or _knowledge_neurons(imported)
-    n_templates = {r.relation_id: len(dataset.templates_of(r.relation_id)) for r in dataset.relations}
+    n_templates = {relation_id: len(templates) for relation_id, templates in imported.templates.items()}
     facts = pa.table(
         {
             **text_columns(dataset.facts, "fact_id", "relation_id", "subject", "object"),
             "n_prompts": [imported.n_prompts[fact.fact_id] for fact in dataset.facts],
             "n_neurons": [len(imported.neurons[fact.fact_id]) for fact in dataset.facts],
             "known": pa.array([imported.known.get(fact.fact_id) for fact in dataset.facts], pa.bool_()),
+            **mark_columns(dataset.facts),
         }
     )
     output.write_table("relations", relations_table(dataset, facts, n_templates))
+    output.write_table("templates", templates_table(imported.templates, facts))
     output.write_table("facts", facts)
     report(0.75, "write: prompts")
-    output.write_table("prompts", _prompts(imported))
+    if not imported.own_templates:
+        output.write_table("prompts", _prompts(imported))
     report(0.85, "write: neurons")
     output.write_table("knowledge_neurons", knowledge)
     output.write_table("neurons", distinct_neurons(knowledge))
@@ -462,7 +538,7 @@ def _manifest(output: Output, imported: Imported) -> Manifest:
         dataset=dataset_record(imported.dataset),
         method=imported.method,
         files=record_files(output.folder),
-        code_version=code_version(),
-        created=today(),
+        code_version=None if imported.own_templates else code_version(),
+        created=None if imported.own_templates else today(),
         notes=imported.notes,
     )

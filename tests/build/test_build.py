@@ -37,13 +37,16 @@ from tests import ROOT
 
 BUILT = (
     "relations",
+    "templates",
     "facts",
     "prompts",
     "attributions",
     "knowledge_neurons",
     "neurons",
     "activating_prompts",
+    "lens",
     "effects",
+    "control_neurons",
 )
 """The tables of a build; `python -m build evaluate` adds the others."""
 
@@ -213,6 +216,18 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(model, tiny, build_onc
         assert split <= {"FLOAT", "DOUBLE"}, name
 
 
+def test_templates_marks_and_answer_tokens_are_written(bert_atlas):
+    tables, dataset = tables_of(bert_atlas), tiny_dataset()
+    templates = tables["templates"].to_pylist()
+    assert {each["text"] for each in templates} == {each.pattern for each in dataset.templates}
+    places = [int(each["template_id"].rpartition(".")[2]) for each in templates]
+    assert [each["held_out"] for each in templates] == [place % 2 == 1 for place in places]
+    facts = tables["facts"].to_pandas().set_index("fact_id")
+    tokens = tables["prompts"].to_pandas().groupby("fact_id")["n_answer_tokens"].max()
+    assert facts["n_answer_tokens"].to_dict() == tokens.to_dict()
+    assert facts[["contested", "guessable"]].isna().all(axis=None)  # nobody has said
+
+
 def test_stored_scores_are_the_large_ones_of_the_model(bert_atlas, tiny_bert):
     from atlas.attribution.attribution import attribute
     from atlas.surgery.subject import load_subject
@@ -296,6 +311,28 @@ def test_effects_are_what_the_interventions_do(bert_atlas, tiny_bert):
         assert row["rank_after"] == after.rank
 
 
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_random_effects_are_those_of_the_stored_control_neurons(model, tiny, build_once):
+    from atlas.surgery.interventions import Amplify, Suppress
+    from atlas.surgery.subject import load_subject
+
+    folder = build_once(tiny(model))
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    prompts = {(p.fact_id, p.template_id): p for fact in plan.facts for p, _ in plan.prompts_of(fact)}
+    drawn: dict[str, list[Neuron]] = {}
+    for row in tables_of(folder)["control_neurons"].to_pylist():
+        assert (row["group"], row["draw"]) == ("random", 1)
+        drawn.setdefault(row["fact_id"], []).append(Neuron(row["layer"], row["neuron"]))
+    effects = [row for row in tables_of(folder)["effects"].to_pylist() if row["group"] == "random"]
+    for row in effects[::5]:
+        kind = Suppress if row["intervention"] == "suppress" else Amplify
+        with subject.applied(kind(tuple(drawn[row["fact_id"]]))) as changed:
+            after = changed.predict([prompts[row["prompt_fact_id"], row["template_id"]]])[0]
+        assert row["p_after"] == pytest.approx(after.probability, rel=1e-4)
+        assert row["rank_after"] == after.rank
+
+
 def test_every_held_out_prompt_of_a_fact_with_neurons_is_evaluated(bert_atlas):
     missing = duckdb.sql(f"""
         SELECT count(*) FROM '{bert_atlas}/prompts.parquet' AS p
@@ -350,28 +387,56 @@ def test_unrelated_facts_that_the_model_knows_are_asked_before_others():
         assert 0 not in drawn
 
 
+def extremes(values: np.ndarray, facts: list[str], relations: list[str], k: int) -> list[int]:
+    """Places of the `k` largest values, the first of equal ones: one a fact at most, and three a relation."""
+    kept: list[int] = []
+    for place in np.argsort(-values, kind="stable").tolist():
+        of_relation = sum(relations[other] == relations[place] for other in kept)
+        if len(kept) < k and of_relation < 3 and facts[place] not in [facts[other] for other in kept]:
+            kept.append(place)
+    return kept
+
+
 def test_activating_prompts_are_the_extremes_over_all_prompts(bert_atlas, tiny_bert):
     from atlas.surgery.subject import load_subject
 
     plan = make_plan(options(tiny_bert))
     asked = [p for fact in plan.facts[:9] for p, _ in plan.prompts_of(fact)]
+    facts = [prompt.fact_id for prompt in asked]
+    relations = [fact_id.split(".")[0] for fact_id in facts]
     activations = load_subject(str(tiny_bert)).activations(asked).numpy()
     table = tables_of(bert_atlas)["activating_prompts"].to_pandas()
     names = {(p.fact_id, p.template_id): index for index, p in enumerate(asked)}
     for (layer, neuron), rows in list(table.groupby(["layer", "neuron"]))[::7]:
         own = activations[:, layer, neuron]
-        for side, order in (("top", np.sort(own)[::-1]), ("bottom", np.sort(own))):
+        for side, sign in (("top", 1), ("bottom", -1)):
             chosen = rows[rows.side == side].sort_values("rank")
             assert chosen["rank"].tolist() == [1, 2, 3, 4, 5]
-            np.testing.assert_allclose(chosen.activation, order[:5], atol=1e-5)
+            order = extremes(sign * own, facts, relations, 5)
+            np.testing.assert_allclose(chosen.activation, own[order], atol=1e-5)
             indices = [names[key] for key in zip(chosen.fact_id, chosen.template_id, strict=True)]
             np.testing.assert_allclose(chosen.activation, own[indices], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_the_mean_activation_is_that_of_the_fact_s_discovery_prompts(model, tiny, build_once):
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    stored = tables_of(build_once(tiny(model)))["knowledge_neurons"].to_pandas()
+    for fact_id, rows in stored.groupby("fact_id"):
+        fact = next(fact for fact in plan.facts if fact.fact_id == fact_id)
+        discovery = [prompt for prompt, held_out in plan.prompts_of(fact) if not held_out]
+        means = subject.activations(discovery).numpy().mean(axis=0)
+        np.testing.assert_allclose(rows.mean_activation, means[rows.layer, rows.neuron], atol=1e-5)
+    assert (stored.mean_activation < 0).any()
 
 
 def test_of_equal_activations_the_earlier_prompt_comes_first():
     from build.jobs.activating import ActivatingPrompts
 
-    state = ActivatingPrompts(np.array([0, 0]), np.array([0, 1]), k=3)
+    state = ActivatingPrompts(np.array([0, 0]), np.array([0, 1]), np.arange(5), np.arange(5), k=3)
     values = np.array([[1.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [5.0, 0.0]], np.float32)
     state.update(values[:3, None, :], np.arange(3))
     state.update(values[3:, None, :], np.arange(3, 5))
@@ -379,13 +444,81 @@ def test_of_equal_activations_the_earlier_prompt_comes_first():
     assert state.prompts[1].tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
+def test_parts_keep_what_the_whole_would_keep_one_prompt_a_fact_and_three_a_relation():
+    from build.jobs.activating import ActivatingPrompts
+
+    random = np.random.default_rng(0)
+    facts = np.repeat(np.arange(40), 3)
+    relations = facts // 12
+    # Few different values, so that many are equal.
+    activations = random.integers(0, 30, (120, 1, 7)).astype(np.float32)
+    layers, neurons = np.zeros(7, int), np.arange(7)
+    merged = ActivatingPrompts(layers, neurons, facts, relations)
+    for first, stop in ((0, 0), (0, 30), (30, 33), (33, 120)):
+        part = ActivatingPrompts(layers, neurons, facts[first:stop], relations[first:stop])
+        part.update(activations[first:stop], np.arange(stop - first))
+        merged.merge(pa.table(part.packed()), first)
+    for place in range(7):
+        for side, sign in enumerate((1, -1)):
+            expected = extremes(sign * activations[:, 0, place], facts.tolist(), relations.tolist(), 5)
+            assert merged.prompts[side, place].tolist() == expected
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2", "tiny_llama"])
+def test_activating_prompts_have_the_activation_at_every_token(model, tiny, build_once):
+    import torch
+
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    prompts = {(p.fact_id, p.template_id): p for fact in plan.facts for p, _ in plan.prompts_of(fact)}
+    for row in tables_of(build_once(tiny(model)))["activating_prompts"].to_pylist()[::20]:
+        encoded = subject.encode(prompts[row["fact_id"], row["template_id"]])
+        start = encoded.positions[0]
+        ids = encoded.input_ids if subject.family.kind == "masked" else encoded.input_ids[: start + 1]
+        assert row["tokens"] == [subject.token_text(token) for token in ids]
+        assert row["answer_position"] == start
+        seen = []
+        down = subject.family.down(subject.model, row["layer"])
+        hook = down.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+        with torch.no_grad():
+            subject.model(torch.tensor([ids]))
+        hook.remove()
+        np.testing.assert_allclose(row["activations"], seen[0][0, :, row["neuron"]], rtol=0.004, atol=1e-5)
+        assert row["activations"][start] == pytest.approx(row["activation"], rel=0.004, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_the_lens_reads_one_discovery_and_one_held_out_prompt_of_each_fact(model, tiny, build_once):
+    from atlas.surgery.lens import lens
+    from atlas.surgery.subject import load_subject
+
+    subject = load_subject(str(tiny(model)))
+    plan = make_plan(options(tiny(model)))
+    stored = tables_of(build_once(tiny(model)))["lens"].to_pandas()
+    for fact_id, rows in stored.groupby("fact_id"):
+        fact = next(fact for fact in plan.facts if fact.fact_id == fact_id)
+        asked = plan.prompts_of(fact)
+        first = [next(p for p, held_out in asked if held_out is wanted) for wanted in (False, True)]
+        assert len(rows) == 2 * subject.n_layers
+        for seen in lens(subject, first):
+            of_prompt = rows[rows.template_id == seen.prompt.template_id].sort_values("layer")
+            for row, layer in zip(of_prompt.itertuples(), seen.layers, strict=True):
+                assert row.probability == pytest.approx(layer.probability, rel=1e-4)
+                assert row.rank == layer.rank
+                assert [each["token"] for each in row.top] == [token for token, _ in layer.top]
+
+
 def test_fewer_prompts_than_places_leave_places_empty():
     from build.jobs.activating import ActivatingPrompts
 
-    state = ActivatingPrompts(np.array([0]), np.array([0]), k=5)
+    state = ActivatingPrompts(np.array([0]), np.array([0]), np.arange(2), np.zeros(2, int), k=5)
     state.update(np.array([[[1.0]], [[3.0]]], np.float32), np.arange(2))
     ids = pa.array(["a", "b"])
-    rows = state.table(ids, ids).to_pylist()
+    assert state.pairs().tolist() == [[0, 0], [1, 0]]
+    rows = state.table(ids, ids, pa.table({"tokens": [["a", "word"], ["b"]]})).to_pylist()
+    assert all(row["tokens"][0] == row["fact_id"] for row in rows)
     assert [(row["side"], row["rank"], row["fact_id"]) for row in rows] == [
         ("top", 1, "b"),
         ("top", 2, "a"),
@@ -625,8 +758,9 @@ def zygote(script: str, *arguments: object) -> list[list[str]]:
 def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_bert, tmp_path):
     whole = build_once(tiny_bert, limit=4, shard_size=2)
     lines = zygote(KILLED, tiny_bert, tmp_path, 40)
-    # plan, 2 attribute shards, value vectors, activations, 2 evaluate shards, 8 tables, manifest.
-    assert [line[1] for line in lines] == ["killed"] * 16 + ["finished"]
+    # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 of the lens, 2 evaluate
+    # shards, 10 tables, manifest.
+    assert [line[1] for line in lines] == ["killed"] * 22 + ["finished"]
     assert all(status == "0" for _, _, status in lines)
     for line in lines:
         folder = tmp_path / line[0]
@@ -638,8 +772,9 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_
 def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(build_once, tiny_llama, tmp_path):
     whole, out = build_once(tiny_llama, shard_size=1), tmp_path / "out"
     stages = ("attribute", "readout", "activating-", "evaluate", "effects")
-    # 10 attribute shards, value vectors, activations, 10 evaluate shards: 22 files, and then the tables.
-    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 28, 20220308, *stages)
+    # Value vectors, activations, and 10 shards each to attribute, of tokens, of the lens and to evaluate: 42
+    # files, and then the tables.
+    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 48, 20220308, *stages)
     assert end == ["finished", "0"]
     assert len(kills) == 20
     done = [tuple(map(int, counts)) for counts in kills]
@@ -687,7 +822,7 @@ def test_the_manifest_is_written_last(tiny_bert, tmp_path, monkeypatch):
     run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert names[0] == "plan.json"
     assert names[-1] == "manifest.json"
-    assert set(names[-9:-1]) == set(map(file_name, BUILT))
+    assert set(names[-11:-1]) == set(map(file_name, BUILT))
     assert not (tmp_path / "out" / "work").exists()
 
 
@@ -975,9 +1110,45 @@ def spoil(folder: Path, table: str, change: str) -> None:
         ("knowledge_neurons", "FROM rows LIMIT 5", "facts have a wrong number of knowledge neurons"),
         ("knowledge_neurons", "SELECT * REPLACE (share / 2 AS share) FROM rows", "do not follow"),
         ("facts", "SELECT * REPLACE (NOT known AS known) FROM rows", "disagree with their prompts"),
+        ("facts", "SELECT * REPLACE (9::SMALLINT AS n_answer_tokens) FROM rows", "disagree with their"),
+        ("templates", "SELECT * REPLACE (text || '!' AS text) FROM rows", "what their template makes"),
+        ("templates", "SELECT * REPLACE (NOT held_out AS held_out) FROM rows", "side of the split"),
+        ("templates", "SELECT * REPLACE ('x' || template_id AS template_id) FROM rows", "of no template"),
+        ("templates", "SELECT * REPLACE ('[X] and [X]' AS text) FROM rows", "lack one [X] and one [Y]"),
+        ("templates", "FROM rows LIMIT 3", "relations have a wrong number of templates"),
+        (
+            "knowledge_neurons",
+            "SELECT * REPLACE (CASE WHEN layer > 0 THEN mean_activation END AS mean_activation) FROM rows",
+            "have no mean activation where others have one",
+        ),
         ("effects", "SELECT * REPLACE (p_before / 2 AS p_before) FROM rows", "do not start from"),
         ("effects", "SELECT * REPLACE ('NaN'::FLOAT AS p_after) FROM rows", "effects have a probability"),
+        ("control_neurons", "SELECT * FROM rows WHERE neuron % 3 > 0", "another number of neurons"),
+        (
+            "control_neurons",
+            "SELECT * REPLACE (layer + 9::SMALLINT AS layer) FROM rows",
+            "control neurons are outside the model",
+        ),
+        ("neurons", "SELECT * REPLACE (0.7::FLOAT AS label_score) FROM rows", "a score without a label"),
+        (
+            "neurons",
+            "SELECT * REPLACE (NOT sign_mixed AS sign_mixed) FROM rows",
+            "called mixed in sign, or not",
+        ),
+        ("lens", "SELECT * REPLACE (0::INTEGER AS rank) FROM rows", "rows of the lens have"),
+        ("lens", "FROM rows WHERE layer <> 1", "lack a layer in the lens"),
+        ("lens", "SELECT * REPLACE (probability / 2 AS probability) FROM rows", "end the lens with another"),
         ("neurons", "FROM rows LIMIT 3", "neurons have a wrong number of facts"),
+        (
+            "activating_prompts",
+            "SELECT * REPLACE (answer_position + 1::SMALLINT AS answer_position) FROM rows",
+            "have other activations at their tokens",
+        ),
+        (
+            "activating_prompts",
+            "SELECT * REPLACE (first(fact_id) OVER (PARTITION BY layer, neuron, side) AS fact_id) FROM rows",
+            "have two activating prompts of a fact",
+        ),
         ("relations", "FROM rows UNION ALL FROM rows", "occur more than once"),
     ],
 )

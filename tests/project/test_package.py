@@ -81,10 +81,11 @@ def test_the_package_asks_for_the_versions_that_were_tested(extra: str | None):
 # The wheel -------------------------------------------------------------------------------------------
 
 
-def made(kind: str, folder: Path) -> Path:
+def made(kind: str, folder: Path, **environment: str) -> Path:
     """The wheel or sdist of the checkout as it is."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     (path,) = folder.iterdir()
     return path
@@ -151,6 +152,14 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path):
     assert {Path(name).name for name in metadata} >= {"LICENSE", "NOTICE.md", "METADATA"}
 
 
+def test_a_wheel_for_commercial_use_lacks_the_map_of_bert_and_nothing_else(wheel: Path, tmp_path: Path):
+    commercial = made("wheel", tmp_path, KNOWLEDGE_NEURON_COMMERCIAL="1")
+    with zipfile.ZipFile(wheel) as every, zipfile.ZipFile(commercial) as some:
+        left_out = set(every.namelist()) - set(some.namelist())
+        assert set(some.namelist()) < set(every.namelist())
+    assert left_out == files_of_git("atlas/data/pararel-bert-base-uncased")
+
+
 def test_the_wheel_weighs_less_than_40_mb(wheel: Path):
     assert wheel.stat().st_size < 40 * MB
 
@@ -172,6 +181,7 @@ def test_the_command_line_answers_anywhere(python: Callable[..., str]):
     assert "sql" in python("-m", "atlas", "--help")
     listed = python("-m", "atlas", "list")
     assert listed.count("2,278 facts") == 2
+    assert "bert-base-uncased × pararel, 27,610 facts" in listed
     assert "(default)" in listed
     query = "SELECT subject, object, n_neurons FROM facts WHERE fact_id = 'P36:france'"
     answer = python("-m", "atlas", "sql", "--format", "csv", query)

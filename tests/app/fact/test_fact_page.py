@@ -195,8 +195,20 @@ def test_an_atlas_without_scores_has_no_sliders(another_atlas):
     app = fact_page(t="0.5", neuron=neuron)
     assert not app.slider
     assert not app.error
-    assert words(app).count(NOT_MEASURED) >= 3
-    assert table(app)["neuron"].to_list() == [neuron]
+    missing = "attribution scores, the effects of changing neurons, what neurons promote"
+    assert f"{NOT_MEASURED.capitalize()}: {missing}." in words(app)
+    assert words(app).lower().count(NOT_MEASURED) == 1
+    (rows,) = [frame.value for frame in app.dataframe if "neuron" in frame.value]
+    assert rows["neuron"].to_list() == [neuron]
+
+
+def test_a_contested_fact_says_so_and_why_it_has_no_effects(a, another_atlas):
+    folder = another_atlas()
+    facts = a.query("FROM facts")
+    facts.loc[facts["fact_id"] == FACT, "contested"] = True
+    replace_tables(folder, facts=facts, effects=a.query(f"FROM effects WHERE fact_id <> '{FACT}'"))
+    said = "Effects of changing its neurons: it is contested, and experiments leave it out."
+    assert said in words(fact_page())
 
 
 # A chosen neuron -------------------------------------------------------------------------------------

@@ -188,4 +188,6 @@ def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(anothe
     another_atlas(leave_out=OPTIONAL_TABLES)
     app = page()
     assert "sample-model says **" in words(app)
-    assert f"Effects of changing neurons: {NOT_MEASURED}" in words(app)
+    missing = "attribution scores, the effects of changing neurons, what neurons promote"
+    assert f"{NOT_MEASURED.capitalize()}: {missing}." in words(app)
+    assert words(app).lower().count(NOT_MEASURED) == 1

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.shared.words import NOT_MEASURED
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
 from atlas.charts.look import FAINT, clickable
@@ -146,7 +145,7 @@ def test_a_neuron_of_no_fact_has_a_page_that_says_so(a):
     assert "No fact has it as a knowledge neuron" in text
     assert "No other neuron has any of its facts" in text
     assert "belong to one relation" not in text
-    assert NOT_MEASURED in text
+    assert "Not measured: only neurons that a fact has are read out." in text
 
 
 def test_it_leads_to_the_neurons_beside_it_and_to_the_nearest_with_facts(a):

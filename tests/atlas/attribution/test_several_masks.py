@@ -123,7 +123,7 @@ def test_a_build_keeps_every_answer_and_counts_its_tokens(tmp_path: Path, tiny: 
     with open_atlas(out) as atlas:
         assert atlas.manifest.method.options["prompts_left_out"] == 0
         rows = atlas.query("""
-            SELECT object, n_answer_tokens, count(*) AS n, count(max_score) AS attributed
+            SELECT object, prompts.n_answer_tokens, count(*) AS n, count(max_score) AS attributed
             FROM facts JOIN prompts USING (fact_id) GROUP BY ALL ORDER BY n_answer_tokens
         """)
         assert dict(zip(rows["object"], rows["n_answer_tokens"], strict=True)) == ANSWERS

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from atlas.datasets import load_dataset, pararel
-from atlas.datasets.pararel import FACTS, RELATION_LABELS, TEMPLATES, load_pararel, published_hashes
+from atlas.datasets.pararel import (
+    FACTS,
+    RELATION_LABELS,
+    TEMPLATES,
+    load_pararel,
+    own_templates,
+    published_hashes,
+    with_own_templates,
+)
+from atlas.datasets.starter import read_relations
 from atlas.errors import DatasetError
+from atlas.neuron import Relation
 from build.plan import BuildOptions, describe_plan, make_plan
 from tests import ROOT
 
@@ -75,6 +87,43 @@ def test_a_causal_model_is_asked_the_144_325_prompts_that_end_with_the_object():
 @needs_pararel
 def test_the_repository_folder_is_a_valid_source():
     assert load_pararel(SHARED.parent).dataset_hash == load_pararel(SHARED).dataset_hash
+
+
+def test_each_relation_has_eight_templates_of_this_project():
+    own = own_templates()
+    assert set(RELATION_LABELS) <= set(own)
+    for relation_id in RELATION_LABELS:
+        templates = own[relation_id]
+        assert len(templates) == len({each.pattern for each in templates}) == 8
+        assert sum(each.ends_with_object for each in templates) >= 6
+    facts = read_relations(Path(pararel.__file__).parent / "pararel_templates.json")[1]
+    assert own["P17"] == tuple(each for each in facts if each.relation_id == "P17")
+
+
+def test_with_own_templates_the_facts_stay_and_no_sentence_does(tiny: Path):
+    theirs = load_pararel(tiny)
+    ours = with_own_templates(theirs)
+    assert (ours.facts, ours.relations) == (theirs.facts, theirs.relations)
+    assert not {each.pattern for each in theirs.templates} & {each.pattern for each in ours.templates}
+    assert ours.licence.startswith("non-commercial")
+    assert ours.dataset_hash != theirs.dataset_hash
+
+
+def test_a_relation_without_own_templates_is_refused(tiny: Path):
+    dataset = load_pararel(tiny)
+    foreign = replace(dataset, relations=(*dataset.relations, Relation("P9999", "colour")))
+    with pytest.raises(DatasetError, match="This project has no templates for P9999"):
+        with_own_templates(foreign)
+
+
+@needs_pararel
+def test_no_template_of_this_project_is_one_of_pararel_s():
+    def plain(pattern: str) -> str:
+        return re.sub(r"[\W_]+", " ", pattern.replace("[X]", "xxx").replace("[Y]", "yyy")).strip().lower()
+
+    theirs = {plain(each.pattern) for each in load_pararel(SHARED).templates}
+    ours = {each.pattern for templates in own_templates().values() for each in templates}
+    assert not {pattern for pattern in ours if plain(pattern) in theirs}
 
 
 def test_each_relation_has_a_label_and_two_hashes():

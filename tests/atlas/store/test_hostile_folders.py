@@ -271,4 +271,4 @@ def test_a_bundled_atlas_is_loaded_and_queried_within_a_demo_s_memory(folder):
     with Atlas(folder, memory="300MB") as atlas:
         atlas.load(*atlas.tables)
         with atlas.sandboxed(memory="128MB") as console:
-            assert console.query("SELECT count(*) FROM attributions").rows[0][0] > 900_000
+            assert console.query("SELECT count(*) FROM knowledge_neurons").rows[0][0] > 30_000

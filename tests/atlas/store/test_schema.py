@@ -26,18 +26,22 @@ def test_every_table_and_column_has_a_sentence():
 
 
 def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
-    assert SCHEMA_VERSION == 2
+    assert SCHEMA_VERSION == 3
     assert set(REQUIRED_TABLES) < set(TABLES)
     assert set(TABLES) == {
         "relations",
+        "templates",
         "facts",
         "prompts",
         "attributions",
         "knowledge_neurons",
         "neurons",
         "activating_prompts",
+        "lens",
         "effects",
+        "control_neurons",
         "effect_summaries",
+        "generations",
         "edits",
         "erasures",
         "contexts",

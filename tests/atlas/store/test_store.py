@@ -21,10 +21,18 @@ import pytest
 import atlas
 from atlas.errors import QueryError, StoreError
 from atlas.store.atlas import Atlas, at_hand, bundled, resolve
-from atlas.store.manifest import read_manifest, record_file, verify, write_manifest
-from atlas.store.schema import TABLES
+from atlas.store.manifest import (
+    file_name,
+    read_manifest,
+    record_file,
+    record_files,
+    verify,
+    write_manifest,
+)
+from atlas.store.schema import LATER_COLUMNS, TABLES
+from build.output.check import check_atlas
 from tests import ROOT
-from tests.sample_atlas import OPTIONAL_TABLES, sample_tables, write_sample_atlas
+from tests.sample_atlas import OPTIONAL_TABLES, replace_table, sample_tables, write_sample_atlas
 
 DERIVED = ("relation_neurons", "relation_overlap", "hub_neurons", "layer_histogram", "neuron_facts")
 
@@ -138,7 +146,7 @@ def _break_manifest_half(folder):
 
 def _break_manifest_version(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 99'))
 
 
 def _break_manifest_foreign(folder):
@@ -218,7 +226,7 @@ BROKEN = {
     _break_nothing_there: "There is no folder",
     _break_no_manifest: r"has no manifest\.json, so it is not a finished atlas",
     _break_manifest_half: "cannot be read",
-    _break_manifest_version: "has schema version 99; this program reads version 2",
+    _break_manifest_version: "has schema version 99; this program reads versions 2 and 3",
     _break_manifest_foreign: "has no schema version",
     _break_manifest_incomplete: r"manifest\.json's model is missing\. Build or copy",
     _break_manifest_wrong_type: r"manifest\.json's model\.n_layers must be a whole number, got \"four\"",
@@ -337,6 +345,27 @@ def test_threads_may_share_an_atlas(opened):
         assert set(pool.map(ask, range(64))) == {expected}
 
 
+def test_an_atlas_of_schema_2_opens_and_what_it_lacks_is_null(copy):
+    for table, columns in LATER_COLUMNS.items():
+        path = copy / file_name(table)
+        pq.write_table(pq.read_table(path).drop_columns([*columns]), path)
+    (copy / "templates.parquet").unlink()
+    write_manifest(copy, replace(read_manifest(copy), files=record_files(copy), schema_version=2))
+    assert verify(copy).schema_version == 2
+    assert check_atlas(copy).passed
+    shell = _shell(copy)
+    with atlas.open(copy) as a, a.sandboxed() as console:
+        for table, columns in LATER_COLUMNS.items():
+            found = a.query(f"SELECT * FROM {table}")
+            assert list(found.columns) == TABLES[table].names == [name for name, _ in shell[table][:-1]]
+            assert len(found)
+            for column in columns:
+                assert found[column].isna().all()
+                assert console.query(f"SELECT count({column}) FROM {table}").rows == ((0,),)
+        assert a.query("SELECT * FROM templates").empty
+        assert len(a.query("SELECT * FROM fact_prompts")) == a.manifest.rows("prompts")
+
+
 def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
     folder = write_sample_atlas(tmp_path / "published", leave_out=OPTIONAL_TABLES)
     with atlas.open(folder) as a, a.sandboxed() as console:
@@ -348,6 +377,24 @@ def test_absent_tables_read_as_empty_with_their_columns(tmp_path):
             assert console.query(f"SELECT * FROM {table}").rows == ()
         for view in DERIVED:
             assert len(a.query(f"SELECT * FROM {view}"))
+
+
+def test_prompts_that_are_not_stored_are_made_from_templates(copy):
+    stored = pq.read_table(copy / "prompts.parquet").to_pandas()
+    fact_id = stored["fact_id"].iloc[0]
+    mine = stored["fact_id"] == fact_id
+    facts = pq.read_table(copy / "facts.parquet").to_pandas()
+    facts.loc[facts["fact_id"] == fact_id, "n_prompts"] = 0
+    replace_table(copy, "prompts", pa.Table.from_pandas(stored[~mine], preserve_index=False))
+    replace_table(copy, "facts", pa.Table.from_pandas(facts, preserve_index=False))
+    with atlas.open(copy) as a:
+        found = a.query("SELECT * FROM fact_prompts ORDER BY fact_id, template_id")
+    made = found[found["fact_id"] == fact_id]
+    assert list(found["text"]) == list(stored["text"])
+    assert list(made["held_out"]) == list(stored["held_out"][mine])
+    assert made.drop(columns=["fact_id", "template_id", "text", "held_out"]).isna().all(axis=None)
+    others = found[found["fact_id"] != fact_id].reset_index(drop=True)
+    assert others["probability"].equals(stored["probability"][~mine].reset_index(drop=True))
 
 
 def test_relation_overlap_is_the_mean_over_all_pairs_of_facts(opened):
@@ -408,7 +455,7 @@ def _shell(folder, before=""):
 
 def test_the_shell_sees_the_same_tables_and_views(sample, opened):
     found = _shell(sample)
-    assert set(found) == {*TABLES, *DERIVED}
+    assert set(found) == {*TABLES, *DERIVED, "fact_prompts"}
     for name, (*columns, rows) in found.items():
         frame = opened.query(f"SELECT * FROM {name}")
         assert [column for column, _ in columns] == list(frame.columns)

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas.errors import BuildError
-from atlas.neuron import Neuron
+from atlas.neuron import Neuron, Prompt
 from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import file_name, read_manifest, verify
 from atlas.store.schema import TABLES
+from atlas.surgery import Amplify, Suppress, load_subject
 from build.evidence import STUDIES, find_studies
 from build.evidence.effects import draw_matched, select_most_active, summarize
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
@@ -24,7 +25,7 @@ from build.evidence.setting import Setting
 from build.output.check import check_atlas
 from build.output.writer import Output, settle
 from tests.by_hand import logits_scaled, probability_scaled
-from tests.sample_atlas import write_sample_atlas
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
 FEW = EvaluateOptions(experiments="effects", sample=30)
 
@@ -38,7 +39,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def without_experiments(source: Path, folder: Path) -> Path:
-    later = {table for study in STUDIES.values() for table in study.tables} - {"effects"}
+    later = {table for study in STUDIES.values() for table in study.tables} - {"effects", "control_neurons"}
+    later -= {study.table for study in STUDIES.values() if study.adds_columns}
     plain = json.loads((source / "manifest.json").read_text())
     for table in later:
         plain["files"].pop(file_name(table), None)
@@ -144,10 +146,10 @@ def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(measured, co
     assert tables_of(copy) == tables_of(measured)
 
 
-@pytest.mark.parametrize("rename", range(4))
+@pytest.mark.parametrize("rename", range(5))
 def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(measured, copy, rename, monkeypatch):
     manifest = read_manifest(measured)
-    new = {name: pq.read_table(measured / file_name(name)) for name in ("effects", "effect_summaries")}
+    new = {name: pq.read_table(measured / file_name(name)) for name in STUDIES["effects"].tables}
     old = tables_of(copy)
     original, count = os.replace, iter(range(1000))
 
@@ -165,7 +167,7 @@ def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(measure
     output.leave()
     settle(copy)
     verify(copy)
-    complete = rename >= 3  # three whole files first: two tables and the manifest
+    complete = rename >= 4  # four whole files first: three tables and the manifest
     assert (tables_of(copy) == tables_of(measured)) is complete
     assert (tables_of(copy) == old) is not complete
     assert not list(copy.glob("*.next"))
@@ -205,6 +207,50 @@ def test_an_atlas_without_what_a_study_needs_is_refused(tmp_path):
     folder = write_sample_atlas(tmp_path / "sample", leave_out=("attributions",))
     with pytest.raises(BuildError, match="has no attributions, which the experiment 'statistics' needs"):
         evaluate_atlas(folder, EvaluateOptions(experiments="statistics"))
+
+
+# --- facts that are left out ---
+
+LEFT_OUT = {"P103-00000", "P36-00001"}
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Path:
+    """The sample with a contested and a guessable fact."""
+    folder = write_sample_atlas(tmp_path / "marked")
+    rows = sample_tables()["facts"]
+    for row in rows:
+        row["contested"], row["guessable"] = row["fact_id"] == "P103-00000", row["fact_id"] == "P36-00001"
+    return replace_table(folder, "facts", rows)
+
+
+def test_contested_and_guessable_facts_are_left_out_unless_asked(marked):
+    with Atlas(marked) as atlas:
+        setting, every = (Setting(atlas, "none", all_facts=asked) for asked in (False, True))
+        ids = {fact.fact_id for fact in every.facts}
+        assert len(ids) == 60
+        assert setting.left_out == LEFT_OUT
+        assert {fact.fact_id for fact in setting.facts} == ids - LEFT_OUT
+        assert {fact.fact_id for facts in setting.by_relation.values() for fact in facts} == ids - LEFT_OUT
+        for kept, table in zip(setting.scores, every.scores, strict=True):
+            assert set(table["fact_id"].to_pylist()) - set(kept["fact_id"].to_pylist()) == LEFT_OUT
+
+
+def test_an_evaluation_says_how_many_facts_it_left_out_and_records_it(marked):
+    def evaluate(*, all_facts: bool = False, fresh: bool = False) -> tuple[str, dict, set[int]]:
+        options = EvaluateOptions(experiments="statistics", all_facts=all_facts)
+        said = evaluate_atlas(marked, options, fresh=fresh)
+        record = read_manifest(marked).method.options["experiments"]["statistics"]
+        return said, record, set(pq.read_table(marked / "statistics.parquet")["n_facts"].to_pylist())
+
+    said, record, n_facts = evaluate()
+    assert "2 contested or guessable facts left out (--all-facts)" in said
+    assert (record["all_facts"], record["left_out"], n_facts) == (False, 2, {58})
+    with pytest.raises(BuildError, match="with every fact, 2 left out, and seed 0; this would be every fact"):
+        evaluate(all_facts=True)
+    said, record, n_facts = evaluate(all_facts=True, fresh=True)
+    assert "left out" not in said
+    assert (record["all_facts"], record["left_out"], n_facts) == (True, 0, {60})
 
 
 # --- suppress and amplify ---
@@ -268,6 +314,31 @@ def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effect
         assert row.p_before == pytest.approx(before.probability, rel=1e-4, abs=1e-7)
         assert row.top_changed == (top != before.top_token)
         assert row.n_neurons == len(neurons) == len(fact.neurons)
+
+
+def test_every_effect_can_be_replayed_from_the_tables_alone(measured):
+    """Activations by hand would do: here the neurons come from the atlas by SQL, and nothing is drawn."""
+    with Atlas(measured) as atlas:
+        rows = atlas.query("""
+            SELECT e.*, p.text, f.object,
+                   CASE WHEN e."group" IN ('own', 'unrelated')
+                   THEN (SELECT list((layer, neuron)) FROM knowledge_neurons AS k WHERE k.fact_id = e.fact_id)
+                   ELSE (SELECT list((layer, neuron)) FROM control_neurons AS c
+                         WHERE c.fact_id = e.fact_id AND c."group" = e."group" AND draw = 1) END AS changed
+            FROM effects AS e JOIN facts AS f ON f.fact_id = prompt_fact_id
+            JOIN prompts AS p ON p.fact_id = prompt_fact_id AND p.template_id = e.template_id
+            ORDER BY hash(e.fact_id || e.template_id || "group" || intervention) LIMIT 150
+        """)
+    subject = load_subject("pocket-bert")
+    assert set(rows["group"]) == {"own", "random", "matched", "baseline", "unrelated"}
+    for row in rows.itertuples():
+        neurons = tuple(Neuron(*pair) for pair in row.changed)
+        assert len(neurons) == row.n_neurons
+        change = Suppress(neurons) if row.intervention == "suppress" else Amplify(neurons, factor=2)
+        with subject.applied(change) as changed:
+            after = changed.predict([Prompt(row.prompt_fact_id, row.template_id, row.text, row.object)])[0]
+        assert after.probability == pytest.approx(row.p_after, rel=1e-5, abs=1e-9)
+        assert after.rank == row.rank_after
 
 
 def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():

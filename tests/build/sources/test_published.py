@@ -28,6 +28,7 @@ from app.shared.words import NOT_MEASURED
 from atlas.__main__ import main as ask
 from atlas.datasets import pararel
 from atlas.datasets.pararel import FACTS, TEMPLATES
+from atlas.neuron import MARKS
 from atlas.refinement import mode
 from atlas.store.atlas import ENVIRONMENT_VARIABLE, Atlas
 from atlas.store.manifest import read_manifest
@@ -165,45 +166,44 @@ def test_info_and_sql_read_it(imported, capsys):
     info = capsys.readouterr().out
     assert "bert-base-uncased · bert · 12 layers × 3,072 neurons" in info
     assert "a fact has 11.04 on average (median 8)" in info
-    assert info.count("not measured in this atlas") == len(TABLES) - 5
+    assert info.count("not measured in this atlas") == len(TABLES) - 6
     assert "known to the model" not in info
     assert ask(["sql", "SELECT count(*) AS n FROM neuron_facts", "--atlas", out, "--format", "csv"]) == 0
     assert capsys.readouterr().out == "n\n304711\n"
 
 
+# What a page says once, at the top, instead of empty places.
+LACKS = (
+    f"{NOT_MEASURED.capitalize()}: whether the model knows a fact, the answers' probabilities, attribution "
+    "scores, the effects of changing neurons, what neurons promote."
+)
 PAGES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
-    "home": (
-        "home",
-        {},
-        ("The model knows", "the answer is", f"Effects of changing neurons: {NOT_MEASURED}"),
-    ),
+    "home": ("home", {}, ("the answer is", LACKS)),
     "search": ("search", {"q": "capital", "layer": "10", "sort": "probability"}, ()),
-    "fact": (
-        "fact",
-        {"fact": "FACT"},
-        (
-            f"known: {NOT_MEASURED}",
-            f"Probability of the answer, its rank, first answer: {NOT_MEASURED}",
-            f"Effects of changing its neurons: {NOT_MEASURED}",
-        ),
-    ),
+    "fact": ("fact", {"fact": "FACT"}, (LACKS, "How it can be asked")),
     "fact, thresholds": ("fact", {"fact": "FACT", "t": "0.4", "p": "0.6", "view": "prompts"}, ()),
     "fact, neuron": (
         "fact",
         {"fact": "FACT", "neuron": "L10.N2484"},
-        (f"Scores: {NOT_MEASURED}",),
+        ("a knowledge neuron of this fact.",),
     ),
     "relations": ("relation", {}, ()),
     "relation": (
         "relation",
         {"relation": "P36", "other": "P17"},
-        (f"Suppressing and amplifying: {NOT_MEASURED}",),
+        (
+            f"{NOT_MEASURED.capitalize()}: whether the model knows a fact, the effects of changing neurons, "
+            "what neurons promote, the effects of erasing neurons, the effects of edits.",
+        ),
     ),
-    "neurons": ("neuron", {}, (f"promotes {NOT_MEASURED}",)),
+    "neurons": ("neuron", {}, ("Neurons of most relations",)),
     "neuron": (
         "neuron",
         {"neuron": "L10.N2484", "sort": "share"},
-        (f"Promotes: {NOT_MEASURED}", f"Activations: {NOT_MEASURED}"),
+        (
+            f"{NOT_MEASURED.capitalize()}: attribution scores, what neurons promote, which prompts activate "
+            "neurons.",
+        ),
     ),
     "a neuron that no fact has": ("neuron", {"neuron": "L0.N0"}, ("No fact has it",)),
     "compare facts": (
@@ -246,6 +246,8 @@ def test_every_page_shows_it_and_says_what_was_not_measured(shown, figures, whic
     kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.warning)
     text = "\n".join(element.value for kind in kinds for element in kind).replace("\\", "")
     assert "Atlas pararel-bert-base-uncased-published" in text
+    if name in ("home", "fact", "relation", "neuron"):
+        assert text.lower().count(NOT_MEASURED) <= 1
     for sentence in says:
         assert sentence in text
     assert "nan" not in text.lower().split()
@@ -310,7 +312,13 @@ def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(files, 
         pairs = opened.query("SELECT fact_id, layer, neuron FROM knowledge_neurons")
         neurons = opened.query("SELECT layer, neuron, n_facts, n_relations FROM neurons")
         scores = opened.query_one("SELECT count(share) + count(mean_score) AS n FROM knowledge_neurons")
-        assert opened.tables == ("relations", "facts", "prompts", "knowledge_neurons", "neurons")
+        templates = opened.query("SELECT text, held_out FROM templates ORDER BY template_id")
+        assert opened.tables == (
+            *("relations", "templates", "facts", "prompts"),
+            *("knowledge_neurons", "neurons"),
+        )
+    assert list(templates["text"]) == PATTERNS
+    assert not templates["held_out"].any()
     assert list(
         facts[["fact_id", "subject", "n_prompts", "n_neurons"]].itertuples(index=False, name=None)
     ) == [
@@ -318,7 +326,7 @@ def test_facts_and_prompts_are_joined_and_what_was_not_published_is_null(files, 
         ("id-2", "Ruritania", 2, 1),
         ("id-3", "Oz", 2, 0),
     ]
-    assert facts[["known", "mean_probability"]].isna().all(axis=None)
+    assert facts[["known", "mean_probability", *MARKS]].isna().all(axis=None)
     assert "They say [Y] governs Ruritania." in set(prompts["text"])
     assert not prompts["held_out"].any()
     asked = prompts.drop(columns=["fact_id", "template_id", "text", "held_out"])
@@ -345,6 +353,39 @@ def test_the_manifest_says_whose_method_it_was(files):
     assert (manifest.method.rule, manifest.method.max_points) == ("endpoints", 20)
     assert manifest.method.options["published"]["revision"] == published.NEURONS_REVISION
     assert manifest.dataset.revision == pararel.REVISION
+
+
+def test_with_own_templates_no_sentence_of_the_data_set_is_kept(files, tmp_path, capsys):
+    assert main(files.command("--own-templates")) == 0
+    assert main(["check", str(files.out)]) == 0
+    assert f"The id {published.MAP_ATLAS_ID} opens" in capsys.readouterr().out
+    with atlas.open(files.out) as opened:
+        assert opened.tables == ("relations", "templates", "facts", "knowledge_neurons", "neurons")
+        assert set(opened.query("SELECT n_prompts FROM facts")["n_prompts"]) == {0}
+        templates = opened.query("SELECT text FROM templates ORDER BY template_id")["text"]
+        prompts = opened.query("SELECT text, held_out FROM fact_prompts WHERE fact_id = 'id-3'")
+        pairs = opened.query_one("SELECT count(*) AS n FROM knowledge_neurons")
+    assert list(templates) == [each.pattern for each in pararel.own_templates()["P36"]]
+    assert set(prompts["text"]) == {text.replace("[X]", "Oz") for text in templates}
+    assert prompts["held_out"].sum() == 4
+    assert pairs == {"n": 3}
+    written = b"".join(path.read_bytes() for path in files.out.iterdir())
+    assert not [pattern for pattern in PATTERNS if pattern.encode() in written]
+    manifest = read_manifest(files.out)
+    assert manifest.atlas_id == published.MAP_ATLAS_ID
+    assert manifest.dataset.licence.startswith("non-commercial")
+    assert manifest.created is manifest.code_version is None
+    again = tmp_path / "again"
+    assert main([*files.command("--own-templates")[:-3], "--out", str(again), "--own-templates"]) == 0
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in files.out.iterdir()
+    }
+
+
+@pytest.mark.parametrize("more", [("--dataset", "starter"), ("--results", ".")])
+def test_own_templates_are_for_pararel_s_facts_and_neurons_alone(files, refused, more):
+    assert "--own-templates is for" in refused(*files.command("--own-templates", *more))
+    assert not files.out.exists()
 
 
 @pytest.mark.parametrize(
@@ -503,7 +544,7 @@ def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(files, ref
     assert {path.name: path.read_bytes() for path in files.out.iterdir()} == before
     assert main(files.command("--fresh")) == 0
     assert check_atlas(files.out).passed
-    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 5
+    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 6
 
 
 def test_what_no_build_wrote_is_left_alone(files, refused):
@@ -526,7 +567,7 @@ def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(fil
     assert "is not a finished atlas" in capsys.readouterr().err
     assert main(files.command()) == 0
     assert main(["check", str(files.out)]) == 0
-    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 5
+    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 6
 
 
 @needs_published

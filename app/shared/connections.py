@@ -2,7 +2,8 @@
 
 1. *Number.* At most `connections` WebSockets at once.
 2. *Speed.* What a browser asks for is heard once it has read what it asked for before, and at most 20 times a
-   second; who reads nothing for a minute is disconnected. Otherwise answers pile up for one who never reads.
+   second. Who reads nothing for a minute, or has 100 messages waiting, is disconnected. Otherwise answers
+   pile up for one who never reads. What one who has left still asked for is not done.
 3. *Uploads.* One at a time and one file kept for a visitor, and `uploads` files for all: the oldest goes.
 
 The size of a message is bounded by the server, before all of it has come (`Dockerfile`).
@@ -25,6 +26,7 @@ from app.shared.limits import LimitsError
 READ_WITHIN_SECONDS = 60.0
 UPLOAD_WITHIN_SECONDS = 30.0
 BETWEEN_MESSAGES_SECONDS = 0.05
+WAITING_MESSAGES = 100
 
 _UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/[^/]+/?\Z")
 
@@ -96,23 +98,39 @@ class _Conversation:
         self._has_read = asyncio.Event()
         self._has_read.set()
         self._next_at = 0.0
+        self._heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._left: Message | None = None
         self._ends = False
         self._task = asyncio.current_task()
 
     async def hold(self, scope: Scope) -> None:
+        hearing = asyncio.create_task(self._hear())
         try:
             await self._app(scope, self.receive, self.send)
         except asyncio.CancelledError:
             if not self._ends:
                 raise
+        finally:
+            hearing.cancel()
+
+    async def _hear(self) -> None:
+        """Take what comes from the server at once, so that a client's end is known before its turn."""
+        while self._left is None:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._left = message
+            elif self._heard.qsize() >= WAITING_MESSAGES:
+                self._left = {"type": "websocket.disconnect", "code": 1008}
+                self._cut()
+            self._heard.put_nowait(message)
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "websocket.receive":
+        message = await self._heard.get()
+        if self._left is None and message["type"] == "websocket.receive":
             await self._has_read.wait()
             await asyncio.sleep(self._next_at - time.monotonic())
             self._next_at = time.monotonic() + BETWEEN_MESSAGES_SECONDS
-        return message
+        return self._left or message
 
     async def send(self, message: Message) -> None:
         self._has_read.clear()
@@ -123,9 +141,12 @@ class _Conversation:
             self._ends = True
             if self._task is not None:
                 self._task.cancel()
-            # uvicorn itself would wait for such a client, and keep the message, for ever.
-            if transport := getattr(getattr(self._send, "__self__", None), "transport", None):
-                transport.abort()
+            self._cut()
             raise
         finally:
             self._has_read.set()
+
+    def _cut(self) -> None:
+        """End the connection: uvicorn itself would wait for such a client, and keep the message, for ever."""
+        if transport := getattr(getattr(self._send, "__self__", None), "transport", None):
+            transport.abort()

@@ -46,12 +46,14 @@ class Attacker:
     seed: int = 0
     goes: int = 0
     answers: Counter = field(default_factory=Counter)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
     def keep_on(self, name: str, over: threading.Event) -> None:
         """Attack until the event is set."""
+        self.over = over
         while not over.is_set():
             try:
                 ATTACKS[name](self)
@@ -71,8 +73,14 @@ class Attacker:
             visitor.leave(at_once=True)
         return errors
 
+    def go_on(self) -> None:
+        """Raise `TimeoutError` once all is over."""
+        if self.over.is_set():
+            raise TimeoutError
+
     def stay(self, visitor: Visitor, seconds: float) -> list[str]:
         """Wait until nothing runs or the seconds have passed; returns the errors that the page shows."""
+        self.go_on()
         try:
             visitor.wait(lambda: visitor.settled, seconds)
         except TimeoutError:
@@ -251,6 +259,7 @@ def open_half(attacker: Attacker) -> None:
 def ask_for_previews(attacker: Attacker) -> None:
     """Two hundred link previews of as many addresses."""
     for _ in range(200):
+        attacker.go_on()
         page = attacker.random.choice(("fact", "relation", "neuron", "search", "compare", "lab"))
         asked = {
             "fact": f"P36:{attacker.letters(8)}",

@@ -109,12 +109,48 @@ def run(conversation_with, app) -> list[str]:
     return happened
 
 
+def messages(n: int, then: dict | None = None):
+    """An ASGI `receive` that gives n messages at once, then another one or nothing more."""
+    left = [{"type": "websocket.receive"}] * n + ([then] if then else [])
+
+    async def receive():
+        if not left:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return left.pop(0)
+
+    return receive
+
+
+@pytest.mark.parametrize(
+    ("n", "then", "code"), [(1000, None, 1008), (90, {"type": "websocket.disconnect", "code": 1005}, 1005)]
+)
+def test_what_one_who_floods_or_has_left_still_asked_for_is_not_done(n, then, code):
+    def client(_):
+        async def send(_):
+            pass
+
+        return messages(n, then), send
+
+    def app(happened):
+        async def call(_, receive, send):
+            while (message := await receive())["type"] == "websocket.receive":
+                happened.append("heard")
+                await asyncio.sleep(0.02)
+            happened.append(message["code"])
+
+        return call
+
+    happened = run(client, app)
+    assert happened[-2:] == [code, "over"]
+    assert len(happened) < 10
+
+
 def test_a_client_is_heard_once_it_has_read(monkeypatch):
     monkeypatch.setattr(connections, "BETWEEN_MESSAGES_SECONDS", 0.0)
 
     def client(happened):
-        async def receive():
-            return {"type": "websocket.receive"}
+        receive = messages(1)
 
         async def send(_):
             for _ in range(5):

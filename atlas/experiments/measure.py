@@ -27,6 +27,7 @@ from atlas.models.known import OnProgress
 from atlas.neuron import ExperimentPrompt, Neuron
 from atlas.queries.facts import fact, neurons_of_fact
 from atlas.store.atlas import Atlas
+from atlas.surgery.readout import Readout, readout
 from atlas.surgery.subject import Subject
 
 # The share of the time that finding neurons takes, of finding and suppressing them.
@@ -40,7 +41,8 @@ class Measured:
     found: neurons with scores, and each discovery prompt's certificate. outcome: suppressing `suppressed`,
     beside controls. stored: the atlas's neurons of the fact. chance: how many of those would be found if as
     many neurons as were found in each layer were drawn there at random (the mean of a hypergeometric
-    distribution). skipped: why prompts were left out.
+    distribution). readouts: what the found neurons promote, in their order. skipped: why prompts were left
+    out.
     """
 
     fact_id: str
@@ -48,6 +50,7 @@ class Measured:
     outcome: Outcome
     stored: tuple[Neuron, ...]
     chance: float
+    readouts: tuple[Readout, ...]
     skipped: tuple[str, ...] = ()
 
     @property
@@ -132,4 +135,5 @@ def measure(
         progress=lambda share, text: tell(_FINDING + (1 - _FINDING) * share, text),
     )
     chance = expected_by_chance(found.chosen, asked.stored, subject.n_neurons)
-    return Measured(asked.fact_id, found, outcome, asked.stored, chance, skipped)
+    readouts = tuple(readout(subject, found.chosen))
+    return Measured(asked.fact_id, found, outcome, asked.stored, chance, readouts, skipped)

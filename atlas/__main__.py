@@ -4,9 +4,10 @@
     python -m atlas info [--atlas ATLAS]
     python -m atlas sql "SELECT …" [--atlas ATLAS] [--format table|csv|json] [--limit N]
     python -m atlas sql "SELECT …" --collection DIR           many atlases as one; info takes it, too
+    python -m atlas measure FACT [--atlas ATLAS] [--model MODEL]
 
 Errors are one sentence on stderr and exit status 2. SQL runs in the sandbox of `atlas.store.sql`: it can read
-the atlas's tables and views, and nothing else. No model is loaded, no torch is imported.
+the atlas's tables and views, and nothing else. Only `measure` loads a model and imports torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from atlas import __version__, cli
+from atlas import __version__, cli, queries
 from atlas.errors import AtlasError, QueryError
 from atlas.queries.summary import atlas_summary
 from atlas.rows import csv_text, json_text, tokens_of, value_text
@@ -305,6 +306,75 @@ def sql(
     if answer.truncated:
         sys.stdout.flush()
         cli.say(f"Only the first {limit:,} rows are shown; there are more. Give --limit.")
+
+
+# measure ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def measure(
+    fact: Annotated[str, Argument(metavar="FACT", help="the fact's id, such as P36:france")],
+    atlas: AtlasOption = None,
+    model: Annotated[
+        str | None,
+        Option(metavar="MODEL", help="a model's name, folder or hub id (default: the atlas's own model)"),
+    ] = None,
+    draws: Annotated[int, Option(metavar="N", min=1, help="draws of random neurons, the control")] = 3,
+) -> None:
+    """Ask a model about one fact now: probabilities, its neurons, and what suppressing them does.
+
+    For atlases that did not measure them. The neurons found now are compared with the atlas's. Nothing is
+    written.
+
+    \b
+    examples:
+      python -m atlas measure P36:france
+      python -m atlas measure P36:france --model ./my-bert
+    """
+    with open_atlas(atlas) as opened:
+        name = model or opened.manifest.model.name
+        from atlas.experiments.measure import asked_of
+        from atlas.experiments.measure import measure as measure_fact
+        from atlas.surgery.subject import load_subject
+
+        about = queries.fact(opened, fact)
+        subject = load_subject(name)
+        causal = subject.family.kind == "causal"
+        measured = measure_fact(subject, asked_of(opened, fact, causal=causal), draws=draws)
+    print(f"{about['subject']} → {about['object']}, asked of {subject.name} now\n")
+    rows = [
+        (
+            each.prompt.text,
+            "held out" if each.group == "paraphrases" else "",
+            f"{each.before.probability:.3f}",
+            f"{each.before.rank:,}",
+            each.before.top[0][0],
+        )
+        for each in measured.own
+    ]
+    print(*_lines([("prompt", "", "P(answer)", "rank", "likeliest"), *rows], right={2, 3}), sep="\n")
+    found, stored = measured.found, measured.stored
+    print(
+        f"\n{'known' if measured.known else 'not known'}, mean probability {measured.mean_probability:.3f}; "
+        f"{found.n_paths - found.n_unconverged:,} of {found.n_paths:,} integrals within tolerance"
+    )
+    print(
+        f"{len(found.neurons)} neurons found now, {len(stored)} in the atlas, {len(measured.shared)} in both "
+        f"(by chance {measured.chance:.2g})"
+    )
+    print(f"\nsuppressing the {len(measured.suppressed)} {'of the atlas' if stored else 'found now'}:\n")
+    groups = [
+        (
+            each.group,
+            f"{each.n_prompts}",
+            f"{each.before:.3f}",
+            f"{each.change:+.1%}",
+            f"{each.random_change:+.1%}",
+        )
+        for each in measured.outcome.summary()
+    ]
+    heads = ("prompts", "n", "P(answer)", "its neurons", "random ones")
+    print(*_lines([heads, *groups], right={1, 2, 3, 4}), sep="\n")
 
 
 def _opened(atlas: str | None, collection: str | None) -> Atlas | Collection:

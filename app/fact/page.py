@@ -14,7 +14,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app.fact import evidence, tables
+from app.fact import evidence, live, tables
 from app.shared import address, exports, layout, links, thresholds, tray
 from app.shared import evidence as sentences
 from app.shared.thresholds import ADDED, REMOVED
@@ -94,6 +94,9 @@ def main() -> None:
             with layout.errors_as_sentences():
                 show_chosen_neuron(atlas, fact, prompts, limits, rows, neuron)
         show_fact_neurons(rows, neuron)
+    if lacks & {"probabilities", "scores", "effects"}:
+        with layout.errors_as_sentences():
+            live.show_measurement(atlas, fact)
     if not stored.empty:
         with layout.errors_as_sentences():
             exported["facts_that_share_neurons"] = show_sharing_facts(atlas, fact)

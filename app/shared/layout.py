@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from streamlit.column_config import NumberColumn, TextColumn
+from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
 from app.shared import limits, links, resources
 from app.shared.words import (
@@ -237,6 +237,7 @@ def _tokens_or_none(pairs: Any) -> str | None:
 _NEURON_COLUMNS = {
     "neuron": TextColumn("Neuron", pinned=True),
     "change": TextColumn("Change", width="small"),
+    "in_atlas": CheckboxColumn("In the atlas", width="small"),
     "share": NumberColumn("Share of prompts", format="percent"),
     "relation_share": NumberColumn("Share of facts", format="percent"),
     "mean_share": NumberColumn("Mean share of prompts", format="percent"),

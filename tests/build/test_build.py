@@ -774,7 +774,7 @@ def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(build_onc
     stages = ("attribute", "readout", "activating-", "evaluate", "effects")
     # Value vectors, activations, and 10 shards each to attribute, of tokens, of the lens and to evaluate: 42
     # files, and then the tables.
-    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 48, 20220308, *stages)
+    *kills, end = zygote(KILLED_AT_RANDOM, tiny_llama, out, 20, 50, 20220308, *stages)
     assert end == ["finished", "0"]
     assert len(kills) == 20
     done = [tuple(map(int, counts)) for counts in kills]

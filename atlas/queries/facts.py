@@ -78,14 +78,14 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
 
 def fact(atlas: Atlas, fact_id: str) -> dict[str, Any]:
     """One fact: fact_id, relation_id, label, subject, object, known, mean_probability, n_prompts, n_neurons,
-    contested, guessable.
+    contested, guessable, n_answer_tokens.
 
     Raises `QueryError` when the atlas has no such fact.
     """
     row = atlas.query_one(
         """
         SELECT f.fact_id, f.relation_id, r.label, f.subject, f.object, f.known, f.mean_probability,
-               f.n_prompts, f.n_neurons, f.contested, f.guessable
+               f.n_prompts, f.n_neurons, f.contested, f.guessable, f.n_answer_tokens
         FROM facts AS f LEFT JOIN relations AS r USING (relation_id) WHERE f.fact_id = $fact_id
         """,
         {"fact_id": fact_id},

@@ -448,7 +448,7 @@ def test_relations_with_as_many_facts_are_drawn_independently():
 
 
 def test_the_committed_summaries_follow_from_the_committed_effects():
-    for folder in sorted(DATA.iterdir()):
+    for folder in sorted(DATA.glob("starter-*")):
         with Atlas(folder) as atlas:
             if not atlas.measured("effect_summaries"):
                 pytest.fail(f"{folder.name} has no summaries")

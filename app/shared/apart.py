@@ -8,9 +8,10 @@ server, forked for this work alone, which shares the weights and ends with it, a
 
 1. *Turn.* The visitor waits for the model in line, as in the server itself.
 2. *Fork.* The copy closes the server's files and connections, and computes with one thread.
-3. *Between batches* it asks whether to go on: others may have their turn first (`FairLock.give_way`). One
-   copy at most waits like that, since each takes memory.
-4. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
+3. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
+
+There is one copy at a time, since each takes 100 to 200 MB of its own: nobody's work is interrupted for
+another's, and the limits on an experiment's size say how long one can take.
 
 Only on Linux and for a model on the processor: a GPU cannot be used after a fork. Threads do not survive one,
 so no thread of the server may compute with torch then: all long work goes this way.
@@ -22,7 +23,6 @@ import gc
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,12 +40,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-ASK_EVERY_SECONDS = 0.1
 SILENT_SECONDS = 60.0
 # Pages are drawn first.
 NICENESS = 5
-
-_given_way = threading.Semaphore(1)
 
 
 def apart(
@@ -71,14 +68,15 @@ def _in_a_copy(
 ) -> _T:
     from atlas.experiments.run import in_line
 
-    with subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead))):
+    waits = subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead)))
+    with waits, visitors.sharing_memory:
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
-            _compute(theirs, lambda tell: function(_copy(subject, theirs), *given, progress=tell, **options))
+            _compute(theirs, lambda tell: function(_copy(subject), *given, progress=tell, **options))
         theirs.close()
         try:
-            return _answer(ours, progress, subject.lock.give_way)
+            return _answer(ours, progress)
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -88,7 +86,7 @@ def _in_a_copy(
 # In the server ---------------------------------------------------------------------------------------
 
 
-def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]) -> Any:
+def _answer(ours: Connection, progress: OnProgress) -> Any:
     """What the process sends at last; until then its progress is passed on."""
     told: tuple[float, str] = (0.0, "Starting")
     heard_at = time.monotonic()
@@ -102,13 +100,6 @@ def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]
                 case "progress":
                     told = value
                     progress(*told)
-                case "between":
-                    if _given_way.acquire(blocking=False):
-                        try:
-                            give_way()
-                        finally:
-                            _given_way.release()
-                    ours.send(None)
                 case "error":
                     raise value
                 case "answer":
@@ -125,7 +116,7 @@ def _answer(ours: Connection, progress: OnProgress, give_way: Callable[[], None]
 def _compute(theirs: Connection, work: Callable[[OnProgress], Any]) -> None:
     """Do the work and send what it returns or raises; never returns."""
     try:
-        gc.disable()  # to visit every object would copy the memory that is shared
+        gc.freeze()  # to visit the objects of the server would copy the memory that is shared
         os.nice(NICENESS)
         signal.set_wakeup_fd(-1)
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -144,22 +135,11 @@ def _send(theirs: Connection, kind: str, value: Any = None) -> None:
     theirs.send((kind, value))
 
 
-def _copy(subject: Subject, theirs: Connection) -> Subject:
-    """The subject with a lock of the copy's own, which asks the server between batches."""
+def _copy(subject: Subject) -> Subject:
+    """The subject with a lock of the copy's own: the server holds its own meanwhile."""
     import torch
 
     from atlas.surgery.lock import FairLock
 
     torch.set_num_threads(1)
-
-    class Lent(FairLock):
-        asked_at = time.monotonic()
-
-        def give_way(self) -> None:
-            super().give_way()
-            if time.monotonic() >= self.asked_at + ASK_EVERY_SECONDS:
-                _send(theirs, "between")
-                theirs.recv()
-                self.asked_at = time.monotonic()
-
-    return replace(subject, lock=Lent())
+    return replace(subject, lock=FairLock())

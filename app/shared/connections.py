@@ -1,6 +1,7 @@
 """What the connections of visitors may make a host hold: ASGI middleware of `app/hosted.py`.
 
-1. *Number.* At most `connections` WebSockets at once.
+1. *Number.* At most `connections` WebSockets at once. Of one network address `arrivals` are accepted at once,
+   then one every three seconds: each new session costs a page.
 2. *Speed.* What a browser asks for is heard once it has read what it asked for before, and at most 20 times a
    second. Who reads nothing for a minute, or has 100 messages waiting, is disconnected. Otherwise answers
    pile up for one who never reads. What one who has left still asked for is not done.
@@ -28,6 +29,8 @@ UPLOAD_WITHIN_SECONDS = 30.0
 BETWEEN_MESSAGES_SECONDS = 0.05
 WAITING_MESSAGES = 100
 
+ARRIVES_EVERY_SECONDS, ARRIVES_WITHIN_SECONDS = 3.0, 30.0
+
 _UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/[^/]+/?\Z")
 
 
@@ -37,6 +40,7 @@ class BoundedConnections:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._n_open = 0
+        self._arrivals: dict[str, float] = {}  # address → when its last arrival is accepted
         self._uploading: set[str] = set()
         self._uploaded: list[str] = []  # sessions, the oldest upload first
 
@@ -51,15 +55,30 @@ class BoundedConnections:
     # WebSockets
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wait = 0.0
         with suppress(LimitsError):  # the page says what is wrong
-            if self._n_open >= limits.current().connections:
+            allowed = limits.current()
+            wait = self._arrive((scope.get("client") or ("",))[0], allowed.arrivals)
+            if self._n_open >= allowed.connections or wait > ARRIVES_WITHIN_SECONDS:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
                 return
         self._n_open += 1
         try:
+            await asyncio.sleep(wait)
             await _Conversation(self.app, receive, send).hold(scope)
         finally:
             self._n_open -= 1
+
+    def _arrive(self, address: str, at_once: int) -> float:
+        """Seconds that a new connection of this address waits; over 30 it is not counted as one."""
+        now = time.monotonic()
+        earliest = now - at_once * ARRIVES_EVERY_SECONDS
+        if len(self._arrivals) > 1000:
+            self._arrivals = {each: at for each, at in self._arrivals.items() if at > earliest}
+        at = max(self._arrivals.get(address, earliest), earliest) + ARRIVES_EVERY_SECONDS
+        if at - now <= ARRIVES_WITHIN_SECONDS:
+            self._arrivals[address] = at
+        return max(0.0, at - now)
 
     # Uploads
 

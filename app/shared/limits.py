@@ -68,6 +68,7 @@ class Limits:
     gone_seconds: float = _ABOVE_0
     session_characters: int = Field(gt=0)
     connections: int = Field(gt=0)
+    arrivals: int = Field(gt=0)
     uploads: int = Field(gt=0)
 
     def __post_init__(self) -> None:

@@ -45,6 +45,10 @@ VISIT_ALL_EVERY_SECONDS = 30.0
 # A visitor who asks for nothing for so long gives up the place.
 IDLE_SECONDS = 300.0
 
+# Held while a copy of the server works (`apart`): to visit an object writes to it, and what is written by one
+# of the two is no longer shared.
+sharing_memory = threading.Lock()
+
 _VISITOR = "visitor"
 _M_ARENA_MAX = -8  # malloc.h
 _log = logging.getLogger(__name__)
@@ -298,8 +302,13 @@ def _look_again_and_again() -> None:
         now = time.monotonic()
         try:
             if now < give_back_until and now - gave_back_at > GIVE_BACK_EVERY_SECONDS:
-                visit_all = now - visited_all_at > VISIT_ALL_EVERY_SECONDS
-                give_memory_back(visit_all=visit_all)
+                due = now - visited_all_at > VISIT_ALL_EVERY_SECONDS
+                visit_all = due and sharing_memory.acquire(blocking=False)
+                try:
+                    give_memory_back(visit_all=visit_all)
+                finally:
+                    if visit_all:
+                        sharing_memory.release()
                 gave_back_at, visited_all_at = now, now if visit_all else visited_all_at
             if look(now):
                 give_back_until = now + GIVE_BACK_FOR_SECONDS

@@ -84,8 +84,12 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def memory(self) -> Memory:
-        own = _megabytes(self.process)
-        started = [_megabytes(each) for each in self.process.children(recursive=True)]
+        """Read while no process begins or ends: a copy of the server shares what was counted before."""
+        for _ in range(20):
+            processes = self.process.children(recursive=True)
+            own, *started = [_megabytes(each) for each in (self.process, *processes)]
+            if processes == self.process.children(recursive=True):
+                break
         return Memory(*own, sum(rss for rss, _ in started), sum(pss for _, pss in started))
 
     @property

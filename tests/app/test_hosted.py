@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from app.shared import connections
-from app.shared.connections import _Conversation
+from app.shared import connections, limits
+from app.shared.connections import BoundedConnections, _Conversation
 from tests.app.pages import unmarked
 from tests.app.sockets import Server, Visitor, serving
 
@@ -91,6 +92,46 @@ def test_files_are_kept_of_so_many_visitors_and_one_of_each(host):
         before = host.memory().server
         assert {visitor.upload(b"x" * 1_000_000) for _ in range(100)} == {204}
     assert host.memory().server < before + 50
+
+
+# Arrivals --------------------------------------------------------------------------------------------
+
+
+def test_who_arrives_again_and_again_waits_and_nobody_else_does(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(connections.time, "monotonic", lambda: now[0])
+    bounded = BoundedConnections(None)
+    assert [bounded._arrive("one", 20) for _ in range(20)] == [0.0] * 20
+    assert [bounded._arrive("one", 20) for _ in range(12)] == [*range(3, 31, 3), 33, 33]
+    assert bounded._arrive("another", 20) == 0
+    now[0] += 12
+    assert bounded._arrive("one", 20) == 21
+    now[0] += 120
+    assert [bounded._arrive("one", 20) for _ in range(21)] == [0.0] * 20 + [3]
+
+
+def test_a_connection_waits_before_the_app_hears_of_it(monkeypatch):
+    monkeypatch.setattr(connections, "ARRIVES_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "ARRIVES_WITHIN_SECONDS", 0.05)
+    begun, closed = [], []
+
+    async def app(scope, receive, send):
+        begun.append(time.monotonic())
+
+    async def send(message):
+        closed.append(message["code"])
+
+    async def come() -> None:
+        bounded = BoundedConnections(app)
+        scope = {"type": "websocket", "client": ("10.0.0.1", 1)}
+        n = limits.current().arrivals + 3
+        await asyncio.gather(*(bounded(scope, messages(0), send) for _ in range(n)))
+
+    start = time.monotonic()
+    asyncio.run(come())
+    assert len(begun) == limits.current().arrivals + 2
+    assert begun[-1] - start >= 0.04
+    assert closed == [1013]
 
 
 # A conversation --------------------------------------------------------------------------------------

@@ -76,22 +76,16 @@ for function, kind, sentence in (
     else: raise AssertionError(function)
 assert not children() and not subject.lock.busy
 """,
-    "lets_others_have_their_turn_between_its_batches": """
-def long(subject, *, progress):
-    with subject.lock.turn():
-        for _ in range(200):
-            subject.lock.give_way()
-            time.sleep(0.05)
-def short(subject, *, progress): return os.getpid()
-from atlas.line import asking
-def first():
-    with asking("first"): apart(long, subject, progress=lambda *_: None)
-thread = threading.Thread(target=first, daemon=True); thread.start()
-time.sleep(4.5)  # more than a little: who has had less goes first
-with asking("second"):
-    asked = time.monotonic()
-    assert apart(short, subject, progress=tell) != os.getpid()
-assert time.monotonic() < asked + 3 and thread.is_alive()
+    "goes_one_after_the_other": """
+def sleep(subject, *, progress): time.sleep(1)
+running = []
+def first(): apart(sleep, subject, progress=lambda *_: None)
+threads = [threading.Thread(target=first) for _ in range(3)]
+start = time.monotonic()
+for each in threads: each.start()
+while any(each.is_alive() for each in threads):
+    running.append(len(children())); time.sleep(0.05)
+assert max(running) == 1 and time.monotonic() >= start + 3
 """,
 }
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from atlas.datasets.dataset import NOT_PUBLISHED, Dataset
 from atlas.datasets.fetching import PublishedFiles, as_published, fetch_files, sha256
-from atlas.datasets.starter import STARTER_FACTS, read_relations
+from atlas.datasets.starter import read_relations
 from atlas.errors import DatasetError, PromptError
 from atlas.files import looked_up
 from atlas.neuron import Fact, Relation, Template, check_text
@@ -147,15 +147,9 @@ def load_pararel(
 
 
 def own_templates() -> dict[str, tuple[Template, ...]]:
-    """Relation id → this project's templates, of the starter facts' relations and of PARAREL's.
-
-    Where both have some, those written for PARAREL's facts.
-    """
-    found: dict[str, tuple[Template, ...]] = {}
-    for path in (STARTER_FACTS / "relations.json", Path(__file__).parent / "pararel_templates.json"):
-        _, templates = read_relations(path)
-        found |= {name: tuple(each) for name, each in groupby(templates, lambda t: t.relation_id)}
-    return found
+    """Relation id → this project's templates."""
+    _, templates = read_relations(Path(__file__).parent / "pararel_templates.json")
+    return {name: tuple(each) for name, each in groupby(templates, lambda t: t.relation_id)}
 
 
 def with_own_templates(dataset: Dataset) -> Dataset:

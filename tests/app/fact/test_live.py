@@ -15,7 +15,7 @@ from atlas.queries.search import facts_matching
 from atlas.store.atlas import Atlas, bundled
 from atlas.surgery.subject import load_subject
 from tests import ROOT
-from tests.app.pages import page, words
+from tests.app.pages import labels, page, words
 
 BERT = "pararel-bert-base-uncased"
 MODEL = "bert-base-uncased"
@@ -74,7 +74,7 @@ def test_a_fact_is_measured_on_its_page_with_the_library_s_numbers(hub, atlas, f
     assert f"{len(measured.shared)} of the atlas's {len(measured.stored)} neurons" in text
     assert f"{measured.found.n_paths:,} of {measured.found.n_paths:,} integrals within tolerance" in text
     # It is kept for the session.
-    assert BUTTON not in [button.label for button in app.run().button]
+    assert BUTTON not in labels(app.run())
 
 
 def test_chance_is_what_random_neurons_of_the_same_layers_share(hub, atlas, france):
@@ -98,11 +98,10 @@ def test_a_model_that_is_not_here_is_offered_to_be_fetched(monkeypatch, tmp_path
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    labels = [button.label for button in page("fact", atlas=BERT, fact=france).button]
-    assert BUTTON not in labels
-    assert any(label.startswith(f"Fetch {MODEL}") for label in labels)
+    offered = labels(page("fact", atlas=BERT, fact=france))
+    assert BUTTON not in offered
+    assert f"Fetch {MODEL} from the hub" in offered
 
 
 def test_a_fact_of_an_atlas_that_measured_everything_is_not_offered():
-    labels = [button.label for button in page("fact", atlas="starter-pocket-bert", fact="P36:france").button]
-    assert BUTTON not in labels
+    assert BUTTON not in labels(page("fact", atlas="starter-pocket-bert", fact="P36:france"))

@@ -89,7 +89,7 @@ CURRENCY_NAMES = _names("BYN ruble, CNY yuan, CRC colón, KHR riel, QAR riyal, S
 USED_ABROAD = {"rand", "lira"}
 
 # Subjects of facts with several defensible answers: no capital by law; no official language by law, or others
-# beside it; one that speakers call Mandarin.
+# beside it; one that speakers call Mandarin; a well-known city of another state.
 CONTESTED = {
     "P36": {"Switzerland"},
     "P37": {
@@ -97,13 +97,16 @@ CONTESTED = {
         "Australia",
         "Chile",
         "China",
+        "Colombia",
         "Ecuador",
         "Mexico",
+        "Nicaragua",
         "the United Kingdom",
         "the United States",
         "Uruguay",
         "Venezuela",
     },
+    "P131": {"Portland"},
 }
 # Subjects that suggest their answer without containing it.
 GUESSABLE = {
@@ -255,7 +258,7 @@ CITIES = {
     "VE": "Caracas, Maracaibo",
     "VN": "Hanoi, Ho Chi Minh City, Da Nang, Hue, Haiphong, Nha Trang",
     "YE": "Aden",
-    "ZA": "Johannesburg, Cape Town, Durban, Pretoria, Bloemfontein, Soweto",
+    "ZA": "Johannesburg, Cape Town, Durban, Pretoria, Bloemfontein",
     "ZM": "Lusaka",
     "ZW": "Harare, Bulawayo",
 }
@@ -272,7 +275,7 @@ US_CITIES = {
     "FL": "Miami, Orlando, Tampa, Tallahassee, Jacksonville, Key West, Gainesville, Pensacola, "
     "Fort Lauderdale, Sarasota, St. Petersburg, Daytona Beach",
     "GA": "Atlanta, Savannah, Macon, Augusta, Athens",
-    "HI": "Honolulu, Hilo",
+    "HI": "Honolulu",
     "IA": "Des Moines, Cedar Rapids, Dubuque, Sioux City, Davenport",
     "ID": "Boise, Pocatello, Idaho Falls",
     "IL": "Chicago, Naperville, Peoria, Springfield, Rockford, Evanston",
@@ -281,7 +284,7 @@ US_CITIES = {
     "KY": "Louisville, Lexington, Bowling Green",
     "LA": "New Orleans, Baton Rouge, Shreveport, Lafayette",
     "MA": "Boston, Worcester, Springfield, Salem",
-    "MD": "Baltimore, Annapolis, Frederick, Rockville, Bethesda",
+    "MD": "Baltimore, Annapolis, Frederick, Rockville",
     "ME": "Bangor, Portland",
     "MI": "Detroit, Grand Rapids, Ann Arbor, Lansing, Flint, Kalamazoo",
     "MN": "Minneapolis, Duluth, Saint Paul, Rochester, Bloomington, Saint Cloud",

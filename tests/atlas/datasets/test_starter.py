@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_there_are_enough_facts_and_relations(starter: Dataset):
-    assert 2_500 <= len(starter.facts) <= 3_000
+    assert 2_500 <= len(starter.facts) <= 3_500
     assert len(starter.relations) >= 20
     sizes = Counter(fact.relation_id for fact in starter.facts)
     assert set(sizes) == {relation.relation_id for relation in starter.relations}

@@ -31,7 +31,7 @@ from atlas.neuron import MARKS, Fact, Relation, Template
 from atlas.validation import one_line
 
 STARTER_FACTS = Path(__file__).parent / "starter_facts"
-_REVISION = "1"
+_REVISION = "2"
 _LICENCE = "CC BY 4.0 (GeoNames part); MIT (the rest)"
 
 _COLUMNS = ["subject", "object", "source", "mark"]

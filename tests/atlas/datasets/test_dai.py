@@ -52,14 +52,11 @@ def test_subjects_that_begin_and_end_alike_are_whole_words(tmp_path: Path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/original_results/dai")
-def test_the_starter_facts_in_this_form_are_the_starter_facts():
+def test_the_starter_facts_in_this_form_are_starter_facts():
     dataset, starter = load_dai(SHARED), load_dataset("starter")
     known = {(fact.relation_id, fact.subject, fact.object.lower()) for fact in starter.facts}
     assert len(dataset.facts) == 52
     assert {(fact.relation_id, fact.subject, fact.object) for fact in dataset.facts} <= known
-    for relation in dataset.relations:
-        own, others = (each.templates_of(relation.relation_id) for each in (dataset, starter))
-        assert [template.pattern for template in own] == [template.pattern for template in others]
     prompts = [template.prompt(fact).text for fact in dataset.facts
                for template in dataset.templates_of(fact.relation_id)]  # fmt: skip
     sentences = [row[0] for each in json.loads((SHARED / "data_all.json").read_text()) for row in each]

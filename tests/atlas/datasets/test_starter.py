@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_there_are_enough_facts_and_relations(starter: Dataset):
-    assert 2_500 <= len(starter.facts) <= 3_500
+    assert 3_000 <= len(starter.facts) <= 3_500
     assert len(starter.relations) >= 20
     sizes = Counter(fact.relation_id for fact in starter.facts)
     assert set(sizes) == {relation.relation_id for relation in starter.relations}
@@ -220,7 +220,9 @@ def test_a_mark_changes_the_hash_and_files_without_marks_are_read(copy: Path, st
     assert marked.facts_of("P103")[0].marks == "contested guessable"
     path.write_text("\n".join(line.rpartition(",")[0] for line in lines), encoding="utf-8")
     assert len({starter.dataset_hash, marked.dataset_hash}) == 2
-    assert load_starter(copy) == starter
+    unmarked = load_starter(copy)
+    assert unmarked.dataset_hash == starter.dataset_hash
+    assert unmarked.facts_of("P103")[0].guessable is None
 
 
 def test_inverse_relations_have_the_same_pairs(starter: Dataset):

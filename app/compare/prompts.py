@@ -238,7 +238,7 @@ def show_comparison(atlas: Atlas, sets: Sets, found: tuple[Found, Found], rule: 
     st.caption(
         f"Found in {escape(subject.name)}; {percentage(certified)} of {n_paths:,} integrals within tolerance."
     )
-    rows = read_out(subject, comparison.neurons_of_lists(a, b))
+    rows = read_out(subject, found, comparison.neurons_of_lists(a, b))
     show.show_overlap_of_neurons(
         atlas,
         rows,
@@ -272,13 +272,15 @@ def measures_of(found: tuple[Found, Found], neurons: tuple) -> pd.DataFrame:
     )
 
 
-def read_out(subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the tokens that each neuron's value vector promotes."""
-    from atlas.surgery.readout import readout
+def read_out(subject: Subject, found: tuple[Found, Found], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the tokens that each neuron pushes on the prompts of both sides."""
+    from atlas.surgery.readout import mean_activations, readout
 
+    neurons = neurons_of(rows)
+    fires = mean_activations(subject, [*found[0].prompts, *found[1].prompts], neurons)
     promoted = [
-        [{"token": token, "logit": logit} for token, logit in each.promoted]
-        for each in readout(subject, neurons_of(rows), k=PROMOTED)
+        [{"token": token, "logit": logit} for token, logit in each.at(activation).promoted]
+        for each, activation in zip(readout(subject, neurons, k=PROMOTED), fires, strict=True)
     ]
     return rows.assign(promoted=promoted)
 

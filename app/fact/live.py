@@ -144,6 +144,9 @@ def prompt_rows(measured: Measured) -> pd.DataFrame:
 def neuron_rows(measured: Measured) -> pd.DataFrame:
     """The neurons found, the largest mean score first, and whether the atlas has them, too."""
     stored = {*measured.stored}
+    pushed = (
+        says.at(fires) for says, fires in zip(measured.readouts, measured.mean_activations, strict=True)
+    )
     rows = [
         {
             "layer": each.neuron.layer,
@@ -155,7 +158,7 @@ def neuron_rows(measured: Measured) -> pd.DataFrame:
             "promoted": [{"token": token, "logit": logit} for token, logit in says.promoted],
             "suppressed": [{"token": token, "logit": logit} for token, logit in says.suppressed],
         }
-        for each, says in zip(measured.found.neurons, measured.readouts, strict=True)
+        for each, says in zip(measured.found.neurons, pushed, strict=True)
     ]
     columns = ("layer", "neuron", "share", "mean_score", "in_atlas", "value_norm", "promoted", "suppressed")
     found = pd.DataFrame(rows, columns=columns)

@@ -25,6 +25,7 @@ from app.shared.words import escape, neurons_of, plural, token_list
 from atlas import queries
 from atlas.errors import AtlasError
 from atlas.neuron import Neuron, Prompt
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[
         return ()
     listed = choose_sources(offered)
     rows = pd.concat([offered[source] for source in listed], ignore_index=True)
-    rows = add_promoted(atlas, subject, rows.drop_duplicates("neuron", ignore_index=True))
+    rows = add_promoted(atlas, subject, question.fact_id, rows.drop_duplicates("neuron", ignore_index=True))
     selected = select_neurons(rows)
     if listed != [TRAY] and is_atlas_model(atlas, subject):
         tray.add_button(selected, "Add them to the tray", key="lab", source=question.name)
@@ -236,16 +237,21 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
 # The table -------------------------------------------------------------------------------------------
 
 
-def add_promoted(atlas: Atlas, subject: Subject, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with what each neuron promotes, where the atlas is of this model."""
+def add_promoted(atlas: Atlas, subject: Subject, fact_id: str | None, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what each neuron pushes on the fact, where the atlas is of this model."""
     if not is_atlas_model(atlas, subject):
         return rows.assign(promoted="")
     known = atlas.query(
-        """
-        SELECT 'L' || layer || '.N' || neuron AS name, promoted FROM neurons
-        WHERE list_contains($names, name)
+        f"""
+        WITH fires AS (
+            SELECT layer, neuron, avg(mean_activation) AS on_all,
+                   avg(mean_activation) FILTER (fact_id = $fact_id) AS on_fact
+            FROM knowledge_neurons GROUP BY layer, neuron
+        )
+        SELECT 'L' || layer || '.N' || neuron AS name, {pushed("coalesce(on_fact, on_all)")}
+        FROM neurons AS n LEFT JOIN fires USING (layer, neuron) WHERE list_contains($names, name)
         """,
-        {"names": list(rows["neuron"])},
+        {"names": list(rows["neuron"]), "fact_id": fact_id},
     )
     tokens = {row.name: token_list(row.promoted, 5, missing="") for row in known.itertuples()}
     return rows.assign(promoted=rows["neuron"].map(tokens).fillna(""))

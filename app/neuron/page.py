@@ -74,6 +74,12 @@ def name_a_neuron(atlas: Atlas) -> None:
 
 def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     st.title(escape(neuron), anchor=False)
+    if not is_missing(about["label"]):
+        st.markdown(f"**{escape(about['label'])}**")
+        st.caption(
+            f"Named after what its facts share. Its activation tells those facts from others in "
+            f"{about['label_score']:.0%} of held-out prompts (balanced; chance: 50%)."
+        )
     show_neighbours(atlas, neuron)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
     lacks = layout.say_unmeasured(atlas, "scores", "tokens", "activations")
@@ -153,7 +159,9 @@ def describe_selectivity(found: Selectivity, label: str) -> list[str]:
 
 
 def show_value_vector(about: dict) -> None:
-    st.subheader("What its value vector promotes", anchor=False)
+    st.subheader("What it promotes", anchor=False)
+    if which := about_sign(about):
+        st.caption(which)
     pairs = {
         "Promotes": token_pairs(about["promoted"]),
         "Suppresses": token_pairs(about["suppressed"]),
@@ -167,6 +175,18 @@ def show_value_vector(about: dict) -> None:
             rows["token"] = rows["token"].map(shown_token)
             chart = partial(neuron_charts.token_bars, rows, title=title)
             layout.draw_chart(chart, f"Tokens: {title.lower()}")
+
+
+def about_sign(about: dict) -> str:
+    """On which side of zero it fires, where that decides what it promotes."""
+    if is_missing(about["fires"]):
+        return ""
+    side = "below" if about["fires"] < 0 else "above"
+    if about["sign_mixed"]:
+        return f"It fires above zero for some of its facts and below for others; {side} zero on average."
+    if side == "below":
+        return "It fires below zero on its facts: it promotes the tokens that its value vector lowers."
+    return ""
 
 
 # Its facts -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from atlas.models.known import OnProgress
 from atlas.neuron import ExperimentPrompt, Neuron
 from atlas.queries.facts import fact, neurons_of_fact
 from atlas.store.atlas import Atlas
-from atlas.surgery.readout import Readout, readout
+from atlas.surgery.readout import Readout, mean_activations, readout
 from atlas.surgery.subject import Subject
 
 # The share of the time that finding neurons takes, of finding and suppressing them.
@@ -41,8 +41,8 @@ class Measured:
     found: neurons with scores, and each discovery prompt's certificate. outcome: suppressing `suppressed`,
     beside controls. stored: the atlas's neurons of the fact. chance: how many of those would be found if as
     many neurons as were found in each layer were drawn there at random (the mean of a hypergeometric
-    distribution). readouts: what the found neurons promote, in their order. skipped: why prompts were left
-    out.
+    distribution). readouts: what the value vectors of the found neurons promote, in their order;
+    mean_activations: theirs, on the discovery prompts. skipped: why prompts were left out.
     """
 
     fact_id: str
@@ -51,6 +51,7 @@ class Measured:
     stored: tuple[Neuron, ...]
     chance: float
     readouts: tuple[Readout, ...]
+    mean_activations: tuple[float, ...]
     skipped: tuple[str, ...] = ()
 
     @property
@@ -136,4 +137,5 @@ def measure(
     )
     chance = expected_by_chance(found.chosen, asked.stored, subject.n_neurons)
     readouts = tuple(readout(subject, found.chosen))
-    return Measured(asked.fact_id, found, outcome, asked.stored, chance, readouts, skipped)
+    fires = mean_activations(subject, found.prompts, found.chosen)
+    return Measured(asked.fact_id, found, outcome, asked.stored, chance, readouts, fires, skipped)

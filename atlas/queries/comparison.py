@@ -26,6 +26,7 @@ from atlas.neuron import Neuron
 from atlas.queries.facts import facts_sharing_neurons
 from atlas.queries.selectivity import related_neurons
 from atlas.queries.sharing import relation_overlap
+from atlas.queries.sides import pushed
 from atlas.refinement import KnowledgeNeuron
 from atlas.store.atlas import Atlas
 
@@ -103,23 +104,25 @@ def neurons_of_facts(atlas: Atlas, a: str, b: str) -> pd.DataFrame:
     """The knowledge neurons of either fact, those of both first.
 
     Columns: layer, neuron, where ('both', 'a', 'b'), share_a, share_b, score_a, score_b (mean scores; null
-    where it is not that fact's neuron), n_facts and n_relations (that have the neuron), promoted.
+    where it is not that fact's neuron), n_facts and n_relations (that have the neuron), promoted, suppressed
+    (as it acts on these facts).
     """
     return atlas.query(
-        """
+        f"""
         WITH a AS (SELECT * FROM knowledge_neurons WHERE fact_id = $a),
         b AS (SELECT * FROM knowledge_neurons WHERE fact_id = $b),
         either AS (
             SELECT layer, neuron,
                    CASE WHEN b.fact_id IS NULL THEN 'a' WHEN a.fact_id IS NULL THEN 'b' ELSE 'both' END
                        AS "where",
-                   a.share AS share_a, b.share AS share_b, a.mean_score AS score_a, b.mean_score AS score_b
+                   a.share AS share_a, b.share AS share_b, a.mean_score AS score_a, b.mean_score AS score_b,
+                   list_avg([a.mean_activation, b.mean_activation]) AS fires
             FROM a FULL JOIN b USING (layer, neuron)
         ), everywhere AS (
             SELECT layer, neuron, count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations
             FROM knowledge_neurons SEMI JOIN either USING (layer, neuron) GROUP BY layer, neuron
         )
-        SELECT either.*, everywhere.n_facts, everywhere.n_relations, n.promoted
+        SELECT either.* EXCLUDE fires, everywhere.n_facts, everywhere.n_relations, {pushed("either.fires")}
         FROM either JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY list_position(['both', 'a', 'b'], "where"),
                  greatest(coalesce(score_a, 0), coalesce(score_b, 0)) DESC, layer, neuron
@@ -235,12 +238,13 @@ def neurons_of_relations(atlas: Atlas, a: str, b: str, *, least: float = 0.1) ->
     """The neurons that at least a share `least` of either relation's facts have.
 
     Columns: layer, neuron, where ('both', 'a', 'b'), share_a, share_b (of the relation's facts, whether or
-    not they reach `least`), n_facts_a, n_facts_b, n_relations (that have the neuron), promoted.
+    not they reach `least`), n_facts_a, n_facts_b, n_relations (that have the neuron), promoted, suppressed
+    (as it acts on the facts of both relations).
     """
     if not 0 <= least <= 1:
         raise QueryError(f"least must be between 0 and 1, got {least:g}.")
     return atlas.query(
-        """
+        f"""
         WITH size AS (
             SELECT relation_id, count(*) AS n FROM facts WHERE relation_id IN ($a, $b) GROUP BY relation_id
         ), counted AS (
@@ -257,13 +261,14 @@ def neurons_of_relations(atlas: Atlas, a: str, b: str, *, least: float = 0.1) ->
             SELECT *, n_facts_a > 0 AND share_a >= $least AS in_a, n_facts_b > 0 AND share_b >= $least AS in_b
             FROM wide
         ), everywhere AS (
-            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations
+            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations,
+                   avg(mean_activation) FILTER (relation_id IN ($a, $b)) AS fires
             FROM knowledge_neurons SEMI JOIN (FROM kept WHERE in_a OR in_b) USING (layer, neuron)
             GROUP BY layer, neuron
         )
         SELECT kept.layer, kept.neuron,
                CASE WHEN in_a AND in_b THEN 'both' WHEN in_a THEN 'a' ELSE 'b' END AS "where",
-               share_a, share_b, n_facts_a, n_facts_b, everywhere.n_relations, n.promoted
+               share_a, share_b, n_facts_a, n_facts_b, everywhere.n_relations, {pushed("everywhere.fires")}
         FROM kept JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         WHERE in_a OR in_b
         ORDER BY list_position(['both', 'a', 'b'], "where"), greatest(share_a, share_b) DESC,

@@ -13,6 +13,7 @@ import pandas as pd
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
 from atlas.queries.evidence import NEURON_GROUPS
+from atlas.queries.sides import pushed
 from atlas.refinement import STORED_FRACTION, negative_facts
 from atlas.store.atlas import Atlas
 
@@ -107,10 +108,12 @@ def neurons_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
     """The fact's knowledge neurons, the most shared first.
 
     Columns: layer, neuron, share, mean_score, max_score, n_facts and n_relations (that have the neuron,
-    this fact included), value_norm, promoted, suppressed (lists of {token, logit}; null if not read out).
+    this fact included), mean_activation (null where it was not measured), value_norm, promoted, suppressed
+    (lists of {token, logit} as the neuron acts on this fact: exchanged where it fires below zero; null if not
+    read out).
     """
     return atlas.query(
-        """
+        f"""
         WITH mine AS (SELECT * FROM knowledge_neurons WHERE fact_id = $fact_id),
         everywhere AS (
             SELECT layer, neuron, count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations
@@ -118,7 +121,8 @@ def neurons_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
             GROUP BY layer, neuron
         )
         SELECT mine.layer, mine.neuron, mine.share, mine.mean_score, mine.max_score,
-               everywhere.n_facts, everywhere.n_relations, n.value_norm, n.promoted, n.suppressed
+               everywhere.n_facts, everywhere.n_relations, mine.mean_activation, n.value_norm,
+               {pushed("mine.mean_activation")}
         FROM mine JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY mine.share DESC, mine.mean_score DESC, mine.layer, mine.neuron
         """,
@@ -297,8 +301,10 @@ def rethreshold(
             GROUP BY layer, neuron
             HAVING count(*) >= least((SELECT count(*) FROM negative), greatest({theirs}, $at_least))
         )
-        SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, n.promoted, n.suppressed
+        SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, {pushed("k.mean_activation")}
         FROM kept ANTI JOIN answering USING (layer, neuron)
+        LEFT JOIN knowledge_neurons AS k
+          ON k.fact_id = $fact_id AND k.layer = kept.layer AND k.neuron = kept.neuron
         LEFT JOIN neurons AS n ON n.layer = kept.layer AND n.neuron = kept.neuron
         ORDER BY share DESC, mean_score DESC, kept.layer, kept.neuron
         """,

@@ -8,11 +8,13 @@ import pandas as pd
 
 from atlas.errors import QueryError
 from atlas.neuron import Neuron
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 
 def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
-    """One neuron: layer, neuron, n_facts, n_relations, value_norm, promoted, suppressed.
+    """One neuron: layer, neuron, n_facts, n_relations, fires (mean activation on its facts), sign_mixed,
+    label, label_score, value_norm, promoted, suppressed (as it acts where it fires so).
 
     A neuron that no fact has has counts of 0 and nulls. Raises `QueryError` for a neuron that the model does
     not have.
@@ -28,10 +30,11 @@ def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
             f"It has {model.n_layers} layers of {model.n_neurons} neurons, both counted from 0."
         )
     return atlas.query_row(
-        """
-        SELECT $layer::INTEGER AS layer, $neuron::INTEGER AS neuron, counted.n_facts, counted.n_relations,
-               n.value_norm, n.promoted, n.suppressed
-        FROM (SELECT count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations FROM knowledge_neurons
+        f"""
+        SELECT $layer::INTEGER AS layer, $neuron::INTEGER AS neuron, counted.*, n.sign_mixed, n.label,
+               n.label_score, n.value_norm, {pushed("counted.fires")}
+        FROM (SELECT count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations,
+                     avg(mean_activation) AS fires FROM knowledge_neurons
               WHERE layer = $layer AND neuron = $neuron) AS counted
         LEFT JOIN (SELECT * FROM neurons WHERE layer = $layer AND neuron = $neuron) AS n ON true
         """,
@@ -99,12 +102,15 @@ def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
     """Neurons of more than one relation, those of most relations first.
 
     Columns: layer, neuron, n_facts, n_relations, fact_share (of all facts with neurons), value_norm,
-    promoted.
+    promoted, suppressed (as it acts on its facts).
     """
     return atlas.query(
-        """
-        SELECT h.*, n.value_norm, n.promoted
-        FROM hub_neurons AS h LEFT JOIN neurons AS n ON n.layer = h.layer AND n.neuron = h.neuron
+        f"""
+        WITH fires AS (
+            SELECT layer, neuron, avg(mean_activation) AS fires FROM knowledge_neurons GROUP BY layer, neuron
+        )
+        SELECT h.*, n.value_norm, {pushed("fires.fires")}
+        FROM hub_neurons AS h JOIN fires USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY h.n_relations DESC, h.n_facts DESC, h.layer, h.neuron LIMIT $limit
         """,
         {"limit": limit},

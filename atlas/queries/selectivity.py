@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from atlas.errors import QueryError
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 # The population, made once per atlas: each fact with neurons, numbers for its relation and its answer.
@@ -138,7 +139,8 @@ def related_neurons(
     """Other neurons by the facts they have in common with this one.
 
     `order` is 'jaccard' (facts in common ÷ facts of either, so that hubs do not come first) or 'shared'
-    (their number). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted.
+    (their number). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted, suppressed (as
+    each acts on its facts).
     """
     if order not in _ORDERS:
         raise QueryError(f"order must be one of {', '.join(_ORDERS)}, got '{order}'.")
@@ -150,14 +152,15 @@ def related_neurons(
             SELECT layer, neuron, count(*) AS n_shared FROM knowledge_neurons SEMI JOIN mine USING (fact_id)
             WHERE NOT (layer = $layer AND neuron = $neuron) GROUP BY layer, neuron
         ), sizes AS (
-            SELECT layer, neuron, count(*) AS n_facts FROM knowledge_neurons GROUP BY layer, neuron
+            SELECT layer, neuron, count(*) AS n_facts, avg(mean_activation) AS fires
+            FROM knowledge_neurons GROUP BY layer, neuron
         ), related AS (
-            SELECT layer, neuron, n_shared, n_facts,
+            SELECT layer, neuron, n_shared, n_facts, fires,
                    n_shared / (n_facts + (SELECT count(*) FROM mine) - n_shared) AS jaccard
             FROM shared JOIN sizes USING (layer, neuron)
             ORDER BY {_ORDERS[order]}, layer, neuron LIMIT $limit
         )
-        SELECT related.*, n.promoted
+        SELECT related.* EXCLUDE fires, {pushed("fires")}
         FROM related LEFT JOIN neurons AS n ON n.layer = related.layer AND n.neuron = related.neuron
         ORDER BY {_ORDERS[order]}, related.layer, related.neuron
         """,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 
@@ -18,20 +19,22 @@ def relation_neurons(
     """The neurons that the relation's facts share, the most shared first; of one layer if given.
 
     Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
-    mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed.
+    mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed (as it acts on the
+    relation's facts).
     """
     return atlas.query(
-        """
+        f"""
         WITH top AS MATERIALIZED (
             SELECT * FROM relation_neurons
             WHERE relation_id = $relation_id AND ($layer IS NULL OR layer = $layer)
             ORDER BY n_facts DESC, mean_score DESC, layer, neuron LIMIT $limit
         ), everywhere AS (
-            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations
+            SELECT layer, neuron, count(DISTINCT relation_id) AS n_relations,
+                   avg(mean_activation) FILTER (relation_id = $relation_id) AS fires
             FROM knowledge_neurons SEMI JOIN top USING (layer, neuron) GROUP BY layer, neuron
         )
         SELECT top.layer, top.neuron, top.n_facts, top.relation_share, top.mean_share, top.mean_score,
-               everywhere.n_relations, n.value_norm, n.promoted, n.suppressed
+               everywhere.n_relations, n.value_norm, {pushed("everywhere.fires")}
         FROM top JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY top.n_facts DESC, top.mean_score DESC, top.layer, top.neuron
         """,

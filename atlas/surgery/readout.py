@@ -12,11 +12,11 @@ in the stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from atlas.neuron import Neuron
+from atlas.neuron import Neuron, Prompt
 from atlas.surgery.loaded import LoadedModel
 
 
@@ -28,6 +28,23 @@ class Readout:
     value_norm: float
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
+
+    def at(self, activation: float) -> Readout:
+        """As the neuron acts with this activation: below zero it raises what its value vector lowers."""
+        if activation >= 0:
+            return self
+        raised, lowered = (
+            tuple((token, -logit) for token, logit in side) for side in (self.suppressed, self.promoted)
+        )
+        return replace(self, promoted=raised, suppressed=lowered)
+
+
+def mean_activations(
+    subject: LoadedModel, prompts: Sequence[Prompt], neurons: Sequence[Neuron]
+) -> tuple[float, ...]:
+    """Each neuron's mean activation over the prompts, at the first answer position."""
+    means = subject.activations(prompts).mean(dim=0)
+    return tuple(float(means[each.layer, each.neuron]) for each in neurons)
 
 
 @torch.no_grad()

@@ -169,8 +169,9 @@ def _kind(table: str) -> str:
 
 
 def not_measured(atlas: Atlas, sql: str) -> list[str]:
-    """The tables that a query names and the atlas does not have."""
-    return [name for name in TABLES if not atlas.measured(name) and re.search(rf"\b{name}\b", sql, re.I)]
+    """The tables that a query reads and the atlas does not have. Columns may have a table's name."""
+    read = {name.lower() for name in re.findall(r"\b(?:FROM|JOIN)\s+(\w+)", sql, re.I)}
+    return [name for name in TABLES if name in read and not atlas.measured(name)]
 
 
 def quoted(name: str) -> str:

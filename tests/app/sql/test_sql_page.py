@@ -220,6 +220,21 @@ def test_the_schema_says_what_was_not_measured(tmp_path):
     assert kinds["hub_neurons"] == "view"
 
 
+@pytest.mark.parametrize(
+    ("sql", "absent"),
+    [
+        ("SELECT * FROM effects", ["effects"]),
+        ('select * from facts f, "effects" AS e, edits', ["effects", "edits"]),
+        ("SELECT * FROM facts JOIN effects USING (fact_id)", ["effects"]),
+        ("SELECT effects FROM (SELECT 1 AS effects, 2 AS edits) ORDER BY effects, edits", []),
+        ("SELECT * FROM facts ORDER BY subject, effects", []),
+    ],
+)
+def test_a_hint_names_the_tables_that_a_query_reads(sql, absent, tmp_path):
+    with Atlas(write_sample_atlas(tmp_path / "a", leave_out=("effects", "edits"))) as atlas:
+        assert not_measured(atlas, sql) == absent
+
+
 # Pictures and exports --------------------------------------------------------------------------------
 
 

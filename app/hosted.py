@@ -28,7 +28,6 @@ from app.shared.connections import BoundedConnections  # noqa: E402
 
 # Before threads have heaps of their own.
 visitors.spend_memory_sparingly()
-visitors.watch_no_files()
 
 _HTML = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
 _TITLE = "<title>Streamlit</title>"

@@ -329,7 +329,7 @@ def measure(
     \b
     examples:
       python -m atlas measure P36:france
-      python -m atlas measure P36:france --model ./my-bert
+      python -m atlas measure P36:france --draws 10
     """
     with open_atlas(atlas) as opened:
         name = model or opened.manifest.model.name

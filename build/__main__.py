@@ -114,7 +114,7 @@ def _templates(options: QuestionOptions) -> None:
 
     \b
     examples:
-      python -m build templates --model smollm2-135m --dataset starter --relations P36,P37
+      python -m build templates --model smollm2-135m --dataset starter
     """
     from build.templates import describe_templates, measure_templates
 

@@ -22,7 +22,7 @@ from atlas import queries
 from atlas.errors import AtlasError, ModelError
 from atlas.experiments.controls import control_prompts, experiment_prompts
 from atlas.experiments.experiment import Experiment
-from atlas.models import KNOWN_MODELS, locate, may_be_on_hub, same_model
+from atlas.models import HUB_MB, KNOWN_MODELS, locate, may_be_on_hub, same_model
 from atlas.models.families import FAMILIES
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
@@ -84,7 +84,8 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
         raise missing
     limits.current().check_download(name)
     known = KNOWN_MODELS.get(name)
-    size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else " from the hub"
+    size = f" from the hub ({HUB_MB[name]} MB)" if name in HUB_MB else " from the hub"
+    size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else size
     if known is None:
         st.info(escape(missing))
     if st.button(f"Fetch {escape(name)}{size}", type="primary", icon=":material/download:"):

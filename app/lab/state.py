@@ -25,7 +25,7 @@ from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Intervention
-from atlas.models import is_ready
+from atlas.models import is_ready, may_be_on_hub
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
 
@@ -164,11 +164,12 @@ def take_over_url(atlas: Atlas) -> bool:
 
 
 def _enter(atlas: Atlas) -> None:
-    """Start over for another atlas: its model, and no fact that it does not have."""
+    """Start over for another atlas: its model, where it can be had, and no fact that it does not have."""
     put("atlas_id", atlas.atlas_id)
     own = atlas.manifest.model.name
-    offered = limits.current().models
-    put_model(own if own in offered else offered[0])
+    allowed = limits.current()
+    to_be_had = allowed.offers(own) and (is_ready(own) or may_be_on_hub(own))
+    put_model(own if to_be_had else allowed.models[0])
     if not has_fact(atlas, get("fact")):
         put("fact", None)
     put("sources", [ATLAS])

@@ -24,7 +24,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -54,13 +55,9 @@ def apart(
     when the process ends without an answer.
     """
     with visitors.away():
-        on = limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu"
-        work = _in_a_copy if on else _call
-        return work(function, subject, *given, progress=progress, **options)
-
-
-def _call(function: Callable[..., _T], *given: Any, **options: Any) -> _T:
-    return function(*given, **options)
+        if limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu":
+            return _in_a_copy(function, subject, *given, progress=progress, **options)
+        return function(subject, *given, progress=progress, **options)
 
 
 def _in_a_copy(
@@ -68,8 +65,7 @@ def _in_a_copy(
 ) -> _T:
     from atlas.experiments.run import in_line
 
-    waits = subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead)))
-    with waits, visitors.sharing_memory:
+    with subject.lock.turn(on_wait=lambda ahead: progress(0.0, in_line(ahead))), _alone(progress):
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
@@ -81,6 +77,17 @@ def _in_a_copy(
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             ours.close()
+
+
+@contextmanager
+def _alone(progress: OnProgress) -> Iterator[None]:
+    """Without a copy for another model, and without the collector. `progress` may raise meanwhile."""
+    while not visitors.sharing_memory.acquire(timeout=TELL_EVERY_SECONDS):
+        progress(0.0, "Waiting for another model's work to end")
+    try:
+        yield
+    finally:
+        visitors.sharing_memory.release()
 
 
 # In the server ---------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ class BoundedConnections:
         wait = 0.0
         with suppress(LimitsError):  # the page says what is wrong
             allowed = limits.current()
-            wait = self._arrive((scope.get("client") or ("",))[0], allowed.arrivals)
+            if self._n_open < allowed.connections:
+                wait = self._arrive((scope.get("client") or ("",))[0], allowed.arrivals)
             if self._n_open >= allowed.connections or wait > ARRIVES_WITHIN_SECONDS:
                 await send({"type": "websocket.close", "code": 1013})  # try again later
                 return

@@ -164,3 +164,17 @@ SELECT mode, method, count(*) AS facts, avg(n_neurons) AS neurons,
 FROM methods
 GROUP BY ALL
 ORDER BY mode, suppressed
+
+-- # What does it say without them?
+-- What a causal model goes on to say, as it is, without a fact's neurons, and without random ones; facts that
+-- it no longer answers come first.
+SELECT fact_id, p.text AS prompt, object AS answer,
+       any_value(g.text) FILTER ("group" = 'unchanged') AS unchanged,
+       any_value(g.text) FILTER ("group" = 'own') AS without_its_neurons,
+       any_value(g.text) FILTER ("group" = 'random') AS without_random
+FROM generations AS g
+JOIN facts USING (fact_id)
+JOIN prompts AS p USING (fact_id, template_id)
+WHERE prompt_fact_id = fact_id
+GROUP BY fact_id, prompt, answer
+ORDER BY starts_with(lower(trim(without_its_neurons)), lower(answer)), fact_id

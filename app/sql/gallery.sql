@@ -267,3 +267,25 @@ FROM prompts JOIN facts USING (fact_id) JOIN relations USING (relation_id)
 WHERE max_gap IS NOT NULL
 GROUP BY label
 ORDER BY largest_gap DESC
+
+-- # Where does the answer appear?
+-- By layer, what the model would answer if it ended there, on prompts of known facts: how often the answer's
+-- first token comes first. In early layers the lens is unreliable.
+SELECT layer, count(*) AS prompts, avg((rank = 1)::INTEGER) AS answer_first,
+       median(rank) AS median_rank, avg(probability) AS mean_probability
+FROM lens JOIN facts USING (fact_id)
+WHERE known
+GROUP BY layer
+ORDER BY layer
+
+-- # Which neurons are the controls?
+-- The neurons that each control changed: the share that are knowledge neurons of any fact, and of the fact
+-- itself.
+SELECT c."group" AS control, count(*) AS neurons,
+       avg((n.n_facts IS NOT NULL)::INTEGER) AS of_any_fact,
+       avg((k.fact_id IS NOT NULL)::INTEGER) AS of_the_fact
+FROM control_neurons AS c
+LEFT JOIN neurons AS n USING (layer, neuron)
+LEFT JOIN knowledge_neurons AS k USING (fact_id, layer, neuron)
+GROUP BY control
+ORDER BY of_any_fact

@@ -168,9 +168,16 @@ def _kind(table: str) -> str:
     return "experiment" if order.index(table) >= order.index("effects") else ""
 
 
+# A table, or several with commas, each with or without an alias. Looked ahead: an alias may be the next JOIN.
+_ONE = r'"?\w+"?(?:\s+(?:AS\s+)?\w+)?'
+_READ = re.compile(rf"\b(?:FROM|JOIN)\s+(?=({_ONE}(?:\s*,\s*{_ONE})*))", re.I)
+
+
 def not_measured(atlas: Atlas, sql: str) -> list[str]:
-    """The tables that a query names and the atlas does not have."""
-    return [name for name in TABLES if not atlas.measured(name) and re.search(rf"\b{name}\b", sql, re.I)]
+    """The tables that a query reads and the atlas does not have. Columns may have a table's name."""
+    lists = (found[1].split(",") for found in _READ.finditer(sql))
+    read = {part.split()[0].strip('"').lower() for parts in lists for part in parts}
+    return [name for name in TABLES if name in read and not atlas.measured(name)]
 
 
 def quoted(name: str) -> str:

@@ -5,11 +5,20 @@ located.folder, located.weights_sha256
 """
 
 from atlas.models.folder import LocatedModel, same_model, weights_sha256
-from atlas.models.known import CACHE_VARIABLE, KNOWN_MODELS, POCKET_BERT, SMOLLM2, KnownModel, cache_folder
+from atlas.models.known import (
+    CACHE_VARIABLE,
+    HUB_MB,
+    KNOWN_MODELS,
+    POCKET_BERT,
+    SMOLLM2,
+    KnownModel,
+    cache_folder,
+)
 from atlas.models.location import fetch_model, is_ready, locate, may_be_on_hub
 
 __all__ = [
     "CACHE_VARIABLE",
+    "HUB_MB",
     "KNOWN_MODELS",
     "POCKET_BERT",
     "SMOLLM2",

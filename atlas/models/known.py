@@ -61,6 +61,9 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     )
 }
 
+HUB_MB = {"bert-base-uncased": 440}
+"""Megabytes of weights, of models on the hub that a bundled atlas is of."""
+
 KNOWN_NAMES = " or ".join(KNOWN_MODELS)
 WITHOUT_HUB = (
     f"Give a local folder with config.json and *.safetensors, or {KNOWN_NAMES}, which need no model hub."

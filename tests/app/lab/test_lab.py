@@ -612,6 +612,18 @@ def test_a_model_that_is_not_on_this_machine_is_offered(fact, tmp_path, monkeypa
     assert run_button(at).label == f"{RUN} (missing: Model)"
 
 
+def test_the_lab_offers_the_atlas_s_own_model_first_and_says_what_it_costs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    at = lab(atlas="pararel-bert-base-uncased")
+    assert widget(at.selectbox, "lab_model").value == "another model"
+    assert widget(at.text_input, "lab_folder").value == "bert-base-uncased"
+    assert "Fetch bert-base-uncased from the hub (440 MB)" in labels(at)
+
+
+def test_a_public_host_offers_its_own_models_for_any_atlas(demo):
+    assert widget(lab(atlas="pararel-bert-base-uncased").selectbox, "lab_model").value == "pocket-bert"
+
+
 def test_a_model_that_is_not_there_gets_a_sentence(tmp_path):
     at = lab(model="another model")
     widget(at.text_input, "lab_folder").set_value(str(tmp_path))

@@ -397,7 +397,8 @@ def test_a_real_shell_answers_the_examples_as_the_page_does(example, console):
     expected = console.query(example.sql, values)
     columns, *rows = in_the_shell(for_the_shell(example.sql, values, f"atlas/data/{BUNDLED.name}")) or [[]]
     assert len(rows) == len(expected.rows)
-    assert columns == (list(expected.columns) if rows else [])
+    # Some shells print no columns where there are no rows.
+    assert columns == list(expected.columns) or not (columns or rows)
 
 
 # The lexer ---------------------------------------------------------------------------------------------

@@ -220,6 +220,21 @@ def test_the_schema_says_what_was_not_measured(tmp_path):
     assert kinds["hub_neurons"] == "view"
 
 
+@pytest.mark.parametrize(
+    ("sql", "absent"),
+    [
+        ("SELECT * FROM effects", ["effects"]),
+        ('select * from facts f, "effects" AS e, edits', ["effects", "edits"]),
+        ("SELECT * FROM facts JOIN effects USING (fact_id)", ["effects"]),
+        ("SELECT effects FROM (SELECT 1 AS effects, 2 AS edits) ORDER BY effects, edits", []),
+        ("SELECT * FROM facts ORDER BY subject, effects", []),
+    ],
+)
+def test_a_hint_names_the_tables_that_a_query_reads(sql, absent, tmp_path):
+    with Atlas(write_sample_atlas(tmp_path / "a", leave_out=("effects", "edits"))) as atlas:
+        assert not_measured(atlas, sql) == absent
+
+
 # Pictures and exports --------------------------------------------------------------------------------
 
 
@@ -302,7 +317,7 @@ def test_answers_can_be_exported_with_lists_and_nulls(committed):
 ROWS = [
     *(example.sql for example in EXAMPLES if not parameters(example.sql)),
     "SELECT * FROM neurons LIMIT 500",
-    "SELECT * FROM activating_prompts LIMIT 500",
+    "SELECT * EXCLUDE (tokens, activations) FROM activating_prompts LIMIT 500",
     "SELECT * FROM prompts, (SELECT 0.50::DECIMAL(9, 2) AS half, NULL AS n, -0.0 AS z) LIMIT 500",
     "SELECT [{'a': 1::UTINYINT, 'b': [true, NULL], 'c': 0.1::FLOAT}, NULL] AS x, [[1.5::FLOAT]] AS y",
     "SELECT {'a': {'b': ['x', NULL]}} AS s, 9007199254740993 AS long, 0.1::FLOAT AS f FROM range(450)",

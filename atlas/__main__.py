@@ -333,14 +333,23 @@ def measure(
     """
     with open_atlas(atlas) as opened:
         name = model or opened.manifest.model.name
+        from tqdm import tqdm
+
         from atlas.experiments.measure import asked_of
         from atlas.experiments.measure import measure as measure_fact
         from atlas.surgery.subject import load_subject
 
         about = queries.fact(opened, fact)
         subject = load_subject(name)
-        causal = subject.family.kind == "causal"
-        measured = measure_fact(subject, asked_of(opened, fact, causal=causal), draws=draws)
+        asked = asked_of(opened, fact, causal=subject.family.kind == "causal")
+        # disable=None: no bar where stderr is no terminal.
+        with tqdm(total=1.0, leave=False, disable=None, bar_format="{desc} {percentage:3.0f}% {bar}") as bar:
+
+            def show(share: float, message: str) -> None:
+                bar.set_description_str(message, refresh=False)
+                bar.update(share - bar.n)
+
+            measured = measure_fact(subject, asked, draws=draws, progress=show)
     print(f"{about['subject']} → {about['object']}, asked of {subject.name} now\n")
     rows = [
         (

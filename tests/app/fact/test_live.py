@@ -100,7 +100,7 @@ def test_a_model_that_is_not_here_is_offered_to_be_fetched(monkeypatch, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     offered = labels(page("fact", atlas=BERT, fact=france))
     assert BUTTON not in offered
-    assert f"Fetch {MODEL} from the hub" in offered
+    assert f"Fetch {MODEL} from the hub (440 MB)" in offered
 
 
 def test_a_fact_of_an_atlas_that_measured_everything_is_not_offered():

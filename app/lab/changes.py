@@ -23,10 +23,13 @@ from atlas.store.atlas import Atlas
 KINDS_EXPLAINED = {
     "suppress": "Sets their activations at the answer position to 0.",
     "amplify": "Multiplies their activations at the answer position.",
+    "set": "Sets their activations at the answer position to a number.",
+    "patch": "Gives them the activations that they have at another sentence's gap.",
     "erase": "Replaces their value vectors by zero or by the unknown token's embedding.",
     "edit": "Moves their value vectors from the old answer's embedding to the new one's.",
 }
 ANSWERS = {"old": "Old answer", "new": "New answer"}
+TAKEN_FROM = "Another sentence"
 ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
@@ -103,6 +106,16 @@ def one_change(
             **setting(f"factor_{number}", 2.0),
             help="0 suppresses, 1 changes nothing, below 0 reverses the sign",
         )
+    elif kind == "set":
+        options["value"] = st.number_input(
+            "Activation", -most, most, step=0.5, **setting(f"level_{number}", 0.0)
+        )
+    elif kind == "patch":
+        options["from_prompt"] = st.text_input(
+            TAKEN_FROM,
+            **setting(f"from_prompt_{number}", ""),
+            max_chars=limits.current().prompt_length,
+        )
     elif kind == "erase":
         options["value"] = st.segmented_control(
             "By",
@@ -117,7 +130,8 @@ def one_change(
     neurons = choose_its_neurons(number, selected)
     if not neurons:
         return "Neurons"
-    if empty := layout.empty_fields({ANSWERS[name]: options[name] for name in ANSWERS if name in options}):
+    needed = ANSWERS | {"from_prompt": TAKEN_FROM}
+    if empty := layout.empty_fields({needed[name]: options[name] for name in needed if name in options}):
         return empty[0]
     try:
         return make_intervention(kind, neurons, **options)
@@ -147,7 +161,7 @@ def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> 
     )
     remove_box, add_box = st.columns(2)
     remove = remove_box.number_input("Remove old ×", 0.0, most, step=0.5, **setting(f"remove_{number}", 1.0))
-    add = add_box.number_input("Add new ×", 0.0, most, step=0.5, **setting(f"add_{number}", 8.0))
+    add = add_box.number_input("Add new ×", 0.0, most, step=0.5, **setting(f"add_{number}", 2.0))
     return {"old": old, "new": (new or "")[: allowed.answer_length], "remove": remove, "add": add}
 
 

@@ -1,9 +1,11 @@
-"""Lab: find the neurons of a fact in a live model, change them, and see what else changes.
+"""Lab: a sentence, the model's answer, the neurons behind it, a change, and what the model says now.
 
-1. *Set-up.* A model, a question, neurons, a list of changes, the controls.
-2. *Experiment.* What it is, in a sentence; run it, share it.
-3. *Result.* Before and after, beside random neurons and other facts; whether the undo is exact.
-4. *More.* Every prompt, dose and response, the path of a score, earlier runs.
+1. *A sentence.* A model, a sentence, what it says in the gap, further wordings.
+2. *Inside.* How the answer arises layer by layer, and where in the sentence a neuron fires.
+3. *Neurons.* Of the fact, found live, from the tray, or by name.
+4. *Change.* Forget, boost, rewrite, set, take from another prompt; or a list of changes.
+5. *What it says now.* Beside random neurons; what else flipped; whether the undo is exact.
+6. *More.* Every prompt, dose and response, the path of a score, earlier runs.
 
 The URL holds the experiment, and the library (`atlas.experiments.run`) computes it.
 """
@@ -18,16 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.lab import choose, results, share, state
+from app.lab import choose, inside, results, sentence, share, state
 from app.lab.changes import choose_changes, describe_changes
 from app.lab.neurons import choose_neurons
 from app.lab.run import Run, last_run, run_experiment, show_toast
 from app.lab.state import Question
+from app.lab.verbs import offer_verbs
 from app.shared import layout
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
 from atlas.experiments.experiment import Experiment
 from atlas.models import same_model
+from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -54,16 +58,14 @@ class LabChoices:
 
 def main() -> None:
     st.title("Lab", anchor=False)
-    st.markdown(
-        "Change a few neurons of a live model and see how its answers change, beside the same change to "
-        "random neurons, and on other facts."
-    )
+    st.markdown("Type a sentence, find the neurons behind the model's answer, change them, and see what it says.")
     atlas = layout.current_atlas()
-    status = st.container()
     at_once = False
     with layout.errors_as_sentences():
         at_once = state.take_over_url(atlas)
-    setup = set_up(atlas, status)
+    setup = set_up(atlas)
+    at_once = bool(state.get("at_once")) or at_once
+    state.put("at_once", False)
     with layout.errors_as_sentences():
         show_experiment(atlas, setup, at_once)
     run = last_run()
@@ -75,50 +77,55 @@ def main() -> None:
     show_toast()
 
 
-# Set-up ----------------------------------------------------------------------------------------------
+# Sentence, neurons, change ---------------------------------------------------------------------------
 
 
-def set_up(atlas: Atlas, status: Any) -> LabChoices:
-    """The choices; `status` is visible also while they are collapsed."""
+def set_up(atlas: Atlas) -> LabChoices:
+    """The choices, from the sentence to the change."""
     subject = question = experiment = None
     missing: list[str] = []
-    number, is_open = state.get("setup")
-    with st.expander(
-        "Set up: model, question, neurons, changes",
-        expanded=is_open,
-        key=f"lab_setup_{number}",
-        icon=":material/tune:",
-    ):
-        try:
-            left, right = st.columns([1, 2], gap="large")
-            with left:
-                subject = choose.choose_model(status)
-            with right:
-                question = choose.choose_question(atlas, subject)
-            if subject is not None and question is not None:
-                experiment, missing = choose_experiment(atlas, subject, question)
-        except AtlasError as error:
-            (st if is_open else status).error(escape(error))
-    missing = missing or choose.missing_before(subject, question)
+    with layout.errors_as_sentences():
+        left, right = st.columns([1, 4], gap="medium", vertical_alignment="bottom")
+        status = st.container()
+        with left:
+            subject = choose.choose_model(status)
+        with right:
+            question = sentence.choose_sentence(atlas, subject)
+        if subject is not None and question is not None:
+            inside.look_inside(atlas, subject, question)
+            selected = select_neurons(atlas, subject, question)
+            offer_verbs(atlas, question)
+            experiment, missing = choose_experiment(atlas, subject, question, selected)
+    missing = missing or sentence.missing_before(subject, question)
     return LabChoices(subject, question, state.as_linked(experiment), missing)
 
 
+def select_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[Neuron, ...]:
+    """The neurons to change; their table is folded while the fact's own are taken."""
+    number, is_open = state.get("setup")
+    with st.expander(
+        "Neurons", expanded=is_open, key=f"lab_setup_{number}", icon=":material/scatter_plot:"
+    ), layout.errors_as_sentences():
+        return choose_neurons(atlas, subject, question)
+    return ()
+
+
 def choose_experiment(
-    atlas: Atlas, subject: Subject, question: Question
+    atlas: Atlas, subject: Subject, question: Question, selected: Sequence[Neuron]
 ) -> tuple[Experiment | None, list[str]]:
     """The experiment, once neurons are selected and every change is complete; and what is missing."""
-    left, right = st.columns([6, 5], gap="medium")
-    with left:
-        selected = choose_neurons(atlas, subject, question)
-    with right:
-        interventions, missing = choose_changes(atlas, question, selected)
-        with st.popover("Controls", icon=":material/balance:"):
-            choose.choose_controls()
+    with st.expander("Several changes, strengths, controls", icon=":material/tune:", key="lab_changes_box"):
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            interventions, missing = choose_changes(atlas, question, selected)
+        with right:
+            st.markdown("##### Controls")
+            sentence.choose_controls()
     if missing:
         return None, missing
     experiment = Experiment(
         interventions,
-        choose.all_prompts(atlas, subject, question),
+        sentence.all_prompts(atlas, subject, question),
         seed=state.get("seed"),
         draws=state.get("draws"),
         model=subject.name,
@@ -140,18 +147,15 @@ def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
         if experiment is None:
             with st.container(horizontal=True, gap="small"):
                 layout.button_with(setup.missing, RUN, icon=":material/science:", key="lab_run_button")
-                if setup.question is None and state.get("ask") != state.PROMPTS:
-                    choose.random_fact_button(atlas)
                 share.file_popover(atlas)
             return
         st.markdown(describe_experiment(setup, experiment))
-        controls = choose.describe_controls(atlas, setup.subject, experiment)
+        controls = sentence.describe_controls(atlas, setup.subject, experiment)
         st.caption(f"{describe_prompts(experiment)} {controls}")
         is_current = run is not None and run.experiment == experiment
         with st.container(horizontal=True, gap="small"):
             pressed = st.button(
                 "Run again" if is_current else RUN,
-                type="secondary" if is_current else "primary",
                 icon=":material/science:",
                 key="lab_run_button",
             )
@@ -193,7 +197,7 @@ def show_run(setup: LabChoices, run: Run) -> None:
             f"The set-up has changed. The results below are of run {run.number}: {changes}.",
             icon=":material/history:",
         )
-    st.subheader("Result", anchor=False)
+    st.subheader("What it says now", anchor=False)
     results.show_result(run)
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,30 +36,60 @@ if TYPE_CHECKING:
 
 # The order in which groups of prompts are shown.
 FROM_ZERO = "undefined, from probability 0"
+FLIPS_SHOWN = 8
 ORDER = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
 
 
-# The result ------------------------------------------------------------------------------------------
+# What it says now ------------------------------------------------------------------------------------
 
 
 def show_result(run: Run) -> None:
+    say_now(run.outcome)
+    show_flips(run.outcome)
     summary = tables.summary_rows(run.outcome)
     describe_effect(run.outcome, summary)
-    picture, numbers = st.columns([5, 8], gap="medium")
-    with picture:
-        layout.draw_chart(
-            partial(charts.before_and_after, summary), "The answer's probability before and after the change"
-        )
-    with numbers:
-        show_groups(summary)
-        if run.outcome.undo_is_exact:
-            st.success(
-                "Exact undo: without the change, the probabilities are the same as before, bit for bit.",
-                icon=":material/check:",
+    if run.outcome.undo_is_exact:
+        st.caption(":material/check: Exact undo: without the change, the probabilities are the same, bit for bit.")
+    else:
+        st.error("Without the change, the probabilities differ from before. Please report this.")
+    with st.expander("The numbers", icon=":material/bar_chart:", key="lab_numbers"):
+        picture, numbers = st.columns([5, 8], gap="medium")
+        with picture:
+            layout.draw_chart(
+                partial(charts.before_and_after, summary),
+                "The answer's probability before and after the change",
             )
-        else:
-            st.error("Without the change, the probabilities differ from before. Please report this.")
-    show_answers(run)
+        with numbers:
+            show_groups(summary)
+        show_answers(run)
+
+
+def say_now(outcome: Outcome) -> None:
+    """What the model says in the sentence's gap: before, after, and with random neurons."""
+    trial = outcome.prompts[0]
+    before, after = (escape(shown_token(each.top_token)) for each in (trial.before, trial.after))
+    st.caption(escape(with_blank(trial.prompt.text)))
+    flipped = trial.before.top_token != trial.after.top_token
+    st.markdown(f"## {before} → :red[{after}]" if flipped else f"## still {after}")
+    random = Counter(escape(shown_token(each.top_token)) for each in trial.random)
+    says = ", ".join(f"**{token}** ({n} of {len(trial.random)} draws)" for token, n in random.most_common(3))
+    st.markdown(f"With as many random neurons of the same layers: {says}.")
+
+
+def show_flips(outcome: Outcome) -> None:
+    """Other facts that the model now answers otherwise, worst first."""
+    rows = tables.flip_rows(outcome)
+    others = tables.trial_rows(outcome)["group"].isin(state.NEAR_AND_FAR).sum()
+    if not others:
+        return
+    st.markdown(f"**What else flipped:** {len(rows)} of {plural(others, 'other fact')}.")
+    for row in rows.head(FLIPS_SHOWN).itertuples():
+        st.markdown(
+            f"- {escape(with_blank(row.text))} **{escape(shown_token(row.says_before))}** → "
+            f":red[**{escape(shown_token(row.says_after))}**] :gray[{escape(PROMPT_GROUPS[row.group]).lower()}]"
+        )
+    if len(rows) > FLIPS_SHOWN:
+        st.caption(f"The {FLIPS_SHOWN} that lost most; every prompt is below.")
 
 
 def describe_effect(outcome: Outcome, summary: pd.DataFrame) -> None:

@@ -5,13 +5,14 @@
     restore(experiment, atlas)              # every setting as in an experiment
     write_url(experiment)
 
-Settings stay while the visitor is on another page. The URL holds `x` (a
-whole experiment) once it is complete, and until then the model and the fact or prompts.
+Settings stay while the visitor is on another page. The URL holds `x` (a whole experiment) once it is
+complete, and until then the model and the fact or prompts. An experiment that the atlas gives by itself has a
+short address instead: its fact and `change`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +22,17 @@ from app.lab.tables import decode
 from app.shared import address, limits
 from app.shared.words import neurons_of
 from atlas import queries
-from atlas.errors import AtlasError
+from atlas.errors import AtlasError, DocumentError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Intervention
+from atlas.interventions import Intervention, SetTo, kind_of
 from atlas.models import is_ready, may_be_on_hub
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
 
-FACT, PROMPTS = "A fact of the atlas", "My own prompts"
 ATLAS, FOUND, TRAY, GIVEN = "atlas", "found", "tray", "given"
 OTHER_MODEL = "another model"
-_PARAMETERS = ("x", "run", "model", "fact", "prompts", "answer", "source")
+_PARAMETERS = ("x", "run", "model", "fact", "prompts", "answer", "source", "change")
 # Longer prompts are written only as part of `x`, which is compressed.
 LONGEST_PLAIN = 1500
 
@@ -85,6 +85,22 @@ def control_range(name: str) -> tuple[int, int]:
     return int(name in ("draws", "unrelated")), most[name]
 
 
+# The question ----------------------------------------------------------------------------------------
+
+
+def texts() -> str:
+    """The sentence and its further wordings, one a line."""
+    return "\n".join(filter(None, (get("sentence", "").strip(), get("wordings", "").strip())))
+
+
+def put_texts(text: str) -> None:
+    """Ask a sentence and further wordings, one a line, that belong to no fact."""
+    sentence, _, wordings = text.strip().partition("\n")
+    put("fact", None)
+    put("sentence", sentence)
+    put("wordings", wordings)
+
+
 # The list of changes ---------------------------------------------------------------------------------
 
 
@@ -114,6 +130,15 @@ def move_change(number: int, by: int) -> None:
     other = min(max(place + by, 0), len(order) - 1)
     order[place], order[other] = order[other], order[place]
     put("changes", list(order))
+
+
+def put_change(kind: str, **options: Any) -> None:
+    """One change, of all selected neurons."""
+    number = next_number()
+    put("changes", [number])
+    put(f"kind_{number}", kind)
+    for name, value in options.items():
+        put(f"{name}_{number}", value)
 
 
 def start_over() -> None:
@@ -152,15 +177,45 @@ def take_over_url(atlas: Atlas) -> bool:
     if "fact" in new:
         ask_about(atlas, new["fact"])
     elif "prompts" in new or "answer" in new:
-        put("ask", PROMPTS)
-        put("prompts", url["prompts"] or "")
+        put_texts(url["prompts"] or "")
         put("answer", url["answer"] or "")
+    if "change" in new:
+        put_short_change(new["change"])
     if from_tray:
         put("sources", [TRAY])
         open_setup(True)
     if problem is not None:
         raise problem
     return bool(new) and url["run"] == "1"
+
+
+# Of a change in a short link: the option that its text gives, and how it is read.
+_SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "amplify": ("factor", float),
+    "erase": ("value", str),
+    "edit": ("new", str),
+    "set": ("level", float),
+    "patch": ("from_prompt", str),
+}
+
+
+def put_short_change(text: str) -> None:
+    """The change that a short link names, such as ``suppress``, ``amplify:3`` or ``edit:Rome``.
+
+    Raises `DocumentError` for another text.
+    """
+    kind, _, option_text = text.partition(":")
+    if kind != "suppress" and kind not in _SHORT_OPTIONS:
+        kinds = ", ".join(("suppress", *_SHORT_OPTIONS))
+        raise DocumentError(f"change must be one of {kinds}, got '{kind[:40]}'. Correct the link.")
+    options = {}
+    if option_text and kind in _SHORT_OPTIONS:
+        name, read = _SHORT_OPTIONS[kind]
+        try:
+            options[name] = read(option_text[: limits.current().prompt_length])
+        except ValueError:
+            raise DocumentError(f"change={kind} takes a number, got '{option_text[:40]}'. Correct the link.") from None
+    put_change(kind, **options)
 
 
 def _enter(atlas: Atlas) -> None:
@@ -181,7 +236,6 @@ def _enter(atlas: Atlas) -> None:
 
 def ask_about(atlas: Atlas, fact_id: str) -> None:
     """Ask about a fact of the atlas, and start by suppressing all its neurons."""
-    put("ask", FACT)
     if get("fact") != fact_id:
         put("fact", fact_id)
         put("pinned", None)
@@ -213,11 +267,10 @@ def restore(experiment: Experiment, atlas: Atlas) -> None:
     own = [item.prompt for item in experiment.prompts if item.group == "asked"]
     first = (own or [experiment.prompts[0].prompt])[0]
     fact_id = experiment.fact_id if has_fact(atlas, experiment.fact_id) else None
-    put("ask", FACT if fact_id else PROMPTS)
-    put("fact", fact_id)
     if fact_id is None:
-        put("prompts", "\n".join(prompt.text for prompt in own))
+        put_texts("\n".join(prompt.text for prompt in own))
         put("answer", first.answer)
+    put("fact", fact_id)
     counts = {name: sum(item.group == name for item in experiment.prompts) for name in NEAR_AND_FAR}
     for name, value in ({"draws": experiment.draws, "seed": experiment.seed} | counts).items():
         low, high = control_range(name)
@@ -270,9 +323,10 @@ def _restore_neurons(interventions: Iterable[Intervention], atlas: Atlas, fact_i
 def restore_change(number: int, item: Intervention, *, its_own: bool) -> None:
     put(f"its_own_{number}", [str(neuron) for neuron in item.neurons] if its_own else [])
     put(f"whose_{number}", its_own)
-    put(f"kind_{number}", type(item).__name__.lower())
+    put(f"kind_{number}", kind_of(item))
     for name, value in vars(item).items():
         if name != "neurons":
+            name = "level" if isinstance(item, SetTo) else name  # an erasure's value is a word
             put(f"{name}_{number}", float(value) if isinstance(value, int) else value)
 
 
@@ -287,11 +341,10 @@ def write_url(experiment: Experiment | None, *, was_run: bool = False) -> None:
         wanted["run"] = "1" if was_run else None
     else:
         wanted["model"] = model_name() or None
-        if get("ask") == PROMPTS and len(get("prompts", "")) <= LONGEST_PLAIN:
-            wanted["prompts"] = get("prompts") or None
+        if get("fact") is None and len(texts()) <= LONGEST_PLAIN:
+            wanted["prompts"] = texts() or None
             wanted["answer"] = get("answer") or None
-    if get("ask", FACT) == FACT:
-        wanted["fact"] = get("fact")
+    wanted["fact"] = get("fact")
     address.write(wanted)
     put("url", wanted)
 

@@ -108,6 +108,17 @@ def trial_rows(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def flip_rows(outcome: Outcome) -> pd.DataFrame:
+    """The rows of `trial_rows` of other facts whose likeliest token is another one after the change.
+
+    The largest fall of the answer's probability comes first.
+    """
+    rows = trial_rows(outcome)
+    flipped = rows["group"].isin(("neighbours", "unrelated")) & (rows["says_before"] != rows["says_after"])
+    fall = (rows["before"] - rows["after"]).rename("fall")
+    return rows[flipped].join(fall).sort_values("fall", ascending=False, kind="stable").drop(columns="fall")
+
+
 def answer_rows(trial: PromptOutcome) -> pd.DataFrame:
     """The ten likeliest tokens before and after, side by side, with each one's change of rank.
 

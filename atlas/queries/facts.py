@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from atlas.errors import QueryError
-from atlas.neuron import Neuron
+from atlas.neuron import OBJECT_SLOT, Neuron
 from atlas.queries.evidence import NEURON_GROUPS
 from atlas.queries.sides import pushed
 from atlas.refinement import STORED_FRACTION, negative_facts
@@ -26,6 +26,24 @@ def random_fact(atlas: Atlas, *, known: bool | None = None, seed: int | None = N
         ORDER BY {"random()" if seed is None else "hash(fact_id || $seed)"} LIMIT 1
         """,
         {"known": known, **({} if seed is None else {"seed": str(seed)})},
+    )
+    return None if row is None else row["fact_id"]
+
+
+def fact_asked_by(atlas: Atlas, sentence: str) -> str | None:
+    """The id of the fact that a sentence asks about, as one of its prompts does, with or without its end.
+
+    Case, white space and the mark that ends the sentence do not matter; the gap may be ``____``.
+    """
+    before, _, after = sentence.replace("____", OBJECT_SLOT).partition(OBJECT_SLOT)
+    row = atlas.query_one(
+        f"""
+        SELECT fact_id FROM fact_prompts
+        WHERE lower(trim(split_part(text, '{OBJECT_SLOT}', 1))) = lower(trim($before))
+          AND rtrim(lower(split_part(text, '{OBJECT_SLOT}', 2)), '.?! ') = rtrim(lower($after), '.?! ')
+        ORDER BY fact_id LIMIT 1
+        """,
+        {"before": before, "after": after},
     )
     return None if row is None else row["fact_id"]
 

@@ -1,0 +1,87 @@
+"""The Lab's verbs: what to do to the neurons, each a button that runs the experiment.
+
+    offer_verbs(atlas, question)         # Forget · Boost · Rewrite to … · Set to … · Take from another prompt
+
+A verb replaces the list of changes (`app.lab.changes`) by one change of all selected neurons.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.lab import state
+from app.lab.changes import objects_of_relation
+from app.lab.state import Question, setting
+from app.shared import limits, resources
+from atlas.store.atlas import Atlas
+
+BOOST = 3.0
+
+
+def offer_verbs(atlas: Atlas, question: Question) -> None:
+    allowed = limits.current()
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        st.button(
+            "Forget",
+            icon=":material/ink_eraser:",
+            type="primary",
+            help="Suppress: sets the neurons' activations at the answer position to 0",
+            on_click=do,
+            args=("suppress",),
+        )
+        st.button(
+            "Boost",
+            icon=":material/trending_up:",
+            help=f"Amplify: multiplies the neurons' activations at the answer position by {BOOST:g}",
+            on_click=do,
+            kwargs={"kind": "amplify", "factor": BOOST},
+        )
+        with st.popover("Rewrite to …", icon=":material/edit:"), st.form("lab_rewrite", border=False):
+            others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
+            st.selectbox(
+                "New answer",
+                [name for name in others if name != question.answer],
+                index=None,
+                **setting("rewrite", None),
+                accept_new_options=True,
+                placeholder="Choose or type",
+                help="Moves the neurons' value vectors from the old answer's embedding to the new one's",
+            )
+            st.form_submit_button("Rewrite", on_click=_rewrite)
+        with st.popover("Set to …", icon=":material/tune:"), st.form("lab_set", border=False):
+            st.number_input(
+                "Activation", -allowed.strength, allowed.strength, step=0.5, **setting("set_to", 0.0)
+            )
+            st.form_submit_button("Set", on_click=_set)
+        with (
+            st.popover("Take from another prompt", icon=":material/content_paste_go:"),
+            st.form("lab_take", border=False),
+        ):
+            st.text_input(
+                "Another sentence",
+                **setting("take_from", ""),
+                max_chars=allowed.prompt_length,
+                placeholder="The capital of Italy is",
+                help="The neurons get the activations that they have at this sentence's gap",
+            )
+            st.form_submit_button("Take", on_click=_take)
+
+
+def do(kind: str, **options: object) -> None:
+    """Change all selected neurons in this way, and run the experiment."""
+    state.put_change(kind, **options)
+    state.put("at_once", True)
+
+
+def _rewrite() -> None:
+    if new := (state.get("rewrite") or "").strip():
+        do("edit", new=new[: limits.current().answer_length], remove=1.0, add=2.0)
+
+
+def _set() -> None:
+    do("set", level=state.get("set_to"))
+
+
+def _take() -> None:
+    if text := state.get("take_from", "").strip():
+        do("patch", from_prompt=text)

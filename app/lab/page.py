@@ -69,7 +69,8 @@ def main() -> None:
     with layout.errors_as_sentences():
         show_experiment(atlas, setup, at_once)
     run = last_run()
-    state.write_url(setup.experiment, was_run=run is not None and run.experiment == setup.experiment)
+    was_run = run is not None and run.experiment == setup.experiment
+    state.write_url(setup.experiment, atlas, was_run=was_run)
     if run is not None:
         with layout.errors_as_sentences():
             show_run(setup, run)
@@ -159,7 +160,7 @@ def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
                 icon=":material/science:",
                 key="lab_run_button",
             )
-            share.share_popover(experiment, run.outcome if is_current else None)
+            share.share_popover(experiment, atlas, run.outcome if is_current else None)
             share.file_popover(atlas)
         place = st.empty()
         if pressed or at_once:

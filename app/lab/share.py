@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 RESULTS_FACTOR = 20
 
 
-def link_to(experiment: Experiment) -> str:
+def link_to(experiment: Experiment, atlas: Atlas) -> str:
     """The URL that restores the experiment and runs it, in any session."""
     page = str(getattr(st.context, "url", None) or "").partition("?")[0]
-    query = links.here(x=documents.to_link(experiment), run="1")
+    query = links.here(**state.address_of(experiment, atlas), run="1")
     return f"{page}?{urlencode(query)}"
 
 
-def share_popover(experiment: Experiment, outcome: Outcome | None) -> None:
+def share_popover(experiment: Experiment, atlas: Atlas, outcome: Outcome | None) -> None:
     with st.popover("Share", icon=":material/share:"):
         st.markdown("**As a link** that restores everything and runs it:")
-        st.code(link_to(experiment), language=None, wrap_lines=True, height=110)
+        st.code(link_to(experiment, atlas), language=None, wrap_lines=True)
         st.markdown("**As a file**" + (", with its results:" if outcome else ", without results yet:"))
         name = export_name("experiment", experiment.model, experiment.prompts[0].prompt.answer, ending="json")
         st.download_button(

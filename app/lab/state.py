@@ -25,8 +25,8 @@ from atlas import queries
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Intervention, SetTo, kind_of
-from atlas.models import is_ready, may_be_on_hub
+from atlas.interventions import Intervention, SetTo, kind_of, make_intervention
+from atlas.models import is_ready, may_be_on_hub, same_model
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
 
@@ -333,11 +333,37 @@ def restore_change(number: int, item: Intervention, *, its_own: bool) -> None:
 # The URL ---------------------------------------------------------------------------------------------
 
 
-def write_url(experiment: Experiment | None, *, was_run: bool = False) -> None:
+def address_of(experiment: Experiment, atlas: Atlas) -> dict[str, str]:
+    """The URL's parameters that restore an experiment: its fact and change where the atlas gives the rest."""
+    change = _short_change(experiment, atlas)
+    if change is None:
+        return {"x": documents.to_link(experiment)}
+    return {"fact": experiment.fact_id, "change": change}
+
+
+def _short_change(experiment: Experiment, atlas: Atlas) -> str | None:
+    """The change of a short link; None where neurons, prompts or controls are not what the atlas gives."""
+    of_link = get("pinned") is not None  # its prompts may be of another build of the atlas
+    controls = all(get(name, value) == value for name, value in CONTROL_DEFAULTS.items())
+    if of_link or not controls or len(experiment.interventions) != 1 or not experiment.fact_id:
+        return None
+    (item,), model = experiment.interventions, atlas.manifest.model
+    own = neurons_of(queries.neurons_of_fact(atlas, experiment.fact_id))
+    if not same_model(experiment, model) or set(experiment.neurons) != set(own):
+        return None
+    name, _ = _SHORT_OPTIONS.get(kind := kind_of(item), ("", str))
+    given = {"level": "value"}.get(name, name)
+    option_text = f":{getattr(item, given)}" if name else ""
+    if make_intervention(kind, own, **({given: getattr(item, given), "old": getattr(item, "old", "")} if name else {})) != item:
+        return None
+    return f"{kind}{option_text}"
+
+
+def write_url(experiment: Experiment | None, atlas: Atlas, *, was_run: bool = False) -> None:
     """Write the experiment into the URL; while it is incomplete, its model and its fact or prompts."""
     wanted: dict[str, str | None] = dict.fromkeys(_PARAMETERS)
     if experiment is not None:
-        wanted["x"] = documents.to_link(experiment)
+        wanted |= address_of(experiment, atlas)
         wanted["run"] = "1" if was_run else None
     else:
         wanted["model"] = model_name() or None

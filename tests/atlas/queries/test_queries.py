@@ -87,8 +87,10 @@ def test_neurons_of_a_fact_say_how_many_other_facts_have_them(a):
     assert {(r.layer, r.neuron) for r in found.itertuples()} == neurons_of(fact_id)
     for row in found.itertuples():
         assert row.n_facts == counts[row.layer, row.neuron]
-        assert row.promoted[0]["token"] == "up0"
+        # What it pushes on this fact, where a neuron that fires below zero pushes what it lowers otherwise.
+        assert row.promoted[0]["token"] == ("up0" if row.mean_activation > 0 else "down0")
         assert len(row.suppressed) == 10
+    assert set(found["mean_activation"] > 0) == {True, False}
     assert found["share"].is_monotonic_decreasing
 
 

@@ -24,7 +24,7 @@ from atlas import queries
 from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Intervention
+from atlas.interventions import Intervention, kind_of
 from atlas.models import is_ready, may_be_on_hub
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
@@ -270,7 +270,7 @@ def _restore_neurons(interventions: Iterable[Intervention], atlas: Atlas, fact_i
 def restore_change(number: int, item: Intervention, *, its_own: bool) -> None:
     put(f"its_own_{number}", [str(neuron) for neuron in item.neurons] if its_own else [])
     put(f"whose_{number}", its_own)
-    put(f"kind_{number}", type(item).__name__.lower())
+    put(f"kind_{number}", kind_of(item))
     for name, value in vars(item).items():
         if name != "neurons":
             put(f"{name}_{number}", float(value) if isinstance(value, int) else value)

@@ -258,7 +258,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
         [i for i, item in enumerate(experiment.prompts) if item.group in OWN_GROUPS] if new_answer else []
     )
     rivals = [subject.encode(replace(prompts[i].prompt, answer=new_answer)) for i in places]
-    controls, asked = _random_controls(subject, experiment, interventions), [*prompts, *rivals]
+    controls, asked = random_controls(subject, experiment, interventions), [*prompts, *rivals]
     at_once = max(1, 4 * batch_tokens(subject) // sum(len(each.input_ids) for each in asked))
     draws: list[list[Prediction]] = []
     for first in range(0, len(controls), at_once):
@@ -305,7 +305,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
     )
 
 
-def _random_controls(
+def random_controls(
     subject: Subject, experiment: Experiment, interventions: Sequence[Intervention]
 ) -> list[tuple[Intervention, ...]]:
     """The interventions on random neurons, one entry a draw; drawn by the seed and the neurons alone."""
@@ -357,7 +357,7 @@ def dose_response(
     neurons = experiment.neurons
     curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
     ask = partial(subject.predict, top_k=1, batch_tokens=batch_tokens(subject))
-    stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
+    stand_ins = [_neurons_of(control) for control in random_controls(subject, experiment, curve[0])]
     prompts = [item.prompt for item in experiment.prompts]
     own = [item.prompt for item in experiment.prompts if item.group in OWN_GROUPS]
     n_steps = len(factors) * (1 + (len(stand_ins) if own else 0))

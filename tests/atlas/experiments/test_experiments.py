@@ -242,6 +242,24 @@ def test_neurons_found_live_are_those_of_the_library(subject):
     assert found.n_paths == 2 * subject.n_layers
 
 
+def test_neurons_are_told_after_each_prompt_as_those_of_the_prompts_so_far(subject):
+    prompts = [item.prompt for item in ASKED[:2]]
+    negatives = [ASKED[2].prompt]
+    parts = []
+    found = experiments.find_neurons(subject, prompts, negatives=negatives, on_part=parts.append)
+    assert [(part.prompts, part.negatives) for part in parts] == [((prompts[0],), ()), (tuple(prompts), ())]
+    for part in parts:
+        alone = experiments.find_neurons(subject, part.prompts)
+        assert part.neurons == alone.neurons
+        for told, each in zip(part.attributions, alone.attributions, strict=True):
+            assert (told.scores == each.scores).all()
+    assert found.negatives == tuple(negatives)
+    assert found.attributions[: len(parts[1].attributions)] == parts[1].attributions
+    # A single prompt's neurons are told once, as the answer.
+    assert experiments.find_neurons(subject, prompts[:1], on_part=parts.append).neurons
+    assert len(parts) == 2
+
+
 def test_a_single_prompt_keeps_its_coarse_neurons(bert):
     from atlas.refinement import coarse
 

@@ -11,10 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from atlas.errors import AtlasError, PromptError
-from atlas.neuron import Neuron, check_text
+from atlas.neuron import ANY_WORD, Neuron, Prompt, check_text
+
+MAX_FACTOR = 100
+MAX_ACTIVATION = 10_000  # of `SetTo`
+# What a new edit starts with. The paper's (1, 8), which `Edit` keeps, changes most other facts, too
+# (docs/what-they-show.md).
+NEW_STRENGTHS = (1.0, 2.0)
 
 
 def _neurons(neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
@@ -40,8 +46,40 @@ class Amplify:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "neurons", _neurons(self.neurons))
-        if not -100 <= self.factor <= 100:
-            raise AtlasError(f"factor must be between -100 and 100, got {self.factor}.")
+        if not -MAX_FACTOR <= self.factor <= MAX_FACTOR:
+            raise AtlasError(f"factor must be between -{MAX_FACTOR} and {MAX_FACTOR}, got {self.factor}.")
+
+
+@dataclass(frozen=True)
+class SetTo:
+    """Set the neurons' activations at the answer position to a number."""
+
+    neurons: tuple[Neuron, ...]
+    value: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+        if isinstance(self.value, str) or not -MAX_ACTIVATION <= self.value <= MAX_ACTIVATION:
+            raise AtlasError(
+                f"value must be a number between -{MAX_ACTIVATION} and {MAX_ACTIVATION}, got {self.value}."
+            )
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Set the neurons' activations at the answer position to what they are at another prompt's.
+
+    from_prompt: its text, with one ``[Y]`` where the answer goes; the unchanged model reads it.
+    """
+
+    neurons: tuple[Neuron, ...]
+    from_prompt: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", _neurons(self.neurons))
+        if not isinstance(self.from_prompt, str):
+            raise AtlasError(f"The prompt of a patch must be text, got {self.from_prompt!r}.")
+        Prompt("", "", self.from_prompt, ANY_WORD)  # raises where the text is none of a prompt
 
 
 @dataclass(frozen=True)
@@ -78,8 +116,17 @@ class Edit:
                 raise AtlasError(f"{name} must be between 0 and 1000, got {strength}.")
 
 
-Intervention = Suppress | Amplify | Erase | Edit
-INTERVENTION_KINDS: dict[str, type] = {"suppress": Suppress, "amplify": Amplify, "erase": Erase, "edit": Edit}
+# What changes activations at the answer position; the others change value vectors, for every token.
+ActivationChange = Suppress | Amplify | SetTo | Patch
+Intervention = ActivationChange | Erase | Edit
+INTERVENTION_KINDS: dict[str, type] = {
+    "suppress": Suppress,
+    "amplify": Amplify,
+    "set": SetTo,
+    "patch": Patch,
+    "erase": Erase,
+    "edit": Edit,
+}
 
 MAX_INTERVENTIONS = 100
 MAX_NEURONS = 50_000  # of one intervention
@@ -90,16 +137,22 @@ def as_tuple(interventions: Intervention | Sequence[Intervention]) -> tuple[Inte
     return (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
 
 
+def kind_of(item: Intervention) -> str:
+    """Its name in `INTERVENTION_KINDS`."""
+    return next(name for name, each in INTERVENTION_KINDS.items() if type(item) is each)
+
+
 def make_intervention(
     kind: str,
     neurons: Sequence[Neuron],
     *,
     factor: float = 2.0,
-    value: Literal["zero", "unk"] = "zero",
+    value: Any = "zero",
+    from_prompt: str = "",
     old: str = "",
     new: str = "",
-    remove: float = 1.0,
-    add: float = 8.0,
+    remove: float = NEW_STRENGTHS[0],
+    add: float = NEW_STRENGTHS[1],
 ) -> Intervention:
     """The intervention of that kind; options of other kinds are ignored."""
     match kind:
@@ -107,6 +160,10 @@ def make_intervention(
             return Suppress(tuple(neurons))
         case "amplify":
             return Amplify(tuple(neurons), factor)
+        case "set":
+            return SetTo(tuple(neurons), value)
+        case "patch":
+            return Patch(tuple(neurons), from_prompt.strip())
         case "erase":
             return Erase(tuple(neurons), value)
         case "edit":

@@ -16,6 +16,8 @@ from atlas.errors import AtlasError, PromptError
 
 SUBJECT_SLOT = "[X]"
 OBJECT_SLOT = "[Y]"
+# Stands in a prompt's gap where the answer is not known; tokenizers cut a word by what stands around it.
+ANY_WORD = "a"
 
 # The groups of an experiment's prompts, with the names that people read: those the neurons were found on,
 # held-out templates of the same fact, other facts of the relation, facts that differ in relation and object.

@@ -19,7 +19,7 @@ from atlas.errors import BuildError
 from atlas.experiments.documents import MAX_FILE_BYTES, Document, read_document, to_json
 from atlas.experiments.experiment import Agreement, compare_results
 from atlas.experiments.reading import one_line
-from atlas.interventions import Amplify, Edit, Erase, Intervention
+from atlas.interventions import Amplify, Edit, Erase, Intervention, Patch, SetTo
 from atlas.models import locate, same_model
 from atlas.models.device import check_device
 from atlas.neuron import PROMPT_GROUPS
@@ -136,6 +136,10 @@ def describe_intervention(item: Intervention) -> str:
     match item:
         case Amplify():
             return f"amplify {neurons} by {item.factor:g}"
+        case SetTo():
+            return f"set {neurons} to {item.value:g}"
+        case Patch():
+            return f"take {neurons} from '{one_line(item.from_prompt, 60)}'"
         case Erase():
             return f"erase {neurons} with {item.value}"
         case Edit():

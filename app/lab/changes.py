@@ -16,7 +16,19 @@ from app.lab.state import Question, option, setting
 from app.shared import layout, limits, resources
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
-from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress, make_intervention
+from atlas.interventions import (
+    MAX_ACTIVATION,
+    MAX_FACTOR,
+    NEW_STRENGTHS,
+    Amplify,
+    Edit,
+    Erase,
+    Intervention,
+    Patch,
+    SetTo,
+    Suppress,
+    make_intervention,
+)
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
@@ -24,12 +36,11 @@ KINDS_EXPLAINED = {
     "suppress": "Sets their activations at the answer position to 0.",
     "amplify": "Multiplies their activations at the answer position.",
     "set": "Sets their activations at the answer position to a number.",
-    "patch": "Gives them the activations that they have at another sentence's gap.",
+    "patch": "Sets their activations at the answer position to what they are at another prompt's.",
     "erase": "Replaces their value vectors by zero or by the unknown token's embedding.",
     "edit": "Moves their value vectors from the old answer's embedding to the new one's.",
 }
 ANSWERS = {"old": "Old answer", "new": "New answer"}
-TAKEN_FROM = "Another sentence"
 ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
@@ -100,28 +111,30 @@ def one_change(
     if kind == "amplify":
         options["factor"] = st.number_input(
             "Factor",
-            -min(most, 100.0),
-            min(most, 100.0),
+            -min(most, float(MAX_FACTOR)),
+            min(most, float(MAX_FACTOR)),
             step=0.5,
             **setting(f"factor_{number}", 2.0),
             help="0 suppresses, 1 changes nothing, below 0 reverses the sign",
         )
     elif kind == "set":
-        options["value"] = st.number_input(
-            "Activation", -most, most, step=0.5, **setting(f"level_{number}", 0.0)
-        )
+        if state.get(f"value_{number}") in ERASE_VALUES:
+            state.put(f"value_{number}", 0.0)
+        most = min(most, float(MAX_ACTIVATION))
+        options["value"] = st.number_input("To", -most, most, step=0.5, **setting(f"value_{number}", 0.0))
     elif kind == "patch":
         options["from_prompt"] = st.text_input(
-            TAKEN_FROM,
+            "From the prompt",
             **setting(f"from_prompt_{number}", ""),
             max_chars=limits.current().prompt_length,
+            placeholder="With [Y] where the answer goes",
         )
     elif kind == "erase":
         options["value"] = st.segmented_control(
             "By",
             list(ERASE_VALUES),
             required=True,
-            **setting(f"value_{number}", "zero"),
+            **option(f"value_{number}", list(ERASE_VALUES), "zero"),
             format_func=ERASE_VALUES.get,
             label_visibility="collapsed",
         )
@@ -130,8 +143,9 @@ def one_change(
     neurons = choose_its_neurons(number, selected)
     if not neurons:
         return "Neurons"
-    needed = ANSWERS | {"from_prompt": TAKEN_FROM}
-    if empty := layout.empty_fields({needed[name]: options[name] for name in needed if name in options}):
+    if options.get("from_prompt") == "":
+        return "A prompt"
+    if empty := layout.empty_fields({ANSWERS[name]: options[name] for name in ANSWERS if name in options}):
         return empty[0]
     try:
         return make_intervention(kind, neurons, **options)
@@ -160,8 +174,11 @@ def edit_options(atlas: Atlas, question: Question, number: int, most: float) -> 
         placeholder="Choose or type",
     )
     remove_box, add_box = st.columns(2)
-    remove = remove_box.number_input("Remove old ×", 0.0, most, step=0.5, **setting(f"remove_{number}", 1.0))
-    add = add_box.number_input("Add new ×", 0.0, most, step=0.5, **setting(f"add_{number}", 2.0))
+    removed, added = NEW_STRENGTHS
+    remove = remove_box.number_input(
+        "Remove old ×", 0.0, most, step=0.5, **setting(f"remove_{number}", removed)
+    )
+    add = add_box.number_input("Add new ×", 0.0, most, step=0.5, **setting(f"add_{number}", added))
     return {"old": old, "new": (new or "")[: allowed.answer_length], "remove": remove, "add": add}
 
 
@@ -221,6 +238,10 @@ def _describe(item: Intervention) -> str:
             return f"suppress {neurons}"
         case Amplify():
             return f"multiply {neurons} by {item.factor:g}"
+        case SetTo():
+            return f"set {neurons} to {item.value:g}"
+        case Patch():
+            return f"take {neurons} from “{item.from_prompt}”"
         case Erase():
             return f"erase {neurons} ({ERASE_VALUES[item.value]})"
         case Edit():

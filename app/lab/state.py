@@ -25,7 +25,7 @@ from atlas import queries
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Intervention, SetTo, kind_of, make_intervention
+from atlas.interventions import Intervention, kind_of, make_intervention
 from atlas.models import is_ready, may_be_on_hub, same_model
 from atlas.neuron import ExperimentPrompt, Prompt
 from atlas.store.atlas import Atlas
@@ -194,7 +194,7 @@ _SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "amplify": ("factor", float),
     "erase": ("value", str),
     "edit": ("new", str),
-    "set": ("level", float),
+    "set": ("value", float),
     "patch": ("from_prompt", str),
 }
 
@@ -326,7 +326,6 @@ def restore_change(number: int, item: Intervention, *, its_own: bool) -> None:
     put(f"kind_{number}", kind_of(item))
     for name, value in vars(item).items():
         if name != "neurons":
-            name = "level" if isinstance(item, SetTo) else name  # an erasure's value is a word
             put(f"{name}_{number}", float(value) if isinstance(value, int) else value)
 
 
@@ -351,12 +350,12 @@ def _short_change(experiment: Experiment, atlas: Atlas) -> str | None:
     own = neurons_of(queries.neurons_of_fact(atlas, experiment.fact_id))
     if not same_model(experiment, model) or set(experiment.neurons) != set(own):
         return None
-    name, _ = _SHORT_OPTIONS.get(kind := kind_of(item), ("", str))
-    given = {"level": "value"}.get(name, name)
-    option_text = f":{getattr(item, given)}" if name else ""
-    if make_intervention(kind, own, **({given: getattr(item, given), "old": getattr(item, "old", "")} if name else {})) != item:
+    kind = kind_of(item)
+    name, _ = _SHORT_OPTIONS.get(kind, ("", str))
+    given = {key: getattr(item, key) for key in (name, "old") if hasattr(item, key)}
+    if make_intervention(kind, own, **given) != item:  # other strengths
         return None
-    return f"{kind}{option_text}"
+    return f"{kind}:{given[name]}" if name else kind
 
 
 def write_url(experiment: Experiment | None, atlas: Atlas, *, was_run: bool = False) -> None:

@@ -21,7 +21,7 @@ from app.shared.words import plural
 from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit
+from atlas.interventions import Amplify, Edit, Patch, SetTo
 from atlas.neuron import PROMPT_GROUPS, Prompt
 
 if TYPE_CHECKING:
@@ -198,18 +198,21 @@ def check_limits(experiment: Experiment) -> None:
     allowed = limits.current()
     allowed.check_model(experiment.model)
     own = [item for item in experiment.prompts if item.group in ("asked", "paraphrases")]
-    text = max(len(item.prompt.text) for item in experiment.prompts)
+    texts = [item.prompt.text for item in experiment.prompts]
+    texts += [item.from_prompt for item in experiment.interventions if isinstance(item, Patch)]
     answer = max(len(item.prompt.answer) for item in experiment.prompts)
     strengths = [0.0]
     for item in experiment.interventions:
         if isinstance(item, Amplify):
             strengths.append(abs(item.factor))
+        elif isinstance(item, SetTo):
+            strengths.append(abs(item.value))
         elif isinstance(item, Edit):
             strengths += [item.remove, item.add]
     for what, given, most in (
         ("own prompts", len(own), 2 * allowed.prompts),
         ("control prompts", len(experiment.prompts) - len(own), MOST_CONTROLS),
-        ("characters per prompt", text, allowed.prompt_length),
+        ("characters per prompt", max(map(len, texts)), allowed.prompt_length),
         ("characters per answer", answer, allowed.answer_length),
         ("neurons", len(experiment.neurons), allowed.neurons),
         ("changes", len(experiment.interventions), allowed.changes),

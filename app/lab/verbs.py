@@ -79,7 +79,7 @@ def _rewrite() -> None:
 
 
 def _set() -> None:
-    do("set", level=state.get("set_to"))
+    do("set", value=state.get("set_to"))
 
 
 def _take() -> None:

@@ -1,6 +1,7 @@
 """Long work with a model, in a process of its own where the limits say so (`model_process`).
 
     found = apart(find_neurons, subject, prompts, progress=progress)
+    found = apart(find_neurons, subject, prompts, progress=progress, on_part=show)
 
 A model's thread lets go of Python's interpreter lock at every operation and waits to get it back while pages
 are drawn: beside 16 visitors an experiment took ten times as long. So a host has it done by a copy of the
@@ -8,7 +9,8 @@ server, forked for this work alone, which shares the weights and ends with it, a
 
 1. *Turn.* The visitor waits for the model in line, as in the server itself.
 2. *Fork.* The copy closes the server's files and connections, and computes with one thread.
-3. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
+3. *Parts.* It sends its progress and, to `on_part`, what it has so far.
+4. *End.* It sends what it found. A visitor who cancels or leaves ends it at once.
 
 There is one copy at a time, since each takes 100 to 200 MB of its own: nobody's work is interrupted for
 another's, and the limits on an experiment's size say how long one can take.
@@ -51,8 +53,9 @@ def apart(
 ) -> _T:
     """`function(subject, *given, progress=progress, **options)`, in a process of its own where that is on.
 
-    What it is given and returns is pickled. Raises what the function or `progress` raises, and `AtlasError`
-    when the process ends without an answer.
+    What it is given and returns is pickled, and so is what it calls the option `on_part` with: like
+    `progress`, that is called here. Raises what the function, `progress` or `on_part` raises, and
+    `AtlasError` when the process ends without an answer.
     """
     with visitors.away():
         if limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu":
@@ -69,10 +72,12 @@ def _in_a_copy(
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
+            if options.get("on_part"):
+                options["on_part"] = lambda value: _send(theirs, "part", value)
             _compute(theirs, lambda tell: function(_copy(subject), *given, progress=tell, **options))
         theirs.close()
         try:
-            return _answer(ours, progress)
+            return _answer(ours, progress, options.get("on_part"))
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -93,8 +98,8 @@ def _alone(progress: OnProgress) -> Iterator[None]:
 # In the server ---------------------------------------------------------------------------------------
 
 
-def _answer(ours: Connection, progress: OnProgress) -> Any:
-    """What the process sends at last; until then its progress is passed on."""
+def _answer(ours: Connection, progress: OnProgress, on_part: Callable[[Any], None] | None) -> Any:
+    """What the process sends at last; until then its progress and its parts are passed on."""
     told: tuple[float, str] = (0.0, "Starting")
     heard_at = time.monotonic()
     try:
@@ -107,6 +112,8 @@ def _answer(ours: Connection, progress: OnProgress) -> Any:
                 case "progress":
                     told = value
                     progress(*told)
+                case "part" if on_part:
+                    on_part(value)
                 case "error":
                     raise value
                 case "answer":

@@ -18,7 +18,16 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from atlas.errors import AtlasError, DocumentError
 from atlas.experiments.experiment import (
@@ -32,13 +41,24 @@ from atlas.experiments.experiment import (
     PromptText,
 )
 from atlas.experiments.reading import REMEDY, STRICT, PlainText, one_line, parse_json, validate
-from atlas.interventions import INTERVENTION_KINDS, MAX_INTERVENTIONS, Intervention, as_tuple
+from atlas.interventions import (
+    INTERVENTION_KINDS,
+    MAX_ACTIVATION,
+    MAX_FACTOR,
+    MAX_INTERVENTIONS,
+    Intervention,
+    Patch,
+    SetTo,
+    as_tuple,
+    kind_of,
+)
 from atlas.neuron import ExperimentPrompt, Prompt
 
 FORMAT = "knowledge-neuron-experiment"
 # Version 2 added the effect of random neurons on an edit's new answer; results of version 1 lack it.
-VERSION = 2
-READABLE_VERSIONS = (1, VERSION)
+# Version 3 added `SetTo` and `Patch`; without them a document is written as version 2, for older programs.
+VERSION = 3
+READABLE_VERSIONS = range(1, VERSION + 1)
 
 MAX_FILE_BYTES = 20_000_000
 MAX_LIST_BYTES = 5_000_000  # of interventions alone
@@ -63,14 +83,25 @@ _Strength = Annotated[StrictFloat, Field(ge=0, le=1000)]
 class _Intervention(_Entry):
     """Any intervention; `kind` decides which of the other fields it has."""
 
-    kind: Literal["suppress", "amplify", "erase", "edit"]
+    kind: Literal["suppress", "amplify", "set", "patch", "erase", "edit"]
     neurons: Neurons
-    factor: Annotated[StrictFloat, Field(ge=-100, le=100)] = 2.0
-    value: Literal["zero", "unk"] = "zero"
+    factor: Annotated[StrictFloat, Field(ge=-MAX_FACTOR, le=MAX_FACTOR)] = 2.0
+    value: Any = "zero"
+    from_prompt: PromptText = ""
     old: _Answer = ""
     new: _Answer = ""
     remove: _Strength = 1.0
     add: _Strength = 8.0
+
+    @field_validator("value")
+    @classmethod
+    def _fits_its_kind(cls, value: Any, of: ValidationInfo) -> Any:
+        if of.data.get("kind") != "set":
+            if value not in ("zero", "unk"):
+                raise ValueError("must be 'zero' or 'unk'")
+        elif type(value) not in (int, float) or not abs(value) <= MAX_ACTIVATION:
+            raise ValueError(f"must be a number between -{MAX_ACTIVATION} and {MAX_ACTIVATION}")
+        return value
 
     @model_validator(mode="after")
     def _has_the_fields_of_its_kind(self) -> _Intervention:
@@ -83,9 +114,11 @@ class _Intervention(_Entry):
         return self
 
     def as_value(self) -> Intervention:
-        return INTERVENTION_KINDS[self.kind](
-            **{name: getattr(self, name) for name in self.model_fields_set - {"kind"}}
-        )
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"kind"}}
+        try:
+            return INTERVENTION_KINDS[self.kind](**given)
+        except AtlasError as error:
+            raise DocumentError(one_line(error)) from None
 
 
 _Interventions = Annotated[tuple[_Intervention, ...], Field(max_length=MAX_INTERVENTIONS)]
@@ -119,8 +152,8 @@ class _Model(_Entry):
 def _check_version(version: int) -> int:
     if version not in READABLE_VERSIONS:
         raise DocumentError(
-            f"The experiment has version {version}; this program reads versions "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the program that wrote it."
+            f"The experiment has version {version}; this program reads versions 1 to {VERSION}. "
+            "Use the program that wrote it."
         )
     return version
 
@@ -215,9 +248,10 @@ def interventions_from_json(text: str) -> list[Intervention]:
 def _experiment_dict(experiment: Experiment) -> dict[str, Any]:
     if not experiment.model:
         raise AtlasError("The experiment has no model. Set the name of its model.")
+    newest = any(isinstance(item, SetTo | Patch) for item in experiment.interventions)
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if newest else 2,
         "model": {
             "name": experiment.model,
             "weights_sha256": experiment.weights_sha256,
@@ -232,8 +266,7 @@ def _experiment_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def _intervention_dict(item: Intervention) -> dict[str, Any]:
-    kind = next(name for name, each in INTERVENTION_KINDS.items() if type(item) is each)
-    return {"kind": kind, **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
+    return {"kind": kind_of(item), **vars(item), "neurons": [str(neuron) for neuron in item.neurons]}
 
 
 def _prompt_dict(item: ExperimentPrompt) -> dict[str, str]:

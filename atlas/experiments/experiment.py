@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt,
 
 from atlas.errors import AtlasError, DocumentError, PromptError
 from atlas.experiments.reading import REMEDY, STRICT, PlainText, has_control
-from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention
+from atlas.interventions import MAX_INTERVENTIONS, MAX_NEURONS, Edit, Intervention, Patch
 from atlas.neuron import ExperimentPrompt, Neuron
 
 # Limits of a file; the app has lower ones for visitors.
@@ -77,16 +77,17 @@ class Experiment:
             raise PromptError("The experiment has no prompts. Choose a fact or type one.")
         if len(self.prompts) > MAX_PROMPTS:
             raise PromptError(f"There are {len(self.prompts)} prompts. Give at most {MAX_PROMPTS}.")
-        for item in self.prompts:
-            if len(item.prompt.text) > MAX_TEXT or len(item.prompt.answer) > MAX_TEXT:
+        texts = [(item.prompt.text, item.prompt.answer) for item in self.prompts]
+        texts += [(item.from_prompt, "") for item in self.interventions if isinstance(item, Patch)]
+        for text, answer in texts:
+            if len(text) > MAX_TEXT or len(answer) > MAX_TEXT:
                 raise PromptError(
-                    f"The prompt '{item.prompt.text[:60]}…' or its answer has more than {MAX_TEXT} "
-                    "characters. Shorten it."
+                    f"The prompt '{text[:60]}…' or its answer has more than {MAX_TEXT} characters. "
+                    "Shorten it."
                 )
-            if has_control(item.prompt.text + item.prompt.answer):
+            if has_control(text + answer):
                 raise PromptError(
-                    f"The prompt {item.prompt.text[:60]!r} or its answer contains control "
-                    "characters. Remove them."
+                    f"The prompt {text[:60]!r} or its answer contains control characters. Remove them."
                 )
         if not self.neurons:
             raise AtlasError("The experiment changes no neurons. Choose at least one.")

@@ -22,7 +22,7 @@ al. (ACL 2022), sections 4.2 and 5.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -175,11 +175,13 @@ def find_neurons(
     negatives: Sequence[Prompt] = (),
     rule: Refinement = MODES["default"],
     progress: OnProgress | None = None,
+    on_part: Callable[[Found], None] | None = None,
 ) -> Found:
     """The knowledge neurons of these prompts; of a single prompt its coarse neurons.
 
     negatives: negative examples, prompts of other facts with the same wording. A neuron that is coarse in as
-    large a share of them is left out (`atlas.refinement`, step 4).
+    large a share of them is left out (`atlas.refinement`, step 4). on_part: called after each prompt but the
+    last with what the prompts so far give, the negatives last; it may raise to stop.
     """
     if not prompts:
         raise PromptError("There are no prompts to find neurons on. Choose a fact or type one.")
@@ -189,20 +191,26 @@ def find_neurons(
     for prompt in everything:
         subject.encode(prompt)
     steps = Steps(subject, len(everything), progress)
+    attributions: list[Attribution] = []
+
+    def found() -> Found:
+        own, others = attributions[: len(prompts)], attributions[len(prompts) :]
+        return Found(
+            tuple(prompts[: len(own)]),
+            refined_live(own, rule, negatives=others),
+            tuple(own),
+            tuple(negatives[: len(others)]),
+            tuple(others),
+        )
+
     # One prompt at a time: progress moves, and others get their turn at the model in between.
-    attributions = []
     for number, prompt in enumerate(everything, 1):
         with steps.step(f"Prompt {number} of {len(everything)}"):
             attributions += attribute(subject, [prompt], batch_rows=1, keep_paths=True)
+        if on_part is not None and number < len(everything):
+            on_part(found())
     steps.report("Done")
-    own, others = attributions[: len(prompts)], attributions[len(prompts) :]
-    return Found(
-        tuple(prompts),
-        refined_live(own, rule, negatives=others),
-        tuple(own),
-        tuple(negatives),
-        tuple(others),
-    )
+    return found()
 
 
 def refined_live(
@@ -258,7 +266,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
         [i for i, item in enumerate(experiment.prompts) if item.group in OWN_GROUPS] if new_answer else []
     )
     rivals = [subject.encode(replace(prompts[i].prompt, answer=new_answer)) for i in places]
-    controls, asked = _random_controls(subject, experiment, interventions), [*prompts, *rivals]
+    controls, asked = random_controls(subject, experiment, interventions), [*prompts, *rivals]
     at_once = max(1, 4 * batch_tokens(subject) // sum(len(each.input_ids) for each in asked))
     draws: list[list[Prediction]] = []
     for first in range(0, len(controls), at_once):
@@ -305,7 +313,7 @@ def run(subject: Subject, experiment: Experiment, *, progress: OnProgress | None
     )
 
 
-def _random_controls(
+def random_controls(
     subject: Subject, experiment: Experiment, interventions: Sequence[Intervention]
 ) -> list[tuple[Intervention, ...]]:
     """The interventions on random neurons, one entry a draw; drawn by the seed and the neurons alone."""
@@ -357,7 +365,7 @@ def dose_response(
     neurons = experiment.neurons
     curve = [check_interventions(subject, (Amplify(neurons, factor),)) for factor in factors]
     ask = partial(subject.predict, top_k=1, batch_tokens=batch_tokens(subject))
-    stand_ins = [_neurons_of(control) for control in _random_controls(subject, experiment, curve[0])]
+    stand_ins = [_neurons_of(control) for control in random_controls(subject, experiment, curve[0])]
     prompts = [item.prompt for item in experiment.prompts]
     own = [item.prompt for item in experiment.prompts if item.group in OWN_GROUPS]
     n_steps = len(factors) * (1 + (len(stand_ins) if own else 0))

@@ -24,7 +24,7 @@ from atlas.queries.facts import (
 )
 from atlas.queries.neurons import activating_prompts_of_neuron, facts_of_neuron, hub_neurons, neuron
 from atlas.queries.search import Hits, facts_matching
-from atlas.queries.sharing import relation_neurons, relation_overlap
+from atlas.queries.sharing import relation_neurons, relation_overlap, uncommon_neurons
 from atlas.queries.summary import (
     Summary,
     atlas_summary,
@@ -59,5 +59,6 @@ __all__ = [
     "rethreshold",
     "scores_by_prompt",
     "telling_fact",
+    "uncommon_neurons",
     "unmeasured",
 ]

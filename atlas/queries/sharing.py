@@ -1,16 +1,25 @@
 """Queries about neurons that facts and relations share. Each docstring states the columns.
 
 relation_neurons(a, "P36")                  # the neurons that its facts share
+uncommon_neurons(a, neurons, fact_id=f)     # without those that the fact's relation shares: what to edit
 neurons_by_sharing(a, "P36")                # how many neurons 1, 2, 3 … of its facts have
 closest_pairs(a, "P36", "P30")              # the pairs of facts behind one number of `relation_overlap`
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
+from atlas.errors import QueryError
+from atlas.neuron import Neuron
 from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
+
+# Neurons that a larger share of a relation's facts have are the relation's: to edit them changes its other
+# facts, too (Dai et al., ACL 2022, section 5.1).
+COMMON_SHARE = 0.1
 
 
 def relation_neurons(
@@ -40,6 +49,35 @@ def relation_neurons(
         """,
         {"relation_id": relation_id, "layer": layer, "limit": limit},
     )
+
+
+def uncommon_neurons(
+    atlas: Atlas,
+    neurons: Iterable[Neuron],
+    *,
+    fact_id: str | None = None,
+    relation_id: str | None = None,
+    most: float = COMMON_SHARE,
+) -> tuple[Neuron, ...]:
+    """Those of the neurons that at most this share of the relation's facts have, sorted; perhaps none.
+
+    The relation is the one given, or the fact's. A neuron of a single fact is never common. Raises
+    `QueryError` for a fact that the atlas does not have.
+    """
+    if relation_id is None:
+        of_fact = atlas.query_one("SELECT relation_id FROM facts WHERE fact_id = $f", {"f": fact_id})
+        if of_fact is None:
+            raise QueryError(f"The atlas has no fact '{fact_id}'. Give another, or a relation.")
+        relation_id = of_fact["relation_id"]
+    common = atlas.query(
+        """
+        SELECT layer, neuron FROM relation_neurons
+        WHERE relation_id = $relation_id AND relation_share > $most AND n_facts > 1
+        """,
+        {"relation_id": relation_id, "most": most},
+    )
+    left_out = set(zip(common["layer"], common["neuron"], strict=True))
+    return tuple(sorted(each for each in set(neurons) if (each.layer, each.neuron) not in left_out))
 
 
 def relation_overlap(atlas: Atlas) -> pd.DataFrame:

@@ -9,7 +9,8 @@ This package, `atlas.attribution` and `atlas.experiments` import torch; browsing
 from importlib import import_module
 from typing import Any
 
-from atlas.surgery.interventions import Amplify, Edit, Erase, Suppress, by_sign
+from atlas.interventions import Amplify, Edit, Erase, Patch, SetTo, Suppress
+from atlas.surgery.interventions import by_sign
 from atlas.surgery.readout import readout
 from atlas.surgery.subject import Prediction, Subject, load_subject
 
@@ -17,7 +18,9 @@ __all__ = [
     "Amplify",
     "Edit",
     "Erase",
+    "Patch",
     "Prediction",
+    "SetTo",
     "Subject",
     "Suppress",
     "by_sign",

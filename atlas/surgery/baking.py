@@ -4,8 +4,8 @@
     load_subject("my-bert-edited").predict(prompts)
 
 Writes a folder for `from_pretrained`: config, tokenizer, and safetensors whose down-projections hold the new
-value vectors. The live model is only read. Suppressing and amplifying act on activations at the answer
-position only, so they cannot be baked into weights.
+value vectors. The live model is only read. What changes activations acts at the answer position only, so it
+cannot be baked into weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from atlas.errors import AtlasError, ModelError
 from atlas.files import looked_up
 from atlas.models.families import neurons_first
 from atlas.neuron import Neuron
-from atlas.surgery.interventions import Amplify, Intervention, Suppress, value_changes
+from atlas.surgery.interventions import ActivationChange, Intervention, value_changes
 from atlas.surgery.loaded import LoadedModel
 
 
 def bake(subject: LoadedModel, interventions: Sequence[Intervention], folder: Path) -> Path:
     """Write the subject with these interventions in its weights to `folder`, and return the folder."""
     for item in interventions:
-        if isinstance(item, (Suppress, Amplify)):
+        if isinstance(item, ActivationChange):
             raise AtlasError(
                 f"{type(item).__name__} changes activations, not weights, so it cannot be baked. "
                 "Bake an Erase or an Edit."

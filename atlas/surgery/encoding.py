@@ -16,12 +16,13 @@ append ``[SEP]``, byte pairs merge. So the answer is never cut alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from atlas.errors import PromptError
-from atlas.neuron import check_text
+from atlas.neuron import ANY_WORD, check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,6 +91,18 @@ def place_answer(
         first, precedes = (_piece(tokenizer, token) for token in (ids[start], ids[start - 1]))
         start -= precedes in _SPACES and not first.startswith(_SPACES)
     return PlacedAnswer(ids, start, stop)
+
+
+def place_gaps(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The parts of a text with one mask between each two, in tokens, and the positions of the masks."""
+    placed = [
+        place_answer(tokenizer, ANY_WORD.join(parts[:k]), ANY_WORD, ANY_WORD.join(parts[k:]))
+        for k in range(1, len(parts))
+    ]
+    ids = list(placed[0].ids) if placed else []
+    for gap in reversed(placed):
+        ids[gap.start : gap.stop] = [tokenizer.mask_token_id]
+    return ids, [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
 
 
 def n_appended(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -6,12 +6,14 @@
 
 Dai et al. (ACL 2022), with the strengths of their code:
 
-1. Suppress, Amplify (section 4.2, figures 3 and 4): the activation at the answer position × factor.
+1. Suppress, Amplify (section 4.2, figures 3 and 4): the activation at the answer position × factor. SetTo and
+   Patch put a number there: one for all neurons, or each neuron's own at another prompt's answer position.
 2. Erase (section 5.2): the value vector becomes zero, or the unknown token's embedding.
 3. Edit (section 5.1): ``v −= remove·‖v‖/‖e_old‖·e_old; v += add·‖v‖/‖e_new‖·e_new``.
 
-Factors multiply; changes of one value vector are applied in the order of the list. All are applied
-by hooks at the down-projection, row by row of a batch; the weights are only read.
+Changes of one activation, and of one value vector, are applied in the order of the list: factors multiply,
+and what is set last holds. All are applied by hooks at the down-projection, row by row of a batch; the
+weights are only read.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from torch import Tensor, nn
 
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.interventions import (
+    ActivationChange,
     Amplify,
     Edit,
     Erase,
     Intervention,
-    Suppress,
+    Patch,
+    SetTo,
     as_tuple,
 )
 from atlas.neuron import Neuron, Prompt
@@ -128,26 +132,34 @@ def by_sign(subject: LoadedModel, edit: Edit, prompts: Sequence[Prompt]) -> tupl
     return tuple(each for each in (replace(edit, neurons=above), mirrored) if each.neurons)
 
 
-def activation_factors(interventions: Sequence[Intervention]) -> dict[Neuron, float]:
-    """The product of the factors of each suppressed or amplified neuron."""
-    factors: dict[Neuron, float] = {}
+def activation_changes(
+    subject: LoadedModel, interventions: Sequence[Intervention]
+) -> dict[Neuron, tuple[float, float]]:
+    """Each changed activation's factor and what is added then: x becomes factor · x + added."""
+    changes: dict[Neuron, tuple[float, float]] = {}
     for item in interventions:
-        if isinstance(item, (Suppress, Amplify)):
-            factor = 0.0 if isinstance(item, Suppress) else item.factor
-            for neuron in item.neurons:
-                factors[neuron] = factors.get(neuron, 1.0) * factor
-    return factors
+        if not isinstance(item, ActivationChange):
+            continue
+        factor = item.factor if isinstance(item, Amplify) else 0.0
+        put = dict.fromkeys(item.neurons, item.value if isinstance(item, SetTo) else 0.0)
+        if isinstance(item, Patch) and item.neurons:
+            there = subject.activations([subject.opened(item.from_prompt)])[0]  # (n_layers, n_neurons)
+            put = {neuron: float(there[neuron.layer, neuron.neuron]) for neuron in item.neurons}
+        for neuron, value in put.items():
+            before, added = changes.get(neuron, (1.0, 0.0))
+            changes[neuron] = factor * before, factor * added + value
+    return changes
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One prompt's interventions as the hooks need them: made once, used in many batches.
 
-    By layer: scaled, its neurons and their factors, both (n,); replaced, its neurons, (n,), and their new
-    value vectors minus the old ones, (n, d_model).
+    By layer: scaled, its neurons, their factors and what is added then, (n,) each; replaced, its neurons,
+    (n,), and their new value vectors minus the old ones, (n, d_model).
     """
 
-    scaled: dict[int, tuple[Tensor, Tensor]]
+    scaled: dict[int, tuple[Tensor, Tensor, Tensor]]
     replaced: dict[int, tuple[Tensor, Tensor]]
 
 
@@ -158,10 +170,10 @@ def prepare(subject: LoadedModel, interventions: Sequence[Intervention]) -> Prep
         return torch.tensor(values, device=subject.device)
 
     scaled = {}
-    factors = sorted(activation_factors(interventions).items())
-    for layer, here in groupby(factors, key=lambda pair: pair[0].layer):
-        neurons, by = zip(*((each.neuron, factor) for each, factor in here), strict=True)
-        scaled[layer] = tensor(neurons), tensor(by)
+    changes = sorted(activation_changes(subject, interventions).items())
+    for layer, here in groupby(changes, key=lambda pair: pair[0].layer):
+        neurons, factors, added = zip(*((each.neuron, *change) for each, change in here), strict=True)
+        scaled[layer] = tensor(neurons), tensor(factors), tensor(added)
     replaced = {
         layer: (tensor(index), new - subject.family.value_vectors(subject.model, layer)[index].float())
         for layer, (index, new) in value_changes(subject, interventions).items()
@@ -184,11 +196,11 @@ def changing(
         [position for position, counts in zip(row, ok, strict=True) if counts]
         for row, ok in zip(positions.tolist(), valid.tolist(), strict=True)
     ]
-    scaled: dict[int, list[tuple[int, int, Tensor, Tensor]]] = defaultdict(list)
+    scaled: dict[int, list[tuple[int, int, Tensor, Tensor, Tensor]]] = defaultdict(list)
     replaced: dict[int, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
     for row, change in enumerate(changes):
-        for layer, (index, factors) in change.scaled.items():
-            scaled[layer].extend((row, spot, index, factors) for spot in spots[row])
+        for layer, (index, factors, added) in change.scaled.items():
+            scaled[layer].extend((row, spot, index, factors, added) for spot in spots[row])
         for layer, (index, difference) in change.replaced.items():
             replaced[layer].append((row, index, difference))
     layers, n_rows = subject.family.layer_modules(subject.model), len(changes)
@@ -207,20 +219,17 @@ def changing(
         yield
 
 
-def _scaler(entries: list[tuple[int, int, Tensor, Tensor]], n_rows: int) -> Callable:
-    neurons = torch.cat([index for _, _, index, _ in entries])
-    factors = torch.cat([by for _, _, _, by in entries])
-    sizes = torch.tensor([len(index) for _, _, index, _ in entries])
-    rows, spots = (
-        torch.tensor(each).repeat_interleave(sizes).to(neurons.device)
-        for each in ([row for row, *_ in entries], [spot for _, spot, *_ in entries])
-    )
+def _scaler(entries: list[tuple[int, int, Tensor, Tensor, Tensor]], n_rows: int) -> Callable:
+    row, spot, index, by, then = zip(*entries, strict=True)
+    neurons, factors, added = torch.cat(index), torch.cat(by), torch.cat(then)
+    sizes = torch.tensor([len(each) for each in index])
+    rows, spots = (torch.tensor(each).repeat_interleave(sizes).to(neurons.device) for each in (row, spot))
 
     def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         changed = args[0].clone()
         activations = by_row(changed, n_rows)  # (n_rows, n_tokens, n_neurons)
         kept = activations[rows, spots, neurons]
-        activations[rows, spots, neurons] = kept * factors.to(kept.dtype)
+        activations[rows, spots, neurons] = kept * factors.to(kept.dtype) + added.to(kept.dtype)
         return (changed, *args[1:])
 
     return scale

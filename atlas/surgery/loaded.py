@@ -22,8 +22,14 @@ from torch import Tensor
 
 from atlas.errors import ModelError, PromptError
 from atlas.models.families import Family
-from atlas.neuron import OBJECT_SLOT, Neuron, Prompt
-from atlas.surgery.encoding import PlacedAnswer, answer_alone, place_answer, space_after
+from atlas.neuron import ANY_WORD, OBJECT_SLOT, Neuron, Prompt
+from atlas.surgery.encoding import (
+    PlacedAnswer,
+    answer_alone,
+    place_answer,
+    place_gaps,
+    space_after,
+)
 from atlas.surgery.hooks import recording
 from atlas.surgery.lock import FairLock
 
@@ -259,14 +265,17 @@ class LoadedModel:
         else:
             masked = self.family.kind == "masked"
             encoded = self._encode_masked(prompt) if masked else self._encode_causal(prompt)
-        if len(encoded.input_ids) > self.max_length:
-            raise PromptError(
-                f"The prompt '{encoded.prompt.text[:60]}…' has {len(encoded.input_ids)} tokens, but "
-                f"{self.name} reads at most {self.max_length}. Shorten it."
-            )
-        self.check_embedded(encoded.input_ids, self.n_embeddings)
+        self._check_read(encoded.prompt.text, encoded.input_ids)
         self.check_embedded(encoded.targets, self.n_tokens)
         return encoded
+
+    def _check_read(self, text: str, ids: Sequence[int]) -> None:
+        if len(ids) > self.max_length:
+            raise PromptError(
+                f"The prompt '{text[:60]}…' has {len(ids)} tokens, but {self.name} reads at most "
+                f"{self.max_length}. Shorten it."
+            )
+        self.check_embedded(ids, self.n_embeddings)
 
     def _encode_masked(self, prompt: Prompt) -> Encoded:
         mask_id = self.tokenizer.mask_token_id
@@ -293,6 +302,32 @@ class LoadedModel:
         # Teacher forcing: each token is predicted after those before it. What a tokenizer appends is cut.
         positions = tuple(range(placed.start - 1, placed.stop - 1))
         return Encoded(prompt, placed.ids[: placed.stop - 1], positions, targets)
+
+    def gaps(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A text in tokens, and where its gaps are read, one token each; no answer need be known.
+
+        A masked model's text has one or several; a causal model's ends with one, whose mark may be left out.
+        Raises `PromptError` for a text that the model cannot read.
+        """
+        if self.family.kind == "causal":
+            encoded = self.unanswered(self.encode(self.prompt(text, ANY_WORD)))
+            return encoded.input_ids, encoded.positions
+        ids, places = place_gaps(self.tokenizer, self.mark(text).split(OBJECT_SLOT))
+        if not places:
+            raise PromptError(
+                f"The text '{text[:60]}' has no gap. Write {OBJECT_SLOT} where the answer goes."
+            )
+        self._check_read(text, ids)
+        return tuple(ids), tuple(places)
+
+    def opened(self, text: str) -> Encoded:
+        """A text with one gap as a prompt whose answer is not known: `predict` says the likeliest tokens.
+
+        What it says of the answer, its probability and rank, means nothing.
+        """
+        prompt = self.prompt(text, ANY_WORD)
+        ids, places = self.gaps(prompt.text)
+        return Encoded(prompt, ids, places, ids[places[0] : places[0] + 1])
 
     def unanswered(self, encoded: Encoded) -> Encoded:
         """The prompt up to its first answer position: a causal model is given the answer's tokens, too.

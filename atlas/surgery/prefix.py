@@ -2,9 +2,9 @@
 
     subject.predict(prompts, interventions=changes, share_prefixes=True)
 
-Suppressing and amplifying act at the answer position (`atlas.surgery.interventions`), and a causal model
-never looks ahead, so keys and values before the first answer position are those of the unchanged model. This
-is the prefix reuse of `atlas.attribution.staircase`, forward only:
+Activations are changed at the answer position (`atlas.surgery.interventions`), and a causal model never looks
+ahead, so keys and values before the first answer position are those of the unchanged model. This is the
+prefix reuse of `atlas.attribution.staircase`, forward only:
 
 1. *Prefix.* One pass over each different beginning, up to the first answer position.
 2. *Answers.* One row a change, from the first answer position on, behind its prompt's keys and values.
@@ -19,14 +19,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlas.surgery.interventions import Amplify, Intervention, Prepared, Suppress, changing
+from atlas.surgery.interventions import ActivationChange, Intervention, Prepared, changing
 from atlas.surgery.loaded import Encoded, LoadedModel
 
 
 def at_answers_only(subject: LoadedModel, changes: Sequence[Sequence[Intervention]]) -> bool:
     """Whether the changes leave a causal model's state before the answers unchanged."""
     return subject.family.kind == "causal" and all(
-        isinstance(item, (Suppress, Amplify)) for items in changes for item in items
+        isinstance(item, ActivationChange) for items in changes for item in items
     )
 
 

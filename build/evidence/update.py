@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron, Prompt
+from atlas.queries.sharing import COMMON_SHARE
 from build.evidence.intervals import bootstrap_interval, draw_weights, wilson
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 STRENGTHS = ((1.0, 8.0), (1.0, 2.0))
 EDITED_GROUPS = ("own", "all", "random", "random_all")
-COMMON_SHARE = 0.1
 OTHERS = 5
 _FACTS_A_SHARD = 4
 INVERSES = {

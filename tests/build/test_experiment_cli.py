@@ -14,7 +14,7 @@ import pytest
 
 from atlas.experiments.documents import read_document, to_json
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit, Erase, Suppress
+from atlas.interventions import Amplify, Edit, Erase, Patch, SetTo, Suppress
 from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 from build.__main__ import main
 from tests import ROOT
@@ -28,6 +28,8 @@ ASKED = (
 CHANGES = (
     Suppress(NEURONS[:2]),
     Amplify(NEURONS[:1], 3.0),
+    SetTo(NEURONS[1:3], -0.5),
+    Patch(NEURONS[:1], "the old town of rome lies in [Y]"),
     Erase(NEURONS[3:], "unk"),
     Edit(NEURONS, old="paris", new="rome", add=4.0),
 )
@@ -63,6 +65,8 @@ def test_a_replay_prints_before_after_and_random_by_group_and_agrees_with_the_fi
     for change in (
         "suppress 2 neurons",
         "amplify 1 neuron by 3",
+        "set 2 neurons to -0.5",
+        "take 1 neuron from 'the old town of rome lies in [Y]'",
         "erase 1 neuron with unk",
         "edit 4 neurons: paris → rome, strengths (1, 4)",
     ):

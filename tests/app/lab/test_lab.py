@@ -15,7 +15,7 @@ from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.controls import experiment_prompts
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit, Suppress
+from atlas.interventions import Amplify, Edit, Erase, Patch, SetTo, Suppress
 from atlas.models import CACHE_VARIABLE
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.numbers import signed_percent
@@ -230,7 +230,7 @@ def test_an_edit_makes_the_new_answer_rise(fact, other_answer):
     at = set_kind(lab(fact=fact["fact_id"]), "edit", new=other_answer)
     press(at, RUN)
     assert done(at).experiment.interventions == (
-        Edit(done(at).experiment.neurons, fact["object"], other_answer, 1.0, 8.0),
+        Edit(done(at).experiment.neurons, fact["object"], other_answer, 1.0, 2.0),
     )
     rows = table_with(at, "new_after").dropna(subset="new_after")
     assert (rows["new_after"] > 10 * rows["new_before"]).all()
@@ -551,10 +551,35 @@ def test_a_link_made_with_other_weights_says_so(fact):
 def test_a_link_beyond_the_limits_is_refused(fact, set_limits):
     experiment = documents.from_link(link(lab(fact=fact["fact_id"])))
     set_limits("demo_mode = true\nstrength = 50\n")
-    for change in ({"draws": 21}, {"model": ""}, {"interventions": (Amplify(experiment.neurons, 99.0),)}):
+    for change in (
+        {"draws": 21},
+        {"model": ""},
+        {"interventions": (Amplify(experiment.neurons, 99.0),)},
+        {"interventions": (SetTo(experiment.neurons, -99.0),)},
+        {"interventions": (Patch(experiment.neurons, "x" * 500 + "[Y]"),)},
+    ):
         with pytest.raises(AtlasError):
             tables.check_limits(replace(experiment, **change))
     tables.check_limits(experiment)
+
+
+def test_a_link_that_sets_and_patches_activations_opens_in_the_lab(fact, subject):
+    experiment = documents.from_link(link(lab(fact=fact["fact_id"])))
+    own = experiment.neurons
+    changes = (SetTo(own[:2], -1.5), Patch(own, "The capital of *Italy* is [Y]."))
+    at = lab(x=documents.to_link(replace(experiment, interventions=changes)), run="1")
+    assert done(at).experiment.interventions == changes
+    assert done(at).outcome.undo_is_exact
+    assert documents.from_link(link(at)).interventions == changes
+    assert "set 2 neurons to -1.5, then take" in said(at.markdown)
+    assert "from “The capital of *Italy* is [Y].”" in said(at.markdown)
+    # Its settings can be changed.
+    first, second = at.session_state["lab_changes"]
+    set_kind(at, "set", first, value=2.0)
+    widget(at.text_input, f"lab_from_prompt_{second}").set_value("").run()
+    assert "missing: A prompt of change 2" in run_button(at).label
+    set_kind(at, "erase", second)
+    assert documents.from_link(link(at)).interventions == (SetTo(own[:2], 2.0), Erase(own))
 
 
 # Typed prompts and bad input -------------------------------------------------------------------------

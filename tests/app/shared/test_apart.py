@@ -24,6 +24,7 @@ from atlas.errors import AtlasError, PromptError
 from atlas.experiments.controls import choose_prompts
 from atlas.experiments.crossing import cross_effects
 from atlas.experiments.experiment import Experiment
+from atlas.experiments.generate import write_texts
 from atlas.experiments.run import dose_response, find_neurons, run
 from atlas.interventions import Suppress
 from atlas.neuron import Neuron
@@ -43,6 +44,7 @@ found = apart(find_neurons, subject, own, progress=tell)
 experiment = Experiment((Suppress(found.chosen),), prompts)
 outcome = apart(run, subject, experiment, progress=tell)
 doses = apart(dose_response, subject, experiment, (0.0, 2.0), progress=tell)
+texts = apart(write_texts, subject, experiment, own[0], progress=tell)
 sides = {"A": found.chosen}, {"A": own}
 effects = apart(cross_effects, subject, *sides, draws=1, progress=tell)
 assert told[-1][0] == 1.0 and any("draw" in text for _, text in told)
@@ -51,7 +53,23 @@ here = find_neurons(subject, own)
 assert here.neurons == found.neurons and (here.attributions[0].scores == found.attributions[0].scores).all()
 assert run(subject, experiment) == outcome and outcome.undo_is_exact
 assert dose_response(subject, experiment, (0.0, 2.0)) == doses
+assert write_texts(subject, experiment, own[0]) == texts
 assert cross_effects(subject, *sides, draws=1) == effects
+""",
+    "sends_what_it_has_so_far": """
+parts, here = [], []
+found = apart(find_neurons, subject, own, progress=tell, on_part=lambda part: parts.append((len(told), part)))
+assert find_neurons(subject, own, on_part=here.append).neurons == found.neurons
+(when, part), (same,) = parts[0], here
+assert len(parts) == 1 and part.prompts == tuple(own[:1]) and 0 < when < len(told)
+assert part.neurons == same.neurons == find_neurons(subject, own[:1]).neurons
+assert (part.attributions[0].scores == found.attributions[0].scores).all()
+class Left(BaseException): pass
+def leave(part): raise Left
+try: apart(find_neurons, subject, own, progress=tell, on_part=leave)
+except Left: pass
+else: raise AssertionError("It went on")
+assert not children() and not subject.lock.busy
 """,
     "ends_at_once_when_its_visitor_cancels": """
 class Cancelled(BaseException): pass

@@ -20,7 +20,7 @@ from atlas.experiments.experiment import (
     PromptResults,
     compare_results,
 )
-from atlas.interventions import Amplify, Edit, Erase, Suppress
+from atlas.interventions import Amplify, Edit, Erase, Patch, SetTo, Suppress
 from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 
 NEURONS = (Neuron(0, 3), Neuron(1, 5), Neuron(11, 3071))
@@ -31,6 +31,8 @@ EXPERIMENT = Experiment(
         Erase(NEURONS, "unk"),
         Edit(NEURONS, old="São Paulo", new="東京", remove=0.5, add=3),
         Suppress(NEURONS[1:]),
+        SetTo(NEURONS, -2.5),
+        Patch(NEURONS[:2], "東京 is the capital of [Y] 🦙"),
     ),
     prompts=(
         ExperimentPrompt("asked", Prompt("P36:france", "P36.0", "the capital of France is [Y]", "Paris")),
@@ -126,13 +128,17 @@ def test_a_link_is_url_safe_and_short():
 
 def test_the_json_equals_the_readmes():
     assert PLAIN["format"] == "knowledge-neuron-experiment"
-    assert PLAIN["version"] == 2
+    assert PLAIN["version"] == 3
     assert PLAIN["model"] == {
         "name": "pocket-bert",
         "weights_sha256": "0123456789abcdef" * 4,
         "config_sha256": "fedcba9876543210" * 4,
     }
     assert PLAIN["interventions"][1] == {"kind": "amplify", "neurons": ["L0.N3"], "factor": -1.5}
+    assert PLAIN["interventions"][5:] == [
+        {"kind": "set", "neurons": ["L0.N3", "L1.N5", "L11.N3071"], "value": -2.5},
+        {"kind": "patch", "neurons": ["L0.N3", "L1.N5"], "from_prompt": "東京 is the capital of [Y] 🦙"},
+    ]
     assert PLAIN["prompts"][1] == {
         "group": "paraphrases",
         "text": 'Q: "What is it?"\n\tA: [Y].',
@@ -163,6 +169,28 @@ def test_a_document_of_version_1_is_read_and_can_be_written_again():
     assert from_link(link_of(json.dumps(plain).encode())) == EXPERIMENT
 
 
+def test_an_experiment_without_the_kinds_of_version_3_is_written_for_older_programs():
+    for new in (SetTo(NEURONS, 1), Patch(NEURONS, "in [Y]")):
+        assert json.loads(to_json(replace(EXPERIMENT, interventions=(new,))))["version"] == 3
+    without = replace(EXPERIMENT, interventions=EXPERIMENT.interventions[:5])
+    assert json.loads(to_json(without))["version"] == 2
+
+
+def test_an_edit_that_names_no_strengths_has_the_paper_s():
+    plain = copy.deepcopy(PLAIN) | {"version": 2}
+    del plain["interventions"][3]["remove"], plain["interventions"][3]["add"]
+    assert from_json(json.dumps(plain)).interventions[3] == Edit(NEURONS, "São Paulo", "東京", 1.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("x" * 2001 + "[Y]", "has more than 2000 characters"), ("\x1b[2J [Y]", "contains control characters")],
+)
+def test_an_experiment_refuses_a_patch_whose_prompt_no_document_takes(text, sentence):
+    with pytest.raises(AtlasError, match=sentence):
+        replace(EXPERIMENT, interventions=(Patch(NEURONS, text),))
+
+
 def test_an_experiment_without_a_model_cannot_be_written():
     for keep in (to_json, to_link):
         with pytest.raises(AtlasError, match="has no model"):
@@ -187,7 +215,7 @@ def changed(path: str, value: object) -> str:
     ("path", "value", "sentence"),
     [
         ("format", "something", "The JSON is not an experiment"),
-        ("version", 3, "has version 3; this program reads versions 1 and 2"),
+        ("version", 4, "has version 4; this program reads versions 1 to 3"),
         ("version", 0, "has version 0; this program reads"),
         ("version", "1", 'version must be a whole number, got "1"'),
         ("version", True, "version must be a whole number, got true"),
@@ -227,6 +255,20 @@ def changed(path: str, value: object) -> str:
         ("interventions.1.factor", True, "interventions[1].factor must be a number, got true"),
         ("interventions.1.factor", "2", "interventions[1].factor must be a number"),
         ("interventions.2.value", "gone", "interventions[2].value must be 'zero' or 'unk', got"),
+        ("interventions.2.value", 3, "interventions[2].value must be 'zero' or 'unk', got 3"),
+        ("interventions.5.value", "zero", "value must be a number between -10000 and 10000, got"),
+        ("interventions.5.value", True, "value must be a number between -10000 and 10000, got true"),
+        ("interventions.5.value", 10_001, "value must be a number between -10000 and 10000, got 10001"),
+        ("interventions.5.value", 2**70, "value must be a number between -10000 and 10000, got"),
+        ("interventions.5.value", {}, "value must be a number between -10000 and 10000"),
+        ("interventions.5.value", None, "interventions[5] must have the field value, as its kind is set"),
+        ("interventions.6.from_prompt", None, "interventions[6] must have the field from_prompt"),
+        ("interventions.6.from_prompt", 7, "interventions[6].from_prompt must be text, got 7"),
+        ("interventions.6.from_prompt", "no gap", "The prompt 'no gap' has 0 places for the answer"),
+        ("interventions.6.from_prompt", "[Y] [Y]", "has 2 places for the answer"),
+        ("interventions.6.from_prompt", "[Y]" + "a" * 2000, "at most 2,000 characters, got 2,003"),
+        ("interventions.6.from_prompt", "\x1b[2J [Y]", "from_prompt must not contain control characters"),
+        ("interventions.6.value", 1, "interventions[6].value must be 'zero' or 'unk', got 1"),
         ("interventions.3.old", None, "interventions[3] must have the field old"),
         ("interventions.3.new", "x" * 201, "interventions[3].new must have at most 200 characters, got 201"),
         ("interventions.3.add", -1, "interventions[3].add must be at least 0, got -1"),
@@ -312,6 +354,8 @@ def test_a_wrong_field_is_named(path, value, sentence):
         '{"format": NaN}',
         '{"format": -Infinity}',
         '{"seed": 1, "seed": 2}',
+        to_json(EXPERIMENT).replace("-2.5", "1e999"),
+        to_json(EXPERIMENT).replace("-2.5", "NaN"),
         to_json(EXPERIMENT)[:-2],
         to_json(EXPERIMENT) + "x",
     ],

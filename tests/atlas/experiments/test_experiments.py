@@ -16,7 +16,16 @@ import pytest
 from atlas.errors import AtlasError, PromptError
 from atlas.experiments import controls
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit, Erase, Suppress, make_intervention
+from atlas.interventions import (
+    INTERVENTION_KINDS,
+    Amplify,
+    Edit,
+    Erase,
+    Patch,
+    SetTo,
+    Suppress,
+    make_intervention,
+)
 from atlas.line import asking
 from atlas.neuron import PROMPT_GROUPS, ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import bundled, open_atlas
@@ -233,6 +242,24 @@ def test_neurons_found_live_are_those_of_the_library(subject):
     assert found.n_paths == 2 * subject.n_layers
 
 
+def test_neurons_are_told_after_each_prompt_as_those_of_the_prompts_so_far(subject):
+    prompts = [item.prompt for item in ASKED[:2]]
+    negatives = [ASKED[2].prompt]
+    parts = []
+    found = experiments.find_neurons(subject, prompts, negatives=negatives, on_part=parts.append)
+    assert [(part.prompts, part.negatives) for part in parts] == [((prompts[0],), ()), (tuple(prompts), ())]
+    for part in parts:
+        alone = experiments.find_neurons(subject, part.prompts)
+        assert part.neurons == alone.neurons
+        for told, each in zip(part.attributions, alone.attributions, strict=True):
+            assert (told.scores == each.scores).all()
+    assert found.negatives == tuple(negatives)
+    assert found.attributions[: len(parts[1].attributions)] == parts[1].attributions
+    # A single prompt's neurons are told once, as the answer.
+    assert experiments.find_neurons(subject, prompts[:1], on_part=parts.append).neurons
+    assert len(parts) == 2
+
+
 def test_a_single_prompt_keeps_its_coarse_neurons(bert):
     from atlas.refinement import coarse
 
@@ -240,11 +267,19 @@ def test_a_single_prompt_keeps_its_coarse_neurons(bert):
     assert len(found.neurons) == coarse(found.attributions[0].scores, 0.2).sum() > 0
 
 
-@pytest.mark.parametrize("kind", ["suppress", "amplify", "erase", "edit"])
+@pytest.mark.parametrize("kind", INTERVENTION_KINDS)
 def test_every_kind_of_the_lab_makes_its_intervention(kind):
-    made = make_intervention(kind, NEURONS, factor=3.0, old="paris", new="rome", add=4)
-    assert type(made).__name__.lower() == kind
+    value = 1.5 if kind == "set" else "unk"
+    made = make_intervention(
+        kind, NEURONS, factor=3.0, value=value, from_prompt="in [Y]", old="paris", new="rome", add=4
+    )
+    assert type(made) is INTERVENTION_KINDS[kind]
     assert made.neurons == NEURONS
+
+
+def test_a_new_edit_starts_with_the_strengths_that_spare_most_and_the_paper_s_stay_edit_s_own():
+    assert make_intervention("edit", NEURONS, old="paris", new="rome") == Edit(NEURONS, "paris", "rome", 1, 2)
+    assert Edit(NEURONS, "paris", "rome") == Edit(NEURONS, "paris", "rome", 1, 8)
 
 
 @pytest.mark.parametrize("kind", ["destroy", "", "Suppress"])
@@ -294,6 +329,20 @@ def test_an_experiments_numbers_are_the_librarys(subject):
     random = subject.predict(prompts * 3, top_k=1, interventions=controls)
     assert [trial.random[draw] for draw in range(3) for trial in outcome.prompts] == random
     assert outcome.undo_is_exact
+
+
+def test_random_neurons_are_set_and_patched_as_the_experiment_s_own(subject):
+    change = (SetTo(NEURONS[:1], 3.0), Patch(NEURONS, "the old town of rome lies in [Y]"))
+    outcome = experiments.run(subject, Experiment(change, ASKED, draws=2))
+    assert outcome.undo_is_exact
+    for draw, neurons in enumerate(outcome.random_neurons):
+        assert [each.layer for each in neurons] == [each.layer for each in NEURONS]
+        assert not set(neurons) & set(NEURONS)
+        # The neuron that both change lies in layer 0, where it is the only one.
+        control = (replace(change[0], neurons=neurons[:1]), replace(change[1], neurons=neurons))
+        for trial in outcome.prompts:
+            alone = subject.predict([trial.prompt], interventions=[control])[0]
+            assert trial.random[draw].probability == pytest.approx(alone.probability, rel=1e-4)
 
 
 def test_an_outcome_names_its_model(bert):

@@ -10,6 +10,8 @@ import pytest
 import atlas
 from atlas import queries
 from atlas.charts import sharing as sharing_charts
+from atlas.errors import QueryError
+from atlas.neuron import Neuron
 from atlas.queries import sharing
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
@@ -48,6 +50,38 @@ def test_neurons_are_counted_by_how_many_facts_have_them(a):
     assert dict(zip(found["n_facts"], found["n_neurons"], strict=True)) == expected
     for row in found.itertuples():
         assert row.relation_share == pytest.approx(row.n_facts / len(facts_of("P36")))
+
+
+@pytest.mark.parametrize("most", [0.1, 0.3, 0.9])
+def test_neurons_that_a_larger_share_of_the_relation_has_are_left_out(most, a):
+    relation, counts = "P36", how_many_have("P36")
+    everything = [Neuron(*pair) for pair in counts]
+    n_facts = len(facts_of(relation))
+    expected = {Neuron(*pair) for pair, n in counts.items() if n <= max(1, most * n_facts)}
+    found = sharing.uncommon_neurons(a, [*everything, Neuron(7, 7)], relation_id=relation, most=most)
+    assert found == tuple(sorted(expected | {Neuron(7, 7)}))  # a neuron of none of its facts is not common
+    fact_id = facts_of(relation)[0]
+    own = [Neuron(*pair) for pair in NEURONS[fact_id]]
+    assert set(sharing.uncommon_neurons(a, own, fact_id=fact_id, most=most)) == expected & set(own)
+
+
+def test_common_neurons_are_those_that_the_measured_edits_leave_out(a):
+    from build.evidence.update import common_neurons
+
+    class Fact:
+        def __init__(self, fact_id):
+            self.neurons = [Neuron(*pair) for pair in NEURONS[fact_id]]
+
+    for relation in {fact["relation_id"] for fact in TABLES["facts"]}:
+        facts = [Fact(fact_id) for fact_id in facts_of(relation)]
+        everything = {neuron for fact in facts for neuron in fact.neurons}
+        kept = queries.uncommon_neurons(a, everything, relation_id=relation)
+        assert everything - set(kept) == common_neurons(facts)
+
+
+def test_a_fact_that_the_atlas_does_not_have_has_no_uncommon_neurons(a):
+    with pytest.raises(QueryError, match="has no fact 'P0:none'"):
+        sharing.uncommon_neurons(a, [Neuron(0, 1)], fact_id="P0:none")
 
 
 @pytest.mark.parametrize(("one", "other"), [("P36", "P36"), ("P36", "P176"), ("P176", "P36")])

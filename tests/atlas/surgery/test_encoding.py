@@ -231,6 +231,37 @@ def test_an_edits_answer_has_the_tokens_of_a_sentence(name):
         assert spelled(subject.tokenizer, subject.answer_tokens("巴黎")) == "巴黎"
 
 
+@pytest.mark.parametrize("name", [*CAUSAL_TOKENIZERS, *MASKED_TOKENIZERS])
+def test_a_gap_whose_answer_is_not_known_is_read_as_with_an_answer_of_one_token(name):
+    masked = name in MASKED_TOKENIZERS
+    subject = with_tokenizer((MASKED_TOKENIZERS if masked else CAUSAL_TOKENIZERS)[name](), masked=masked)
+    compared = 0
+    for before, answer, after in PLACES if masked else ENDINGS:
+        encoded = encoded_or_none(subject, before, answer, after)
+        if encoded is None or before.endswith("\u00a0"):  # which some tokenizers read as a space
+            continue
+        if not before and subject.tokenizer.tokenize("a")[0] == "▁":  # the mark of a text's start is a token
+            continue
+        compared += 1
+        first, n = subject.unanswered(encoded), len(encoded.targets) if masked else 1
+        start = first.positions[0]
+        ids = (*first.input_ids[: start + 1], *first.input_ids[start + n :])
+        assert subject.gaps(encoded.prompt.text) == (ids, (start,))
+        if n == 1:
+            opened = subject.opened(encoded.prompt.text)
+            assert subject.predict([opened])[0].top == subject.predict([first])[0].top
+    assert compared > 8
+
+
+@pytest.mark.parametrize("name", MASKED_TOKENIZERS)
+def test_each_gap_of_a_text_is_one_mask(name):
+    subject = with_tokenizer(MASKED_TOKENIZERS[name](), masked=True)
+    ids, places = subject.gaps("[Y] is the capital of [Y] .")
+    assert [ids[place] for place in places] == [subject.tokenizer.mask_token_id] * 2
+    rest = [token for place, token in enumerate(ids) if place not in places]
+    assert "isthecapitalof." in spelled(subject.tokenizer, rest)
+
+
 def test_a_token_that_also_writes_other_text_is_refused_in_one_sentence():
     tokenizer = trained_tokenizer("pairs", space="normaliser")
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("'italie", "rome)")])

@@ -4,17 +4,18 @@ import copy
 import json
 import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from atlas.errors import AtlasError, ModelError, PromptError
+from atlas.errors import AtlasError, DocumentError, ModelError, PromptError
 from atlas.neuron import Neuron, Prompt
 
 torch = pytest.importorskip("torch")
 
 from atlas.experiments.documents import interventions_from_json, interventions_to_json  # noqa: E402
-from atlas.surgery import Amplify, Edit, Erase, Suppress, by_sign, load_subject  # noqa: E402
+from atlas.surgery import Amplify, Edit, Erase, Patch, SetTo, Suppress, by_sign, load_subject  # noqa: E402
 
 FAMILIES = ("tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_qwen2")
 NEURONS = (Neuron(0, 3), Neuron(1, 70), Neuron(1, 5), Neuron(2, 41))
@@ -24,13 +25,17 @@ PROMPTS = (
     Prompt("f2", "t1", "the official language of austria is [Y]", "german"),
     Prompt("f3", "t2", "the largest city of america is [Y]", "new york"),
 )
+OTHER_PROMPT = "the old town of rome lies in [Y]"
 EVERY_KIND = (
     Suppress(NEURONS),
     Amplify(NEURONS, 3.0),
+    SetTo(NEURONS, -2.5),
+    Patch(NEURONS, OTHER_PROMPT),
     Erase(NEURONS),
     Edit(NEURONS, old="paris", new="rome"),
     [Suppress(NEURONS[:2]), Edit(NEURONS, old="paris", new="new york", remove=0.5, add=2)],
 )
+IDS = ["suppress", "amplify", "set", "patch", "erase", "edit", "list"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -88,31 +93,98 @@ def predicted(subject, change) -> list[float]:
 # --- what each kind does ---
 
 
-@pytest.mark.parametrize("factor", [0.0, 2.5], ids=["suppress", "amplify"])
-def test_suppressing_and_amplifying_equal_scaling_the_activations_by_hand(subject, factor):
-    change = Suppress(NEURONS) if factor == 0 else Amplify(NEURONS, factor)
+@contextmanager
+def hooks_by_hand(subject, at_layer):
+    handles = [
+        subject.family.down(subject.model, layer).register_forward_pre_hook(at_layer(layer))
+        for layer in range(subject.n_layers)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def there(subject, text: str) -> dict[Neuron, float]:
+    """The activations of `NEURONS` where the text ends, or at its mask, by hooks of the test's own."""
+    masked, found = subject.family.kind == "masked", {}
+    ids = subject.tokenizer(text.replace("[Y]", "[MASK]") if masked else text.removesuffix(" [Y]")).input_ids
+    place = ids.index(subject.tokenizer.mask_token_id) if masked else -1
+
+    def keep(layer):
+        return lambda module, args: found.update(
+            {n: float(args[0][0, place, n.neuron]) for n in NEURONS if n.layer == layer}
+        )
+
+    with hooks_by_hand(subject, keep), torch.no_grad():
+        subject.model(torch.tensor([ids]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Suppress(NEURONS),
+        Amplify(NEURONS, 2.5),
+        SetTo(NEURONS, -2.5),
+        Patch(NEURONS, OTHER_PROMPT),
+        [SetTo(NEURONS, 1.5), Amplify(NEURONS, -2.0)],
+        [Amplify(NEURONS), SetTo(NEURONS[:2], 4), Patch(NEURONS[:1], OTHER_PROMPT), Suppress(NEURONS[1:2])],
+        [Patch(NEURONS, OTHER_PROMPT), Amplify(NEURONS[2:], 3.0), SetTo(NEURONS[:1], 0.5)],
+    ],
+)
+def test_changes_of_activations_equal_the_same_done_by_hand_in_the_order_of_the_list(subject, change):
+    other = there(subject, OTHER_PROMPT)
     for prompt, got in zip(PROMPTS, predicted(subject, change), strict=True):
         positions = list(subject.encode(prompt).positions)
 
-        def scale(layer, positions=positions):
+        def one_by_one(layer, positions=positions):
             def hook(module, args):
-                for neuron in NEURONS:
-                    if neuron.layer == layer:
-                        args[0][:, positions, neuron.neuron] *= factor
+                for item in change if isinstance(change, list) else [change]:
+                    for neuron in (each for each in item.neurons if each.layer == layer):
+                        x = args[0][:, positions, neuron.neuron]
+                        match item:
+                            case Suppress():
+                                x = 0.0 * x
+                            case Amplify():
+                                x = item.factor * x
+                            case SetTo():
+                                x = torch.full_like(x, item.value)
+                            case Patch():
+                                x = torch.full_like(x, other[neuron])
+                        args[0][:, positions, neuron.neuron] = x
 
             return hook
 
-        handles = [
-            subject.family.down(subject.model, layer).register_forward_pre_hook(scale(layer))
-            for layer in range(subject.n_layers)
-        ]
-        try:
+        with hooks_by_hand(subject, one_by_one):
             wanted = plain_probability(subject, prompt)
-        finally:
-            for handle in handles:
-                handle.remove()
         assert got == pytest.approx(wanted, rel=1e-5)
         assert got != pytest.approx(plain_probability(subject, prompt), rel=1e-3)
+
+
+def test_a_patch_from_the_prompt_itself_changes_nothing(subject):
+    prompt = PROMPTS[0]
+    everything = tuple(Neuron(layer, index) for layer in range(3) for index in range(72))
+    for text in (prompt.text, f"{prompt.text} ."):
+        asked = Prompt("", "", text, "paris")
+        before = subject.predict([asked])[0].probability
+        patched = subject.predict([asked], interventions=[Patch(everything, text)])[0].probability
+        assert patched == pytest.approx(before, rel=1e-5)
+
+
+def test_a_patch_needs_a_prompt_that_the_model_can_read(subject):
+    with pytest.raises(PromptError, match=r"has \d+ tokens, but"):
+        predicted(subject, Patch(NEURONS, "is " * 200 + "[Y]"))
+    if subject.family.kind == "causal":
+        with pytest.raises(PromptError, match="continues after the answer"):
+            predicted(subject, Patch(NEURONS, "the capital of [Y] is paris"))
+
+
+@pytest.mark.parametrize("text", ["the capital is", "[Y] and [Y]", "half \ud83d [Y]", "", 7, None])
+def test_a_patch_from_a_text_that_is_no_prompt_is_refused(text):
+    with pytest.raises(AtlasError, match=r"places for the answer|half a character|must be text"):
+        Patch(NEURONS, text)
 
 
 def test_erasing_with_zero_equals_zeroed_rows_of_the_down_projection(subject):
@@ -195,8 +267,14 @@ def test_factors_of_one_neuron_multiply(subject):
 
 
 def test_each_prompt_of_a_batch_can_have_its_own_change(subject):
-    changes = [Suppress(NEURONS), None, Edit(NEURONS, "paris", "rome"), [Erase(NEURONS[:1])]]
-    prompts = [PROMPTS[0]] * 4
+    changes = [
+        Suppress(NEURONS),
+        None,
+        Edit(NEURONS, "paris", "rome"),
+        [Erase(NEURONS[:1])],
+        Patch(NEURONS, OTHER_PROMPT),
+    ]
+    prompts = [PROMPTS[0]] * 5
     together = subject.predict(prompts, interventions=changes)
     for prompt, change, got in zip(prompts, changes, together, strict=True):
         alone = subject.predict([prompt], interventions=[change])[0]
@@ -225,6 +303,8 @@ def test_interventions_survive_json(bert):
     several = [
         Suppress(NEURONS),
         Amplify(NEURONS[:1], -1.5),
+        SetTo(NEURONS, -0.25),
+        Patch(NEURONS[1:], OTHER_PROMPT),
         Erase(NEURONS, "unk"),
         Edit(NEURONS, old="São Paulo", new="rome", remove=0.5, add=3),
     ]
@@ -258,13 +338,23 @@ def test_the_same_neurons_in_another_order_are_the_same_value():
         '[{"kind": "amplify", "neurons": ["L1.N1"], "factor": "many"}]',
         '[{"kind": "amplify", "neurons": ["L1.N1"], "factor": NaN}]',
         '[{"kind": "erase", "neurons": ["L1.N1"], "value": "gone"}]',
+        '[{"kind": "erase", "neurons": ["L1.N1"], "value": 3}]',
+        '[{"kind": "set", "neurons": ["L1.N1"]}]',
+        '[{"kind": "set", "neurons": ["L1.N1"], "value": "zero"}]',
+        '[{"kind": "set", "neurons": ["L1.N1"], "value": true}]',
+        '[{"kind": "set", "neurons": ["L1.N1"], "value": 1e999}]',
+        '[{"kind": "set", "neurons": ["L1.N1"], "value": NaN}]',
+        '[{"kind": "set", "neurons": ["L1.N1"], "value": [1]}]',
+        '[{"kind": "patch", "neurons": ["L1.N1"]}]',
+        '[{"kind": "patch", "neurons": ["L1.N1"], "from_prompt": "no gap"}]',
+        '[{"kind": "patch", "neurons": ["L1.N1"], "from_prompt": 7}]',
         '[{"kind": "edit", "neurons": ["L1.N1"], "old": "a", "new": "b", "add": -1}]',
         '[{"kind": "edit", "neurons": ["L1.N1"], "old": "a"}]',
         '[{"kind": "edit", "neurons": ["L1.N1"], "old": 1, "new": 2}]',
     ],
 )
 def test_json_that_is_not_an_intervention_is_refused(text):
-    with pytest.raises(AtlasError) as caught:
+    with pytest.raises(DocumentError) as caught:
         interventions_from_json(text)
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
@@ -274,6 +364,12 @@ def test_json_that_is_not_an_intervention_is_refused(text):
 def test_a_factor_out_of_range_is_refused(factor):
     with pytest.raises(AtlasError, match="factor must be between -100 and 100, got"):
         Amplify(NEURONS, factor)
+
+
+@pytest.mark.parametrize("value", [1e9, -10_001, float("nan"), float("inf"), "zero"])
+def test_an_activation_out_of_range_is_refused(value):
+    with pytest.raises(AtlasError, match="value must be a number between -10000 and 10000, got"):
+        SetTo(NEURONS, value)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1e6, float("nan")])
@@ -298,7 +394,7 @@ def test_an_edit_to_a_word_outside_the_vocabulary_is_refused(bert):
 # --- the model is left as it was ---
 
 
-@pytest.mark.parametrize("change", EVERY_KIND, ids=["suppress", "amplify", "erase", "edit", "list"])
+@pytest.mark.parametrize("change", EVERY_KIND, ids=IDS)
 def test_undo_is_exact(subject, change):
     before = every_logit(subject)
     assert predicted(subject, change) != [each.probability for each in subject.predict(PROMPTS)]
@@ -311,7 +407,7 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, Stopped, KeyboardInterrupt])
-@pytest.mark.parametrize("change", EVERY_KIND, ids=["suppress", "amplify", "erase", "edit", "list"])
+@pytest.mark.parametrize("change", EVERY_KIND, ids=IDS)
 def test_undo_is_exact_when_the_forward_pass_is_interrupted(subject, change, error):
     before = every_logit(subject)
 
@@ -391,7 +487,15 @@ def test_a_baked_model_predicts_as_the_applied_one(subject, change, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["baked"]
 
 
-@pytest.mark.parametrize("change", [Suppress(NEURONS), [Erase(NEURONS), Amplify(NEURONS)]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        Suppress(NEURONS),
+        [Erase(NEURONS), Amplify(NEURONS)],
+        SetTo(NEURONS, 1),
+        [Erase(NEURONS), Patch(NEURONS, OTHER_PROMPT)],
+    ],
+)
 def test_a_change_of_activations_cannot_be_baked(bert, change, tmp_path):
     with pytest.raises(AtlasError, match="cannot be baked"):
         bert.bake(change, tmp_path / "baked")
@@ -421,6 +525,7 @@ def test_many_changes_behind_one_prefix_equal_whole_passes_one_by_one(tiny, name
         Amplify(NEURONS[:2], 3.0),
         None,
         [Suppress(NEURONS[2:]), Amplify(NEURONS[:1])],
+        [SetTo(NEURONS[2:], 2.0), Patch(NEURONS[:1], OTHER_PROMPT)],
     ]
     asked = [(prompt, change) for prompt in PROMPTS for change in changes]
     together = subject.predict(

@@ -39,8 +39,8 @@ from atlas.store.atlas import Atlas
 
 SHARING_SHOWN = 50
 EFFECT_TITLES = {
-    "held-out": "On held-out prompts (mean)",
-    "discovery": "On discovery prompts (mean)",
+    "suppress": "Switched off (×0)",
+    "amplify": "Turned up (×2)",
 }
 MARKS_EXPLAINED = {
     "contested": "Several answers are defensible.",
@@ -169,12 +169,10 @@ def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple
     own = thresholds.atlas_thresholds(atlas.manifest, fact["relation_id"])
     if not atlas.measured("attributions") or not atlas.measured("prompts"):
         return own, stored
-    limits = thresholds.choose_thresholds(atlas.manifest, own)
+    moved = not {"t", "p", "n"}.isdisjoint(st.query_params)
+    with st.expander("Other thresholds: what would count as one of its neurons?", expanded=moved):
+        limits = thresholds.choose_thresholds(atlas.manifest, own)
     if limits == own:
-        st.caption(
-            f"{plural(len(stored), 'neuron')} at the atlas's thresholds. "
-            "Move a slider to see which are added and removed."
-        )
         return limits, stored
     options = {name: getattr(limits, name) for name in ("at_least", "inclusive", "negatives", "seed")}
     found = queries.rethreshold(atlas, fact["fact_id"], limits.threshold, limits.share, **options)
@@ -320,15 +318,24 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     options = {name: text for name, text in names.items() if (rows["held_out"] == (name == "held-out")).any()}
     templates = address.segments("Prompts", "asked", options)
     rows = rows[rows["held_out"] == (templates == "held-out")]
-    layout.draw_chart(
-        partial(effect_charts.effect_moves, rows, title=EFFECT_TITLES[templates]),
-        "Probability of the answer before and after, beside the controls",
-    )
+    first, *others = [each for each in EFFECT_TITLES if (rows["intervention"] == each).any()]
+    draw_effects(rows, first, templates)
     groups = set(effects["group"])
     controls = sentences.TWO_CONTROLS if "random" in groups else sentences.ONE_CONTROL
     st.caption(sentences.describe_groups() if "matched" in groups else controls)
-    with st.expander("Prompt by prompt"):
+    with st.expander("Turned up, and prompt by prompt" if others else "Prompt by prompt"):
+        for each in others:
+            draw_effects(rows, each, templates)
         tables.show_effects_by_prompt(rows)
+
+
+def draw_effects(rows: pd.DataFrame, intervention: str, templates: str) -> None:
+    """What one intervention does to the answer's probability, own neurons above the controls."""
+    title = f"{EFFECT_TITLES[intervention]}, {templates} prompts"
+    layout.draw_chart(
+        partial(effect_charts.effect_moves, rows[rows["intervention"] == intervention], title=title),
+        f"Probability of the answer before and after, beside the controls: {intervention}",
+    )
 
 
 # Facts that share them -------------------------------------------------------------------------------

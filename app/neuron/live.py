@@ -22,7 +22,8 @@ from app.shared.texts import heat
 from app.shared.words import escape
 from atlas import queries
 from atlas.errors import ModelError
-from atlas.models import locate
+from atlas.models import locate, may_be_on_hub
+from atlas.models.families import FAMILIES
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
@@ -47,18 +48,15 @@ def show_own_text(atlas: Atlas, neuron: Neuron, largest: float) -> None:
     """A box for a text; below it the text's tokens on the colour of the neuron's activation."""
     name, allowed = atlas.manifest.model.name, limits.current()
     if not at_hand(atlas):
-        if allowed.offers(name) and allowed.may_download(name):
-            st.caption("Your own text can be read once the model is here.")
-            try:
-                locate(name, allow_download=False)
-            except ModelError as missing:
-                offer_to_fetch(name, missing)
+        offer_the_model(name)
         return
+    family = FAMILIES.get(atlas.manifest.model.family or "")
+    causal = family is not None and family.kind == "causal"
     text = address.text_box(
         "Try your own text",
         "text",
         longest=allowed.prompt_length,
-        placeholder="The Eiffel Tower stands in [MASK].",
+        placeholder="The Eiffel Tower stands in" + ("" if causal else " [MASK]."),
         help=f"Asks {escape(name)} itself. [MASK] or [Y] marks a gap; a causal model reads up to it.",
     )
     place = st.empty()
@@ -69,6 +67,18 @@ def show_own_text(atlas: Atlas, neuron: Neuron, largest: float) -> None:
     read = _kept((atlas.atlas_id, neuron, text), place, "Reading", read_text, name, text, neuron)
     deepest = max([largest, *map(abs, read.activations)])
     st.html(heat(read.tokens, read.activations, largest=deepest, answer=read.answer))
+
+
+def offer_the_model(name: str) -> None:
+    """A button that fetches the model, where visitors may; folded, since the page is complete without."""
+    if not limits.current().may_download(name):
+        return
+    try:
+        locate(name, allow_download=False)
+    except ModelError as missing:
+        if may_be_on_hub(name):
+            with st.expander("Try your own text: the model has to be fetched first"):
+                offer_to_fetch(name, missing)
 
 
 def by_value_vector(atlas: Atlas, neuron: Neuron) -> pd.DataFrame:

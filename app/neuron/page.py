@@ -37,7 +37,7 @@ RELATED_SHOWN = 12
 HUBS_SHOWN = 20
 # With fewer facts, one relation has most of them whatever the neuron does.
 FEW_FACTS = 5
-SIDES = {"top": "Most active", "bottom": "Least active"}
+SIDES = {"top": "Highest activation", "bottom": "Lowest activation"}
 
 
 def main() -> None:

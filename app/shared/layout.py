@@ -19,7 +19,6 @@ import streamlit as st
 from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
 from app.shared import limits, links, resources
-from app.shared.texts import STYLE
 from app.shared.words import (
     NOT_MEASURED,
     about_fact,
@@ -30,29 +29,25 @@ from app.shared.words import (
     token_list,
 )
 from atlas import queries
-from atlas.charts.look import TEXT
 from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title, and
-# none for the script; those to the Lab's changes look like its buttons; a button's text goes on in a second
-# line where it would be cut.
+# none for the script; a button's text goes on in a second line where it would be cut.
+_STATIC = Path(__file__).parents[1] / "static"
 PAGE_STYLE = f"""<style>
 .stMainBlockContainer {{ padding-top: 3rem; padding-bottom: 2rem; }}
 .stElementContainer:has(script) {{ display: none; }}
 .stMain [data-testid="stPageLink-NavLink"] {{ background: none; padding-left: 0; }}
 .stMain [data-testid="stPageLink-NavLink"] * {{ font-weight: 500; }}
 .stMain [data-testid="stPageLink-NavLink"]:hover {{ text-decoration: underline; }}
-.stMain .st-key-lab_verbs a[data-testid="stPageLink-NavLink"] {{
-  border: 1px solid {TEXT}66; border-radius: .5rem; padding: .25rem .75rem; text-decoration: none;
-}}
 button .stMarkdownEllipsis * {{ white-space: normal; }}
-{STYLE}
+{(_STATIC / "words.css").read_text()}
 </style>"""
 
-HISTORY_SCRIPT = f"<script>{(Path(__file__).parents[1] / 'static/history.js').read_text()}</script>"
+HISTORY_SCRIPT = f"<script>{(_STATIC / 'history.js').read_text()}</script>"
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")
@@ -313,15 +308,15 @@ _NEURON_COLUMNS = {
     "mean_score": _SCORE,
     "mean_activation": NumberColumn("Activation", format="%+.2f", help=ACTIVATION_EXPLAINED),
     "promoted": TextColumn(
-        "Pushes", width="large", help="The tokens that it makes likelier, firing as it does here"
+        "Pushes", width=300, help="The tokens that it makes likelier, firing as it does here"
     ),
-    "suppressed": TextColumn("Holds back", width="large", help="The tokens that it makes less likely"),
     "share": _SHARE,
     "relation_share": NumberColumn(
         "Share of facts", format="percent", help="Of the relation's facts, those that have it"
     ),
     "n_facts": NumberColumn("Facts", help="Facts that have the neuron"),
     "n_relations": NumberColumn("Relations", help="Relations of those facts"),
+    "suppressed": TextColumn("Holds back", width="large", help="The tokens that it makes less likely"),
     "compare": links.column("Side by side", width="small"),
 }
 

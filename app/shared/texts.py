@@ -15,25 +15,13 @@ from collections.abc import Sequence
 from html import escape
 
 from app.shared.words import seen
-from atlas.charts.look import INK, WHITE
 from atlas.charts.palette import colour
 
 LONGEST = 1000  # tokens
 # With this much of it over the page's ground, text can be read on every colour (a test measures it).
 DEEPEST = 0.6
 
-STYLE = f"""
-.words {{ line-height: 2; overflow-wrap: anywhere; margin: 0 0 .6rem; }}
-.words > span {{ position: relative; padding: .15em 0; border-radius: .2em; white-space: pre-wrap; }}
-.words > .answer {{ outline: 1.5px solid currentColor; outline-offset: 1px; }}
-.words > span:hover::after {{
-  content: attr(data-value); position: absolute; left: 0; bottom: 100%; z-index: 9; padding: 0 .4em;
-  background: {INK}; color: {WHITE}; border-radius: .25em; font-size: .8rem; line-height: 1.6;
-  white-space: nowrap;
-}}
-.words mark {{ background: {colour("above")}66; color: inherit; border-radius: .2em; padding: .1em .2em; }}
-.words .asked {{ opacity: .7; }}
-"""
+_MARK = f'<mark style="background:{colour("above")}66">'
 
 
 def heat(
@@ -44,12 +32,11 @@ def heat(
     answer: the place of the token that the answer is read from. Screen readers hear the sentence and its
     largest and smallest activation.
     """
-    pieces = _pieces(tokens[:LONGEST])
     values = [float(value) for value in activations[:LONGEST]]
     spans = [
-        f'<span class="{"answer" if place == answer else ""}" data-value="{signed(value)}" '
+        f'{before}<span class="{"answer" if place == answer else ""}" data-value="{signed(value)}" '
         f'style="background:{_shade(value, largest)}"><bdi>{escape(piece)}</bdi></span>'
-        for place, (piece, value) in enumerate(zip(pieces, values, strict=False))
+        for place, ((before, piece), value) in enumerate(zip(_pieces(tokens), values, strict=False))
     ]
     said = escape(describe_heat(tokens, values, answer))
     return f'<p class="words" role="img" aria-label="{said}">{"".join(spans)}</p>'
@@ -58,7 +45,7 @@ def heat(
 def describe_heat(tokens: Sequence[str], values: Sequence[float], answer: int | None = None) -> str:
     """The tokens as a sentence, and their largest, smallest and the answer's activation in words."""
     pairs = [pair for pair in zip(map(seen, tokens), values, strict=False) if math.isfinite(pair[1])]
-    sentence = "".join(_pieces(tokens[:LONGEST]))
+    sentence = "".join(before + piece for before, piece in _pieces(tokens))
     if not pairs:
         return sentence
     (high, most), (low, least) = (pick(pairs, key=lambda pair: pair[1]) for pick in (max, min))
@@ -83,14 +70,17 @@ def _shade(value: float, largest: float) -> str:
     return f"{colour('above' if value > 0 else 'below')}{opacity:02X}"
 
 
-def _pieces(tokens: Sequence[str]) -> list[str]:
-    """Tokens as they stand in a text: byte pairs hold their spaces, WordPieces are joined where marked."""
-    tokens = [seen(token.replace("\n", "⏎")) for token in map(str, tokens)]
-    if any(token.startswith(" ") for token in tokens):
-        return tokens
+def _pieces(tokens: Sequence[str]) -> list[tuple[str, str]]:
+    """Tokens as they stand in a text, each with the space before it.
+
+    Byte pairs hold their spaces; WordPieces say which of them go on with a word.
+    """
+    shown = [seen(str(token).replace("\n", "⏎")) for token in tokens[:LONGEST]]
+    if any(token.startswith(" ") for token in shown):
+        return [("", token) for token in shown]
+    joins = [not place or token.startswith("##") for place, token in enumerate(shown)]
     return [
-        token.removeprefix("##") if token.startswith("##") else f" {token}" if place else token
-        for place, token in enumerate(tokens)
+        ("" if joined else " ", token.removeprefix("##")) for token, joined in zip(shown, joins, strict=True)
     ]
 
 
@@ -103,9 +93,9 @@ def parted(text: str, *, beside: str | None = None, asked: str = "") -> str:
         same += 1
     shown = [_isolated(word) for word in words]
     if beside is not None and same < len(words):
-        shown[same] = f"<mark>{shown[same]}</mark>"
+        shown[same] = f"{_MARK}{shown[same]}</mark>"
     elif beside is not None and same < len(others):
-        shown.append(" <mark>(ends)</mark>")
+        shown.append(f" {_MARK}(ends)</mark>")
     return f'<p class="words"><span class="asked">{_isolated(asked)}</span> {"".join(shown)}</p>'
 
 

@@ -83,7 +83,7 @@ def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
         says=[", ".join(str(each["token"]).strip() for each in top) for top in layers["top"]],
     )
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity"))
-    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": "%"}
+    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": None}
     tips = tooltip(
         ("layer:O", "After layer"),
         ("probability:Q", "Probability of the answer", ".3f"),
@@ -98,11 +98,11 @@ def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
         .encode(
             x=x,
             y=alt.Y("neuron_share:Q", **share),
-            **encoded(names, "color", legend=legend(2, limit=190)),
+            **encoded(names, "color", legend=legend()),
             tooltip=tips,
         )
     )
-    line = lines(x, alt.Y("probability:Q", **share), names=names, tooltip=tips, legend=legend(2, limit=190))
+    line = lines(x, alt.Y("probability:Q", **share), names=names, tooltip=tips, legend=legend())
     return alt.layer(bars, *line, data=rows, title="After each layer", height=TALL)
 
 
@@ -288,14 +288,16 @@ def activation_bars(activations: pd.DataFrame, *, n_bars: int = 24) -> alt.Chart
     rows = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": counts})
     rows["meaning"] = np.where(rows["high"] > step / 2, "above", "below")
     rows = rows[rows["n"] > 0]
+    names = {"above": "above zero", "below": "below zero"}
+    names = {meaning: text for meaning, text in names.items() if (rows["meaning"] == meaning).any()}
     return (
-        alt.Chart(rows, title="On its facts")
+        alt.Chart(rows, title="Its activation on its facts")
         .mark_bar(binSpacing=1)
         .encode(
             x=alt.X("low:Q", bin="binned", title="Mean activation", axis=alt.Axis(tickCount=6)),
             x2=alt.X2("high:Q"),
             y=alt.Y("n:Q", title="Facts", axis=alt.Axis(tickCount=4, format="d")),
-            **encoded({"above": "above zero", "below": "below zero"}, "color", legend=legend(2, limit=160)),
+            **encoded(names, "color", legend=legend(2, limit=160)),
             tooltip=tooltip(("low:Q", "From", "+.3f"), ("high:Q", "to", "+.3f"), ("n:Q", "Facts", ",")),
         )
         .properties(height=SMALL)

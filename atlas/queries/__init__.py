@@ -38,6 +38,7 @@ from atlas.queries.summary import (
     atlas_summary,
     effect_summary,
     layer_histogram,
+    layers_by_relation,
     relations,
     unmeasured,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "generations_of_fact",
     "hub_neurons",
     "layer_histogram",
+    "layers_by_relation",
     "lens_of_fact",
     "neuron",
     "neurons_named",

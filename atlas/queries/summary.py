@@ -51,6 +51,21 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
     )
 
 
+def layers_by_relation(atlas: Atlas) -> pd.DataFrame:
+    """How each relation's knowledge neurons spread over the layers that have any; one row a pair with some.
+
+    Columns: relation_id, label, layer, n_pairs ((fact, neuron) pairs), pair_share (of the relation's).
+    """
+    return atlas.query(
+        """
+        SELECT k.relation_id, r.label, k.layer, count(*) AS n_pairs,
+               n_pairs / sum(n_pairs) OVER (PARTITION BY k.relation_id) AS pair_share
+        FROM knowledge_neurons AS k LEFT JOIN relations AS r USING (relation_id)
+        GROUP BY k.relation_id, r.label, k.layer ORDER BY k.relation_id, k.layer
+        """
+    )
+
+
 # What an atlas may lack → SQL: whether it has any.
 _PARTS = {
     "prompts": "SELECT count(*) > 0 FROM fact_prompts",

@@ -19,7 +19,7 @@ from app.lab.choose import offer_to_fetch
 from app.lab.results import show_groups
 from app.lab.run import show_progress
 from app.lab.tables import summary_rows
-from app.shared import exports, layout, limits, links, resources
+from app.shared import exports, layout, limits, resources
 from app.shared.apart import apart
 from app.shared.words import escape, plural
 from atlas.errors import ModelError
@@ -38,7 +38,6 @@ def show_measurement(atlas: Atlas, fact: dict[str, Any]) -> None:
     name = atlas.manifest.model.name
     if not limits.current().offers(name):
         return
-    st.subheader("Measured now", anchor=False)
     kept = st.session_state.setdefault(MEASURED, {})
     key = (atlas.atlas_id, fact["fact_id"])
     if key not in kept:
@@ -47,17 +46,18 @@ def show_measurement(atlas: Atlas, fact: dict[str, Any]) -> None:
         except ModelError as missing:
             offer_to_fetch(name, missing)
             return
-        st.caption(
+        place = st.empty()
+        about = (
             f"Asks {escape(name)} itself, on this machine: probabilities, scores with their certificates, "
             "and what suppressing the fact's neurons does. Nothing is written into the atlas."
         )
-        place = st.empty()
-        if place.button("Measure it now", icon=":material/science:", key="fact_measure"):
+        if place.button("Measure now", icon=":material/science:", key="fact_measure", help=about):
             kept[key] = measure_now(atlas, fact["fact_id"], place)
             for old in list(kept)[:-KEPT]:
                 del kept[old]
             st.rerun()
         return
+    st.subheader("Measured now", anchor=False)
     show(fact, kept[key])
 
 
@@ -91,8 +91,7 @@ def show(fact: dict[str, Any], measured: Measured) -> None:
     with table:
         show_groups(summary)
     with st.expander(f"The {plural(len(neurons), 'neuron')} found now"):
-        layout.neuron_table(neurons)
-        links.neuron_links(neurons.head(12))
+        layout.neuron_table(neurons, "The neurons found now")
     exports.offer(f"{fact['fact_id']}-now", prompts=prompts, neurons=neurons, effects=summary)
 
 

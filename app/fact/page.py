@@ -1,12 +1,12 @@
-"""Fact: what the model says, where its neurons lie, what they do, and the facts that share them.
+"""Fact: what the model says and writes, how the answer arises, its neurons, and the facts that share them.
 
-`?fact=` names it; `t`, `p` and `n` are other thresholds, `neuron` one of its neurons, `view` and `template`
-what the chart shows, `asked` which prompts its effects are of, `sharing` which facts are listed, `evidence`
-which experiment.
+`?fact=` names it; `lens` is the prompt that is followed layer by layer; `t`, `p` and `n` are other
+thresholds, `neuron` one of its neurons, `view` and `template` what the chart shows, `asked` which prompts its
+effects are of, `sharing` which facts are listed, `evidence` which experiment.
 
-1. *Choose.* The fact; the thresholds; a neuron, by a click in the chart or in the table.
+1. *Choose.* The fact; the thresholds; a neuron, by a click in the chart.
 2. *Query.* Everything is in the atlas: other thresholds are a query over stored scores.
-3. *Draw.* Prompts, chart, neurons, effects, facts that share neurons, what experiments found.
+3. *Draw.* Prompts, layers, texts, neurons, scores, effects, facts that share neurons, what experiments found.
 """
 
 from functools import partial
@@ -14,19 +14,18 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app.fact import evidence, live, tables
+from app.fact import evidence, live, tables, writing
 from app.shared import address, exports, layout, links, thresholds, tray
 from app.shared import evidence as sentences
-from app.shared.thresholds import ADDED, REMOVED
+from app.shared.thresholds import REMOVED
 from app.shared.words import (
     NOT_MEASURED,
     escape,
+    fact_label,
     fact_name,
-    formatted,
     is_missing,
     joined,
     neurons_of,
-    percentage,
     plural,
     promotes,
     with_blank,
@@ -38,11 +37,10 @@ from atlas.neuron import MARKS, Neuron
 from atlas.refinement import Refinement
 from atlas.store.atlas import Atlas
 
-NEURONS_SHOWN = 8
-SHARING_SHOWN = 10
+SHARING_SHOWN = 50
 EFFECT_TITLES = {
-    "held-out": "On held-out prompts (mean)",
-    "discovery": "On discovery prompts (mean)",
+    "suppress": "Switched off (×0)",
+    "amplify": "Turned up (×2)",
 }
 MARKS_EXPLAINED = {
     "contested": "Several answers are defensible.",
@@ -54,12 +52,21 @@ NO_FACT = "no fact of the atlas has it"
 def main() -> None:
     atlas = layout.current_atlas()
     fact_id = st.query_params.get("fact")
-    if not fact_id:
-        st.title("Fact", anchor=False)
-        layout.nothing("No fact is chosen. Search for one, or take a random one from Home.")
-        icon = ":material/search:"
-        st.page_link(links.SEARCH, label="Search all facts", icon=icon, query_params=links.here())
-        return
+    if fact_id:
+        show_fact(atlas, fact_id)
+    else:
+        choose_a_fact(atlas)
+
+
+def choose_a_fact(atlas: Atlas) -> None:
+    st.title("Fact", anchor=False)
+    if text := layout.search_form("A subject, an answer, a relation or a word of a prompt", "France"):
+        st.switch_page(links.SEARCH, query_params=links.here(q=text))
+    rows = queries.example_facts(atlas).to_dict("records")
+    layout.examples((links.FACT, fact_label(row), {"fact": row["fact_id"]}) for row in rows)
+
+
+def show_fact(atlas: Atlas, fact_id: str) -> None:
     fact = queries.fact(atlas, fact_id)
     prompts = queries.prompts_of_fact(atlas, fact_id)
     stored = queries.neurons_of_fact(atlas, fact_id)
@@ -67,10 +74,17 @@ def main() -> None:
     exported = {"prompts": prompts, "neurons": stored, "effects": effects}
 
     actions = fact_heading(fact)
-    lacks = layout.say_unmeasured(atlas, "prompts", "known", "probabilities", "scores", "effects", "tokens")
+    lacks = layout.say_unmeasured(
+        atlas, "prompts", "known", "probabilities", "lens", "scores", "effects", "tokens"
+    )
+    if lacks & {"probabilities", "scores", "effects"}:
+        with layout.errors_as_sentences():
+            live.show_measurement(atlas, fact)
     neuron = None
     with layout.errors_as_sentences():
         neuron = known_neuron_in_url(atlas)
+    with layout.errors_as_sentences():
+        exported["written"] = writing.show_written(atlas, fact)
     if "prompts" not in lacks:
         title = "How it can be asked" if "probabilities" in lacks else "What the model says"
         st.subheader(title, anchor=False)
@@ -78,10 +92,13 @@ def main() -> None:
             tables.show_prompts(prompts)
         if fact["n_prompts"] == 0:
             st.caption("Made from this atlas's templates. Its neurons were found on other sentences.")
+    with layout.errors_as_sentences():
+        exported["lens"] = writing.show_lens(atlas, fact)
     st.subheader("Its neurons", anchor=False)
     with layout.errors_as_sentences():
         limits, rows = choose_fact_neurons(atlas, fact, stored)
         exported["neurons"] = rows
+        show_fact_neurons(rows)
         widths = {"scores": 3, "effects": 2}
         places = layout.columns({part: width for part, width in widths.items() if part not in lacks})
         if "scores" in places:
@@ -93,17 +110,14 @@ def main() -> None:
         if neuron is not None:
             with layout.errors_as_sentences():
                 show_chosen_neuron(atlas, fact, prompts, limits, rows, neuron)
-        show_fact_neurons(rows, neuron)
-    if lacks & {"probabilities", "scores", "effects"}:
-        with layout.errors_as_sentences():
-            live.show_measurement(atlas, fact)
     if not stored.empty:
         with layout.errors_as_sentences():
             exported["facts_that_share_neurons"] = show_sharing_facts(atlas, fact)
     with layout.errors_as_sentences():
         exported |= evidence.show_fact_experiments(atlas, fact)
     with actions:
-        links.lab_link(fact_id)
+        if in_force(rows).empty:
+            links.lab_link(fact_id)
         links.compare_link("facts", fact_id)
         source = fact_name(fact["subject"], fact["object"])
         tray.add_button(neurons_of(in_force(rows)), key="fact", source=source)
@@ -123,7 +137,13 @@ def fact_heading(fact: dict):
             st.badge(mark, color="gray", help=f"{MARKS_EXPLAINED[mark]} Experiments leave it out.")
         mean = fact["mean_probability"]
         probability = "" if is_missing(mean) else f"Mean probability {mean:.2f}"
-        st.caption(joined(probability, plural(fact["n_neurons"], "knowledge neuron")))
+        st.caption(
+            joined(probability, plural(fact["n_neurons"], "knowledge neuron")),
+            help="The mean is over all of its prompts. Its knowledge neurons are those to which most of the "
+            "answer's probability is due, on most of the prompts that were used to find them.",
+        )
+    if fact["n_neurons"]:
+        links.lab_verbs(fact["fact_id"])
     return st.container(horizontal=True, vertical_alignment="center", gap="small")
 
 
@@ -149,12 +169,10 @@ def choose_fact_neurons(atlas: Atlas, fact: dict, stored: pd.DataFrame) -> tuple
     own = thresholds.atlas_thresholds(atlas.manifest, fact["relation_id"])
     if not atlas.measured("attributions") or not atlas.measured("prompts"):
         return own, stored
-    limits = thresholds.choose_thresholds(atlas.manifest, own)
+    moved = not {"t", "p", "n"}.isdisjoint(st.query_params)
+    with st.expander("Other thresholds: what would count as one of its neurons?", expanded=moved):
+        limits = thresholds.choose_thresholds(atlas.manifest, own)
     if limits == own:
-        st.caption(
-            f"{plural(len(stored), 'neuron')} at the atlas's thresholds. "
-            "Move a slider to see which are added and removed."
-        )
         return limits, stored
     options = {name: getattr(limits, name) for name in ("at_least", "inclusive", "negatives", "seed")}
     found = queries.rethreshold(atlas, fact["fact_id"], limits.threshold, limits.share, **options)
@@ -275,49 +293,14 @@ def standing(prompts: pd.DataFrame, limits: Refinement, row: pd.DataFrame, score
 # Neurons ---------------------------------------------------------------------------------------------
 
 
-def show_fact_neurons(rows: pd.DataFrame, neuron: Neuron | None) -> None:
-    """The neurons in force as cards, all of them as a table; of a chosen one, its row."""
-    current = in_force(rows)
-    if current.empty:
+def show_fact_neurons(rows: pd.DataFrame) -> None:
+    """Its neurons as a table: those in force and, beside other thresholds than the atlas's, those removed."""
+    if in_force(rows).empty:
         layout.nothing(
             "This fact has no knowledge neurons: no neuron reaches the threshold in enough of its prompts."
         )
-    else:
-        neuron_cards(current)
-    if rows.empty:
-        return
-    shown = rows if neuron is None else rows_of(rows, neuron)
-    if shown.empty:
-        # Chosen in the chart, and not in the set: its box above has all there is.
-        shown, neuron = rows, None
-    label = f"All {len(rows)} neurons as a table" if len(rows) > 1 else "As a table"
-    with st.expander(label, expanded=neuron is not None or "change" in rows):
-        if neuron is not None:
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.caption(f"Only {escape(neuron)}, of {len(rows)}.")
-                st.button("Show all", on_click=set_neuron, args=(None,))
-        layout.neuron_table(shown, key=f"neurons-{st.query_params['fact']}-{neuron}", act=set_neuron)
-        if neuron is None:
-            st.caption("Choose a row for the neuron's scores.")
-
-
-def neuron_cards(rows: pd.DataFrame) -> None:
-    with st.container(horizontal=True, gap="small"):
-        for row in rows.head(NEURONS_SHOWN).itertuples(index=False):
-            with st.container(border=True, width=165, height="stretch", gap=None):
-                with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                    links.neuron_link(row.layer, row.neuron)
-                    if getattr(row, "change", None) == ADDED:
-                        st.badge("added", color="green")
-                if not is_missing(row.mean_score):
-                    st.caption(f"score {row.mean_score:.3f}, {percentage(row.share)} of prompts")
-                # A neuron that other thresholds add may belong to no fact of the atlas.
-                facts = f"{plural(row.n_facts, 'fact')}, {plural(row.n_relations, 'relation')}"
-                st.caption(NO_FACT if is_missing(row.n_facts) else facts)
-                if tokens := promotes(row.promoted, 5):
-                    st.caption(escape(tokens))
-    if len(rows) > NEURONS_SHOWN:
-        st.caption(f"and {len(rows) - NEURONS_SHOWN} more in the table below")
+    if not rows.empty:
+        layout.neuron_table(rows, "Its neurons, with their scores and what they push")
 
 
 # Effects ---------------------------------------------------------------------------------------------
@@ -335,15 +318,24 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     options = {name: text for name, text in names.items() if (rows["held_out"] == (name == "held-out")).any()}
     templates = address.segments("Prompts", "asked", options)
     rows = rows[rows["held_out"] == (templates == "held-out")]
-    layout.draw_chart(
-        partial(effect_charts.effect_moves, rows, title=EFFECT_TITLES[templates]),
-        "Probability of the answer before and after, beside the controls",
-    )
+    first, *others = [each for each in EFFECT_TITLES if (rows["intervention"] == each).any()]
+    draw_effects(rows, first, templates)
     groups = set(effects["group"])
     controls = sentences.TWO_CONTROLS if "random" in groups else sentences.ONE_CONTROL
     st.caption(sentences.describe_groups() if "matched" in groups else controls)
-    with st.expander("Prompt by prompt"):
+    with st.expander("Turned up, and prompt by prompt" if others else "Prompt by prompt"):
+        for each in others:
+            draw_effects(rows, each, templates)
         tables.show_effects_by_prompt(rows)
+
+
+def draw_effects(rows: pd.DataFrame, intervention: str, templates: str) -> None:
+    """What one intervention does to the answer's probability, own neurons above the controls."""
+    title = f"{EFFECT_TITLES[intervention]}, {templates} prompts"
+    layout.draw_chart(
+        partial(effect_charts.effect_moves, rows[rows["intervention"] == intervention], title=title),
+        f"Probability of the answer before and after, beside the controls: {intervention}",
+    )
 
 
 # Facts that share them -------------------------------------------------------------------------------
@@ -357,20 +349,13 @@ def show_sharing_facts(atlas: Atlas, fact: dict) -> pd.DataFrame:
     others = queries.facts_sharing_neurons(atlas, fact["fact_id"], same_relation=same, limit=SHARING_SHOWN)
     if others.empty:
         layout.nothing(f"No other fact {'' if which == 'any' else 'of these '}has any of its neurons.")
-    for row in others.itertuples(index=False):
-        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
-            links.fact_link(row.fact_id, fact_name(row.subject, row.object))
-            links.compare_link("facts", fact["fact_id"], row.fact_id)
-            st.caption(escape(shared_note(row)))
+        return others
+    cells = [
+        links.cell(links.COMPARE, "Compare", kind="facts", a=fact["fact_id"], b=other)
+        for other in others["fact_id"]
+    ]
+    layout.fact_table(others.assign(compare=cells).drop(columns="known"), "The facts that share its neurons")
     return others
-
-
-def shared_note(row) -> str:
-    return (
-        f"{plural(row.n_shared, 'neuron')} of {formatted(row.n_neurons)} in common, "
-        f"overlap {row.jaccard:.0%} · "
-        f"{row.label or row.relation_id}{' (the same relation)' if row.same_relation else ''}"
-    )
 
 
 main()

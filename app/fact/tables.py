@@ -46,8 +46,8 @@ def show_prompts(prompts: pd.DataFrame) -> None:
         column_config={
             "prompt": PROMPT,
             "probability": ProgressColumn(
-                "P(answer)",
-                help="The answer's probability",
+                "Probability",
+                help="Of the right answer",
                 min_value=0,
                 max_value=1,
                 format="%.3f",
@@ -67,7 +67,11 @@ def show_prompts(prompts: pd.DataFrame) -> None:
             "theirs; the first answer is the likeliest token at the first position."
         )
     if prompts["max_score"].notna().any():
-        st.caption(certificate(prompts))
+        st.caption(
+            certificate(prompts),
+            help="A neuron's score is an integral, computed at a few points. Together the scores of a layer "
+            "have to add up to a change of the answer's probability; the gap is what they do not.",
+        )
 
 
 def first_answer(token: object, probability: object) -> str | None:

@@ -25,6 +25,8 @@ from atlas.store.atlas import Atlas
 # Relative losses of accuracy below LITTLE count as none; from MUCH of an effect on, a control is remarked on.
 LITTLE, MUCH = 0.1, 0.5
 
+SWITCHED_OFF = "Each fact's neurons switched off"
+
 Tables = dict[str, pd.DataFrame]
 
 
@@ -32,25 +34,34 @@ Tables = dict[str, pd.DataFrame]
 
 
 def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
-    """The paper's figures 3 and 4 for this relation, with intervals and controls."""
+    """What switching each fact's neurons off does, beside controls; folded, the paper's figures 3 and 4."""
     rows, facts = sentences.measured_effects(atlas, relation=relation_id)
     if rows.empty:
         return _effects_of_a_build(atlas, relation_id)
-    ratio = sentences.choose_ratio(rows)
-    layout.draw_chart(
-        partial(effect_charts.effect_intervals, rows, ratio=ratio, title="Each fact's own neurons"),
-        "Effects of changing each fact's neurons, beside controls",
-    )
+    first = st.container()
     held_out = sentences.on_held_out(rows)
-    verdicts = (sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES)
-    st.markdown(" ".join(filter(None, verdicts)))
-    bars = "Full bars: held-out templates; faint bars: discovery templates."
-    if len(held_out) == len(rows):
-        bars = f"On {sentences.templates_asked(atlas)}."
-    sentences.note(
-        f"{sentences.sample_size(rows, facts)}. {bars} {sentences.RATIO_DEFINITIONS[ratio]} "
-        f"{sentences.describe_groups(held_out)}"
-    )
+    with st.expander("Turned up (×2), and on the prompts that found the neurons"):
+        ratio = sentences.choose_ratio(rows)
+        layout.draw_chart(
+            partial(effect_charts.effect_intervals, rows, ratio=ratio, title="Each fact's own neurons"),
+            "Effects of changing each fact's neurons, beside controls",
+        )
+        bars = "Full bars: held-out templates; faint bars: discovery templates."
+        if len(held_out) == len(rows):
+            bars = f"On {sentences.templates_asked(atlas)}."
+        sentences.note(
+            f"{sentences.sample_size(rows, facts)}. {bars} {sentences.RATIO_DEFINITIONS[ratio]} "
+            f"{sentences.describe_groups(held_out)}"
+        )
+    with first:
+        off = held_out[held_out["intervention"] == "suppress"]
+        layout.draw_chart(
+            partial(effect_charts.effect_intervals, off, ratio=ratio, title=SWITCHED_OFF), SWITCHED_OFF
+        )
+        verdicts = (
+            sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES
+        )
+        st.markdown(" ".join(filter(None, verdicts)))
     return {"effects": rows}
 
 
@@ -66,10 +77,13 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
     if rows.empty:
         layout.nothing(f"Suppressing and amplifying: {NOT_MEASURED}.")
         return {}
-    layout.draw_chart(
-        partial(effect_charts.effect_bars, rows, title="Each fact's own neurons"),
-        "Effects of changing each fact's neurons, beside controls",
-    )
+    off = rows[rows["intervention"] == "suppress"]
+    layout.draw_chart(partial(effect_charts.effect_bars, off, title=SWITCHED_OFF), SWITCHED_OFF)
+    with st.expander("Turned up (×2)"):
+        layout.draw_chart(
+            partial(effect_charts.effect_bars, rows, title="Each fact's own neurons"),
+            "Effects of changing each fact's neurons, beside controls",
+        )
     n = int(rows["n_facts"].max())
     asked = sentences.templates_asked(atlas)
     st.caption(f"{sentences.TWO_CONTROLS} Mean over its {n:,} {facts}, on {asked}.")
@@ -87,17 +101,20 @@ def show_erasing(atlas: Atlas, relation_id: str) -> Tables:
         layout.nothing(f"{why} Add the most shared neurons to the tray and erase them in the Lab.")
         return {}
     elsewhere = ask(evidence.erasure_elsewhere, atlas, relation_id)
-    measure = address.segments("Measure", "erased", {"accuracy": "Accuracy", "perplexity": "Perplexity"})
-    layout.draw_chart(
-        partial(change_charts.dose_lines, doses, measure=measure),
-        "What erasing its most frequent neurons does to its own prompts, by their number",
-    )
-    if not elsewhere["itself"].all():
+    first = st.container()
+    with st.expander("Other relations, and perplexity"):
+        measure = address.segments("Measure", "erased", {"accuracy": "Accuracy", "perplexity": "Perplexity"})
+        if not elsewhere["itself"].all():
+            layout.draw_chart(
+                partial(change_charts.elsewhere_strip, elsewhere, measure=measure),
+                "What erasing them does to every relation's prompts",
+            )
+    with first:
         layout.draw_chart(
-            partial(change_charts.elsewhere_strip, elsewhere, measure=measure),
-            "What erasing them does to every relation's prompts",
+            partial(change_charts.dose_lines, doses, measure=measure),
+            "What erasing its most frequent neurons does to its own prompts, by their number",
         )
-    st.markdown(describe_erasing(doses, elsewhere))
+        st.markdown(describe_erasing(doses, elsewhere))
     sentences.note(
         "Erasing sets the value vectors of the neurons that most of its facts have to zero, at every "
         f"position. The dotted line is before. Evaluated on {plural(doses['n_prompts'].max(), 'prompt')} of "
@@ -159,21 +176,21 @@ def show_edit_rates(atlas: Atlas, relation_id: str) -> Tables:
         f"{add:g}": f"λ₁ = {remove:g}, λ₂ = {add:g}"
         for remove, add in dict.fromkeys(zip(rates["remove"], rates["add"], strict=True))
     }
-    left, right = st.columns([3, 2], gap="medium")
-    with right:
+    first = st.container()
+    with st.expander("Rewritten: every measure"):
         chosen = address.segments("Strengths", "strength", strengths)
         shown = rates[[f"{add:g}" == chosen for add in rates["add"]]]
-        st.markdown(describe_edits(shown))
+        layout.draw_chart(
+            partial(change_charts.edit_bars, shown), "How often edits succeed, beside random neurons"
+        )
         sentences.note(
             "Edits of known facts: the value vectors of the fact's neurons lose λ₁ × the old answer's "
             "embedding and gain λ₂ × that of another object of the relation. Once without the common neurons "
             "(those of more than a tenth of the relation's facts), once with them. The control is as many "
             "random neurons of the same layers. Brackets hold the number of prompts."
         )
-    with left:
-        layout.draw_chart(
-            partial(change_charts.edit_bars, shown), "How often edits succeed, beside random neurons"
-        )
+    with first:
+        st.markdown(f"**Rewritten to another answer.** {describe_edits(shown)}")
     return {"edits": rates}
 
 

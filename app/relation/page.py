@@ -2,26 +2,26 @@
 
 `?relation=` names it, `layer` keeps its neurons of one layer, `other` is the relation whose facts stand
 beside its own; `ratio`, `erased` and `strength` choose how experiments are drawn. Without a relation: all of
-them, and how much they share; `a` and `b` are those of a cell.
+them, where their neurons lie, and how much they share; `a` and `b` are those of a cell.
 """
 
 from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
 from app.relation import evidence
 from app.shared import address, exports, layout, links, tray
 from app.shared.resources import ask
 from app.shared.words import (
-    about_fact,
     escape,
     fact_name,
-    formatted,
     is_missing,
+    joined,
     neurons_of,
-    percentage,
     plural,
+    relation_name,
 )
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
@@ -32,6 +32,8 @@ from atlas.store.atlas import Atlas
 
 CLOSEST = 8
 _PAIRS = 10
+_ROW = 35  # pixels
+KNOWN_EXPLAINED = "A fact is known where the right answer is the model's first on most of its prompts."
 
 
 def main() -> None:
@@ -54,17 +56,65 @@ def main() -> None:
 
 def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
     st.title("Relations", anchor=False)
+    if text := layout.search_form("A relation, or one of its facts", "capital"):
+        st.switch_page(links.SEARCH, query_params=links.here(q=text))
+    first = relations.nlargest(3, "n_with_neurons").itertuples(index=False)
+    layout.examples((links.RELATION, relation_name(row), {"relation": row.relation_id}) for row in first)
     overlap = ask(queries.relation_overlap, atlas)
-    exports.offer("relations", relations=relations, shared_neurons=overlap)
-    left, right = st.columns([2, 3], gap="medium")
+    left, right = st.columns([6, 5], gap="medium")
     with left:
-        for row in relations.itertuples(index=False):
-            with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
-                links.relation_link(row.relation_id, row.label or row.relation_id)
-                known = "" if is_missing(row.known_share) else f" · {row.known_share:.0%} known"
-                st.caption(escape(f"{row.relation_id} · {plural(row.n_facts, 'fact')}{known}"))
+        relation_table(relations)
+        exports.offer("relations", relations=relations, shared_neurons=overlap)
     with right, layout.errors_as_sentences():
-        chosen = pair_in_url(relations)
+        show_layers(atlas)
+    show_overlap(atlas, relations, overlap)
+
+
+def relation_table(relations: pd.DataFrame) -> None:
+    cells = [
+        links.cell(links.RELATION, relation_name(row), relation=row.relation_id)
+        for row in relations.itertuples(index=False)
+    ]
+    columns = {
+        "relation": links.column("Relation", pinned=True, width=170),
+        "relation_id": TextColumn("Id", width=60, help="Of the property in Wikidata"),
+        "n_facts": NumberColumn("Facts", width=60),
+        "known_share": NumberColumn("Known", format="percent", width=70, help=KNOWN_EXPLAINED),
+        "n_with_neurons": NumberColumn("With neurons", width=90, help="Facts that have knowledge neurons"),
+        "mean_neurons": NumberColumn("Neurons a fact", format="%.1f", width=100),
+    }
+    shown = relations.assign(relation=cells)[list(columns)].dropna(axis="columns", how="all")
+    st.dataframe(
+        shown,
+        height=min(_ROW * (len(shown) + 1) + 3, 620),
+        hide_index=True,
+        alt="All relations",
+        column_config={name: column for name, column in columns.items() if name in shown},
+    )
+
+
+def show_layers(atlas: Atlas) -> None:
+    """Relations and layers as a map, whose cells lead to their relation."""
+    layers = ask(queries.layers_by_relation, atlas)
+    if layers.empty:
+        layout.nothing("No fact has knowledge neurons.")
+        return
+    address.draw_clickable(
+        partial(sharing_charts.relation_layers, layers, n_layers=atlas.manifest.model.n_layers),
+        "Where the neurons of each relation lie, by layer",
+        key="layers",
+        fields=["relation_id", "layer"],
+        act=lambda relation_id, layer: address.set_in_url(relation=relation_id, layer=layer),
+    )
+    st.caption("Click a cell for its relation and layer.")
+
+
+def show_overlap(atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame) -> None:
+    """How many neurons relations share, as a matrix, and the pairs of facts of a chosen cell."""
+    st.subheader("What they share", anchor=False)
+    chosen = pair_in_url(relations)
+    left, right = st.columns([3, 2], gap="medium")
+    with left, layout.errors_as_sentences():
         address.draw_clickable(
             partial(
                 sharing_charts.overlap_matrix,
@@ -76,6 +126,7 @@ def all_relations(atlas: Atlas, relations: pd.DataFrame) -> None:
             fields=["relation_a", "relation_b"],
             act=lambda relation_a, relation_b: address.set_in_url(a=relation_a, b=relation_b),
         )
+    with right, layout.errors_as_sentences():
         if chosen is None:
             st.caption("Click a cell for its pairs of facts.")
         else:
@@ -115,21 +166,17 @@ def relation_heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -
         )
         links.compare_link("relations", relation_id, label="Compare with another")
         links.text_link(links.SEARCH, "Search its facts", relation=relation_id)
-    lacks = layout.say_unmeasured(atlas, "known", "effects", "tokens", "erasures", "edits")
-    within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"]
-    layout.number_boxes(
-        {
-            "Facts": (formatted(relation["n_facts"]), plural(relation["n_templates"], "template")),
-            "The model knows": (percentage(relation["known_share"]), "of its facts"),
-            "With neurons": (formatted(relation["n_with_neurons"]), "facts"),
-            "Neurons per fact": (formatted(relation["mean_neurons"], ".1f"), "mean"),
-            "Two facts share": (
-                formatted(within.iloc[0] if len(within) else None, ".2f"),
-                "neurons (mean)",
-            ),
-        }
-    )
-    return lacks
+    within = overlap[(overlap["relation_a"] == relation_id) & overlap["within"]]["mean_shared"].dropna()
+    known, mean = relation["known_share"], relation["mean_neurons"]
+    numbers = [
+        plural(relation["n_facts"], "fact"),
+        plural(relation["n_templates"], "wording"),
+        "" if is_missing(known) else f"the model knows {known:.0%}",
+        "" if is_missing(mean) else f"{mean:.1f} neurons a fact",
+        f"two facts share {within.iloc[0]:.2f}" if len(within) else "",
+    ]
+    st.caption(escape(joined(*numbers)), help=f"{KNOWN_EXPLAINED} Numbers of neurons are means.")
+    return layout.say_unmeasured(atlas, "known", "effects", "tokens", "erasures", "edits")
 
 
 def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFrame) -> None:
@@ -138,41 +185,13 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
     layer = int(text) if text in set(by_layer["layer"].astype(str)) else None
     neurons = ask(queries.relation_neurons, atlas, relation_id, layer=layer)
     widely = ask(sharing.neurons_by_sharing, atlas, relation_id)
-    left, right = st.columns(2, gap="medium")
-    with left, layout.errors_as_sentences():
-        if neurons.empty:
-            layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
-        else:
-            address.draw_clickable(
-                partial(sharing_charts.relation_neuron_bars, neurons),
-                "Neurons most of its facts share",
-                key=f"neurons-{relation_id}-{layer}",
-                fields=["name"],
-                act=lambda name: st.switch_page(links.NEURON, query_params=links.here(neuron=name)),
-            )
-            st.caption("Click a neuron for its page.")
-    with right, layout.errors_as_sentences():
-        address.draw_clickable(
-            partial(neuron_charts.layer_bars, by_layer, title="Where its neurons lie", chosen=layer),
-            "Its neurons by layer",
-            key=f"layers-{relation_id}-{layer}",
-            fields=["layer"],
-            act=lambda layer: address.switch_in_url("layer", layer),
-        )
-        if layer is None:
-            st.caption("Click a layer to see only its neurons.")
-        else:
-            icon, label = ":material/close:", f"Layer {layer} only: show all"
-            st.button(label, icon=icon, on_click=address.set_in_url, kwargs={"layer": None})
-        layout.draw_chart(
-            partial(sharing_charts.sharing_histogram, widely, int(relation["n_facts"])),
-            "How many of its neurons are shared by how many of its facts",
-        )
+    st.subheader(
+        "The neurons that its facts share", anchor=False, help="Those of most of its facts come first."
+    )
     if neurons.empty:
-        return
-    st.subheader("Its most shared neurons", anchor=False)
-    layout.neuron_table(neurons)
-    links.neuron_links(neurons.head(12))
+        layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
+    else:
+        layout.neuron_table(neurons, "The neurons that most of its facts share")
     with st.container(horizontal=True, gap="small"):
         tray.add_button(
             neurons_of(neurons.head(20)),
@@ -181,6 +200,24 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
         )
         exports.offer(
             f"relation {relation_id}", neurons=neurons, layers=by_layer, neurons_by_facts_sharing_them=widely
+        )
+        if layer is not None:
+            icon, label = ":material/close:", f"Layer {layer} only: show all"
+            st.button(label, icon=icon, on_click=address.set_in_url, kwargs={"layer": None})
+    left, right = st.columns(2, gap="medium")
+    with left, layout.errors_as_sentences():
+        address.draw_clickable(
+            partial(neuron_charts.layer_bars, by_layer, title="Where its neurons lie", chosen=layer),
+            "Its neurons by layer",
+            key=f"layers-{relation_id}-{layer}",
+            fields=["layer"],
+            act=lambda layer: address.switch_in_url("layer", layer),
+        )
+        st.caption("Click a layer to see only its neurons.")
+    with right, layout.errors_as_sentences():
+        layout.draw_chart(
+            partial(sharing_charts.sharing_histogram, widely, int(relation["n_facts"])),
+            "How many of its neurons are shared by how many of its facts",
         )
 
 
@@ -278,17 +315,37 @@ def show_pairs(
         f"{cell['mean_shared'].iloc[0]:.2f} neurons in common, mean over "
         f"{plural(cell['n_pairs'].iloc[0], 'pair')}. The {len(pairs)} pairs with most:"
     )
-    for row in pairs.itertuples(index=False):
-        with st.container(gap=None):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                links.fact_link(row.fact_a, fact_name(row.subject_a, row.object_a))
-                links.fact_link(row.fact_b, fact_name(row.subject_b, row.object_b))
-            of = f"of {row.n_neurons_a} and {row.n_neurons_b}"
-            same = " · same answer" if row.same_object else ""
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.caption(escape(f"{row.n_shared} in common, {of} ({row.jaccard:.0%}){same}"))
-                links.compare_link("facts", row.fact_a, row.fact_b)
+    pair_table(pairs)
     exports.offer(f"pairs {relation_a} {relation_b}", pairs=pairs)
+
+
+def pair_table(pairs: pd.DataFrame) -> None:
+    sides = {
+        side: [
+            links.cell(links.FACT, fact_name(subject, answer), fact=fact_id)
+            for fact_id, subject, answer in zip(
+                *(pairs[f"{name}_{side}"] for name in ("fact", "subject", "object")), strict=True
+            )
+        ]
+        for side in "ab"
+    }
+    both = zip(pairs["fact_a"], pairs["fact_b"], strict=True)
+    compared = [links.cell(links.COMPARE, "Compare", kind="facts", a=a, b=b) for a, b in both]
+    st.dataframe(
+        pairs.assign(**sides, compare=compared)[["a", "b", "n_shared", "jaccard", "same_object", "compare"]],
+        hide_index=True,
+        alt="Pairs of facts with the neurons that they have in common",
+        column_config={
+            "a": links.column("Fact", pinned=True, width=160),
+            "b": links.column("and fact", width=160),
+            "n_shared": NumberColumn("In common", width=80, help="Neurons that both have"),
+            "jaccard": NumberColumn(
+                "Overlap", format="percent", width=70, help="Of the neurons that either has"
+            ),
+            "same_object": CheckboxColumn("Same answer", width=90),
+            "compare": links.column("Side by side", width=90),
+        },
+    )
 
 
 # Its facts -------------------------------------------------------------------------------------------
@@ -296,10 +353,10 @@ def show_pairs(
 
 def show_relation_facts(atlas: Atlas, relation_id: str) -> None:
     st.subheader("Its facts", anchor=False)
-    page = {"limit": address.PAGE_ROWS, "offset": address.page_offset()}
+    page = {"limit": address.TABLE_ROWS, "offset": address.page_offset(address.TABLE_ROWS)}
     hits = queries.facts_matching(atlas, relation=relation_id, **page)
-    layout.fact_rows(hits.rows, notes=partial(about_fact, relation=False))
-    address.draw_page_numbers(hits.total)
+    layout.fact_table(hits.rows.drop(columns="label"), "The facts of the relation")
+    address.draw_page_numbers(hits.total, address.TABLE_ROWS)
 
 
 main()

@@ -23,6 +23,8 @@ from atlas.charts import look
 from atlas.neuron import Neuron
 
 PAGE_ROWS = 20
+# Of a table, which sorts what it has.
+TABLE_ROWS = 500
 _NEURON_LENGTH = 20
 _LAST, _OPENS = "last_address", "opens_the_session"
 
@@ -123,14 +125,14 @@ def page_number() -> int:
     return max(1, int(text)) if text.isascii() and text.isdigit() else 1
 
 
-def page_offset() -> int:
-    """How many rows come before the page of a list that the URL names."""
-    return (page_number() - 1) * PAGE_ROWS
+def page_offset(rows: int = PAGE_ROWS) -> int:
+    """How many rows come before the page of a list that the URL names; `rows` are on a page."""
+    return (page_number() - 1) * rows
 
 
-def draw_page_numbers(total: int) -> None:
-    """Page numbers below a list of `total` rows."""
-    n_pages = max(1, math.ceil(total / PAGE_ROWS))
+def draw_page_numbers(total: int, rows: int = PAGE_ROWS) -> None:
+    """Page numbers below a list of `total` rows, `rows` on a page."""
+    n_pages = max(1, math.ceil(total / rows))
     if n_pages == 1:
         return
     page = min(page_number(), n_pages)

@@ -8,7 +8,7 @@ draw_chart(partial(layer_bars, rows), "Neurons by layer")
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -36,16 +36,18 @@ _FIGURE_WIDTH = 150
 
 # Links to the page in view would look like menu entries that are switched on; less room above the title, and
 # none for the script; a button's text goes on in a second line where it would be cut.
-PAGE_STYLE = """<style>
-.stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
-.stElementContainer:has(script) { display: none; }
-.stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
-.stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
-.stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
-button .stMarkdownEllipsis * { white-space: normal; }
+_STATIC = Path(__file__).parents[1] / "static"
+PAGE_STYLE = f"""<style>
+.stMainBlockContainer {{ padding-top: 3rem; padding-bottom: 2rem; }}
+.stElementContainer:has(script) {{ display: none; }}
+.stMain [data-testid="stPageLink-NavLink"] {{ background: none; padding-left: 0; }}
+.stMain [data-testid="stPageLink-NavLink"] * {{ font-weight: 500; }}
+.stMain [data-testid="stPageLink-NavLink"]:hover {{ text-decoration: underline; }}
+button .stMarkdownEllipsis * {{ white-space: normal; }}
+{(_STATIC / "words.css").read_text()}
 </style>"""
 
-HISTORY_SCRIPT = f"<script>{(Path(__file__).parents[1] / 'static/history.js').read_text()}</script>"
+HISTORY_SCRIPT = f"<script>{(_STATIC / 'history.js').read_text()}</script>"
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")
@@ -80,6 +82,8 @@ def nothing(text: str) -> None:
 _PARTS_IN_WORDS = {
     "prompts": "prompts",
     "known": "whether the model knows a fact",
+    "lens": "what it would say after each layer",
+    "generations": "what it writes",
     "probabilities": "the answers' probabilities",
     "scores": "attribution scores",
     "effects": "the effects of changing neurons",
@@ -207,54 +211,114 @@ def fact_rows(rows: pd.DataFrame, *, notes: Callable[[Any], str] | None = None) 
             st.caption(escape((notes or about_fact)(row)))
 
 
-def neuron_table(
-    neurons: pd.DataFrame, *, key: str | None = None, act: Callable[[str], None] | None = None
-) -> None:
-    """Neurons of a fact or a relation as a table that can be sorted and downloaded; without empty columns.
+def search_form(label: str, placeholder: str) -> str:
+    """What a visitor has typed into the box of a page that nothing is chosen on, once; "" otherwise."""
+    with st.form("search", border=False):
+        box, button = st.columns([5, 1], vertical_alignment="bottom")
+        text = box.text_input(label, placeholder=placeholder, max_chars=limits.current().search_length)
+        return text.strip() if button.form_submit_button("Search", width="stretch") else ""
 
-    With `act` a row can be chosen: `act` changes the URL by its name. `key` has to say what it changes.
-    """
-    names = [str(neuron) for neuron in neurons_of(neurons)]
+
+def examples(shown: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """Links to begin with, on one line: a page, a label, the address's parameters."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption("For example:", width="content")
+        for page, label, parameters in shown:
+            links.text_link(page, label, **parameters)
+
+
+def codes(neurons: pd.DataFrame) -> list[str]:
+    """`L9.N2141` of each row."""
+    return [str(neuron) for neuron in neurons_of(neurons)]
+
+
+def fact_table(facts: pd.DataFrame, alternative: str) -> None:
+    """Facts as a table that can be sorted, the first cell a link; without the columns that are empty."""
+    names = map(fact_name, facts["subject"], facts["object"])
+    pairs = zip(facts["fact_id"], names, strict=True)
+    rows = facts.assign(fact=[links.cell(links.FACT, name, fact=fact_id) for fact_id, name in pairs])
+    if "label" in facts:
+        rows["label"] = facts["label"].fillna(facts["relation_id"])
+    _show_table(rows, _FACT_COLUMNS, alternative)
+
+
+def neuron_table(neurons: pd.DataFrame, alternative: str = "Neurons and what they promote") -> None:
+    """Neurons as `fact_table`, by their names; those without one by their codes."""
+    names = codes(neurons)
+    labels = neurons["label"] if "label" in neurons else pd.Series([None] * len(names), dtype=object)
+    cells = [
+        links.cell(links.NEURON, code if is_missing(label) else label, neuron=code)
+        for code, label in zip(names, labels, strict=True)
+    ]
     tokens = {side: neurons[side].map(_tokens_or_none) for side in ("promoted", "suppressed")}
-    rows = neurons.assign(neuron=names, **tokens)
-    rows = rows[[column for column in _NEURON_COLUMNS if column in rows]]
-    measured = rows.dropna(axis="columns", how="all")
-    st.dataframe(
-        measured,
-        hide_index=True,
-        alt="Neurons with their scores and what their value vectors promote",
-        key=key,
-        on_select="ignore" if act is None else partial(_row_chosen, key, names, act),
-        selection_mode="single-row",
-        column_config={name: column for name, column in _NEURON_COLUMNS.items() if name in measured},
-    )
+    rows = neurons.assign(cell=cells, code=names if labels.notna().any() else None, **tokens)
+    _show_table(rows, _NEURON_COLUMNS, alternative)
+
+
+def _show_table(rows: pd.DataFrame, columns: Mapping[str, Any], alternative: str) -> None:
+    shown = rows[[name for name in columns if name in rows]].dropna(axis="columns", how="all")
+    config = {name: column for name, column in columns.items() if name in shown}
+    st.dataframe(shown, hide_index=True, alt=alternative, column_config=config)
 
 
 def _tokens_or_none(pairs: Any) -> str | None:
     return token_list(pairs, missing="") or None
 
 
-_NEURON_COLUMNS = {
-    "neuron": TextColumn("Neuron", pinned=True),
-    "change": TextColumn("Change", width="small"),
-    "in_atlas": CheckboxColumn("In the atlas", width="small"),
-    "share": NumberColumn("Share of prompts", format="percent"),
-    "relation_share": NumberColumn("Share of facts", format="percent"),
-    "mean_share": NumberColumn("Mean share of prompts", format="percent"),
-    "mean_score": NumberColumn("Mean score", format="%.4f"),
-    "max_score": NumberColumn("Largest score", format="%.4f"),
-    "n_facts": NumberColumn("Facts"),
-    "n_relations": NumberColumn("Relations"),
-    "value_norm": NumberColumn("Norm", format="%.2f", help="of the value vector"),
-    "promoted": TextColumn("Promotes", width="large"),
-    "suppressed": TextColumn("Suppresses", width="large"),
+ACTIVATION_EXPLAINED = (
+    "How strongly the neuron fires where the answer goes, on average over the fact's prompts. Below zero it "
+    "pushes what it would otherwise hold back."
+)
+_SCORE = NumberColumn(
+    "Score",
+    format="%.4f",
+    help="Attribution: how much of the answer's probability is due to the neuron, by integrated gradients",
+)
+_SHARE = NumberColumn(
+    "Share of prompts", format="percent", help="Of the fact's prompts, those in which the neuron counts"
+)
+_OVERLAP = NumberColumn(
+    "Overlap", format="percent", help="What both have in common, of what either has: 100% for the same set"
+)
+_FACT_COLUMNS = {
+    "fact": links.column("Fact", pinned=True, width=220),
+    "label": TextColumn("Relation"),
+    "known": CheckboxColumn("Known", width="small", help="The model's first answer on most of its prompts"),
+    "mean_probability": NumberColumn(
+        "Probability", format="%.2f", help="Of the right answer, on average over its prompts"
+    ),
+    "n_neurons": NumberColumn("Neurons", help="Knowledge neurons of the fact"),
+    "n_shared": NumberColumn("In common", help="Neurons that both facts have"),
+    "jaccard": _OVERLAP,
+    "mean_score": _SCORE,
+    "share": _SHARE,
+    "mean_activation": NumberColumn("Activation", format="%+.2f", help=ACTIVATION_EXPLAINED),
+    "compare": links.column("Side by side", width="small"),
 }
-
-
-def _row_chosen(key: str, names: Sequence[str], act: Callable[[str], None]) -> None:
-    chosen = (st.session_state.get(key) or {}).get("selection", {}).get("rows", [])
-    if chosen and 0 <= chosen[0] < len(names):
-        act(names[chosen[0]])
+_NEURON_COLUMNS = {
+    "cell": links.column("Neuron", pinned=True, width=190),
+    "code": TextColumn("Code", width="small", help="Layer and index, both counted from 0"),
+    "change": TextColumn("Change", width="small", help="With the thresholds chosen, beside the atlas's own"),
+    "in_atlas": CheckboxColumn("In the atlas", width="small"),
+    "cosine": NumberColumn(
+        "Likeness", format="%.2f", help="Cosine of the two value vectors: 1 where they have one direction"
+    ),
+    "n_shared": NumberColumn("In common", help="Facts that both neurons have"),
+    "jaccard": _OVERLAP,
+    "mean_score": _SCORE,
+    "mean_activation": NumberColumn("Activation", format="%+.2f", help=ACTIVATION_EXPLAINED),
+    "promoted": TextColumn(
+        "Pushes", width=300, help="The tokens that it makes likelier, firing as it does here"
+    ),
+    "share": _SHARE,
+    "relation_share": NumberColumn(
+        "Share of facts", format="percent", help="Of the relation's facts, those that have it"
+    ),
+    "n_facts": NumberColumn("Facts", help="Facts that have the neuron"),
+    "n_relations": NumberColumn("Relations", help="Relations of those facts"),
+    "suppressed": TextColumn("Holds back", width="large", help="The tokens that it makes less likely"),
+    "compare": links.column("Side by side", width="small"),
+}
 
 
 # Footer ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     links.fact_link("P36-France", "France → Paris")
     st.switch_page(links.LAB, query_params=links.here(fact=fact_id))
+    links.cell(links.FACT, "France → Paris", fact=fact_id)      # in a table's column("Fact")
 
 Permalinks are query parameters: `atlas` on every page, then `fact`, `relation`, `neuron` or a page's own.
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import LinkColumn
 
-from app.shared.words import escape, neurons_of
+from app.shared.words import escape, neurons_of, seen
 from atlas.neuron import Neuron
 
 HOME = "home/page.py"
@@ -25,6 +28,19 @@ NEURON = "neuron/page.py"
 LAB = "lab/page.py"
 COMPARE = "compare/page.py"
 ATLASES = "atlases/page.py"
+
+# What the Lab's address calls a change → its name, icon and explanation.
+LAB_VERBS = {
+    "suppress": ("Forget", "ink_eraser", "Switch its neurons off, and see whether the answer goes"),
+    "amplify": ("Boost", "trending_up", "Turn its neurons up"),
+    "edit": ("Rewrite to …", "edit", "Let its neurons write another answer"),
+    "set": ("Set to …", "tune", "Give its neurons one activation"),
+    "patch": (
+        "Take from another prompt",
+        "content_paste_go",
+        "Give its neurons another prompt's activations",
+    ),
+}
 
 
 def here(**parameters: Any) -> dict[str, str]:
@@ -63,6 +79,27 @@ def neuron_links(rows: pd.DataFrame) -> None:
     with st.container(horizontal=True, gap="small"):
         for neuron in neurons_of(rows):
             neuron_link(neuron.layer, neuron.neuron)
+
+
+def cell(page: str, label: Any, **parameters: Any) -> str:
+    """The relative address of a page of the atlas in view, with its label after the #; see `column`.
+
+    `static/history.js` follows it in the visitor's session.
+    """
+    return f"{page.partition('/')[0]}?{urlencode(here(**parameters))}#{quote(seen(label))}"
+
+
+def column(title: str, **options: Any) -> Any:
+    """A table's column of `cell`s, which shows their labels."""
+    return LinkColumn(title, display_text="#(.*)$", alignment="left", **options)
+
+
+def lab_verbs(fact_id: str) -> None:
+    """To the Lab, each with one change of the fact's neurons chosen."""
+    with st.container(key="lab_verbs", horizontal=True, gap="small"):
+        for change, (label, icon, about) in LAB_VERBS.items():
+            parameters = here(fact=fact_id, change=change)
+            st.page_link(LAB, label=label, icon=f":material/{icon}:", help=about, query_params=parameters)
 
 
 def lab_link(fact_id: str) -> None:

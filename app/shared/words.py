@@ -17,11 +17,18 @@ from atlas.numbers import NOT_MEASURED
 
 _BLANK = "____"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=/@\"'])")
+# Control characters, and marks that turn the direction of the text after them.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def seen(text: Any) -> str:
+    """Text from data with a sign in place of each character that works without being seen."""
+    return _UNSEEN.sub("\ufffd", str(text))
 
 
 def escape(text: Any) -> str:
     """Text from data or a visitor on one line, with markdown's characters escaped."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+    return _MARKDOWN.sub(r"\\\1", seen(" ".join(str(text).split())))
 
 
 def is_missing(value: Any) -> bool:
@@ -49,7 +56,7 @@ def plural(n: Any, noun: str) -> str:
 def shown_token(token: Any) -> str:
     """A token without the white space around it; one that is only white space is quoted."""
     text = str(token)
-    return text.strip() or repr(text)
+    return seen(text.strip()) or repr(text)
 
 
 def token_list(pairs: Any, limit: int | None = 8, *, missing: str = NOT_MEASURED) -> str:

@@ -4,6 +4,9 @@
 // A link leads to the top of its page; Back, Forward and a reload to where the page was left. With Ctrl or Shift
 // a link opens a tab or a window of its own, as elsewhere. A text field sends its text when it is left, and of two
 // runs at once Streamlit may drop the link's: a link that is clicked from a field waits for the text's.
+//
+// A link in a table or in HTML would open the page in a tab, which has a session of its own: where its address
+// is relative it leads on in this one.
 (() => {
   if (window.atlasHistory) return;
   window.atlasHistory = true;
@@ -28,6 +31,21 @@
     follow();
   };
 
+  const IN_APP = /^[a-z]+\?/;
+  const lead = (url) => {
+    const to = new URL(url, location);
+    to.hash = "";
+    history.pushState({}, "", to);
+    dispatchEvent(new PopStateEvent("popstate", { state: {} }));
+  };
+  let apart = false; // with Ctrl or Shift
+  const open = window.open;
+  window.open = (url, ...rest) => {
+    if (apart || !IN_APP.test(url)) return open.call(window, url, ...rest);
+    lead(url);
+    return null;
+  };
+
   const note = (event) => {
     wanted = null;
     if (event.type === "wheel" || event.type === "touchmove") return;
@@ -36,15 +54,20 @@
     // Streamlit's link to the first page is relative to the page in view.
     const href = link?.getAttribute("href") ?? "";
     if (href.startsWith("?")) link.setAttribute("href", `./${href}`);
+    if ("ctrlKey" in event) apart = event.ctrlKey || event.metaKey || event.shiftKey;
     if (event.type === "pointerdown") inField = document.activeElement?.matches("textarea, input") ?? false;
     if (event.type !== "click" || !link) return;
-    if (event.ctrlKey || event.metaKey || event.shiftKey) {
+    if (apart) {
       event.stopImmediatePropagation();
     } else if (event.isTrusted && inField) {
       event.preventDefault();
       event.stopImmediatePropagation();
       inField = false;
       followLater(link);
+    } else if (IN_APP.test(href) && link.closest('[data-testid="stHtml"]')) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      lead(href);
     }
   };
   addEventListener("click", note, { capture: true });

@@ -7,6 +7,7 @@ Each function takes rows of `atlas.queries` and gives an `alt.Chart`; groups hav
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,14 @@ GROUP_NAMES = {
     "matched": "activation-matched",
     "baseline": "most active",
     "unrelated": "unrelated facts",
+}
+# As a row's label where one intervention is drawn, and a heading above says which.
+PLAIN_NAMES = {
+    "own neurons": "its own neurons",
+    "random neurons": "as many at random",
+    "activation-matched": "as many as active",
+    "most active": "the most active",
+    "unrelated facts": "its own, other facts",
 }
 INTERVENTION_NAMES = {"suppress": "suppressed", "amplify": "amplified"}
 HEADINGS = {"suppress": "Suppressed (×0)", "amplify": "Amplified (×2)"}
@@ -174,7 +183,7 @@ def _names(rows: pd.DataFrame) -> Sequence[str]:
 
 
 def _by_intervention(rows: pd.DataFrame) -> dict[str, Any]:
-    """An axis of groups below their intervention; a single intervention needs no heading."""
+    """An axis of groups below their intervention; a single one has plain names and needs no heading."""
     present = [each for each in INTERVENTION_NAMES if (rows["intervention"] == each).any()]
     order = []
     for intervention in present:
@@ -182,9 +191,12 @@ def _by_intervention(rows: pd.DataFrame) -> dict[str, Any]:
         order += [HEADINGS[intervention]] if len(present) > 1 else []
         order += [effect_name(intervention, group) for group in GROUP_NAMES if group in groups]
     comma = "indexof(datum.label, ', ')"
+    group = f"slice(datum.label, {comma} + 2)"
+    if len(present) == 1:
+        group = f"{json.dumps(PLAIN_NAMES)}[{group}]"
     axis = label_axis(
         140,
-        labelExpr=f"{comma} < 0 ? datum.label : slice(datum.label, {comma} + 2)",
+        labelExpr=f"{comma} < 0 ? datum.label : {group}",
         labelFontWeight=alt.condition(f"{comma} < 0", alt.value("bold"), alt.value("normal")),
         ticks=False,
     )

@@ -10,6 +10,7 @@ a colour and a shape: its own, added or removed by other thresholds, or in too f
 from __future__ import annotations
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from atlas.charts.look import (
@@ -22,7 +23,7 @@ from atlas.charts.look import (
     percent_axis,
     tooltip,
 )
-from atlas.charts.marks import bars
+from atlas.charts.marks import bars, lines
 from atlas.charts.palette import colour, encoded
 from atlas.neuron import OBJECT_SLOT
 
@@ -68,6 +69,41 @@ def layer_bars(
         )
         .properties(height=SMALL)
     )
+
+
+def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
+    """The answer's probability after each layer of the model, and the share of the fact's neurons in it.
+
+    layers: as `queries.lens_of_fact`, of one prompt.
+    """
+    names = {"answer": "probability of the answer", "own": "share of the fact's neurons"}
+    rows = layers.assign(
+        meaning="answer",
+        neuron_share=layers["n_neurons"] / max(1, layers["n_neurons"].sum()),
+        says=[", ".join(str(each["token"]).strip() for each in top) for top in layers["top"]],
+    )
+    x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity"))
+    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": None}
+    tips = tooltip(
+        ("layer:O", "After layer"),
+        ("probability:Q", "Probability of the answer", ".3f"),
+        ("rank:Q", "Its rank", ","),
+        ("says:N", "Likeliest words"),
+        ("n_neurons:Q", "The fact's neurons in the layer"),
+    )
+    bars = (
+        alt.Chart()
+        .transform_calculate(meaning="'own'")
+        .mark_bar(opacity=0.55)
+        .encode(
+            x=x,
+            y=alt.Y("neuron_share:Q", **share),
+            **encoded(names, "color", legend=legend()),
+            tooltip=tips,
+        )
+    )
+    line = lines(x, alt.Y("probability:Q", **share), names=names, tooltip=tips, legend=legend())
+    return alt.layer(bars, *line, data=rows, title="After each layer", height=TALL)
 
 
 # Scores ----------------------------------------------------------------------------------------------
@@ -236,6 +272,36 @@ def token_bars(pairs: pd.DataFrame, *, title: str) -> alt.LayerChart:
         tooltip=tooltip(("token:N", "Token"), ("logit:Q", "Logit", "+.3f")),
     )
     return alt.layer(*layers, data=rows, title=title, height=24 * len(rows))
+
+
+def activation_bars(activations: pd.DataFrame, *, n_bars: int = 24) -> alt.Chart:
+    """How a neuron's mean activation spreads over its facts.
+
+    activations: as `queries.activations_of_neuron`; not empty.
+    """
+    values = activations["mean_activation"].to_numpy(dtype=float)
+    low, high = min(0.0, values.min()), max(0.0, values.max())
+    # Zero is where two bars meet: a bar has one sign.
+    step = ((high - low) or 1.0) / n_bars
+    edges = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
+    counts, _ = np.histogram(values, edges)
+    rows = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": counts})
+    rows["meaning"] = np.where(rows["high"] > step / 2, "above", "below")
+    rows = rows[rows["n"] > 0]
+    names = {"above": "above zero", "below": "below zero"}
+    names = {meaning: text for meaning, text in names.items() if (rows["meaning"] == meaning).any()}
+    return (
+        alt.Chart(rows, title="Its activation on its facts")
+        .mark_bar(binSpacing=1)
+        .encode(
+            x=alt.X("low:Q", bin="binned", title="Mean activation", axis=alt.Axis(tickCount=6)),
+            x2=alt.X2("high:Q"),
+            y=alt.Y("n:Q", title="Facts", axis=alt.Axis(tickCount=4, format="d")),
+            **encoded(names, "color", legend=legend(2, limit=160)),
+            tooltip=tooltip(("low:Q", "From", "+.3f"), ("high:Q", "to", "+.3f"), ("n:Q", "Facts", ",")),
+        )
+        .properties(height=SMALL)
+    )
 
 
 def neuron_relation_bars(

@@ -56,6 +56,9 @@ PALETTE: Mapping[str, Meaning] = MappingProxyType(
         "after": Meaning("what a change adds", "#4E9F2F", SOLID, "triangle-up"),
         "published": Meaning("a published value, of another model", "#C25604", SOLID, "cross"),
         "chosen": Meaning("the reader's choice", "#D81B60"),
+        "answer": Meaning("the answer, while the model arrives at it", "#C9474F"),
+        "above": Meaning("activations above zero", "#D2622A"),
+        "below": Meaning("activations below zero", "#4A74D0"),
     }
 )
 

@@ -18,9 +18,6 @@ from atlas.charts.look import (
     ON_LIGHT,
     SMALL,
     label_axis,
-    legend,
-    neuron_names,
-    percent_axis,
     room_scale,
     tooltip,
 )
@@ -47,26 +44,39 @@ def sharing_bars(means: Mapping[str, tuple[str, float | None]]) -> alt.LayerChar
     return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=44 * len(rows))
 
 
-def relation_neuron_bars(neurons: pd.DataFrame, *, limit: int = 15) -> alt.LayerChart:
-    """The neurons of most of a relation's facts. neurons: as `queries.relation_neurons`."""
-    rows = neurons.head(limit).assign(name=lambda frame: neuron_names(frame))
-    meanings = ["own" if n == 1 else "shared" for n in rows["n_relations"]]
-    rows = rows.assign(what=rows["name"], meaning=meanings)
-    layers = bars(
-        rows,
-        "relation_share",
-        names={"own": "this relation only", "shared": "other relations too"},
-        x={"title": "Share of the relation's facts (%)", "axis": percent_axis()},
-        tooltip=tooltip(
-            ("name:N", "Neuron"),
-            ("relation_share:Q", "Share of the relation's facts", ".1%"),
-            ("n_facts:Q", "Facts of the relation", ","),
-            ("n_relations:Q", "Relations that have it"),
-            ("mean_score:Q", "Mean score", ".4f"),
-        ),
-        legend=legend(2, limit=160),
+def relation_layers(layers: pd.DataFrame, *, n_layers: int | None = None) -> alt.Chart:
+    """Relations down, layers across, colour for the share of a relation's neurons that lie there.
+
+    layers: as `queries.layers_by_relation`.
+    """
+    n_layers = n_layers or int(layers["layer"].max()) + 1
+    rows = layers.assign(relation=layers["label"].fillna(layers["relation_id"]))
+    return (
+        alt.Chart(rows, title="Where the neurons of each relation lie")
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "layer:O",
+                title="Layer",
+                scale=alt.Scale(domain=list(range(n_layers))),
+                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
+            ),
+            y=alt.Y("relation:N", title=None, axis=label_axis(140, labelFlush=False)),
+            color=alt.Color(
+                "pair_share:Q",
+                title="Share of the relation's neurons",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(orient="bottom", gradientLength=150, format=".0%"),
+            ),
+            tooltip=tooltip(
+                ("relation:N", "Relation"),
+                ("layer:O", "Layer"),
+                ("pair_share:Q", "Share of its (fact, neuron) pairs", ".1%"),
+                ("n_pairs:Q", "Pairs", ","),
+            ),
+        )
+        .properties(height=18 * rows["relation"].nunique())
     )
-    return alt.layer(*layers, data=rows, title="Neurons that its facts share", height=22 * len(rows))
 
 
 def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:

@@ -12,6 +12,7 @@ parameters. Many rows are a DataFrame, one row is a dict. A table that the atlas
 from atlas.queries.facts import (
     attributions_of_fact,
     effects_of_fact,
+    example_facts,
     fact,
     fact_asked_by,
     facts_sharing_neurons,
@@ -22,7 +23,15 @@ from atlas.queries.facts import (
     scores_by_prompt,
     telling_fact,
 )
-from atlas.queries.neurons import activating_prompts_of_neuron, facts_of_neuron, hub_neurons, neuron
+from atlas.queries.neurons import (
+    activating_prompts_of_neuron,
+    activations_of_neuron,
+    example_neurons,
+    facts_of_neuron,
+    hub_neurons,
+    neuron,
+    neurons_named,
+)
 from atlas.queries.search import Hits, facts_matching
 from atlas.queries.sharing import relation_neurons, relation_overlap, uncommon_neurons
 from atlas.queries.summary import (
@@ -30,26 +39,35 @@ from atlas.queries.summary import (
     atlas_summary,
     effect_summary,
     layer_histogram,
+    layers_by_relation,
     relations,
     unmeasured,
 )
+from atlas.queries.writing import generations_of_fact, lens_of_fact
 
 __all__ = [
     "Hits",
     "Summary",
     "activating_prompts_of_neuron",
+    "activations_of_neuron",
     "atlas_summary",
     "attributions_of_fact",
     "effect_summary",
     "effects_of_fact",
+    "example_facts",
+    "example_neurons",
     "fact",
     "fact_asked_by",
     "facts_matching",
     "facts_of_neuron",
     "facts_sharing_neurons",
+    "generations_of_fact",
     "hub_neurons",
     "layer_histogram",
+    "layers_by_relation",
+    "lens_of_fact",
     "neuron",
+    "neurons_named",
     "neurons_of_fact",
     "prompts_of_fact",
     "random_fact",

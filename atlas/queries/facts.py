@@ -92,6 +92,30 @@ def telling_fact(atlas: Atlas) -> dict[str, Any] | None:
     )
 
 
+def example_facts(atlas: Atlas, *, limit: int = 3) -> pd.DataFrame:
+    """Facts to begin with, of different relations: known ones about what most facts name.
+
+    Columns: fact_id, relation_id, label, subject, object.
+    """
+    return atlas.query(
+        """
+        WITH named AS (
+            SELECT unnest([subject, object]) AS name, count(*) AS n FROM facts GROUP BY name
+        ), first AS (
+            SELECT f.*, named.n FROM facts AS f JOIN named ON named.name = f.subject WHERE n_neurons > 0
+            QUALIFY row_number() OVER (
+                PARTITION BY relation_id
+                ORDER BY known DESC NULLS LAST, named.n DESC, mean_probability DESC, fact_id
+            ) = 1
+        )
+        SELECT fact_id, relation_id, r.label, subject, object
+        FROM first LEFT JOIN relations AS r USING (relation_id)
+        ORDER BY known DESC NULLS LAST, first.n DESC, fact_id LIMIT $limit
+        """,
+        {"limit": limit},
+    )
+
+
 # One fact --------------------------------------------------------------------------------------------
 
 
@@ -126,9 +150,9 @@ def neurons_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
     """The fact's knowledge neurons, the most shared first.
 
     Columns: layer, neuron, share, mean_score, max_score, n_facts and n_relations (that have the neuron,
-    this fact included), mean_activation (null where it was not measured), value_norm, promoted, suppressed
-    (lists of {token, logit} as the neuron acts on this fact: exchanged where it fires below zero; null if not
-    read out).
+    this fact included), mean_activation (null where it was not measured), label, value_norm, promoted,
+    suppressed (lists of {token, logit} as the neuron acts on this fact: exchanged where it fires below zero;
+    null if not read out).
     """
     return atlas.query(
         f"""
@@ -139,7 +163,7 @@ def neurons_of_fact(atlas: Atlas, fact_id: str) -> pd.DataFrame:
             GROUP BY layer, neuron
         )
         SELECT mine.layer, mine.neuron, mine.share, mine.mean_score, mine.max_score,
-               everywhere.n_facts, everywhere.n_relations, mine.mean_activation, n.value_norm,
+               everywhere.n_facts, everywhere.n_relations, mine.mean_activation, n.label, n.value_norm,
                {pushed("mine.mean_activation")}
         FROM mine JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY mine.share DESC, mine.mean_score DESC, mine.layer, mine.neuron
@@ -280,7 +304,8 @@ def rethreshold(
     relation, with other answers: neurons that are coarse as often in their prompts, of the same templates,
     are left out (`atlas.refinement`, step 4).
     Columns: layer, neuron, n_prompts (in which it is coarse), share, mean_score, max_score, and as the atlas
-    has them (null where no fact has the neuron) n_facts, n_relations, value_norm, promoted, suppressed.
+    has them (null where no fact has the neuron) n_facts, n_relations, mean_activation (null where this fact
+    has not), label, value_norm, promoted, suppressed.
     """
     if not STORED_FRACTION <= t <= 1 or not 0 <= p <= 1:
         raise QueryError(
@@ -319,7 +344,8 @@ def rethreshold(
             GROUP BY layer, neuron
             HAVING count(*) >= least((SELECT count(*) FROM negative), greatest({theirs}, $at_least))
         )
-        SELECT kept.*, n.n_facts, n.n_relations, n.value_norm, {pushed("k.mean_activation")}
+        SELECT kept.*, n.n_facts, n.n_relations, k.mean_activation, n.label, n.value_norm,
+               {pushed("k.mean_activation")}
         FROM kept ANTI JOIN answering USING (layer, neuron)
         LEFT JOIN knowledge_neurons AS k
           ON k.fact_id = $fact_id AND k.layer = kept.layer AND k.neuron = kept.neuron

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -63,18 +64,34 @@ def facts_of_neuron(
     """The facts that have this knowledge neuron, those with the largest mean score first.
 
     `relation` is a relation id; `order` is score, share, subject or object.
-    Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score.
+    Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score,
+    mean_activation.
     """
     if order not in _FACT_ORDERS:
         raise QueryError(f"order must be one of {', '.join(_FACT_ORDERS)}, got '{order}'.")
     return atlas.query(
         f"""
-        SELECT fact_id, relation_id, label, subject, object, known, share, mean_score, max_score
-        FROM neuron_facts WHERE layer = $layer AND neuron = $neuron
-          AND ($relation IS NULL OR relation_id = $relation)
+        SELECT f.fact_id, f.relation_id, f.label, f.subject, f.object, f.known, f.share, f.mean_score,
+               f.max_score, k.mean_activation
+        FROM neuron_facts AS f JOIN knowledge_neurons AS k USING (fact_id, layer, neuron)
+        WHERE layer = $layer AND neuron = $neuron AND ($relation IS NULL OR f.relation_id = $relation)
         ORDER BY {_FACT_ORDERS[order]}, fact_id LIMIT $limit OFFSET $offset
         """,
         {"layer": layer, "neuron": index, "relation": relation, "limit": limit, "offset": offset},
+    )
+
+
+def activations_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.DataFrame:
+    """The neuron's mean activation on each of its facts; no rows where it was not measured.
+
+    Columns: fact_id, mean_activation.
+    """
+    return atlas.query(
+        """
+        SELECT fact_id, mean_activation FROM knowledge_neurons
+        WHERE layer = $layer AND neuron = $neuron AND mean_activation IS NOT NULL ORDER BY fact_id
+        """,
+        {"layer": layer, "neuron": index},
     )
 
 
@@ -82,12 +99,12 @@ def activating_prompts_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.Dat
     """The prompts on which the neuron is most and least active.
 
     Columns: side ('top' or 'bottom'), rank, activation, fact_id, relation_id, template_id, text, subject,
-    object.
+    object, tokens and activations (one of each a token, null in older atlases), answer_position (from 0).
     """
     return atlas.query(
         """
         SELECT a.side, a.rank, a.activation, a.fact_id, f.relation_id, a.template_id, p.text, f.subject,
-               f.object
+               f.object, a.tokens, a.activations, a.answer_position
         FROM activating_prompts AS a
         LEFT JOIN prompts AS p ON p.fact_id = a.fact_id AND p.template_id = a.template_id
         LEFT JOIN facts AS f ON f.fact_id = a.fact_id
@@ -101,7 +118,7 @@ def activating_prompts_of_neuron(atlas: Atlas, layer: int, index: int) -> pd.Dat
 def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
     """Neurons of more than one relation, those of most relations first.
 
-    Columns: layer, neuron, n_facts, n_relations, fact_share (of all facts with neurons), value_norm,
+    Columns: layer, neuron, n_facts, n_relations, fact_share (of all facts with neurons), label, value_norm,
     promoted, suppressed (as it acts on its facts).
     """
     return atlas.query(
@@ -109,9 +126,49 @@ def hub_neurons(atlas: Atlas, *, limit: int = 50) -> pd.DataFrame:
         WITH fires AS (
             SELECT layer, neuron, avg(mean_activation) AS fires FROM knowledge_neurons GROUP BY layer, neuron
         )
-        SELECT h.*, n.value_norm, {pushed("fires.fires")}
+        SELECT h.*, n.label, n.value_norm, {pushed("fires.fires")}
         FROM hub_neurons AS h JOIN fires USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY h.n_relations DESC, h.n_facts DESC, h.layer, h.neuron LIMIT $limit
         """,
         {"limit": limit},
+    )
+
+
+def example_neurons(atlas: Atlas, *, limit: int = 3) -> pd.DataFrame:
+    """Neurons to begin with, of different names, which their activation bears out; else those of most facts.
+
+    Columns: layer, neuron, label.
+    """
+    return atlas.query(
+        """
+        SELECT layer, neuron, label FROM neurons
+        QUALIFY row_number() OVER (
+            PARTITION BY coalesce(split_part(label, ' · ', 1), layer || ' ' || neuron)
+            ORDER BY label_score DESC, n_facts DESC, layer, neuron
+        ) = 1
+        ORDER BY label_score DESC NULLS LAST, n_facts DESC, layer, neuron LIMIT $limit
+        """,
+        {"limit": limit},
+    )
+
+
+def neurons_named(atlas: Atlas, chosen: Sequence[Neuron]) -> pd.DataFrame:
+    """These neurons in their order, with what the atlas has of them; nulls where no fact has one.
+
+    Columns: layer, neuron, n_facts, label, promoted, suppressed (as it acts on its facts).
+    """
+    return atlas.query(
+        f"""
+        WITH chosen AS (
+            SELECT unnest($layers::INTEGER[]) AS layer, unnest($neurons::INTEGER[]) AS neuron,
+                   unnest(range(len($layers))) AS place
+        ), fires AS (
+            SELECT layer, neuron, avg(mean_activation) AS fires FROM knowledge_neurons SEMI JOIN chosen
+            USING (layer, neuron) GROUP BY layer, neuron
+        )
+        SELECT layer, neuron, n.n_facts, n.label, {pushed("fires.fires")}
+        FROM chosen LEFT JOIN fires USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
+        ORDER BY chosen.place
+        """,
+        {"layers": [each.layer for each in chosen], "neurons": [each.neuron for each in chosen]},
     )

@@ -139,8 +139,8 @@ def related_neurons(
     """Other neurons by the facts they have in common with this one.
 
     `order` is 'jaccard' (facts in common ÷ facts of either, so that hubs do not come first) or 'shared'
-    (their number). Columns: layer, neuron, n_shared, n_facts, jaccard, promoted, suppressed (as
-    each acts on its facts).
+    (their number). Columns: layer, neuron, n_shared, n_facts, jaccard, label, promoted, suppressed (as each
+    acts on its facts).
     """
     if order not in _ORDERS:
         raise QueryError(f"order must be one of {', '.join(_ORDERS)}, got '{order}'.")
@@ -160,7 +160,7 @@ def related_neurons(
             FROM shared JOIN sizes USING (layer, neuron)
             ORDER BY {_ORDERS[order]}, layer, neuron LIMIT $limit
         )
-        SELECT related.* EXCLUDE fires, {pushed("fires")}
+        SELECT related.* EXCLUDE fires, n.label, {pushed("fires")}
         FROM related LEFT JOIN neurons AS n ON n.layer = related.layer AND n.neuron = related.neuron
         ORDER BY {_ORDERS[order]}, related.layer, related.neuron
         """,

@@ -28,8 +28,8 @@ def relation_neurons(
     """The neurons that the relation's facts share, the most shared first; of one layer if given.
 
     Columns: layer, neuron, n_facts (of the relation), relation_share (of all its facts), mean_share,
-    mean_score, n_relations (that have the neuron at all), value_norm, promoted, suppressed (as it acts on the
-    relation's facts).
+    mean_score, n_relations (that have the neuron at all), label, value_norm, promoted, suppressed (as it acts
+    on the relation's facts).
     """
     return atlas.query(
         f"""
@@ -43,7 +43,7 @@ def relation_neurons(
             FROM knowledge_neurons SEMI JOIN top USING (layer, neuron) GROUP BY layer, neuron
         )
         SELECT top.layer, top.neuron, top.n_facts, top.relation_share, top.mean_share, top.mean_score,
-               everywhere.n_relations, n.value_norm, {pushed("everywhere.fires")}
+               everywhere.n_relations, n.label, n.value_norm, {pushed("everywhere.fires")}
         FROM top JOIN everywhere USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
         ORDER BY top.n_facts DESC, top.mean_score DESC, top.layer, top.neuron
         """,

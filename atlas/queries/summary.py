@@ -51,10 +51,27 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
     )
 
 
+def layers_by_relation(atlas: Atlas) -> pd.DataFrame:
+    """How each relation's knowledge neurons spread over the layers that have any; one row a pair with some.
+
+    Columns: relation_id, label, layer, n_pairs ((fact, neuron) pairs), pair_share (of the relation's).
+    """
+    return atlas.query(
+        """
+        SELECT k.relation_id, r.label, k.layer, count(*) AS n_pairs,
+               n_pairs / sum(n_pairs) OVER (PARTITION BY k.relation_id) AS pair_share
+        FROM knowledge_neurons AS k LEFT JOIN relations AS r USING (relation_id)
+        GROUP BY k.relation_id, r.label, k.layer ORDER BY k.relation_id, k.layer
+        """
+    )
+
+
 # What an atlas may lack → SQL: whether it has any.
 _PARTS = {
     "prompts": "SELECT count(*) > 0 FROM fact_prompts",
     "known": "SELECT count(known) > 0 FROM facts",
+    "lens": "SELECT count(*) > 0 FROM lens",
+    "generations": "SELECT count(*) > 0 FROM generations",
     "probabilities": "SELECT count(mean_probability) > 0 FROM facts",
     "scores": "SELECT count(*) > 0 FROM attributions",
     "effects": "SELECT count(*) > 0 FROM effects",
@@ -68,8 +85,8 @@ _PARTS = {
 def unmeasured(atlas: Atlas) -> frozenset[str]:
     """What the atlas has of no fact and no neuron.
 
-    Of: prompts, known, probabilities, scores, effects, tokens (that neurons promote), activations, erasures,
-    edits.
+    Of: prompts, known, lens, generations, probabilities, scores, effects, tokens (that neurons promote),
+    activations, erasures, edits.
     """
     columns = ", ".join(f"({sql}) AS {part}" for part, sql in _PARTS.items())
     has = atlas.query_row(f"SELECT {columns}")

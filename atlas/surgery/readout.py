@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from atlas.interventions import Suppress
+from atlas.models.known import OnProgress
 from atlas.neuron import Neuron, Prompt
+from atlas.surgery.interventions import check_interventions
 from atlas.surgery.loaded import LoadedModel
 
 
@@ -45,6 +48,30 @@ def mean_activations(
     """Each neuron's mean activation over the prompts, at the first answer position."""
     means = subject.activations(prompts).mean(dim=0)
     return tuple(float(means[each.layer, each.neuron]) for each in neurons)
+
+
+@torch.no_grad()
+def nearest_values(
+    subject: LoadedModel, neuron: Neuron, *, k: int = 12, progress: OnProgress | None = None
+) -> tuple[tuple[Neuron, float], ...]:
+    """The `k` neurons of the model whose value vectors point most nearly where this one's does, or away from
+    there, with the cosine of the two.
+
+    ``progress(share, message)`` may raise to stop. Raises `AtlasError` for a neuron that the model does not
+    have.
+    """
+    check_interventions(subject, Suppress((neuron,)))
+    own = subject.family.value_vectors(subject.model, neuron.layer)[neuron.neuron].float()
+    found: list[tuple[Neuron, float]] = []
+    for layer in range(subject.n_layers):
+        if progress is not None:
+            progress(layer / subject.n_layers, f"layer {layer}")
+        values = subject.family.value_vectors(subject.model, layer).float()
+        cosines = torch.nn.functional.cosine_similarity(values, own[None])
+        largest = cosines.abs().topk(min(k + 1, len(cosines))).indices.tolist()
+        found += [(Neuron(layer, index), float(cosines[index])) for index in largest]
+    found = [each for each in found if each[0] != neuron]
+    return tuple(sorted(found, key=lambda each: -abs(each[1]))[:k])
 
 
 @torch.no_grad()

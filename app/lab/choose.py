@@ -1,6 +1,6 @@
 """The choice of a model, for the Lab and for Compare.
 
-    subject = choose_model(status)                       # None while it has to be fetched
+subject = choose_model(status)                       # None while it has to be fetched
 """
 
 from __future__ import annotations

@@ -32,15 +32,17 @@ if TYPE_CHECKING:
     from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
 
+FIRST_SHOWN = 8
 COLUMNS = ("neuron", "share", "mean_score", "promoted", "origin")
 
 
 def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[Neuron, ...]:
     """The selected neurons, of all sources that are switched on."""
-    st.markdown("##### Neurons")
-    found = find_live(subject, question)
+    own = rows_of_fact(atlas, subject, question)
+    wanted = bool(state.get("at_once")) and own is None and not _listed(subject)
+    found = find_live(subject, question, at_once=wanted)
     tables = {
-        ATLAS: rows_of_fact(atlas, subject, question),
+        ATLAS: own,
         FOUND: rows_found(found),
         TRAY: rows_in_tray(subject),
         GIVEN: rows_given(subject),
@@ -107,6 +109,11 @@ def rows_given(subject: Subject) -> pd.DataFrame:
     return _named({neuron: origin for neuron, origin in given if exists(neuron, *size)})
 
 
+def _listed(subject: Subject) -> bool:
+    """Whether there are neurons that a change could be applied to without finding any."""
+    return any(len(rows) for rows in (rows_in_tray(subject), rows_given(subject)))
+
+
 def _named(origins: dict[Neuron, str]) -> pd.DataFrame:
     return pd.DataFrame({"neuron": map(str, origins), "origin": origins.values()})
 
@@ -134,7 +141,7 @@ def choose_sources(offered: dict[str, pd.DataFrame]) -> list[str]:
 # Live ------------------------------------------------------------------------------------------------
 
 
-def find_live(subject: Subject, question: Question) -> Found | None:
+def find_live(subject: Subject, question: Question, *, at_once: bool = False) -> Found | None:
     """The neurons found on these prompts, in this session's last search or a new one; and boxes for more."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         pressed = st.button(
@@ -147,13 +154,20 @@ def find_live(subject: Subject, question: Question) -> Found | None:
         with st.popover("Negative examples"):
             negatives = negative_prompts(subject, question)
     key = (subject.identity, question.discovery, negatives)
-    place = st.empty()
-    if pressed:
+    place, first = st.empty(), st.empty()
+    known, _ = st.session_state.get("lab_found", (None, None))
+    if pressed or (at_once and known != key):
         from atlas.experiments.run import find_neurons
+
+        def show_part(found: Found) -> None:
+            with first.container():
+                show_first(found, len(question.discovery))
 
         with show_progress(place, "Finding neurons") as progress:
             prompts = question.discovery
-            found = apart(find_neurons, subject, prompts, negatives=negatives, progress=progress)
+            found = apart(
+                find_neurons, subject, prompts, negatives=negatives, progress=progress, on_part=show_part
+            )
         st.session_state["lab_found"] = (key, found)
         state.put("sources", [FOUND])
         st.rerun()
@@ -171,6 +185,13 @@ def find_live(subject: Subject, question: Question) -> Found | None:
         notes.append(f"Without those of {plural(len(negatives), 'negative prompt')}.")
     st.caption(" ".join(notes))
     return found
+
+
+def show_first(found: Found, n_prompts: int) -> None:
+    """What the first prompts give, while the others are being read."""
+    strongest = sorted(found.neurons, key=lambda each: -each.mean_score)[:FIRST_SHOWN]
+    names = ", ".join(f"**{each.neuron}** ({each.mean_score:.3f})" for each in strongest)
+    st.markdown(f"After {len(found.prompts)} of {plural(n_prompts, 'wording')}: {names or 'none yet'}")
 
 
 def type_names(subject: Subject) -> None:

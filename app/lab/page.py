@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -28,7 +28,6 @@ from app.lab.state import Question
 from app.lab.verbs import offer_verbs
 from app.shared import layout
 from app.shared.words import escape, plural
-from atlas.errors import AtlasError
 from atlas.experiments.experiment import Experiment
 from atlas.models import same_model
 from atlas.neuron import Neuron
@@ -58,7 +57,9 @@ class LabChoices:
 
 def main() -> None:
     st.title("Lab", anchor=False)
-    st.markdown("Type a sentence, find the neurons behind the model's answer, change them, and see what it says.")
+    st.markdown(
+        "Type a sentence, find the neurons behind the model's answer, change them, and see what it says."
+    )
     atlas = layout.current_atlas()
     at_once = False
     with layout.errors_as_sentences():
@@ -93,8 +94,10 @@ def set_up(atlas: Atlas) -> LabChoices:
         with right:
             question = sentence.choose_sentence(atlas, subject)
         if subject is not None and question is not None:
-            inside.look_inside(atlas, subject, question)
+            within = st.container()
             selected = select_neurons(atlas, subject, question)
+            with within:
+                inside.look_inside(subject, sentence.last_look(), selected)
             offer_verbs(atlas, question)
             experiment, missing = choose_experiment(atlas, subject, question, selected)
     missing = missing or sentence.missing_before(subject, question)
@@ -104,9 +107,10 @@ def set_up(atlas: Atlas) -> LabChoices:
 def select_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[Neuron, ...]:
     """The neurons to change; their table is folded while the fact's own are taken."""
     number, is_open = state.get("setup")
-    with st.expander(
-        "Neurons", expanded=is_open, key=f"lab_setup_{number}", icon=":material/scatter_plot:"
-    ), layout.errors_as_sentences():
+    with (
+        st.expander("Neurons", expanded=is_open, key=f"lab_setup_{number}", icon=":material/scatter_plot:"),
+        layout.errors_as_sentences(),
+    ):
         return choose_neurons(atlas, subject, question)
     return ()
 

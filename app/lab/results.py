@@ -22,14 +22,16 @@ from app.lab.run import Run, show_progress
 from app.lab.state import Question, option
 from app.shared import exports, layout
 from app.shared.apart import apart
+from app.shared.texts import parted
 from app.shared.words import escape, plural, shown_token, with_blank
 from atlas.models import same_model
-from atlas.neuron import PROMPT_GROUPS, Neuron
+from atlas.neuron import PROMPT_GROUPS, Neuron, Prompt
 from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
     from atlas.attribution.attribution import Attribution
+    from atlas.experiments.generate import Texts
     from atlas.experiments.outcome import Outcome, PromptOutcome
     from atlas.experiments.run import Found
     from atlas.surgery.subject import Subject
@@ -45,11 +47,15 @@ ORDER = {"paraphrases": 0, "asked": 1, "neighbours": 2, "unrelated": 3}
 
 def show_result(run: Run) -> None:
     say_now(run.outcome)
+    if run.texts is not None:
+        show_texts(run.outcome.prompts[0].prompt, run.texts)
     show_flips(run.outcome)
     summary = tables.summary_rows(run.outcome)
     describe_effect(run.outcome, summary)
     if run.outcome.undo_is_exact:
-        st.caption(":material/check: Exact undo: without the change, the probabilities are the same, bit for bit.")
+        st.caption(
+            ":material/check: Exact undo: without the change, the probabilities are the same, bit for bit."
+        )
     else:
         st.error("Without the change, the probabilities differ from before. Please report this.")
     with st.expander("The numbers", icon=":material/bar_chart:", key="lab_numbers"):
@@ -76,6 +82,21 @@ def say_now(outcome: Outcome) -> None:
     st.markdown(f"With as many random neurons of the same layers: {says}.")
 
 
+def show_texts(prompt: Prompt, texts: Texts) -> None:
+    """What the model writes, in three columns; the first word that differs is marked."""
+    columns = {
+        "As it was": texts.before,
+        "With the change": texts.after,
+        "With random neurons changed": texts.random,
+    }
+    for place, (title, written) in zip(st.columns(3, gap="medium"), columns.items(), strict=True):
+        with place:
+            st.caption(title)
+            beside = None if written is texts.before else texts.before.text
+            st.html(parted(written.text, beside=beside, asked=prompt.before))
+    st.caption("The change holds at every word that is written, not only at the first.")
+
+
 def show_flips(outcome: Outcome) -> None:
     """Other facts that the model now answers otherwise, worst first."""
     rows = tables.flip_rows(outcome)
@@ -86,7 +107,7 @@ def show_flips(outcome: Outcome) -> None:
     for row in rows.head(FLIPS_SHOWN).itertuples():
         st.markdown(
             f"- {escape(with_blank(row.text))} **{escape(shown_token(row.says_before))}** → "
-            f":red[**{escape(shown_token(row.says_after))}**] :gray[{escape(PROMPT_GROUPS[row.group]).lower()}]"
+            f":red[**{escape(shown_token(row.says_after))}**] :gray[{PROMPT_GROUPS[row.group].lower()}]"
         )
     if len(rows) > FLIPS_SHOWN:
         st.caption(f"The {FLIPS_SHOWN} that lost most; every prompt is below.")

@@ -24,10 +24,12 @@ from app.shared.apart import apart
 from atlas.experiments.experiment import Experiment
 
 if TYPE_CHECKING:
+    from atlas.experiments.generate import Texts
     from atlas.experiments.run import Outcome
     from atlas.surgery.subject import Subject
 
 RUNS_KEPT = 10
+TEXT_TOKENS = 20
 Progress = Callable[[float, str], None]
 
 
@@ -40,13 +42,17 @@ def show_progress(place: Any, title: str) -> Iterator[Progress]:
             "Cancel",
             key="lab_cancel",
             icon=":material/close:",
-            on_click=state.put,
-            args=("toast", "Cancelled. Nothing was changed."),
+            on_click=_cancel,
         )
     try:
         yield lambda share, text: bar.progress(min(max(share, 0.0), 1.0), text=f"{title} · {text}")
     finally:
         place.empty()
+
+
+def _cancel() -> None:
+    state.put("at_once", False)
+    state.put("toast", "Cancelled. Nothing was changed.")
 
 
 def show_toast() -> None:
@@ -58,11 +64,12 @@ def show_toast() -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment that was run in this session."""
+    """An experiment that was run in this session; `texts` of a causal model, after the first prompt."""
 
     number: int
     experiment: Experiment
     outcome: Outcome
+    texts: Texts | None = None
 
 
 def last_run() -> Run | None:
@@ -75,14 +82,20 @@ def run_experiment(subject: Subject, experiment: Experiment, place: Any) -> Run:
 
     Raises `AtlasError` when the model cannot run it, or when it is beyond the limits.
     """
+    from atlas.experiments.generate import write_texts
     from atlas.experiments.run import run
 
     check_limits(experiment)
+    texts = None
     with show_progress(place, "Running") as progress:
         outcome = apart(run, subject, experiment, progress=progress)
+        if subject.family.kind == "causal":
+            n = state.get("tokens", TEXT_TOKENS)
+            first = experiment.prompts[0].prompt
+            texts = apart(write_texts, subject, experiment, first, n_tokens=n, progress=progress)
     number = state.get("runs_made", 0) + 1
     state.put("runs_made", number)
-    done = Run(number, experiment, outcome)
+    done = Run(number, experiment, outcome, texts)
     state.put("run", done)
     state.put("runs", [*state.get("runs", []), done][-RUNS_KEPT:])
     return done

@@ -18,7 +18,7 @@ from app.lab.choose import is_atlas_model
 from app.lab.run import show_progress
 from app.lab.state import Question, setting
 from app.lab.tables import limited_prompts
-from app.shared import layout, limits, resources
+from app.shared import limits, resources
 from app.shared.apart import apart
 from app.shared.words import escape, fact_label, fact_name, plural, shown_token, with_blank
 from atlas import queries
@@ -68,14 +68,17 @@ def choose_sentence(atlas: Atlas, subject: Subject | None) -> Question | None:
         return None
     if subject is None:
         return None
-    seen = first_look(subject, sentence)
-    answer = fact["object"] if fact else state.get("answer", "").strip() or seen.answer
-    show_likeliest(seen, answer)
+    from atlas.experiments.look import with_gap
+
+    seen = first_look(subject, sentence, fact["object"] if fact else state.get("answer", "").strip())
+    answer = seen.answer
+    show_likeliest(seen)
     if fact is not None:
         name = fact_name(fact["subject"], fact["object"])
         st.caption(describe_fact(fact, own))
         return Question(fact["fact_id"], fact["relation_id"], name, answer, own)
-    typed = limited_prompts(subject, state.texts(), answer)
+    lines = "\n".join(with_gap(subject, line) for line in state.texts().splitlines() if line.strip())
+    typed = limited_prompts(subject, lines, answer)
     explain_tokens(subject, typed[0])
     return Question(None, None, answer, answer, tuple(ExperimentPrompt("asked", each) for each in typed))
 
@@ -161,22 +164,27 @@ def type_wordings(fact: dict[str, Any] | None) -> None:
 # What the model says ---------------------------------------------------------------------------------
 
 
-def first_look(subject: Subject, sentence: str) -> Look:
+def first_look(subject: Subject, sentence: str, answer: str) -> Look:
     """What the model says in the sentence's gap; kept while sentence and answer stay."""
     from atlas.experiments.look import look
 
-    key = (subject.identity, sentence, state.get("answer", "").strip())
+    key = (subject.identity, sentence, answer)
     known, seen = state.get("look", (None, None))
     if known != key:
         with show_progress(st.empty(), "Asking") as progress:
-            seen = apart(look, subject, sentence, key[2], progress=progress)
+            seen = apart(look, subject, sentence, answer, progress=progress)
         state.put("look", (key, seen))
     return seen
 
 
-def show_likeliest(seen: Look, answer: str) -> None:
+def last_look() -> Look | None:
+    """The look at the sentence in the box."""
+    return state.get("look", (None, None))[1]
+
+
+def show_likeliest(seen: Look) -> None:
     """The five likeliest tokens, with the answer that is followed in bold."""
-    words = []
+    words, answer = [], seen.answer
     for token, probability in seen.top:
         text = escape(shown_token(token))
         own = token.strip().casefold() == answer.casefold()

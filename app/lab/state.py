@@ -189,12 +189,19 @@ def take_over_url(atlas: Atlas) -> bool:
     return bool(new) and url["run"] == "1"
 
 
+def _number(text: str) -> float:
+    number = float(text)
+    if not abs(number) <= min(limits.current().strength, 100.0):
+        raise ValueError(text)
+    return number
+
+
 # Of a change in a short link: the option that its text gives, and how it is read.
 _SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "amplify": ("factor", float),
+    "amplify": ("factor", _number),
     "erase": ("value", str),
     "edit": ("new", str),
-    "set": ("value", float),
+    "set": ("value", _number),
     "patch": ("from_prompt", str),
 }
 
@@ -214,7 +221,9 @@ def put_short_change(text: str) -> None:
         try:
             options[name] = read(option_text[: limits.current().prompt_length])
         except ValueError:
-            raise DocumentError(f"change={kind} takes a number, got '{option_text[:40]}'. Correct the link.") from None
+            raise DocumentError(
+                f"change={kind} takes a number up to 100, got '{option_text[:40]}'. Correct the link."
+            ) from None
     put_change(kind, **options)
 
 
@@ -355,7 +364,9 @@ def _short_change(experiment: Experiment, atlas: Atlas) -> str | None:
     given = {key: getattr(item, key) for key in (name, "old") if hasattr(item, key)}
     if make_intervention(kind, own, **given) != item:  # other strengths
         return None
-    return f"{kind}:{given[name]}" if name else kind
+    value = given.get(name)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{kind}:{text}" if name else kind
 
 
 def write_url(experiment: Experiment | None, atlas: Atlas, *, was_run: bool = False) -> None:

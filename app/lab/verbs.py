@@ -36,7 +36,7 @@ def offer_verbs(atlas: Atlas, question: Question) -> None:
             on_click=do,
             kwargs={"kind": "amplify", "factor": BOOST},
         )
-        with st.popover("Rewrite to …", icon=":material/edit:"), st.form("lab_rewrite", border=False):
+        with st.popover("Rewrite to …", icon=":material/edit:"), st.form("lab_rewriting", border=False):
             others = resources.ask(objects_of_relation, atlas, question.relation_id or "")
             st.selectbox(
                 "New answer",
@@ -48,14 +48,14 @@ def offer_verbs(atlas: Atlas, question: Question) -> None:
                 help="Moves the neurons' value vectors from the old answer's embedding to the new one's",
             )
             st.form_submit_button("Rewrite", on_click=_rewrite)
-        with st.popover("Set to …", icon=":material/tune:"), st.form("lab_set", border=False):
+        with st.popover("Set to …", icon=":material/tune:"), st.form("lab_setting", border=False):
             st.number_input(
                 "Activation", -allowed.strength, allowed.strength, step=0.5, **setting("set_to", 0.0)
             )
             st.form_submit_button("Set", on_click=_set)
         with (
             st.popover("Take from another prompt", icon=":material/content_paste_go:"),
-            st.form("lab_take", border=False),
+            st.form("lab_taking", border=False),
         ):
             st.text_input(
                 "Another sentence",

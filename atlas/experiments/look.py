@@ -1,9 +1,8 @@
-"""A first look at a sentence: the likeliest answers, how they arise layer by layer, and its tokens.
+"""A first look at a sentence: the likeliest answers, and how one of them arises layer by layer.
 
-    seen = look(subject, "The capital of France is")
-    seen.top[0]                          # ("Paris", 0.71): the likeliest token, as text, and its probability
-    seen.answer, seen.lens.layers[5]     # the answer that is followed, and what layer 5 would answer
-    fires(subject, seen.prompt, Neuron(9, 2141))     # its activation at each token
+seen = look(subject, "The capital of France is")
+seen.top[0]                          # ("Paris", 0.71): the likeliest token, as text, and its probability
+seen.answer, seen.lens.layers[5]     # the answer that is followed, and what layer 5 would answer
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 from atlas.errors import PromptError
 from atlas.models.known import OnProgress
-from atlas.neuron import OBJECT_SLOT, Neuron, Prompt
+from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.lens import Lens, lens
 from atlas.surgery.subject import Subject
 
@@ -62,19 +61,7 @@ def look(
     if not answer:
         words = [token.strip() for token, _ in top if any(letter.isalnum() for letter in token)]
         if not words:
-            raise PromptError(f"{subject.name} expects no word there. Go on with the sentence, or give an answer.")
+            raise PromptError(f"{subject.name} expects no word there. Go on with the sentence, or answer it.")
         answer = words[0]
     prompt = subject.prompt(text, answer)
     return Look(prompt, tuple(top[:top_k]), lens(subject, [prompt])[0])
-
-
-def fires(
-    subject: Subject, prompt: Prompt, neuron: Neuron, *, progress: OnProgress | None = None
-) -> tuple[tuple[str, float], ...]:
-    """Each token that the model reads, as text, and the neuron's activation there."""
-    encoded = subject.unanswered(subject.encode(prompt))
-    if progress is not None:
-        progress(0.0, "Reading the sentence")
-    (activations,) = subject.token_activations([encoded], [[neuron]])
-    tokens = [subject.token_text(token) for token in encoded.input_ids]
-    return tuple(zip(tokens, activations[0].tolist(), strict=True))

@@ -154,6 +154,104 @@ def tick(at: AppTest, names: list[str]) -> AppTest:
     return at.run()
 
 
+# From a sentence to another answer -------------------------------------------------------------------
+
+
+def type_sentence(at: AppTest, text: str) -> AppTest:
+    widget(at.text_input, "lab_sentence").set_value(text).run()
+    assert not at.exception
+    return at
+
+
+def test_a_sentence_is_answered_before_anything_else_is_asked(subject):
+    at = type_sentence(lab(), "The country of France is governed from")
+    asked = subject.prompt("The country of France is governed from [Y].", "paris")
+    top = subject.predict([asked])[0].top
+    shown = next(text.value for text in at.markdown if text.value.startswith("##### →"))
+    for token, probability in top[:5]:
+        assert f"{token} :gray[{probability:.0%}]" in shown.replace("*", "")
+    assert f"**{top[0][0]}**" in shown
+    assert "Forget" in labels(at)
+
+
+def test_a_sentence_of_the_atlas_asks_about_its_fact_in_all_its_wordings(fact, prompts):
+    text = next(each for each in prompts if each.ends_with_answer).before
+    at = type_sentence(lab(), f"  {text.lower()} ")
+    assert at.session_state["lab_fact"] == fact["fact_id"]
+    asked = [
+        item.prompt
+        for item in documents.from_link(link(at)).prompts
+        if item.prompt.fact_id == fact["fact_id"]
+    ]
+    assert set(asked) == set(prompts)
+    type_sentence(at, "The moon is made of")
+    assert at.session_state["lab_fact"] is None
+    assert "fact" not in at.query_params
+
+
+def test_forgetting_a_typed_sentence_finds_its_neurons_and_flips_the_answer(subject, fact):
+    from atlas.experiments.run import find_neurons
+
+    sentence = f"Everyone knows that the capital of {fact['subject']} is called"
+    at = press(type_sentence(lab(), sentence), "Forget")
+    run = done(at)
+    before = run.outcome.prompts[0].before.top_token
+    asked = subject.prompt(f"{sentence} [Y].", before)
+    assert run.experiment.interventions == (Suppress(find_neurons(subject, [asked]).chosen),)
+    after = subject.predict([asked], interventions=[run.experiment.interventions])
+    assert run.outcome.prompts[0].after.top_token == after[0].top_token
+    said_now = next(text.value for text in at.markdown if text.value.startswith("## "))
+    assert after[0].top_token in said_now.replace("\\", "")
+    assert "With as many random neurons of the same layers" in said(at.markdown)
+
+
+def test_every_verb_is_a_button_that_runs(fact, neurons, other_answer):
+    at = press(lab(fact=fact["fact_id"]), "Boost")
+    assert done(at).experiment.interventions == (Amplify(neurons, 3.0),)
+    at.session_state["lab_rewrite"] = other_answer
+    press(at, "Rewrite")
+    assert done(at).experiment.interventions == (Edit(neurons, fact["object"], other_answer, 1.0, 2.0),)
+    widget(at.number_input, "lab_set_to").set_value(0.5)
+    press(at, "Set")
+    assert done(at).experiment.interventions == (SetTo(neurons, 0.5),)
+    widget(at.text_input, "lab_take_from").set_value("The capital of Italy is [Y].")
+    press(at, "Take")
+    assert done(at).experiment.interventions == (Patch(neurons, "The capital of Italy is [Y]."),)
+    assert done(at).outcome.undo_is_exact
+
+
+def test_an_experiment_that_the_atlas_gives_has_a_short_link(fact, neurons, other_answer):
+    at = press(lab(quick=False, fact=fact["fact_id"]), "Boost")
+    assert "x" not in at.query_params
+    short = {name: at.query_params[name][0] for name in ("fact", "change", "run")}
+    assert short == {"fact": fact["fact_id"], "change": "amplify:3", "run": "1"}
+    other = lab(quick=False, **short)
+    assert done(other).experiment == done(at).experiment
+    assert done(other).outcome == done(at).outcome
+    # With fewer neurons it has a long one.
+    tick(at, [str(neuron) for neuron in neurons[1:]])
+    assert documents.from_link(link(at)).neurons == neurons[1:]
+
+
+@pytest.mark.parametrize("change", ["explode", "amplify:many", "set:nan", "amplify:1e99", "patch:"])
+def test_a_short_link_that_cannot_be_read_gets_a_sentence(fact, change):
+    at = lab(fact=fact["fact_id"], change=change)
+    assert at.error or "missing" in run_button(at).label
+    assert "lab_run" not in at.session_state
+
+
+def test_what_else_flipped_is_listed_worst_first(fact):
+    at = press(lab(fact=fact["fact_id"]), "Forget")
+    outcome = done(at).outcome
+    flips = tables.flip_rows(outcome)
+    others = [each for each in outcome.prompts if each.group in ("neighbours", "unrelated")]
+    flipped = [each for each in others if each.before.top_token != each.after.top_token]
+    assert set(flips["text"]) == {each.prompt.text for each in flipped}
+    falls = list(flips["before"] - flips["after"])
+    assert falls == sorted(falls, reverse=True)
+    assert f"{len(flips)} of {len(others)} other fact" in said(at.markdown)
+
+
 # The numbers -----------------------------------------------------------------------------------------
 
 
@@ -408,14 +506,10 @@ def test_an_incomplete_change_cannot_be_run_and_the_button_names_the_field(fact,
 @pytest.mark.parametrize(
     ("parameters", "missing"),
     [
-        ({}, "Fact"),
-        ({"prompts": "The capital of France is [Y]."}, "Answer"),
-        ({"answer": "Paris"}, "Prompts"),
-        (
-            {"prompts": "The capital of France is Paris.", "answer": "Paris"},
-            "prompts that the model can read",
-        ),
-        ({"prompts": "The capital of France is [Y].", "answer": "Paris"}, "Neurons"),
+        ({}, "A sentence"),
+        ({"answer": "Paris"}, "A sentence"),
+        ({"prompts": "[Y] or [Y]?", "answer": "Paris"}, "a sentence that the model can read"),
+        ({"prompts": "The capital of a country is", "answer": "Paris"}, "Neurons"),
         ({"model": "another model"}, "Model"),
     ],
 )
@@ -490,7 +584,7 @@ def test_a_link_asks_its_own_prompts_even_where_the_atlas_has_others(neurons):
     experiment = Experiment((Suppress(neurons[:3]),), asked, draws=1, model="pocket-bert")
     at = lab(quick=False, x=documents.to_link(experiment), run="1")
     assert tuple(trial.prompt for trial in done(at).outcome.prompts) == tuple(i.prompt for i in asked)
-    assert widget(at.text_area, "lab_prompts").value == "The capital of France is [Y]."
+    assert widget(at.text_input, "lab_sentence").value == "The capital of France is [Y]."
     # From the first change on, it is the set-up's own experiment.
     set_kind(at, "erase")
     press(at, RUN)
@@ -601,10 +695,8 @@ def test_typed_prompts_are_experimented_on():
 @pytest.mark.parametrize(
     ("prompts", "answer", "message"),
     [
-        ("The capital of France is Paris.", "Paris", "exactly one"),
         ("[MASK] or [MASK].", "Paris", "exactly one"),
         ("The capital of France is [Y].", "☃", "outside the vocabulary"),
-        ("The capital of France is [Y].", "", "The answer is empty"),
         ("very " * 99 + "[Y].", "Paris", "tokens"),
         ("The **capital** of [France](http://x) is [Y] [Y].", "Paris", "**capital** of [France]"),
     ],
@@ -613,10 +705,9 @@ def test_a_bad_prompt_gets_a_sentence_and_what_was_typed_stays(prompts, answer, 
     at = lab(prompts=prompts, answer=answer)
     assert message in said(at.error)
     assert "**capital**" not in " ".join(box.value for box in at.error)  # never as markdown
-    assert widget(at.text_area, "lab_prompts").value == prompts
+    assert widget(at.text_input, "lab_sentence").value == prompts
     assert widget(at.text_input, "lab_answer").value == answer
-    widget(at.text_area, "lab_prompts").set_value("The capital of France is [Y].")
-    widget(at.text_input, "lab_answer").set_value("Paris")
+    widget(at.text_input, "lab_sentence").set_value("The capital of a country is")
     at.run()
     assert not at.error
     assert "Find them live" in labels(at)
@@ -763,13 +854,13 @@ def test_what_is_cancelled_leaves_nothing_behind(subject, fact, monkeypatch):
 
 
 def setup_is_open(at: AppTest) -> bool:
-    return next(each for each in at.expander if each.label.startswith("Set up")).proto.expanded
+    return next(each for each in at.expander if each.label == "Neurons").proto.expanded
 
 
 def test_the_lab_opened_from_a_fact_has_everything_chosen(fact, neurons):
     at = lab(fact=fact["fact_id"])
     assert not setup_is_open(at)
-    assert widget(at.button, "lab_run_button").proto.type == "primary"
+    assert widget(at.text_input, "lab_sentence").value.startswith("The capital")
     experiment = documents.from_link(link(at))
     assert experiment.interventions == (Suppress(neurons),)
     assert experiment.fact_id == fact["fact_id"]

@@ -30,8 +30,16 @@ import torch
 from torch import Tensor
 
 from atlas.attribution import quadrature
-from atlas.attribution.bisection import Cuts, integrate_cuts, no_pieces, pick_worst
-from atlas.attribution.staircase import AnswerToken, Base, Rows, base_pass, project_to_neurons, sweep
+from atlas.attribution.bisection import Ahead, Cuts, integrate_cuts, no_pieces, pick_worst
+from atlas.attribution.staircase import (
+    AnswerToken,
+    Base,
+    Rows,
+    base_pass,
+    project_to_neurons,
+    rows_are_cheap,
+    sweep,
+)
 from atlas.surgery.loaded import TokenPrediction
 from atlas.surgery.subject import Subject
 
@@ -165,6 +173,11 @@ class _Certified:
         self.live = torch.ones(shape, dtype=torch.bool)
         self.exact = torch.full(shape, self.precision == "float32")
         self.pieces = no_pieces(subject)
+        n_rows = quadrature.FINEST * self.live.numel()
+        # Restarts evaluate everything again.
+        self.ahead: Ahead | None = (
+            {} if self.precision == "float32" and rows_are_cheap(subject, base, n_rows) else None
+        )
 
     def run(self, items: Sequence[AnswerToken], *, keep_paths: bool) -> list[TokenScores]:
         self._rounds()
@@ -230,7 +243,6 @@ class _Certified:
 
     def _nested(self) -> bool:
         """Rules of 3, 5 and 9 points; each evaluates only its new nodes. False where none was due."""
-        base, subject = self.base, self.subject
         evaluated = False
         for level in range(1, len(quadrature.LEVELS)):
             active = ~self._settled() & self.live & (self.n_points == quadrature.LEVELS[level - 1])
@@ -243,17 +255,10 @@ class _Certified:
             wanted = quadrature.new_nodes(level)
             if level == 1:
                 wanted = [0, *wanted] if with_base else [0, *wanted, quadrature.FINEST - 1]
-            pairs = active.T.nonzero().flip(1)  # sorted by layer
-            rows = _rows(pairs, self.nodes[wanted])
-            swept = sweep(subject, base, rows, with_base=with_base, precision=self.precision)
-            k, layer = (column.to(subject.device)[:, None] for column in pairs.T)
-            node = torch.tensor(wanted, device=subject.device)[None]
-            grid = (len(pairs), len(wanted))
-            self.gradient[k, layer, node] = swept.gradient.view(*grid, -1)
-            self.path[k, layer, node] = swept.probability.view(grid)
-            if with_base:
-                self.gradient[:, :, -1] = swept.base_gradient
-                self.path[:, :, -1] = swept.base_probability[:, None]
+            if self.ahead is not None:  # all at once: to sweep takes longer than the points
+                wanted = list(range(quadrature.FINEST - with_base)) if level == 1 else []
+            if wanted:
+                self._evaluate(active, wanted, with_base=with_base)
             if level == 1:
                 self._score(active, 0)
             self._score(active, level)
@@ -261,6 +266,20 @@ class _Certified:
             if level > 1:
                 self._stop_rounded(active, before)
         return evaluated
+
+    def _evaluate(self, active: Tensor, nodes: list[int], *, with_base: bool) -> None:
+        """P and its gradient at these nodes of the active pairs; with_base: at α = 1 of all pairs, too."""
+        pairs = active.T.nonzero().flip(1)  # sorted by layer
+        rows = _rows(pairs, self.nodes[nodes])
+        swept = sweep(self.subject, self.base, rows, with_base=with_base, precision=self.precision)
+        k, layer = (column.to(self.subject.device)[:, None] for column in pairs.T)
+        node = torch.tensor(nodes, device=self.subject.device)[None]
+        grid = (len(pairs), len(nodes))
+        self.gradient[k, layer, node] = swept.gradient.view(*grid, -1)
+        self.path[k, layer, node] = swept.probability.view(grid)
+        if with_base:
+            self.gradient[:, :, -1] = swept.base_gradient
+            self.path[:, :, -1] = swept.base_probability[:, None]
 
     def _score(self, active: Tensor, level: int) -> None:
         """Scores of the active pairs by rule `level`; their gap, and their change since the last rule."""
@@ -295,7 +314,7 @@ class _Certified:
         evaluated = False
         while len(cuts := self._cuts()):
             evaluated, before = True, self._error()
-            found = integrate_cuts(self.subject, self.base, cuts, precision=self.precision)
+            found = integrate_cuts(self.subject, self.base, cuts, precision=self.precision, ahead=self.ahead)
             self.pieces = self.pieces.joined(found)
             np.add.at(self.n_points.numpy(), (cuts.item, cuts.layer), 2)
             touched = torch.zeros_like(self.live)
@@ -353,10 +372,10 @@ class _Certified:
         self.change[k, layer] = torch.tensor(changes, dtype=self.change.dtype)
 
     def _path_of(self, k: int, layer: int, path: Tensor) -> np.ndarray:
-        """The (α, P(α)) evaluated for a pair, (2, n_points), in order of α."""
-        points = {
-            float(alpha): p for alpha, p in zip(self.nodes, path[k, layer].tolist(), strict=True) if p == p
-        }
+        """The (α, P(α)) of a pair, (2, n_points), in order of α."""
+        rule = quadrature.LEVELS.index(min(int(self.n_points[k, layer]), quadrature.FINEST))
+        nodes, values = self.nodes.tolist(), path[k, layer].tolist()
+        points = {nodes[node]: values[node] for node in quadrature.level_nodes(rule)}
         for piece in np.flatnonzero((self.pieces.item == k) & (self.pieces.layer == layer)):
             points.update(zip(self.pieces.nodes[piece], self.pieces.probability[piece], strict=True))
         return np.array(sorted(points.items())).T

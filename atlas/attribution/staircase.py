@@ -39,6 +39,8 @@ from atlas.surgery.subject import Subject
 # a share of the memory that is free at its first sweep.
 CPU_SWEEP_BYTES = 400_000_000
 GPU_SWEEP_SHARE = 0.6
+# Rows × tokens × weights of a sweep of some milliseconds.
+CHEAP_WORK = 2e9
 
 
 # A layer's argument: a tensor, several, or None.
@@ -341,6 +343,12 @@ def _row_bytes(subject: Subject, base: Base, layer: Tensor) -> Tensor:
     context = 2 * base.keys[0][0].numel() if causal else 0
     a_layer = width * (14 * subject.d_model + 4 * subject.n_neurons) + context
     return 4.0 * ((subject.n_layers - 1 - layer.double()) * a_layer + 3 * subject.n_tokens)
+
+
+def rows_are_cheap(subject: Subject, base: Base, n_rows: int) -> bool:
+    """Whether calling the operations of a sweep of so many rows takes longer than their arithmetic."""
+    width = 1 if subject.family.kind == "causal" else base.outputs[0].shape[1]
+    return n_rows * width * subject.model.num_parameters() < CHEAP_WORK
 
 
 @torch.enable_grad()

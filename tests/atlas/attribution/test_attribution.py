@@ -17,7 +17,9 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from atlas.attribution.attribution import METHODS, LinearReadout, attribute
+from atlas.attribution import bisection, integration
+from atlas.attribution.attribution import METHODS, LinearReadout, attribute, relative_difference
+from atlas.attribution.staircase import answer_tokens, base_pass, rows_are_cheap
 from atlas.errors import AtlasError, ModelError, PromptError
 from atlas.neuron import Prompt
 from atlas.surgery.subject import load_subject
@@ -46,6 +48,12 @@ PROMPTS = (
     Prompt("f5", "t4", "people in rome speak [Y]", "japanese"),
     Prompt("f6", "t5", "cities : [Y]", "san francisco"),
 )
+
+
+@pytest.fixture(params=[True, False], ids=["ahead", "in turn"])
+def cheap(request, monkeypatch):
+    """Points are evaluated ahead, as of small models, or each in its turn."""
+    monkeypatch.setattr(integration, "rows_are_cheap", lambda *_: request.param)
 
 
 @dataclass(frozen=True)
@@ -286,6 +294,7 @@ def composite(n_pieces: int, n_each: int) -> PlainRule:
     )
 
 
+@pytest.mark.usefixtures("cheap")
 def test_a_certificate_holds_where_paths_jump(steep):
     """Compared where the reference itself has converged: jumps can be narrower than its nodes."""
     n_judged = n_hard = 0
@@ -307,6 +316,7 @@ def test_a_certificate_holds_where_paths_jump(steep):
     assert not false
 
 
+@pytest.mark.usefixtures("cheap")
 def test_every_point_that_is_counted_was_evaluated(steep):
     """Also in a layer that resumes because another layer's scores shrank."""
     for folder in steep:
@@ -320,6 +330,36 @@ def test_no_path_stops_while_points_are_left(steep):
     for folder in steep:
         for result in attribute(load_subject(str(folder), device="cpu"), PROMPTS):
             assert (result.n_points[~result.converged] > 513 - 2 * 7).all()
+
+
+@pytest.mark.parametrize("tolerance", [0.2, 1e-4])
+def test_points_evaluated_ahead_change_nothing_but_the_number_of_sweeps(subject, tolerance, monkeypatch):
+    sweeps: list[int] = []
+    for module in (integration, bisection):
+
+        def counted(subject, base, rows, own=module.sweep, **options):
+            sweeps.append(len(rows))
+            return own(subject, base, rows, **options)
+
+        monkeypatch.setattr(module, "sweep", counted)
+    results, counts = [], []
+    for is_cheap in (True, False):
+        monkeypatch.setattr(integration, "rows_are_cheap", lambda *_, is_cheap=is_cheap: is_cheap)
+        sweeps.clear()
+        results += attribute(subject, [ONE_TOKEN], tolerance=tolerance, keep_paths=True)
+        counts.append(len(sweeps))
+    ahead, in_turn = results
+    assert counts[0] < counts[1] or counts == [1, 1]
+    assert np.array_equal(ahead.n_points, in_turn.n_points)
+    assert relative_difference(ahead.scores, in_turn.scores) < EXACT
+    for one, other in zip(ahead.paths[0], in_turn.paths[0], strict=True):
+        assert np.allclose(one, other, atol=EXACT)
+
+
+def test_rows_are_cheap_where_they_are_few_and_the_model_is_small(subject):
+    base = base_pass(subject, answer_tokens(subject.encode(ONE_TOKEN), subject.family.kind))
+    assert rows_are_cheap(subject, base, 27)
+    assert not rows_are_cheap(subject, base, 10**8)
 
 
 def test_unsettled_paths_are_flagged_within_the_point_limit(subject):

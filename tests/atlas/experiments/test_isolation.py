@@ -20,7 +20,7 @@ import pytest
 import atlas
 from atlas.experiments.controls import choose_prompts
 from atlas.experiments.experiment import Experiment
-from atlas.interventions import Amplify, Edit, Erase, Intervention, Suppress
+from atlas.interventions import Amplify, Edit, Erase, Intervention, Patch, SetTo, Suppress
 from atlas.models import is_ready
 from atlas.neuron import Neuron
 
@@ -88,6 +88,8 @@ def changes(dice: random.Random, neurons: list[Neuron], old: str, new: str) -> t
             [
                 Suppress(some),
                 Amplify(some, dice.choice([-2.0, 0.5, 3.0, 8.0])),
+                SetTo(some, dice.choice([-2.0, 0.5])),
+                Patch(some, "The capital of Italy is [Y]."),
                 Erase(some, dice.choice(["zero", "unk"])),
                 Edit(some, old, new, dice.choice([0.0, 1.0]), dice.choice([4.0, 8.0])),
             ]

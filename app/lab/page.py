@@ -98,7 +98,7 @@ def set_up(atlas: Atlas) -> LabChoices:
             selected = select_neurons(atlas, subject, question)
             with within:
                 inside.look_inside(subject, sentence.last_look(), selected)
-            offer_verbs(atlas, question)
+            offer_verbs(atlas, subject, question)
             experiment, missing = choose_experiment(atlas, subject, question, selected)
     missing = missing or sentence.missing_before(subject, question)
     return LabChoices(subject, question, state.as_linked(experiment), missing)

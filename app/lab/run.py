@@ -40,7 +40,7 @@ def show_progress(place: Any, title: str) -> Iterator[Progress]:
         bar = st.progress(0.0, text=f"{title} …")
         st.button(
             "Cancel",
-            key="lab_cancel",
+            key=f"lab_cancel_{title}",
             icon=":material/close:",
             on_click=_cancel,
         )

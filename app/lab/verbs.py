@@ -1,11 +1,13 @@
 """The Lab's verbs: what to do to the neurons, each a button that runs the experiment.
 
-    offer_verbs(atlas, question)         # Forget · Boost · Rewrite to … · Set to … · Take from another prompt
+    offer_verbs(atlas, subject, question)   # Forget · Boost · Rewrite to … · Set to … · Take from …
 
 A verb replaces the list of changes (`app.lab.changes`) by one change of all selected neurons.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -15,10 +17,13 @@ from app.lab.state import Question, setting
 from app.shared import limits, resources
 from atlas.store.atlas import Atlas
 
+if TYPE_CHECKING:
+    from atlas.surgery.subject import Subject
+
 BOOST = 3.0
 
 
-def offer_verbs(atlas: Atlas, question: Question) -> None:
+def offer_verbs(atlas: Atlas, subject: Subject, question: Question) -> None:
     allowed = limits.current()
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         st.button(
@@ -64,7 +69,7 @@ def offer_verbs(atlas: Atlas, question: Question) -> None:
                 placeholder="The capital of Italy is",
                 help="The neurons get the activations that they have at this sentence's gap",
             )
-            st.form_submit_button("Take", on_click=_take)
+            st.form_submit_button("Take", on_click=_take, args=(subject,))
 
 
 def do(kind: str, **options: object) -> None:
@@ -82,6 +87,8 @@ def _set() -> None:
     do("set", value=state.get("set_to"))
 
 
-def _take() -> None:
+def _take(subject: Subject) -> None:
+    from atlas.experiments.look import with_gap
+
     if text := state.get("take_from", "").strip():
-        do("patch", from_prompt=text)
+        do("patch", from_prompt=with_gap(subject, text))

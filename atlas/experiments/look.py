@@ -15,8 +15,6 @@ from atlas.neuron import OBJECT_SLOT, Prompt
 from atlas.surgery.lens import Lens, lens
 from atlas.surgery.subject import Subject
 
-# Stands for the answer while none is known; what comes before it is what the model reads.
-_ANY_ANSWER = "a"
 _BLANK = "____"
 _ENDS = ".?! "
 
@@ -43,7 +41,7 @@ def with_gap(subject: Subject, text: str) -> str:
     text = subject.mark(text.strip().replace(_BLANK, OBJECT_SLOT))
     if OBJECT_SLOT not in text and subject.family.kind == "masked":
         text = f"{text.rstrip(_ENDS)} {OBJECT_SLOT}."
-    return text
+    return subject.opened(text).prompt.text
 
 
 def look(
@@ -54,7 +52,7 @@ def look(
     Raises `PromptError` for a sentence that the model cannot read.
     """
     text = with_gap(subject, text)
-    asked = subject.unanswered(subject.encode(subject.prompt(text, _ANY_ANSWER)))
+    asked = subject.encode(subject.opened(text))
     if progress is not None:
         progress(0.0, "Reading the sentence")
     top = subject.predict([asked], top_k=max(top_k, 20))[0].top

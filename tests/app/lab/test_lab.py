@@ -223,7 +223,7 @@ def test_every_verb_is_a_button_that_runs(fact, neurons, other_answer):
 def test_an_experiment_that_the_atlas_gives_has_a_short_link(fact, neurons, other_answer):
     at = press(lab(quick=False, fact=fact["fact_id"]), "Boost")
     assert "x" not in at.query_params
-    short = {name: at.query_params[name][0] for name in ("fact", "change", "run")}
+    short = {name: at.query_params[name] for name in ("fact", "change", "run")}
     assert short == {"fact": fact["fact_id"], "change": "amplify:3", "run": "1"}
     other = lab(quick=False, **short)
     assert done(other).experiment == done(at).experiment
@@ -268,7 +268,7 @@ def test_a_fact_is_suppressed_in_one_click_with_the_librarys_numbers(subject, fa
     assert list(rows["after"]) == pytest.approx([each.probability for each in after], rel=1e-5)
     assert list(rows["rank_after"]) == [each.rank for each in after]
     assert list(rows["says_after"]) == [each.top_token for each in after]
-    assert "Exact undo" in said(at.success)
+    assert "Exact undo" in said(at.caption)
 
 
 def test_the_controls_always_stand_beside_the_result(fact, neurons):
@@ -284,7 +284,7 @@ def test_the_controls_always_stand_beside_the_result(fact, neurons):
     assert list(shown["after"]) == [each.after for each in summary]
     assert list(shown["random"]) == pytest.approx([100 * each.random_change for each in summary])
     own = next(each for each in summary if each.group == "paraphrases")
-    sentence = next(text.value for text in at.markdown if "random neurons of the same layers" in text.value)
+    sentence = next(text.value for text in at.markdown if "takes the probability" in text.value)
     assert f"**{own.before:.3f}** to **{own.after:.3f}** ({signed_percent(own.change)})" in sentence
     assert f"random neurons of the same layers: {signed_percent(own.random_change)}" in sentence
 

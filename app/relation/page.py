@@ -191,7 +191,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
     if neurons.empty:
         layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
     else:
-        layout.neuron_table(neurons, "The neurons that most of its facts share")
+        layout.neuron_table(neurons.drop(columns="n_facts"), "The neurons that most of its facts share")
     with st.container(horizontal=True, gap="small"):
         tray.add_button(
             neurons_of(neurons.head(20)),

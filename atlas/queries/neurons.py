@@ -153,22 +153,13 @@ def example_neurons(atlas: Atlas, *, limit: int = 3) -> pd.DataFrame:
 
 
 def neurons_named(atlas: Atlas, chosen: Sequence[Neuron]) -> pd.DataFrame:
-    """These neurons in their order, with what the atlas has of them; nulls where no fact has one.
-
-    Columns: layer, neuron, n_facts, label, promoted, suppressed (as it acts on its facts).
-    """
+    """These neurons in their order. Columns: layer, neuron, n_facts (0 where no fact has it), label."""
     return atlas.query(
-        f"""
-        WITH chosen AS (
-            SELECT unnest($layers::INTEGER[]) AS layer, unnest($neurons::INTEGER[]) AS neuron,
-                   unnest(range(len($layers))) AS place
-        ), fires AS (
-            SELECT layer, neuron, avg(mean_activation) AS fires FROM knowledge_neurons SEMI JOIN chosen
-            USING (layer, neuron) GROUP BY layer, neuron
-        )
-        SELECT layer, neuron, n.n_facts, n.label, {pushed("fires.fires")}
-        FROM chosen LEFT JOIN fires USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
-        ORDER BY chosen.place
+        """
+        SELECT layer, neuron, coalesce(n_facts, 0) AS n_facts, label
+        FROM (SELECT unnest($layers::INTEGER[]) AS layer, unnest($neurons::INTEGER[]) AS neuron,
+                     unnest(range(len($layers))) AS place)
+        LEFT JOIN neurons USING (layer, neuron) ORDER BY place
         """,
         {"layers": [each.layer for each in chosen], "neurons": [each.neuron for each in chosen]},
     )

@@ -80,7 +80,6 @@ def relation_table(relations: pd.DataFrame) -> None:
         "relation_id": TextColumn("Id", width=60, help="Of the property in Wikidata"),
         "n_facts": NumberColumn("Facts", width=60),
         "known_share": NumberColumn("Known", format="percent", width=70, help=KNOWN_EXPLAINED),
-        "n_with_neurons": NumberColumn("With neurons", width=90, help="Facts that have knowledge neurons"),
         "mean_neurons": NumberColumn("Neurons a fact", format="%.1f", width=100),
     }
     shown = relations.assign(relation=cells)[list(columns)].dropna(axis="columns", how="all")

@@ -163,7 +163,7 @@ def test_the_first_picture_of_effects_has_five_rows_in_plain_words(a):
     spec = chart(page("relation", relation="P36"), "Each fact's neurons switched off").spec
     assert "suppressed, own neurons" in spec
     assert "amplified" not in spec
-    assert "as many at random" in spec
+    assert "similarly active ones" in spec
     domain = next(
         layer["encoding"]["y"]["scale"]["domain"]
         for layer in json.loads(spec)["layer"]

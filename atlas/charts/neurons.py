@@ -82,7 +82,7 @@ def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
         neuron_share=layers["n_neurons"] / max(1, layers["n_neurons"].sum()),
     )
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity"))
-    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": None}
+    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": "Share (%)"}
     tips = tooltip(
         ("layer:O", "After layer"),
         ("probability:Q", "Probability of the answer", ".3f"),

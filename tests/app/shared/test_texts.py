@@ -132,6 +132,12 @@ def test_the_first_word_that_differs_is_marked(text, beside, marked):
     assert [re.sub("<[^>]*>", "", each).strip() for each in found] == ([] if marked is None else [marked])
 
 
+def test_lines_end_where_the_text_s_do():
+    html = texts.parted(" Paris.\n\n The\tcity", beside=" Paris.\n\n The city", asked="It is")
+    assert re.sub("<(?!br)[^>]*>", "", html) == "It is  Paris.<br>The city"
+    assert "mark" not in html
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("sign", ["above", "below"])
 def test_text_can_be_read_on_the_deepest_colour(theme, sign):

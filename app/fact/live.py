@@ -44,7 +44,8 @@ def show_measurement(atlas: Atlas, fact: dict[str, Any]) -> None:
         try:
             locate(name, allow_download=False)
         except ModelError as missing:
-            offer_to_fetch(name, missing)
+            with st.expander("Measure now: the model has to be fetched first"):
+                offer_to_fetch(name, missing)
             return
         place = st.empty()
         about = (

@@ -19,7 +19,7 @@ from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
 from app.shared import address, layout
 from app.shared.texts import parted
-from app.shared.words import escape, fact_name, is_missing, plural, shown_token, with_blank
+from app.shared.words import escape, fact_name, is_missing, plural, shown_token, token_pairs, with_blank
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
 from atlas.store.atlas import Atlas
@@ -42,6 +42,9 @@ def show_lens(atlas: Atlas, fact: Mapping[str, Any]) -> pd.DataFrame:
     texts = dict(zip(rows["template_id"], rows["text"].map(with_blank), strict=True))
     template = address.segments("Prompt", "lens", {each: escape(text) for each, text in texts.items()})
     shown = rows[rows["template_id"] == template].reset_index(drop=True)
+    shown["says"] = [
+        ", ".join(shown_token(each["token"]) for each in token_pairs(top)) for top in shown["top"]
+    ]
     left, right = st.columns([2, 3], gap="medium")
     with left:
         layout.draw_chart(
@@ -57,12 +60,12 @@ def show_lens(atlas: Atlas, fact: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def lens_table(layers: pd.DataFrame) -> None:
-    words = [[shown_token(each["token"]) for each in top] for top in layers["top"]]
+    """The layers from the last to the first. layers: as `queries.lens_of_fact`, with the words it `says`."""
     st.dataframe(
         pd.DataFrame(
             {
                 "layer": layers["layer"],
-                "says": [", ".join(each) for each in words],
+                "says": layers["says"],
                 "probability": layers["probability"],
                 "rank": layers["rank"],
                 "n_neurons": layers["n_neurons"],

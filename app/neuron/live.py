@@ -82,14 +82,22 @@ def offer_the_model(name: str) -> None:
 
 
 def by_value_vector(atlas: Atlas, neuron: Neuron) -> pd.DataFrame:
-    """The neurons whose value vectors are nearest, as `queries.neurons_named` with their cosine."""
+    """The neurons whose value vectors are nearest, with what they promote above zero.
+
+    Columns: layer, neuron, cosine, n_facts, label, promoted, suppressed.
+    """
     from atlas.surgery.readout import nearest_values
 
     name, key = atlas.manifest.model.name, (atlas.atlas_id, neuron)
     found = _kept(key, st.empty(), "Comparing", nearest_values, name, neuron, k=RELATED_SHOWN)
-    rows = queries.neurons_named(atlas, [each for each, _ in found])
-    rows.insert(2, "cosine", [cosine for _, cosine in found])
-    return rows
+    rows = queries.neurons_named(atlas, [says.neuron for says, _ in found])
+    sides = {
+        side: [
+            [{"token": token, "logit": logit} for token, logit in getattr(says, side)] for says, _ in found
+        ]
+        for side in ("promoted", "suppressed")
+    }
+    return rows.assign(cosine=[cosine for _, cosine in found], **sides)
 
 
 def _kept(

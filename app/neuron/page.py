@@ -85,6 +85,26 @@ def open_neuron(text: str) -> None:
 def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     show_name(atlas, neuron, about)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    tables = show_findings(atlas, neuron, about) if about["n_facts"] else show_live_only(atlas, neuron)
+    show_neighbours(atlas, neuron)
+    with actions:
+        tray.add_button([neuron], key="neuron", source="its page")
+        links.compare_link("neurons", str(neuron))
+        exports.offer(str(neuron), **tables)
+
+
+def show_live_only(atlas: Atlas, neuron: Neuron) -> dict[str, pd.DataFrame]:
+    """Of a neuron that no fact has, what the model itself can be asked; returns the tables shown."""
+    layout.nothing("No fact has it as a knowledge neuron, so the atlas holds nothing about it.")
+    with layout.errors_as_sentences():
+        live.show_own_text(atlas, neuron, 0.0)
+    with layout.errors_as_sentences():
+        return {"related_neurons": show_related(atlas, neuron, 0)}
+    return {}
+
+
+def show_findings(atlas: Atlas, neuron: Neuron, about: dict) -> dict[str, pd.DataFrame]:
+    """What the atlas found of it, and what the model can be asked; returns the tables shown."""
     lacks = layout.say_unmeasured(atlas, "scores", "tokens", "activations")
     tables: dict[str, pd.DataFrame] = {}
     prompts = queries.activating_prompts_of_neuron(atlas, neuron.layer, neuron.neuron)
@@ -103,11 +123,7 @@ def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
         tables["facts"], tables["relations"] = show_neuron_facts(atlas, neuron, about["n_facts"])
     with layout.errors_as_sentences():
         tables["related_neurons"] = show_related(atlas, neuron, about["n_facts"])
-    show_neighbours(atlas, neuron)
-    with actions:
-        tray.add_button([neuron], key="neuron", source="its page")
-        links.compare_link("neurons", str(neuron))
-        exports.offer(str(neuron), **tables)
+    return tables
 
 
 def show_name(atlas: Atlas, neuron: Neuron, about: dict) -> None:
@@ -166,7 +182,7 @@ def describe_selectivity(found: Selectivity, label: str) -> list[str]:
 
 def show_activating_prompts(prompts: pd.DataFrame, largest: float) -> None:
     if prompts.empty:
-        layout.nothing("Not measured: only activations of neurons that a fact has are kept.")
+        layout.nothing("Its activations were not measured.")
         return
     if prompts["tokens"].notna().any():
         st.caption(
@@ -208,7 +224,7 @@ def show_value_vector(about: dict) -> None:
         "Holds back": token_pairs(about["suppressed"]),
     }
     if not all(pairs.values()):
-        layout.nothing("Not measured: only neurons that a fact has are read out.")
+        layout.nothing("It was not read out.")
         return
     for place, (title, tokens) in zip(st.columns(2, gap="medium"), pairs.items(), strict=True):
         with place:
@@ -237,9 +253,6 @@ def show_neuron_facts(atlas: Atlas, neuron: Neuron, n_facts: int) -> tuple[pd.Da
     """A table of its facts, how many each relation has, how active it is on them; returns both tables."""
     st.subheader("Facts that use it", anchor=False)
     counts = selectivity.relations_of_neuron(atlas, neuron.layer, neuron.neuron)
-    if counts.empty:
-        layout.nothing("No fact has it as a knowledge neuron.")
-        return counts, counts
     sizes = dict(zip(counts["relation_id"], counts["n_facts"], strict=True))
     options = {
         row.relation_id: f"{row.label or row.relation_id} ({plural(row.n_facts, 'fact')})"
@@ -284,13 +297,12 @@ def list_facts(atlas: Atlas, neuron: Neuron, relation: str | None) -> pd.DataFra
 
 
 def show_related(atlas: Atlas, neuron: Neuron, n_facts: int) -> pd.DataFrame:
-    st.subheader("Neurons like it", anchor=False)
     options = {"jaccard": "By overlap of facts", "shared": "By facts in common"} if n_facts else {}
     if live.at_hand(atlas):
         options["cosine"] = "By value vector"
     if not options:
-        layout.nothing("No other neuron has any of its facts.")
         return pd.DataFrame()
+    st.subheader("Neurons like it", anchor=False)
     order = address.segments("Found by", "related", options)
     if order == "cosine":
         rows = live.by_value_vector(atlas, neuron)

@@ -80,7 +80,6 @@ def relation_table(relations: pd.DataFrame) -> None:
         "relation_id": TextColumn("Id", width=60, help="Of the property in Wikidata"),
         "n_facts": NumberColumn("Facts", width=60),
         "known_share": NumberColumn("Known", format="percent", width=70, help=KNOWN_EXPLAINED),
-        "n_with_neurons": NumberColumn("With neurons", width=90, help="Facts that have knowledge neurons"),
         "mean_neurons": NumberColumn("Neurons a fact", format="%.1f", width=100),
     }
     shown = relations.assign(relation=cells)[list(columns)].dropna(axis="columns", how="all")
@@ -191,7 +190,7 @@ def show_relation_neurons(atlas: Atlas, relation: pd.Series, by_layer: pd.DataFr
     if neurons.empty:
         layout.nothing(f"No fact of this relation has a neuron in layer {layer}.")
     else:
-        layout.neuron_table(neurons, "The neurons that most of its facts share")
+        layout.neuron_table(neurons.drop(columns="n_facts"), "The neurons that most of its facts share")
     with st.container(horizontal=True, gap="small"):
         tray.add_button(
             neurons_of(neurons.head(20)),

@@ -82,9 +82,8 @@ def nothing(text: str) -> None:
 _PARTS_IN_WORDS = {
     "prompts": "prompts",
     "known": "whether the model knows a fact",
-    "lens": "what it would say after each layer",
-    "generations": "what it writes",
     "probabilities": "the answers' probabilities",
+    "lens": "what it would say after each layer",
     "scores": "attribution scores",
     "effects": "the effects of changing neurons",
     "tokens": "what neurons promote",

@@ -85,8 +85,11 @@ def _pieces(tokens: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def parted(text: str, *, beside: str | None = None, asked: str = "") -> str:
-    """A paragraph with a text after what was asked; its first word that differs from `beside` is marked."""
-    words = re.findall(r"\s*\S+", text)
+    """A paragraph with a text after what was asked; its first word that differs from `beside` is marked.
+
+    Lines end where the text's do; empty ones are left out.
+    """
+    words = re.findall(r"\s*\S+", re.sub(r"\s*\n\s*", "\n", text))
     others = [] if beside is None else beside.split()
     same = 0
     while same < min(len(words), len(others)) and words[same].strip() == others[same]:
@@ -100,4 +103,5 @@ def parted(text: str, *, beside: str | None = None, asked: str = "") -> str:
 
 
 def _isolated(text: str) -> str:
-    return f"<bdi>{escape(seen(text))}</bdi>"
+    lines = (f"<bdi>{escape(seen(line))}</bdi>" for line in text.replace("\t", " ").split("\n"))
+    return "<br>".join(lines)

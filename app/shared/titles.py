@@ -73,7 +73,8 @@ def _describe_subject(page: str, ids: Mapping[str, str], atlas: Atlas) -> tuple[
             neuron = Neuron.parse(ids["neuron"])
             about = ask(queries.neuron, atlas, neuron.layer, neuron.neuron)
             facts = f"{plural(about['n_facts'], 'fact')} of {plural(about['n_relations'], 'relation')}"
-            return str(neuron), joined(facts, promotes(about["promoted"], 6))
+            name = str(neuron) if is_missing(about["label"]) else f"{about['label']} ({neuron})"
+            return name, joined(facts, promotes(about["promoted"], 6))
         case "compare" if ids.get("kind", "facts") in ("facts", "relations", "neurons", "atlases"):
             names = [name_of(atlas, ids.get("kind", "facts"), ids[each]) for each in "ab" if each in ids]
             return (f"Compare {' and '.join(names)}", PAGES["compare"][1]) if names else None

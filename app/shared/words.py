@@ -108,9 +108,9 @@ def neurons_of(rows: pd.DataFrame) -> list[Neuron]:
     ]
 
 
-def about_fact(row: Any, *, relation: bool = True) -> str:
+def about_fact(row: Any) -> str:
     """Relation, whether it is known, probability and number of neurons of a fact, on one line."""
-    parts = [relation_name(row)] if relation else []
+    parts = [relation_name(row)]
     if not is_missing(row.known):
         parts.append("known" if row.known else "not known")
     if not is_missing(row.mean_probability):

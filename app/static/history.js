@@ -64,7 +64,7 @@
       event.stopImmediatePropagation();
       inField = false;
       followLater(link);
-    } else if (IN_APP.test(href) && link.closest('[data-testid="stHtml"]')) {
+    } else if (IN_APP.test(href) && (link.target === "_blank" || link.closest('[data-testid="stHtml"]'))) {
       event.preventDefault();
       event.stopImmediatePropagation();
       lead(href);

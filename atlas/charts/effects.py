@@ -30,10 +30,10 @@ GROUP_NAMES = {
 # As a row's label where one intervention is drawn, and a heading above says which.
 PLAIN_NAMES = {
     "own neurons": "its own neurons",
-    "random neurons": "as many at random",
-    "activation-matched": "as many as active",
-    "most active": "the most active",
-    "unrelated facts": "its own, other facts",
+    "random neurons": "random neurons",
+    "activation-matched": "similarly active ones",
+    "most active": "the most active ones",
+    "unrelated facts": "its own, on other facts",
 }
 INTERVENTION_NAMES = {"suppress": "suppressed", "amplify": "amplified"}
 HEADINGS = {"suppress": "Suppressed (×0)", "amplify": "Amplified (×2)"}

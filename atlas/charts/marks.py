@@ -115,7 +115,7 @@ def moves(
     """Probabilities before (a ring) and after (a point), with the way between them."""
     x = {
         "scale": alt.Scale(domain=[0, 1]),
-        "title": "P(answer): ○ before, ● after",
+        "title": "Probability: ○ before, ● after",
         "axis": alt.Axis(tickCount=5),
     }
     places = {"y": y} | ({} if beside is None else {"yOffset": beside})

@@ -74,16 +74,15 @@ def layer_bars(
 def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
     """The answer's probability after each layer of the model, and the share of the fact's neurons in it.
 
-    layers: as `queries.lens_of_fact`, of one prompt.
+    layers: as `queries.lens_of_fact`, of one prompt, with the likeliest words in a column `says`.
     """
     names = {"answer": "probability of the answer", "own": "share of the fact's neurons"}
     rows = layers.assign(
         meaning="answer",
         neuron_share=layers["n_neurons"] / max(1, layers["n_neurons"].sum()),
-        says=[", ".join(str(each["token"]).strip() for each in top) for top in layers["top"]],
     )
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity"))
-    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": None}
+    share = {"scale": alt.Scale(domain=[0, 1]), "axis": percent_axis(ticks=4), "title": "Share (%)"}
     tips = tooltip(
         ("layer:O", "After layer"),
         ("probability:Q", "Probability of the answer", ".3f"),

@@ -43,39 +43,28 @@ def neuron(atlas: Atlas, layer: int, index: int) -> dict[str, Any]:
     )
 
 
-_FACT_ORDERS = {
-    "score": "mean_score DESC, share DESC",
-    "share": "share DESC, mean_score DESC",
-    "subject": "lower(strip_accents(subject))",
-    "object": "lower(strip_accents(object)), mean_score DESC",
-}
-
-
 def facts_of_neuron(
     atlas: Atlas,
     layer: int,
     index: int,
     *,
     relation: str | None = None,
-    order: str = "score",
     limit: int = 200,
     offset: int = 0,
 ) -> pd.DataFrame:
     """The facts that have this knowledge neuron, those with the largest mean score first.
 
-    `relation` is a relation id; `order` is score, share, subject or object.
+    `relation` is a relation id.
     Columns: fact_id, relation_id, label, subject, object, known, share, mean_score, max_score,
     mean_activation.
     """
-    if order not in _FACT_ORDERS:
-        raise QueryError(f"order must be one of {', '.join(_FACT_ORDERS)}, got '{order}'.")
     return atlas.query(
-        f"""
+        """
         SELECT f.fact_id, f.relation_id, f.label, f.subject, f.object, f.known, f.share, f.mean_score,
                f.max_score, k.mean_activation
         FROM neuron_facts AS f JOIN knowledge_neurons AS k USING (fact_id, layer, neuron)
         WHERE layer = $layer AND neuron = $neuron AND ($relation IS NULL OR f.relation_id = $relation)
-        ORDER BY {_FACT_ORDERS[order]}, fact_id LIMIT $limit OFFSET $offset
+        ORDER BY f.mean_score DESC, f.share DESC, fact_id LIMIT $limit OFFSET $offset
         """,
         {"layer": layer, "neuron": index, "relation": relation, "limit": limit, "offset": offset},
     )
@@ -153,22 +142,13 @@ def example_neurons(atlas: Atlas, *, limit: int = 3) -> pd.DataFrame:
 
 
 def neurons_named(atlas: Atlas, chosen: Sequence[Neuron]) -> pd.DataFrame:
-    """These neurons in their order, with what the atlas has of them; nulls where no fact has one.
-
-    Columns: layer, neuron, n_facts, label, promoted, suppressed (as it acts on its facts).
-    """
+    """These neurons in their order. Columns: layer, neuron, n_facts (0 where no fact has it), label."""
     return atlas.query(
-        f"""
-        WITH chosen AS (
-            SELECT unnest($layers::INTEGER[]) AS layer, unnest($neurons::INTEGER[]) AS neuron,
-                   unnest(range(len($layers))) AS place
-        ), fires AS (
-            SELECT layer, neuron, avg(mean_activation) AS fires FROM knowledge_neurons SEMI JOIN chosen
-            USING (layer, neuron) GROUP BY layer, neuron
-        )
-        SELECT layer, neuron, n.n_facts, n.label, {pushed("fires.fires")}
-        FROM chosen LEFT JOIN fires USING (layer, neuron) LEFT JOIN neurons AS n USING (layer, neuron)
-        ORDER BY chosen.place
+        """
+        SELECT layer, neuron, coalesce(n_facts, 0) AS n_facts, label
+        FROM (SELECT unnest($layers::INTEGER[]) AS layer, unnest($neurons::INTEGER[]) AS neuron,
+                     unnest(range(len($layers))) AS place)
+        LEFT JOIN neurons USING (layer, neuron) ORDER BY place
         """,
         {"layers": [each.layer for each in chosen], "neurons": [each.neuron for each in chosen]},
     )

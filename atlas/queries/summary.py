@@ -71,7 +71,6 @@ _PARTS = {
     "prompts": "SELECT count(*) > 0 FROM fact_prompts",
     "known": "SELECT count(known) > 0 FROM facts",
     "lens": "SELECT count(*) > 0 FROM lens",
-    "generations": "SELECT count(*) > 0 FROM generations",
     "probabilities": "SELECT count(mean_probability) > 0 FROM facts",
     "scores": "SELECT count(*) > 0 FROM attributions",
     "effects": "SELECT count(*) > 0 FROM effects",
@@ -85,8 +84,8 @@ _PARTS = {
 def unmeasured(atlas: Atlas) -> frozenset[str]:
     """What the atlas has of no fact and no neuron.
 
-    Of: prompts, known, lens, generations, probabilities, scores, effects, tokens (that neurons promote),
-    activations, erasures, edits.
+    Of: prompts, known, lens, probabilities, scores, effects, tokens (that neurons promote), activations,
+    erasures, edits.
     """
     columns = ", ".join(f"({sql}) AS {part}" for part, sql in _PARTS.items())
     has = atlas.query_row(f"SELECT {columns}")

@@ -53,9 +53,9 @@ def mean_activations(
 @torch.no_grad()
 def nearest_values(
     subject: LoadedModel, neuron: Neuron, *, k: int = 12, progress: OnProgress | None = None
-) -> tuple[tuple[Neuron, float], ...]:
+) -> tuple[tuple[Readout, float], ...]:
     """The `k` neurons of the model whose value vectors point most nearly where this one's does, or away from
-    there, with the cosine of the two.
+    there, each with the cosine of the two.
 
     ``progress(share, message)`` may raise to stop. Raises `AtlasError` for a neuron that the model does not
     have.
@@ -67,11 +67,13 @@ def nearest_values(
         if progress is not None:
             progress(layer / subject.n_layers, f"layer {layer}")
         values = subject.family.value_vectors(subject.model, layer).float()
-        cosines = torch.nn.functional.cosine_similarity(values, own[None])
-        largest = cosines.abs().topk(min(k + 1, len(cosines))).indices.tolist()
-        found += [(Neuron(layer, index), float(cosines[index])) for index in largest]
+        of_layer = torch.nn.functional.cosine_similarity(values, own[None])
+        largest = of_layer.abs().topk(min(k + 1, len(of_layer))).indices.tolist()
+        found += [(Neuron(layer, index), float(of_layer[index])) for index in largest]
     found = [each for each in found if each[0] != neuron]
-    return tuple(sorted(found, key=lambda each: -abs(each[1]))[:k])
+    nearest = sorted(found, key=lambda each: -abs(each[1]))[:k]
+    cosines = [cosine for _, cosine in nearest]
+    return tuple(zip(readout(subject, [each for each, _ in nearest]), cosines, strict=True))
 
 
 @torch.no_grad()

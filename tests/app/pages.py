@@ -8,9 +8,10 @@ press(app, "Remove the filters")
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 import pytest
@@ -54,6 +55,16 @@ def links(app: AppTest, to: str, *named: str) -> list[dict[str, str]]:
     found = [link.proto for link in app.get("page_link") if link.proto.page.endswith(to)]
     parameters = [dict(parse_qsl(each.query_string)) for each in found]
     return [each for each in parameters if set(named) <= set(each)]
+
+
+def html(app: AppTest) -> list[str]:
+    """The blocks of HTML on a page."""
+    return [element.proto.body for element in app.get("html")]
+
+
+def linked(cells: Iterable[str], name: str) -> list[str]:
+    """That parameter of the addresses in a table's cells (`links.cell`)."""
+    return [dict(parse_qsl(urlsplit(cell).query))[name] for cell in cells]
 
 
 def labels(app: AppTest) -> list[str]:

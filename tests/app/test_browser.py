@@ -104,6 +104,17 @@ def pick(page, box: str, option: str) -> None:
             return
 
 
+def follow(page, table: str, *, row: int = 1) -> None:
+    """Click the link in a row's first cell; the table is a canvas, whose links are no elements."""
+    canvas = page.get_by_role("region", name=table)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + 25, box["y"] + 35 * row + 17
+    page.mouse.move(x, y)
+    page.wait_for_timeout(300)
+    page.mouse.click(x + 2, y)
+
+
 def run_by_the_library(page) -> Outcome:
     """The experiment of the page's link, done without the app."""
     (link,) = parse_qs(urlsplit(page.url).query)["x"]
@@ -125,13 +136,18 @@ def test_a_search_leads_to_a_fact_to_a_neuron_and_to_a_relation(visit):
     page.get_by_role("link", name="Azerbaijan → Baku").click()
     expect(page.get_by_role("heading", name="Azerbaijan → Baku")).to_be_visible()
     settled(page)
-    neuron = page.get_by_role("link", name=re.compile(r"^L\d+\.N\d+$")).first
-    name = neuron.inner_text().strip()
-    neuron.click()
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
-    expect(page).to_have_url(re.compile(rf"neuron={re.escape(name)}"))
+    follow(page, "Its neurons, with their scores")
+    expect(page).to_have_url(re.compile(r"/neuron\?.*neuron=L\d+\.N\d+"))
     settled(page)
     page.get_by_role("link", name=re.compile("→")).first.click()
+    page.get_by_text("knowledge neurons").first.wait_for()
+    settled(page)
+    # All in one tab, and one session.
+    assert len(page.context.pages) == 1
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"/neuron\?"))
+    settled(page)
+    page.go_forward()
     page.get_by_text("knowledge neurons").first.wait_for()
     settled(page)
     page.get_by_role("link", name=re.compile(r"\(P\d+\)")).first.click()
@@ -153,7 +169,7 @@ def test_a_click_on_a_chart_filters_the_hits(visit):
 
 def test_a_suppression_in_the_lab_shows_the_librarys_numbers(visit):
     page = visit("fact?fact=P36%3Afrance")
-    page.get_by_role("link", name="Open in the Lab").click()
+    page.get_by_role("link", name="Forget").click()
     page.get_by_role("button", name="Run the experiment").click()
     said = said_by(page)
     (held_out,) = [each for each in run_by_the_library(page).summary() if each.group == "paraphrases"]
@@ -250,7 +266,7 @@ def test_the_keyboard_alone_leads_to_an_experiment(visit):
             page.wait_for_timeout(1_000)
         raise AssertionError(f"Tab never reaches '{name}'")
 
-    tab_to("Open in the Lab")
+    tab_to("Forget")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Run the experiment").wait_for()
     settled(page)

@@ -232,6 +232,7 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
     parameters = (
         *("atlas", "fact", "relation", "neuron", "q", "page", "sort", "kind", "a", "b", "other", "least"),
         *("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p"),
+        *("text", "lens", "related", "view", "asked", "sharing", "evidence"),
     )
     for text in (MARK, f"/{MARK}/../etc", f"$({MARK})", f"~{MARK}", f"{MARK}.parquet"):
         app = page(name, **dict.fromkeys(parameters, text))
@@ -243,7 +244,7 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "lab"])
 def test_nothing_typed_into_a_box_becomes_a_path_or_a_command(demo, touched, name):
-    app = page(name, atlas="starter-pocket-bert", fact="P36:france", kind="facts")
+    app = page(name, atlas="starter-pocket-bert", fact="P36:france", neuron="L2.N23", kind="facts")
     for box in [*app.text_input, *app.text_area]:
         box.input(f"../{MARK}; touch {MARK}")
     app.run()

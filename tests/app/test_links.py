@@ -11,7 +11,7 @@ import pytest
 
 from app.shared.titles import PAGES, describe
 from tests.app import test_browser
-from tests.app.test_browser import PATIENCE, expect, settled
+from tests.app.test_browser import PATIENCE, expect, follow, settled
 
 # The server that also writes titles into the HTML; its pages are those of `app/main.py`.
 ENTRY = "app/hosted.py"
@@ -111,9 +111,11 @@ def test_the_menu_leads_to_every_page_and_keeps_the_atlas(visit, site):
 def test_a_link_to_the_same_page_survives_reload_back_and_forward(visit, site):
     page = visit("fact?fact=P36%3Afrance")
     here = page.url
-    href = kinds_of_links(page)["fact", "atlas", "fact"][-1]
-    link_to(page, href).click()  # scrolls to the end of the page first
-    arrive(page, f"{site}/{href}")
+    follow(page, "The facts that share its neurons")  # scrolls down first
+    expect(page).not_to_have_url(here, timeout=PATIENCE)
+    settled(page)
+    there = page.url
+    assert there.startswith(f"{site}/fact?")
     assert page.evaluate(TOP) == 0
     page.mouse.move(600, 400)
     page.mouse.wheel(0, 700)
@@ -126,7 +128,7 @@ def test_a_link_to_the_same_page_survives_reload_back_and_forward(visit, site):
     page.wait_for_function(f"() => Math.abs(({TOP})() - {left_at}) < 100")
     for go in (page.go_forward, page.reload):
         go()
-        arrive(page, f"{site}/{href}")
+        arrive(page, there)
         page.wait_for_function(f"() => Math.abs(({TOP})() - {below}) < 100")
 
 
@@ -159,7 +161,7 @@ def test_with_control_a_link_opens_a_tab_and_the_page_stays(visit, site):
         ("", lambda page: page.get_by_role("button", name="Random fact").click()),
         ("", lambda page: page.get_by_role("button", name="Suppress them in the Lab").click()),
         ("", lambda page: page.get_by_label("Search all facts").press_sequentially("paris\n")),
-        ("neuron", lambda page: page.get_by_label("Layer and index").press_sequentially("L2.N23\n")),
+        ("neuron", lambda page: page.get_by_label("A neuron, or a word").press_sequentially("L2.N23\n")),
         ("compare?kind=facts&a=P36%3Afrance", lambda page: page.get_by_text("Two neurons").click()),
         ("fact?fact=P36%3Afrance&t=0.5&p=0.3", lambda page: page.get_by_text("Back to the atlas's").click()),
     ],

@@ -14,8 +14,8 @@ FOLDER = bundled()[BERT]
 LACKS = {
     "home": "whether the model knows a fact, the answers' probabilities, attribution scores, the effects of "
     "changing neurons, what neurons promote",
-    "fact": "whether the model knows a fact, the answers' probabilities, attribution scores, the effects of "
-    "changing neurons, what neurons promote",
+    "fact": "whether the model knows a fact, the answers' probabilities, what it would say after each layer, "
+    "attribution scores, the effects of changing neurons, what neurons promote",
     "relation": "whether the model knows a fact, the effects of changing neurons, what neurons promote, the "
     "effects of erasing neurons, the effects of edits",
     "neuron": "attribution scores, what neurons promote, which prompts activate neurons",

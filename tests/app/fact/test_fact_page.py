@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from atlas.queries.subsets import half_effect
 from atlas.refinement import mode, refine
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.app.pages import links, page, press, press_tray, replace_tables, words
+from tests.app.pages import html, linked, links, page, press, press_tray, replace_tables, words
 from tests.chart_clicks import chart
 from tests.sample_atlas import write_table
 
@@ -37,9 +38,9 @@ def fact_page(**parameters: str) -> AppTest:
 
 
 def table(app: AppTest) -> pd.DataFrame:
-    """The table of its neurons."""
-    (found,) = [frame.value for frame in app.dataframe if "promoted" in frame.value]
-    return found
+    """The table of its neurons, with the codes that its links lead to."""
+    (found,) = [frame.value for frame in app.dataframe if "cell" in frame.value]
+    return found.assign(neuron=linked(found["cell"], "neuron"))
 
 
 def pairs(rows: pd.DataFrame) -> set[str]:
@@ -115,7 +116,6 @@ def test_an_atlas_made_with_strict_thresholds_gains_neurons(another_atlas):
     rows = table(app)
     assert set(rows.loc[rows["change"] == "added", "neuron"]) == after - before
     assert "removed" not in set(rows["change"])
-    assert words(app).count("green-badge[added]") == min(8, len(after - before))
 
 
 def test_the_sliders_stand_where_the_mode_found_the_relation_s_neurons(another_atlas):
@@ -153,7 +153,7 @@ def test_the_page_is_restored_in_a_fresh_session(a):
     controls = {group.label: group.value for group in app.get("button_group")}
     assert controls["Scores"] in ("prompts", ["prompts"])
     assert controls["Facts of"] in ("others", ["others"])
-    assert table(app)["neuron"].to_list() == [neuron]
+    assert neuron in [each["neuron"] for each in links(app, "neuron", "neuron")]
     assert app.query_params == {"fact": FACT, **asked}
 
 
@@ -198,8 +198,8 @@ def test_an_atlas_without_scores_has_no_sliders(another_atlas):
     missing = "attribution scores, the effects of changing neurons, what neurons promote"
     assert f"{NOT_MEASURED.capitalize()}: {missing}." in words(app)
     assert words(app).lower().count(NOT_MEASURED) == 1
-    (rows,) = [frame.value for frame in app.dataframe if "neuron" in frame.value]
-    assert rows["neuron"].to_list() == [neuron]
+    assert neuron in set(table(app)["neuron"])
+    assert "promoted" not in table(app)
 
 
 def test_a_contested_fact_says_so_and_why_it_has_no_effects(a, another_atlas):
@@ -214,7 +214,7 @@ def test_a_contested_fact_says_so_and_why_it_has_no_effects(a, another_atlas):
 # A chosen neuron -------------------------------------------------------------------------------------
 
 
-def test_a_chosen_neuron_shows_its_score_in_each_prompt_and_only_its_row(a):
+def test_a_chosen_neuron_shows_its_score_in_each_prompt(a):
     row = queries.neurons_of_fact(a, FACT).iloc[0]
     neuron = Neuron(int(row["layer"]), int(row["neuron"]))
     app = fact_page(neuron=str(neuron))
@@ -224,7 +224,6 @@ def test_a_chosen_neuron_shows_its_score_in_each_prompt_and_only_its_row(a):
     )
     (scores,) = [frame.value for frame in app.dataframe if "counts" in frame.value]
     assert scores["score"].to_list() == pytest.approx(expected["score"].to_list())
-    assert table(app)["neuron"].to_list() == [str(neuron)]
     counted = round(row["share"] * 4)
     assert (
         f"It is a knowledge neuron of this fact: its score reaches 20% of the largest in {counted} of 4 "
@@ -242,11 +241,11 @@ def test_a_neuron_of_too_few_prompts_says_how_many_it_lacks(a):
     )
 
 
-def test_closing_the_neuron_brings_all_rows_back(a):
+def test_a_chosen_neuron_can_be_closed(a):
     neuron = neuron_names(queries.neurons_of_fact(a, FACT))[0]
     app = press(fact_page(neuron=neuron), "Close")
     assert "neuron" not in app.query_params
-    assert set(table(app)["neuron"]) == pairs(queries.neurons_of_fact(a, FACT))
+    assert not [frame for frame in app.dataframe if "counts" in frame.value]
 
 
 def test_the_chart_tells_the_name_of_the_mark_that_was_clicked(a):
@@ -297,16 +296,23 @@ def test_scores_by_prompt_are_the_stored_ones_of_the_largest_neurons(a):
 @pytest.mark.parametrize(("which", "same"), [("any", None), ("same", True), ("others", False)])
 def test_facts_that_share_can_be_those_of_one_kind(which, same, a):
     app = fact_page(sharing=which)
-    expected = queries.facts_sharing_neurons(a, FACT, same_relation=same, limit=10)
+    expected = queries.facts_sharing_neurons(a, FACT, same_relation=same, limit=50)
     assert len(expected)
     if same is not None:
         assert (expected["same_relation"] == same).all()
-    assert [each["fact"] for each in links(app, "fact", "fact")] == expected["fact_id"].to_list()
+    (sharing,) = [frame.value for frame in app.dataframe if "n_shared" in frame.value]
+    assert linked(sharing["fact"], "fact") == expected["fact_id"].to_list()
+    assert linked(sharing["compare"], "b") == expected["fact_id"].to_list()
+    assert sharing["n_shared"].to_list() == expected["n_shared"].to_list()
 
 
 def test_it_leads_to_the_lab_the_comparison_and_the_tray(a):
     app = fact_page()
-    assert links(app, "lab", "fact") == [{"atlas": "sample", "fact": FACT}]
+    changes = ("suppress", "amplify", "edit", "set", "patch")
+    asked = [{"atlas": "sample", "fact": FACT, "change": change} for change in changes]
+    assert links(app, "lab", "fact") == asked
+    silent = a.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
+    assert links(page("fact", fact=silent), "lab", "fact") == [{"atlas": "sample", "fact": silent}]
     assert links(app, "compare", "kind")[0] == {"atlas": "sample", "kind": "facts", "a": FACT}
     assert press_tray(app, "fact") == pairs(queries.neurons_of_fact(a, FACT))
 
@@ -328,7 +334,8 @@ def test_every_table_of_the_page_can_be_exported(a):
 
 # What experiments found ------------------------------------------------------------------------------
 
-EFFECTS = "Probability of the answer before and after, beside the controls"
+EFFECTS = "Probability of the answer before and after, beside the controls: suppress"
+TURNED_UP = "Probability of the answer before and after, beside the controls: amplify"
 FEWER = "Probability of the answer with some of its neurons suppressed"
 WORDINGS = "Neurons in common with those found on other templates"
 ACTIVE = "Activation of its neurons on its own prompts and elsewhere"
@@ -347,6 +354,7 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     assert shown["before"].to_list() == pytest.approx(rows["p_before"].to_list())
     title = "held-out" if held_out else "discovery"
     assert title in json.loads(chart(app, EFFECTS).spec)["title"]
+    assert title in json.loads(chart(app, TURNED_UP).spec)["title"]
     means = effect_charts.effect_moves(rows, title="").to_dict()
     drawn = {row["what"]: row for data in means["datasets"].values() for row in data}
     own = rows[(rows["intervention"] == "suppress") & (rows["group"] == "own")]
@@ -479,7 +487,7 @@ def test_a_fact_shows_its_prompts_neurons_and_effects(a):
     assert len(prompts) == 8
     assert prompts["prompt"].str.contains(fact["subject"]).all()
     assert prompts["held_out"].sum() == 4
-    assert all(name in words(app) for name in neurons)
+    assert table(app)["neuron"].to_list() == list(neurons)
     assert "integrals within tolerance" in words(app)
 
 
@@ -494,3 +502,69 @@ def test_a_fact_without_neurons_says_so(a):
     silent = a.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     app = page("fact", fact=silent)
     assert "This fact has no knowledge neurons" in words(app)
+
+
+def test_its_neurons_are_named_and_say_how_they_fire_and_what_they_push_here(a):
+    rows, shown = queries.neurons_of_fact(a, FACT), table(fact_page())
+    assert shown["mean_activation"].to_list() == pytest.approx(rows["mean_activation"].to_list())
+    assert {row["mean_activation"] > 0 for _, row in rows.iterrows()} == {True, False}
+    for (_, row), (_, cells) in zip(rows.iterrows(), shown.iterrows(), strict=True):
+        code = str(Neuron(int(row["layer"]), int(row["neuron"])))
+        name = code if row["label"] is None or pd.isna(row["label"]) else row["label"]
+        assert unquote(cells["cell"].split("#")[1]) == name
+        assert cells["code"] == code
+        assert cells["promoted"].startswith(row["promoted"][0]["token"])
+    assert rows["label"].notna().any()
+
+
+def test_without_a_fact_it_has_a_box_and_three_examples(a):
+    app = page("fact")
+    examples = queries.example_facts(a)
+    assert [each["fact"] for each in links(app, "fact", "fact")] == examples["fact_id"].to_list()
+    assert examples["relation_id"].nunique() == len(examples) == 3
+    app.text_input[0].set_value("Oslo")
+    assert press(app, "Search").title[0].value == "Search"
+    assert app.query_params == {"atlas": "sample", "q": "Oslo"}
+
+
+# Layer by layer, word for word -----------------------------------------------------------------------
+
+
+def test_the_lens_is_drawn_and_listed_for_one_prompt_at_a_time(a):
+    rows = queries.lens_of_fact(a, FACT)
+    held_out, discovery = (rows[rows["held_out"] == side] for side in (True, False))
+    for app, expected in (
+        (fact_page(), held_out),
+        (fact_page(lens=discovery["template_id"].iloc[0]), discovery),
+        (fact_page(lens="<b>"), held_out),
+    ):
+        (shown,) = [frame.value for frame in app.dataframe if "says" in frame.value]
+        assert shown["layer"].to_list() == expected["layer"].to_list()[::-1]
+        assert shown["probability"].to_list() == pytest.approx(expected["probability"].to_list()[::-1])
+        assert shown["n_neurons"].sum() == queries.fact(a, FACT)["n_neurons"]
+        assert shown["says"].iloc[0].startswith(expected["top"].iloc[-1][0]["token"].strip())
+        assert chart(app, "Probability of the answer after each layer").spec
+        assert "Early layers are unreliable" in words(app)
+
+
+def test_what_it_writes_stands_side_by_side_with_the_first_difference_marked(a):
+    texts = queries.generations_of_fact(a, FACT).set_index("group")["text"]
+    blocks = [block for block in html(fact_page()) if 'class="asked"' in block]
+    titles = ["As it is", "Without its 4 neurons", "Without 4 random neurons"]
+    assert [title in block for title, block in zip(titles, blocks, strict=False)] == [True] * 3
+    unchanged, own, random, *unrelated = blocks
+    assert "<mark" not in unchanged
+    assert "<mark" not in random
+    first = texts["own"].split()[0]
+    assert re.search(rf"<mark[^>]*><bdi> *{first}</bdi></mark>", own)
+    assert len(unrelated) == 2
+
+
+def test_an_atlas_without_lens_and_texts_has_no_such_parts(another_atlas):
+    another_atlas(leave_out=("lens", "generations"))
+    app = fact_page()
+    text = words(app)
+    assert "Not measured in this atlas: what it would say after each layer." in text
+    assert "How the answer arises" not in text
+    assert "What the model writes" not in text
+    assert not app.error

@@ -19,7 +19,7 @@ from tests.app.pages import labels, page, words
 
 BERT = "pararel-bert-base-uncased"
 MODEL = "bert-base-uncased"
-BUTTON = "Measure it now"
+BUTTON = "Measure now"
 
 
 @pytest.fixture(scope="module")

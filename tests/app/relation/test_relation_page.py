@@ -2,38 +2,51 @@
 
 import json
 import re
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
 
 from app.relation import evidence as relation_evidence
 from app.shared import evidence as evidence_show
-from app.shared import links
 from app.shared.words import NOT_MEASURED
 from atlas import queries
 from atlas.charts import look as charts
 from atlas.numbers import signed_percent
 from atlas.queries import evidence, sharing
 from atlas.store.atlas import Atlas
+from tests.app.pages import linked, page, replace_tables, words
 from tests.app.pages import links as page_links
-from tests.app.pages import page, replace_tables, words
 from tests.chart_clicks import chart, click_mark
 
 MATRIX = "Neurons shared, by pairs of relations"
 CLOSEST = "Neurons shared with the relations closest to it"
 LAYERS = "Its neurons by layer"
-NEURONS = "Neurons most of its facts share"
+MAP = "Where the neurons of each relation lie, by layer"
 HISTOGRAM = "How many of its neurons are shared by how many of its facts"
 
 
 # All relations ---------------------------------------------------------------------------------------
 
 
-def test_all_relations_are_listed_with_links(a):
-    text = words(page("relation"))
-    for row in queries.relations(a).itertuples():
-        assert row.label in text
-        assert f"{row.relation_id} · {row.n_facts} facts" in text
+def test_all_relations_are_a_table_of_links(a):
+    app, relations = page("relation"), queries.relations(a)
+    shown = app.dataframe[0].value
+    assert linked(shown["relation"], "relation") == relations["relation_id"].to_list()
+    assert [cell.split("#")[1] for cell in shown["relation"]] == relations["label"].map(quote).to_list()
+    assert shown["n_facts"].to_list() == relations["n_facts"].to_list()
+    assert len(page_links(app, "relation", "relation")) == 3
+
+
+def test_a_cell_of_relations_and_layers_leads_to_the_relation_and_layer(a):
+    app = click_mark(page("relation"), MAP, relation_id="P36", layer=2)
+    assert app.query_params == {"relation": "P36", "layer": "2"}
+    layers = queries.layers_by_relation(a)
+    rows = a.query(
+        "SELECT relation_id, layer, count(*) AS n FROM knowledge_neurons GROUP BY ALL ORDER BY ALL"
+    )
+    assert layers["n_pairs"].to_list() == rows["n"].to_list()
+    assert layers.groupby("relation_id")["pair_share"].sum().to_list() == pytest.approx([1.0] * 4)
 
 
 def test_a_click_on_a_cell_shows_the_facts_behind_it(a):
@@ -46,12 +59,17 @@ def test_a_click_on_a_cell_shows_the_facts_behind_it(a):
 
 
 def shows_pairs(app, pairs) -> None:
-    text = words(app)
+    (shown,) = [frame.value for frame in app.dataframe if "same_object" in frame.value]
     assert len(pairs)
-    for row in pairs.itertuples():
-        assert f"{row.subject_a} → {row.object_a}" in text
-        assert f"{row.subject_b} → {row.object_b}" in text
-        assert f"{row.n_shared} in common, of {row.n_neurons_a} and {row.n_neurons_b}" in text
+    for side in "ab":
+        assert (
+            linked(shown[side], "fact") == linked(shown["compare"], side) == pairs[f"fact_{side}"].to_list()
+        )
+    assert shown["n_shared"].to_list() == pairs["n_shared"].to_list()
+
+
+def neurons_shown(app) -> list[str]:
+    return linked(app.dataframe[0].value["cell"], "neuron")
 
 
 @pytest.mark.parametrize("pair", [{"a": "P36"}, {"a": "P36", "b": "P0"}, {"a": "<b>", "b": "'"}])
@@ -67,44 +85,37 @@ def test_an_unknown_cell_is_ignored(only_sample, pair):
 def test_a_relation_shows_its_sharing_and_its_facts(a):
     app = page("relation", relation="P36")
     assert not app.error
-    for picture in (CLOSEST, LAYERS, NEURONS, HISTOGRAM):
+    for picture in (CLOSEST, LAYERS, HISTOGRAM):
         assert chart(app, picture).spec
     (mean,) = a.query("SELECT mean_shared FROM relation_overlap WHERE relation_a = 'P36' AND within")[
         "mean_shared"
     ]
     assert f"{mean:.2f}" in words(app)
     shows_pairs(app, sharing.closest_pairs(a, "P36", "P36", limit=10))
-    assert words(app).count("→") >= 15
+    facts = app.dataframe[len(app.dataframe) - 1].value
+    ids = a.query("SELECT fact_id FROM facts WHERE relation_id = 'P36'")["fact_id"]
+    assert set(linked(facts["fact"], "fact")) == set(ids)
 
 
 def test_a_click_on_a_layer_keeps_its_neurons_and_a_second_brings_all_back(a):
     app = page("relation", relation="P36")
-    everything = list(app.dataframe[0].value["neuron"])
+    everything = neurons_shown(app)
     layer = queries.relation_neurons(a, "P36")["layer"].mode()[0]
     click_mark(app, LAYERS, layer=int(layer))
     assert app.query_params == {"relation": "P36", "layer": str(layer)}
-    shown = list(app.dataframe[0].value["neuron"])
+    shown = neurons_shown(app)
     assert shown == list(charts.neuron_names(queries.relation_neurons(a, "P36", layer=int(layer))))
     assert 0 < len(shown) < len(everything)
     click_mark(app, LAYERS, layer=int(layer))
     assert app.query_params == {"relation": "P36"}
-    assert list(app.dataframe[0].value["neuron"]) == everything
+    assert neurons_shown(app) == everything
 
 
 @pytest.mark.parametrize("layer", ["99", "-1", "x", "1.0", "9" * 5000])
 def test_an_unknown_layer_means_all_layers(only_sample, layer):
     app = page("relation", relation="P36", layer=layer)
     assert not app.error
-    assert list(app.dataframe[0].value["neuron"]) == list(
-        page("relation", relation="P36").dataframe[0].value["neuron"]
-    )
-
-
-def test_a_click_on_a_neuron_goes_to_its_page(a, went_to):
-    name = charts.neuron_names(queries.relation_neurons(a, "P36")).iloc[0]
-    app = click_mark(page("relation", relation="P36"), NEURONS, name=name)
-    assert not app.exception
-    assert went_to == [(links.NEURON, {"atlas": "sample", "neuron": name})]
+    assert neurons_shown(app) == neurons_shown(page("relation", relation="P36"))
 
 
 def test_a_click_beside_its_own_row_goes_to_the_other_relation(only_sample, a):
@@ -146,6 +157,19 @@ def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
     assert {layer["encoding"]["x2"]["field"] for layer in spec["layer"] if "x2" in layer["encoding"]} == {
         "paper_high"
     }
+
+
+def test_the_first_picture_of_effects_has_five_rows_in_plain_words(a):
+    spec = chart(page("relation", relation="P36"), "Each fact's neurons switched off").spec
+    assert "suppressed, own neurons" in spec
+    assert "amplified" not in spec
+    assert "similarly active ones" in spec
+    domain = next(
+        layer["encoding"]["y"]["scale"]["domain"]
+        for layer in json.loads(spec)["layer"]
+        if "scale" in layer["encoding"]["y"]
+    )
+    assert len(domain) == 5
 
 
 def test_the_replication_s_ratio_is_a_choice_in_the_url(a):

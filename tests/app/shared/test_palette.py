@@ -89,7 +89,7 @@ CHARTS = {
     checks.stability_bars: lambda draw, a: draw(checks.jaccard_rows(evidence.stability_of_fact(a, FACT))),
     checks.context_bars: lambda draw, a: draw(evidence.contexts_of_fact(a, FACT)),
     neurons.layer_bars: lambda draw, a: draw(queries.layer_histogram(a), chosen=1),
-    neurons.lens_lines: lambda draw, a: draw(queries.lens_of_fact(a, FACT).head(4)),
+    neurons.lens_lines: lambda draw, a: draw(queries.lens_of_fact(a, FACT).head(4).assign(says="Paris")),
     neurons.activation_bars: lambda draw, a: draw(
         queries.activations_of_neuron(a, 0, 7).assign(
             mean_activation=lambda rows: rows["mean_activation"] + 0.9

@@ -9,6 +9,7 @@ import pytest
 import atlas
 from atlas import queries
 from atlas.errors import QueryError
+from atlas.neuron import Neuron
 from atlas.refinement import MODES, mode, refine
 from atlas.store.manifest import read_manifest, record_files, write_manifest
 from atlas.store.schema import SORT_KEYS
@@ -354,3 +355,62 @@ def test_unmeasured_values_are_null_and_not_zero(tmp_path):
         assert relations[["n_known", "known_share", "mean_probability"]].isna().all(axis=None)
         assert queries.fact(imported, TABLES["facts"][0]["fact_id"])["known"] is None
         assert queries.facts_matching(imported, known=True).total == 0
+
+
+# What the model says layer by layer, and writes ------------------------------------------------------
+
+
+def test_the_lens_has_every_layer_of_both_prompts_and_counts_the_fact_s_neurons(a):
+    rows = queries.lens_of_fact(a, "P36-00001")
+    plain = sample_tables()["lens"]
+    mine = {(r["template_id"], r["layer"]): r for r in plain if r["fact_id"] == "P36-00001"}
+    assert len(rows) == len(mine) == 2 * 4
+    for row in rows.itertuples():
+        stored = mine[row.template_id, row.layer]
+        assert row.probability == pytest.approx(stored["probability"])
+        assert (row.rank, [each["token"] for each in row.top]) == (
+            stored["rank"],
+            [each["token"] for each in stored["top"]],
+        )
+    assert rows["held_out"].tolist() == [True] * 4 + [False] * 4
+    counts = queries.neurons_of_fact(a, "P36-00001").groupby("layer").size()
+    assert rows.head(4)["n_neurons"].tolist() == [counts.get(layer, 0) for layer in range(4)]
+
+
+def test_texts_stand_beside_the_unchanged_one_of_their_own_prompt(a):
+    rows = queries.generations_of_fact(a, "P36-00001").set_index("group")
+    plain = [r for r in sample_tables()["generations"] if r["fact_id"] == "P36-00001"]
+    assert list(rows.index) == ["unchanged", "own", "random", "unrelated"]
+    assert rows["text"].to_dict() == {r["group"]: r["text"] for r in plain}
+    assert (rows.loc[["unchanged", "own", "random"], "unchanged"] == rows.loc["unchanged", "text"]).all()
+    other = rows.loc["unrelated", "prompt_fact_id"]
+    (theirs,) = [
+        r["text"]
+        for r in sample_tables()["generations"]
+        if r["fact_id"] == other and r["group"] == "unchanged"
+    ]
+    assert other != "P36-00001"
+    assert rows.loc["unrelated", "unchanged"] == theirs
+    assert rows.loc["unrelated", "subject"] == queries.fact(a, other)["subject"]
+
+
+def test_examples_are_known_facts_of_different_relations(a):
+    facts = queries.example_facts(a, limit=4)
+    assert facts["relation_id"].nunique() == 4
+    known = a.query("SELECT fact_id FROM facts WHERE known AND n_neurons > 0")["fact_id"]
+    assert set(facts["fact_id"]) <= set(known)
+
+
+def test_example_neurons_have_different_names_and_the_best_scores(a):
+    found = queries.example_neurons(a)
+    names = [label.split(" · ")[0] for label in found["label"]]
+    assert len(set(names)) == len(names) == 3
+    assert queries.neurons_named(a, [Neuron(3, 11), Neuron(3, 254)]).to_dict("records") == [
+        {
+            "layer": 3,
+            "neuron": 11,
+            "n_facts": queries.neuron(a, 3, 11)["n_facts"],
+            "label": queries.neuron(a, 3, 11)["label"],
+        },
+        {"layer": 3, "neuron": 254, "n_facts": 0, "label": pytest.approx(float("nan"), nan_ok=True)},
+    ]

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,19 +32,6 @@ from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
-
-# Links to the page in view would look like menu entries that are switched on; less room above the title, and
-# none for the script; a button's text goes on in a second line where it would be cut.
-PAGE_STYLE = """<style>
-.stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
-.stElementContainer:has(script) { display: none; }
-.stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
-.stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
-.stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }
-button .stMarkdownEllipsis * { white-space: normal; }
-</style>"""
-
-HISTORY_SCRIPT = f"<script>{(Path(__file__).parents[1] / 'static/history.js').read_text()}</script>"
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")

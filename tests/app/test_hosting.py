@@ -277,7 +277,7 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
             assert not any(keyword.arg == "unsafe_allow_html" for keyword in call.keywords), path.name
             if name.endswith(".html"):
                 (argument,) = call.args
-                constant = r"layout\.(PAGE_STYLE|HISTORY_SCRIPT)|_EDITOR_STYLE"
+                constant = r"_\w+_STYLE"
                 assert re.fullmatch(constant, ast.unparse(argument)), path.name
     assert started == [("import_published.py", "subprocess.Popen", "command")]
 

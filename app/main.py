@@ -7,8 +7,8 @@
 3. *Page.* Each page is a folder with a `page.py`; an `AtlasError` becomes an error box on it.
 4. *Footer.* What the atlas was made from.
 
-`streamlit run` imports this file once, to serve its `app`; then it runs the file for every page. Only the Lab and
-Compare's prompts import torch, when they are used.
+`streamlit run` imports this file once, to serve its `app`; then it runs the file for every page. Only the
+Lab and Compare's prompts import torch, when they are used.
 """
 
 import sys

@@ -3,8 +3,8 @@
     App("main.py", routes=document.ROUTES)
 
 A site that previews a link reads the HTML and runs no scripts. Streamlit sends one file for every address;
-here it names what the address leads to, as the tab does once the page runs. Style is in it because what comes with
-the page comes after the page's first parts, and moves them.
+here it names what the address leads to, as the tab does once the page runs. The style is in it because what
+comes with the page comes after the page's first parts, and moves them.
 """
 
 from __future__ import annotations

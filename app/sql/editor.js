@@ -51,6 +51,8 @@ async function makeEditor(data, place) {
     { tag: cm.tags.special(cm.tags.name), color: colour("red") },
     { tag: cm.tags.comment, fontStyle: "italic", opacity: "0.75" },
   ]);
+  const completeColumns = cm.ifNotIn(
+    ["String", "LineComment", "BlockComment"], cm.completeFromList(columnsOf(data)));
   return new cm.EditorView({
     parent: place,
     doc: data.sql,
@@ -63,7 +65,7 @@ async function makeEditor(data, place) {
       cm.autocompletion({ icons: false }),
       cm.sql({ dialect, schema: tablesOf(data), upperCaseKeywords: true }),
       dialect.language.data.of({
-        autocomplete: cm.ifNotIn(["String", "LineComment", "BlockComment", "."], cm.completeFromList(columnsOf(data))),
+        autocomplete: (context) => context.matchBefore(/[.'"]\w*/) ? null : completeColumns(context),
       }),
       cm.syntaxHighlighting(style),
       cm.EditorView.lineWrapping,

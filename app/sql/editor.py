@@ -41,7 +41,7 @@ def query_editor(tables: list[dict[str, Any]], *, longest: int) -> str:
         sql = st.text_area(
             "Query",
             key=TEXT,
-            height=330,
+            height=290,
             max_chars=longest,
             placeholder="SELECT …",
             label_visibility="collapsed",

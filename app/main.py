@@ -55,6 +55,7 @@ def main() -> None:
                 with menu:
                     links.menu(pages)
                 tray.show_tray()
+                layout.show_shortcuts()
 
             with layout.errors_as_sentences(), address.followed(page.url_path):
                 page.run()

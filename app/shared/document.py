@@ -25,7 +25,10 @@ _STATIC = Path(__file__).parents[1] / "static"
 _HTML = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
 _TITLE = "<title>Streamlit</title>"
 _STYLE = f"<style>{(_STATIC / 'page.css').read_text(encoding='utf-8')}</style>"
-_SCRIPT = f"<script>{(_STATIC / 'history.js').read_text(encoding='utf-8')}</script>"
+_SCRIPT = "".join(
+    f"<script>{(_STATIC / name).read_text(encoding='utf-8')}</script>"
+    for name in ("history.js", "shortcuts.js")
+)
 
 
 def head(title: str, about: str) -> str:

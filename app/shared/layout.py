@@ -138,6 +138,24 @@ def atlas_named(atlas_id: str | None) -> Atlas:
     return resources.opened(choices[atlas_id])
 
 
+SHORTCUTS = """
+| key | does |
+|---|---|
+| `Ctrl` + `K` | go to the search box |
+| `?` | show these shortcuts |
+| `Ctrl` + `Enter` | run the query (SQL) |
+| `Tab`, `Enter` | take the completion (SQL) |
+| `Ctrl` + `Space` | list what can stand here (SQL) |
+"""
+
+
+def show_shortcuts() -> None:
+    """The shortcuts in the sidebar (`static/shortcuts.js`); to open them runs nothing."""
+    with st.popover("Shortcuts", icon=":material/keyboard:", type="tertiary", key="shortcuts"):
+        st.markdown(SHORTCUTS)
+        st.caption("On a Mac, ⌘ stands for Ctrl. The first two work while no field has the focus.")
+
+
 # Parts of pages --------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ _ROOT = str(HERE.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import address, document, layout, links, resources, titles, tray, visitors  # noqa: E402
+from app.shared import address, document, layout, links, lists, resources, titles, tray, visitors  # noqa: E402
 
 
 def main() -> None:
@@ -54,7 +54,9 @@ def main() -> None:
                 layout.choose_atlas()
                 with menu:
                     links.menu(pages)
+                lists.open_link()
                 tray.show_tray()
+                lists.show_lists()
                 layout.show_shortcuts()
 
             with layout.errors_as_sentences(), address.followed(page.url_path):

@@ -232,6 +232,7 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
     parameters = (
         *("atlas", "fact", "relation", "neuron", "q", "page", "sort", "kind", "a", "b", "other", "least"),
         *("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p"),
+        *("list", "list_name", "list_note", "sql"),
     )
     for text in (MARK, f"/{MARK}/../etc", f"$({MARK})", f"~{MARK}", f"{MARK}.parquet"):
         app = page(name, **dict.fromkeys(parameters, text))

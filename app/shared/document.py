@@ -24,10 +24,9 @@ from app.shared import titles
 _STATIC = Path(__file__).parents[1] / "static"
 _HTML = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
 _TITLE = "<title>Streamlit</title>"
-_STYLE = f"<style>{(_STATIC / 'page.css').read_text(encoding='utf-8')}</style>"
+_STYLE = "".join(f"<style>{each.read_text('utf-8')}</style>" for each in sorted(_STATIC.glob("*.css")))
 _SCRIPT = "".join(
-    f"<script>{(_STATIC / name).read_text(encoding='utf-8')}</script>"
-    for name in ("history.js", "shortcuts.js")
+    f"<script>{(_STATIC / name).read_text('utf-8')}</script>" for name in ("history.js", "shortcuts.js")
 )
 
 

@@ -258,21 +258,13 @@ def show_answer(atlas: Atlas, query: Query, answer: Answer) -> None:
         why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Relax its conditions."
         layout.nothing(f"The query is valid and finds no rows. {why}")
         return
-    frame = drawable(answer.table)
-    key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}"
-    table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
-    with table:
-        chosen = rows_table(answer.table, frame, key)
-        if chosen is not None:
-            row_links(choice(answer.table, chosen))
-    if picture is not None:
-        with picture:
-            show_chart(frame, key)
-    exports.offer("sql", answer=exports.Later(n_rows, rows_for_files()))
+    rows = rows_of_visitor()
+    show_rows(rows, f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}")
+    exports.offer("sql", answer=exports.Later(n_rows, rows))
 
 
-def rows_for_files() -> Callable[[], pa.Table]:
-    """What gives the rows for a file; it holds none, so that they go with the visitor."""
+def rows_of_visitor() -> Callable[[], pa.Table]:
+    """What gives the rows for a file and a fragment; it holds none, so that they go with the visitor."""
     visitor = visitors.here()
 
     def rows() -> pa.Table:
@@ -281,6 +273,22 @@ def rows_for_files() -> Callable[[], pa.Table]:
         return known[1].answer().table
 
     return rows
+
+
+@st.fragment
+def show_rows(rows: Callable[[], pa.Table], key: str) -> None:
+    """The rows as a table and, where it suits them, as a chart; a choice in either runs nothing else."""
+    with layout.errors_as_sentences():
+        answer = rows()
+        frame = drawable(answer)
+        table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
+        with table:
+            chosen = rows_table(answer, frame, key)
+            if chosen is not None:
+                row_links(choice(answer, chosen))
+        if picture is not None:
+            with picture:
+                show_chart(frame, key)
 
 
 def rows_table(table: pa.Table, frame: pd.DataFrame, key: str) -> int | None:

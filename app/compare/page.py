@@ -97,7 +97,7 @@ def _kind_chosen() -> None:
 
 
 def two_facts(atlas: Atlas) -> None:
-    left, right = st.columns(2, gap="medium")
+    left, right = st.container(key="compare-facts").columns(2, gap="medium")
     with left:
         a = pick_fact(atlas, "a", "fact A", beside=address.id_in_url("b"))
     with right:

@@ -81,7 +81,8 @@ def show_measures(measures: pd.DataFrame, a: str, b: str) -> None:
         }
     )
     shown.index = pd.Index(measures["measure"].map(escape), name="")
-    st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
+    with st.container(key="compare-effects" if EFFECTS["own"] in set(measures["measure"]) else None):
+        st.table(shown, border="horizontal", alt=f"Measures of {a} and {b} side by side")
     if EFFECTS["own"] in set(measures["measure"]):
         st.caption(
             "Suppress: relative change of the answer's mean probability on held-out prompts, or on all where "

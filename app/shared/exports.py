@@ -1,10 +1,11 @@
-"""Exports of what a page shows: its tables as CSV, JSON or Parquet, made only when someone asks for one.
+"""Exports of what a page shows: its tables as CSV, JSON or Parquet, its charts as PNG or SVG.
 
 JSON and Parquet hold every value as it is. CSV is for spreadsheets: an apostrophe precedes formulas.
 
     offer("azerbaijan", prompts=prompts, neurons=neurons)      # one button, a menu of files
 
-Streamlit calls the function behind a download button when it is clicked, so an unused offer costs nothing.
+Streamlit calls the function behind a download button when it is clicked, and the browser makes the pictures
+of what it has drawn (`static/charts.js`): an unused offer costs nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,6 +28,23 @@ from atlas.store.sql import frame_of
 
 Rows = pd.DataFrame | pa.Table
 _ROWS_AT_ONCE = 200
+
+_charts = st.components.v2.component(
+    "charts",
+    html='<ul class="charts" aria-label="Charts of this page"></ul>',
+    css="""
+    ul { list-style: none; margin: 0; padding: 0; }
+    p { margin: 0 0 6px; font-size: 14px; color: color-mix(in srgb, var(--st-text-color) 72%, transparent); }
+    li { margin: 0 0 12px; }
+    button {
+      font: 16px var(--st-font, sans-serif); padding: 6px 12px; margin-right: 8px; cursor: pointer;
+      color: inherit; background: none;
+      border: 1px solid var(--st-border-color); border-radius: var(--st-button-radius, 8px);
+    }
+    button:hover, button:focus-visible { color: var(--st-primary-color); border-color: currentcolor; }
+    """,
+    js=(Path(__file__).parents[1] / "static" / "charts.js").read_text(encoding="utf-8"),
+)
 
 
 def _rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
@@ -103,7 +122,10 @@ def export_name(*parts: str, ending: str) -> str:
 
 
 def offer(name: str, **tables: Rows | Later) -> None:
-    """A menu with every table that has rows, in every format. `name` becomes part of the files' names."""
+    """A menu with every table that has rows, in every format, and the page's charts.
+
+    `name` becomes part of the files' names.
+    """
     filled = {title: rows for title, rows in tables.items() if len(rows)}
     if not filled:
         return
@@ -120,6 +142,7 @@ def offer(name: str, **tables: Rows | Later) -> None:
                         key=f"export-{name}-{title}-{ending}",
                         on_click="ignore",
                     )
+        _charts(key=f"export-{name}-charts")
 
 
 def _file(write: Callable[[Rows], bytes | str], rows: Rows | Later) -> bytes | str:

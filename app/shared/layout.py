@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,21 +32,6 @@ from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
-
-# Links to the page in view would look like menu entries that are switched on; less room above the title, and
-# none for the script; a button's text goes on in a second line where it would be cut.
-_STATIC = Path(__file__).parents[1] / "static"
-PAGE_STYLE = f"""<style>
-.stMainBlockContainer {{ padding-top: 3rem; padding-bottom: 2rem; }}
-.stElementContainer:has(script) {{ display: none; }}
-.stMain [data-testid="stPageLink-NavLink"] {{ background: none; padding-left: 0; }}
-.stMain [data-testid="stPageLink-NavLink"] * {{ font-weight: 500; }}
-.stMain [data-testid="stPageLink-NavLink"]:hover {{ text-decoration: underline; }}
-button .stMarkdownEllipsis * {{ white-space: normal; }}
-{(_STATIC / "words.css").read_text()}
-</style>"""
-
-HISTORY_SCRIPT = f"<script>{(_STATIC / 'history.js').read_text()}</script>"
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")
@@ -153,6 +137,24 @@ def atlas_named(atlas_id: str | None) -> Atlas:
     if atlas_id not in choices:
         raise StoreError(f"There is no atlas '{atlas_id}' here. Choose one of: {', '.join(choices)}.")
     return resources.opened(choices[atlas_id])
+
+
+SHORTCUTS = """
+| key | does |
+|---|---|
+| `Ctrl` + `K` | go to the search box |
+| `?` | show these shortcuts |
+| `Ctrl` + `Enter` | run the query (SQL) |
+| `Tab`, `Enter` | take the completion (SQL) |
+| `Ctrl` + `Space` | list what can stand here (SQL) |
+"""
+
+
+def show_shortcuts() -> None:
+    """The shortcuts in the sidebar (`static/shortcuts.js`); to open them runs nothing."""
+    with st.popover("Shortcuts", icon=":material/keyboard:", type="tertiary", key="shortcuts"):
+        st.markdown(SHORTCUTS)
+        st.caption("On a Mac, ⌘ stands for Ctrl. The first two work while no field has the focus.")
 
 
 # Parts of pages --------------------------------------------------------------------------------------

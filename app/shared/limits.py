@@ -54,6 +54,7 @@ class Limits:
     sweep_mb: int = Field(gt=0)
     model_threads: int = Field(gt=0)
     tray: int = Field(gt=0)
+    lists_length: int = Field(gt=0)
     atlas_memory_mb: int = Field(gt=0)
     sql_rows: int = Field(gt=0)
     sql_columns: int = Field(gt=0)

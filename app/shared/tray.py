@@ -10,7 +10,7 @@ means nothing in another model. The sidebar shows how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
@@ -47,15 +47,17 @@ def neurons(model: str | None = None) -> tuple[Neuron, ...]:
 def add(chosen: Iterable[Neuron], source: str = "") -> None:
     """Put neurons into the tray; those that are there stay, and what does not fit is left out."""
     held = holdings()
-    together = held | {neuron: source for neuron in chosen if neuron not in held}
-    _trays()[_model_in_view()] = dict(list(together.items())[: limits.current().tray])
+    replace(held | {neuron: source for neuron in chosen if neuron not in held})
 
 
 def remove(chosen: Iterable[Neuron]) -> None:
     gone = set(chosen)
-    _trays()[_model_in_view()] = {
-        neuron: source for neuron, source in holdings().items() if neuron not in gone
-    }
+    replace({neuron: source for neuron, source in holdings().items() if neuron not in gone})
+
+
+def replace(held: Mapping[Neuron, str]) -> None:
+    """Hold these neurons, each with its source, and no others."""
+    _trays()[_model_in_view()] = dict(list(held.items())[: limits.current().tray])
 
 
 def clear() -> None:

@@ -16,75 +16,57 @@ from app.shared import address, exports, layout, limits, links, resources, visit
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural
 from app.sql.charts import answer_chart, left_out, suitable
+from app.sql.editor import TEXT, fill, query_editor
 from app.sql.gallery import EXPERIMENTS, GALLERY, Example
 from app.sql.parameters import MOST_FIELDS, Parameter, Query, parameters
 from app.sql.rows import choice, drawable, shown
-from app.sql.schema import not_measured, schema_pane, tables_and_views
+from app.sql.schema import not_measured, tables_and_views
 from app.sql.shell import for_the_shell
 from atlas.errors import AtlasError, QueryError
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.sql import Answer, PendingQuery
 
-TEXT = "sql-text"
 QUERY = "sql-query"
 # The visitor's query and its answer.
 RUNNING = "sql"
 
-FIRST = """\
-SELECT subject, object, label, mean_probability, n_neurons
-FROM facts JOIN relations USING (relation_id)
-ORDER BY n_neurons DESC
-LIMIT 100"""
+N_FEATURED = 6
+# What the page opens with.
+FIRST = Query.of(GALLERY[0].sql, GALLERY[0].values)
 
-# A monospaced editor; cards that share a row's width; titles that look like links.
-_EDITOR_STYLE = """<style>
-.st-key-sql-text textarea { font: 14px/1.5 "Source Code Pro", monospace; }
-[class*="st-key-sql-gallery"] {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr));
-}
-[class*="st-key-sql-gallery"] > div { width: 100%; }
-[class*="st-key-sql-gallery"] button { justify-content: start; text-align: start; }
-[class*="st-key-sql-gallery"] button p { font-weight: 600; }
-</style>"""
 # Seconds before progress is shown, and between two looks at it.
 PATIENCE, LOOK_AGAIN = 0.8, 0.3
 
 
 def main() -> None:
     st.title("SQL", anchor=False)
-    st.html(_EDITOR_STYLE)
     atlas = layout.current_atlas()
     allowed = limits.current()
 
     # Choose
     query = current_query()
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        editor(allowed.sql_length)
-        run_bar(allowed, query)
-    with right:
-        schema_pane(ask(tables_and_views, atlas), into=f".st-key-{TEXT} textarea")
+    show_featured()
+    sql = query_editor(ask(tables_and_views, atlas), longest=allowed.sql_length)
+    show_fields(sql)
+    run_bar(allowed, query)
 
     # Query and draw
-    if query is not None:
-        with layout.errors_as_sentences():
-            show_outcome(atlas, query)
+    with st.container(key="sql-answer"), layout.errors_as_sentences():
+        show_outcome(atlas, query)
     show_gallery()
 
 
 # The query -------------------------------------------------------------------------------------------
 
 
-def current_query() -> Query | None:
-    """The query in the URL, else the session's last one; a new one is put into the editor."""
+def current_query() -> Query:
+    """The query in the URL, else the session's last one, else the first; a new one is put into the editor."""
     known = st.session_state.get(QUERY)
-    query = from_url() or known
-    if query is not None and query != known:
+    query = from_url() or known or FIRST
+    if query != known:
         fill_editor(query)
-    if query is not None:
-        st.session_state[QUERY] = query
-        to_url(query)
-    st.session_state.setdefault(TEXT, FIRST)
+    st.session_state[QUERY] = query
+    to_url(query)
     return query
 
 
@@ -97,9 +79,9 @@ def from_url() -> Query | None:
 
 
 def to_url(query: Query) -> None:
-    """Put the query into the URL; one that is too long for a link stays in the session only."""
+    """Put the query into the URL; the first, and one too long for a link, stay in the session only."""
     wanted = {f"p_{name}": text for name, text in query.texts} | {"sql": query.sql}
-    if not query.fits_a_link:
+    if query == FIRST or not query.fits_a_link:
         wanted = {}
     stale = {name: None for name in st.query_params if name == "sql" or name.startswith("p_")}
     address.write(stale | wanted)
@@ -107,7 +89,7 @@ def to_url(query: Query) -> None:
 
 def fill_editor(query: Query) -> None:
     """Put a query into the editor and its fields."""
-    st.session_state[TEXT] = query.sql
+    fill(query.sql)
     values = query.values
     for each in parameters(query.sql):
         value = values[each.name]
@@ -138,18 +120,22 @@ def submit_example(example: Example) -> None:
 # The editor ------------------------------------------------------------------------------------------
 
 
-def editor(longest: int) -> None:
-    """The query's text and a field for each of its parameters."""
-    sql = st.text_area(
-        "Query",
-        key=TEXT,
-        height=330,
-        max_chars=longest,
-        placeholder="SELECT …",
-        label_visibility="collapsed",
-        persist_state="session",
-    )
-    wanted = parameters(sql or "")
+def show_featured() -> None:
+    with st.container(key="sql-featured"):
+        for number, example in enumerate(GALLERY[:N_FEATURED]):
+            st.button(
+                escape(example.title),
+                key=f"featured-{number}",
+                help=escape(example.shows),
+                width="stretch",
+                on_click=submit_example,
+                args=(example,),
+            )
+
+
+def show_fields(sql: str) -> None:
+    """A field for each of the query's parameters."""
+    wanted = parameters(sql)
     if wanted:
         with st.container(horizontal=True, gap="small", key="sql-fields"):
             for each in wanted[:MOST_FIELDS]:
@@ -175,7 +161,7 @@ def field(parameter: Parameter) -> None:
             st.text_input(label, key=key, width=220, max_chars=500, placeholder="text")
 
 
-def run_bar(allowed: limits.Limits, query: Query | None) -> None:
+def run_bar(allowed: limits.Limits, query: Query) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.button(
             "Run", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=submit_editor
@@ -185,9 +171,9 @@ def run_bar(allowed: limits.Limits, query: Query | None) -> None:
             f"at most {allowed.sql_rows:,} rows, {allowed.sql_seconds:g} seconds "
             f"and {allowed.sql_memory_mb} MB. \\$name adds a field, \\$name::INTEGER one for numbers."
         )
-    if query is not None and (st.session_state.get(TEXT) or "").strip() != query.sql.strip():
+    if (st.session_state.get(TEXT) or "").strip() != query.sql.strip():
         st.caption(":material/edit: The query has changed since the answer below. Run it again.")
-    if query is not None and not query.fits_a_link:
+    if not query.fits_a_link:
         st.caption(":material/link_off: This query is too long for a link. Save its text.")
 
 
@@ -272,21 +258,13 @@ def show_answer(atlas: Atlas, query: Query, answer: Answer) -> None:
         why = f"{', '.join(absent)}: {NOT_MEASURED}." if absent else "Relax its conditions."
         layout.nothing(f"The query is valid and finds no rows. {why}")
         return
-    frame = drawable(answer.table)
-    key = f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}"
-    table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
-    with table:
-        chosen = rows_table(answer.table, frame, key)
-        if chosen is not None:
-            row_links(choice(answer.table, chosen))
-    if picture is not None:
-        with picture:
-            show_chart(frame, key)
-    exports.offer("sql", answer=exports.Later(n_rows, rows_for_files()))
+    rows = rows_of_visitor()
+    show_rows(rows, f"sql-rows-{zlib.crc32(repr((atlas.atlas_id, query)).encode()):08x}")
+    exports.offer("sql", answer=exports.Later(n_rows, rows))
 
 
-def rows_for_files() -> Callable[[], pa.Table]:
-    """What gives the rows for a file; it holds none, so that they go with the visitor."""
+def rows_of_visitor() -> Callable[[], pa.Table]:
+    """What gives the rows for a file and a fragment; it holds none, so that they go with the visitor."""
     visitor = visitors.here()
 
     def rows() -> pa.Table:
@@ -295,6 +273,22 @@ def rows_for_files() -> Callable[[], pa.Table]:
         return known[1].answer().table
 
     return rows
+
+
+@st.fragment
+def show_rows(rows: Callable[[], pa.Table], key: str) -> None:
+    """The rows as a table and, where it suits them, as a chart; a choice in either runs nothing else."""
+    with layout.errors_as_sentences():
+        answer = rows()
+        frame = drawable(answer)
+        table, picture = st.tabs(["Table", "Chart"]) if suitable(frame)[0] else (st.container(), None)
+        with table:
+            chosen = rows_table(answer, frame, key)
+            if chosen is not None:
+                row_links(choice(answer, chosen))
+        if picture is not None:
+            with picture:
+                show_chart(frame, key)
 
 
 def rows_table(table: pa.Table, frame: pd.DataFrame, key: str) -> int | None:
@@ -364,9 +358,9 @@ def show_shell_text(atlas: Atlas, query: Query) -> None:
 
 
 def show_gallery() -> None:
-    st.subheader("Example queries", anchor=False)
-    cards("sql-gallery", GALLERY)
-    st.subheader("Example queries on the experiments", anchor=False)
+    st.subheader("More queries", anchor=False)
+    cards("sql-gallery", GALLERY[N_FEATURED:])
+    st.subheader("Queries on the experiments", anchor=False)
     cards("sql-gallery-experiments", EXPERIMENTS)
 
 

@@ -11,6 +11,7 @@
   if (window.atlasHistory) return;
   window.atlasHistory = true;
   const page = () => document.querySelector('[data-testid="stMain"]') ?? document.body;
+  const FIELDS = "textarea, input, [contenteditable=true]";
   const LONGEST_REDRAW = 10_000; // milliseconds in which a page that Back leads to grows to its height
   // A visitor may be faster than this script: then nothing is known of the deed.
   let deed = navigator.userActivation?.hasBeenActive ? { top: 0 } : null;
@@ -55,7 +56,7 @@
     const href = link?.getAttribute("href") ?? "";
     if (href.startsWith("?")) link.setAttribute("href", `./${href}`);
     if ("ctrlKey" in event) apart = event.ctrlKey || event.metaKey || event.shiftKey;
-    if (event.type === "pointerdown") inField = document.activeElement?.matches("textarea, input") ?? false;
+    if (event.type === "pointerdown") inField = document.activeElement?.matches(FIELDS) ?? false;
     if (event.type !== "click" || !link) return;
     if (apart) {
       event.stopImmediatePropagation();
@@ -97,7 +98,12 @@
     deed = null;
     returnTo(event.state);
   });
-  if (performance.getEntriesByType("navigation")[0]?.type === "reload") returnTo(history.state);
+  // This script is there before the page that it scrolls.
+  const onceDrawn = (state) => {
+    if (document.querySelector('[data-testid="stHeading"]')) returnTo(state);
+    else setTimeout(onceDrawn, 50, state);
+  };
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") onceDrawn(history.state);
 
   let pause;
   addEventListener("scroll", () => {

@@ -216,7 +216,7 @@ def test_a_permalink_opens_the_same_page_in_a_new_session(visit):
 
 def test_a_query_is_run_and_downloaded(visit):
     page = visit("sql")
-    page.get_by_label("Query").fill("SELECT subject, object FROM facts WHERE subject = $who ORDER BY ALL")
+    page.locator(".cm-content").fill("SELECT subject, object FROM facts WHERE subject = $who ORDER BY ALL")
     page.keyboard.press("Control+Enter")
     settled(page)
     page.get_by_label("who").fill("France")
@@ -233,6 +233,76 @@ def test_a_query_is_run_and_downloaded(visit):
     assert lines[0] == "subject,object"
     assert "France,Paris" in lines
     assert {line.split(",")[0] for line in lines[1:]} == {"France"}
+
+
+def test_a_query_is_completed_with_the_atlas_s_columns_and_run(visit):
+    page = visit("sql")
+    page.get_by_text(re.compile(r"^\d+ rows\b")).wait_for()
+    editor = page.locator(".cm-content")
+    editor.fill("SELECT f. FROM facts AS f LIMIT 3")
+    for _ in " FROM facts AS f LIMIT 3":
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.type("subj")
+    page.get_by_role("option", name=re.compile("^subject")).wait_for()
+    page.keyboard.press("Tab")
+    expect(editor).to_have_text("SELECT f.subject FROM facts AS f LIMIT 3")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("3 rows · 1 column").wait_for()
+    page.locator("summary", has_text=re.compile("^facts")).click()
+    page.get_by_role("button", name="Insert known", exact=True).click()
+    expect(editor).to_have_text("SELECT f.subject known FROM facts AS f LIMIT 3")
+
+
+def test_the_charts_of_a_page_are_pictures_in_its_export_menu(visit):
+    page = visit("fact?fact=P36%3Afrance")
+    page.locator("[role=graphics-document] svg").first.wait_for()
+    settled(page)
+    page.get_by_role("button", name="Export").first.click()
+    for kind, begin in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=re.compile(f"^{kind} of: Attribution scores")).click()
+        written = Path(download.value.path()).read_bytes()
+        assert written.startswith(begin)
+    assert b"@font-face" in written
+    assert b"knowledge neuron" in written
+
+
+def test_keys_lead_to_the_search_and_to_the_shortcuts_but_not_from_a_field(visit):
+    page = visit("fact?fact=P36%3Afrance")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    page.get_by_text("show these shortcuts").wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+k")
+    box = page.get_by_label("Search subjects, objects, relations and prompts")
+    expect(box).to_be_focused()
+    page.keyboard.type("why?")
+    expect(box).to_have_value("why?")
+    assert page.get_by_text("show these shortcuts").count() == 0
+    page = visit("sql")
+    page.locator(".cm-content").click()
+    page.keyboard.press("Control+k")
+    page.keyboard.press("?")
+    page.wait_for_timeout(500)
+    assert "/sql" in page.url
+    assert page.get_by_text("show these shortcuts").count() == 0
+
+
+def test_a_list_of_neurons_is_there_in_the_browser_s_next_session(visit):
+    page = visit("neuron?neuron=L2.N23")
+    page.get_by_role("button", name="Add to the tray").first.click()
+    settled(page)
+    page.get_by_role("button", name="Neuron lists").click()
+    page.get_by_label("Name", exact=True).fill("Capitals")
+    page.keyboard.press("Tab")
+    settled(page)
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Forget").wait_for()
+    page.reload()
+    settled(page)
+    page.get_by_role("button", name="Neuron lists").click()
+    page.get_by_role("button", name="Capitals").click()
+    page.get_by_text("Tray: 1 neuron").wait_for()
 
 
 def test_a_phone_reads_every_page_without_scrolling_sideways(site, browser):

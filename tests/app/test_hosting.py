@@ -233,6 +233,7 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
         *("atlas", "fact", "relation", "neuron", "q", "page", "sort", "kind", "a", "b", "other", "least"),
         *("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p"),
         *("text", "lens", "related", "view", "asked", "sharing", "evidence"),
+        *("list", "list_name", "list_note", "sql"),
     )
     for text in (MARK, f"/{MARK}/../etc", f"$({MARK})", f"~{MARK}", f"{MARK}.parquet"):
         app = page(name, **dict.fromkeys(parameters, text))
@@ -278,7 +279,7 @@ def test_the_app_starts_no_commands_but_the_import_runs_no_text_and_writes_no_ht
             assert not any(keyword.arg == "unsafe_allow_html" for keyword in call.keywords), path.name
             if name.endswith(".html"):
                 (argument,) = call.args
-                constant = r"layout\.(PAGE_STYLE|HISTORY_SCRIPT)|_EDITOR_STYLE"
+                constant = r"_\w+_STYLE"
                 assert re.fullmatch(constant, ast.unparse(argument)), path.name
     assert started == [("import_published.py", "subprocess.Popen", "command")]
 

@@ -135,7 +135,8 @@ def test_a_link_to_the_same_page_survives_reload_back_and_forward(visit, site):
 @pytest.mark.parametrize("path", ["sql", "compare?kind=prompts"])
 def test_a_link_that_is_clicked_from_a_text_field_is_followed(visit, site, path):
     page = visit(path)
-    box = page.locator("[data-testid=stMain] textarea:visible").first
+    field = ".cm-content" if path == "sql" else "[data-testid=stMain] textarea:visible"
+    box = page.locator(field).first
     box.fill("SELECT 43 AS x")
     page.locator('[data-testid=stSidebar] a[href^="search"]').first.click()
     expect(page.locator("h1").first).to_have_text("Search", timeout=PATIENCE)

@@ -458,11 +458,18 @@ def test_the_page_shows_the_answer_to_any_query_that_reads(sql):
 def test_the_page_begins_with_a_query_that_runs(only_sample):
     app = sql_page()
     assert not app.error
-    assert "Example queries" in words(app)
-    assert len(app.dataframe) == 0
-    press_and_wait(app)
-    assert len(app.dataframe[0].value) == 60
-    assert "60 rows · 5 columns" in words(app)
+    assert list(app.dataframe[0].value["facts"]) == [15] * 4
+    assert app.text_area(key="sql-text").value == GALLERY[0].sql
+    assert "sql" not in app.query_params
+
+
+def test_six_queries_are_offered_first(only_sample):
+    app = sql_page()
+    featured = [button for button in app.button if (button.key or "").startswith("featured")]
+    assert len(featured) == 6
+    press_and_wait(app, GALLERY[4].title)
+    assert app.text_area(key="sql-text").value == app.query_params["sql"] == GALLERY[4].sql
+    assert "layer" in app.dataframe[0].value
 
 
 def test_a_query_is_restored_from_its_url_in_a_fresh_session(only_sample):
@@ -543,7 +550,7 @@ def test_what_is_refused_is_a_sentence_and_the_page_goes_on(only_sample, sql):
     app = sql_page(sql=sql)
     assert len(app.error) == 1
     assert "root:" not in words(app)
-    assert "Example queries" in words(app)
+    assert "More queries" in words(app)
     press_and_wait(write(app, "SELECT count(*) AS n FROM facts"))
     assert list(app.dataframe[0].value["n"]) == [60]
 

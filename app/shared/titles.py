@@ -19,7 +19,7 @@ from app.shared.resources import ask
 from app.shared.words import about_fact, fact_name, is_missing, joined, plural, promotes, relation_name
 from atlas import queries
 from atlas.errors import AtlasError, QueryError
-from atlas.models import KNOWN_MODELS
+from atlas.models import title_of
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
@@ -47,8 +47,7 @@ def describe(page: str, parameters: Mapping[str, str]) -> tuple[str, str]:
     title, about = PAGES[page]
     with suppress(AtlasError):
         atlas = layout.atlas_named(parameters.get("atlas"))
-        model = atlas.manifest.model.name
-        model = KNOWN_MODELS[model].title if model in KNOWN_MODELS else model
+        model = title_of(atlas.manifest.model.name)
         with suppress(AtlasError):
             longest = limits.current().search_length
             ids = {name: text[:longest] for name, text in parameters.items() if text}

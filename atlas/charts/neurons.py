@@ -70,6 +70,41 @@ def layer_bars(
     )
 
 
+def relation_layers(layers: pd.DataFrame, *, n_layers: int | None) -> alt.Chart:
+    """A small map of a whole atlas: relations down, layers across, the brighter the more of its neurons.
+
+    layers: as `queries.relation_layers`, in the order wanted.
+    """
+    rows = layers.assign(what=layers["label"].fillna(layers["relation_id"]))
+    n_layers = n_layers or int(rows["layer"].max()) + 1
+    return (
+        alt.Chart(rows)
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "layer:O",
+                title="Layer",
+                scale=alt.Scale(domain=list(range(n_layers))),
+                axis=alt.Axis(labelAngle=0, labelOverlap="parity", ticks=False, domain=False),
+            ),
+            y=alt.Y(
+                "relation_id:N",
+                title="Relation",
+                sort=None,
+                axis=alt.Axis(labels=False, ticks=False, domain=False),
+            ),
+            color=alt.Color("pair_share:Q", scale=alt.Scale(scheme="viridis", type="sqrt"), legend=None),
+            tooltip=tooltip(
+                ("what:N", "Relation"),
+                ("layer:O", "Layer"),
+                ("pair_share:Q", "Share of the relation's (fact, neuron) pairs", ".1%"),
+                ("n_pairs:Q", "Pairs", ","),
+            ),
+        )
+        .properties(height=SMALL)
+    )
+
+
 # Scores ----------------------------------------------------------------------------------------------
 
 

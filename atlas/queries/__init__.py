@@ -20,21 +20,26 @@ from atlas.queries.facts import (
     rethreshold,
     scores_by_prompt,
     telling_fact,
+    telling_text,
 )
 from atlas.queries.neurons import activating_prompts_of_neuron, facts_of_neuron, hub_neurons, neuron
 from atlas.queries.search import Hits, facts_matching
 from atlas.queries.sharing import relation_neurons, relation_overlap
 from atlas.queries.summary import (
+    Overview,
     Summary,
     atlas_summary,
     effect_summary,
     layer_histogram,
+    overview,
+    relation_layers,
     relations,
     unmeasured,
 )
 
 __all__ = [
     "Hits",
+    "Overview",
     "Summary",
     "activating_prompts_of_neuron",
     "atlas_summary",
@@ -49,13 +54,16 @@ __all__ = [
     "layer_histogram",
     "neuron",
     "neurons_of_fact",
+    "overview",
     "prompts_of_fact",
     "random_fact",
+    "relation_layers",
     "relation_neurons",
     "relation_overlap",
     "relations",
     "rethreshold",
     "scores_by_prompt",
     "telling_fact",
+    "telling_text",
     "unmeasured",
 ]

@@ -58,17 +58,13 @@ def show_texts(text: Mapping[str, Any], model: str) -> None:
     for column, (label, each) in zip(st.columns(len(shown)), shown.items(), strict=True):
         with column:
             st.caption(label)
-            st.markdown(f"##### {marked(each, text['object'])}")
+            st.markdown(f"##### {coloured(each, text['object'])}")
 
 
-def marked(text: str, answer: str) -> str:
-    """The text with its answer in bold; one that begins otherwise is coloured."""
-    start = text.strip()
-    if not start.lower().startswith(answer.lower()):
-        return f":orange[{escape(start) or '(nothing)'} …]"
-    return f"**{escape(start[: len(answer)])}**{' ' if start[len(answer) :][:1].isspace() else ''}" + (
-        f"{escape(start[len(answer) :])} …"
-    )
+def coloured(text: str, answer: str) -> str:
+    """The text in markdown; in colour where it does not begin with the answer."""
+    shown = f"{escape(text) or '(nothing)'} …"
+    return shown if text.strip().lower().startswith(answer.lower()) else f":orange[{shown}]"
 
 
 def introduce_experiment(fact: Mapping[str, Any], model: str) -> str:

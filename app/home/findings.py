@@ -24,18 +24,18 @@ from atlas.store.atlas import Atlas
 
 def show_findings(atlas: Atlas, seen: Mapping[str, Seen]) -> None:
     """Nothing where no atlas has measured effects."""
-    measured = {
-        title_of(manifest.model.name): sentences.on_held_out(overview.effects)
-        for manifest, overview in seen.values()
-        if not overview.effects.empty
-    }
+    measured: dict[str, pd.DataFrame] = {}
+    for manifest, overview in seen.values():
+        if not overview.effects.empty:
+            # Of two atlases of one model, the first.
+            measured.setdefault(title_of(manifest.model.name), sentences.on_held_out(overview.effects))
     effects, facts = sentences.measured_effects(atlas)
     effects = sentences.on_held_out(effects)
     if not measured and effects.empty:
         return
     st.subheader("What the evidence says", anchor=False)
-    left, right = st.columns([2, 3], gap="medium")
-    with left:
+    places = layout.columns({"said": 2, "drawn": 3} if len(effects) else {"said": 1})
+    with places["said"]:
         ratio = "paper" if effects.empty else sentences.choose_ratio(effects)
         for sentence in findings(measured, ratio=ratio):
             st.markdown(sentence)
@@ -45,10 +45,13 @@ def show_findings(atlas: Atlas, seen: Mapping[str, Seen]) -> None:
             "them in docs/what-they-show.md."
         )
         st.page_link(
-            links.RELATION, label="Relation by relation", icon=":material/category:", query_params=links.here()
+            links.RELATION,
+            label="Relation by relation",
+            icon=":material/category:",
+            query_params=links.here(),
         )
-    if not effects.empty:
-        with right, layout.errors_as_sentences():
+    if "drawn" in places:
+        with places["drawn"], layout.errors_as_sentences():
             draw_effects(atlas, effects, facts, ratio)
 
 
@@ -59,7 +62,8 @@ def findings(measured: Mapping[str, pd.DataFrame], *, ratio: str) -> list[str]:
 
     def changes(intervention: str, group: str) -> str:
         return ", ".join(
-            f"{_change(rows, intervention, group, ratio)} in {escape(title)}" for title, rows in measured.items()
+            f"{_change(rows, intervention, group, ratio)} in {escape(title)}"
+            for title, rows in measured.items()
         )
 
     def not_in(intervention: str) -> str:

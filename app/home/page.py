@@ -118,8 +118,8 @@ def show_map(atlas_id: str, seen: Seen) -> None:
     )
     facts = f"{plural(overview.n_facts, 'fact')} of {plural(overview.n_relations, 'relation')}"
     n_known = "" if overview.n_known is None else f"{overview.n_known:,} known to it"
-    measured = "where their neurons lie" if overview.effects.empty else "effects measured, with controls"
-    st.caption(escape(joined(facts, n_known, measured)))
+    measured = "neurons only" if overview.effects.empty else "effects measured, with controls"
+    st.caption(escape(joined(facts, n_known, measured, atlas_id)))
     with st.container(horizontal=True, gap="medium"):
         for label, icon, page in (
             ("Facts", ":material/search:", links.SEARCH),

@@ -28,8 +28,8 @@ ATLASES = "atlases/page.py"
 
 
 def here(**parameters: Any) -> dict[str, str]:
-    """Query parameters of a link inside the atlas in view; None and "" are left out."""
-    wanted = {"atlas": st.session_state.get("atlas_id"), **parameters}
+    """Query parameters of a link inside the atlas in view, or another `atlas`; None and "" are left out."""
+    wanted = {**parameters, "atlas": parameters.get("atlas") or st.session_state.get("atlas_id")}
     return {name: str(value) for name, value in wanted.items() if value not in (None, "")}
 
 

@@ -26,7 +26,7 @@ from atlas.store.atlas import Atlas
 # By the page's path, while its address names nothing that the atlas has.
 PAGES = {
     "": ("Knowledge Neuron Atlas", "Which neurons of a language model carry a fact, and what they do."),
-    "search": ("Search", "Facts by subject, object, relation and prompt."),
+    "search": ("Search", "Facts and neurons of all atlases, by what they are called."),
     "fact": ("Fact", "What the model says, where a fact's neurons lie, and what they do."),
     "relation": ("Relations", "The relations of an atlas, and the neurons that their facts share."),
     "neuron": ("Neuron", "The facts of a neuron, what it promotes, and what activates it."),

@@ -95,6 +95,7 @@ def title_of(name: str) -> str:
     model = (KNOWN_MODELS | HUB_MODELS).get(name)
     return name if model is None else model.title
 
+
 KNOWN_NAMES = " or ".join(KNOWN_MODELS)
 WITHOUT_HUB = (
     f"Give a local folder with config.json and *.safetensors, or {KNOWN_NAMES}, which need no model hub."

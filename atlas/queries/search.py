@@ -1,9 +1,10 @@
-"""Search over subjects, objects, relations and prompts that ignores case and accents and corrects typos.
+"""Search over facts and neurons that ignores case and accents and, of facts, corrects typos.
 
     hits = facts_matching(a, "capital azerbajan")
     hits.total, hits.rows                     # how many facts, and one page of them
     hits.by_relation                          # how many each relation has
     hits.instead                              # {"azerbajan": ("azerbaijan",)}: no fact has the word as typed
+    neurons_matching(a, "paris").rows         # those that push it, or whose label has it; or "L9.N2141"
 
 1. *Documents.* Once per atlas: each fact's names, relation and prompts, without case and accents; and all
    words of both, by which a search reads the prompts only where they have the word.
@@ -11,17 +12,22 @@
 3. *Near.* Only when no fact has all words: words that the atlas lacks also match the nearest words that it
    has (Damerau-Levenshtein: letters missing, added, wrong or swapped). Exact matches and guesses are not
    mixed: where there are exact matches, guesses are offered as `similar`.
+4. *Neurons.* By their name, by their label, and by the tokens that they push where they fire for their facts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from atlas.errors import QueryError
+from atlas.errors import AtlasError, QueryError
+from atlas.neuron import Neuron
+from atlas.queries.neurons import neuron
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 BEST = "best"
@@ -372,3 +378,57 @@ def prompts_with(atlas: Atlas, fact_ids: Sequence[str], words: Sequence[str]) ->
         {"facts": list(fact_ids), "words": list(words)},
     )
     return dict(zip(found["fact_id"], found["text"], strict=True))
+
+
+# 4. Neurons ------------------------------------------------------------------------------------------
+
+_NEURONS = "search_neurons"
+_NEURONS_SOURCE = f"""
+    SELECT layer, neuron, label, n_facts, n_relations, promoted, {_folded("label")} AS folded_label,
+           chr(10) || array_to_string(
+               list_transform(promoted, lambda p: trim({_folded("p.token")}, ' #')), chr(10)
+           ) || chr(10) AS tokens
+    FROM (SELECT n.layer, n.neuron, n.label, n.n_facts, n.n_relations, {pushed("k.fires")}
+          FROM neurons AS n
+          LEFT JOIN (SELECT layer, neuron, avg(mean_activation) AS fires
+                     FROM knowledge_neurons GROUP BY layer, neuron) AS k
+            ON k.layer = n.layer AND k.neuron = n.neuron)
+"""
+
+
+@dataclass(frozen=True)
+class NeuronHits:
+    """How many neurons a search has, and the first of them."""
+
+    total: int
+    rows: pd.DataFrame
+
+
+def neurons_matching(atlas: Atlas, text: str, *, limit: int = 10) -> NeuronHits:
+    """The neuron that `text` names, or those of which every word is in the label or is a token that they push.
+
+    Labels come first, then those that push the first word most, of them those of most facts. No neuron for a
+    text without words. `rows`: layer, neuron, label, n_facts, n_relations, promoted (as it acts on its facts).
+    """
+    columns = ["layer", "neuron", "label", "n_facts", "n_relations", "promoted"]
+    with suppress(AtlasError):
+        named = Neuron.parse(text.strip().upper())
+        return NeuronHits(1, pd.DataFrame([neuron(atlas, named.layer, named.neuron)])[columns])
+    words = search_words(text)
+    if not words:
+        return NeuronHits(0, pd.DataFrame(columns=columns))
+    atlas.prepare(_NEURONS, _NEURONS_SOURCE)
+    values = {f"word{place}": word for place, word in enumerate(fold(atlas, words))}
+    each = " AND ".join(
+        f"(contains(folded_label, ${name}) OR contains(tokens, chr(10) || ${name} || chr(10)))"
+        for name in values
+    )
+    rows = atlas.query(
+        f"""
+        SELECT {", ".join(columns)}, count(*) OVER () AS total FROM {_NEURONS} WHERE {each}
+        ORDER BY coalesce(contains(folded_label, $word0), false) DESC,
+                 strpos(tokens, chr(10) || $word0 || chr(10)), n_facts DESC, layer, neuron LIMIT $limit
+        """,
+        values | {"limit": limit},
+    )
+    return NeuronHits(int(rows["total"].iloc[0]) if len(rows) else 0, rows[columns])

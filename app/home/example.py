@@ -10,11 +10,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.shared import layout, limits, links, resources
+from app.shared import limits, links, resources
 from app.shared.resources import ask
 from app.shared.words import escape, fact_name, plural, with_blank
 from atlas import queries
-from atlas.errors import AtlasError
 from atlas.models import KNOWN_MODELS, is_ready, title_of
 from atlas.models.families import FAMILIES
 from atlas.neuron import OBJECT_SLOT
@@ -27,7 +26,7 @@ Seen = tuple[Manifest, Overview]
 
 
 def show_example(atlas: Atlas, seen: Mapping[str, Seen]) -> None:
-    """The first stored text, else the first experiment of the atlas in view; and the visitor's own sentence."""
+    """The first stored text, else an experiment of the atlas in view; and a field for the visitor's own."""
     atlas_id = next((each for each, (_, overview) in seen.items() if overview.text), None)
     with st.container(border=True):
         if atlas_id is not None:
@@ -108,7 +107,7 @@ def can_be_fetched(model: str) -> bool:
 
 
 def offer_another_model(atlas_id: str, model: str, seen: Mapping[str, Seen]) -> None:
-    """Where the model is not on this machine: what the Lab does, and a fact of an atlas whose model is here."""
+    """Where the model is not on this machine: what the Lab does, and a fact for a model that is here."""
     if can_be_fetched(model):
         size = f"{KNOWN_MODELS[model].download_mb} MB"
         text = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."

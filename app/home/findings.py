@@ -1,4 +1,4 @@
-"""What the experiments on the atlases at hand found, in three sentences; and those of the atlas in view, drawn.
+"""What experiments on the atlases at hand found, in three sentences; and in the atlas in view, drawn.
 
 Each sentence says what the thesis predicts, then what was measured, and in which models it does not hold.
 """

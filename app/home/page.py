@@ -29,7 +29,7 @@ CARDS_IN_A_ROW = 3
 def main() -> None:
     st.title("Knowledge Neuron Atlas", anchor=False)
     st.markdown(
-        "Which few neurons of a language model carry which fact, and what the model says when they are changed."
+        "Which few neurons of a language model carry which fact, and what it says when they are changed."
     )
     atlas = layout.current_atlas()
     seen, broken = overviews()

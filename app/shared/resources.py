@@ -27,7 +27,6 @@ import streamlit as st
 
 from app.shared import limits
 from app.shared.words import escape
-from atlas import queries
 from atlas.charts import look
 from atlas.errors import AtlasError
 from atlas.models import fetch_model, locate

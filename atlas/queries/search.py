@@ -109,8 +109,8 @@ _DOCUMENTS_SOURCE = f"""
 """
 
 # All words of three letters and more: of the names, and of the prompts without their subjects. They correct
-# typos, and say where a word can be found. A prompt is read whole where its template does not make it, or puts
-# letters beside the subject: its words are then others than those of both.
+# typos, and say where a word can be found. A prompt is read whole where its template does not make it, or
+# puts letters beside the subject: its words are then others than those of both.
 # A name of several words is also there without its spaces: `newyork` means `new york`.
 _VOCABULARY = "search_vocabulary"
 _VOCABULARY_SOURCE = f"""
@@ -405,10 +405,10 @@ class NeuronHits:
 
 
 def neurons_matching(atlas: Atlas, text: str, *, limit: int = 10) -> NeuronHits:
-    """The neuron that `text` names, or those of which every word is in the label or is a token that they push.
+    """The neuron that `text` names, or those of which every word is in the label or is a token they push.
 
     Labels come first, then those that push the first word most, of them those of most facts. No neuron for a
-    text without words. `rows`: layer, neuron, label, n_facts, n_relations, promoted (as it acts on its facts).
+    text without words. `rows`: layer, neuron, label, n_facts, n_relations, promoted (as it acts on facts).
     """
     columns = ["layer", "neuron", "label", "n_facts", "n_relations", "promoted"]
     with suppress(AtlasError):

@@ -54,7 +54,7 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 
 
 def relation_layers(atlas: Atlas) -> pd.DataFrame:
-    """Where in the model each relation's neurons lie; relations of low layers first, layers without are absent.
+    """Where each relation's neurons lie; relations of low layers first, layers without are absent.
 
     Columns: relation_id, label, layer, n_pairs ((fact, neuron) pairs), pair_share (of the relation's).
     """

@@ -52,10 +52,12 @@ def overviews() -> tuple[dict[str, Seen], dict[str, AtlasError]]:
         except AtlasError as error:
             broken[atlas_id] = error
 
+    own = bundled()
+
     def place(atlas_id: str) -> tuple[bool, bool, int]:
         manifest, overview = seen[atlas_id]
         known = (KNOWN_MODELS | HUB_MODELS).get(manifest.model.name)
-        return atlas_id not in bundled(), known is not None and known.is_toy, -overview.n_facts
+        return atlas_id not in own, known is not None and known.is_toy, -overview.n_facts
 
     return {atlas_id: seen[atlas_id] for atlas_id in sorted(seen, key=place)}, broken
 
@@ -97,24 +99,25 @@ def show_maps(seen: dict[str, Seen], broken: dict[str, AtlasError]) -> None:
     for error in broken.values():
         st.error(escape(layout.error_text(error)))
     st.caption(
-        "A row is a relation, a column a layer: the brighter, the more of the relation's neurons lie there. "
-        "Click a cell for them."
+        "A row is a relation, a column a layer; the stronger its colour, the more of the relation's neurons "
+        "lie there. Click a cell for them."
     )
 
 
 def show_map(atlas_id: str, seen: Seen) -> None:
     manifest, overview = seen
     model = manifest.model
-    st.markdown(f"**{escape(title_of(model.name))} × {escape(manifest.dataset.id)}**")
+    title = f"{title_of(model.name)} × {manifest.dataset.id}"
+    st.markdown(f"**{escape(title)}**")
     known = (KNOWN_MODELS | HUB_MODELS).get(model.name)
     if known is not None:
         st.markdown(f"{'A toy' if known.is_toy else 'Real'}: {escape(known.in_short)}.")
     address.draw_clickable(
         partial(neuron_charts.relation_layers, overview.layers, n_layers=model.n_layers),
-        "Relations by layers, with the share of each relation's neurons",
+        f"{title}: relations by layers, with the share of each relation's neurons",
         key=f"map-{atlas_id}",
         fields=["relation_id", "layer"],
-        act=lambda **cell: st.switch_page(links.RELATION, query_params=links.here(atlas=atlas_id, **cell)),
+        act=partial(open_cell, atlas_id),
     )
     facts = f"{plural(overview.n_facts, 'fact')} of {plural(overview.n_relations, 'relation')}"
     n_known = "" if overview.n_known is None else f"{overview.n_known:,} known to it"
@@ -126,6 +129,11 @@ def show_map(atlas_id: str, seen: Seen) -> None:
             ("Relations", ":material/category:", links.RELATION),
         ):
             st.page_link(page, label=label, icon=icon, query_params=links.here(atlas=atlas_id))
+
+
+def open_cell(atlas_id: str, relation_id: str, layer: str) -> None:
+    parameters = links.here(atlas=atlas_id, relation=relation_id, layer=layer)
+    st.switch_page(links.RELATION, query_params=parameters)
 
 
 main()

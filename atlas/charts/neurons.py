@@ -71,7 +71,7 @@ def layer_bars(
 
 
 def relation_layers(layers: pd.DataFrame, *, n_layers: int | None) -> alt.Chart:
-    """A small map of a whole atlas: relations down, layers across, the brighter the more of its neurons.
+    """A small map of a whole atlas: relations down, layers across, stronger where more of its neurons lie.
 
     layers: as `queries.relation_layers`, in the order wanted.
     """
@@ -79,7 +79,7 @@ def relation_layers(layers: pd.DataFrame, *, n_layers: int | None) -> alt.Chart:
     n_layers = n_layers or int(rows["layer"].max()) + 1
     return (
         alt.Chart(rows)
-        .mark_rect()
+        .mark_rect(color=colour("own"))
         .encode(
             x=alt.X(
                 "layer:O",
@@ -93,7 +93,7 @@ def relation_layers(layers: pd.DataFrame, *, n_layers: int | None) -> alt.Chart:
                 sort=None,
                 axis=alt.Axis(labels=False, ticks=False, domain=False),
             ),
-            color=alt.Color("pair_share:Q", scale=alt.Scale(scheme="viridis", type="sqrt"), legend=None),
+            opacity=alt.Opacity("pair_share:Q", scale=alt.Scale(type="sqrt", range=[0, 1]), legend=None),
             tooltip=tooltip(
                 ("what:N", "Relation"),
                 ("layer:O", "Layer"),

@@ -157,8 +157,13 @@ def test_with_control_a_link_opens_a_tab_and_the_page_stays(visit, site):
     ("path", "do"),
     [
         ("", lambda page: page.get_by_role("button", name="Random fact").click()),
-        ("", lambda page: page.get_by_role("button", name="Suppress them in the Lab").click()),
-        ("", lambda page: page.get_by_label("Search all facts").press_sequentially("paris\n")),
+        ("", lambda page: page.get_by_role("button", name="Do it live").click()),
+        (
+            "",
+            lambda page: page.get_by_label("Search facts and neurons of all atlases").press_sequentially(
+                "paris\n"
+            ),
+        ),
         ("neuron", lambda page: page.get_by_label("Layer and index").press_sequentially("L2.N23\n")),
         ("compare?kind=facts&a=P36%3Afrance", lambda page: page.get_by_text("Two neurons").click()),
         ("fact?fact=P36%3Afrance&t=0.5&p=0.3", lambda page: page.get_by_text("Back to the atlas's").click()),

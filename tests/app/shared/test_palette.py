@@ -88,6 +88,7 @@ CHARTS = {
     checks.subset_lines: lambda draw, a: draw(evidence.subset_curve(a, FACT)),
     checks.stability_bars: lambda draw, a: draw(checks.jaccard_rows(evidence.stability_of_fact(a, FACT))),
     checks.context_bars: lambda draw, a: draw(evidence.contexts_of_fact(a, FACT)),
+    neurons.relation_layers: lambda draw, a: draw(queries.relation_layers(a), n_layers=4),
     neurons.layer_bars: lambda draw, a: draw(queries.layer_histogram(a), chosen=1),
     neurons.score_map: lambda draw, a: draw(score_rows(a), n_layers=4, n_neurons=256, chosen="L0.N7"),
     neurons.score_grid: lambda draw, a: draw(

@@ -301,6 +301,49 @@ def test_words_that_only_some_prompts_have_are_found(tmp_path):
         assert search.facts_matching(opened, "zebar").instead == {"zebar": ("zebra",)}
 
 
+# Neurons ---------------------------------------------------------------------------------------------
+
+
+def pushed_by(row) -> list[str]:
+    """What the neuron pushes for its facts: below zero, what its value vector lowers."""
+    mine = [
+        k for k in TABLES["knowledge_neurons"] if (k["layer"], k["neuron"]) == (row["layer"], row["neuron"])
+    ]
+    side = "suppressed" if sum(k["mean_activation"] for k in mine) < 0 else "promoted"
+    return [pair["token"] for pair in row[side]]
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("UP3", lambda row: "up3" in pushed_by(row)),
+        ("down3 ", lambda row: "down3" in pushed_by(row)),
+        ("capital", lambda row: "capital" in (row["label"] or "")),
+        ("capital down3", lambda row: "capital" in (row["label"] or "") and "down3" in pushed_by(row)),
+        ("up", lambda row: "up" in (row["label"] or "")),
+        ("L0.N7", lambda row: (row["layer"], row["neuron"]) == (0, 7)),
+        ("' OR true --", lambda row: False),
+        ("", lambda row: False),
+    ],
+)
+def test_neurons_are_found_by_name_by_label_and_by_what_they_push(text, condition, a):
+    hits = search.neurons_matching(a, text, limit=1000)
+    expected = {(row["layer"], row["neuron"]) for row in TABLES["neurons"] if condition(row)}
+    assert set(zip(hits.rows["layer"], hits.rows["neuron"], strict=True)) == expected
+    assert hits.total == len(hits.rows)
+
+
+def test_a_neuron_that_the_model_does_not_have_is_not_found(a):
+    assert search.neurons_matching(a, "L99.N1").total == 0
+
+
+def test_neurons_whose_label_has_the_word_come_first(a):
+    rows = search.neurons_matching(a, "up0", limit=1000).rows
+    named = list(rows["label"].notna())
+    assert any(named)
+    assert named == sorted(named, reverse=True)
+
+
 # Speed -----------------------------------------------------------------------------------------------
 
 TEXTS = (

@@ -3,7 +3,8 @@
     streamlit run app/hosted.py         # or, as the Dockerfile does: uvicorn app.hosted:app --ws-max-size=…
 
 A site that previews a link reads the HTML which the server sends, and runs no scripts. Streamlit sends one
-file for every address; here it names what the address leads to, as the tab does once the page runs.
+file for every address; here it names what the address leads to, as the tab does once the page runs. It also
+has the pages' style from the start: what comes with the page comes too late, and moves what is there.
 """
 
 import sys
@@ -23,7 +24,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from app.shared import titles, visitors  # noqa: E402
+from app.shared import layout, titles, visitors  # noqa: E402
 from app.shared.connections import BoundedConnections  # noqa: E402
 
 # Before threads have heaps of their own.
@@ -39,7 +40,7 @@ def head(title: str, about: str) -> str:
     return (
         f'<title>{title}</title><meta name="description" content="{about}" />'
         f'<meta property="og:title" content="{title}" /><meta property="og:description" content="{about}" />'
-        '<meta property="og:site_name" content="Knowledge Neuron Atlas" />'
+        f'<meta property="og:site_name" content="Knowledge Neuron Atlas" />{layout.PAGE_STYLE}'
     )
 
 

@@ -34,14 +34,15 @@ PAGES = [
     st.Page("atlases/page.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
 ]
 
+st.html(layout.PAGE_STYLE)
 st.set_page_config(page_icon=str(HERE / "static/icon.png"), layout="wide")
 if str(st.get_option("client.showErrorDetails")).lower() == "false":
     # Streamlit Community Cloud sets "false", which still shows visitors the stack trace.
     st.set_option("client.showErrorDetails", "none")
 page = st.navigation(PAGES, position="hidden")
 titles.show_title(page.url_path)
-st.html(layout.PAGE_STYLE)
-st.html(layout.HISTORY_SCRIPT, unsafe_allow_javascript=True)
+with st.container(key="history"):
+    st.html(layout.HISTORY_SCRIPT, unsafe_allow_javascript=True)
 
 with visitors.asking(), layout.errors_as_sentences():
     # A wrong limits file stops every page, so that none runs without limits.

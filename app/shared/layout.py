@@ -34,11 +34,22 @@ from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
 
+# A page is as wide from the start as it will be, beside the menu that is to come, and what loads takes about the
+# room that it will need: a link of the menu, a field of `address` with its label, a chart, a table.
 # Links to the page in view would look like menu entries that are switched on; less room above the title, and
 # none for the script; a button's text goes on in a second line where it would be cut.
 PAGE_STYLE = """<style>
-.stMainBlockContainer { padding-top: 3rem; padding-bottom: 2rem; }
-.stElementContainer:has(script) { display: none; }
+.stMain .stMainBlockContainer { max-width: none; padding: 3rem 1rem 2rem; }
+@media (min-width: 768px) {
+    .stMain .stMainBlockContainer { padding-left: 5rem; padding-right: 5rem; }
+    .stAppViewContainer:not(:has(> .stSidebar)) { padding-left: 300px; }
+}
+.stSidebar [data-testid="stSkeleton"] { height: 1.25rem; }
+:is([class*="st-key-box-"], [class*="st-key-choice-"], [class*="st-key-slider-"])
+    > [data-testid="stSkeleton"] { height: 4.25rem; }
+[class*="st-key-chart-"] > [data-testid="stSkeleton"], .stVegaLiteChart:not(:has(svg)) { height: 18rem; }
+.stPrintFixedWidth > [data-testid="stSkeleton"] { height: 18rem; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-history) { display: none; }
 .stMain [data-testid="stPageLink-NavLink"] { background: none; padding-left: 0; }
 .stMain [data-testid="stPageLink-NavLink"] * { font-weight: 500; }
 .stMain [data-testid="stPageLink-NavLink"]:hover { text-decoration: underline; }

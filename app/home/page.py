@@ -23,8 +23,6 @@ from atlas.errors import AtlasError
 from atlas.models import HUB_MODELS, KNOWN_MODELS, title_of
 from atlas.store.atlas import Atlas, bundled
 
-CARDS_IN_A_ROW = 3
-
 
 def main() -> None:
     st.title("Knowledge Neuron Atlas", anchor=False)
@@ -90,12 +88,9 @@ def search_box(atlas: Atlas) -> None:
 def show_maps(seen: dict[str, Seen], broken: dict[str, AtlasError]) -> None:
     """A card an atlas, in rows."""
     st.subheader("The maps", anchor=False)
-    ids = list(seen)
-    for first in range(0, len(ids), CARDS_IN_A_ROW):
-        row = ids[first : first + CARDS_IN_A_ROW]
-        for atlas_id, column in zip(row, st.columns(CARDS_IN_A_ROW), strict=False):
-            with column.container(border=True, height="stretch", gap="small"):
-                show_map(atlas_id, seen[atlas_id])
+    for place, (atlas_id, each) in zip(layout.cards(len(seen)), seen.items(), strict=True):
+        with place.container(border=True, height="stretch", gap="small"):
+            show_map(atlas_id, each)
     for error in broken.values():
         st.error(escape(layout.error_text(error)))
     st.caption(

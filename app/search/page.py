@@ -197,8 +197,8 @@ def show_other_atlases(atlas: Atlas, text: str) -> None:
     if not others:
         return
     st.subheader("In other atlases", anchor=False)
-    for column, (atlas_id, folder) in zip(st.columns(len(others)), others.items(), strict=True):
-        with column, layout.errors_as_sentences():
+    for place, (atlas_id, folder) in zip(layout.cards(len(others)), others.items(), strict=True):
+        with place, layout.errors_as_sentences():
             show_other_atlas(atlas_id, resources.opened(folder), text)
 
 

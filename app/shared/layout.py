@@ -34,8 +34,8 @@ from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
 
-# A page is as wide from the start as it will be, beside the menu that is to come, and what loads takes about the
-# room that it will need: a link of the menu, a field of `address` with its label, a chart, a table.
+# A page is as wide from the start as it will be, beside the menu that is to come, and what loads takes about
+# the room that it will need: a link of the menu, a field of `address` with its label, a chart, a table.
 # Links to the page in view would look like menu entries that are switched on; less room above the title, and
 # none for the script; a button's text goes on in a second line where it would be cut.
 PAGE_STYLE = """<style>
@@ -168,7 +168,14 @@ def atlas_named(atlas_id: str | None) -> Atlas:
 
 def draw_chart(make: partial, alternative: str) -> None:
     """The chart that `make()` gives, as wide as its place; `alternative` is its text for screen readers."""
-    st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative)
+    key = f"chart-{alternative}"  # `PAGE_STYLE` leaves room for it
+    st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative, key=key)
+
+
+def cards(n: int, in_a_row: int = 3) -> Iterator[Any]:
+    """`n` places side by side, in rows."""
+    for first in range(0, n, in_a_row):
+        yield from st.columns(in_a_row)[: n - first]
 
 
 def columns(widths: Mapping[str, int]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ ATLASES = "atlases/page.py"
 
 def here(**parameters: Any) -> dict[str, str]:
     """Query parameters of a link inside the atlas in view, or another `atlas`; None and "" are left out."""
-    wanted = {**parameters, "atlas": parameters.get("atlas") or st.session_state.get("atlas_id")}
+    atlas_id = parameters.pop("atlas", None) or st.session_state.get("atlas_id")
+    wanted = {"atlas": atlas_id, **parameters}
     return {name: str(value) for name, value in wanted.items() if value not in (None, "")}
 
 

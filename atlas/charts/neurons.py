@@ -78,7 +78,7 @@ def relation_layers(layers: pd.DataFrame, *, n_layers: int | None) -> alt.Chart:
     rows = layers.assign(what=layers["label"].fillna(layers["relation_id"]))
     n_layers = n_layers or int(rows["layer"].max()) + 1
     return (
-        alt.Chart(rows)
+        alt.Chart(rows, title="Where its neurons lie")
         .mark_rect(color=colour("own"))
         .encode(
             x=alt.X(

@@ -62,7 +62,7 @@ def show_atlases() -> None:
             with st.container(border=True, width=340, height="stretch", gap="small"):
                 st.markdown(f"**{escape(atlas_id)}**")
                 with layout.errors_as_sentences():
-                    card(atlas_id, *resources.glance(folder))
+                    card(atlas_id, *resources.glance(folder, queries.atlas_summary))
     st.caption(
         "To add an atlas, build it with `python -m build run` and start the app with "
         f"`{ENVIRONMENT_VARIABLE}` set to its folder."

@@ -1,56 +1,75 @@
-"""Home: what the atlas in view is, a first experiment, what changing neurons does, pictures, and ways in.
+"""Home: what becomes of a text without a few neurons, a search over all atlases, their maps, the evidence.
 
-`?ratio=` is the ratio that effects are measured by: the paper's, or the replication's.
+1. *Example.* A text that an atlas stored, beside the same without a fact's neurons and without random ones.
+2. *Search.* One box over all atlases at hand.
+3. *Maps.* A card an atlas: what its model is, and where the neurons of each relation lie.
+4. *Evidence.* What the experiments say, and what speaks against it.
+
+`?ratio=` is the ratio that effects are measured by: the paper's, or the replication's. Only the atlas in view
+stays open: of the others the page keeps `queries.overview`.
 """
 
 from functools import partial
 
-import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout, limits, links, resources
-from app.shared import evidence as sentences
-from app.shared.resources import ask
-from app.shared.words import NOT_MEASURED, escape, fact_name, formatted, percentage, plural, with_blank
+from app.home import example, findings
+from app.home.example import Seen
+from app.shared import address, layout, limits, links, resources
+from app.shared.words import escape, joined, plural
 from atlas import queries
-from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
-from atlas.charts import sharing as sharing_charts
 from atlas.errors import AtlasError
-from atlas.models import KNOWN_MODELS, is_ready
-from atlas.numbers import signed_percent
-from atlas.store.atlas import Atlas
+from atlas.models import HUB_MODELS, KNOWN_MODELS, title_of
+from atlas.store.atlas import Atlas, bundled
 
 
 def main() -> None:
     st.title("Knowledge Neuron Atlas", anchor=False)
     st.markdown(
-        "Which feed-forward neurons of a language model carry which fact, found by integrated gradients, "
-        "and what the model says when they are changed."
+        "Which few neurons of a language model carry which fact, and what it says when they are changed."
     )
     atlas = layout.current_atlas()
-    ways_in(atlas)
-    summary = ask(queries.atlas_summary, atlas)
-    lacks = show_atlas_summary(atlas, summary)
-    offer_experiment(atlas)
-    effects, facts = sentences.measured_effects(atlas)
-    effects = sentences.on_held_out(effects)
-    if not effects.empty:
-        with layout.errors_as_sentences():
-            headline(atlas, effects, facts)
-    pictures(atlas, summary, effects, lacks)
+    seen, broken = overviews()
+    example.show_example(atlas, seen)
+    search_box(atlas)
+    show_maps(seen, broken)
+    findings.show_findings(atlas, seen)
 
 
-# Ways in ---------------------------------------------------------------------------------------------
+def overviews() -> tuple[dict[str, Seen], dict[str, AtlasError]]:
+    """The atlases at hand by id, and what is wrong with those that cannot be opened.
+
+    The bundled ones come first, of real models before those of toys, those of more facts first.
+    """
+    seen: dict[str, Seen] = {}
+    broken: dict[str, AtlasError] = {}
+    for atlas_id, folder in resources.atlases().items():
+        try:
+            seen[atlas_id] = resources.glance(folder, queries.overview)
+        except AtlasError as error:
+            broken[atlas_id] = error
+
+    own = bundled()
+
+    def place(atlas_id: str) -> tuple[bool, bool, int]:
+        manifest, overview = seen[atlas_id]
+        known = (KNOWN_MODELS | HUB_MODELS).get(manifest.model.name)
+        return atlas_id not in own, known is not None and known.is_toy, -overview.n_facts
+
+    return {atlas_id: seen[atlas_id] for atlas_id in sorted(seen, key=place)}, broken
 
 
-def ways_in(atlas: Atlas) -> None:
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
-    with left.form("ask", border=False):
+# Search ----------------------------------------------------------------------------------------------
+
+
+def search_box(atlas: Atlas) -> None:
+    left, right = st.columns([5, 1], vertical_alignment="bottom")
+    with left.form("search", border=False):
         box, button = st.columns([5, 1], vertical_alignment="bottom")
         text = box.text_input(
-            "Search all facts",
-            placeholder="Azerbaijan, capital, Baku …",
+            "Search facts and neurons of all atlases",
+            placeholder="Azerbaijan, capital, Paris, L9.N2141 …",
             max_chars=limits.current().search_length,
         )
         if button.form_submit_button("Search", icon=":material/search:", width="stretch"):
@@ -63,210 +82,53 @@ def ways_in(atlas: Atlas) -> None:
             st.switch_page(links.FACT, query_params=links.here(fact=fact_id))
 
 
-# The atlas -------------------------------------------------------------------------------------------
+# Maps ------------------------------------------------------------------------------------------------
 
 
-def show_atlas_summary(atlas: Atlas, summary: queries.Summary) -> frozenset[str]:
-    """Model, data set and numbers; returns what the atlas lacks."""
-    model, dataset = atlas.manifest.model, atlas.manifest.dataset
-    st.subheader(f"{escape(model.name)} × {escape(dataset.id)}", anchor=False)
-    if model.name in KNOWN_MODELS:
-        st.caption(escape(KNOWN_MODELS[model.name].description))
-    lacks = layout.say_unmeasured(atlas, "known", "probabilities", "scores", "effects", "tokens")
-    shape, share, known = "in all", NOT_MEASURED, "rank 1 on most prompts"
-    if model.n_layers and model.n_neurons:
-        shape = f"of {model.n_layers} × {model.n_neurons:,} in all"
-    if summary.n_known is not None and summary.n_facts:
-        share = f"{summary.n_known / summary.n_facts:.0%}"
-        known = f"{summary.n_known:,} facts: rank 1 on most prompts"
-    layout.number_boxes(
-        {
-            "Facts": (f"{summary.n_facts:,}", f"of {plural(summary.n_relations, 'relation')}"),
-            "The model knows": (share, known),
-            "Neurons per fact": (formatted(summary.mean_neurons, ".1f"), "mean, after refinement"),
-            "Different neurons": (f"{summary.n_neurons:,}", shape),
-            "Converged": (percentage(summary.converged_share, 1), "integrals within tolerance"),
-        }
-    )
-    return lacks
-
-
-# A first experiment ----------------------------------------------------------------------------------
-
-
-def offer_experiment(atlas: Atlas) -> None:
-    """A fact with a clear effect, and a button that opens the Lab with everything chosen."""
-    fact = ask(queries.telling_fact, atlas)
-    if fact is None:
-        return
-    model = atlas.manifest.model.name
-    ready = is_ready(model)
-    with st.container(border=True):
-        st.markdown("##### :material/science: A first experiment")
-        st.markdown(introduce_experiment(fact, model))
-        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-            allowed = ready or can_be_fetched(model)
-            if allowed and st.button("Suppress them in the Lab", type="primary", icon=":material/science:"):
-                st.switch_page(links.LAB, query_params=links.here(fact=fact["fact_id"], run=1))
-            links.fact_link(fact["fact_id"], "See the fact first")
-        if not ready:
-            offer_another_model(atlas, model)
-
-
-def introduce_experiment(fact: dict, model: str) -> str:
-    """What the model predicts, and what the atlas measured without the fact's neurons."""
-    prompt = f"“{escape(with_blank(fact['text']))}”" if fact["text"] else escape(fact["subject"])
-    # Only of a known fact is it true that the model says the answer.
-    says, subject = (f"{escape(model)} says", "it") if fact["known"] else ("the answer is", escape(model))
-    neurons = f"its {fact['n_neurons']} knowledge neurons" if fact["n_neurons"] > 1 else "its one neuron"
-    text = f"{prompt}: {says} **{escape(fact['object'])}**. What does {subject} say without {neurons}?"
-    before, after, random = fact["before"], fact["after"], fact["random"]
-    if before is None or after is None:
-        return text
-    beside = "" if random is None else f"; with as many random neurons suppressed it is {random:.2f}"
-    return (
-        f"{text} In the atlas, suppressing them takes the answer's probability from **{before:.2f}** to "
-        f"**{after:.2f}**{beside}. Try it on the live model."
+def show_maps(seen: dict[str, Seen], broken: dict[str, AtlasError]) -> None:
+    """A card an atlas, in rows."""
+    st.subheader("The maps", anchor=False)
+    for place, (atlas_id, each) in zip(layout.cards(len(seen)), seen.items(), strict=True):
+        with place.container(border=True, height="stretch", gap="small"):
+            show_map(atlas_id, each)
+    for error in broken.values():
+        st.error(escape(layout.error_text(error)))
+    st.caption(
+        "A row is a relation, a column a layer; the stronger its colour, the more of the relation's neurons "
+        "lie there. Click a cell for them."
     )
 
 
-def can_be_fetched(model: str) -> bool:
-    """Whether a visitor may have the Lab fetch this model, and it can be fetched from somewhere."""
-    return model in KNOWN_MODELS and limits.current().may_download(model)
-
-
-def offer_another_model(atlas: Atlas, model: str) -> None:
-    """Where the atlas's model is not on this machine: what the Lab does, and an atlas whose model is here."""
-    if can_be_fetched(model):
-        size = f"{KNOWN_MODELS[model].download_mb} MB"
-        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."
-    else:
-        text = f"The model {model} is not on this machine, so the Lab cannot run it."
-    st.caption(escape(text))
-    for atlas_id, folder in resources.atlases().items():
-        try:
-            # `glance` is cheap: open only an atlas whose model is here.
-            if not is_ready(resources.glance(folder)[0].model.name):
-                continue
-            other = resources.opened(folder)
-            fact = ask(queries.telling_fact, other)
-        except AtlasError:
-            continue
-        if other.path != atlas.path and fact is not None:
-            name = fact_name(fact["subject"], fact["object"])
-            st.page_link(
-                links.LAB,
-                label=escape(f"Try {name} in {other.manifest.model.name}, which is on this machine"),
-                icon=":material/science:",
-                query_params={"atlas": atlas_id, "fact": fact["fact_id"], "run": "1"},
-            )
-            return
-
-
-# Effects ---------------------------------------------------------------------------------------------
-
-
-def headline(atlas: Atlas, effects: pd.DataFrame, facts: str) -> None:
-    """Suppressing and amplifying beside four controls, with intervals, in a picture and in words."""
-    st.subheader("What changing a fact's neurons does", anchor=False)
-    left, right = st.columns([3, 2], gap="medium")
-    with right:
-        ratio = sentences.choose_ratio(effects)
-        for intervention in effect_charts.INTERVENTION_NAMES:
-            st.markdown(sentences.verdict(effects, intervention, ratio=ratio))
-    with left:
-        chart = partial(effect_charts.effect_intervals, effects, ratio=ratio)
-        layout.draw_chart(chart, "Effects beside their controls")
-    n_relations = effects.loc[effects["group"] == "own", "n_relations"].max()
-    sentences.note(
-        f"Mean over {plural(n_relations, 'relation')}, with 95 % intervals: "
-        f"{sentences.sample_size(effects, facts)}, on {sentences.templates_asked(atlas)}. "
-        f"{sentences.RATIO_DEFINITIONS[ratio]} {sentences.describe_groups(effects)}"
+def show_map(atlas_id: str, seen: Seen) -> None:
+    manifest, overview = seen
+    model = manifest.model
+    title = f"{title_of(model.name)} × {manifest.dataset.id}"
+    st.markdown(f"**{escape(title)}**")
+    known = (KNOWN_MODELS | HUB_MODELS).get(model.name)
+    if known is not None:
+        st.markdown(f"{'A toy' if known.is_toy else 'Real'}: {escape(known.in_short)}.")
+    address.draw_clickable(
+        partial(neuron_charts.relation_layers, overview.layers, n_layers=model.n_layers),
+        f"{title}: relations by layers, with the share of each relation's neurons",
+        key=f"map-{atlas_id}",
+        fields=["relation_id", "layer"],
+        act=partial(open_cell, atlas_id),
     )
+    facts = f"{plural(overview.n_facts, 'fact')} of {plural(overview.n_relations, 'relation')}"
+    n_known = "" if overview.n_known is None else f"{overview.n_known:,} known to it"
+    measured = "neurons only" if overview.effects.empty else "effects measured, with controls"
+    st.caption(escape(joined(facts, n_known, measured, atlas_id)))
+    with st.container(horizontal=True, gap="medium"):
+        for label, icon, page in (
+            ("Facts", ":material/search:", links.SEARCH),
+            ("Relations", ":material/category:", links.RELATION),
+        ):
+            st.page_link(page, label=label, icon=icon, query_params=links.here(atlas=atlas_id))
 
 
-def effects_of_a_build(atlas: Atlas, effects: pd.DataFrame) -> None:
-    """What an atlas has before `python -m build evaluate`: two controls, no intervals; or nothing."""
-    if effects.empty:
-        layout.nothing(f"Effects of changing neurons: {NOT_MEASURED}.")
-        return
-    layout.draw_chart(partial(effect_charts.effect_bars, effects), "Effects beside their controls")
-    st.markdown(describe_suppression(effects))
-    st.caption(f"{sentences.TWO_CONTROLS} Known facts, on {sentences.templates_asked(atlas)}.")
-
-
-def describe_suppression(effects: pd.DataFrame) -> str:
-    """What suppressing does, beside its controls, in a sentence."""
-    rows = effects[effects["intervention"] == "suppress"]
-    change = rows.set_index("group")["ratio_of_means"].dropna().map(signed_percent)
-    parts = {
-        "own": "Suppressing a fact's neurons changes the mean probability of its answer by **{}**",
-        "random": "suppressing as many random neurons by {}",
-        "unrelated": "on unrelated facts its own neurons change it by {}",
-    }
-    texts = [text.format(change[group]) for group, text in parts.items() if group in change]
-    return f"{'; '.join(texts)}." if "own" in change else ""
-
-
-# Pictures --------------------------------------------------------------------------------------------
-
-
-def pictures(atlas: Atlas, summary: queries.Summary, measured: pd.DataFrame, lacks: frozenset[str]) -> None:
-    """Layers, sharing and, where `headline` has not drawn them, effects."""
-    by_layer = ask(queries.layer_histogram, atlas)
-    of_a_build = measured.empty and "effects" not in lacks
-    layers, sharing, *effects = st.columns(3 if of_a_build else 2, gap="medium")
-    with layers:
-        address.draw_clickable(
-            partial(neuron_charts.layer_bars, by_layer),
-            "Share of pairs by layer",
-            key="layers",
-            fields=["layer"],
-            act=lambda layer: st.switch_page(links.SEARCH, query_params=links.here(layer=layer)),
-        )
-        st.markdown(describe_layers(by_layer))
-        st.caption("A pair is a fact and one of its neurons. Click a layer for the facts with neurons there.")
-    with sharing:
-        if summary.within is None or summary.across is None:
-            layout.nothing(f"Sharing between facts: {NOT_MEASURED}.")
-        else:
-            means = {
-                "relation": ("same relation", summary.within),
-                "unrelated": ("different relations", summary.across),
-            }
-            layout.draw_chart(partial(sharing_charts.sharing_bars, means), "Neurons two facts share")
-            st.markdown(describe_sharing(summary.within, summary.across))
-        icon = ":material/category:"
-        st.page_link(links.RELATION, label="Sharing by relation", icon=icon, query_params=links.here())
-    for place in effects:
-        with place:
-            effects_of_a_build(atlas, summary.effects)
-    exports.offer(
-        atlas.atlas_id,
-        layers=by_layer,
-        effects=summary.effects if measured.empty else measured,
-        relations=ask(queries.relations, atlas),
-    )
-
-
-def describe_layers(by_layer: pd.DataFrame) -> str:
-    """The fewest layers that hold half of the pairs, in a sentence."""
-    rows = by_layer.sort_values("pair_share", ascending=False)
-    if rows["pair_share"].isna().all():
-        return "No fact has knowledge neurons."
-    top = rows.head(int((rows["pair_share"].cumsum() < 0.5).sum()) + 1)
-    *layers, last = sorted(top["layer"].astype(int))
-    share = f"{top['pair_share'].sum():.0%} of the pairs"
-    if not layers:
-        return f"**Layer {last}** of {len(rows)} holds {share}."
-    return f"**Layers {', '.join(map(str, layers))} and {last}** of {len(rows)} hold {share}."
-
-
-def describe_sharing(within: float, across: float) -> str:
-    if across <= 0 or within <= 0:
-        return f"Two facts share **{within:.2f}** neurons within a relation, {across:.2f} across two."
-    times = f"**{within / across:.1f} times**"
-    return f"Two facts of one relation share {times} as many neurons as two of different relations."
+def open_cell(atlas_id: str, relation_id: str, layer: str) -> None:
+    parameters = links.here(atlas=atlas_id, relation=relation_id, layer=layer)
+    st.switch_page(links.RELATION, query_params=parameters)
 
 
 main()

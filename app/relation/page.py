@@ -99,13 +99,13 @@ def show_layers(atlas: Atlas) -> None:
         layout.nothing("No fact has knowledge neurons.")
         return
     address.draw_clickable(
-        partial(sharing_charts.relation_layers, layers, n_layers=atlas.manifest.model.n_layers),
+        partial(neuron_charts.relation_layers, layers, n_layers=atlas.manifest.model.n_layers, named=True),
         "Where the neurons of each relation lie, by layer",
         key="layers",
         fields=["relation_id", "layer"],
         act=lambda relation_id, layer: address.set_in_url(relation=relation_id, layer=layer),
     )
-    st.caption("Click a cell for its relation and layer.")
+    st.caption("The stronger a cell, the more of the relation's neurons lie there. Click one for them.")
 
 
 def show_overlap(atlas: Atlas, relations: pd.DataFrame, overlap: pd.DataFrame) -> None:

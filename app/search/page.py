@@ -1,4 +1,9 @@
-"""Search: one box over subjects, objects, relations and prompts, with filters; the URL holds them all."""
+"""Search: one box over facts and neurons, with filters of facts; the URL holds them all.
+
+1. *Facts* of the atlas in view, in pages.
+2. *Neurons* of the atlas in view: by name, label, and the tokens that they push.
+3. *Other atlases*: the first of both in each, and a link to all.
+"""
 
 import time
 from collections.abc import Sequence
@@ -8,14 +13,27 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.shared import address, exports, layout, limits, links
+from app.shared import address, exports, layout, limits, links, resources
 from app.shared.resources import ask
-from app.shared.words import NOT_MEASURED, about_fact, escape, plural, with_blank
+from app.shared.words import (
+    NOT_MEASURED,
+    about_fact,
+    escape,
+    fact_name,
+    is_missing,
+    joined,
+    plural,
+    promotes,
+    with_blank,
+)
 from atlas import queries
 from atlas.charts import sharing as sharing_charts
+from atlas.models import title_of
+from atlas.neuron import Neuron
 from atlas.queries import search
 from atlas.store.atlas import Atlas
 
+NEURONS_SHOWN, TOKENS_SHOWN, FACTS_OF_OTHERS = 6, 4, 3
 KNOWN = {"known": True, "not known": False}
 ORDER_LABELS = {
     "subject": "subject, A to Z",
@@ -34,11 +52,11 @@ def main() -> None:
 
     # Choose
     text = address.text_box(
-        "Search subjects, objects, relations and prompts",
+        "Search facts and neurons",
         "q",
         longest=limits.current().search_length,
         type="search",
-        placeholder='Azerbaijan, "New York", capital',
+        placeholder='Azerbaijan, "New York", capital, L9.N2141',
     )
     by_relation, *others = st.columns(4)
     relations = ask(queries.relations, atlas)
@@ -54,21 +72,25 @@ def main() -> None:
     with by_relation:
         choose_relation(relations, hits)
     show_corrections(text, hits)
-    if not hits.total:
-        st.caption(f"0 facts · {milliseconds:.0f} ms")
-        nothing_found(hits)
-        return
     left, right = st.columns([2, 1], gap="medium")
     with left:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"{plural(hits.total, 'fact')} · {milliseconds:.0f} ms")
-            export(atlas, text, filters, hits)
-        if hits.rows.empty:
+            if hits.total:
+                export(atlas, text, filters, hits)
+        if not hits.total:
+            nothing_found(hits)
+        elif hits.rows.empty:
             layout.nothing("The list has fewer pages. Choose one below.")
         show_hits(atlas, text, hits)
         address.draw_page_numbers(hits.total)
     with right:
-        draw_relations(hits.by_relation, filters["relation"])
+        meant = " ".join(hits.instead.get(word, (word,))[0] for word in search.search_words(text))
+        show_neurons(search.neurons_matching(atlas, meant, limit=NEURONS_SHOWN))
+        if hits.total:
+            draw_relations(hits.by_relation, filters["relation"])
+    if text:
+        show_other_atlases(atlas, text)
 
 
 # Choose ----------------------------------------------------------------------------------------------
@@ -154,6 +176,47 @@ def show_hits(atlas: Atlas, text: str, hits: search.Hits) -> None:
         return about_fact(row) + (f" · “{with_blank(prompt)}”" if prompt else "")
 
     layout.fact_rows(hits.rows, notes=about)
+
+
+def show_neurons(hits: search.NeuronHits, atlas_id: str | None = None) -> None:
+    """Links to the neurons with what they push; of the atlas in view unless another is named."""
+    if not hits.total:
+        return
+    st.markdown(f"**{plural(hits.total, 'neuron')}**")
+    for row in hits.rows.itertuples(index=False):
+        name = str(Neuron(int(row.layer), int(row.neuron)))
+        label = name if is_missing(row.label) else f"{row.label} ({name})"
+        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
+            links.text_link(links.NEURON, label, neuron=name, atlas=atlas_id)
+            st.caption(escape(joined(promotes(row.promoted, TOKENS_SHOWN), plural(row.n_facts, "fact"))))
+
+
+def show_other_atlases(atlas: Atlas, text: str) -> None:
+    """The first facts and neurons of each other atlas, beside each other, with links into it."""
+    others = {name: folder for name, folder in resources.atlases().items() if folder.resolve() != atlas.path}
+    if not others:
+        return
+    st.subheader("In other atlases", anchor=False)
+    for place, (atlas_id, folder) in zip(layout.cards(len(others)), others.items(), strict=True):
+        with place, layout.errors_as_sentences():
+            show_other_atlas(atlas_id, resources.opened(folder), text)
+
+
+def show_other_atlas(atlas_id: str, other: Atlas, text: str) -> None:
+    facts = ask(search.facts_matching, other, text, limit=FACTS_OF_OTHERS)
+    neurons = ask(search.neurons_matching, other, text, limit=FACTS_OF_OTHERS)
+    model, dataset = other.manifest.model, other.manifest.dataset
+    st.markdown(f"**{escape(title_of(model.name))} × {escape(dataset.id)}**")
+    if not facts.total and not neurons.total:
+        st.caption("Nothing is called so.")
+    if facts.total:
+        links.text_link(links.SEARCH, f"All {plural(facts.total, 'fact')}", atlas=atlas_id, q=text)
+    for row in facts.rows.itertuples(index=False):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xxsmall"):
+            name = fact_name(row.subject, row.object)
+            links.text_link(links.FACT, name, fact=row.fact_id, atlas=atlas_id)
+            st.caption(escape(about_fact(row)))
+    show_neurons(neurons, atlas_id)
 
 
 def draw_relations(by_relation: pd.DataFrame, relation: str | None) -> None:

@@ -100,6 +100,7 @@ def draw_clickable(
     `key` has to name what `act` changes, so that the chart starts without a selection afterwards. A click is
     as trusted as a URL: `act` writes it there, and the page validates what it reads.
     """
+    key = f"chart-{key}"  # `layout.PAGE_STYLE` leaves room for it
     st.altair_chart(
         resources.KeptChart(make, *fields),
         width="stretch",

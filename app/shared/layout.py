@@ -162,7 +162,14 @@ def show_shortcuts() -> None:
 
 def draw_chart(make: partial, alternative: str) -> None:
     """The chart that `make()` gives, as wide as its place; `alternative` is its text for screen readers."""
-    st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative)
+    key = f"chart-{alternative}"  # `PAGE_STYLE` leaves room for it
+    st.altair_chart(resources.KeptChart(make), width="stretch", alt=alternative, key=key)
+
+
+def cards(n: int, in_a_row: int = 3) -> Iterator[Any]:
+    """`n` places side by side, in rows."""
+    for first in range(0, n, in_a_row):
+        yield from st.columns(in_a_row)[: n - first]
 
 
 def columns(widths: Mapping[str, int]) -> dict[str, Any]:

@@ -44,8 +44,9 @@ LAB_VERBS = {
 
 
 def here(**parameters: Any) -> dict[str, str]:
-    """Query parameters of a link inside the atlas in view; None and "" are left out."""
-    wanted = {"atlas": st.session_state.get("atlas_id"), **parameters}
+    """Query parameters of a link inside the atlas in view, or another `atlas`; None and "" are left out."""
+    atlas_id = parameters.pop("atlas", None) or st.session_state.get("atlas_id")
+    wanted = {"atlas": atlas_id, **parameters}
     return {name: str(value) for name, value in wanted.items() if value not in (None, "")}
 
 

@@ -27,7 +27,6 @@ import streamlit as st
 
 from app.shared import limits
 from app.shared.words import escape
-from atlas import queries
 from atlas.charts import look
 from atlas.errors import AtlasError
 from atlas.models import fetch_model, locate
@@ -113,18 +112,18 @@ def _opened(folder: str, version: int) -> Atlas:
     return atlas
 
 
-def glance(folder: Path) -> tuple[Manifest, queries.Summary]:
-    """An atlas's manifest and numbers; raises `StoreError` when it is broken.
+def glance(folder: Path, query: Callable[[Atlas], _T]) -> tuple[Manifest, _T]:
+    """An atlas's manifest and the answer of a query; raises `StoreError` when it is broken.
 
     No table stays in memory, so that a list of atlases is cheap.
     """
-    return _glance(str(folder), _version(folder))
+    return _glance(str(folder), _version(folder), query.__name__, query)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _glance(folder: str, version: int) -> tuple[Manifest, queries.Summary]:
+def _glance(folder: str, version: int, name: str, _query: Callable[[Atlas], _T]) -> tuple[Manifest, _T]:
     with open_atlas(folder) as atlas:
-        return atlas.manifest, queries.atlas_summary(atlas)
+        return atlas.manifest, _query(atlas)
 
 
 def _version(folder: Path) -> int:

@@ -19,14 +19,14 @@ from app.shared.resources import ask
 from app.shared.words import about_fact, fact_name, is_missing, joined, plural, promotes, relation_name
 from atlas import queries
 from atlas.errors import AtlasError, QueryError
-from atlas.models import KNOWN_MODELS
+from atlas.models import title_of
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas
 
 # By the page's path, while its address names nothing that the atlas has.
 PAGES = {
     "": ("Knowledge Neuron Atlas", "Which neurons of a language model carry a fact, and what they do."),
-    "search": ("Search", "Facts by subject, object, relation and prompt."),
+    "search": ("Search", "Facts and neurons of all atlases, by what they are called."),
     "fact": ("Fact", "What the model says, where a fact's neurons lie, and what they do."),
     "relation": ("Relations", "The relations of an atlas, and the neurons that their facts share."),
     "neuron": ("Neuron", "The facts of a neuron, what it promotes, and what activates it."),
@@ -47,8 +47,7 @@ def describe(page: str, parameters: Mapping[str, str]) -> tuple[str, str]:
     title, about = PAGES[page]
     with suppress(AtlasError):
         atlas = layout.atlas_named(parameters.get("atlas"))
-        model = atlas.manifest.model.name
-        model = KNOWN_MODELS[model].title if model in KNOWN_MODELS else model
+        model = title_of(atlas.manifest.model.name)
         with suppress(AtlasError):
             longest = limits.current().search_length
             ids = {name: text[:longest] for name, text in parameters.items() if text}

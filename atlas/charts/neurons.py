@@ -105,6 +105,41 @@ def lens_lines(layers: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(bars, *line, data=rows, title="After each layer", height=TALL)
 
 
+def relation_layers(layers: pd.DataFrame, *, n_layers: int | None, named: bool = False) -> alt.Chart:
+    """Relations down, layers across, stronger where more of a relation's neurons lie.
+
+    layers: as `queries.layers_by_relation`. Small, or with a row for each relation's name.
+    """
+    rows = layers.assign(what=layers["label"].fillna(layers["relation_id"]))
+    n_layers = n_layers or int(rows["layer"].max()) + 1
+    row = alt.Y(
+        "relation_id:N", title="Relation", sort=None, axis=alt.Axis(labels=False, ticks=False, domain=False)
+    )
+    if named:
+        row = alt.Y("what:N", title=None, sort=None, axis=label_axis(140, labelFlush=False))
+    return (
+        alt.Chart(rows, title="Where its neurons lie")
+        .mark_rect(color=colour("own"))
+        .encode(
+            x=alt.X(
+                "layer:O",
+                title="Layer",
+                scale=alt.Scale(domain=list(range(n_layers))),
+                axis=alt.Axis(labelAngle=0, labelOverlap="parity", ticks=False, domain=False),
+            ),
+            y=row,
+            opacity=alt.Opacity("pair_share:Q", scale=alt.Scale(type="sqrt", range=[0, 1]), legend=None),
+            tooltip=tooltip(
+                ("what:N", "Relation"),
+                ("layer:O", "Layer"),
+                ("pair_share:Q", "Share of the relation's (fact, neuron) pairs", ".1%"),
+                ("n_pairs:Q", "Pairs", ","),
+            ),
+        )
+        .properties(height=18 * rows["what"].nunique() if named else SMALL)
+    )
+
+
 # Scores ----------------------------------------------------------------------------------------------
 
 

@@ -44,41 +44,6 @@ def sharing_bars(means: Mapping[str, tuple[str, float | None]]) -> alt.LayerChar
     return alt.layer(*layers, data=rows, title="Neurons that two facts share", height=44 * len(rows))
 
 
-def relation_layers(layers: pd.DataFrame, *, n_layers: int | None = None) -> alt.Chart:
-    """Relations down, layers across, colour for the share of a relation's neurons that lie there.
-
-    layers: as `queries.layers_by_relation`.
-    """
-    n_layers = n_layers or int(layers["layer"].max()) + 1
-    rows = layers.assign(relation=layers["label"].fillna(layers["relation_id"]))
-    return (
-        alt.Chart(rows, title="Where the neurons of each relation lie")
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "layer:O",
-                title="Layer",
-                scale=alt.Scale(domain=list(range(n_layers))),
-                axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
-            ),
-            y=alt.Y("relation:N", title=None, axis=label_axis(140, labelFlush=False)),
-            color=alt.Color(
-                "pair_share:Q",
-                title="Share of the relation's neurons",
-                scale=alt.Scale(scheme="viridis"),
-                legend=alt.Legend(orient="bottom", gradientLength=150, format=".0%"),
-            ),
-            tooltip=tooltip(
-                ("relation:N", "Relation"),
-                ("layer:O", "Layer"),
-                ("pair_share:Q", "Share of its (fact, neuron) pairs", ".1%"),
-                ("n_pairs:Q", "Pairs", ","),
-            ),
-        )
-        .properties(height=18 * rows["relation"].nunique())
-    )
-
-
 def sharing_histogram(sharing: pd.DataFrame, n_facts: int) -> alt.LayerChart:
     """How many neurons are had by 1, 2, 3 to 4, 5 to 8 … of a relation's facts.
 

@@ -8,17 +8,20 @@ from atlas.models.folder import LocatedModel, same_model, weights_sha256
 from atlas.models.known import (
     CACHE_VARIABLE,
     HUB_MB,
+    HUB_MODELS,
     KNOWN_MODELS,
     POCKET_BERT,
     SMOLLM2,
     KnownModel,
     cache_folder,
+    title_of,
 )
 from atlas.models.location import fetch_model, is_ready, locate, may_be_on_hub
 
 __all__ = [
     "CACHE_VARIABLE",
     "HUB_MB",
+    "HUB_MODELS",
     "KNOWN_MODELS",
     "POCKET_BERT",
     "SMOLLM2",
@@ -30,5 +33,6 @@ __all__ = [
     "locate",
     "may_be_on_hub",
     "same_model",
+    "title_of",
     "weights_sha256",
 ]

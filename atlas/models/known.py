@@ -1,4 +1,4 @@
-"""The models that need no hub, and the folder where fetched models are kept."""
+"""The models that need no hub, those of bundled atlases, and the folder where fetched models are kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ CACHE_VARIABLE = "KNOWLEDGE_NEURON_ATLAS_CACHE"
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that needs no hub. Sizes let a plan be made before the weights are there."""
+    """A model that the project can speak of. Sizes let a plan be made before the weights are there."""
 
     name: str
     title: str  # as its authors write it
+    is_toy: bool  # made for this project, to show effects
+    in_short: str  # what it is, and what its atlas is good for
     kind: str  # "masked" or "causal"
     n_layers: int
     n_neurons: int  # of one layer
@@ -37,6 +39,8 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         KnownModel(
             name=POCKET_BERT,
             title="pocket-bert",
+            is_toy=True,
+            in_short="trained from scratch on these facts only, so that a change takes a second",
             kind="masked",
             n_layers=3,
             n_neurons=2048,
@@ -49,6 +53,8 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         KnownModel(
             name=SMOLLM2,
             title="SmolLM2-135M",
+            is_toy=False,
+            in_short="a pretrained language model that writes on, small enough for a laptop",
             kind="causal",
             n_layers=30,
             n_neurons=1536,
@@ -61,8 +67,34 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     )
 }
 
-HUB_MB = {"bert-base-uncased": 440}
-"""Megabytes of weights, of models on the hub that a bundled atlas is of."""
+HUB_MODELS: dict[str, KnownModel] = {
+    model.name: model
+    for model in (
+        KnownModel(
+            name="bert-base-uncased",
+            title="BERT-base",
+            is_toy=False,
+            in_short="the pretrained model of the paper",
+            kind="masked",
+            n_layers=12,
+            n_neurons=3072,
+            description="BERT-base by Google, uncased, from the model hub.",
+            licence="Apache-2.0",
+            download_mb=440,
+            disk_mb=440,
+        ),
+    )
+}
+"""Models on the hub that a bundled atlas is of."""
+
+HUB_MB = {name: model.download_mb for name, model in HUB_MODELS.items()}
+
+
+def title_of(name: str) -> str:
+    """A model's name as its authors write it, where it is known."""
+    model = (KNOWN_MODELS | HUB_MODELS).get(name)
+    return name if model is None else model.title
+
 
 KNOWN_NAMES = " or ".join(KNOWN_MODELS)
 WITHOUT_HUB = (

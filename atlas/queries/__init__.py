@@ -22,6 +22,7 @@ from atlas.queries.facts import (
     rethreshold,
     scores_by_prompt,
     telling_fact,
+    telling_text,
 )
 from atlas.queries.neurons import (
     activating_prompts_of_neuron,
@@ -35,11 +36,13 @@ from atlas.queries.neurons import (
 from atlas.queries.search import Hits, facts_matching
 from atlas.queries.sharing import relation_neurons, relation_overlap, uncommon_neurons
 from atlas.queries.summary import (
+    Overview,
     Summary,
     atlas_summary,
     effect_summary,
     layer_histogram,
     layers_by_relation,
+    overview,
     relations,
     unmeasured,
 )
@@ -47,6 +50,7 @@ from atlas.queries.writing import generations_of_fact, lens_of_fact
 
 __all__ = [
     "Hits",
+    "Overview",
     "Summary",
     "activating_prompts_of_neuron",
     "activations_of_neuron",
@@ -69,6 +73,7 @@ __all__ = [
     "neuron",
     "neurons_named",
     "neurons_of_fact",
+    "overview",
     "prompts_of_fact",
     "random_fact",
     "relation_neurons",
@@ -77,6 +82,7 @@ __all__ = [
     "rethreshold",
     "scores_by_prompt",
     "telling_fact",
+    "telling_text",
     "uncommon_neurons",
     "unmeasured",
 ]

@@ -116,6 +116,32 @@ def example_facts(atlas: Atlas, *, limit: int = 3) -> pd.DataFrame:
     )
 
 
+def telling_text(atlas: Atlas) -> dict[str, Any] | None:
+    """A known fact whose answer the model writes, but not without its neurons: what the atlas stored.
+
+    Preferred is one whose text stays the same without as many random neurons; then the prompt that the model
+    is surest of. None where no such text was generated. Columns: fact_id, subject, object, n_neurons (that
+    were suppressed), prompt (with [Y] for the answer), unchanged, own, random (texts after the prompt;
+    random is null where there was no control).
+    """
+    return atlas.query_one(
+        """
+        WITH written AS (
+            SELECT fact_id, template_id, max(n_neurons) FILTER ("group" = 'own') AS n_neurons,
+                   max(text) FILTER ("group" = 'unchanged') AS unchanged,
+                   max(text) FILTER ("group" = 'own') AS own, max(text) FILTER ("group" = 'random') AS random
+            FROM generations WHERE prompt_fact_id = fact_id GROUP BY fact_id, template_id
+        )
+        SELECT w.fact_id, f.subject, f.object, w.n_neurons, p.text AS prompt, w.unchanged, w.own, w.random
+        FROM written AS w JOIN facts AS f ON f.fact_id = w.fact_id
+        JOIN prompts AS p ON p.fact_id = w.fact_id AND p.template_id = w.template_id
+        WHERE f.known AND starts_with(lower(trim(w.unchanged)), lower(f.object))
+          AND NOT starts_with(lower(trim(w.own)), lower(f.object))
+        ORDER BY w.random IS NOT DISTINCT FROM w.unchanged DESC, p.probability DESC, w.fact_id LIMIT 1
+        """
+    )
+
+
 # One fact --------------------------------------------------------------------------------------------
 
 

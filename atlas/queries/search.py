@@ -1,26 +1,33 @@
-"""Search over subjects, objects, relations and prompts that ignores case and accents and corrects typos.
+"""Search over facts and neurons that ignores case and accents and, of facts, corrects typos.
 
     hits = facts_matching(a, "capital azerbajan")
     hits.total, hits.rows                     # how many facts, and one page of them
     hits.by_relation                          # how many each relation has
     hits.instead                              # {"azerbajan": ("azerbaijan",)}: no fact has the word as typed
+    neurons_matching(a, "paris").rows         # those that push it, or whose label has it; or "L9.N2141"
 
-1. *Documents.* Once per atlas: each fact's names, relation and prompts, without case and accents.
+1. *Documents.* Once per atlas: each fact's names, relation and prompts, without case and accents; and all
+   words of both, by which a search reads the prompts only where they have the word.
 2. *Exact.* A fact matches when every word typed occurs in its document, also inside a longer word.
 3. *Near.* Only when no fact has all words: words that the atlas lacks also match the nearest words that it
    has (Damerau-Levenshtein: letters missing, added, wrong or swapped). Exact matches and guesses are not
    mixed: where there are exact matches, guesses are offered as `similar`.
+4. *Neurons.* By their name, by their label, and by the tokens that they push where they fire for their facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from atlas.errors import QueryError
+from atlas.errors import AtlasError, QueryError
+from atlas.neuron import Neuron
+from atlas.queries.neurons import neuron
+from atlas.queries.sides import pushed
 from atlas.store.atlas import Atlas
 
 BEST = "best"
@@ -55,8 +62,11 @@ _COLUMNS = (
 _WORDS_MENDED = 8
 _NEAR_KEPT = 4
 _MOST_WORDS = 40
+# Shorter words are not in the vocabulary.
+_SHORTEST = 3
+_LETTERS = r"[\p{L}\p{N}]+"
 # The most hits that are kept between the two queries of a search.
-_FEW = 500
+_FEW = 2000
 
 
 @dataclass(frozen=True)
@@ -98,29 +108,69 @@ _DOCUMENTS_SOURCE = f"""
       ON k.fact_id = f.fact_id
 """
 
-# Words to correct typos with: of all names, and of one prompt for each template.
+# All words of three letters and more: of the names, and of the prompts without their subjects. They correct
+# typos, and say where a word can be found. A prompt is read whole where its template does not make it, or
+# puts letters beside the subject: its words are then others than those of both.
 # A name of several words is also there without its spaces: `newyork` means `new york`.
 _VOCABULARY = "search_vocabulary"
 _VOCABULARY_SOURCE = f"""
     WITH texts AS (
-        SELECT names AS text, 1 AS n FROM {_DOCUMENTS}
+        SELECT names AS text, 1 AS n, false AS in_prompts FROM {_DOCUMENTS}
         UNION ALL
-        SELECT {_folded("any_value(p.text)")}, count(*)
-        FROM fact_prompts AS p JOIN facts AS f ON f.fact_id = p.fact_id GROUP BY f.relation_id, p.template_id
+        SELECT {_folded("text")}, count(*), true
+        FROM (SELECT CASE WHEN p.text = replace(t.text, '[X]', f.subject)
+                          AND NOT regexp_matches(t.text, '{_LETTERS}\\[X\\]|\\[X\\]{_LETTERS}')
+                          THEN replace(t.text, '[X]', ' ') ELSE p.text END AS text
+              FROM fact_prompts AS p JOIN facts AS f ON f.fact_id = p.fact_id
+              LEFT JOIN templates AS t ON t.relation_id = f.relation_id AND t.template_id = p.template_id)
+        GROUP BY text
     ), entries AS (
-        SELECT unnest(regexp_extract_all(text, '[\\p{{L}}\\p{{N}}]+')) AS word, word AS text, n FROM texts
+        SELECT unnest(regexp_extract_all(text, '{_LETTERS}')) AS word, word AS text, n, in_prompts
+        FROM texts
         UNION ALL
-        SELECT replace(name, ' ', ''), name, 1
+        SELECT replace(name, ' ', ''), name, 1, false
         FROM (SELECT unnest([folded_subject, folded_object]) AS name FROM {_DOCUMENTS})
         WHERE contains(name, ' ') AND length(name) <= 40
     )
-    SELECT word, text, sum(n) AS n FROM entries WHERE length(word) >= 3 GROUP BY word, text
+    SELECT word, text, sum(n) AS n, bool_or(in_prompts) AS in_prompts
+    FROM entries WHERE length(word) >= {_SHORTEST} GROUP BY word, text
+"""
+_WORDS = "search_words"
+_WORDS_SOURCE = f"""
+    SELECT chr(10) || coalesce(string_agg(text, chr(10)), '') || chr(10) AS every,
+           coalesce(string_agg(text, chr(10)) FILTER (in_prompts), '') AS in_prompts
+    FROM {_VOCABULARY}
 """
 
 
 def _prepare(atlas: Atlas) -> None:
     atlas.prepare(_DOCUMENTS, _DOCUMENTS_SOURCE)
     atlas.prepare(_VOCABULARY, _VOCABULARY_SOURCE)
+    atlas.prepare(_WORDS, _WORDS_SOURCE)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The vocabulary, one word a line: `every` begins and ends with a line break."""
+
+    every: str
+    in_prompts: str
+
+    def has(self, word: str) -> bool:
+        return f"\n{word}\n" in self.every
+
+    def column(self, word: str) -> str | None:
+        """The column of the documents to look for a word in: only prompts' words are worth reading prompts.
+
+        None where no document has it.
+        """
+        if len(word) < _SHORTEST or not word.isalnum() or word in self.in_prompts:
+            return "document"
+        return "names" if word in self.every else None
+
+
+def _words_of(atlas: Atlas) -> _Words:
+    return _Words(**atlas.query_row(f"FROM {_WORDS}"))
 
 
 # 2. Exact --------------------------------------------------------------------------------------------
@@ -182,11 +232,15 @@ def _hits(
     Two queries, because planning is most of the cost, and planning one query for both takes longer. The
     second reads the rows that the first found, unless they are many.
     """
+    column = _words_of(atlas).column
+    terms = [[word for word in term if column(word)] for term in terms]
+    if not all(terms):
+        return Hits(0, pd.DataFrame(columns=_COLUMNS), pd.DataFrame(columns=["relation_id", "label", "n"]), 0)
     relation, known, layer = filters["relation"], filters["known"], filters["layer"]
     values: dict[str, Any] = {}
     for place, term in enumerate(terms):
         values |= {f"word{place}_{i}": word for i, word in enumerate(term)}
-    matching = _all_terms("document", terms)
+    matching = _all_terms(terms, column)
     kept = ["true"]
     if known is not None:
         kept.append("coalesce(known = $known, false)")
@@ -217,7 +271,7 @@ def _hits(
         values |= {"wanted": " ".join(term[0] for term in terms), "limit": limit, "offset": offset}
         rows = atlas.query(
             f"""
-            SELECT {", ".join(_COLUMNS[:-1])}, {_all_terms("names", terms)} AS {_COLUMNS[-1]}
+            SELECT {", ".join(_COLUMNS[:-1])}, {_all_terms(terms, lambda word: "names")} AS {_COLUMNS[-1]}
             FROM {_DOCUMENTS} WHERE {there} AND {" AND ".join(kept)}
             ORDER BY {SORTS[sort]}, {_PLACE}, folded_subject, relation_id, fact_id LIMIT $limit OFFSET $offset
             """,
@@ -231,10 +285,10 @@ def _hits(
     )
 
 
-def _all_terms(column: str, terms: Sequence[Sequence[str]]) -> str:
-    """SQL: of every term, one of its words is in the column."""
+def _all_terms(terms: Sequence[Sequence[str]], column: Callable[[str], str | None]) -> str:
+    """SQL: of every term, one of its words is in that word's column."""
     each = [
-        " OR ".join(f"contains({column}, $word{place}_{i})" for i in range(len(term)))
+        " OR ".join(f"contains({column(word)}, $word{place}_{i})" for i, word in enumerate(term))
         for place, term in enumerate(terms)
     ]
     return " AND ".join(f"({term})" for term in each) or "true"
@@ -277,14 +331,16 @@ def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ..
     if not asked:
         return {}
     _prepare(atlas)
-    folded = fold(atlas, asked)
+    folded, vocabulary = fold(atlas, asked), _words_of(atlas)
+    unknown = [word for word in folded if not vocabulary.has(word)]
+    if not unknown:
+        return {}
     found = atlas.query(
         f"""
         WITH asked AS (
             SELECT word, length(word) AS size,
                    CASE WHEN size < 4 THEN 0 WHEN size < 6 THEN 1 ELSE 2 END AS most
             FROM (SELECT unnest($words::VARCHAR[]) AS word)
-            WHERE word NOT IN (SELECT text FROM {_VOCABULARY})
         ), likely AS MATERIALIZED (
             -- The cheaper measure first: words below its bound differ in more than two letters.
             SELECT asked.*, v.word AS other, v.text, v.n,
@@ -296,7 +352,7 @@ def nearest_words(atlas: Atlas, words: Sequence[str]) -> dict[str, tuple[str, ..
         FROM likely WHERE distance <= most AND (distance < 2 OR likeness >= 0.85)
         ORDER BY word, distance, likeness DESC, n DESC, text
         """,
-        {"words": folded},
+        {"words": unknown},
     )
     near = {}
     for word, own in zip(asked, folded, strict=True):
@@ -322,3 +378,57 @@ def prompts_with(atlas: Atlas, fact_ids: Sequence[str], words: Sequence[str]) ->
         {"facts": list(fact_ids), "words": list(words)},
     )
     return dict(zip(found["fact_id"], found["text"], strict=True))
+
+
+# 4. Neurons ------------------------------------------------------------------------------------------
+
+_NEURONS = "search_neurons"
+_NEURONS_SOURCE = f"""
+    SELECT layer, neuron, label, n_facts, n_relations, promoted, {_folded("label")} AS folded_label,
+           chr(10) || array_to_string(
+               list_transform(promoted, lambda p: trim({_folded("p.token")}, ' #')), chr(10)
+           ) || chr(10) AS tokens
+    FROM (SELECT n.layer, n.neuron, n.label, n.n_facts, n.n_relations, {pushed("k.fires")}
+          FROM neurons AS n
+          LEFT JOIN (SELECT layer, neuron, avg(mean_activation) AS fires
+                     FROM knowledge_neurons GROUP BY layer, neuron) AS k
+            ON k.layer = n.layer AND k.neuron = n.neuron)
+"""
+
+
+@dataclass(frozen=True)
+class NeuronHits:
+    """How many neurons a search has, and the first of them."""
+
+    total: int
+    rows: pd.DataFrame
+
+
+def neurons_matching(atlas: Atlas, text: str, *, limit: int = 10) -> NeuronHits:
+    """The neuron that `text` names, or those of which every word is in the label or is a token they push.
+
+    Labels come first, then those that push the first word most, of them those of most facts. No neuron for a
+    text without words. `rows`: layer, neuron, label, n_facts, n_relations, promoted (as it acts on facts).
+    """
+    columns = ["layer", "neuron", "label", "n_facts", "n_relations", "promoted"]
+    with suppress(AtlasError):
+        named = Neuron.parse(text.strip().upper())
+        return NeuronHits(1, pd.DataFrame([neuron(atlas, named.layer, named.neuron)])[columns])
+    words = search_words(text)
+    if not words:
+        return NeuronHits(0, pd.DataFrame(columns=columns))
+    atlas.prepare(_NEURONS, _NEURONS_SOURCE)
+    values = {f"word{place}": word for place, word in enumerate(fold(atlas, words))}
+    each = " AND ".join(
+        f"(contains(folded_label, ${name}) OR contains(tokens, chr(10) || ${name} || chr(10)))"
+        for name in values
+    )
+    rows = atlas.query(
+        f"""
+        SELECT {", ".join(columns)}, count(*) OVER () AS total FROM {_NEURONS} WHERE {each}
+        ORDER BY coalesce(contains(folded_label, $word0), false) DESC,
+                 strpos(tokens, chr(10) || $word0 || chr(10)), n_facts DESC, layer, neuron LIMIT $limit
+        """,
+        values | {"limit": limit},
+    )
+    return NeuronHits(int(rows["total"].iloc[0]) if len(rows) else 0, rows[columns])

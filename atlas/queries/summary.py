@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from atlas.queries.evidence import NEURON_GROUPS
+from atlas.queries.evidence import NEURON_GROUPS, effects
+from atlas.queries.facts import telling_text
 from atlas.store.atlas import Atlas
 
 
@@ -52,17 +54,52 @@ def layer_histogram(atlas: Atlas, *, relation: str | None = None) -> pd.DataFram
 
 
 def layers_by_relation(atlas: Atlas) -> pd.DataFrame:
-    """How each relation's knowledge neurons spread over the layers that have any; one row a pair with some.
+    """Where each relation's neurons lie; relations of low layers first, layers without are absent.
 
     Columns: relation_id, label, layer, n_pairs ((fact, neuron) pairs), pair_share (of the relation's).
     """
     return atlas.query(
         """
-        SELECT k.relation_id, r.label, k.layer, count(*) AS n_pairs,
-               n_pairs / sum(n_pairs) OVER (PARTITION BY k.relation_id) AS pair_share
-        FROM knowledge_neurons AS k LEFT JOIN relations AS r USING (relation_id)
-        GROUP BY k.relation_id, r.label, k.layer ORDER BY k.relation_id, k.layer
+        SELECT k.relation_id, r.label, k.layer, k.n_pairs,
+               k.n_pairs / sum(k.n_pairs) OVER (PARTITION BY k.relation_id) AS pair_share
+        FROM (SELECT relation_id, layer, count(*) AS n_pairs FROM knowledge_neurons GROUP BY ALL) AS k
+        LEFT JOIN relations AS r ON r.relation_id = k.relation_id
+        ORDER BY sum(k.layer * k.n_pairs) OVER (PARTITION BY k.relation_id)
+                     / sum(k.n_pairs) OVER (PARTITION BY k.relation_id), k.relation_id, k.layer
         """
+    )
+
+
+@dataclass(frozen=True)
+class Overview:
+    """An atlas at a glance, for a page that shows several; None is "not measured".
+
+    `layers` is `layers_by_relation`; `effects` is `evidence.effects` of known facts; `text` is
+    `telling_text`.
+    """
+
+    n_facts: int
+    n_relations: int
+    n_known: int | None
+    layers: pd.DataFrame
+    effects: pd.DataFrame
+    text: dict[str, Any] | None
+
+
+def overview(atlas: Atlas) -> Overview:
+    """What an atlas holds, in one answer."""
+    row = atlas.query_row(
+        """
+        SELECT count(*) AS n_facts, count(DISTINCT relation_id) AS n_relations,
+               CASE WHEN count(known) > 0 THEN count_if(known) END AS n_known
+        FROM facts
+        """
+    )
+    return Overview(
+        **row,
+        layers=layers_by_relation(atlas),
+        effects=effects(atlas),
+        text=telling_text(atlas),
     )
 
 

@@ -130,7 +130,7 @@ def said_by(page) -> str:
 
 def test_a_search_leads_to_a_fact_to_a_neuron_and_to_a_relation(visit):
     page = visit("search")
-    page.get_by_label("Search subjects, objects, relations and prompts").fill("azerbaijan capital")
+    page.get_by_label("Search facts and neurons").fill("azerbaijan capital")
     page.keyboard.press("Enter")
     page.get_by_text("1 fact ·").wait_for()
     page.get_by_role("link", name="Azerbaijan → Baku").click()
@@ -208,7 +208,7 @@ def test_a_permalink_opens_the_same_page_in_a_new_session(visit):
     first = visit("search?q=capital&relation=P36&known=not+known&sort=subject")
     second = visit(first.url.partition("/")[2].partition("/")[2].partition("/")[2])
     for page in (first, second):
-        expect(page.get_by_label("Search subjects, objects, relations and prompts")).to_have_value("capital")
+        expect(page.get_by_label("Search facts and neurons")).to_have_value("capital")
     names = [page.get_by_role("link", name=re.compile("→")).all_inner_texts() for page in (first, second)]
     assert names[0] == names[1]
     assert names[0]

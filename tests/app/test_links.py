@@ -11,7 +11,7 @@ import pytest
 
 from app.shared.titles import PAGES, describe
 from tests.app import test_browser
-from tests.app.test_browser import PATIENCE, expect, follow, settled
+from tests.app.test_browser import ATLAS, PATIENCE, expect, follow, settled
 
 # The server that also writes titles into the HTML; its pages are those of `app/main.py`.
 ENTRY = "app/hosted.py"
@@ -160,8 +160,13 @@ def test_with_control_a_link_opens_a_tab_and_the_page_stays(visit, site):
     ("path", "do"),
     [
         ("", lambda page: page.get_by_role("button", name="Random fact").click()),
-        ("", lambda page: page.get_by_role("button", name="Suppress them in the Lab").click()),
-        ("", lambda page: page.get_by_label("Search all facts").press_sequentially("paris\n")),
+        ("", lambda page: page.get_by_role("button", name="Do it live").click()),
+        (
+            "",
+            lambda page: page.get_by_label("Search facts and neurons of all atlases").press_sequentially(
+                "paris\n"
+            ),
+        ),
         ("neuron", lambda page: page.get_by_label("A neuron, or a word").press_sequentially("L2.N23\n")),
         ("compare?kind=facts&a=P36%3Afrance", lambda page: page.get_by_text("Two neurons").click()),
         ("fact?fact=P36%3Afrance&t=0.5&p=0.3", lambda page: page.get_by_text("Back to the atlas's").click()),
@@ -178,6 +183,26 @@ def test_one_step_back_undoes_one_deed(visit, path, do):
     settled(page)
     page.go_back()
     arrive(page, here)
+
+
+SHIFTS = """() => new Promise(done => new PerformanceObserver(list => done(
+    list.getEntries().reduce((sum, each) => sum + each.value, 0)
+)).observe({type: 'layout-shift', buffered: true}) ?? setTimeout(() => done(0), 1000))"""
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("path", ["", "search?q=paris"])
+def test_a_page_keeps_still_while_it_loads(site, browser, path, width):
+    """The sum of all shifts, which Chromium reports as parts of the window times parts of its height."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{site}/{path}{'&' if '?' in path else '?'}atlas={ATLAS}")
+    page.get_by_role("link", name="Whole manifest").wait_for()  # the end of every page
+    settled(page)
+    page.wait_for_timeout(2_000)  # charts are drawn
+    assert page.evaluate(SHIFTS) <= 0.1
+    context.close()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from tests.app.pages import page, words
 BERT = "pararel-bert-base-uncased"
 FOLDER = bundled()[BERT]
 LACKS = {
-    "home": "whether the model knows a fact, the answers' probabilities, attribution scores, the effects of "
-    "changing neurons, what neurons promote",
     "fact": "whether the model knows a fact, the answers' probabilities, what it would say after each layer, "
     "attribution scores, the effects of changing neurons, what neurons promote",
     "relation": "whether the model knows a fact, the effects of changing neurons, what neurons promote, the "

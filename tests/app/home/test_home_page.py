@@ -1,148 +1,36 @@
-"""The Home page as a visitor meets it: what the atlas is, what changing neurons does, a first experiment."""
+"""The Home page as a visitor meets it: a text without its neurons, one search, the maps, the evidence."""
 
 import json
 
 import pytest
 
 from app.shared import links
-from app.shared.words import NOT_MEASURED
+from app.shared.words import plural
 from atlas import models, queries
 from atlas.charts.effects import GROUP_NAMES
+from atlas.models import HUB_MODELS, KNOWN_MODELS
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from tests.app.pages import labels, page, press, replace_tables, words
+from tests.app.pages import labels, only_atlas, page, press, replace_tables, words
 from tests.app.pages import links as page_links
 from tests.chart_clicks import chart, click_mark
-from tests.sample_atlas import OPTIONAL_TABLES
 
+DATA = store.DATA
 POCKET, SMOLLM = "starter-pocket-bert", "starter-smollm2-135m"
-FIRST = "Suppress them in the Lab"
-PICTURES = ("Share of pairs by layer", "Neurons two facts share", "Effects beside their controls")
+LIVE = "Do it live"
+EFFECTS = "Effects beside their controls"
 
 
-# What it is ------------------------------------------------------------------------------------------
+def map_of(title: str) -> str:
+    return f"{title}: relations by layers, with the share of each relation's neurons"
 
 
-@pytest.mark.parametrize("name", [POCKET, SMOLLM])
-def test_home_says_what_the_atlas_is_in_its_own_numbers(name):
-    app = page(atlas=name)
-    assert not app.error
-    text = words(app)
-    with Atlas(store.DATA / name) as atlas:
-        summary = queries.atlas_summary(atlas)
-        assert f"{atlas.manifest.model.name} × {atlas.manifest.dataset.id}" in text
-    assert f"{summary.n_facts:,}" in text
-    assert f"{summary.n_known:,} facts: rank 1 on most prompts" in text
-    assert f"{summary.n_known / summary.n_facts:.0%}" in text
-    assert f"{summary.n_neurons:,}" in text
-    for picture in PICTURES:
-        assert chart(app, picture).spec
-
-
-def test_the_sentence_under_each_picture_is_what_it_shows():
-    with Atlas(store.DATA / POCKET) as atlas:
-        summary, layers = queries.atlas_summary(atlas), queries.layer_histogram(atlas)
-    text = words(page(atlas=POCKET))
-    top = layers.loc[layers["pair_share"].idxmax()]
-    assert top["pair_share"] > 0.5
-    assert f"**Layer {int(top['layer'])}** of 3 holds {top['pair_share']:.0%} of the pairs." in text
-    assert f"**{summary.within / summary.across:.1f} times**" in text
-
-
-def test_the_fewest_layers_that_hold_half_are_named():
-    with Atlas(store.DATA / SMOLLM) as atlas:
-        layers = queries.layer_histogram(atlas).sort_values("pair_share", ascending=False)
-    held, named = 0.0, []
-    while held < 0.5:
-        held += layers["pair_share"].iloc[len(named)]
-        named.append(int(layers["layer"].iloc[len(named)]))
-    assert len(named) > 1
-    names = f"{', '.join(map(str, sorted(named)[:-1]))} and {max(named)}"
-    assert f"**Layers {names}** of 30 hold {held:.0%} of the pairs." in words(page(atlas=SMOLLM))
-
-
-def test_a_click_on_a_layer_searches_its_facts(only_sample, went_to):
-    app = click_mark(page(), PICTURES[0], layer=2)
-    assert not app.exception
-    assert went_to == [(links.SEARCH, {"atlas": "sample", "layer": "2"})]
-    assert page("search", layer="2").selectbox(key="choice-layer").value == "2"
-
-
-# What changing neurons does --------------------------------------------------------------------------
-
-SUPPRESSED = "Suppressing a fact's neurons changes the probability of its answer by **{}** (95 % interval "
-
-
-def own_of(rows, intervention: str):
-    return rows[(rows["intervention"] == intervention) & (rows["group"] == "own")].iloc[0]
-
-
-@pytest.mark.parametrize("ratio", ["paper", "replication"])
-def test_the_headline_is_the_mean_over_relations_with_its_interval(only_sample, ratio):
-    with Atlas(only_sample) as atlas:
-        rows = evidence.effects(atlas, templates="held-out")
-    app = page(**({} if ratio == "paper" else {"ratio": ratio}))
-    own = own_of(rows, "suppress")
-    text = words(app)
-    assert SUPPRESSED.format(signed_percent(own[f"{ratio}_change"])) in text
-    assert f"{signed_percent(own[f'{ratio}_low'])} to {signed_percent(own[f'{ratio}_high'])})" in text
-    assert (
-        f"Amplifying them changes it by **{signed_percent(own_of(rows, 'amplify')[f'{ratio}_change'])}**"
-        in text
-    )
-    assert f"{own['n_relations']} relations" in text
-    assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text
-    spec = json.loads(chart(app, "Effects beside their controls").spec)
-    names = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    assert names == [
-        *("Suppressed (×0)", *(f"suppressed, {group}" for group in GROUP_NAMES.values())),
-        *("Amplified (×2)", *(f"amplified, {group}" for group in GROUP_NAMES.values())),
-    ]
-    assert spec["layer"][0]["encoding"]["x"]["field"] == f"{ratio}_change"
-    ends = {
-        (part["encoding"]["x"]["field"], part["encoding"].get("x2", {}).get("field"))
-        for part in spec["layer"]
-    }
-    assert (f"{ratio}_low", f"{ratio}_high") in ends
-
-
-def test_an_amplification_that_does_not_raise_says_so():
-    """The bundled atlas says no to a part of the thesis, and Home says so."""
-    with Atlas(store.DATA / POCKET) as atlas:
-        own = own_of(evidence.effects(atlas, templates="held-out"), "amplify")
-    assert own["paper_high"] < 0
-    said = f"**Amplifying them does not raise it:** **{signed_percent(own['paper_change'])}**"
-    assert said in words(page(atlas=POCKET))
-
-
-def test_where_no_fact_is_known_the_headline_is_of_all_and_says_so(another_atlas):
-    folder = another_atlas()
-    with Atlas(folder) as whole:
-        rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
-    replace_tables(folder, effect_summaries=rows)
-    text = words(page())
-    own = own_of(
-        rows[(rows["facts"] == "all") & (rows["relation_id"] == "all") & (rows["templates"] == "held-out")],
-        "suppress",
-    )
-    assert SUPPRESSED.format(signed_percent(own["paper_change"])) in text
-    assert "facts (the model knows none of them)" in text
-
-
-def test_a_build_without_evaluation_shows_its_effects_without_intervals(another_atlas):
-    folder = another_atlas(leave_out=evidence.LOADED)
-    app = page()
-    with Atlas(folder) as atlas:
-        own = own_of(queries.atlas_summary(atlas).effects, "suppress")["ratio_of_means"]
-    assert own < -0.5
-    assert f"changes the mean probability of its answer by **−{abs(own):.0%}**" in words(app)
-    assert "95 % interval" not in words(app)
-    assert "ratio_of_means" in chart(app, "Effects beside their controls").spec
-
-
-# The first experiment --------------------------------------------------------------------------------
+@pytest.fixture
+def only_pocket(monkeypatch):
+    """A real atlas of a masked model that is here: it has no texts."""
+    only_atlas(monkeypatch, DATA / POCKET)
 
 
 @pytest.fixture
@@ -151,21 +39,65 @@ def no_model_here(monkeypatch, tmp_path):
     monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "empty"))
 
 
-def test_the_first_experiment_is_one_click_from_home(went_to):
+# The example -----------------------------------------------------------------------------------------
+
+
+def test_a_stored_text_stands_beside_those_without_its_and_without_random_neurons(a):
+    text = queries.telling_text(a)
+    said = words(page())
+    assert f"reads “{text['prompt'].partition('[Y]')[0].strip()}” and writes" in said
+    for each in ("unchanged", "own", "random"):
+        assert " ".join(text[each].split()) in said
+    assert f"without its {plural(text['n_neurons'], 'neuron')}" in said
+    assert f"without {plural(text['n_neurons'], 'random neuron')}" in said
+    assert page_links(page(), "fact", "fact") == [{"atlas": "sample", "fact": text["fact_id"]}]
+
+
+def test_only_a_text_that_changed_is_in_colour(a):
+    text = queries.telling_text(a)
+    (coloured,) = [each.value for each in page().markdown if ":orange[" in each.value]
+    assert text["own"].strip() in coloured
+
+
+def test_a_text_from_an_atlas_is_no_markdown(another_atlas):
+    folder = another_atlas()
+    with Atlas(folder) as atlas:
+        rows = atlas.query("FROM generations")
+    rows.loc[rows["group"] == "own", "text"] = "![x](http://a) <script>alert(1)</script> :red[y]"
+    replace_tables(folder, generations=rows)
+    (shown,) = [each.value for each in page().markdown if "script" in each.value]
+    assert "\\!\\[x\\]\\(http" in shown
+    assert "\\<script\\>" in shown
+    assert "\\:red\\[y\\]" in shown
+
+
+def test_the_example_is_live_in_one_click(only_pocket, went_to):
+    """Without texts, it is what suppressing does to the answer's probability."""
     app = page(atlas=POCKET)
-    with Atlas(store.DATA / POCKET) as atlas:
+    with Atlas(DATA / POCKET) as atlas:
         fact = queries.telling_fact(atlas)
     text = words(app)
     assert f"says **{fact['object']}**" in text
     assert f"from **{fact['before']:.2f}** to **{fact['after']:.2f}**" in text
-    press(app, FIRST)
+    press(app, LIVE)
     assert went_to == [(links.LAB, {"atlas": POCKET, "fact": fact["fact_id"], "run": "1"})]
 
 
-def test_a_model_that_has_to_be_fetched_says_so_and_offers_another(no_model_here):
+def test_a_sentence_of_the_visitor_opens_the_lab(only_pocket, went_to):
+    app = page(atlas=POCKET)
+    press(app, "Ask")
+    assert went_to == []
+    box = next(each for each in app.text_input if each.label == "Try your own sentence on pocket-bert")
+    assert "[MASK]" in box.placeholder
+    box.input(" The capital of Peru is [MASK]. ")
+    press(app, "Ask")
+    assert went_to == [(links.LAB, {"atlas": POCKET, "prompts": "The capital of Peru is [MASK]."})]
+
+
+def test_a_model_that_has_to_be_fetched_says_so_and_offers_another(no_model_here, monkeypatch):
     app = page(atlas=SMOLLM)
     assert "smollm2-135m is not on this machine yet: the Lab fetches it first (93 MB)" in words(app)
-    assert FIRST in labels(app)
+    assert LIVE in labels(app)
     (link,) = page_links(app, "lab", "fact")
     assert link["atlas"] == POCKET
 
@@ -173,21 +105,122 @@ def test_a_model_that_has_to_be_fetched_says_so_and_offers_another(no_model_here
 def test_a_host_that_fetches_nothing_offers_only_what_is_here(no_model_here, demo):
     app = page(atlas=SMOLLM)
     assert "so the Lab cannot run it" in words(app)
-    assert FIRST not in labels(app)
+    assert LIVE not in labels(app)
     assert len(page_links(app, "lab", "fact")) == 1
 
 
-def test_an_atlas_of_a_missing_model_offers_another_atlas(only_sample):
+def test_an_atlas_of_a_missing_model_offers_nothing_live(only_sample):
     app = page()
     assert "sample-model is not on this machine, so the Lab cannot run it" in words(app)
-    assert FIRST not in labels(app)
+    assert LIVE not in labels(app)
     assert not page_links(app, "lab", "fact")
 
 
-def test_an_atlas_without_effects_or_prompts_still_has_a_first_experiment(another_atlas):
-    another_atlas(leave_out=OPTIONAL_TABLES)
+def test_an_atlas_without_texts_effects_and_prompts_still_has_an_example(another_atlas):
+    another_atlas(leave_out=("generations", "prompts", "effects", *evidence.LOADED))
     app = page()
+    assert not app.error
     assert "sample-model says **" in words(app)
-    missing = "attribution scores, the effects of changing neurons, what neurons promote"
-    assert f"{NOT_MEASURED.capitalize()}: {missing}." in words(app)
-    assert words(app).lower().count(NOT_MEASURED) == 1
+    assert "What the evidence says" not in words(app)
+
+
+# Search ----------------------------------------------------------------------------------------------
+
+
+def test_the_box_searches_everything(only_sample, went_to):
+    app = page()
+    next(each for each in app.text_input if each.label == "Search facts and neurons of all atlases").input(
+        "oslo"
+    )
+    press(app, "Search")
+    assert went_to == [(links.SEARCH, {"atlas": "sample", "q": "oslo"})]
+
+
+# Maps ------------------------------------------------------------------------------------------------
+
+
+def test_every_bundled_atlas_says_what_its_model_is_real_ones_first():
+    text = words(page())
+    places = []
+    for folder in store.bundled().values():
+        with Atlas(folder) as atlas:
+            model = (KNOWN_MODELS | HUB_MODELS)[atlas.manifest.model.name]
+            title = f"{model.title} × {atlas.manifest.dataset.id}"
+            n_facts = queries.overview(atlas).n_facts
+        assert f"{'A toy' if model.is_toy else 'Real'}: {model.in_short}." in text
+        assert f"{n_facts:,} facts of" in text
+        places.append((model.is_toy, -n_facts, text.index(f"**{title}**")))
+        assert chart(page(), map_of(title)).spec
+    assert [place for *_, place in sorted(places)] == sorted(place for *_, place in places)
+
+
+def test_a_click_on_a_map_opens_the_relation_in_its_atlas(only_sample, went_to):
+    app = click_mark(page(), map_of("sample-model × sample"), relation_id="P36", layer=2)
+    assert not app.exception
+    assert went_to == [(links.RELATION, {"atlas": "sample", "relation": "P36", "layer": "2"})]
+
+
+def test_an_atlas_that_is_broken_says_so_and_leaves_the_others(tmp_path, monkeypatch, only_sample):
+    folder = tmp_path / "cache" / "atlases" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{", encoding="utf-8")
+    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "cache"))
+    app = page()
+    assert "broken" in app.error[0].value
+    assert chart(app, map_of("sample-model × sample")).spec
+
+
+# Evidence --------------------------------------------------------------------------------------------
+
+
+def own_of(rows, intervention: str, group: str = "own"):
+    return rows[(rows["intervention"] == intervention) & (rows["group"] == group)].iloc[0]
+
+
+@pytest.mark.parametrize("ratio", ["paper", "replication"])
+def test_the_evidence_is_the_mean_over_relations_with_its_interval(a, ratio):
+    rows = evidence.effects(a, templates="held-out")
+    app = page(**({} if ratio == "paper" else {"ratio": ratio}))
+    text = words(app)
+    for intervention in ("suppress", "amplify"):
+        own = own_of(rows, intervention)
+        assert (
+            f"**{signed_percent(own[f'{ratio}_change'])}** ({signed_percent(own[f'{ratio}_low'])} to "
+            f"{signed_percent(own[f'{ratio}_high'])}) in sample-model" in text
+        )
+    for group in ("random", "unrelated"):
+        assert f"**{signed_percent(own_of(rows, 'suppress', group)[f'{ratio}_change'])}** in sample" in text
+    own = own_of(rows, "suppress")
+    assert f"{own['n_relations']} relations" in text
+    assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text
+    spec = json.loads(chart(app, EFFECTS).spec)
+    names = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert names == [
+        *("Suppressed (×0)", *(f"suppressed, {group}" for group in GROUP_NAMES.values())),
+        *("Amplified (×2)", *(f"amplified, {group}" for group in GROUP_NAMES.values())),
+    ]
+    assert spec["layer"][0]["encoding"]["x"]["field"] == f"{ratio}_change"
+
+
+def with_amplification(folder, low: float, high: float) -> None:
+    """Another measured effect of amplifying."""
+    with Atlas(folder) as whole:
+        rows = whole.query("FROM effect_summaries")
+    own = (rows["intervention"] == "amplify") & (rows["group"] == "own")
+    rows.loc[own, ["paper_low", "paper_change", "paper_high"]] = [low, (low + high) / 2, high]
+    replace_tables(folder, effect_summaries=rows)
+
+
+@pytest.mark.parametrize(("low", "high", "fails"), [(-0.2, -0.1, True), (-0.1, 0.2, True), (0.1, 0.2, False)])
+def test_an_amplification_that_does_not_raise_says_so(another_atlas, low, high, fails):
+    with_amplification(another_atlas(), low, high)
+    (sentence,) = [each.value for each in page().markdown if "**Amplifying**" in each.value]
+    assert ("**Not so in sample" in sentence) == fails
+
+
+def test_where_no_fact_is_known_the_effects_are_of_all_and_say_so(another_atlas):
+    folder = another_atlas()
+    with Atlas(folder) as whole:
+        rows = whole.query("FROM effect_summaries WHERE facts <> 'known' OR \"group\" = 'unrelated'")
+    replace_tables(folder, effect_summaries=rows)
+    assert "facts (the model knows none of them)" in words(page())

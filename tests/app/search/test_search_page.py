@@ -11,7 +11,7 @@ from app.shared import exports
 from atlas.queries import search
 from atlas.store import atlas as store
 from atlas.store.atlas import Atlas
-from tests.app.pages import page, press, replace_tables, unmarked, words
+from tests.app.pages import links, page, press, replace_tables, unmarked, words
 from tests.chart_clicks import chart, click_mark, send_selection
 from tests.sample_atlas import sample_tables
 
@@ -161,6 +161,48 @@ def test_a_page_beyond_the_last_says_so(only_sample):
     app = page("search", page="99")
     assert "fewer pages" in words(app)
     assert total(app) == 60
+
+
+# Neurons and other atlases -----------------------------------------------------------------------------
+
+
+def test_a_name_of_a_neuron_finds_it(only_sample):
+    text = words(page("search", q="l0.n7"))
+    assert "L0.N7" in text
+    assert "No fact matches" in text
+
+
+def test_a_label_and_a_token_find_the_neurons_that_have_them(a):
+    for text, of in (("capital", "label"), ("up3", "promoted")):
+        hits = search.neurons_matching(a, text, limit=6)
+        assert hits.total > 4, of
+        app = page("search", q=text)
+        assert f"**{hits.total} neurons**" in words(app)
+        found = [f"L{row.layer}.N{row.neuron}" for row in hits.rows.itertuples()]
+        assert [link["neuron"] for link in links(app, "neuron", "neuron")] == found
+        assert f"capital · up0, up1 ({found[0]})" in words(app) or of == "promoted"
+
+
+def test_a_corrected_word_finds_neurons_too(a):
+    assert f"**{search.neurons_matching(a, 'capital').total} neurons**" in words(page("search", q="captial"))
+
+
+def test_other_atlases_show_their_first_hits_and_lead_into_them(sample, monkeypatch):
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    app = page("search", q="oslo", atlas="sample")
+    with Atlas(store.bundled()[POCKET]) as pocket:
+        hits = search.facts_matching(pocket, "oslo")
+    of_pocket = [link["fact"] for link in links(app, "fact", "fact") if link["atlas"] == POCKET]
+    assert of_pocket == list(hits.rows["fact_id"][:3])
+    assert {"atlas": POCKET, "q": "oslo"} in links(app, "search", "q")
+    assert f"All {hits.total} facts" in words(app)
+
+
+def test_an_empty_search_opens_no_other_atlas(sample, monkeypatch):
+    monkeypatch.setenv(store.ENVIRONMENT_VARIABLE, str(sample))
+    text = words(page("search", atlas="sample"))
+    assert "In other atlases" not in text
+    assert "neurons**" not in text
 
 
 # Words, filters and pages ------------------------------------------------------------------------------

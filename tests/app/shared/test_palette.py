@@ -88,6 +88,7 @@ CHARTS = {
     checks.subset_lines: lambda draw, a: draw(evidence.subset_curve(a, FACT)),
     checks.stability_bars: lambda draw, a: draw(checks.jaccard_rows(evidence.stability_of_fact(a, FACT))),
     checks.context_bars: lambda draw, a: draw(evidence.contexts_of_fact(a, FACT)),
+    neurons.relation_layers: lambda draw, a: draw(queries.layers_by_relation(a), n_layers=4),
     neurons.layer_bars: lambda draw, a: draw(queries.layer_histogram(a), chosen=1),
     neurons.lens_lines: lambda draw, a: draw(queries.lens_of_fact(a, FACT).head(4).assign(says="Paris")),
     neurons.activation_bars: lambda draw, a: draw(
@@ -108,7 +109,6 @@ CHARTS = {
     sharing.sharing_bars: lambda draw, a: draw(
         {"first": ("A", 1.2), "shared": ("both", 0.5), "second": ("B", 1.0), "unrelated": ("any", 0.1)}
     ),
-    sharing.relation_layers: lambda draw, a: draw(queries.layers_by_relation(a), n_layers=4),
     sharing.sharing_histogram: lambda draw, a: draw(neurons_by_sharing(a, RELATION), 20),
     sharing.overlap_matrix: lambda draw, a: draw(
         queries.relation_overlap(a), chosen=("P36", "P30"), numbers=True

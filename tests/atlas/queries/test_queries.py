@@ -275,6 +275,26 @@ def test_the_layer_histogram_lists_every_layer(a):
         assert found["n_pairs"].to_list() == [counts[layer] for layer in range(N_LAYERS)]
 
 
+def test_relations_by_layers_are_shares_of_each_relation_s_pairs(a):
+    pairs = Counter((r["relation_id"], r["layer"]) for r in TABLES["knowledge_neurons"])
+    of_relation = Counter(r["relation_id"] for r in TABLES["knowledge_neurons"])
+    found = queries.layers_by_relation(a)
+    assert {(r.relation_id, r.layer): r.n_pairs for r in found.itertuples()} == pairs
+    for r in found.itertuples():
+        assert r.pair_share == pytest.approx(r.n_pairs / of_relation[r.relation_id])
+    means = (found["layer"] * found["pair_share"]).groupby(found["relation_id"], sort=False).sum()
+    assert means.is_monotonic_increasing
+
+
+def test_an_overview_counts_facts_and_holds_effects_of_known_ones(a):
+    seen = queries.overview(a)
+    assert (seen.n_facts, seen.n_relations) == (len(TABLES["facts"]), 4)
+    assert seen.n_known == sum(fact["known"] for fact in TABLES["facts"])
+    own = seen.effects[seen.effects["group"] == "own"]
+    assert set(own["n_facts"]) == {seen.n_known}
+    assert seen.text == queries.telling_text(a)
+
+
 def test_the_summary_counts_what_is_there(a):
     summary = queries.atlas_summary(a)
     facts, prompts = TABLES["facts"], TABLES["prompts"]

@@ -11,7 +11,7 @@ from atlas.errors import QueryError
 from atlas.queries import search
 from atlas.store.atlas import bundled
 from build.bench.big_atlas import write_big_atlas
-from tests.sample_atlas import sample_tables, write_sample_atlas
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas
 
 TABLES = sample_tables(60)
 # Ten times the limit of BENCHMARKS.md; a search that reads everything again for each word takes longer.
@@ -274,6 +274,74 @@ def test_an_atlas_without_prompts_is_searched_by_names(tmp_path):
     with atlas.open(write_sample_atlas(tmp_path / "bare", leave_out=("prompts",))) as bare:
         assert search.facts_matching(bare, "Osloo").instead == {"Osloo": ("oslo",)}
         assert search.facts_matching(bare, "wording").total == 0
+
+
+def test_words_that_only_some_prompts_have_are_found(tmp_path):
+    """Where prompts are not what templates make of subjects, and where those put letters beside them."""
+    tables = sample_tables(60)
+    own = tables["prompts"][8]
+    own["text"] = "Zebra crossings near [Y]."
+    fact = next(f for f in tables["facts"] if f["fact_id"] == own["fact_id"])
+    (template,) = [t for t in tables["templates"] if t["template_id"] == own["template_id"]]
+    template["text"] = "Wording 0: all [X]ians live in [Y]."
+    grown = next(f for f in tables["facts"] if f["relation_id"] == fact["relation_id"] and f is not fact)
+    (filled,) = [
+        p
+        for p in tables["prompts"]
+        if (p["fact_id"], p["template_id"]) == (grown["fact_id"], template["template_id"])
+    ]
+    filled["text"] = template["text"].replace("[X]", grown["subject"])
+    folder = write_sample_atlas(tmp_path / "sample")
+    for name in ("prompts", "templates"):
+        replace_table(folder, name, tables[name])
+    with atlas.open(folder) as opened:
+        for text, found in (("ebra", fact), ("crossings", fact), (f"{grown['subject']}ians", grown)):
+            assert list(search.facts_matching(opened, text).rows["fact_id"]) == [found["fact_id"]], text
+            assert not search.facts_matching(opened, text).instead
+        assert search.facts_matching(opened, "zebar").instead == {"zebar": ("zebra",)}
+
+
+# Neurons ---------------------------------------------------------------------------------------------
+
+
+def pushed_by(row) -> list[str]:
+    """What the neuron pushes for its facts: below zero, what its value vector lowers."""
+    mine = [
+        k for k in TABLES["knowledge_neurons"] if (k["layer"], k["neuron"]) == (row["layer"], row["neuron"])
+    ]
+    side = "suppressed" if sum(k["mean_activation"] for k in mine) < 0 else "promoted"
+    return [pair["token"] for pair in row[side]]
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("UP3", lambda row: "up3" in pushed_by(row)),
+        ("down3 ", lambda row: "down3" in pushed_by(row)),
+        ("capital", lambda row: "capital" in (row["label"] or "")),
+        ("capital down3", lambda row: "capital" in (row["label"] or "") and "down3" in pushed_by(row)),
+        ("up", lambda row: "up" in (row["label"] or "")),
+        ("L0.N7", lambda row: (row["layer"], row["neuron"]) == (0, 7)),
+        ("' OR true --", lambda row: False),
+        ("", lambda row: False),
+    ],
+)
+def test_neurons_are_found_by_name_by_label_and_by_what_they_push(text, condition, a):
+    hits = search.neurons_matching(a, text, limit=1000)
+    expected = {(row["layer"], row["neuron"]) for row in TABLES["neurons"] if condition(row)}
+    assert set(zip(hits.rows["layer"], hits.rows["neuron"], strict=True)) == expected
+    assert hits.total == len(hits.rows)
+
+
+def test_a_neuron_that_the_model_does_not_have_is_not_found(a):
+    assert search.neurons_matching(a, "L99.N1").total == 0
+
+
+def test_neurons_whose_label_has_the_word_come_first(a):
+    rows = search.neurons_matching(a, "up0", limit=1000).rows
+    named = list(rows["label"].notna())
+    assert any(named)
+    assert named == sorted(named, reverse=True)
 
 
 # Speed -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from atlas.errors import QueryError
 from atlas.neuron import Neuron
 from atlas.queries import sharing
 from atlas.store.manifest import read_manifest, record_files, write_manifest
-from tests.sample_atlas import sample_tables, write_sample_atlas, write_table
+from tests.sample_atlas import replace_table, sample_tables, write_sample_atlas, write_table
 
 TABLES = sample_tables(60)
 NEURONS = {
@@ -195,6 +195,38 @@ def test_an_atlas_without_neurons_has_no_telling_fact(tmp_path):
     write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
     with atlas.open(folder) as silent:
         assert queries.telling_fact(silent) is None
+
+
+def test_the_telling_text_is_of_the_surest_prompt_whose_text_random_neurons_leave(tmp_path):
+    folder = write_sample_atlas(tmp_path / "sample")
+    asked = {
+        row["fact_id"]: row["template_id"] for row in TABLES["generations"] if row["group"] == "unchanged"
+    }
+    sure = {(row["fact_id"], row["template_id"]): row["probability"] for row in TABLES["prompts"]}
+    order = sorted(asked, key=lambda fact_id: -sure[fact_id, asked[fact_id]])
+    with atlas.open(folder) as opened:
+        text = queries.telling_text(opened)
+    assert text["fact_id"] == order[0]
+    assert text["unchanged"] == text["random"] != text["own"]
+    assert "[Y]" in text["prompt"]
+    said = text["unchanged"]
+    # The surest answers the same without its neurons; the second's control changes.
+    others = {(order[0], "own"): said, (order[1], "random"): " else"}
+    rows = [
+        row | {"text": others.get((row["fact_id"], row["group"]), row["text"])}
+        for row in TABLES["generations"]
+    ]
+    with atlas.open(replace_table(folder, "generations", rows)) as opened:
+        assert queries.telling_text(opened)["fact_id"] == order[2]
+    # Where every control changes, the surest of those that lose their answer.
+    rows = [row | {"text": " else"} if row["group"] == "random" else row for row in rows]
+    with atlas.open(replace_table(folder, "generations", rows)) as opened:
+        assert queries.telling_text(opened)["fact_id"] == order[1]
+
+
+def test_an_atlas_without_texts_has_no_telling_one(tmp_path):
+    with atlas.open(write_sample_atlas(tmp_path / "bare", leave_out=("generations",))) as bare:
+        assert queries.telling_text(bare) is None
 
 
 # Pictures --------------------------------------------------------------------------------------------

@@ -71,4 +71,4 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 else:
-    app = App(HERE / "main.py", routes=document.ROUTES)
+    app = App(HERE / "main.py", routes=document.ROUTES, lifespan=document.in_a_browser)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from html import escape as escape_html
 from typing import Any
 
 import pandas as pd
@@ -18,7 +17,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
 from app.shared import address, layout
-from app.shared.texts import parted
+from app.shared.texts import draw, parted
 from app.shared.words import escape, fact_name, is_missing, plural, shown_token, token_pairs, with_blank
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
@@ -127,4 +126,5 @@ def show_text(title: str, row: pd.Series, column: str, *, marked: bool) -> None:
     asked = with_blank(row["prompt"]).partition("____")[0].rstrip()
     beside = row["unchanged"] if marked and not is_missing(row["unchanged"]) else None
     text = "" if is_missing(row[column]) else row[column]
-    st.html(f"<strong>{escape_html(title)}</strong>{parted(text, beside=beside, asked=asked)}")
+    st.markdown(f"**{escape(title)}**")
+    draw(parted(text, beside=beside, asked=asked))

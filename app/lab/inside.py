@@ -16,7 +16,7 @@ from app.lab.run import show_progress
 from app.lab.state import option, setting
 from app.shared import layout
 from app.shared.apart import apart
-from app.shared.texts import heat
+from app.shared.texts import draw, heat
 from atlas.charts.neurons import lens_lines
 from atlas.neuron import Neuron
 
@@ -74,5 +74,4 @@ def colour_tokens(subject: Subject, seen: Look, neurons: Sequence[Neuron]) -> No
             read = apart(read_text, subject, seen.prompt.text, Neuron.parse(chosen), progress=progress)
         state.put("inside_read", (key, read))
     largest = max(map(abs, read.activations))
-    coloured = heat(read.tokens, read.activations, largest=largest, answer=read.answer)
-    st.html(coloured)
+    draw(heat(read.tokens, read.activations, largest=largest, answer=read.answer))

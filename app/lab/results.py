@@ -22,7 +22,7 @@ from app.lab.run import Run, show_progress
 from app.lab.state import Question, option
 from app.shared import exports, layout
 from app.shared.apart import apart
-from app.shared.texts import parted
+from app.shared.texts import draw, parted
 from app.shared.words import escape, plural, shown_token, with_blank
 from atlas.models import same_model
 from atlas.neuron import PROMPT_GROUPS, Neuron, Prompt
@@ -93,7 +93,7 @@ def show_texts(prompt: Prompt, texts: Texts) -> None:
         with place:
             st.caption(title)
             beside = None if written is texts.before else texts.before.text
-            st.html(parted(written.text, beside=beside, asked=prompt.before))
+            draw(parted(written.text, beside=beside, asked=prompt.before))
     st.caption("The change holds at every word that is written, not only at the first.")
 
 

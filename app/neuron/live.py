@@ -18,7 +18,7 @@ from app.lab.choose import offer_to_fetch
 from app.lab.run import show_progress
 from app.shared import address, limits, resources
 from app.shared.apart import apart
-from app.shared.texts import heat
+from app.shared.texts import draw, heat
 from app.shared.words import escape
 from atlas import queries
 from atlas.errors import ModelError
@@ -66,7 +66,7 @@ def show_own_text(atlas: Atlas, neuron: Neuron, largest: float) -> None:
 
     read = _kept((atlas.atlas_id, neuron, text), place, "Reading", read_text, name, text, neuron)
     deepest = max([largest, *map(abs, read.activations)])
-    st.html(heat(read.tokens, read.activations, largest=deepest, answer=read.answer))
+    draw(heat(read.tokens, read.activations, largest=deepest, answer=read.answer))
 
 
 def offer_the_model(name: str) -> None:

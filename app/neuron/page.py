@@ -6,7 +6,6 @@ relations.
 """
 
 from functools import partial
-from html import escape as escape_html
 
 import pandas as pd
 import streamlit as st
@@ -20,7 +19,6 @@ from app.shared.words import (
     is_missing,
     joined,
     plural,
-    seen,
     shown_token,
     token_pairs,
     with_blank,
@@ -193,16 +191,16 @@ def show_activating_prompts(prompts: pd.DataFrame, largest: float) -> None:
         with place:
             st.markdown(f"**{title}**")
             rows = prompts[prompts["side"] == side].itertuples(index=False)
-            st.html("".join(prompt_block(row, largest) for row in rows))
+            texts.draw(*(prompt_block(row, largest) for row in rows))
 
 
 def prompt_block(row, largest: float) -> str:
     """A prompt as HTML: its fact as a link, its activation, its tokens in colour."""
-    link = links.cell(links.FACT, "", fact=row.fact_id).removesuffix("#")
-    name = escape_html(seen(fact_name(row.subject, row.object)))
-    head = f'<a href="{escape_html(link)}"><bdi>{name}</bdi></a> {texts.signed(row.activation)}'
+    address = links.cell(links.FACT, "", fact=row.fact_id).removesuffix("#")
+    name = texts.link(address, fact_name(row.subject, row.object))
+    head = f"{name} {texts.signed(row.activation)}"
     if is_missing(row.tokens) or is_missing(row.activations):
-        return f"<p>{head}<br>{escape_html(seen(with_blank(row.text)))}</p>"
+        return f"<p>{head}</p>{texts.parted(with_blank(row.text))}"
     answer = None if is_missing(row.answer_position) else int(row.answer_position)
     return head + texts.heat(row.tokens, row.activations, largest=largest, answer=answer)
 

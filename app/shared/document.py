@@ -9,15 +9,21 @@ comes with the page comes after the page's first parts, and moves them.
 
 from __future__ import annotations
 
+import asyncio
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from html import escape
 from pathlib import Path
 
+import streamlit as st
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 from streamlit.file_util import get_static_dir
+from streamlit.starlette import App
 
 from app.shared import titles
 
@@ -47,3 +53,12 @@ async def serve(request: Request, page: str) -> HTMLResponse:
 
 
 ROUTES = [Route(f"/{page}", partial(serve, page=page)) for page in titles.PAGES]
+
+
+@asynccontextmanager
+async def in_a_browser(app: App) -> AsyncIterator[None]:
+    """Open the app in the browser of who starts it, as Streamlit does only for a script."""
+    if not st.get_option("server.headless"):
+        address = f"http://localhost:{st.get_option('server.port')}"
+        asyncio.get_running_loop().call_later(1, webbrowser.open, address)
+    yield

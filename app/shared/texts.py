@@ -1,10 +1,10 @@
 """A model's words as HTML: tokens coloured by a neuron's activation, and where two texts part.
 
-    st.html(heat(tokens, activations, largest=3.4, answer=5))     # hover shows a token's activation
-    st.html(parted(" a city in", beside=" Paris, the"))           # the first different word is marked
+    draw(heat(tokens, activations, largest=3.4, answer=5))     # hover shows a token's activation
+    draw(parted(" a city in", beside=" Paris, the"))           # the first different word is marked
 
-Words come from models and files: all of them are escaped. Colours are those of `PALETTE`, thinned over the
-page's own ground, so the text keeps the page's own colour, light or dark.
+Words come from models and files: all of them are escaped, and no other module writes HTML. Colours are those
+of `PALETTE`, thinned over the page's own ground, so the text keeps the page's own colour, light or dark.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+import streamlit as st
+
 from app.shared.words import seen
 from atlas.charts.palette import colour
 
@@ -22,6 +24,16 @@ LONGEST = 1000  # tokens
 DEEPEST = 0.6
 
 _MARK = f'<mark style="background:{colour("above")}66">'
+
+
+def draw(*blocks: str) -> None:
+    """HTML of this module's functions, one block below the other."""
+    st.html("".join(blocks))
+
+
+def link(address: str, text: str) -> str:
+    """A link with an escaped text."""
+    return f'<a href="{escape(address)}">{_isolated(text)}</a>'
 
 
 def heat(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -216,6 +217,21 @@ def test_a_process_that_is_killed_while_idle_is_replaced(console):
     assert answer("visitor", console) == ((60,),)
     os.kill(console.process_id, signal.SIGKILL)
     assert answer("visitor", console) == ((60,),)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
+def test_a_query_that_finds_little_memory_left_in_its_process_is_asked_again(console):
+    """What earlier queries keep is not the fault of the one that comes next."""
+    import resource
+
+    assert answer("visitor", console) == ((60,),)
+    used = console.process_id
+    status = Path(f"/proc/{used}/status").read_text()
+    taken = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
+    resource.prlimit(used, resource.RLIMIT_DATA, ((taken + 4_000) * 1024,) * 2)
+    sql = "SELECT count(*) FROM (SELECT unnest(range(1000000)) AS i)"
+    assert answer("visitor", console, sql) == ((1_000_000,),)
+    assert console.process_id != used
 
 
 def test_idle_processes_end(console, pool, monkeypatch):

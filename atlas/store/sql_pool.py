@@ -114,8 +114,10 @@ class Pool:
             self._drop(ended)
 
     def _keep(self, process: Process) -> None:
+        # The one that was used last until now is no longer.
+        for each in (*self._idle[-1:], process):
+            each.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_spare)
         self._idle.append(process)
-        process.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_spare)
 
     def _end_spare(self, process: Process) -> None:
         with self._guard:
@@ -321,7 +323,8 @@ class Process:
         return message
 
     def end_after(self, seconds: float, end: Callable[[Process], None]) -> None:
-        """Call `end` with this process after so long, unless it is needed before."""
+        """Call `end` with this process after so long, unless it is needed before; the last call counts."""
+        self.is_needed()
         self._idle_timer = threading.Timer(seconds, end, [self])
         self._idle_timer.daemon = True
         self._idle_timer.start()

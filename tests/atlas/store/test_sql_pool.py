@@ -259,8 +259,8 @@ def test_of_two_atlases_the_one_asked_last_keeps_its_process(sandbox, monkeypatc
     assert answer("visitor", first) == ((60,),)
     time.sleep(1)  # the only one of all stays
     assert first.process_id is not None
-    assert answer("visitor", last) == ((60,),)
-    until(lambda: first.process_id is None)
+    # However often the other is asked.
+    until(lambda: answer("visitor", last) == ((60,),) and first.process_id is None)
     time.sleep(0.5)
     assert last.process_id is not None
 

@@ -17,7 +17,7 @@ from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
 from atlas.charts import sharing as sharing_charts
 from atlas.errors import AtlasError
-from atlas.models import KNOWN_MODELS, is_ready
+from atlas.models import HUB_MB, KNOWN_MODELS, is_ready
 from atlas.numbers import signed_percent
 from atlas.store.atlas import Atlas
 
@@ -132,14 +132,14 @@ def introduce_experiment(fact: dict, model: str) -> str:
 
 def can_be_fetched(model: str) -> bool:
     """Whether a visitor may have the Lab fetch this model, and it can be fetched from somewhere."""
-    return model in KNOWN_MODELS and limits.current().may_download(model)
+    return limits.current().may_download(model) and (model in KNOWN_MODELS or model in HUB_MB)
 
 
 def offer_another_model(atlas: Atlas, model: str) -> None:
     """Where the atlas's model is not on this machine: what the Lab does, and an atlas whose model is here."""
     if can_be_fetched(model):
-        size = f"{KNOWN_MODELS[model].download_mb} MB"
-        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."
+        size = HUB_MB[model] if model in HUB_MB else KNOWN_MODELS[model].download_mb
+        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({size} MB)."
     else:
         text = f"The model {model} is not on this machine, so the Lab cannot run it."
     st.caption(escape(text))

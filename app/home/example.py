@@ -14,7 +14,7 @@ from app.shared import limits, links, resources
 from app.shared.resources import ask
 from app.shared.words import escape, fact_name, plural, with_blank
 from atlas import queries
-from atlas.models import KNOWN_MODELS, is_ready, title_of
+from atlas.models import is_ready, known_model, title_of
 from atlas.models.families import FAMILIES
 from atlas.neuron import OBJECT_SLOT
 from atlas.queries import Overview
@@ -103,14 +103,14 @@ def offer_experiment(atlas_id: str, fact_id: str, model: str, seen: Mapping[str,
 
 def can_be_fetched(model: str) -> bool:
     """Whether a visitor may have the Lab fetch this model, and it can be fetched from somewhere."""
-    return model in KNOWN_MODELS and limits.current().may_download(model)
+    return known_model(model) is not None and limits.current().may_download(model)
 
 
 def offer_another_model(atlas_id: str, model: str, seen: Mapping[str, Seen]) -> None:
     """Where the model is not on this machine: what the Lab does, and a fact for a model that is here."""
-    if can_be_fetched(model):
-        size = f"{KNOWN_MODELS[model].download_mb} MB"
-        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({size})."
+    known = known_model(model)
+    if known is not None and can_be_fetched(model):
+        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({known.download_mb} MB)."
     else:
         text = f"The model {model} is not on this machine, so the Lab cannot run it."
     st.caption(escape(text))

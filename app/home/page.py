@@ -20,7 +20,7 @@ from app.shared.words import escape, joined, plural
 from atlas import queries
 from atlas.charts import neurons as neuron_charts
 from atlas.errors import AtlasError
-from atlas.models import HUB_MODELS, KNOWN_MODELS, title_of
+from atlas.models import known_model, title_of
 from atlas.store.atlas import Atlas, bundled
 
 
@@ -54,7 +54,7 @@ def overviews() -> tuple[dict[str, Seen], dict[str, AtlasError]]:
 
     def place(atlas_id: str) -> tuple[bool, bool, int]:
         manifest, overview = seen[atlas_id]
-        known = (KNOWN_MODELS | HUB_MODELS).get(manifest.model.name)
+        known = known_model(manifest.model.name)
         return atlas_id not in own, known is not None and known.is_toy, -overview.n_facts
 
     return {atlas_id: seen[atlas_id] for atlas_id in sorted(seen, key=place)}, broken
@@ -104,7 +104,7 @@ def show_map(atlas_id: str, seen: Seen) -> None:
     model = manifest.model
     title = f"{title_of(model.name)} × {manifest.dataset.id}"
     st.markdown(f"**{escape(title)}**")
-    known = (KNOWN_MODELS | HUB_MODELS).get(model.name)
+    known = known_model(model.name)
     if known is not None:
         st.markdown(f"{'A toy' if known.is_toy else 'Real'}: {escape(known.in_short)}.")
     address.draw_clickable(

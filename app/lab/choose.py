@@ -14,7 +14,7 @@ from app.lab.state import OTHER_MODEL, option, setting
 from app.shared import limits, resources
 from app.shared.words import escape
 from atlas.errors import ModelError
-from atlas.models import HUB_MB, KNOWN_MODELS, locate, may_be_on_hub, same_model
+from atlas.models import KNOWN_MODELS, known_model, locate, may_be_on_hub, same_model
 from atlas.models.families import FAMILIES
 from atlas.store.atlas import Atlas
 
@@ -64,9 +64,13 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
     if not may_be_on_hub(name):
         raise missing
     limits.current().check_download(name)
-    known = KNOWN_MODELS.get(name)
-    size = f" from the hub ({HUB_MB[name]} MB)" if name in HUB_MB else " from the hub"
-    size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)" if known else size
+    known = known_model(name)
+    if known is None:
+        size = " from the hub"
+    elif name in KNOWN_MODELS:
+        size = f" ({known.download_mb} MB, {known.disk_mb} MB on disk)"
+    else:
+        size = f" from the hub ({known.download_mb} MB)"
     if known is None:
         st.info(escape(missing))
     if st.button(f"Fetch {escape(name)}{size}", type="primary", icon=":material/download:"):

@@ -7,21 +7,18 @@ located.folder, located.weights_sha256
 from atlas.models.folder import LocatedModel, same_model, weights_sha256
 from atlas.models.known import (
     CACHE_VARIABLE,
-    HUB_MB,
-    HUB_MODELS,
     KNOWN_MODELS,
     POCKET_BERT,
     SMOLLM2,
     KnownModel,
     cache_folder,
+    known_model,
     title_of,
 )
 from atlas.models.location import fetch_model, is_ready, locate, may_be_on_hub
 
 __all__ = [
     "CACHE_VARIABLE",
-    "HUB_MB",
-    "HUB_MODELS",
     "KNOWN_MODELS",
     "POCKET_BERT",
     "SMOLLM2",
@@ -30,6 +27,7 @@ __all__ = [
     "cache_folder",
     "fetch_model",
     "is_ready",
+    "known_model",
     "locate",
     "may_be_on_hub",
     "same_model",

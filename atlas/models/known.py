@@ -87,12 +87,15 @@ HUB_MODELS: dict[str, KnownModel] = {
 }
 """Models on the hub that a bundled atlas is of."""
 
-HUB_MB = {name: model.download_mb for name, model in HUB_MODELS.items()}
+
+def known_model(name: str) -> KnownModel | None:
+    """What the project knows of a model, be it on the hub or not."""
+    return KNOWN_MODELS.get(name) or HUB_MODELS.get(name)
 
 
 def title_of(name: str) -> str:
     """A model's name as its authors write it, where it is known."""
-    model = (KNOWN_MODELS | HUB_MODELS).get(name)
+    model = known_model(name)
     return name if model is None else model.title
 
 

@@ -223,8 +223,8 @@ class Sandbox:
                 return None
             finally:
                 self._pool.give_back(process, keep=not self._closed)
-            # The previous query may have killed the process after its answer.
-            if reply is not None or not process.served:
+            # Earlier queries may have killed the process after their answer, or left it little memory.
+            if not (process.served if reply is None else "memory" in reply[0] and process.served > 1):
                 break
         self._raise_if_closed()
         if reply is None:

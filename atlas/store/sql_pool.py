@@ -21,6 +21,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -115,18 +116,18 @@ class Pool:
 
     def _keep(self, process: Process) -> None:
         self._idle.append(process)
-        process.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_spare)
-
-    def _end_spare(self, process: Process) -> None:
-        with self._guard:
-            if process in self._idle and (self._is_spare(process) or process is not self._idle[-1]):
-                self._drop([process])
-            elif process in self._idle:
-                process.end_after(IDLE_SECONDS, self._end_idle)
+        process.idle_since = time.monotonic()
+        process.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_idle)
 
     def _end_idle(self, process: Process) -> None:
+        """End it, or look again later: another may be used last by then."""
         with self._guard:
-            if process in self._idle:
+            if process not in self._idle:
+                return
+            last = process is self._idle[-1] and not self._is_spare(process)
+            if last and time.monotonic() - process.idle_since < IDLE_SECONDS:
+                process.end_after(min(SPARE_SECONDS, IDLE_SECONDS), self._end_idle)
+            else:
                 self._drop([process])
 
     def _is_spare(self, process: Process) -> bool:
@@ -251,6 +252,7 @@ class Process:
         self.alive = True
         self.is_broken = False
         self.served = 0
+        self.idle_since = 0.0
         self._idle_timer: threading.Timer | None = None
         self._longest = _LONGEST_HEAD + 1_000_000 * setup["size"]["megabytes"]
         self.is_loaded = self._is_ready = False

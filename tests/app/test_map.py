@@ -60,6 +60,14 @@ def test_search_finds_its_facts_and_the_lab_asks_them(france):
     assert "4 discovery prompts, 4 held-out paraphrases" in words(app)
 
 
+def test_home_says_that_the_lab_can_fetch_its_model(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    text = words(page("home", atlas=BERT))
+    assert "bert-base-uncased is not on this machine yet: the Lab fetches it first (440 MB)" in text
+
+
 def test_the_page_of_atlases_says_where_it_is_from_and_that_it_is_not_for_commerce():
     text = words(page("atlases", atlas=BERT))
     assert "EleutherAI/knowledge-neurons · be1a84adafd6 · MIT" in text

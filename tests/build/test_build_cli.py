@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from atlas.models import is_ready
 from build.__main__ import main
 from build.evidence import ALIASES, STUDIES
 from build.progress import ProgressBar
@@ -153,7 +152,6 @@ def test_run_ends_with_a_summary_and_check_agrees(capsys, tiny_llama, tmp_path):
     assert "Nothing was left to do" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not is_ready("pocket-bert"), reason="needs the weights of pocket-bert")
 def test_pocket_bert_builds_an_atlas_of_facts_it_knows(capsys, tmp_path):
     out = tmp_path / "out"
     assert (

@@ -9,15 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atlas.models import is_ready
 from atlas.neuron import Neuron
 from atlas.queries import comparison
 from atlas.refinement import KnowledgeNeuron, mode, refine_scores
 
 torch = pytest.importorskip("torch")
-
-if not is_ready("pocket-bert"):
-    pytest.skip("needs the weights of pocket-bert", allow_module_level=True)
 
 from app.compare import crossing  # noqa: E402
 from app.compare import prompts as compare_prompts  # noqa: E402

@@ -8,7 +8,7 @@ from app.shared import links
 from app.shared.words import plural
 from atlas import models, queries
 from atlas.charts.effects import GROUP_NAMES
-from atlas.models import HUB_MODELS, KNOWN_MODELS
+from atlas.models import known_model
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.store import atlas as store
@@ -144,7 +144,7 @@ def test_every_bundled_atlas_says_what_its_model_is_real_ones_first():
     places = []
     for folder in store.bundled().values():
         with Atlas(folder) as atlas:
-            model = (KNOWN_MODELS | HUB_MODELS)[atlas.manifest.model.name]
+            model = known_model(atlas.manifest.model.name)
             title = f"{model.title} × {atlas.manifest.dataset.id}"
             n_facts = queries.overview(atlas).n_facts
         assert f"{'A toy' if model.is_toy else 'Real'}: {model.in_short}." in text

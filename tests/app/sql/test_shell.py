@@ -29,7 +29,6 @@ from atlas.store.atlas import Atlas, bundled
 from tests import ROOT
 
 SHELL = shutil.which("duckdb", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-needs_a_shell = pytest.mark.skipif(SHELL is None, reason="There is no DuckDB shell: pip install duckdb-cli")
 
 BUNDLED = bundled()["starter-pocket-bert"]
 
@@ -231,7 +230,6 @@ WAYS = {
 }
 
 
-@needs_a_shell
 @pytest.mark.parametrize("way", WAYS)
 def test_no_text_that_is_offered_leaves_its_statement_in_a_shell(place, way):
     texts = offered()
@@ -242,7 +240,6 @@ def test_no_text_that_is_offered_leaves_its_statement_in_a_shell(place, way):
     assert [name for n, name in enumerate(texts) if not (place / f"done{n}").exists()] == []
 
 
-@needs_a_shell
 @pytest.mark.parametrize("way", WAYS)
 def test_a_shell_runs_the_command_in_a_text_that_is_not_written_anew(place, way):
     WAYS[way]([QUOTES["an escaped quote"] + ";"], place)
@@ -376,7 +373,6 @@ def test_a_text_for_the_shell_gives_the_same_answer(sql):
     assert answer(written(sql, QUERIES[sql]), {}) == answer(sql, QUERIES[sql])
 
 
-@needs_a_shell
 @pytest.mark.parametrize("sql", QUERIES)
 def test_a_real_shell_gives_the_same_answer(sql):
     texts = f"SELECT COLUMNS(*)::VARCHAR FROM ({sql.partition(';;')[0]}\n)"
@@ -390,7 +386,6 @@ def console():
         yield console
 
 
-@needs_a_shell
 @pytest.mark.parametrize("example", [*GALLERY, *EXPERIMENTS], ids=lambda example: example.title)
 def test_a_real_shell_answers_the_examples_as_the_page_does(example, console):
     values = {each.name: each.value(example.values.get(each.name)) for each in parameters(example.sql)}

@@ -25,7 +25,6 @@ torch = pytest.importorskip("torch")
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from atlas.experiments.run import dose_response, find_neurons, run  # noqa: E402
-from atlas.models import is_ready  # noqa: E402
 from atlas.surgery import load_subject  # noqa: E402
 from tests import ROOT  # noqa: E402
 
@@ -33,8 +32,6 @@ MAIN = ROOT / "app" / "main.py"
 # One token, two words, and a word of ten pieces.
 ANSWERS = {"paris": 1, "new york": 2, "azerbaijan": 10}
 TEXT = "the largest city of america is [Y] ."
-
-needs_pocket = pytest.mark.skipif(not is_ready("pocket-bert"), reason="needs the weights of pocket-bert")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +136,6 @@ def test_a_build_keeps_every_answer_and_counts_its_tokens(tmp_path: Path, tiny: 
 # The app ---------------------------------------------------------------------------------------------
 
 
-@needs_pocket
 def test_the_lab_takes_a_typed_answer_of_several_pieces():
     app = AppTest.from_file(str(MAIN), default_timeout=120)
     for name, value in {"draws": 2, "neighbours": 1, "unrelated": 1}.items():
@@ -177,7 +173,6 @@ def test_the_lab_takes_a_typed_answer_of_several_pieces():
     assert outcome.undo_is_exact
 
 
-@needs_pocket
 def test_a_facts_page_explains_answers_of_several_tokens():
     """Most of SmolLM2's answers have several tokens."""
     with open_atlas("starter-smollm2-135m") as atlas:

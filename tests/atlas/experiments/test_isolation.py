@@ -21,13 +21,9 @@ import atlas
 from atlas.experiments.controls import choose_prompts
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Amplify, Edit, Erase, Intervention, Patch, SetTo, Suppress
-from atlas.models import is_ready
 from atlas.neuron import Neuron
 
 torch = pytest.importorskip("torch")
-
-if not is_ready("pocket-bert"):
-    pytest.skip("needs the weights of pocket-bert", allow_module_level=True)
 
 from atlas.experiments.run import Outcome, run  # noqa: E402
 from atlas.surgery import load_subject  # noqa: E402

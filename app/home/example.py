@@ -110,7 +110,10 @@ def offer_another_model(atlas_id: str, model: str, seen: Mapping[str, Seen]) -> 
     """Where the model is not on this machine: what the Lab does, and a fact for a model that is here."""
     known = known_model(model)
     if known is not None and can_be_fetched(model):
-        text = f"The model {model} is not on this machine yet: the Lab fetches it first ({known.download_mb} MB)."
+        text = (
+            f"The model {model} is not on this machine yet: "
+            f"the Lab fetches it first ({known.download_mb} MB)."
+        )
     else:
         text = f"The model {model} is not on this machine, so the Lab cannot run it."
     st.caption(escape(text))

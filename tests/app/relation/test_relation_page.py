@@ -45,7 +45,8 @@ def test_a_cell_of_relations_and_layers_leads_to_the_relation_and_layer(a):
     rows = a.query(
         "SELECT relation_id, layer, count(*) AS n FROM knowledge_neurons GROUP BY ALL ORDER BY ALL"
     )
-    assert layers["n_pairs"].to_list() == rows["n"].to_list()
+    by_relation = layers.sort_values(["relation_id", "layer"])
+    assert by_relation["n_pairs"].to_list() == rows["n"].to_list()
     assert layers.groupby("relation_id")["pair_share"].sum().to_list() == pytest.approx([1.0] * 4)
 
 

@@ -98,7 +98,7 @@ def set_up(atlas: Atlas) -> LabChoices:
             selected = select_neurons(atlas, subject, question)
             with within:
                 inside.look_inside(subject, sentence.last_look(), selected)
-            offer_verbs(atlas, subject, question)
+            offer_verbs(atlas, subject, question, selected)
             experiment, missing = choose_experiment(atlas, subject, question, selected)
     missing = missing or sentence.missing_before(subject, question)
     return LabChoices(subject, question, state.as_linked(experiment), missing)
@@ -119,7 +119,13 @@ def choose_experiment(
     atlas: Atlas, subject: Subject, question: Question, selected: Sequence[Neuron]
 ) -> tuple[Experiment | None, list[str]]:
     """The experiment, once neurons are selected and every change is complete; and what is missing."""
-    with st.expander("Several changes, strengths, controls", icon=":material/tune:", key="lab_changes_box"):
+    number, is_open = state.get("changes_box", (0, False))
+    with st.expander(
+        "Several changes, strengths, controls",
+        expanded=is_open,
+        icon=":material/tune:",
+        key=f"lab_changes_box_{number}",
+    ):
         left, right = st.columns([3, 2], gap="medium")
         with left:
             interventions, missing = choose_changes(atlas, question, selected)

@@ -27,7 +27,7 @@ from atlas.experiments import documents
 from atlas.experiments.experiment import Experiment
 from atlas.interventions import Intervention, kind_of, make_intervention
 from atlas.models import is_ready, may_be_on_hub, same_model
-from atlas.neuron import ExperimentPrompt, Prompt
+from atlas.neuron import ExperimentPrompt, Neuron, Prompt
 from atlas.store.atlas import Atlas
 
 ATLAS, FOUND, TRAY, GIVEN = "atlas", "found", "tray", "given"
@@ -132,13 +132,24 @@ def move_change(number: int, by: int) -> None:
     put("changes", list(order))
 
 
-def put_change(kind: str, **options: Any) -> None:
-    """One change, of all selected neurons."""
+def put_change(kind: str, *, only: Sequence[Neuron] = (), **options: Any) -> None:
+    """One change, of all selected neurons or of some only."""
     number = next_number()
     put("changes", [number])
     put(f"kind_{number}", kind)
+    put(f"its_own_{number}", [str(neuron) for neuron in only])
+    put(f"whose_{number}", bool(only))
     for name, value in options.items():
         put(f"{name}_{number}", value)
+
+
+def to_rewrite(atlas: Atlas, relation_id: str, neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    """The neurons that a rewriting changes by default: those not common in the relation; () for all.
+
+    Rewriting common neurons breaks the relation's other facts (`queries.uncommon_neurons`).
+    """
+    uncommon = queries.uncommon_neurons(atlas, neurons, relation_id=relation_id)
+    return uncommon if len(uncommon) < len(neurons) else ()
 
 
 def start_over() -> None:
@@ -180,7 +191,7 @@ def take_over_url(atlas: Atlas) -> bool:
         put_texts(url["prompts"] or "")
         put("answer", url["answer"] or "")
     if "change" in new:
-        put_short_change(new["change"])
+        put_short_change(new["change"], atlas)
     if from_tray:
         put("sources", [TRAY])
         open_setup(True)
@@ -206,10 +217,10 @@ _SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def put_short_change(text: str) -> None:
+def put_short_change(text: str, atlas: Atlas) -> None:
     """The change that a short link names, such as ``suppress``, ``amplify:3`` or ``edit:Rome``.
 
-    Raises `DocumentError` for another text.
+    Without its option the list of changes opens, to be completed. Raises `DocumentError` for another text.
     """
     kind, _, option_text = text.partition(":")
     if kind != "suppress" and kind not in _SHORT_OPTIONS:
@@ -224,7 +235,17 @@ def put_short_change(text: str) -> None:
             raise DocumentError(
                 f"change={kind} takes a number up to 100, got '{option_text[:40]}'. Correct the link."
             ) from None
-    put_change(kind, **options)
+    elif kind in _SHORT_OPTIONS:
+        put("changes_box", (next_number(), True))
+    put_change(kind, only=_only(kind, atlas, get("fact")), **options)
+
+
+def _only(kind: str, atlas: Atlas, fact_id: str | None) -> tuple[Neuron, ...]:
+    """Those of the fact's neurons that a short link changes; () for all."""
+    if kind != "edit" or fact_id is None:
+        return ()
+    relation_id = queries.fact(atlas, fact_id)["relation_id"]
+    return to_rewrite(atlas, relation_id, neurons_of(queries.neurons_of_fact(atlas, fact_id)))
 
 
 def _enter(atlas: Atlas) -> None:
@@ -356,10 +377,12 @@ def _short_change(experiment: Experiment, atlas: Atlas) -> str | None:
     if of_link or not controls or len(experiment.interventions) != 1 or not experiment.fact_id:
         return None
     (item,), model = experiment.interventions, atlas.manifest.model
-    own = neurons_of(queries.neurons_of_fact(atlas, experiment.fact_id))
+    kind = kind_of(item)
+    own = _only(kind, atlas, experiment.fact_id) or tuple(
+        neurons_of(queries.neurons_of_fact(atlas, experiment.fact_id))
+    )
     if not same_model(experiment, model) or set(experiment.neurons) != set(own):
         return None
-    kind = kind_of(item)
     name, _ = _SHORT_OPTIONS.get(kind, ("", str))
     given = {key: getattr(item, key) for key in (name, "old") if hasattr(item, key)}
     if make_intervention(kind, own, **given) != item:  # other strengths

@@ -1,20 +1,24 @@
 """The Lab's verbs: what to do to the neurons, each a button that runs the experiment.
 
-    offer_verbs(atlas, subject, question)   # Forget · Boost · Rewrite to … · Set to … · Take from …
+    offer_verbs(atlas, subject, question, selected)   # Forget · Boost · Rewrite to … · Set to … · Take from …
 
-A verb replaces the list of changes (`app.lab.changes`) by one change of all selected neurons.
+A verb replaces the list of changes (`app.lab.changes`) by one change of the selected neurons.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app.lab import state
 from app.lab.changes import objects_of_relation
+from app.lab.choose import is_atlas_model
 from app.lab.state import Question, setting
 from app.shared import limits, resources
+from atlas.neuron import Neuron
+from atlas.queries import COMMON_SHARE
 from atlas.store.atlas import Atlas
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 BOOST = 3.0
 
 
-def offer_verbs(atlas: Atlas, subject: Subject, question: Question) -> None:
+def offer_verbs(atlas: Atlas, subject: Subject, question: Question, selected: Sequence[Neuron]) -> None:
     allowed = limits.current()
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         st.button(
@@ -50,9 +54,13 @@ def offer_verbs(atlas: Atlas, subject: Subject, question: Question) -> None:
                 **setting("rewrite", None),
                 accept_new_options=True,
                 placeholder="Choose or type",
-                help="Moves the neurons' value vectors from the old answer's embedding to the new one's",
+                help="Moves the neurons' value vectors from the old answer's embedding to the new one's. "
+                f"Neurons of more than {COMMON_SHARE:.0%} of the relation's facts are left out: changing "
+                "them changes those facts, too.",
             )
-            st.form_submit_button("Rewrite", on_click=_rewrite)
+            own = is_atlas_model(atlas, subject) and question.relation_id
+            only = state.to_rewrite(atlas, question.relation_id, selected) if own else ()
+            st.form_submit_button("Rewrite", on_click=_rewrite, args=(only,))
         with st.popover("Set to …", icon=":material/tune:"), st.form("lab_setting", border=False):
             st.number_input(
                 "Activation", -allowed.strength, allowed.strength, step=0.5, **setting("set_to", 0.0)
@@ -72,15 +80,15 @@ def offer_verbs(atlas: Atlas, subject: Subject, question: Question) -> None:
             st.form_submit_button("Take", on_click=_take, args=(subject,))
 
 
-def do(kind: str, **options: object) -> None:
-    """Change all selected neurons in this way, and run the experiment."""
-    state.put_change(kind, **options)
+def do(kind: str, *, only: Sequence[Neuron] = (), **options: object) -> None:
+    """Change the selected neurons in this way, or only these, and run the experiment."""
+    state.put_change(kind, only=only, **options)
     state.put("at_once", True)
 
 
-def _rewrite() -> None:
+def _rewrite(only: Sequence[Neuron]) -> None:
     if new := (state.get("rewrite") or "").strip():
-        do("edit", new=new[: limits.current().answer_length], remove=1.0, add=2.0)
+        do("edit", only=only, new=new[: limits.current().answer_length])
 
 
 def _set() -> None:

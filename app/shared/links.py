@@ -32,7 +32,7 @@ ATLASES = "atlases/page.py"
 # What the Lab's address calls a change → its name, icon and explanation.
 LAB_VERBS = {
     "suppress": ("Forget", "ink_eraser", "Switch its neurons off, and see whether the answer goes"),
-    "amplify": ("Boost", "trending_up", "Turn its neurons up"),
+    "amplify:3": ("Boost", "trending_up", "Multiply its neurons' activations by 3"),
     "edit": ("Rewrite to …", "edit", "Let its neurons write another answer"),
     "set": ("Set to …", "tune", "Give its neurons one activation"),
     "patch": (
@@ -41,6 +41,7 @@ LAB_VERBS = {
         "Give its neurons another prompt's activations",
     ),
 }
+UNFINISHED = ("edit", "set", "patch")  # the Lab asks for their options
 
 
 def here(**parameters: Any) -> dict[str, str]:
@@ -96,10 +97,11 @@ def column(title: str, **options: Any) -> Any:
 
 
 def lab_verbs(fact_id: str) -> None:
-    """To the Lab, each with one change of the fact's neurons chosen."""
+    """To the Lab, each with one change of the fact's neurons: run at once, or its options open."""
     with st.container(key="lab_verbs", horizontal=True, gap="small"):
         for change, (label, icon, about) in LAB_VERBS.items():
-            parameters = here(fact=fact_id, change=change)
+            run = None if change in UNFINISHED else 1
+            parameters = here(fact=fact_id, change=change, run=run)
             st.page_link(LAB, label=label, icon=f":material/{icon}:", help=about, query_params=parameters)
 
 

@@ -34,7 +34,7 @@ from atlas.queries.neurons import (
     neurons_named,
 )
 from atlas.queries.search import Hits, facts_matching
-from atlas.queries.sharing import relation_neurons, relation_overlap, uncommon_neurons
+from atlas.queries.sharing import COMMON_SHARE, relation_neurons, relation_overlap, uncommon_neurons
 from atlas.queries.summary import (
     Overview,
     Summary,
@@ -49,6 +49,7 @@ from atlas.queries.summary import (
 from atlas.queries.writing import generations_of_fact, lens_of_fact
 
 __all__ = [
+    "COMMON_SHARE",
     "Hits",
     "Overview",
     "Summary",

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from atlas import queries
 from atlas.errors import AtlasError
 from atlas.experiments import documents
 from atlas.experiments.controls import experiment_prompts
@@ -205,12 +206,14 @@ def test_forgetting_a_typed_sentence_finds_its_neurons_and_flips_the_answer(subj
     assert "With as many random neurons of the same layers" in said(at.markdown)
 
 
-def test_every_verb_is_a_button_that_runs(fact, neurons, other_answer):
+def test_every_verb_is_a_button_that_runs(atlas, fact, neurons, other_answer):
     at = press(lab(fact=fact["fact_id"]), "Boost")
     assert done(at).experiment.interventions == (Amplify(neurons, 3.0),)
     at.session_state["lab_rewrite"] = other_answer
     press(at, "Rewrite")
-    assert done(at).experiment.interventions == (Edit(neurons, fact["object"], other_answer, 1.0, 2.0),)
+    uncommon = queries.uncommon_neurons(atlas, neurons, fact_id=fact["fact_id"])
+    assert 0 < len(uncommon) < len(neurons)
+    assert done(at).experiment.interventions == (Edit(uncommon, fact["object"], other_answer, 1.0, 2.0),)
     widget(at.number_input, "lab_set_to").set_value(0.5)
     press(at, "Set")
     assert done(at).experiment.interventions == (SetTo(neurons, 0.5),)
@@ -231,6 +234,18 @@ def test_an_experiment_that_the_atlas_gives_has_a_short_link(fact, neurons, othe
     # With fewer neurons it has a long one.
     tick(at, [str(neuron) for neuron in neurons[1:]])
     assert documents.from_link(link(at)).neurons == neurons[1:]
+
+
+def test_a_link_without_the_new_answer_opens_the_changes_and_runs_with_one(fact, other_answer):
+    at = lab(quick=False, fact=fact["fact_id"], change="edit")
+    assert "lab_run" not in at.session_state
+    assert box_is_open(at, "Several changes, strengths, controls")
+    number = first_change(at)
+    at.session_state[f"lab_new_{number}"] = other_answer
+    press(at.run(), RUN)
+    short = {name: at.query_params[name] for name in ("fact", "change", "run")}
+    assert short["change"] == f"edit:{other_answer}"
+    assert done(lab(quick=False, **short)).experiment.interventions == done(at).experiment.interventions
 
 
 @pytest.mark.parametrize("change", ["explode", "amplify:many", "set:nan", "amplify:1e99", "patch:"])
@@ -386,13 +401,15 @@ def test_neurons_are_found_live_and_can_be_deselected(subject, fact, discovery):
     assert any(f"{len(names) - 1} of {len(names)} selected" in text.value for text in at.caption)
 
 
-def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject, fact, discovery):
+def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(atlas, subject, fact, discovery):
     from atlas.experiments.run import find_neurons
 
-    text = "\n".join(prompt.text.replace(fact["subject"], "Italy") for prompt in discovery[:2])
-    at = lab(fact=fact["fact_id"], session={"lab_negatives": text, "lab_negative_answer": "Rome"})
+    alike = queries.facts_sharing_neurons(atlas, fact["fact_id"]).iloc[0]
+    others = [item.prompt for item in experiment_prompts(atlas, alike["fact_id"]) if item.group == "asked"]
+    text, answer = "\n".join(prompt.text for prompt in others[:2]), alike["object"]
+    at = lab(fact=fact["fact_id"], session={"lab_negatives": text, "lab_negative_answer": answer})
     press(at, "Find them live")
-    negatives = [subject.prompt(line, "Rome") for line in text.splitlines()]
+    negatives = [subject.prompt(line, answer) for line in text.splitlines()]
     wanted = find_neurons(subject, discovery, negatives=negatives)
     names = {str(item.neuron) for item in find_neurons(subject, discovery).neurons}
     left = [str(item.neuron) for item in wanted.neurons]
@@ -400,7 +417,7 @@ def test_neurons_of_negative_examples_are_left_out_of_what_is_found_live(subject
     assert list(table_with(at, "neuron")["neuron"]) == left
     assert "Without those of 2 negative prompts" in said(at.caption)
     # Other examples are another search.
-    widget(at.text_input, "lab_negative_answer").set_value("Paris")
+    widget(at.text_input, "lab_negative_answer").set_value(f"not {answer}")
     at.run()
     assert "Without those of" not in said(at.caption)
     widget(at.text_area, "lab_negatives").set_value("no place for an answer")
@@ -853,8 +870,12 @@ def test_what_is_cancelled_leaves_nothing_behind(subject, fact, monkeypatch):
 # Coming and going ------------------------------------------------------------------------------------
 
 
+def box_is_open(at: AppTest, label: str) -> bool:
+    return next(each for each in at.expander if each.label == label).proto.expanded
+
+
 def setup_is_open(at: AppTest) -> bool:
-    return next(each for each in at.expander if each.label == "Neurons").proto.expanded
+    return box_is_open(at, "Neurons")
 
 
 def test_the_lab_opened_from_a_fact_has_everything_chosen(fact, neurons):
@@ -877,9 +898,7 @@ def test_the_example_of_home_runs_in_one_click(monkeypatch):
 
 
 def test_the_lab_opened_without_a_question_offers_a_random_fact():
-    at = lab()
-    assert setup_is_open(at)
-    press(at, "Take a random fact")
+    at = press(lab(), "Take a random fact")
     assert RUN in labels(at)
 
 

@@ -19,8 +19,9 @@ import streamlit as st
 from app.compare import show
 from app.compare.crossing import Sets, measure_effects, show_cross_effects
 from app.lab import state
-from app.lab.choose import choose_model, explain_tokens, is_atlas_model
+from app.lab.choose import choose_model, is_atlas_model
 from app.lab.run import Progress, show_progress, show_toast
+from app.lab.sentence import explain_tokens
 from app.lab.tables import limited_prompts
 from app.shared import address, exports, layout, limits, links, thresholds
 from app.shared.apart import apart

@@ -70,13 +70,12 @@ def findings(measured: Mapping[str, pd.DataFrame], *, ratio: str) -> list[str]:
         found = {title: evidence.judged(rows, intervention, ratio=ratio) for title, rows in measured.items()}
         return _except([title for title, each in found.items() if each is None or not each.expected])
 
-    touched = [title for title, rows in measured.items() if _excludes_zero(rows, ratio)]
     return [
         "**Suppressing** a fact's neurons should lower the probability of its answer. It changes by "
         f"{changes('suppress', 'own')}; without as many random neurons by {changes('suppress', 'random')}."
         f"{not_in('suppress')}",
         "**Other facts** should stay as they are. Without the same neurons, the answers of unrelated facts "
-        f"change by {changes('suppress', 'unrelated')}.{_except(touched)}",
+        f"change by {changes('suppress', 'unrelated')}.",
         "**Amplifying** the neurons should raise the answer's probability. It changes by "
         f"{changes('amplify', 'own')}.{not_in('amplify')}",
     ]
@@ -95,12 +94,7 @@ def _change(rows: pd.DataFrame, intervention: str, group: str, ratio: str) -> st
     change = signed_percent(row[f"{ratio}_change"])
     low, high = row[f"{ratio}_low"], row[f"{ratio}_high"]
     between = "" if pd.isna(low) else f" ({signed_percent(low)} to {signed_percent(high)})"
-    return f"**{change}**{between if group == 'own' else ''}"
-
-
-def _excludes_zero(rows: pd.DataFrame, ratio: str) -> bool:
-    row = _row(rows, "suppress", "unrelated")
-    return row is not None and not row[f"{ratio}_low"] <= 0 <= row[f"{ratio}_high"]
+    return f"**{change}**{'' if group == 'random' else between}"
 
 
 def _except(titles: list[str]) -> str:

@@ -12,7 +12,7 @@ import streamlit as st
 from app.lab import state
 from app.lab.state import OTHER_MODEL, option, setting
 from app.shared import limits, resources
-from app.shared.words import escape
+from app.shared.words import escape, joined
 from atlas.errors import ModelError
 from atlas.models import KNOWN_MODELS, known_model, locate, may_be_on_hub, same_model
 from atlas.models.families import FAMILIES
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def choose_model(status: Any) -> Subject | None:
     """The chosen subject model, loaded; None while it has to be named or fetched.
 
-    `status` is a container that is always visible: it shows the loading.
+    `status` is a container that is always visible: it shows the loading, then what the model is.
     """
     allowed = limits.current()
     names = list(allowed.models) if allowed.demo_mode else [*allowed.models, OTHER_MODEL]
@@ -49,8 +49,6 @@ def choose_model(status: Any) -> Subject | None:
         st.caption(f"Safetensors weights of one of these types: {', '.join(FAMILIES)}.")
         return None
     allowed.check_model(name)
-    if name in KNOWN_MODELS:
-        st.caption(escape(KNOWN_MODELS[name].description))
     try:
         locate(name, allow_download=False)
     except ModelError as missing:
@@ -78,14 +76,14 @@ def offer_to_fetch(name: str, missing: ModelError) -> None:
 
 
 def load_model(name: str, status: Any) -> Subject:
-    with status, st.spinner("Loading the model …"):
-        subject = resources.subject(name)
-    st.caption(
-        escape(
-            f"{subject.n_layers} layers of {subject.n_neurons:,} neurons · {subject.family.kind} · "
-            f"weights {subject.weights_sha256[:12]}"
-        )
-    )
+    with status:
+        with st.spinner("Loading the model …"):
+            subject = resources.subject(name)
+        known = known_model(name)
+        size = f"{subject.n_layers} layers of {subject.n_neurons:,} neurons"
+        weights = f"weights {subject.weights_sha256[:12]}"
+        about = known.description if known else ""
+        st.caption(escape(joined(subject.family.kind, size, weights, about)))
     return subject
 
 

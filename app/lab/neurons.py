@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 FIRST_SHOWN = 8
-COLUMNS = ("neuron", "share", "mean_score", "promoted", "origin")
+COLUMNS = ("neuron", "label", "share", "mean_score", "promoted", "n_facts", "origin")
 
 
 def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[Neuron, ...]:
@@ -53,7 +53,7 @@ def choose_neurons(atlas: Atlas, subject: Subject, question: Question) -> tuple[
         return ()
     listed = choose_sources(offered)
     rows = pd.concat([offered[source] for source in listed], ignore_index=True)
-    rows = add_promoted(atlas, subject, question.fact_id, rows.drop_duplicates("neuron", ignore_index=True))
+    rows = add_stored(atlas, subject, question.fact_id, rows.drop_duplicates("neuron", ignore_index=True))
     selected = select_neurons(rows)
     if listed != [TRAY] and is_atlas_model(atlas, subject):
         tray.add_button(selected, "Add them to the tray", key="lab", source=question.name)
@@ -258,10 +258,13 @@ def _add_names(model: str, n_layers: int, n_neurons: int) -> None:
 # The table -------------------------------------------------------------------------------------------
 
 
-def add_promoted(atlas: Atlas, subject: Subject, fact_id: str | None, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with what each neuron pushes on the fact, where the atlas is of this model."""
+def add_stored(atlas: Atlas, subject: Subject, fact_id: str | None, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with each neuron's name, what it pushes on the fact, and how many facts have it.
+
+    Empty where the atlas is of another model.
+    """
     if not is_atlas_model(atlas, subject):
-        return rows.assign(promoted="")
+        return rows.assign(promoted="", label=None, n_facts=None)
     known = atlas.query(
         f"""
         WITH fires AS (
@@ -269,13 +272,18 @@ def add_promoted(atlas: Atlas, subject: Subject, fact_id: str | None, rows: pd.D
                    avg(mean_activation) FILTER (fact_id = $fact_id) AS on_fact
             FROM knowledge_neurons GROUP BY layer, neuron
         )
-        SELECT 'L' || layer || '.N' || neuron AS name, {pushed("coalesce(on_fact, on_all)")}
+        SELECT 'L' || layer || '.N' || neuron AS name, label, n_facts, {pushed("coalesce(on_fact, on_all)")}
         FROM neurons AS n LEFT JOIN fires USING (layer, neuron) WHERE list_contains($names, name)
         """,
         {"names": list(rows["neuron"]), "fact_id": fact_id},
     )
-    tokens = {row.name: token_list(row.promoted, 5, missing="") for row in known.itertuples()}
-    return rows.assign(promoted=rows["neuron"].map(tokens).fillna(""))
+    known = known.set_index("name")
+    tokens = known["promoted"].map(lambda each: token_list(each, 5, missing=""))
+    return rows.assign(
+        promoted=rows["neuron"].map(tokens).fillna(""),
+        label=rows["neuron"].map(known["label"]),
+        n_facts=rows["neuron"].map(known["n_facts"]),
+    )
 
 
 def select_neurons(rows: pd.DataFrame) -> tuple[Neuron, ...]:
@@ -311,7 +319,11 @@ def select_neurons(rows: pd.DataFrame) -> tuple[Neuron, ...]:
             "mean_score": ProgressColumn(
                 "Mean score", format="%.4f", min_value=0.0, max_value=top, width=120
             ),
-            "promoted": TextColumn("Promotes", width="medium"),
+            "label": TextColumn(
+                "Name", width="medium", help="What its facts share beyond chance, and what it pushes"
+            ),
+            "promoted": TextColumn("Promotes here", width="medium"),
+            "n_facts": NumberColumn("Facts", width=60, help="Facts of the atlas that have it"),
             "origin": TextColumn("From", width="small"),
         },
     )

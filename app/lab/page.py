@@ -87,7 +87,7 @@ def set_up(atlas: Atlas) -> LabChoices:
     subject = question = experiment = None
     missing: list[str] = []
     with layout.errors_as_sentences():
-        left, right = st.columns([1, 4], gap="medium", vertical_alignment="bottom")
+        left, right = st.columns([1, 4], gap="medium", vertical_alignment="top")
         status = st.container()
         with left:
             subject = choose.choose_model(status)

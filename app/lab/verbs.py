@@ -83,6 +83,7 @@ def offer_verbs(atlas: Atlas, subject: Subject, question: Question, selected: Se
 def do(kind: str, *, only: Sequence[Neuron] = (), **options: object) -> None:
     """Change the selected neurons in this way, or only these, and run the experiment."""
     state.put_change(kind, only=only, **options)
+    state.open_setup(False)  # what the model says now comes into view
     state.put("at_once", True)
 
 

@@ -88,7 +88,7 @@ def introduce_experiment(fact: Mapping[str, Any], model: str) -> str:
 
 def offer_experiment(atlas_id: str, fact_id: str, model: str, seen: Mapping[str, Seen]) -> None:
     """A button that opens the Lab with the fact, and runs it; elsewhere where its model is not here."""
-    ready, fetched = is_ready(model), can_be_fetched(model)
+    ready, fetched = is_at_hand(model), can_be_fetched(model)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         if (ready or fetched) and st.button("Do it live", type="primary", icon=":material/science:"):
             st.switch_page(links.LAB, query_params=links.here(atlas=atlas_id, fact=fact_id, run=1))
@@ -131,8 +131,12 @@ def offer_another_model(atlas_id: str, model: str, seen: Mapping[str, Seen]) -> 
 
 
 def ready_atlases(seen: Mapping[str, Seen]) -> Iterator[str]:
-    """The atlases whose models are on this machine."""
-    return (atlas_id for atlas_id, (manifest, _) in seen.items() if is_ready(manifest.model.name))
+    """The atlases whose models visitors may use, and which are on this machine."""
+    return (atlas_id for atlas_id, (manifest, _) in seen.items() if is_at_hand(manifest.model.name))
+
+
+def is_at_hand(model: str) -> bool:
+    return limits.current().offers(model) and is_ready(model)
 
 
 def own_sentence(atlas_id: str | None, seen: Mapping[str, Seen]) -> None:

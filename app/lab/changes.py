@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.lab import state
-from app.lab.state import Question, option, setting
+from app.lab.state import ERASE_VALUES, Question, option, setting
 from app.shared import layout, limits, resources
 from app.shared.words import escape, plural
 from atlas.errors import AtlasError
@@ -41,7 +41,6 @@ KINDS_EXPLAINED = {
     "edit": "Moves their value vectors from the old answer's embedding to the new one's.",
 }
 ANSWERS = {"old": "Old answer", "new": "New answer"}
-ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
 def choose_changes(

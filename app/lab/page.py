@@ -131,7 +131,7 @@ def choose_experiment(
             interventions, missing = choose_changes(atlas, question, selected)
         with right:
             st.markdown("##### Controls")
-            sentence.choose_controls()
+            sentence.choose_controls(subject)
     if missing:
         return None, missing
     experiment = Experiment(

@@ -20,6 +20,7 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.tables import check_limits
+from app.shared import limits
 from app.shared.apart import apart
 from atlas.experiments.experiment import Experiment
 
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 RUNS_KEPT = 10
-TEXT_TOKENS = 20
+TEXT_TOKENS, FEWEST_TOKENS = 20, 10
 Progress = Callable[[float, str], None]
+
+
+def most_tokens() -> int:
+    """The most tokens of a text that a model writes here."""
+    return max(limits.current().tokens, FEWEST_TOKENS)
 
 
 @contextmanager
@@ -90,7 +96,7 @@ def run_experiment(subject: Subject, experiment: Experiment, place: Any) -> Run:
     with show_progress(place, "Running") as progress:
         outcome = apart(run, subject, experiment, progress=progress)
         if subject.family.kind == "causal":
-            n = state.get("tokens", TEXT_TOKENS)
+            n = min(state.get("tokens", TEXT_TOKENS), most_tokens())
             first = experiment.prompts[0].prompt
             texts = apart(write_texts, subject, experiment, first, n_tokens=n, progress=progress)
     number = state.get("runs_made", 0) + 1

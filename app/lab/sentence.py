@@ -15,7 +15,7 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.choose import is_atlas_model
-from app.lab.run import show_progress
+from app.lab.run import FEWEST_TOKENS, TEXT_TOKENS, most_tokens, show_progress
 from app.lab.state import Question, setting
 from app.lab.tables import limited_prompts
 from app.shared import limits, resources
@@ -77,8 +77,9 @@ def choose_sentence(atlas: Atlas, subject: Subject | None) -> Question | None:
         name = fact_name(fact["subject"], fact["object"])
         st.caption(describe_fact(fact, own))
         return Question(fact["fact_id"], fact["relation_id"], name, answer, own)
-    lines = "\n".join(with_gap(subject, line) for line in state.texts().splitlines() if line.strip())
-    typed = limited_prompts(subject, lines, answer)
+    # One more than is allowed, so that too many are refused, and a link's thousands are not read.
+    lines = list(dict.fromkeys(filter(str.strip, state.texts().splitlines())))[: limits.current().prompts + 1]
+    typed = limited_prompts(subject, "\n".join(with_gap(subject, line) for line in lines), answer)
     explain_tokens(subject, typed[0])
     return Question(None, None, answer, answer, tuple(ExperimentPrompt("asked", each) for each in typed))
 
@@ -280,8 +281,8 @@ def missing_before(subject: Subject | None, question: Question | None) -> list[s
 # The controls ----------------------------------------------------------------------------------------
 
 
-def choose_controls() -> None:
-    """The numbers of random draws and of other facts."""
+def choose_controls(subject: Subject) -> None:
+    """The numbers of random draws and of other facts, and how much a causal model writes."""
     for names in (("draws", "seed"), state.NEAR_AND_FAR):
         for name, place in zip(names, st.columns(2), strict=True):
             label, explained = CONTROLS_EXPLAINED[name]
@@ -291,6 +292,14 @@ def choose_controls() -> None:
                 **setting(name, state.CONTROL_DEFAULTS[name]),
                 help=explained,
             )
+    if subject.family.kind == "causal":
+        st.number_input(
+            "Tokens of each text",
+            FEWEST_TOKENS,
+            most_tokens(),
+            **setting("tokens", min(TEXT_TOKENS, most_tokens())),
+            help="What the model writes as it was, changed, and with random neurons changed",
+        )
 
 
 def all_prompts(atlas: Atlas, subject: Subject, question: Question) -> tuple[ExperimentPrompt, ...]:

@@ -38,6 +38,7 @@ LONGEST_PLAIN = 1500
 
 CONTROL_DEFAULTS = {"draws": 5, "seed": 0, "neighbours": 6, "unrelated": 12}
 NEAR_AND_FAR = ("neighbours", "unrelated")
+ERASE_VALUES = {"zero": "zero", "unk": "unknown token"}
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def take_over_url(atlas: Atlas) -> bool:
         ask_about(atlas, new["fact"])
     elif "prompts" in new or "answer" in new:
         put_texts(url["prompts"] or "")
-        put("answer", url["answer"] or "")
+        put("answer", (url["answer"] or "")[: limits.current().answer_length])
     if "change" in new:
         put_short_change(new["change"], atlas)
     if from_tray:
@@ -207,13 +208,19 @@ def _number(text: str) -> float:
     return number
 
 
-# Of a change in a short link: the option that its text gives, and how it is read.
-_SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "amplify": ("factor", _number),
-    "erase": ("value", str),
-    "edit": ("new", str),
-    "set": ("value", _number),
-    "patch": ("from_prompt", str),
+def _erased_by(text: str) -> str:
+    if text not in ERASE_VALUES:
+        raise ValueError(text)
+    return text
+
+
+# Of a change in a short link: the option that its text gives, how it is read, and what may be there.
+_SHORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "amplify": ("factor", _number, "a number up to 100"),
+    "erase": ("value", _erased_by, " or ".join(ERASE_VALUES)),
+    "edit": ("new", str, "an answer"),
+    "set": ("value", _number, "a number up to 100"),
+    "patch": ("from_prompt", str, "a prompt"),
 }
 
 
@@ -228,12 +235,12 @@ def put_short_change(text: str, atlas: Atlas) -> None:
         raise DocumentError(f"change must be one of {kinds}, got '{kind[:40]}'. Correct the link.")
     options = {}
     if option_text and kind in _SHORT_OPTIONS:
-        name, read = _SHORT_OPTIONS[kind]
+        name, read, what = _SHORT_OPTIONS[kind]
         try:
             options[name] = read(option_text[: limits.current().prompt_length])
         except ValueError:
             raise DocumentError(
-                f"change={kind} takes a number up to 100, got '{option_text[:40]}'. Correct the link."
+                f"change={kind} takes {what}, got '{option_text[:40]}'. Correct the link."
             ) from None
     elif kind in _SHORT_OPTIONS:
         put("changes_box", (next_number(), True))
@@ -242,7 +249,7 @@ def put_short_change(text: str, atlas: Atlas) -> None:
 
 def _only(kind: str, atlas: Atlas, fact_id: str | None) -> tuple[Neuron, ...]:
     """Those of the fact's neurons that a short link changes; () for all."""
-    if kind != "edit" or fact_id is None:
+    if kind != "edit" or not has_fact(atlas, fact_id):
         return ()
     relation_id = queries.fact(atlas, fact_id)["relation_id"]
     return to_rewrite(atlas, relation_id, neurons_of(queries.neurons_of_fact(atlas, fact_id)))
@@ -383,7 +390,7 @@ def _short_change(experiment: Experiment, atlas: Atlas) -> str | None:
     )
     if not same_model(experiment, model) or set(experiment.neurons) != set(own):
         return None
-    name, _ = _SHORT_OPTIONS.get(kind, ("", str))
+    name, *_ = _SHORT_OPTIONS.get(kind, ("", str, ""))
     given = {key: getattr(item, key) for key in (name, "old") if hasattr(item, key)}
     if make_intervention(kind, own, **given) != item:  # other strengths
         return None

@@ -17,6 +17,8 @@ from app.lab.changes import objects_of_relation
 from app.lab.choose import is_atlas_model
 from app.lab.state import Question, setting
 from app.shared import limits, resources
+from app.shared.words import escape
+from atlas.errors import AtlasError
 from atlas.neuron import Neuron
 from atlas.queries import COMMON_SHARE
 from atlas.store.atlas import Atlas
@@ -78,6 +80,9 @@ def offer_verbs(atlas: Atlas, subject: Subject, question: Question, selected: Se
                 help="The neurons get the activations that they have at this sentence's gap",
             )
             st.form_submit_button("Take", on_click=_take, args=(subject,))
+    if problem := state.get("take_error"):
+        state.put("take_error", None)
+        st.error(escape(problem))
 
 
 def do(kind: str, *, only: Sequence[Neuron] = (), **options: object) -> None:
@@ -100,4 +105,7 @@ def _take(subject: Subject) -> None:
     from atlas.experiments.look import with_gap
 
     if text := state.get("take_from", "").strip():
-        do("patch", from_prompt=with_gap(subject, text))
+        try:
+            do("patch", from_prompt=with_gap(subject, text))
+        except AtlasError as error:
+            state.put("take_error", str(error))

@@ -55,12 +55,28 @@ def apart(
 
     What it is given and returns is pickled, and so is what it calls the option `on_part` with: like
     `progress`, that is called here. Raises what the function, `progress` or `on_part` raises, and
-    `AtlasError` when the process ends without an answer.
+    `AtlasError` when the process ends without an answer or takes longer than `model_seconds`; in the server
+    itself these count from here, with the wait in line.
     """
     with visitors.away():
         if limits.current().model_process and sys.platform == "linux" and subject.device.type == "cpu":
             return _in_a_copy(function, subject, *given, progress=progress, **options)
-        return function(subject, *given, progress=progress, **options)
+        return function(subject, *given, progress=_in_time(progress), **options)
+
+
+def _in_time(progress: OnProgress) -> OnProgress:
+    """`progress`, which raises `AtlasError` once `model_seconds` have passed since now."""
+    most, start = limits.current().model_seconds, time.monotonic()
+
+    def tell(share: float, message: str) -> None:
+        if time.monotonic() > start + most:
+            raise AtlasError(
+                f"The model's work was stopped after {most:g} s (model_seconds). "
+                "Ask for fewer prompts, neurons or draws."
+            )
+        progress(share, message)
+
+    return tell
 
 
 def _in_a_copy(
@@ -77,7 +93,7 @@ def _in_a_copy(
             _compute(theirs, lambda tell: function(_copy(subject), *given, progress=tell, **options))
         theirs.close()
         try:
-            return _answer(ours, progress, options.get("on_part"))
+            return _answer(ours, _in_time(progress), options.get("on_part"))
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -51,6 +51,8 @@ class Limits:
     strength: float = _ABOVE_0
     experiment_bytes: int = Field(gt=0)
     experiment_size: int = Field(gt=0)
+    tokens: int = Field(gt=0)
+    model_seconds: float = _ABOVE_0
     sweep_mb: int = Field(gt=0)
     model_threads: int = Field(gt=0)
     tray: int = Field(gt=0)

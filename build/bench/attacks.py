@@ -165,6 +165,58 @@ def run_heavy_links(attacker: Attacker) -> None:
             return
 
 
+HOSTILE_TEXTS = (
+    "<img src=x onerror=alert(1)>**b** [x](http://a) $\\a$ :red[no]",
+    "[Y] [Y]",
+    "very " * 2_000 + "[Y]",
+    "\u202e\x00\x1b[31m",
+    "☃" * 5_000,
+    "a{X}\n" * 500,
+)
+HOSTILE_CHANGES = (
+    *("", ":", "explode", "suppress:all", "amplify:nan", "amplify:inf", "amplify:1e308", "amplify:3:4"),
+    *("set:-1e99", "set:1e-320", "erase:all", "patch:no gap", "erase:" + "x" * 5_000),
+    *(f"{kind}:{text}" for kind in ("edit", "patch", "set") for text in HOSTILE_TEXTS),
+)
+
+
+def run_short_links(attacker: Attacker) -> None:
+    """Changes of a fact that a short link names, most of them nonsense, and away after two seconds."""
+    attacker.visit("lab", 2, fact="P36:france", change=attacker.random.choice(HOSTILE_CHANGES), run="1")
+
+
+def ask_sentences(attacker: Attacker) -> None:
+    """Sentences that the Lab has not met, with hostile answers and hundreds of wordings."""
+    wordings = "".join(f"The capital of {attacker.letters(5)} is\n" for _ in range(500))
+    text = attacker.random.choice((*HOSTILE_TEXTS, wordings))
+    answer = attacker.random.choice((*HOSTILE_TEXTS, ""))
+    attacker.visit(
+        "lab", 4, prompts=f"{attacker.letters(5)} {text}", answer=answer, change="set:0.5", run="1"
+    )
+
+
+def read_own_texts(attacker: Attacker) -> None:
+    """Texts for a neuron to read, each of them new and as long as is allowed."""
+    with Visitor(attacker.server) as visitor:
+        for text in (*HOSTILE_TEXTS, *(attacker.letters(3) + " paris" * 40 for _ in range(10))):
+            visitor.ask("neuron", atlas=ATLAS, neuron="L2.N23", text=text, related="cosine")
+            attacker.stay(visitor, 20)
+
+
+def open_lists(attacker: Attacker) -> None:
+    """Neuron lists in links and files: too many, of no model, with hostile names."""
+    names = ",".join(f"L{n % 3}.N{n}" for n in range(200))
+    for neurons in (names, names * 5, "L0.N" + "9" * 5_000, "<b>", ",,,"):
+        for text in HOSTILE_TEXTS:
+            attacker.go_on()
+            attacker.visit("search", 10, list=neurons, list_name=text, list_note=text)
+    with Visitor(attacker.server) as visitor:
+        visitor.ask("search", atlas=ATLAS)
+        attacker.stay(visitor, 20)
+        for data in (b"[" * 100_000, b"\xff" * 100_000, b'{"name": 1e999}'):
+            attacker.answers[f"upload: {visitor.upload(data, 'list.json')}"] += 1
+
+
 # Sessions --------------------------------------------------------------------------------------------
 
 
@@ -326,6 +378,10 @@ Attack = Callable[[Attacker], None]
 ATTACKS: dict[str, Attack] = {
     "sql-values": ask_for_values,
     "lab-links": run_heavy_links,
+    "lab-changes": run_short_links,
+    "lab-sentences": ask_sentences,
+    "own-texts": read_own_texts,
+    "lists": open_lists,
     "sql-endless": ask_without_end,
     "sql-left": ask_and_leave,
     "sql-errors": ask_for_long_errors,

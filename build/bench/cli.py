@@ -108,16 +108,28 @@ def _app(
 
 @benchmarks.command("lab")
 def _lab(
+    models: Annotated[
+        list[str], Option("--model", metavar="NAME", help="pocket-bert or smollm2-135m; may be repeated")
+    ] = ("pocket-bert",),
     neurons: Annotated[
-        list[int], Option(min=1, max=6144, metavar="N …", help="numbers of neurons that are changed")
-    ] = (33, 133, 700, 1980, 4000),
-    rounds: Count = 3,
+        list[int] | None,
+        Option(min=1, max=6144, metavar="N", help="only experiments of so many neurons; may be repeated"),
+    ] = None,
+    rounds: Count = 20,
     json: Json = None,
 ) -> None:
-    """Time the Lab's experiments."""
-    from build.bench import lab
+    """Time the Lab's steps.
 
-    lab.time_experiments(neurons, rounds, json)
+    As a visitor waits for them, or experiments alone as they grow with their neurons.
+    """
+    if neurons:
+        from build.bench import lab
+
+        lab.time_experiments(neurons, rounds, json)
+        return
+    from build.bench import lab_steps
+
+    lab_steps.time_steps(models, rounds, json)
 
 
 @benchmarks.command("load")

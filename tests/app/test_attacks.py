@@ -56,6 +56,13 @@ def visitor(server: Server) -> Iterator[Visitor]:
 
 
 @pytest.fixture(scope="module")
+def persistent(server: Server) -> Iterator[Visitor]:
+    """One who tries many things in one session: a host lets an address open few of them."""
+    with Visitor(server) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def allowed() -> limits.Limits:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(limits.LIMITS_VARIABLE, str(DEMO))
@@ -323,6 +330,88 @@ def test_an_experiment_is_run_beside_heavy_ones_and_none_sees_anothers_changes(s
         assert run_experiment(visitor) == alone
         assert run_experiment(visitor) == alone
     assert sum(attacker.goes for attacker in attackers) >= heavy
+
+
+@pytest.mark.parametrize("attack", ["lab-changes", "lab-sentences", "own-texts", "lists", "searches"])
+def test_an_experiment_gives_the_same_numbers_beside_those_who_try_every_field(server, visitor, attack):
+    alone = run_experiment(visitor)
+    with attacked(server, attack, 2) as attackers:
+        assert run_experiment(visitor) == alone
+    assert sum(attacker.goes for attacker in attackers) >= 1
+    errors = [error for attacker in attackers for error in attacker.answers]
+    assert not [error for error in errors if "app has encountered an error" in error or "Exception" in error]
+
+
+def unescaped(visitor: Visitor) -> list[str]:
+    """Texts of the page in which the markup of a hostile text is markup."""
+    shown = visitor.texts("markdown", "alert", "heading", "toast")
+    return [each for each in shown if re.search(r"(?<!\\)(<img|\[x\\?\]|\$\\|:red\[no)", each)]
+
+
+CHANGES = (
+    *("suppress", "amplify:3", "amplify:-2", "erase:zero", "erase:unk", "edit:Rome", "edit:Berlin"),
+    *("set:0.5", "set:-2", "patch:The capital of Italy is [Y].", "patch:The capital of Japan is [Y]."),
+)
+
+
+def changed_by(visitor: Visitor, change: str) -> bytes:
+    """The numbers of a fact's experiment with the change of a short link."""
+    visitor.open("lab", **ATLAS, fact=FACT, change=change, run="1")
+    assert visitor.errors == []
+    return load.lab_numbers(visitor)
+
+
+def test_sixteen_visitors_each_see_their_own_change_of_every_kind_and_no_other(server, visitor):
+    alone = {change: changed_by(visitor, change) for change in CHANGES}
+    assert all(alone.values())
+    assert len(set(alone.values())) == len(CHANGES)
+    found: list[tuple[str, bytes]] = []
+
+    def visit(place: int) -> None:
+        with Visitor(server.seen_from(100 + place)) as other:
+            for step in range(2):
+                change = CHANGES[(place + 5 * step) % len(CHANGES)]
+                found.append((change, changed_by(other, change)))
+
+    threads = [threading.Thread(target=visit, args=(place,)) for place in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 32
+    assert [change for change, numbers in found if numbers != alone[change]] == []
+
+
+@pytest.mark.parametrize("change", attacks.HOSTILE_CHANGES, ids=lambda change: change[:30])
+def test_a_short_link_of_any_text_gets_an_experiment_or_a_sentence(persistent, allowed, change):
+    persistent.open("lab", **ATLAS, fact=FACT, change=change, run="1")
+    assert all(
+        each.startswith("The ") or "Correct the link" in each for each in map(unmarked, persistent.errors)
+    )
+    assert max(map(len, persistent.errors), default=0) < 10 * allowed.prompt_length
+    assert "Find them live" in persistent.buttons
+    assert not unescaped(persistent)
+
+
+@pytest.mark.parametrize("answer", ["", *attacks.HOSTILE_TEXTS], ids=lambda text: text[:20])
+@pytest.mark.parametrize("text", attacks.HOSTILE_TEXTS, ids=lambda text: text[:20])
+def test_a_sentence_of_any_text_gets_an_answer_or_a_sentence(persistent, allowed, text, answer):
+    persistent.open("lab", **ATLAS, prompts=text, answer=answer, change="set:0.5", run="1")
+    assert len(persistent.errors) <= 1
+    assert all(each.startswith(("The ", "There are ")) for each in map(unmarked, persistent.errors))
+    assert max(map(len, persistent.errors), default=0) < 10 * allowed.prompt_length
+    assert not unescaped(persistent)
+
+
+@pytest.mark.parametrize("number", [1e300, float("nan"), float("inf"), -1e4])
+def test_a_number_that_only_a_program_sends_is_no_error(visitor, number):
+    visitor.open("lab", **ATLAS, fact=FACT)
+    box = next(each for each in visitor.shown("number_input") if each.label == "Activation")
+    visitor.set(box.id, double_value=number)
+    visitor.wait(lambda: visitor.settled)
+    visitor.press("Set")
+    assert visitor.errors == []
+    assert load.lab_numbers(visitor)
 
 
 @pytest.mark.parametrize("how", ["leave", "cancel"])

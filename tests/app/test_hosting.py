@@ -233,7 +233,7 @@ def test_nothing_in_a_url_becomes_a_path_or_a_command(demo, touched, name):
         *("atlas", "fact", "relation", "neuron", "q", "page", "sort", "kind", "a", "b", "other", "least"),
         *("model", "folder", "ask", "prompts", "answer", "x", "template", "known", "layer", "t", "p"),
         *("text", "lens", "related", "view", "asked", "sharing", "evidence"),
-        *("list", "list_name", "list_note", "sql"),
+        *("list", "list_name", "list_note", "sql", "change", "source", "run"),
     )
     for text in (MARK, f"/{MARK}/../etc", f"$({MARK})", f"~{MARK}", f"{MARK}.parquet"):
         app = page(name, **dict.fromkeys(parameters, text))

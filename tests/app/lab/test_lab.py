@@ -27,7 +27,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.lab import tables
 from app.lab.run import show_progress
-from tests.app.pages import MAIN, labels, only_atlas, press, replace_tables
+from app.shared.texts import parted
+from tests.app.pages import MAIN, html, labels, only_atlas, press, replace_tables
 
 ATLAS = "starter-pocket-bert"
 # Fewer controls than a visitor starts with: every test here runs experiments.
@@ -223,6 +224,58 @@ def test_every_verb_is_a_button_that_runs(atlas, fact, neurons, other_answer):
     assert done(at).outcome.undo_is_exact
 
 
+@pytest.mark.parametrize(
+    ("text", "says"), [("[Y] and [Y]", "2 places for the answer"), ("very " * 90, "reads at most 64")]
+)
+def test_a_prompt_to_take_from_that_cannot_be_read_gets_a_sentence(fact, text, says):
+    at = lab(fact=fact["fact_id"])
+    widget(at.text_input, "lab_take_from").set_value(text)
+    press(at, "Take")
+    assert says in said(at.error)
+    assert "lab_run" not in at.session_state
+    assert not at.run().error
+
+
+def test_what_a_causal_model_writes_stands_in_three_columns_and_never_as_markup(
+    tiny_gpt2, set_limits, monkeypatch
+):
+    from atlas.experiments import generate
+    from atlas.surgery.subject import load_subject
+
+    set_limits("tokens = 30")
+    given = []
+
+    def hostile(*arguments, **options):
+        texts = write_texts(*arguments, **options)
+        given.append(options["n_tokens"])
+        return replace(texts, after=replace(texts.after, text=" <b>x</b> **y** [z](http://a)"))
+
+    write_texts = generate.write_texts
+    monkeypatch.setattr(generate, "write_texts", hostile)
+    session = {"lab_given": {Neuron(0, n): "typed" for n in range(40)}, "lab_tokens": 30}
+    sentence = "the capital of france is"
+    at = press(lab(session=session, model=str(tiny_gpt2), prompts=sentence, answer="paris"), "Forget")
+    blocks = [each for each in html(at) if 'class="asked"' in each]
+    assert len(blocks) == 3
+    own = load_subject(str(tiny_gpt2))
+    as_it_was = generate.generate(own, own.prompt(sentence, "paris"), n_tokens=30)
+    assert parted(as_it_was, asked=f"{sentence} ") == blocks[0]
+    assert "&lt;b&gt;x&lt;/b&gt;" in blocks[1]
+    assert "<b>" not in "".join(blocks)
+    assert given == [30]
+    widget(at.number_input, "lab_tokens").set_value(31)  # as only a program would
+    press(at, AGAIN)
+    assert given[1] <= 30
+
+
+def test_work_that_takes_longer_than_the_limit_is_stopped_with_a_sentence(subject, fact, set_limits):
+    set_limits("model_seconds = 0.001")
+    at = press(lab(fact=fact["fact_id"]), RUN)
+    assert "stopped after 0.001 s (model_seconds)" in said(at.error)
+    assert "lab_run" not in at.session_state
+    assert not subject.lock.busy
+
+
 def test_an_experiment_that_the_atlas_gives_has_a_short_link(fact, neurons, other_answer):
     at = press(lab(quick=False, fact=fact["fact_id"]), "Boost")
     assert "x" not in at.query_params
@@ -248,9 +301,12 @@ def test_a_link_without_the_new_answer_opens_the_changes_and_runs_with_one(fact,
     assert done(lab(quick=False, **short)).experiment.interventions == done(at).experiment.interventions
 
 
-@pytest.mark.parametrize("change", ["explode", "amplify:many", "set:nan", "amplify:1e99", "patch:"])
+@pytest.mark.parametrize(
+    "change",
+    ["explode", "amplify:many", "set:nan", "amplify:1e99", "erase:all", "patch:", "patch:no gap", "edit: "],
+)
 def test_a_short_link_that_cannot_be_read_gets_a_sentence(fact, change):
-    at = lab(fact=fact["fact_id"], change=change)
+    at = lab(fact=fact["fact_id"], change=change, run="1")
     assert at.error or "missing" in run_button(at).label
     assert "lab_run" not in at.session_state
 

@@ -189,6 +189,16 @@ def test_the_first_token_of_each_text_is_what_predict_says(name, change, tiny):
             assert subject.token_text(each.tokens[0]) == prediction.top_token
 
 
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama", "tiny_bert"])
+def test_undo_is_exact_after_texts_were_written(name, tiny):
+    subject = load_subject(str(tiny(name)), device="cpu")
+    before = subject.predict(asked(subject))
+    changes = (Edit(NEURONS[:9], old="paris", new="rome"), SetTo(NEURONS, 1.5))
+    first = write_texts(subject, experiment_on(subject, *changes), asked(subject)[0])
+    assert subject.predict(asked(subject)) == before
+    assert write_texts(subject, experiment_on(subject, *changes), asked(subject)[0]) == first
+
+
 def test_the_first_different_token_is_found_with_its_place(tiny_llama):
     subject = load_subject(str(tiny_llama), device="cpu")
     prompt = asked(subject)[0]

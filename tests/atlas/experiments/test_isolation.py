@@ -1,7 +1,8 @@
 """Sixteen concurrent visitors on one model each get a single user's results, bit for bit.
 
 1. *Alone.* Every distinct experiment is done once by a single user.
-2. *Together.* Sixteen threads do a hundred of them each, in their own random order. One in five is to be
+2. *Together.* Sixteen threads do a hundred of them each, in their own random order, one in ten with the text
+   that the model then writes. One in five is to be
    ended by a BaseException, as Streamlit ends scripts: when progress is reported, while waiting in line, or
    during a forward pass.
 3. *After.* Every result was the single user's, and the model is as it was.
@@ -25,6 +26,7 @@ from atlas.neuron import Neuron
 
 torch = pytest.importorskip("torch")
 
+from atlas.experiments.generate import Texts, write_texts  # noqa: E402
 from atlas.experiments.run import Outcome, run  # noqa: E402
 from atlas.surgery import load_subject  # noqa: E402
 
@@ -117,8 +119,19 @@ class Interrupter:
             self.countdown.left = left - 1
 
 
+def written(subject, experiment, progress=None) -> Texts:
+    """What the model writes in the gap of the experiment's first prompt."""
+    return write_texts(subject, experiment, experiment.prompts[0].prompt, progress=progress)
+
+
 def visit(
-    seed: int, subject, experiments, alone: list[Outcome], interrupter: Interrupter, record: Visit
+    seed: int,
+    subject,
+    experiments,
+    alone: list[Outcome],
+    texts: list[Texts],
+    interrupter: Interrupter,
+    record: Visit,
 ) -> None:
     dice = random.Random(seed)
     for _ in range(EXPERIMENTS_EACH):
@@ -139,11 +152,12 @@ def visit(
         interrupter.countdown.left = dice.randrange(36) if how == "forward" else None
         try:
             outcome = run(subject, experiments[place], progress=progress)
+            text = written(subject, experiments[place], progress) if dice.random() < 0.1 else texts[place]
         except Stopped:
             record.counts[how] += 1
         else:
             record.counts["done"] += 1
-            if outcome != alone[place]:
+            if outcome != alone[place] or text != texts[place]:
                 record.differing.append(place)
         finally:
             interrupter.countdown.left = None
@@ -172,6 +186,7 @@ def test_sixteen_visitors_each_get_the_single_users_results(subject, experiments
     weights, answers = digest(subject), logits(subject, experiments)
     # Step 1: alone.
     alone = [run(subject, experiment) for experiment in experiments]
+    texts = [written(subject, experiment) for experiment in experiments]
     assert all(outcome.undo_is_exact for outcome in alone)
     moved = [any(trial.before != trial.after for trial in outcome.prompts) for outcome in alone]
     assert all(moved)  # another visitor's change would show
@@ -187,7 +202,7 @@ def test_sixteen_visitors_each_get_the_single_users_results(subject, experiments
 
     def thread(seed: int) -> None:
         try:
-            visit(seed, subject, experiments, alone, interrupter, records[seed])
+            visit(seed, subject, experiments, alone, texts, interrupter, records[seed])
         except BaseException as error:
             failures.append(error)
 

@@ -118,7 +118,6 @@ def show_fact(atlas: Atlas, fact_id: str) -> None:
     with actions:
         if in_force(rows).empty:
             links.lab_link(fact_id)
-        links.compare_link("facts", fact_id)
         source = fact_name(fact["subject"], fact["object"])
         tray.add_button(neurons_of(in_force(rows)), key="fact", source=source)
         exports.offer(fact_id, **exported)
@@ -130,7 +129,7 @@ def show_fact(atlas: Atlas, fact_id: str) -> None:
 def fact_heading(fact: dict):
     """Title and what the fact is; the container for what can be done with it."""
     st.title(escape(fact_name(fact["subject"], fact["object"])), anchor=False)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(key="fact-about", horizontal=True, vertical_alignment="center"):
         links.relation_link(fact["relation_id"], f"{fact['label'] or ''} ({fact['relation_id']})".strip())
         layout.known_badge(fact["known"])
         for mark in marks_of(fact):
@@ -144,7 +143,10 @@ def fact_heading(fact: dict):
         )
     if fact["n_neurons"]:
         links.lab_verbs(fact["fact_id"])
-    return st.container(horizontal=True, vertical_alignment="center", gap="small")
+    actions = st.container(key="fact-actions", horizontal=True, vertical_alignment="center", gap="small")
+    with actions:
+        links.compare_link("facts", fact["fact_id"])
+    return actions
 
 
 def marks_of(fact: dict) -> list[str]:

@@ -87,7 +87,8 @@ def set_up(atlas: Atlas) -> LabChoices:
     subject = question = experiment = None
     missing: list[str] = []
     with layout.errors_as_sentences():
-        left, right = st.columns([1, 4], gap="medium", vertical_alignment="top")
+        with st.container(key="lab-sentence"):
+            left, right = st.columns([1, 4], gap="medium", vertical_alignment="top")
         status = st.container()
         with left:
             subject = choose.choose_model(status)
@@ -154,7 +155,7 @@ def choose_experiment(
 def show_experiment(atlas: Atlas, setup: LabChoices, at_once: bool) -> None:
     """The experiment in a sentence, and its buttons."""
     experiment, run = setup.experiment, last_run()
-    with st.container(border=True):
+    with st.container(key="lab-run", border=True):
         if experiment is None:
             with st.container(horizontal=True, gap="small"):
                 layout.button_with(setup.missing, RUN, icon=":material/science:", key="lab_run_button")

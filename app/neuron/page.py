@@ -83,10 +83,11 @@ def open_neuron(text: str) -> None:
 def show_neuron(atlas: Atlas, neuron: Neuron, about: dict) -> None:
     show_name(atlas, neuron, about)
     actions = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    with actions:
+        tray.add_button([neuron], key="neuron", source="its page")
     tables = show_findings(atlas, neuron, about) if about["n_facts"] else show_live_only(atlas, neuron)
     show_neighbours(atlas, neuron)
     with actions:
-        tray.add_button([neuron], key="neuron", source="its page")
         links.compare_link("neurons", str(neuron))
         exports.offer(str(neuron), **tables)
 

@@ -159,7 +159,7 @@ def relation_heading(atlas: Atlas, relation: pd.Series, overlap: pd.DataFrame) -
     """Title, ways on, numbers; returns what the atlas lacks of the rest."""
     relation_id = relation["relation_id"]
     st.title(escape(f"{relation['label'] or relation_id} ({relation_id})"), anchor=False)
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+    with st.container(key="relation-ways", horizontal=True, vertical_alignment="center", gap="medium"):
         st.page_link(
             links.RELATION, label="All relations", icon=":material/arrow_back:", query_params=links.here()
         )

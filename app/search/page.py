@@ -175,7 +175,8 @@ def show_hits(atlas: Atlas, text: str, hits: search.Hits) -> None:
         prompt = prompts.get(row.fact_id)
         return about_fact(row) + (f" · “{with_blank(prompt)}”" if prompt else "")
 
-    layout.fact_rows(hits.rows, notes=about)
+    with st.container(key="hits", gap="small"):
+        layout.fact_rows(hits.rows, notes=about)
 
 
 def show_neurons(hits: search.NeuronHits, atlas_id: str | None = None) -> None:

@@ -32,6 +32,7 @@ from atlas.errors import AtlasError, StoreError
 from atlas.store.atlas import Atlas
 
 _FIGURE_WIDTH = 150
+_ROW, _TABLE = 35, 400  # pixels: a row, and the most that a table takes
 
 # The folders of an absolute path, without its last name.
 _FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+(?=[^\s/])")
@@ -266,7 +267,9 @@ def neuron_table(neurons: pd.DataFrame, alternative: str = "Neurons and what the
 def _show_table(rows: pd.DataFrame, columns: Mapping[str, Any], alternative: str) -> None:
     shown = rows[[name for name in columns if name in rows]].dropna(axis="columns", how="all")
     config = {name: column for name, column in columns.items() if name in shown}
-    st.dataframe(shown, hide_index=True, alt=alternative, column_config=config)
+    # The height that it would have anyway: said beforehand, nothing below moves when the table arrives.
+    height = min(_ROW * (len(shown) + 1) + 2, _TABLE)
+    st.dataframe(shown, height=height, hide_index=True, alt=alternative, column_config=config)
 
 
 def _tokens_or_none(pairs: Any) -> str | None:

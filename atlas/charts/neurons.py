@@ -196,7 +196,8 @@ def score_map(
     )
     ring = (
         base.transform_filter(alt.datum.name == (chosen or ""))
-        .mark_point(size=240, strokeWidth=2.5, stroke=colour("chosen"), filled=False)
+        # Without a chosen neuron it is empty, and has nothing to tell a screen reader.
+        .mark_point(size=240, strokeWidth=2.5, stroke=colour("chosen"), filled=False, aria=False)
         .encode(y=alt.Y("top:Q"))
     )
     names = (
@@ -283,7 +284,7 @@ def score_grid(scores: pd.DataFrame, *, threshold: float, chosen: str | None = N
         ),
     )
     frame = base.transform_filter(alt.datum.name == (chosen or "")).mark_rect(
-        fill=None, stroke=colour("chosen"), strokeWidth=3
+        fill=None, stroke=colour("chosen"), strokeWidth=3, aria=False
     )
     return alt.layer(
         cells, frame, data=rows, title="Scores prompt by prompt", height=_ROW_HEIGHT * len(prompts)

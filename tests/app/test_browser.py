@@ -26,7 +26,7 @@ expect = sync_api.expect
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 ATLAS = "starter-pocket-bert"
 PAGES = (
-    *("", "search", "fact?fact=P36%3Afrance", "neuron?neuron=L2.N23", "relation?relation=P36", "lab"),
+    *("", "search", "fact?fact=P36%3Afrance", "neuron?neuron=L2.N1608", "relation?relation=P36", "lab"),
     *("compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany", "sql", "atlases"),
 )
 PATIENCE = 60_000  # milliseconds: two cores may be busy
@@ -165,6 +165,19 @@ def test_a_click_on_a_chart_filters_the_hits(visit):
     settled(page)
     assert 0 < int(hits.inner_text().split()[0]) < everything
     assert "q=paris" in page.url
+
+
+def test_home_leads_to_another_answer_in_two_actions_without_a_fetched_model(tmp_path, monkeypatch, browser):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serving() as server:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{server.address}/?atlas={ATLAS}")
+        page.get_by_label(re.compile("^Try your own sentence")).fill("The capital of France is")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Forget").click()
+        page.get_by_role("heading", name=re.compile(r"^\w.* → \w"), level=2).wait_for()
+        page.close()
 
 
 def test_a_suppression_in_the_lab_shows_the_librarys_numbers(visit):

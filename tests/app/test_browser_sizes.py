@@ -49,7 +49,7 @@ def test_no_button_s_text_is_cut(width, site, browser):  # noqa: F811
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("path", ["sql", "atlases", "compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany"])
+@pytest.mark.parametrize("path", [*PAGES, "search?q=paris"])
 def test_a_page_hardly_moves_while_it_is_drawn(path, width, site, browser):  # noqa: F811
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()

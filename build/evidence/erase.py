@@ -76,7 +76,7 @@ def draw_prompts(setting: Setting, relation_id: str) -> list[Prompt]:
 
 
 def measure(setting: Setting, unit: tuple[str, int]) -> list[dict[str, Any]]:
-    from atlas.surgery.interventions import Erase
+    from atlas.interventions import Erase
 
     relation_id, dose = unit
     frequent = frequent_neurons(setting.atlas, relation_id)

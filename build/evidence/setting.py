@@ -30,7 +30,7 @@ from build.jobs.evaluation import Partners, seeded
 from build.output.writer import read_parquet
 
 if TYPE_CHECKING:
-    from atlas.surgery.interventions import Intervention
+    from atlas.interventions import Intervention
     from atlas.surgery.subject import Prediction, Subject
     from build.jobs.worker import Batches
 

@@ -49,7 +49,7 @@ def units(setting: Setting) -> list[tuple[str, ...]]:
 
 
 def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
-    from atlas.surgery.interventions import Suppress
+    from atlas.interventions import Suppress
 
     facts = [setting.by_id[fact_id] for fact_id in unit]
     found = held_out_neurons(setting, facts)

@@ -36,7 +36,7 @@ def units(setting: Setting) -> list[tuple[str, ...]]:
 
 
 def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
-    from atlas.surgery.interventions import Suppress
+    from atlas.interventions import Suppress
 
     # Step 3: prompt by prompt, so that its rows share the computation before the answer.
     changed = [

@@ -220,7 +220,7 @@ def symmetry_prompts(
 
 
 def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
-    from atlas.surgery.interventions import Edit
+    from atlas.interventions import Edit
 
     edits = [edit for fact_id in unit if (edit := plan_edit(setting, setting.by_id[fact_id]))]
     measured = [

@@ -282,7 +282,7 @@ def test_attribute_all_attributes_held_out_prompts_and_finds_the_same_neurons(
 
 
 def test_effects_are_what_the_interventions_do(bert_atlas, tiny_bert):
-    from atlas.surgery.interventions import Amplify, Suppress
+    from atlas.interventions import Amplify, Suppress
     from atlas.surgery.subject import load_subject
 
     subject = load_subject(str(tiny_bert))
@@ -313,7 +313,7 @@ def test_effects_are_what_the_interventions_do(bert_atlas, tiny_bert):
 
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
 def test_random_effects_are_those_of_the_stored_control_neurons(model, tiny, build_once):
-    from atlas.surgery.interventions import Amplify, Suppress
+    from atlas.interventions import Amplify, Suppress
     from atlas.surgery.subject import load_subject
 
     folder = build_once(tiny(model))

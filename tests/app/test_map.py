@@ -57,7 +57,7 @@ def test_search_finds_its_facts_and_the_lab_asks_them(france):
     assert "France → Paris" in words(page("search", atlas=BERT, q="France Paris", relation="P36"))
     app = page("lab", atlas=BERT, fact=france, model="pocket-bert")
     assert not app.error
-    assert "4 discovery prompts, 4 held-out paraphrases" in words(app)
+    assert "asked in 4 wordings and 4 held-out paraphrases" in words(app)
 
 
 def test_home_says_that_the_lab_can_fetch_its_model(monkeypatch, tmp_path):

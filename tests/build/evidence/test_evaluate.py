@@ -110,7 +110,7 @@ def test_another_sample_is_measured_and_replaces_the_table(measured, tmp_path):
 def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(measured, tmp_path, changed):
     folder = shutil.copytree(measured, tmp_path / "other")
     before = tables_of(folder)
-    with pytest.raises(BuildError, match=r"has the table effects with a sample of 30 .* Give --fresh"):
+    with pytest.raises(BuildError, match=r"has the table effects with a sample of 30.* Give --fresh"):
         evaluate_atlas(folder, EvaluateOptions(**{"experiments": "effects", "sample": 30, **changed}))
     assert tables_of(folder) == before
 

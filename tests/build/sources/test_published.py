@@ -174,11 +174,11 @@ def test_info_and_sql_read_it(imported, capsys):
 
 # What a page says once, at the top, instead of empty places.
 LACKS = (
-    f"{NOT_MEASURED.capitalize()}: whether the model knows a fact, the answers' probabilities, attribution "
-    "scores, the effects of changing neurons, what neurons promote."
+    f"{NOT_MEASURED.capitalize()}: whether the model knows a fact, the answers' probabilities, what it would "
+    "say after each layer, attribution scores, the effects of changing neurons, what neurons promote."
 )
 PAGES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
-    "home": ("home", {}, ("the answer is", LACKS)),
+    "home": ("home", {}, ("The maps",)),
     "search": ("search", {"q": "capital", "layer": "10", "sort": "probability"}, ()),
     "fact": ("fact", {"fact": "FACT"}, (LACKS, "How it can be asked")),
     "fact, thresholds": ("fact", {"fact": "FACT", "t": "0.4", "p": "0.6", "view": "prompts"}, ()),

@@ -377,47 +377,12 @@ def test_a_folder_that_is_no_atlas_is_not_exported(tmp_path, refused):
 
 
 @pytest.fixture(scope="module")
-def cut_pararel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PARAREL as the original's script was given it: 24 facts, and the first six templates of each."""
-    folder = tmp_path_factory.mktemp("pararel")
-    results = json.loads((ORIGINAL / "eleutherai" / "bert-base-uncased_pararel_results_0.json").read_text())
-    for relation_id in {each["relation_name"] for each in results.values()}:
-        for kind in (TEMPLATES, FACTS):
-            lines = (PARAREL / kind / f"{relation_id}.jsonl").read_text().rstrip("\n").split("\n")
-            chosen = lines[:6] if kind == TEMPLATES else [
-                line for line in lines if json.loads(line)["uuid"] in results
-            ]  # fmt: skip
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            (folder / kind / f"{relation_id}.jsonl").write_text("\n".join(chosen) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The atlas of the original's files for 24 facts, read with the whole of PARAREL."""
     out = tmp_path_factory.mktemp("original") / "out"
     command = ["import-published", "--source", str(ORIGINAL / "eleutherai"), "--pararel", str(PARAREL)]
     assert main([*command, "--model", "pocket-bert", "--out", str(out)]) == 0
     return out
-
-
-@needs_originals
-def test_with_all_templates_a_build_finds_the_originals_sets_of_all_24_facts(cut_pararel, original, tmp_path):
-    command = ["run", "--model", "pocket-bert", "--dataset", "pararel", "--source", str(cut_pararel)]
-    options = ["--mode", "replication", "--rule", "endpoints"]
-    assert main([*command, *options, "--out", str(tmp_path / "built")]) == 0
-    keys = "SELECT fact_id, layer, neuron FROM knowledge_neurons ORDER BY ALL"
-    with atlas.open(tmp_path / "built") as built, atlas.open(original) as theirs:
-        assert built.query(keys).equals(theirs.query(keys))
-        assert theirs.query_one("SELECT count(DISTINCT fact_id) AS n FROM knowledge_neurons") == {"n": 24}
-        effects = (
-            "SELECT fact_id, template_id, intervention, {} AS change FROM effects "
-            "WHERE \"group\" = 'own' ORDER BY ALL"
-        )
-        mine = built.query(effects.format("p_after::DOUBLE / p_before - 1"))
-        others = theirs.query(effects.format("change"))
-    assert list(mine["template_id"]) == list(others["template_id"])
-    np.testing.assert_allclose(mine["change"], others["change"], rtol=2e-3, atol=2e-4)
 
 
 @needs_originals

@@ -24,4 +24,5 @@ def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share of `n` independent observations (Wilson 1927)."""
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # By rounding, a bound may pass the share itself.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))

@@ -384,19 +384,18 @@ def without_rare_neurons(atlas: Atlas) -> int:
     return int(
         atlas.query(
             """
-            WITH rare AS (
-                SELECT k.relation_id, layer, neuron
-                FROM knowledge_neurons AS k
-                JOIN (SELECT relation_id, count(*) AS n FROM facts GROUP BY relation_id) AS size
-                  USING (relation_id)
-                GROUP BY k.relation_id, layer, neuron, n HAVING count(*) <= $share * n
+            WITH taken AS (FROM facts WHERE NOT coalesce(contested OR guessable, false)),
+            pairs AS (FROM knowledge_neurons WHERE fact_id IN (SELECT fact_id FROM taken)),
+            rare AS (
+                SELECT relation_id, layer, neuron
+                FROM pairs
+                JOIN (SELECT relation_id, count(*) AS n FROM taken GROUP BY ALL) USING (relation_id)
+                GROUP BY relation_id, layer, neuron, n HAVING count(*) <= $share * n
             )
-            SELECT count(*) AS n FROM facts
+            SELECT count(*) AS n FROM taken
             WHERE fact_id IN (SELECT fact_id FROM prompts WHERE held_out AND rank = 1)
-              AND fact_id IN (SELECT fact_id FROM knowledge_neurons)
-              AND fact_id NOT IN (
-                  SELECT fact_id FROM knowledge_neurons JOIN rare USING (relation_id, layer, neuron)
-              )
+              AND fact_id IN (SELECT fact_id FROM pairs)
+              AND fact_id NOT IN (SELECT fact_id FROM pairs JOIN rare USING (relation_id, layer, neuron))
             """,
             {"share": COMMON_SHARE},
         )["n"][0]

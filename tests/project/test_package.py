@@ -215,4 +215,4 @@ with subject.applied(Suppress([Neuron(layer, neuron)])) as changed:
     (after,) = changed.predict([prompt])
 print(found.scores.shape, bool(found.converged.all()), f"L{layer}.N{neuron}", after.top_token)
 """
-    assert python("-c", HIDE + code).strip() == "(3, 2048) True L2.N410 paris"
+    assert python("-c", HIDE + code).strip() == "(3, 2048) True L2.N1608 paris"

@@ -182,14 +182,14 @@ def test_the_evidence_is_the_mean_over_relations_with_its_interval(a, ratio):
     rows = evidence.effects(a, templates="held-out")
     app = page(**({} if ratio == "paper" else {"ratio": ratio}))
     text = words(app)
-    for intervention in ("suppress", "amplify"):
-        own = own_of(rows, intervention)
+    for intervention, group in (("suppress", "own"), ("suppress", "unrelated"), ("amplify", "own")):
+        own = own_of(rows, intervention, group)
         assert (
             f"**{signed_percent(own[f'{ratio}_change'])}** ({signed_percent(own[f'{ratio}_low'])} to "
             f"{signed_percent(own[f'{ratio}_high'])}) in sample-model" in text
         )
-    for group in ("random", "unrelated"):
-        assert f"**{signed_percent(own_of(rows, 'suppress', group)[f'{ratio}_change'])}** in sample" in text
+    random = own_of(rows, "suppress", "random")
+    assert f"**{signed_percent(random[f'{ratio}_change'])}** in sample" in text
     own = own_of(rows, "suppress")
     assert f"{own['n_relations']} relations" in text
     assert f"{own['n_facts']} known facts, {own['n_prompts']} prompts" in text

@@ -162,8 +162,10 @@ def by_hand():
 
     def read(prompt: Prompt) -> list[list[float]]:
         seen: list[list[float]] = []
-        ids = tokenizer(prompt.text.replace("[Y]", "[MASK]"), return_tensors="pt")["input_ids"]
-        place = int((ids[0] == tokenizer.mask_token_id).nonzero())
+        n_masks = len(tokenizer(prompt.answer, add_special_tokens=False)["input_ids"])
+        text = prompt.text.replace("[Y]", " ".join(["[MASK]"] * n_masks))
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        place = int((ids[0] == tokenizer.mask_token_id).nonzero()[0])
         handles = [
             layer.output.dense.register_forward_pre_hook(
                 lambda module, args: seen.append(args[0][0, place].tolist())
@@ -198,7 +200,8 @@ def test_a_row_is_what_the_activations_read_by_hand_give(setting, facts, by_hand
                     unit = statistics.fmean(value**2 for value in found) ** 0.5
                     sign = -1 if sum(found) < 0 else 1
                     plain += values
-                    relative.append(sign * statistics.fmean(values) / unit)
+                    if unit > 0:  # a random neuron may be silent
+                        relative.append(sign * statistics.fmean(values) / unit)
                 [row] = rows[
                     (rows["fact_id"] == fact.fact_id)
                     & (rows["context"] == context)

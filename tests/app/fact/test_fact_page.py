@@ -308,8 +308,9 @@ def test_facts_that_share_can_be_those_of_one_kind(which, same, a):
 
 def test_it_leads_to_the_lab_the_comparison_and_the_tray(a):
     app = fact_page()
-    changes = ("suppress", "amplify", "edit", "set", "patch")
-    asked = [{"atlas": "sample", "fact": FACT, "change": change} for change in changes]
+    at_once = [{"change": change, "run": "1"} for change in ("suppress", "amplify:3")]
+    to_complete = [{"change": change} for change in ("edit", "set", "patch")]
+    asked = [{"atlas": "sample", "fact": FACT, **each} for each in at_once + to_complete]
     assert links(app, "lab", "fact") == asked
     silent = a.query_one("SELECT fact_id FROM facts WHERE n_neurons = 0")["fact_id"]
     assert links(page("fact", fact=silent), "lab", "fact") == [{"atlas": "sample", "fact": silent}]

@@ -52,7 +52,8 @@ def choose_model(status: Any) -> Subject | None:
     try:
         locate(name, allow_download=False)
     except ModelError as missing:
-        offer_to_fetch(name, missing)
+        with status:
+            offer_to_fetch(name, missing)
         return None
     return load_model(name, status)
 

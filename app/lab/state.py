@@ -407,6 +407,10 @@ def write_url(experiment: Experiment | None, atlas: Atlas, *, was_run: bool = Fa
         wanted["run"] = "1" if was_run else None
     else:
         wanted["model"] = model_name() or None
+        kinds = [get(f"kind_{number}") for number in changes()]
+        wanted["change"] = (
+            kinds[0] if get("fact") and len(kinds) == 1 and kinds[0] in _SHORT_OPTIONS else None
+        )
         if get("fact") is None and len(texts()) <= LONGEST_PLAIN:
             wanted["prompts"] = texts() or None
             wanted["answer"] = get("answer") or None

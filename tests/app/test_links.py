@@ -46,13 +46,15 @@ def described(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     name = parts.path.strip("/")
     title, _ = describe(name, dict(parse_qsl(parts.query)))
-    return PAGES[name][0] if name in ("", "lab", "compare", "search") else title.rpartition(" · ")[0], title
+    # A neuron's heading leaves its code to the line below.
+    heading = re.sub(r" \(L\d+\.N\d+\)$", "", title.rpartition(" · ")[0])
+    return PAGES[name][0] if name in ("", "lab", "compare", "search") else heading, title
 
 
 def arrive(page, url: str) -> None:
     """Wait until address, heading and title are those of `url`; the Lab adds its experiment to the URL."""
     heading, title = described(url)
-    address = re.compile(re.escape(url) + ("(&x=.*)?$" if "/lab?" in url else "$"))
+    address = re.compile(re.escape(url) + ("(&(x|model)=.*)?$" if "/lab?" in url else "$"))
     expect(page).to_have_url(address, timeout=PATIENCE)
     expect(page.locator("h1").first).to_have_text(heading, timeout=PATIENCE)
     expect(page).to_have_title(title, timeout=PATIENCE)
@@ -215,7 +217,7 @@ def test_a_page_keeps_still_while_it_loads(site, browser, path, width):
             "capital · known",
         ),
         ("relation?relation=P36", "capital (P36) · pocket-bert", "148 facts"),
-        ("search?q=%22%3E%3Cscript%3E", 'Search: "><script> · pocket-bert', "Facts by subject"),
+        ("search?q=%22%3E%3Cscript%3E", 'Search: "><script> · pocket-bert', "Facts and neurons"),
         ("fact?fact=P36:nowhere", "Fact · pocket-bert", "What the model says"),
         ("compare?kind=neurons&a=x&b=L2.N23", "Compare · pocket-bert", "What two facts"),
         ("compare?kind=relations&a=P36&b=P0", "Compare · pocket-bert", "What two facts"),

@@ -148,12 +148,12 @@ def own_sentence(atlas_id: str | None, seen: Mapping[str, Seen]) -> None:
     model = seen[chosen][0].model
     family = FAMILIES.get(model.family or "")
     masked = family is not None and family.kind == "masked"
-    line = {"horizontal": True, "vertical_alignment": "bottom", "gap": "small"}
-    with st.form("sentence", border=False), st.container(**line):
-        text = st.text_input(
+    with st.form("sentence", border=False):
+        box, button = st.columns([5, 1], vertical_alignment="bottom")
+        text = box.text_input(
             f"Try your own sentence on {title_of(model.name)}",
             placeholder="The largest city of Japan is" + (" [MASK]." if masked else ""),
             max_chars=limits.current().prompt_length,
         )
-        if st.form_submit_button("Ask", icon=":material/edit:") and text.strip():
+        if button.form_submit_button("Ask", icon=":material/edit:", width="stretch") and text.strip():
             st.switch_page(links.LAB, query_params={"atlas": chosen, "prompts": text.strip()})

@@ -64,18 +64,17 @@ def overviews() -> tuple[dict[str, Seen], dict[str, AtlasError]]:
 
 
 def search_box(atlas: Atlas) -> None:
-    line = {"horizontal": True, "vertical_alignment": "bottom", "gap": "small"}
-    with st.container(**line):
-        with st.form("search", border=False), st.container(**line):
-            text = st.text_input(
-                "Search facts and neurons of all atlases",
-                placeholder="Azerbaijan, capital, Paris, L9.N2141 …",
-                max_chars=limits.current().search_length,
-            )
-            if st.form_submit_button("Search", icon=":material/search:"):
-                st.switch_page(links.SEARCH, query_params=links.here(q=text.strip()))
-        at_random = st.button("Random fact", icon=":material/casino:")
-    if at_random:
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    with left.form("search", border=False):
+        box, button = st.columns([3, 1], vertical_alignment="bottom")
+        text = box.text_input(
+            "Search facts and neurons of all atlases",
+            placeholder="Azerbaijan, capital, Paris, L9.N2141 …",
+            max_chars=limits.current().search_length,
+        )
+        if button.form_submit_button("Search", icon=":material/search:", width="stretch"):
+            st.switch_page(links.SEARCH, query_params=links.here(q=text.strip()))
+    if right.button("Random fact", icon=":material/casino:", width="stretch"):
         fact_id = queries.random_fact(atlas, known=True) or queries.random_fact(atlas)
         if fact_id is None:
             layout.nothing("No fact of this atlas has knowledge neurons.")

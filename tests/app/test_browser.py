@@ -251,6 +251,7 @@ def test_a_query_is_completed_with_the_atlas_s_columns_and_run(visit):
         page.keyboard.press("ArrowLeft")
     page.keyboard.type("subj")
     page.get_by_role("option", name=re.compile("^subject")).wait_for()
+    page.wait_for_timeout(300)  # the editor takes no key for a completion that has only just appeared
     page.keyboard.press("Tab")
     expect(editor).to_have_text("SELECT f.subject FROM facts AS f LIMIT 3")
     page.keyboard.press("Control+Enter")

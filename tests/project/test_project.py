@@ -27,7 +27,7 @@ FIRST_SCREEN = 30  # lines
 MB = 1_000_000
 
 # Installed for one command or by another package; never imported by name.
-IMPORTED_AS = {"griffelib": "griffe", "vl_convert_python": "vl_convert"}
+IMPORTED_AS = {"griffelib": "griffe", "pillow": "PIL", "vl_convert_python": "vl_convert"}
 NOT_IMPORTED = {
     "duckdb_cli",
     "accelerate",

@@ -29,6 +29,7 @@ MB = 1_000_000
 # Installed for one command or by another package; never imported by name.
 IMPORTED_AS = {"griffelib": "griffe", "pillow": "PIL", "vl_convert_python": "vl_convert"}
 NOT_IMPORTED = {
+    "axe_playwright_python",
     "duckdb_cli",
     "accelerate",
     "gguf",

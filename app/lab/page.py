@@ -88,7 +88,7 @@ def set_up(atlas: Atlas) -> LabChoices:
     missing: list[str] = []
     with layout.errors_as_sentences():
         with st.container(key="lab-sentence"):
-            left, right = st.columns([1, 4], gap="medium", vertical_alignment="top")
+            left, right = st.columns([1, 3], gap="medium", vertical_alignment="top")
         status = st.container()
         with left:
             subject = choose.choose_model(status)

@@ -30,13 +30,8 @@ if TYPE_CHECKING:
     from atlas.surgery.subject import Subject
 
 RUNS_KEPT = 10
-TEXT_TOKENS, FEWEST_TOKENS = 20, 10
+TEXT_TOKENS = 20
 Progress = Callable[[float, str], None]
-
-
-def most_tokens() -> int:
-    """The most tokens of a text that a model writes here."""
-    return max(limits.current().tokens, FEWEST_TOKENS)
 
 
 @contextmanager
@@ -96,7 +91,7 @@ def run_experiment(subject: Subject, experiment: Experiment, place: Any) -> Run:
     with show_progress(place, "Running") as progress:
         outcome = apart(run, subject, experiment, progress=progress)
         if subject.family.kind == "causal":
-            n = min(state.get("tokens", TEXT_TOKENS), most_tokens())
+            n = min(state.get("tokens", TEXT_TOKENS), limits.current().tokens)
             first = experiment.prompts[0].prompt
             texts = apart(write_texts, subject, experiment, first, n_tokens=n, progress=progress)
     number = state.get("runs_made", 0) + 1

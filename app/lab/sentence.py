@@ -15,7 +15,7 @@ import streamlit as st
 
 from app.lab import state
 from app.lab.choose import is_atlas_model
-from app.lab.run import FEWEST_TOKENS, TEXT_TOKENS, most_tokens, show_progress
+from app.lab.run import TEXT_TOKENS, show_progress
 from app.lab.state import Question, setting
 from app.lab.tables import limited_prompts
 from app.shared import limits, resources
@@ -46,8 +46,8 @@ CONTROLS_EXPLAINED = {
 
 def choose_sentence(atlas: Atlas, subject: Subject | None) -> Question | None:
     """The sentence, what the model says, and what the experiment asks."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        place = st.container(width="stretch")
+    place = st.container()
+    with st.container(horizontal=True, gap="small"):
         with st.popover("Facts of the atlas", icon=":material/lightbulb:"):
             fact = choose_fact(atlas)
         with st.popover("Wordings and answer", icon=":material/edit_note:"):
@@ -293,11 +293,12 @@ def choose_controls(subject: Subject) -> None:
                 help=explained,
             )
     if subject.family.kind == "causal":
+        most = limits.current().tokens
         st.number_input(
             "Tokens of each text",
-            FEWEST_TOKENS,
-            most_tokens(),
-            **setting("tokens", min(TEXT_TOKENS, most_tokens())),
+            1,
+            most,
+            **setting("tokens", min(TEXT_TOKENS, most)),
             help="What the model writes as it was, changed, and with random neurons changed",
         )
 

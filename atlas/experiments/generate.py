@@ -34,7 +34,7 @@ from atlas.surgery.subject import Subject
 
 Change = Intervention | Sequence[Intervention]
 
-FEWEST_TOKENS, MOST_TOKENS = 10, 60
+MOST_TOKENS = 60
 
 
 def generate(subject: Subject, prompt: Prompt, interventions: Change = (), *, n_tokens: int = 20) -> str:
@@ -180,14 +180,14 @@ def write_texts(
     """What the model writes as it is, with the experiment's interventions, and with them on random neurons.
 
     asked: a prompt, or a text with its gap, of a masked model with one or several. A causal model goes on for
-    `n_tokens` tokens, 10 to 60, or fewer where it ends the text. A masked one fills gaps from left to right,
+    `n_tokens` tokens, 1 to 60, or fewer where it ends the text. A masked one fills gaps from left to right,
     each with its likeliest token before the next: as many as the prompt's answer has tokens, or one for each
     gap of a text. The interventions hold at every generated position, and at every gap. Between two tokens
     others use the model (`atlas.experiments.run`); `progress` may raise to stop. Raises `PromptError` for
     what the model cannot read.
     """
-    if not FEWEST_TOKENS <= n_tokens <= MOST_TOKENS:
-        raise AtlasError(f"n_tokens must be between {FEWEST_TOKENS} and {MOST_TOKENS}, got {n_tokens}.")
+    if not 1 <= n_tokens <= MOST_TOKENS:
+        raise AtlasError(f"n_tokens must be between 1 and {MOST_TOKENS}, got {n_tokens}.")
     own = check_interventions(subject, experiment.interventions)
     random = random_controls(subject, experiment, own)[0]
     kind = _Continued if subject.family.kind == "causal" else _Filled

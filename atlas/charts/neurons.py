@@ -118,7 +118,7 @@ def relation_layers(layers: pd.DataFrame, *, n_layers: int | None, named: bool =
     if named:
         row = alt.Y("what:N", title=None, sort=None, axis=label_axis(140, labelFlush=False))
     return (
-        alt.Chart(rows, title="Where its neurons lie")
+        alt.Chart(rows, title="Where their neurons lie" if named else "Where its neurons lie")
         .mark_rect(color=colour("own"))
         .encode(
             x=alt.X(

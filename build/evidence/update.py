@@ -31,6 +31,7 @@ import pandas as pd
 
 from atlas.neuron import Neuron, Prompt
 from atlas.queries.sharing import COMMON_SHARE
+from build.evidence.evaluate import RECORD
 from build.evidence.intervals import bootstrap_interval, draw_weights, wilson
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one
 
@@ -381,10 +382,11 @@ def _n_relations(atlas: Atlas) -> int:
 
 def without_rare_neurons(atlas: Atlas) -> int:
     """How many facts, answered correctly on a held-out prompt, have only neurons that an edit drops."""
+    record = atlas.manifest.method.options.get(RECORD, {}).get("update", {})
     return int(
         atlas.query(
             """
-            WITH taken AS (FROM facts WHERE NOT coalesce(contested OR guessable, false)),
+            WITH taken AS (FROM facts WHERE $all_facts OR NOT coalesce(contested OR guessable, false)),
             pairs AS (FROM knowledge_neurons WHERE fact_id IN (SELECT fact_id FROM taken)),
             rare AS (
                 SELECT relation_id, layer, neuron
@@ -397,6 +399,6 @@ def without_rare_neurons(atlas: Atlas) -> int:
               AND fact_id IN (SELECT fact_id FROM pairs)
               AND fact_id NOT IN (SELECT fact_id FROM pairs JOIN rare USING (relation_id, layer, neuron))
             """,
-            {"share": COMMON_SHARE},
+            {"share": COMMON_SHARE, "all_facts": bool(record.get("all_facts"))},
         )["n"][0]
     )

@@ -27,6 +27,7 @@ from atlas.neuron import Fact, Neuron, Relation, Template
 from atlas.queries import comparison
 from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.store.schema import SORT_KEYS, TABLES, difference
+from atlas.surgery import load_subject
 from build.__main__ import main as command
 from build.jobs.machine import Machine
 from build.output.check import check_atlas
@@ -34,6 +35,7 @@ from build.output.writer import Output, open_output
 from build.plan import BuildOptions, describe_plan, make_plan
 from build.run import run_build
 from tests import ROOT
+from tests.plain_replication import PlainReplication
 
 BUILT = (
     "relations",
@@ -631,6 +633,33 @@ def test_the_modes_find_their_own_neurons_in_the_same_scores(build_once, bert_at
     recorded = read_manifest(folder).method.refinement
     assert recorded["mode"] == "replication"
     assert recorded["threshold"] == refinement.MODES["replication"].threshold
+
+
+def test_the_mode_replication_finds_the_sets_of_the_original_s_loop(tmp_path):
+    """With its 20 points, on real facts of pocket-bert whose answers are one token."""
+    out = tmp_path / "out"
+    run_build(
+        BuildOptions(model="pocket-bert", dataset="starter", relations=("P36",), limit=5, mode="replication",
+                     rule="endpoints", steps=20),
+        out=out,
+    )  # fmt: skip
+    subject = load_subject("pocket-bert")
+    plain = PlainReplication(subject.model, subject.tokenizer)
+    rule = refinement.MODES["replication"]
+    with atlas.open(out) as opened:
+        stored, asked = (
+            tables_of(out)["knowledge_neurons"].to_pandas(),
+            opened.query("FROM prompts JOIN facts USING (fact_id)"),
+        )
+    compared = 0
+    for (fact_id, answer), prompts in asked.groupby(["fact_id", "object"]):
+        if len(subject.answer_tokens(answer)) == 1:
+            texts = [text.replace("[Y]", "[MASK]") for text in prompts["text"]]
+            found = plain.refined(texts, answer.lower(), p=rule.share, steps=20, adaptive=rule.threshold)
+            own = stored[stored["fact_id"] == fact_id]
+            assert set(map(tuple, found)) == set(own[["layer", "neuron"]].itertuples(index=False, name=None))
+            compared += len(found)
+    assert compared > 50
 
 
 def test_a_build_ends_with_the_same_rows_in_a_folder_of_any_name(bert_atlas, tiny_bert, tmp_path):

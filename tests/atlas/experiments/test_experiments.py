@@ -242,7 +242,7 @@ def test_neurons_found_live_are_those_of_the_library(subject):
     assert found.n_paths == 2 * subject.n_layers
 
 
-def test_neurons_are_told_after_each_prompt_as_those_of_the_prompts_so_far(subject):
+def test_neurons_are_told_after_the_first_prompt_and_each_batch_as_those_of_the_prompts_so_far(subject):
     prompts = [item.prompt for item in ASKED[:2]]
     negatives = [ASKED[2].prompt]
     parts = []
@@ -255,6 +255,14 @@ def test_neurons_are_told_after_each_prompt_as_those_of_the_prompts_so_far(subje
             assert (told.scores == each.scores).all()
     assert found.negatives == tuple(negatives)
     assert found.attributions[: len(parts[1].attributions)] == parts[1].attributions
+    # The first prompt is read alone, the others several at once, with the same scores.
+    several, told = [item.prompt for item in ASKED], []
+    found = experiments.find_neurons(subject, several, on_part=told.append)
+    n = experiments.PROMPTS_AT_ONCE
+    assert [len(part.prompts) for part in told] == list(range(1, len(several), n))
+    for each in found.attributions:
+        (alone,) = experiments.find_neurons(subject, [each.prompt]).attributions
+        np.testing.assert_allclose(each.scores, alone.scores, atol=0.01 * abs(alone.scores).max())
     # A single prompt's neurons are told once, as the answer.
     assert experiments.find_neurons(subject, prompts[:1], on_part=parts.append).neurons
     assert len(parts) == 2

@@ -18,7 +18,7 @@ from tests import ROOT
 
 # The rooms of atlas/ from the ground up: a room imports its own and those of the floors below it.
 FLOORS = (
-    ("errors", "files", "interventions", "line", "neuron", "numbers", "rows", "validation"),
+    ("errors", "files", "interventions", "intervals", "line", "neuron", "numbers", "rows", "validation"),
     ("models",),
     ("datasets",),
     ("store",),

@@ -100,6 +100,11 @@ SET VARIABLE effect_summaries = optional_table('effect_summaries', '
     NULL::FLOAT AS replication_high, NULL::FLOAT AS top_changed, NULL::FLOAT AS activity');
 CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summaries'));
 
+SET VARIABLE specificity = optional_table('specificity', '
+    NULL::VARCHAR AS relation_id, NULL::VARCHAR AS part, NULL::FLOAT AS value, NULL::FLOAT AS low, NULL::FLOAT AS
+    high, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_prompts');
+CREATE OR REPLACE VIEW specificity AS FROM query(getvariable('specificity'));
+
 SET VARIABLE generations = optional_table('generations', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS prompt_fact_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS "group",
     NULL::INTEGER AS n_neurons, NULL::VARCHAR AS text');

@@ -11,24 +11,30 @@ from contextlib import contextmanager
 import torch
 
 
-def probability_scaled(subject, prompt, neurons, factor: float) -> float:
-    """The answer's probability with these inputs of the down-projections × factor at the answer's places."""
+def probability_scaled(subject, prompt, neurons, factor: float, means=None) -> float:
+    """The answer's probability with these inputs of the down-projections × factor at the answer's places.
+
+    means: (n_layers, n_neurons); with it they are set to these numbers.
+    """
     encoded = subject.encode(prompt)
-    chances = logits_scaled(subject, prompt, neurons, factor).softmax(-1)
+    chances = logits_scaled(subject, prompt, neurons, factor, means).softmax(-1)
     return math.prod(
         float(chances[at, token]) for at, token in zip(encoded.positions, encoded.targets, strict=True)
     )
 
 
-def logits_scaled(subject, prompt, neurons, factor: float) -> torch.Tensor:
+def logits_scaled(subject, prompt, neurons, factor: float, means=None) -> torch.Tensor:
     """The logits at every place, (n_tokens of the prompt, n_tokens of the vocabulary)."""
     encoded = subject.encode(prompt)
 
     def scaling(layer):
         def hook(module, inputs):
             values = inputs[0].clone()
+            here = [n.neuron for n in neurons if n.layer == layer]
             for position in encoded.positions:
-                values[0, position, [n.neuron for n in neurons if n.layer == layer]] *= factor
+                values[0, position, here] *= factor
+                if means is not None:
+                    values[0, position, here] = torch.tensor(means[layer, here])
             return (values,)
 
         return hook

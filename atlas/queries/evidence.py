@@ -19,9 +19,15 @@ import pandas as pd
 
 from atlas.store.atlas import Atlas
 
-NEURON_GROUPS = ("own", "random", "matched", "baseline", "unrelated")
-"""The fact's own neurons and the controls, in the order in which they are shown: random neurons,
-activation-matched neurons, most active neurons (the paper's baseline), and own neurons on unrelated facts."""
+CONTROLS = ("random", "matched", "contribution_matched", "baseline")
+"""Groups of other neurons, changed in place of the fact's own: random ones, those matched in activation and
+in contribution, and the most active ones (the paper's baseline)."""
+ASKED_GROUPS = ("same_relation_same_answer", "same_answer", "same_relation", "unrelated")
+"""Groups of other facts, asked while the fact's own neurons are changed; from the nearest to the farthest."""
+TOP_GROUPS = {f"top_{count}": count for count in (1, 2, 4, 8)}
+"""Groups of so many of the fact's own neurons, those of the largest mean score."""
+NEURON_GROUPS = ("own", *CONTROLS, *ASKED_GROUPS, *TOP_GROUPS)
+"""All groups of `effects`, in the order in which they are shown."""
 EDIT_GROUPS = ("own", "all", "random", "random_all")
 RATIOS = ("paper", "replication")
 PAPER_DOSE = 20

@@ -238,18 +238,25 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "prompt_fact_id",
                 _TEXT,
-                "The fact the prompt asks for: fact_id itself, except in the group 'unrelated'.",
+                "The fact the prompt asks for: fact_id itself, except in the groups that ask other facts.",
             ),
             ("template_id", _TEXT, "Template of the prompt."),
-            ("intervention", _TEXT, "'suppress' (activation × 0) or 'amplify' (activation × 2)."),
+            (
+                "intervention",
+                _TEXT,
+                "'suppress' (activation × 0), 'amplify' (activation × 2), or 'mean' (activation set to its "
+                "mean over prompts of other facts).",
+            ),
             (
                 "group",
                 _TEXT,
-                "'own': the fact's neurons; 'random': as many of the same layers; 'matched': as many of the "
-                "same layers, those left over that come nearest in activation on the fact's discovery "
-                "prompts (how near: activity); 'baseline': as many that are most active there, own ones "
-                "among them; 'unrelated': its neurons, on a prompt of a fact that differs in relation and "
-                "object.",
+                "'own': the fact's neurons; 'top_1' to 'top_8': its so many of the largest mean score; "
+                "'random': as many of the same layers; 'matched' and 'contribution_matched': as many of the "
+                "same layers, those left over that come nearest in activation (how near: activity), or in "
+                "|activation| × ‖value vector‖, on the fact's discovery prompts; 'baseline': as many that "
+                "are most active there, own ones among them. 'same_relation', 'same_answer', "
+                "'same_relation_same_answer': its neurons, on a prompt of another fact that shares this and "
+                "no more; 'unrelated': on one of a fact that differs in relation and object.",
             ),
             ("held_out", _FLAG, "Whether the prompt's template was held out of discovery."),
             ("n_neurons", _COUNT, "Number of neurons that were changed."),
@@ -280,8 +287,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "group",
                 _TEXT,
-                "'random', 'matched' or 'baseline', as in effects, for both interventions. The other groups "
-                "change the fact's knowledge_neurons.",
+                "'random', 'matched', 'contribution_matched' or 'baseline', as in effects, for every "
+                "intervention. The other groups change the fact's knowledge_neurons.",
             ),
             ("draw", _LAYER, "Number of the draw, from 1; effects have one draw of each control."),
             _LAYER_COLUMN,
@@ -298,14 +305,14 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "Relation of the facts whose neurons were changed; 'all' for the mean over relations, each "
                 "counting alike.",
             ),
-            ("intervention", _TEXT, "'suppress' or 'amplify'."),
+            ("intervention", _TEXT, "'suppress', 'amplify' or 'mean'."),
             ("group", _TEXT, "Which neurons were changed, or whose prompts asked: as in effects."),
             ("templates", _TEXT, "'discovery' or 'held-out': which of the fact's prompts were asked."),
             (
                 "facts",
                 _TEXT,
-                "'known': the model knows the changed fact, and the asked one; 'unknown': it does not know "
-                "the changed one; 'all': every one.",
+                "'known': the model knows the changed fact, and knows the asked one or answers this prompt "
+                "rightly; 'unknown': it does not know the changed one; 'all': every one.",
             ),
             ("n_relations", _COUNT, "Number of relations that count."),
             ("n_facts", _COUNT, "Number of facts whose neurons were changed."),
@@ -347,7 +354,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "prompt_fact_id",
                 _TEXT,
-                "The fact the prompt asks for: fact_id itself, except in the group 'unrelated'.",
+                "The fact the prompt asks for: fact_id itself, except in the groups that ask other facts.",
             ),
             (
                 "template_id",
@@ -364,6 +371,31 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
             ("n_neurons", _COUNT, "Number of neurons that were suppressed."),
             ("text", _TEXT, "The text after the prompt; shorter where the model ends it."),
+        ),
+    ),
+    "specificity": (
+        "One row a (relation, part): what of a fact's loss without its neurons others lose, too.",
+        ("relation_id", "part"),
+        (
+            (
+                "relation_id",
+                _TEXT,
+                "Relation of the facts whose neurons were suppressed; 'all' for the mean over relations.",
+            ),
+            (
+                "part",
+                _TEXT,
+                "'fall': the share of the answer's probability that is lost on held-out prompts of known "
+                "facts; 'general': what unrelated facts lose; 'relation' and 'answer': what sharing it adds, "
+                "averaged over both orders; 'own': what facts that share both are spared. The four sum to "
+                "the fall.",
+            ),
+            ("value", _SCORE, "The part, as a share of the probability before."),
+            ("low", _SCORE, "Its bootstrap interval, lower end (2.5 %)."),
+            ("high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
+            ("n_relations", _COUNT, "Number of relations that count: those with 30 prompts of each group."),
+            ("n_facts", _COUNT, "Number of facts whose neurons were suppressed."),
+            ("n_prompts", _COUNT, "Number of prompts of the group that was asked least."),
         ),
     ),
     "edits": (

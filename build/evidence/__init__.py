@@ -49,8 +49,8 @@ class Study:
     others: further tables that it fills. sample: None for every fact. version: raised when its rows
     would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
     prompts only, so that nothing can be measured where none is held out. needs_column: a table and its column
-    without which nothing can be, either. needs_causal: whether only causal models can be asked. adds_columns:
-    whether the table is a build's own, and the study fills columns of it.
+    without which nothing can be, either. needs_causal: whether only causal models can be asked. extends:
+    whether the table is a build's own, of which the study fills columns, or rows of the facts that it takes.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Study:
     needs_held_out: bool = True
     needs_column: tuple[str, str] | None = None
     needs_causal: bool = False
-    adds_columns: bool = False
+    extends: bool = False
 
     def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
@@ -88,9 +88,11 @@ STUDIES: dict[str, Study] = {
         Study(
             "effects",
             "effects",
-            "suppress and amplify: own neurons and four controls, on discovery and held-out prompts",
-            version=3,
-            others=("control_neurons", "effect_summaries"),
+            "suppress and amplify: own neurons, other neurons and other facts; whose neurons they are",
+            sample=600,
+            version=4,
+            others=("control_neurons", "effect_summaries", "specificity"),
+            extends=True,
             needs_held_out=False,
         ),
         Study("update", "edits", "rewrite facts: success, and what else changes", sample=10, version=2),
@@ -129,7 +131,7 @@ STUDIES: dict[str, Study] = {
             sample=2500,
             needs=("prompts", "neurons", "knowledge_neurons"),
             needs_column=("knowledge_neurons", "mean_activation"),
-            adds_columns=True,
+            extends=True,
         ),
     )
 }

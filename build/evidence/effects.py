@@ -1,38 +1,59 @@
-"""Suppress and amplify: what a fact's neurons do to its answer, beside four controls.
+"""Suppress and amplify: what a fact's neurons do to its answer, to other facts, and beside other neurons.
 
-Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neurons:
+Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact of the sample:
 
-1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that are
-   nearest in activation on the fact's discovery prompts (*matched*); as many that are the most active there,
-   the paper's *baseline*; and its own on prompts of *unrelated* facts. A fact's own neurons are often their
-   layers' most active, so the matched ones may be less active: `activity` says by how much.
-2. *Effects.* Each group suppressed (× 0) and amplified (× 2) at the answer position, on the fact's discovery
-   and held-out prompts; unrelated prompts are held-out ones, where the atlas holds any out.
-   Which neurons each control drew is kept in `control_neurons`.
-3. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
+1. *Other neurons*, in place of its own, on its own prompts: as many random ones of the same layers; as many
+   of the same layers that are nearest in activation (*matched*) or in |activation| × ‖value vector‖
+   (*contribution_matched*) on its discovery prompts; as many that are the most active there, the paper's
+   *baseline*. A fact's own neurons are often their layers' most active, so the matched ones may be less
+   active: `activity` says by how much. *top_k*: its own k neurons of the largest mean score.
+2. *Other facts*, asked while its own neurons are changed: those of its relation, of its answer, of both, and
+   of neither (*unrelated*). Only prompts that were answered rightly are asked: a wrong answer cannot be lost.
+3. *Effects.* Neurons are suppressed (× 0) and amplified (× 2) at the answer position, and its own and random
+   ones set to their mean over other facts (*mean*), on the fact's discovery and held-out prompts; other facts
+   are asked held-out ones, where the atlas holds any out. `control_neurons` keeps what each control drew.
+4. *Summaries.* The paper's ratio and the replication's, by relation and over relations, with bootstrap
    intervals: facts are resampled within their relation, and relations for the mean over them.
+5. *Specificity.* What of the fall is any fact's, the relation's, the answer's and the fact's own.
+
+Facts outside the sample keep what the build measured of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from atlas.neuron import Neuron
+from atlas.queries.evidence import NEURON_GROUPS, TOP_GROUPS
+from atlas.store.manifest import file_name
 from atlas.store.schema import conform
+from build.evidence import specificity
 from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one, top_neurons
 from build.jobs.evaluation import EFFECTS_SHARD as SHARD  # noqa: F401
-from build.jobs.evaluation import Evaluation, control_rows, effect_rows, evaluate_effects, seeded
+from build.jobs.evaluation import MEAN, Evaluation, control_rows, effect_rows, evaluate_effects, seeded
+from build.output.writer import read_parquet
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
 
 NEAREST = 20
+CHANGES = ("suppress", "amplify")
+GROUP_ASKED = {
+    (True, True): "same_relation_same_answer",
+    (False, True): "same_answer",
+    (True, False): "same_relation",
+    (False, False): "unrelated",
+}
+"""Whether a fact has the same relation, and the same answer → its group."""
+BUILT = ("own", "random", "unrelated")
+"""The groups that a build measures of every fact."""
 _MEASURED = ("activity", "p_before", "p_after", "top_changed", "change")
 _SUMS = {"p_before": "before", "p_after": "after", "change": "change", "top_changed": "top"}
 _FACTS_A_SHARD = 24
@@ -46,7 +67,9 @@ def measure(setting: Setting, unit: Sequence[str]) -> pa.Table:
     facts = [setting.by_id[fact_id] for fact_id in unit]
     activations = _discovery_activations(setting, facts)
     evaluations = [each for fact in facts for each in _evaluations(setting, fact, activations[fact.fact_id])]
-    return evaluate_effects(setting.subject, evaluations, batches=setting.batches)
+    return evaluate_effects(
+        setting.subject, evaluations, batches=setting.batches, means=setting.mean_activations
+    )
 
 
 def _discovery_activations(setting: Setting, facts: Sequence[AtlasFact]) -> dict[str, np.ndarray]:
@@ -57,22 +80,21 @@ def _discovery_activations(setting: Setting, facts: Sequence[AtlasFact]) -> dict
     return {fact.fact_id: part for fact, part in zip(facts, parts, strict=True)}
 
 
-# Step 1: groups --------------------------------------------------------------------------------------
+# Step 1: other neurons -------------------------------------------------------------------------------
 
 
 def draw_matched(
-    neurons: Sequence[Neuron], activations: np.ndarray, generator: np.random.Generator
+    neurons: Sequence[Neuron], values: np.ndarray, generator: np.random.Generator
 ) -> tuple[Neuron, ...]:
-    """For each neuron another one of its layer, drawn from the `NEAREST` in mean activation, each once.
+    """For each neuron another one of its layer, drawn from the `NEAREST` in value, each once.
 
-    activations: (n_prompts, n_layers, n_neurons). None of `neurons` is drawn; where a layer has too few
-    others, some get none.
+    values: (n_layers, n_neurons). None of `neurons` is drawn; where a layer has too few others, some get
+    none.
     """
-    mean = activations.mean(axis=0)
     taken = set(neurons)
     chosen: list[Neuron] = []
     for neuron in neurons:
-        apart = np.abs(mean[neuron.layer] - mean[neuron.layer, neuron.neuron])
+        apart = np.abs(values[neuron.layer] - values[neuron.layer, neuron.neuron])
         apart[[each.neuron for each in taken if each.layer == neuron.layer]] = np.inf
         near = np.argsort(apart, kind="stable")[:NEAREST]
         near = near[np.isfinite(apart[near])]
@@ -104,33 +126,70 @@ def mean_activity(neurons: Sequence[Neuron], activations: np.ndarray) -> float |
 def choose_groups(
     setting: Setting, fact: AtlasFact, activations: np.ndarray
 ) -> dict[str, tuple[Neuron, ...]]:
-    """The fact's own neurons and its control groups; activations on its discovery prompts, as above."""
+    """The fact's own neurons, other ones, and its first; activations on its discovery prompts, as above."""
+    contributions = np.abs(activations).mean(axis=0) * setting.value_norms
+    matched, contributing = (
+        setting.generator(name, fact.fact_id) for name in ("matched", "contribution_matched")
+    )
     return {
         "own": tuple(sorted(fact.neurons)),
         "random": setting.random_neurons(fact.neurons, "random", fact.fact_id),
-        "matched": draw_matched(fact.neurons, activations, setting.generator("matched", fact.fact_id)),
+        "matched": draw_matched(fact.neurons, activations.mean(axis=0), matched),
+        "contribution_matched": draw_matched(fact.neurons, contributions, contributing),
         "baseline": select_most_active(len(fact.neurons), activations),
+        **{
+            name: tuple(sorted(fact.neurons[:count]))
+            for name, count in TOP_GROUPS.items()
+            if count < len(fact.neurons)
+        },
     }
 
 
-def _evaluations(setting: Setting, fact: AtlasFact, activations: np.ndarray) -> list[Evaluation]:
+# Step 2: other facts ---------------------------------------------------------------------------------
+
+
+def draw_asked(setting: Setting, fact: AtlasFact) -> Iterator[tuple[str, StoredPrompt]]:
+    """Prompts of other facts that are answered rightly: of each group as many as of the fact, each of another
+    fact. Unrelated ones may be answered wrongly where the model answers none rightly."""
+    generator = setting.generator("asked", fact.fact_id)
+    groups: dict[str, list[tuple[StoredPrompt, ...]]] = {group: [] for group in GROUP_ASKED.values()}
+    right = {other_id: prompts for other_id, prompts in setting.answered.items() if other_id != fact.fact_id}
+    for other_id, prompts in right.items():
+        other = setting.by_id[other_id]
+        same = other.relation_id == fact.relation_id, other.answer == fact.answer
+        groups[GROUP_ASKED[same]].append(prompts)
+    for group, others in groups.items():
+        for index in generator.permutation(len(others))[: len(setting.asked(fact))]:
+            yield group, draw_one(others[index], generator)
+
+
+# Step 3: effects -------------------------------------------------------------------------------------
+
+
+def _evaluations(setting: Setting, fact: AtlasFact, activations: np.ndarray) -> Iterator[Evaluation]:
     groups = choose_groups(setting, fact, activations)
-    activity = {group: mean_activity(neurons, activations) for group, neurons in groups.items()}
-    evaluations = [
-        _evaluation(fact, group, neurons, each, activity[group])
-        for each in fact.prompts
-        for group, neurons in groups.items()
-        if neurons
-    ]
-    generator = setting.generator("unrelated", fact.fact_id)
-    for partner in setting.partners.draw(setting.place[fact.fact_id], len(setting.asked(fact)), generator):
-        drawn = draw_one(setting.asked(setting.facts[partner]), generator)
-        evaluations.append(_evaluation(fact, "unrelated", groups["own"], drawn, activity["own"]))
-    return evaluations
+    asked = {each.prompt for each in setting.asked(fact)}
+    for group, neurons in groups.items():
+        activity = mean_activity(neurons, activations)
+        for each in fact.prompts if neurons else ():
+            once = each.prompt in asked  # what costs more is measured where it counts
+            if group in TOP_GROUPS:
+                changes = CHANGES[:1] if once else ()
+            else:
+                changes = (*CHANGES, MEAN) if once and group in ("own", "random") else CHANGES
+            yield _evaluation(fact, group, neurons, each, activity, changes)
+    activity = mean_activity(groups["own"], activations)
+    for group, each in draw_asked(setting, fact):
+        yield _evaluation(fact, group, groups["own"], each, activity, CHANGES)
 
 
 def _evaluation(
-    fact: AtlasFact, group: str, neurons: tuple[Neuron, ...], stored: StoredPrompt, activity: float | None
+    fact: AtlasFact,
+    group: str,
+    neurons: tuple[Neuron, ...],
+    stored: StoredPrompt,
+    activity: float | None,
+    interventions: tuple[str, ...],
 ) -> Evaluation:
     return Evaluation(
         fact_id=fact.fact_id,
@@ -142,29 +201,45 @@ def _evaluation(
         top_before=stored.top_token,
         held_out=stored.held_out,
         activity=activity,
+        interventions=interventions,
     )
 
 
-# Step 3: summaries -----------------------------------------------------------------------------------
+# Step 4: summaries -----------------------------------------------------------------------------------
 
 
 def tables(setting: Setting, rows: pa.Table) -> dict[str, pa.Table]:
-    effects = conform("effects", effect_rows(rows))
+    effects, controls = effect_rows(rows), control_rows(rows)
+    measured = _with_facts(setting, effects.to_pandas())
     return {
-        "effects": effects,
-        "control_neurons": control_rows(rows),
-        "effect_summaries": conform("effect_summaries", _summaries(setting, effects)),
+        "effects": conform("effects", _with_built(setting, "effects", effects)),
+        "control_neurons": conform("control_neurons", _with_built(setting, "control_neurons", controls)),
+        "effect_summaries": conform("effect_summaries", summarize(measured, seed=setting.seed)),
+        "specificity": conform("specificity", specificity.split(measured, seed=setting.seed)),
     }
 
 
-def _summaries(setting: Setting, effects: pa.Table) -> list[dict]:
+def _with_built(setting: Setting, table: str, rows: pa.Table) -> pa.Table:
+    """The rows, and those that the build measured of facts that are not among them."""
+    path = setting.atlas.path / file_name(table)
+    if not path.exists():
+        return rows
+    built = read_parquet(path, rows.column_names)
+    others = pc.invert(pc.is_in(built["fact_id"], pc.unique(rows["fact_id"])))
+    return pa.concat_tables(
+        [rows, built.filter(pc.and_(others, pc.is_in(built["group"], pa.array(BUILT)))).cast(rows.schema)]
+    )
+
+
+def _with_facts(setting: Setting, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `effects` with relation_id, and whether the changed fact and the asked one count as known."""
     relation = {fact.fact_id: fact.relation_id for fact in setting.facts}
     known = {fact.fact_id: fact.known for fact in setting.facts}
-    rows = effects.to_pandas()
-    rows["relation_id"] = rows["fact_id"].map(relation)
-    rows["known"] = rows["fact_id"].map(known)
-    rows["asked_known"] = rows["prompt_fact_id"].map(known)
-    return summarize(rows, seed=setting.seed)
+    return rows.assign(
+        relation_id=rows["fact_id"].map(relation),
+        known=rows["fact_id"].map(known),
+        asked_known=rows["prompt_fact_id"].map(known) | (rows["rank_before"] == 1),
+    )
 
 
 def summarize(rows: pd.DataFrame, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> list[dict]:
@@ -263,13 +338,15 @@ def _interval(name: str, drawn: np.ndarray, n_facts: int) -> dict[str, float | N
 
 
 def summary(atlas: Atlas) -> list[str]:
-    rows = atlas.query("""
+    rows = atlas.query(
+        """
         SELECT * FROM effect_summaries
         WHERE relation_id = 'all' AND facts <> 'unknown'
           AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
-        ORDER BY facts DESC, intervention DESC, list_position(
-            ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
-    """)
+        ORDER BY facts DESC, intervention DESC, list_position($groups, "group")
+        """,
+        {"groups": list(NEURON_GROUPS)},
+    )
     asked = f"{rows['templates'].iloc[0]} prompts, mean over relations" if len(rows) else "not measured"
     lines = [f"{asked:<43}paper's ratio [95 %]   replication's  top changed  active"]
     for row in rows.itertuples():

@@ -171,11 +171,7 @@ class _Evaluation:
         there = all(file_name(table) in atlas.manifest.files for table in study.tables)
         if there and record.get("key") == key and not fresh:
             return f"already measured; --fresh measures again{without}"
-        if (
-            file_name(study.table) in atlas.manifest.files
-            and not fresh
-            and (record or not study.adds_columns)
-        ):
+        if file_name(study.table) in atlas.manifest.files and not fresh and (record or not study.extends):
             self.refuse_to_replace(setting, record)
         if self.options.threads is not None or study.needs_model:
             from build.jobs.worker import use_threads

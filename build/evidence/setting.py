@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 
+REFERENCES = 500
+"""Facts over whose prompts mean activations are taken."""
+
 
 @dataclass(frozen=True)
 class StoredPrompt:
@@ -147,6 +150,20 @@ class Setting:
             lambda: self.subject.activations(prompts, batch_tokens=self.batches.tokens).numpy()
         )
 
+    @cached_property
+    def mean_activations(self) -> np.ndarray:
+        """Every neuron's mean over a discovery prompt each of facts at random, (n_layers, n_neurons)."""
+        order = self.generator("mean").permutation(len(self.facts))[:REFERENCES]
+        prompts = [self.facts[index].discovery[0].prompt for index in order if self.facts[index].discovery]
+        return self.activations(prompts).mean(axis=0)
+
+    @cached_property
+    def value_norms(self) -> np.ndarray:
+        """The length of every neuron's value vector, (n_layers, n_neurons)."""
+        family, model = self.subject.family, self.subject.model
+        norms = [family.value_vectors(model, layer).float().norm(dim=1) for layer in range(self.n_layers)]
+        return np.stack([each.detach().cpu().numpy() for each in norms])
+
     def attribute(self, prompts: Sequence[Prompt], **options: Any) -> list[np.ndarray]:
         """Every neuron's score for each prompt, (n_layers, n_neurons); options are those of `attribute`."""
         from atlas.attribution.attribution import attribute
@@ -229,6 +246,18 @@ class Setting:
     def asked(self, fact: AtlasFact) -> tuple[StoredPrompt, ...]:
         """The fact's held-out prompts; all of its prompts where the atlas holds none out."""
         return fact.held_out if self.holds_out else fact.prompts
+
+    @cached_property
+    def answered(self) -> dict[str, tuple[StoredPrompt, ...]]:
+        """Fact id → those of its prompts to ask whose answer has rank 1, of facts that have one.
+
+        All of its prompts to ask, where the model answers none of any fact rightly.
+        """
+        asked = {fact.fact_id: self.asked(fact) for fact in self.facts if self.asked(fact)}
+        right = {
+            fact_id: tuple(each for each in prompts if each.rank == 1) for fact_id, prompts in asked.items()
+        }
+        return {fact_id: prompts for fact_id, prompts in right.items() if prompts} or asked
 
     @cached_property
     def partners(self) -> Partners:

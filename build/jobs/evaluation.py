@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas.experiments.controls import random_match
-from atlas.interventions import Amplify, Suppress
+from atlas.interventions import Amplify, SetTo, Suppress
 from atlas.neuron import Fact, Neuron, Prompt
+from atlas.queries.evidence import CONTROLS
 from atlas.store.schema import TABLES, conform
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ INTERVENTION_BY_NAME: dict[str, Callable[[tuple[Neuron, ...]], Any]] = {
     "suppress": Suppress,
     "amplify": lambda neurons: Amplify(neurons, factor=AMPLIFY_FACTOR),
 }
+MEAN = "mean"
 
 # One row an effect: the columns of `effects`, and the neurons that were changed as two lists of equal length.
 EFFECTS_SHARD = pa.schema(
@@ -59,6 +61,7 @@ class Evaluation:
     top_before: str
     held_out: bool = True
     activity: float | None = None
+    interventions: tuple[str, ...] = tuple(INTERVENTION_BY_NAME)
 
 
 def seeded(seed: int, purpose: str, fact_id: str) -> np.random.Generator:
@@ -185,15 +188,26 @@ def evaluate_effects(
     *,
     batches: Batches,
     encoded: Mapping[Prompt, Encoded] | None = None,
+    means: np.ndarray | None = None,
 ) -> pa.Table:
-    """Rows of `EFFECTS_SHARD`: every evaluation with every intervention. encoded: prompts encoded before."""
+    """Rows of `EFFECTS_SHARD`: every evaluation with its interventions.
+
+    encoded: prompts encoded before. means: the activations that the intervention 'mean' sets,
+    (n_layers, n_neurons).
+    """
     encoded = encoded or {}
-    changed = [(each, name) for each in evaluations for name in INTERVENTION_BY_NAME]
+    changed = [(each, name) for each in evaluations for name in each.interventions]
+
+    def change(neurons: tuple[Neuron, ...], name: str) -> Any:
+        if name != MEAN:
+            return INTERVENTION_BY_NAME[name](neurons)
+        return tuple(SetTo((each,), float(means[each.layer, each.neuron])) for each in neurons)
+
     predictions = batches.run(
         lambda: subject.predict(
             [encoded.get(each.prompt, each.prompt) for each, _ in changed],
             top_k=1,
-            interventions=[INTERVENTION_BY_NAME[name](each.neurons) for each, name in changed],
+            interventions=[change(each.neurons, name) for each, name in changed],
             batch_tokens=batches.tokens,
             share_prefixes=True,
         )
@@ -228,7 +242,7 @@ def effect_rows(rows: pa.Table) -> pa.Table:
 
 def control_rows(rows: pa.Table) -> pa.Table:
     """The table `control_neurons`, from rows of `EFFECTS_SHARD`: a fact's controls are the same in all."""
-    chosen = rows.filter(pc.invert(pc.is_in(rows["group"], pa.array(["own", "unrelated"]))))
+    chosen = rows.filter(pc.is_in(rows["group"], pa.array(CONTROLS)))
     controls = chosen.select(["fact_id", "group", "layers", "neurons"]).to_pandas()
     controls = controls.drop_duplicates(["fact_id", "group"]).explode(["layers", "neurons"])
     columns = controls.rename(columns={"layers": "layer", "neurons": "neuron"}).assign(draw=1)

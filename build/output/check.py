@@ -149,14 +149,17 @@ _ROW_CHECKS = {
         FROM (SELECT * FROM effects WHERE change IS NULL) AS e LEFT JOIN prompts AS p
             ON p.fact_id = e.prompt_fact_id AND p.template_id = e.template_id
         WHERE p.probability IS NULL OR abs(p.probability - e.p_before) > 1e-5 OR p.held_out <> e.held_out""",
-    "{n} effects on unrelated facts are on facts of the same relation or object": """
+    "{n} effects are on facts of another group than they say": """
         FROM effects AS e JOIN facts AS a ON a.fact_id = e.fact_id
             JOIN facts AS b ON b.fact_id = e.prompt_fact_id
-        WHERE e."group" = 'unrelated'
-        AND (a.relation_id = b.relation_id OR lower(a.object) = lower(b.object))""",
+        WHERE CASE WHEN a.fact_id = b.fact_id THEN e."group" = 'unrelated' OR starts_with(e."group", 'same_')
+            ELSE e."group" <> CASE WHEN a.relation_id <> b.relation_id AND lower(a.object) <> lower(b.object)
+                THEN 'unrelated' ELSE concat_ws('_',
+                    CASE WHEN a.relation_id = b.relation_id THEN 'same_relation' END,
+                    CASE WHEN lower(a.object) = lower(b.object) THEN 'same_answer' END) END END""",
     "{n} controls have another number of neurons than the effects that changed them": """
         FROM (SELECT DISTINCT fact_id, "group", n_neurons FROM effects
-              WHERE "group" IN ('random', 'matched', 'baseline')) AS e
+              WHERE "group" IN ('random', 'matched', 'contribution_matched', 'baseline')) AS e
         FULL JOIN (SELECT fact_id, "group", count(*) AS n FROM control_neurons GROUP BY ALL) AS c
             USING (fact_id, "group")
         WHERE n_neurons IS DISTINCT FROM n""",

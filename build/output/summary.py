@@ -15,6 +15,7 @@ from pathlib import Path
 
 import duckdb
 
+from atlas.queries.evidence import NEURON_GROUPS
 from atlas.store.manifest import Manifest, check_files, file_name, read_manifest
 from atlas.store.sources import parquet, rows_of
 from build.plan import duration
@@ -82,7 +83,8 @@ def _lines(
         lines.append(f"converged   {share:.2%} of the (answer token, layer) paths")
     if not measured_effects:
         return [*lines, "effects     not measured"]
-    effects = connection.execute("""
+    effects = connection.execute(
+        """
         SELECT intervention, "group", avg(relative), median(relative), count(*)
         FROM (SELECT *, coalesce(change, p_after / nullif(p_before, 0) - 1) AS relative FROM effects) AS e
         JOIN facts AS own ON own.fact_id = e.fact_id
@@ -90,9 +92,10 @@ def _lines(
         WHERE own.known AND coalesce(asked.known, change IS NOT NULL) AND relative IS NOT NULL
           AND e.held_out = (SELECT bool_or(held_out) FROM effects)
         GROUP BY intervention, "group"
-        ORDER BY intervention DESC, list_position(
-            ['own', 'random', 'matched', 'baseline', 'unrelated'], "group")
-    """).fetchall()
+        ORDER BY intervention DESC, list_position($groups, "group")
+    """,
+        {"groups": list(NEURON_GROUPS)},
+    ).fetchall()
     if not effects:
         lines.append("effects     not measured on known facts")
     lines += [

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from atlas.errors import BuildError
 from atlas.neuron import Neuron, Prompt
+from atlas.queries.evidence import ASKED_GROUPS, CONTROLS, NEURON_GROUPS, TOP_GROUPS
 from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import file_name, read_manifest, verify
 from atlas.store.schema import TABLES
@@ -39,8 +42,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def without_experiments(source: Path, folder: Path) -> Path:
-    later = {table for study in STUDIES.values() for table in study.tables} - {"effects", "control_neurons"}
-    later -= {study.table for study in STUDIES.values() if study.adds_columns}
+    later = {table for study in STUDIES.values() for table in study.tables} - {"control_neurons"}
+    later -= {study.table for study in STUDIES.values() if study.extends}
     plain = json.loads((source / "manifest.json").read_text())
     for table in later:
         plain["files"].pop(file_name(table), None)
@@ -100,7 +103,9 @@ def test_another_sample_is_measured_and_replaces_the_table(measured, tmp_path):
     folder = shutil.copytree(measured, tmp_path / "other")
     evaluate_atlas(folder, EvaluateOptions(experiments="effects", sample=5), fresh=True)
     with Atlas(folder) as atlas:
-        assert atlas.query_one("SELECT count(DISTINCT fact_id) AS n FROM effects")["n"] == 5
+        for group, n in (("matched", 5), ("own", 3085)):
+            counted = 'SELECT count(DISTINCT fact_id) AS n FROM effects WHERE "group" = $group'
+            assert atlas.query_one(counted, {"group": group})["n"] == n
     verify(folder)
 
 
@@ -113,15 +118,6 @@ def test_rows_of_another_sample_or_seed_are_not_replaced_unasked(measured, tmp_p
     with pytest.raises(BuildError, match=r"has the table effects with a sample of 30.* Give --fresh"):
         evaluate_atlas(folder, EvaluateOptions(**{"experiments": "effects", "sample": 30, **changed}))
     assert tables_of(folder) == before
-
-
-def test_a_build_s_effects_of_every_fact_are_not_replaced_by_a_sample_unasked(copy):
-    before = tables_of(copy)
-    with pytest.raises(
-        BuildError, match=r"has the table effects with every fact; this would be a sample of 30"
-    ):
-        evaluate_atlas(copy, FEW)
-    assert tables_of(copy) == before
 
 
 def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(measured, copy, monkeypatch):
@@ -146,7 +142,7 @@ def test_an_evaluation_killed_in_any_shard_goes_on_to_the_same_rows(measured, co
     assert tables_of(copy) == tables_of(measured)
 
 
-@pytest.mark.parametrize("rename", range(5))
+@pytest.mark.parametrize("rename", range(6))
 def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(measured, copy, rename, monkeypatch):
     manifest = read_manifest(measured)
     new = {name: pq.read_table(measured / file_name(name)) for name in STUDIES["effects"].tables}
@@ -167,7 +163,7 @@ def test_tables_killed_at_any_rename_are_all_old_or_all_new_when_settled(measure
     output.leave()
     settle(copy)
     verify(copy)
-    complete = rename >= 4  # four whole files first: three tables and the manifest
+    complete = rename >= 5  # five whole files first: four tables and the manifest
     assert (tables_of(copy) == tables_of(measured)) is complete
     assert (tables_of(copy) == old) is not complete
     assert not list(copy.glob("*.next"))
@@ -275,45 +271,94 @@ def test_the_sample_takes_known_facts_of_every_relation_in_turn(setting):
     assert [fact.fact_id for fact in drawn] == sorted(fact.fact_id for fact in drawn)
 
 
-def test_every_prompt_has_every_group_and_both_interventions(setting, effects):
+def test_every_prompt_has_every_group_of_neurons_and_other_facts_are_asked(setting, effects):
     for fact in setting.sampled("effects"):
         rows = effects[effects["fact_id"] == fact.fact_id]
-        own = rows[rows["group"] != "unrelated"]
-        asked = {each.prompt.template_id for each in fact.prompts}
-        assert len(own) == len(asked) * 4 * 2
-        for _, part in own.groupby(["group", "intervention"]):
-            assert set(part["template_id"]) == asked
-        strangers = rows[rows["group"] == "unrelated"]
-        assert len(strangers) == 2 * len(fact.held_out)
-        for other in map(setting.by_id.get, strangers["prompt_fact_id"]):
-            assert other.relation_id != fact.relation_id
-            assert other.answer != fact.answer
+        every = {each.prompt.template_id for each in fact.prompts}
+        asked = {each.prompt.template_id for each in fact.held_out}
+        for (group, intervention), part in rows.groupby(["group", "intervention"]):
+            if group not in ASKED_GROUPS:
+                assert part["prompt_fact_id"].eq(fact.fact_id).all()
+                few = group in TOP_GROUPS or intervention == "mean"
+                assert sorted(part["template_id"]) == sorted(asked if few else every)
+        assert set(rows["group"]) >= {"own", *CONTROLS, "same_relation", "unrelated"}
+        others = rows[rows["group"].isin(ASKED_GROUPS)]
+        assert others["rank_before"].eq(1).all()
+        assert others["held_out"].all()
+        for (group, _), part in others.groupby(["group", "intervention"]):
+            assert part["prompt_fact_id"].is_unique
+            assert len(part) <= len(asked)
+            for other in map(setting.by_id.get, part["prompt_fact_id"]):
+                assert (other.relation_id == fact.relation_id) == ("relation" in group.split("_"))
+                assert (other.answer == fact.answer) == ("answer" in group.split("_"))
 
 
-@pytest.mark.parametrize("group", ["own", "random", "matched", "baseline", "unrelated"])
+def test_facts_outside_the_sample_keep_what_the_build_measured(setting, effects):
+    before = pq.read_table(DATA / "starter-pocket-bert" / "effects.parquet").to_pandas()
+    drawn = [fact.fact_id for fact in setting.sampled("effects")]
+    before = before[~before["fact_id"].isin(drawn) & before["group"].isin(["own", "random", "unrelated"])]
+    kept = effects[~effects["fact_id"].isin(drawn)]
+    assert len(kept) == len(before) > 10_000
+    pd.testing.assert_frame_equal(kept.reset_index(drop=True), before.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("group", [*NEURON_GROUPS])
 def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effects, group):
     subject = setting.subject
     rows = effects[effects["group"] == group].sample(12, random_state=0)
     for row in rows.itertuples():
         fact = setting.by_id[row.fact_id]
         activations = setting.activations([each.prompt for each in fact.discovery])
-        neurons = {
-            "own": fact.neurons,
-            "unrelated": fact.neurons,
-            "random": setting.random_neurons(fact.neurons, "random", fact.fact_id),
-            "matched": draw_matched(fact.neurons, activations, setting.generator("matched", fact.fact_id)),
-            "baseline": select_most_active(len(fact.neurons), activations),
-        }[group]
+        sizes = np.stack([w.norm(dim=0).numpy(force=True) for w in down_weights(subject)])
+        values = {"matched": activations.mean(0), "contribution_matched": abs(activations).mean(0) * sizes}
+        if group in values:
+            generator = setting.generator(group, fact.fact_id)
+            neurons = draw_matched(fact.neurons, values[group], generator)
+        else:
+            neurons = {
+                "random": setting.random_neurons(fact.neurons, "random", fact.fact_id),
+                "baseline": select_most_active(len(fact.neurons), activations),
+            }.get(group, fact.neurons[: TOP_GROUPS.get(group)])
         prompts = setting.by_id[row.prompt_fact_id].prompts
         prompt = next(each.prompt for each in prompts if each.prompt.template_id == row.template_id)
-        change = (subject, prompt, neurons, {"suppress": 0.0, "amplify": 2.0}[row.intervention])
+        means = plain_means(setting) if row.intervention == "mean" else None
+        change = (subject, prompt, neurons, {"suppress": 0.0, "amplify": 2.0}.get(row.intervention), means)
         assert row.p_after == pytest.approx(probability_scaled(*change), rel=1e-3, abs=1e-7)
         first = logits_scaled(*change)[subject.encode(prompt).positions[0]]
         top = subject.token_text(int(first.argmax()))
         before = subject.predict([prompt], top_k=1)[0]
         assert row.p_before == pytest.approx(before.probability, rel=1e-4, abs=1e-7)
         assert row.top_changed == (top != before.top_token)
-        assert row.n_neurons == len(neurons) == len(fact.neurons)
+        assert row.n_neurons == len(neurons) == TOP_GROUPS.get(group, len(fact.neurons))
+
+
+def down_weights(subject):
+    return [block.output.dense.weight for block in subject.model.bert.encoder.layer]
+
+
+@cache
+def plain_means(setting) -> np.ndarray:
+    """Mean activations at the mask over the prompts that the setting draws, prompt by prompt with hooks."""
+    order = setting.generator("mean").permutation(len(setting.facts))[:500]
+    total, subject = np.zeros((setting.n_layers, setting.n_neurons)), setting.subject
+    for index in order:
+        encoded = subject.encode(setting.facts[index].discovery[0].prompt)
+        total += np.stack([each[encoded.positions[0]].numpy() for each in inputs_of_down(subject, encoded)])
+    return (total / len(order)).astype(np.float32)
+
+
+def inputs_of_down(subject, encoded) -> list[torch.Tensor]:
+    """What each layer's down-projection reads, (n_tokens, n_neurons) each."""
+    seen: list[torch.Tensor] = []
+    handles = [
+        block.output.dense.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0][0]))
+        for block in subject.model.bert.encoder.layer
+    ]
+    with torch.no_grad():
+        subject.model(torch.tensor([encoded.input_ids]))
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
 def test_every_effect_can_be_replayed_from_the_tables_alone(measured):
@@ -321,15 +366,18 @@ def test_every_effect_can_be_replayed_from_the_tables_alone(measured):
     with Atlas(measured) as atlas:
         rows = atlas.query("""
             SELECT e.*, p.text, f.object,
-                   CASE WHEN e."group" IN ('own', 'unrelated')
-                   THEN (SELECT list((layer, neuron)) FROM knowledge_neurons AS k WHERE k.fact_id = e.fact_id)
-                   ELSE (SELECT list((layer, neuron)) FROM control_neurons AS c
-                         WHERE c.fact_id = e.fact_id AND c."group" = e."group" AND draw = 1) END AS changed
+                   coalesce(
+                       (SELECT list((layer, neuron)) FROM control_neurons AS c
+                        WHERE c.fact_id = e.fact_id AND c."group" = e."group" AND draw = 1),
+                       (SELECT list((layer, neuron) ORDER BY mean_score DESC, layer, neuron)[:e.n_neurons]
+                        FROM knowledge_neurons AS k WHERE k.fact_id = e.fact_id)) AS changed
             FROM effects AS e JOIN facts AS f ON f.fact_id = prompt_fact_id
             JOIN prompts AS p ON p.fact_id = prompt_fact_id AND p.template_id = e.template_id
+            WHERE intervention <> 'mean' AND e.fact_id IN
+                (SELECT fact_id FROM effects WHERE "group" = 'matched')
         """)
     subject = load_subject("pocket-bert")
-    assert set(rows["group"]) == {"own", "random", "matched", "baseline", "unrelated"}
+    assert set(rows["group"]) == set(NEURON_GROUPS)
     assert [len(changed) for changed in rows["changed"]] == rows["n_neurons"].tolist()
     kinds = {"suppress": Suppress, "amplify": Amplify}
     after = subject.predict(
@@ -348,7 +396,7 @@ def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():
     generator = np.random.default_rng(0)
     activations = generator.normal(size=(3, 2, 200)).astype(np.float32)
     own = tuple(Neuron(layer, index) for layer in (0, 1) for index in (3, 50, 120))
-    matched = draw_matched(own, activations, generator)
+    matched = draw_matched(own, activations.mean(axis=0), generator)
     assert len(set(matched)) == len(own)
     assert not set(matched) & set(own)
     assert [each.layer for each in matched] == [each.layer for each in own]
@@ -362,9 +410,9 @@ def test_matched_neurons_are_of_the_same_layers_about_as_active_and_others():
 
 
 def test_where_a_layer_has_too_few_others_some_matches_are_left_out():
-    activations = np.ones((1, 1, 5), np.float32)
+    values = np.ones((1, 5), np.float32)
     own = tuple(Neuron(0, index) for index in range(3))
-    assert draw_matched(own, activations, np.random.default_rng(0)) == (Neuron(0, 3), Neuron(0, 4))
+    assert draw_matched(own, values, np.random.default_rng(0)) == (Neuron(0, 3), Neuron(0, 4))
 
 
 def test_the_baseline_counts_each_prompt_alike():
@@ -452,13 +500,16 @@ def test_the_committed_summaries_follow_from_the_committed_effects():
         with Atlas(folder) as atlas:
             if not atlas.measured("effect_summaries"):
                 pytest.fail(f"{folder.name} has no summaries")
-            plain = atlas.query("""
+            newer = atlas.manifest.method.options["experiments"]["effects"]["version"] >= 4
+            plain = atlas.query(f"""
                 WITH rows AS (
                     SELECT f.relation_id, intervention, "group",
                            sum(p_after - p_before) / sum(p_before) AS ratio
                     FROM effects AS e JOIN facts AS f USING (fact_id) JOIN facts AS asked
                       ON asked.fact_id = e.prompt_fact_id
-                    WHERE e.held_out AND asked.known AND f.known AND p_before > 0 GROUP BY ALL
+                    WHERE e.held_out AND (asked.known OR {newer} AND rank_before = 1) AND f.known
+                      AND p_before > 0
+                      AND fact_id IN (SELECT fact_id FROM effects WHERE "group" = 'matched') GROUP BY ALL
                 )
                 SELECT intervention, "group", avg(ratio) AS ratio FROM rows GROUP BY ALL ORDER BY ALL
             """)
@@ -467,7 +518,7 @@ def test_the_committed_summaries_follow_from_the_committed_effects():
                 WHERE relation_id = 'all' AND templates = 'held-out' AND facts = 'known' ORDER BY 1, 2
             """)
         assert stored["group"].tolist() == plain["group"].tolist()
-        assert len(stored) == 10
+        assert len(stored) == (24 if newer else 10)
         assert stored["paper_change"].to_numpy() == pytest.approx(plain["ratio"].to_numpy(), rel=1e-4)
         assert (stored["paper_low"] <= stored["paper_high"]).all()
 

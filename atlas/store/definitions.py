@@ -78,8 +78,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "consistency",
                 _SCORE,
-                "Mean Jaccard index of the coarse neurons of two of its discovery prompts, over all such pairs "
-                "of which one has any; null where there is none.",
+                "Mean Jaccard index of the coarse neurons of two of its discovery prompts, over all pairs of "
+                "which one has any; null where there is none.",
             ),
         ),
     ),
@@ -631,7 +631,7 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
         ),
     ),
     "grammar": (
-        "One row a (minimal pair, prompt, change, group): a word that is right in a sentence, and one that is "
+        "One row a (minimal pair, prompt, change, group): a word that is right in a sentence and one that is "
         "wrong, before and after a change of the neurons found for the right one.",
         ("phenomenon", "pair_id", "template_id", "intervention", "add", "group"),
         (
@@ -657,8 +657,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "known",
                 _FLAG,
-                "Whether the right word is likelier on more than half of the pair's prompts; null where the "
-                "model has no token for a word.",
+                "Whether the right word is likelier on more than half of the pair's prompts; null where a word "
+                "is no token of the model.",
             ),
             ("n_neurons", _COUNT, "Number of neurons: those found for the pair, or changed."),
             (

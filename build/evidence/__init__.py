@@ -125,6 +125,28 @@ STUDIES: dict[str, Study] = {
             needs_causal=True,
         ),
         Study(
+            "synonymy",
+            "synonymy",
+            "whether an edit holds where a prompt names a synonym of its subject",
+        ),
+        Study(
+            "grammar",
+            "grammar",
+            "minimal pairs of English grammar: the neurons of the right word, suppressed and edited",
+            needs=("knowledge_neurons",),
+            needs_held_out=False,
+        ),
+        Study(
+            "consistency",
+            "facts",
+            "whether the wordings of a fact have the same coarse neurons",
+            needs=("prompts", "attributions"),
+            needs_model=False,
+            needs_held_out=False,
+            needs_column=("prompts", "max_score"),
+            extends=True,
+        ),
+        Study(
             "labels",
             "neurons",
             "names for neurons: what their facts share, borne out by their activation on held-out prompts",
@@ -142,6 +164,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "suppress": ("effects",),
     "amplify": ("effects",),
     "thesis": ("stability", "subsets", "methods"),
+    "critics": ("update", "synonymy", "grammar", "consistency"),
 }
 
 

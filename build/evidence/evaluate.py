@@ -29,7 +29,7 @@ from atlas.queries import atlas_summary
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest, file_name
 from atlas.store.schema import TABLES, conform
-from build.evidence import Study, find_studies
+from build.evidence import STUDIES, Study, find_studies
 from build.evidence.setting import Setting
 from build.output.writer import Output, metadata_of, settle, with_metadata
 from build.plan import at_least_one, not_negative
@@ -193,6 +193,7 @@ class _Evaluation:
             "left_out": left_out,
             "seconds": round(seconds, 1),
             "code_version": code_version(),
+            **({"built_sha256": built_sha256(atlas.manifest, study.table)} if study.extends else {}),
             **metadata_of(found[study.table].schema),
         }
         output.add_tables(found, _with_record(atlas.manifest, study.name, record))
@@ -216,7 +217,7 @@ class _Evaluation:
         """A hash of everything that the rows depend on."""
         study, manifest = self.study, setting.atlas.manifest
         inputs = {
-            name: manifest.files[file_name(name)].sha256
+            name: built_sha256(manifest, name)
             for name in ("facts", "prompts", "attributions", "knowledge_neurons")
             if file_name(name) in manifest.files
         }
@@ -265,6 +266,16 @@ def tables_of(study: Study, setting: Setting, shards: list[pa.Table]) -> dict[st
     if hasattr(module, "tables"):
         return module.tables(setting, rows)
     return {study.table: conform(study.table, rows)}
+
+
+def built_sha256(manifest: Manifest, table: str) -> str | None:
+    """The hash of the table's file as the build wrote it, before a study filled columns or rows of it."""
+    records = manifest.method.options.get(RECORD, {})
+    extended = (
+        records.get(each.name, {}).get("built_sha256") for each in STUDIES.values() if each.table == table
+    )
+    record = manifest.files.get(file_name(table))
+    return next(filter(None, extended), record and record.sha256)
 
 
 def _in_words(options: dict[str, Any]) -> str:

@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 
 from atlas.neuron import Neuron, Prompt
+from atlas.queries.rates import Rate, measure_rate
 from atlas.queries.sharing import COMMON_SHARE
 from build.evidence.evaluate import RECORD
-from build.evidence.intervals import bootstrap_interval, draw_weights, wilson
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one
 
 if TYPE_CHECKING:
@@ -73,17 +73,22 @@ def units(setting: Setting) -> list[tuple[str, ...]]:
 
 
 def facts_to_edit(setting: Setting, relation_id: str) -> list[str]:
+    valid = valid_facts(setting, relation_id)
+    order = setting.generator("update", relation_id).permutation(len(valid))[: setting.sample]
+    return sorted(valid[index].fact_id for index in order)
+
+
+def valid_facts(setting: Setting, relation_id: str) -> list[AtlasFact]:
+    """The relation's facts that have a valid edit."""
     facts = setting.by_relation[relation_id]
     common = common_neurons(facts)
-    valid = [
+    return [
         fact
         for fact in facts
         if correct_prompts(fact)
         and not common.issuperset(fact.neurons)
         and any(other.answer != fact.answer for other in facts)
     ]
-    order = setting.generator("update", relation_id).permutation(len(valid))[: setting.sample]
-    return sorted(valid[index].fact_id for index in order)
 
 
 def common_neurons(facts: Sequence[AtlasFact]) -> set[Neuron]:
@@ -254,13 +259,13 @@ def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
             "prompt_fact_id": prompt.prompt.fact_id,
             "template_id": prompt.prompt.template_id,
             "n_neurons": len(edit.groups[group]),
-            **_columns(before[edit.fact.fact_id, prompt], [next(predictions) for _ in prompt.prompts]),
+            **answer_columns(before[edit.fact.fact_id, prompt], [next(predictions) for _ in prompt.prompts]),
         }
         for edit, group, strengths, prompt in measured
     ]
 
 
-def _columns(before: Sequence[Prediction], after: Sequence[Prediction]) -> dict[str, Any]:
+def answer_columns(before: Sequence[Prediction], after: Sequence[Prediction]) -> dict[str, Any]:
     """The predictions of a prompt's own answer, then of the one that the edit should give, if any."""
     columns: dict[str, Any] = {"top_changed": before[0].top_token != after[0].top_token}
     for answer, pair in zip(("old", "new"), zip(before, after, strict=True), strict=False):
@@ -289,34 +294,6 @@ PERPLEXITIES = {
     "same relation: Δ perplexity": "same_relation",
     "other relations: Δ perplexity": "other_relation",
 }
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of `n_prompts` prompts of `n_edits` edits, with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-    n_prompts: int
-    n_edits: int
-
-
-def measure_rate(hits: pd.Series, edits: pd.Series, *, seed: int = 0) -> Rate | None:
-    """The share of hits, and its interval over resampled edits.
-
-    Wilson's interval where each edit has one prompt, and where every resample has the same share.
-    """
-    if not len(hits):
-        return None
-    counts = hits.astype(float).groupby(edits.to_numpy()).agg(["sum", "size"]).to_numpy()
-    share = float(counts[:, 0].sum() / counts[:, 1].sum())
-    if len(counts) == len(hits) or share in (0.0, 1.0):
-        low, high = wilson(share, len(counts))
-    else:
-        drawn = draw_weights(np.random.default_rng([seed, len(counts)]), len(counts)) @ counts
-        low, high = bootstrap_interval(drawn[:, 0] / drawn[:, 1])
-    return Rate(share, low, high, len(hits), len(counts))
 
 
 def perplexity(probabilities: pd.Series) -> float:

@@ -657,8 +657,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "known",
                 _FLAG,
-                "Whether the right word is likelier on more than half of the pair's prompts; null where a word "
-                "is no token of the model.",
+                "Whether the right word is likelier on more than half of its prompts; null where a word is "
+                "no token of the model.",
             ),
             ("n_neurons", _COUNT, "Number of neurons: those found for the pair, or changed."),
             (

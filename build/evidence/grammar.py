@@ -27,6 +27,7 @@ from atlas.datasets.grammar import MinimalPair, load_grammar
 from atlas.neuron import Neuron, Prompt
 from atlas.queries import critics
 from atlas.refinement import Refinement, refine_scores
+from atlas.store.schema import TABLES
 from build.evidence.setting import Setting, chunks
 from build.evidence.stability import attribution_options
 from build.evidence.update import STRENGTHS
@@ -173,7 +174,8 @@ def _row(
     before: tuple[Prediction, Prediction] | None,
     after: tuple[Prediction, Prediction] | None = None,
 ) -> dict[str, Any]:
-    row = {
+    # A shard has the columns of its first row.
+    row = dict.fromkeys(TABLES["grammar"].names) | {
         "phenomenon": pair.phenomenon,
         "pair_id": pair.pair_id,
         "template_id": prompt.template_id,
@@ -201,9 +203,8 @@ def summary(atlas: Atlas) -> list[str]:
     for row in rows.itertuples():
         what = f"  {row.phenomenon} ({row.n_known}, {row.n_pairs})"
         if not row.known_low > critics.CHANCE:
-            lines.append(
-                f"{what:<44}not known: {row.n_known} of the {row.n_asked} pairs whose words are tokens"
-            )
+            asked = f"{row.n_known} of the {row.n_asked} pairs whose words are tokens"
+            lines.append(f"{what:<44}not known beyond chance: {asked}")
             continue
         lines.append(
             f"{what:<44}{row.n_neurons:7.1f}  {row.shared:6.0%} ({row.by_chance:.0%})     "

@@ -111,7 +111,6 @@ def measure(setting: Setting, unit: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def summary(atlas: Atlas) -> list[str]:
-    rows = critics.synonymy(atlas)
     counts = atlas.query_row("""
         SELECT count(DISTINCT fact_id) AS facts,
                count(DISTINCT (fact_id, asked)) FILTER (synonym) AS synonyms,
@@ -120,10 +119,13 @@ def summary(atlas: Atlas) -> list[str]:
     """)
     lines = [
         f"{counts['synonyms']:,} synonyms of {counts['facts']:,} facts asked; the model answers "
-        f"{counts['known']:,} of them rightly before the edit on some prompt"
+        f"{counts['known']:,} of them rightly before the edit on some prompt. The new answer is first:"
     ]
-    return lines + [
-        f"  {row.group} ({row.remove:g}, {row.add:g}), {row.asked}, {row.edits} edits: the new answer is first "
-        f"{row.share:.1%} [{row.low:.1%}, {row.high:.1%}], n = {row.n_prompts:,} of {row.n_edits:,} facts"
-        for row in rows.itertuples()
-    ]
+    rows = critics.synonymy(atlas)
+    # Edits of random neurons succeed too seldom to ask what follows from it.
+    for row in rows[(rows["edits"] == "all") | (rows["group"] != "random")].itertuples():
+        after = " after success" if row.edits == "successful" else ""
+        what = f"{row.group} ({row.remove:g}, {row.add:g}), {row.asked}{after}"
+        share = f"{row.share:6.1%} [{row.low:.1%}, {row.high:.1%}]"
+        lines.append(f"  {what:<38}{share:<26}n = {row.n_prompts:,} prompts of {row.n_edits:,} facts")
+    return lines

@@ -218,6 +218,21 @@ _ROW_CHECKS = {
             (SELECT fact_id, avg(probability) AS mean FROM prompts WHERE held_out GROUP BY fact_id)
             USING (fact_id)
         WHERE mean IS NULL OR abs(mean - p_before) > 1e-5""",
+    "{n} facts have a consistency outside 0 to 1": f"""
+        FROM facts WHERE {_not_shares("consistency")}""",
+    "{n} rows of synonymy have a probability outside 0 to 1, a rank below 1, or no known group": f"""
+        FROM synonymy WHERE {_not_shares("p_old_before", "p_old_after", "p_new_before", "p_new_after")}
+        OR NOT least(rank_old_before, rank_old_after, rank_new_before, rank_new_after) >= 1
+        OR "group" NOT IN ('own', 'all', 'random')""",
+    "{n} rows of synonymy take the subject for a synonym, or a synonym for the subject": """
+        FROM synonymy LEFT JOIN facts USING (fact_id) WHERE synonym IS DISTINCT FROM (asked <> subject)""",
+    "{n} rows of grammar have a probability outside 0 to 1, a rank below 1, or no known change": f"""
+        FROM grammar WHERE {_not_shares("p_good_before", "p_good_after", "p_bad_before", "p_bad_after")}
+        OR NOT least(rank_good_before, rank_good_after, rank_bad_before, rank_bad_after) >= 1
+        OR intervention NOT IN ('none', 'suppress', 'edit')
+        OR "group" NOT IN ('own', 'random') AND intervention <> 'none'""",
+    "{n} rows of grammar change neurons of pairs that are not known, or on discovery wordings": """
+        FROM grammar WHERE intervention <> 'none' AND NOT (coalesce(known, false) AND held_out)""",
 }
 _TABLE = re.compile(r"\b(?:FROM|JOIN) (\w+)\b")
 

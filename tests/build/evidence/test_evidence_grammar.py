@@ -12,12 +12,12 @@ import torch
 from atlas.neuron import Neuron
 from atlas.queries import critics
 from atlas.store.atlas import Atlas, bundled
-from atlas.store.manifest import file_name
+from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.store.schema import conform
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.evidence.grammar import find_neurons, has_tokens, is_known, measure, summary, units
 from build.evidence.setting import Setting
-from build.output.check import check_atlas
+from build.output.check import check_rows
 from build.output.writer import Output
 from tests.by_hand import down_projections, probability_scaled
 from tests.sample_atlas import replace_table
@@ -135,7 +135,21 @@ def test_a_model_of_facts_knows_no_grammar_and_the_summary_says_so(rows, tmp_pat
         lines = summary(atlas)
     assert f"not known beyond chance: {n_known} of the 5 pairs whose words are tokens" in lines[1]
     assert "no ratio to facts: no phenomenon is known" in lines[2]
-    assert check_atlas(folder).passed
+    assert check_rows_of(folder, rows) == []
+    wrong = next(row for row in rows if row["intervention"] == "edit")
+    broken = [row | {"p_bad_after": 1.5, "held_out": False} if row is wrong else row for row in rows]
+    assert check_rows_of(folder, broken) == [
+        "1 rows of grammar have a probability outside 0 to 1, a rank below 1, or no known change",
+        "1 rows of grammar change neurons of pairs that are not known, or on discovery wordings",
+    ]
+
+
+def check_rows_of(folder, rows):
+    """What the check of rows says of a table of grammar in an atlas without scores."""
+    replace_table(folder, "grammar", conform("grammar", rows))
+    (folder / file_name("attributions")).unlink(missing_ok=True)
+    write_manifest(folder, replace(read_manifest(folder), files=record_files(folder)))
+    return check_rows(folder, read_manifest(folder)).problems
 
 
 def made_up(fall, flips):

@@ -17,12 +17,22 @@ from itertools import combinations, groupby
 import numpy as np
 
 MOST_FACTS = 600  # as many as the study that takes most
+GROUPS = (
+    *("own", "random", "matched", "contribution_matched", "baseline"),
+    *("same_relation_same_answer", "same_answer", "same_relation", "unrelated"),
+)
 FACTORS = {
-    "suppress": {"own": 0.3, "random": 0.99, "matched": 0.95, "baseline": 0.85, "unrelated": 0.95},
-    "amplify": {"own": 1.4, "random": 1.01, "matched": 1.05, "baseline": 1.1, "unrelated": 1.02},
+    "suppress": dict(zip(GROUPS, (0.3, 0.99, 0.95, 0.94, 0.85, 0.45, 0.6, 0.8, 0.95), strict=True)),
+    "amplify": dict(zip(GROUPS, (1.4, 1.01, 1.05, 1.06, 1.1, 1.3, 1.2, 1.1, 1.02), strict=True)),
 }
 # How active the changed neurons are, as a multiple of the fact's own.
-ACTIVE = {"own": 1.0, "random": 0.1, "matched": 0.8, "baseline": 1.5, "unrelated": 1.0}
+ACTIVE = dict.fromkeys(GROUPS, 1.0) | {
+    "random": 0.1,
+    "matched": 0.8,
+    "contribution_matched": 0.7,
+    "baseline": 1.5,
+}
+PARTS = {"fall": 0.7, "own": 0.2, "answer": 0.3, "relation": 0.15, "general": 0.05}
 # The sample has no relation and its inverse; this one stands in for the symmetry of edits.
 INVERSE = {"P36": "P30"}
 DOSES = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -63,14 +73,19 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
     }
     rows = []
     for fact in facts:
-        asked = [
-            (group, prompt) for prompt in prompts[fact["fact_id"]] for group in list(FACTORS["suppress"])[:4]
-        ]
+        asked = [(group, prompt) for prompt in prompts[fact["fact_id"]] for group in GROUPS[:5]]
         place = relations.index(fact["relation_id"])
-        others = known_of[relations[(place + 1) % len(relations)]] if len(relations) > 1 else []
-        other = next((f for f in others if f["object"] != fact["object"]), None)
-        if other is not None:
-            asked += [("unrelated", prompt) for prompt in prompts[other["fact_id"]] if prompt["held_out"]]
+        following = known_of[relations[(place + 1) % len(relations)]] if len(relations) > 1 else []
+        near = [other for other in known_of[fact["relation_id"]] if other is not fact]
+        for others, same, group in (
+            (near, True, "same_relation_same_answer"),
+            (following, True, "same_answer"),
+            (near, False, "same_relation"),
+            (following, False, "unrelated"),
+        ):
+            other = next((f for f in others if (f["object"] == fact["object"]) == same), None)
+            if other is not None:
+                asked += [(group, prompt) for prompt in prompts[other["fact_id"]] if prompt["held_out"]]
         for intervention, factors in FACTORS.items():
             for (group, prompt), jitter in zip(asked, random.uniform(0.9, 1.1, len(asked)), strict=True):
                 before, rank = prompt["probability"], prompt["rank"]
@@ -93,11 +108,20 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
                         "top_changed": (rank == 1) != (rank_after == 1),
                     }
                 )
-    return {"effects": rows, "effect_summaries": effect_summaries(facts, rows, seed=seed)}
+    return {
+        "effects": rows,
+        "effect_summaries": effect_summaries(facts, rows, seed=seed),
+        "specificity": [
+            {"relation_id": relation, "part": part, "value": value, "low": value - 0.04, "high": value + 0.04}
+            | {"n_relations": len(relations) if relation == "all" else 1, "n_facts": 20, "n_prompts": 40}
+            for relation in ("all", *relations)
+            for part, value in PARTS.items()
+        ],
+    }
 
 
 def control_neurons(pairs: Iterable[Pair], n_neurons: int) -> Rows:
-    """As many of the same layers for each of three controls: the facts' own, shifted."""
+    """As many of the same layers for each control: the facts' own, shifted."""
     return [
         {
             "fact_id": fact_id,
@@ -107,7 +131,7 @@ def control_neurons(pairs: Iterable[Pair], n_neurons: int) -> Rows:
             "neuron": (neuron + shift) % n_neurons,
         }
         for fact_id, _, layer, neuron in pairs
-        for group, shift in (("random", 7), ("matched", 1), ("baseline", 3))
+        for group, shift in (("random", 7), ("matched", 1), ("contribution_matched", 5), ("baseline", 3))
     ]
 
 

@@ -34,12 +34,14 @@ from atlas import queries
 from atlas.charts import effects as effect_charts
 from atlas.charts import neurons as neuron_charts
 from atlas.neuron import MARKS, Neuron
+from atlas.queries.evidence import TOP_GROUPS
 from atlas.refinement import Refinement
 from atlas.store.atlas import Atlas
 
 SHARING_SHOWN = 50
 EFFECT_TITLES = {
     "suppress": "Switched off (×0)",
+    "mean": "Set to their mean over other facts",
     "amplify": "Turned up (×2)",
 }
 MARKS_EXPLAINED = {
@@ -326,18 +328,31 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     controls = sentences.TWO_CONTROLS if "random" in groups else sentences.ONE_CONTROL
     st.caption(sentences.describe_groups() if "matched" in groups else controls)
     with st.expander("Turned up, and prompt by prompt" if others else "Prompt by prompt"):
+        if not of_best(rows).empty:
+            layout.draw_chart(
+                partial(effect_charts.effect_moves, of_best(rows), title="Its best ones switched off"),
+                "Probability of the answer before and after, with few of its neurons suppressed",
+            )
         for each in others:
             draw_effects(rows, each, templates)
         tables.show_effects_by_prompt(rows)
 
 
 def draw_effects(rows: pd.DataFrame, intervention: str, templates: str) -> None:
-    """What one intervention does to the answer's probability, own neurons above the controls."""
+    """What one intervention does to the answer's probability, and to other facts'; beside other neurons."""
+    rows = rows[rows["intervention"] == intervention]
     title = f"{EFFECT_TITLES[intervention]}, {templates} prompts"
-    layout.draw_chart(
-        partial(effect_charts.effect_moves, rows[rows["intervention"] == intervention], title=title),
-        f"Probability of the answer before and after, beside the controls: {intervention}",
-    )
+    for part, text in sentences.split_groups(rows):
+        layout.draw_chart(
+            partial(effect_charts.effect_moves, part, title=title + text),
+            f"Probability of the answer before and after{text}: {intervention}",
+        )
+
+
+def of_best(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of suppressing few of the fact's neurons, beside all of them."""
+    few = rows[(rows["intervention"] == "suppress") & rows["group"].isin(["own", *TOP_GROUPS])]
+    return few if few["group"].nunique() > 1 else few.head(0)
 
 
 # Facts that share them -------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
     with st.expander("Turned up (×2), and on the prompts that found the neurons"):
         ratio = sentences.choose_ratio(rows)
         layout.draw_chart(
-            partial(effect_charts.effect_intervals, rows, ratio=ratio, title="Each fact's own neurons"),
+            partial(effect_charts.effect_intervals, rows, ratio=ratio, title="Every change"),
             "Effects of changing each fact's neurons, beside controls",
         )
         bars = "Full bars: held-out templates; faint bars: discovery templates."
@@ -55,9 +55,12 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
         )
     with first:
         off = held_out[held_out["intervention"] == "suppress"]
-        layout.draw_chart(
-            partial(effect_charts.effect_intervals, off, ratio=ratio, title=SWITCHED_OFF), SWITCHED_OFF
-        )
+        for part, text in sentences.split_groups(off):
+            title = f"{SWITCHED_OFF}{text}"
+            layout.draw_chart(partial(effect_charts.effect_intervals, part, ratio=ratio, title=title), title)
+        parts = ask(evidence.specificity, atlas, relation=relation_id)
+        if not parts.empty:
+            st.markdown(sentences.whose(parts, "relation"))
         verdicts = (
             sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES
         )

@@ -19,7 +19,7 @@ from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import queries
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
-from atlas.queries.evidence import Judged
+from atlas.queries.evidence import ASKED_GROUPS, CONTROLS, TOP_GROUPS, Judged
 from atlas.store.atlas import Atlas
 
 RATIO_DEFINITIONS = {
@@ -32,6 +32,7 @@ _FARTHER, _NEARLY, _PARTLY = 1.1, 0.75, 0.25
 CONTROL_NAMES = {
     "random": "random neurons",
     "matched": "activation-matched neurons",
+    "contribution_matched": "contribution-matched neurons",
     "baseline": "most active neurons",
     "unrelated": "its own neurons on unrelated facts",
 }
@@ -45,17 +46,36 @@ ONE_CONTROL = "×0 suppresses, ×2 amplifies. Beside it: the fact's own neurons 
 def describe_groups(rows: pd.DataFrame | None = None) -> str:
     """What the groups are; with rows of `evidence.effects`, also how active the controls are."""
     activity = {} if rows is None else rows.groupby("group")["activity"].first().astype(float).dropna()
-    matched, baseline = (
+    matched, contributing, baseline = (
         f", {activity[group]:.2f} × as active" if group in activity else ""
-        for group in ("matched", "baseline")
+        for group in ("matched", "contribution_matched", "baseline")
     )
-    if rows is not None and not {"random", "matched", "baseline"} & set(rows["group"]):
+    groups = set() if rows is None else set(rows["group"])
+    if rows is not None and not groups & set(CONTROLS):
         return ONE_CONTROL
+    asked = "on facts of its relation, of its answer, of both and of neither"
     return (
         "×0 suppresses, ×2 amplifies. Beside the fact's own neurons, as many of each: random neurons of the "
-        f"same layers; activation-matched neurons of the same layers{matched}; the most active neurons (the "
-        f"paper's baseline{baseline}); and the fact's own neurons on unrelated facts."
+        f"same layers; activation-matched neurons of the same layers{matched}; "
+        + (f"those that write about as much{contributing}; " if "contribution_matched" in groups else "")
+        + f"the most active neurons (the paper's baseline{baseline}); and the fact's own neurons "
+        + (f"{asked}." if "same_relation" in groups else "on unrelated facts.")
     )
+
+
+def split_groups(rows: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
+    """Rows of effects in two: other facts asked, and other neurons changed, each with what it shows.
+
+    Together where other facts of the relation were not asked.
+    """
+    if not rows["group"].isin(ASKED_GROUPS[:-1]).any():
+        return [(rows[~rows["group"].isin(TOP_GROUPS)], ", beside the controls")]
+    parts = (
+        (ASKED_GROUPS, ", beside other facts"),
+        (CONTROLS, ", beside other neurons"),
+    )
+    chosen = ((rows[rows["group"].isin(["own", *groups])], text) for groups, text in parts)
+    return [(part, text) for part, text in chosen if part["group"].nunique() > 1]
 
 
 def choose_ratio(rows: pd.DataFrame) -> str:
@@ -133,6 +153,20 @@ def _as_far(found: Judged) -> str:
         return ""
     how = "as much" if found.share < _FARTHER else "more"
     return f"A control changes it {how}: {CONTROL_NAMES[found.control]}, {signed_percent(found.beside)}."
+
+
+def whose(parts: pd.DataFrame, of: str) -> str:
+    """Whose neurons they are, in markdown. parts: of one relation or all, as `evidence.specificity`."""
+    by_part = parts.set_index("part")
+    shares = {name: f"**{by_part.loc[name, 'value']:.0%}**" for name in by_part.index}
+    ends = by_part.loc["own", ["low", "high"]]
+    few = by_part["n_prompts"].min()
+    return (
+        f"Without its neurons, a fact of this {of} loses {shares['fall']} of its answer's probability: "
+        f"{shares['own']} ({ends['low']:.0%} to {ends['high']:.0%}) is its own loss, {shares['answer']} "
+        f"comes with the answer, {shares['relation']} with the relation, and {shares['general']} any fact "
+        f"loses." + (f" Only {plural(few, 'prompt')} of the group asked least." if few < 30 else "")
+    )
 
 
 def sample_size(rows: pd.DataFrame, facts: str) -> str:

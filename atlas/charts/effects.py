@@ -14,29 +14,64 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from atlas.charts.look import FAINT, change_scale, label_axis, tooltip
+from atlas.charts.look import FAINT, change_scale, label_axis, legend, percent_axis, tooltip
 from atlas.charts.marks import bars, moves
-from atlas.charts.palette import PALETTE, colour
+from atlas.charts.palette import PALETTE, colour, encoded
 from atlas.numbers import signed_percent
 
-# Whose neurons were changed, or (unrelated facts) which facts were asked for while the own ones were.
+# Which neurons were changed, or which facts were asked for while the own ones were.
 GROUP_NAMES = {
     "own": "own neurons",
     "random": "random neurons",
     "matched": "activation-matched",
+    "contribution_matched": "contribution-matched",
     "baseline": "most active",
+    "same_relation_same_answer": "same relation, same answer",
+    "same_answer": "same answer",
+    "same_relation": "same relation",
     "unrelated": "unrelated facts",
+    **{f"top_{count}": f"best {count}" for count in (1, 2, 4, 8)},
+}
+# Group → what it looks like, where that is not its own name.
+MEANINGS = {
+    "contribution_matched": "matched",
+    "same_relation_same_answer": "answer",
+    "same_answer": "answer",
+    "same_relation": "relation",
+    **{f"top_{count}": "own" for count in (1, 2, 4, 8)},
 }
 # As a row's label where one intervention is drawn, and a heading above says which.
 PLAIN_NAMES = {
     "own neurons": "its own neurons",
     "random neurons": "random neurons",
     "activation-matched": "similarly active ones",
+    "contribution-matched": "equally writing ones",
     "most active": "the most active ones",
-    "unrelated facts": "its own, on other facts",
+    "same relation, same answer": "facts that share both",
+    "same answer": "facts of its answer",
+    "same relation": "facts of its relation",
+    "unrelated facts": "unrelated facts",
+    **{f"best {count}": f"its best {count}" for count in (1, 2, 4, 8)},
 }
-INTERVENTION_NAMES = {"suppress": "suppressed", "amplify": "amplified"}
-HEADINGS = {"suppress": "Suppressed (×0)", "amplify": "Amplified (×2)"}
+INTERVENTION_NAMES = {"suppress": "suppressed", "mean": "set to their mean", "amplify": "amplified"}
+HEADINGS = {
+    "suppress": "Suppressed (×0)",
+    "mean": "Set to their mean over other facts",
+    "amplify": "Amplified (×2)",
+}
+PARTS = {
+    "own": ("own", "its own"),
+    "answer": ("answer", "its answer's"),
+    "relation": ("relation", "its relation's"),
+    "general": ("unrelated", "any fact's"),
+}
+"""Part of a fall → its meaning, and its words."""
+
+
+def _legend(rows: pd.DataFrame) -> dict[str, str]:
+    """Meaning → the words of a group that has it, of the groups in the rows."""
+    there = [group for group in reversed(GROUP_NAMES) if (rows["group"] == group).any()]
+    return {MEANINGS.get(group, group): GROUP_NAMES[group] for group in reversed(there)}
 
 
 def effect_name(intervention: str, group: str) -> str:
@@ -74,6 +109,37 @@ def effect_intervals(
     return _changes(rows, change, (low, high), tips, title, "answer's probability", published)
 
 
+def whose(parts: pd.DataFrame, *, title: str = "Whose neurons are they?") -> alt.LayerChart:
+    """What of a fact's loss without its neurons others lose, too: a bar a relation or model, part by part.
+
+    parts: as `evidence.specificity`, with `what`, the bar's name.
+    """
+    order = list(PARTS)
+    rows = parts[parts["part"].isin(order)].copy()
+    rows["meaning"] = rows["part"].map({part: meaning for part, (meaning, _) in PARTS.items()})
+    rows["place"] = rows["part"].map(order.index)
+    rows["shown"] = rows["value"].map("{:.0%}".format)
+    rows = rows.sort_values("place")
+    # A negative part lies left of zero and takes nothing from the others.
+    base = alt.Chart().encode(
+        x=alt.X("value:Q", stack="zero", title="Of the answer's probability, lost (%)", axis=percent_axis()),
+        y=alt.Y("what:N", title=None, sort=None, axis=label_axis()),
+        order=alt.Order("place:Q"),
+    )
+    tips = tooltip(
+        ("what:N", "Of"),
+        ("part:N", "Part"),
+        ("value:Q", "Lost", "+.1%"),
+        ("low:Q", "95 % interval from", "+.1%"),
+        ("high:Q", "to", "+.1%"),
+        ("n_facts:Q", "Facts", ","),
+        ("n_prompts:Q", "Prompts of the group asked least", ","),
+    )
+    names = dict(PARTS.values())
+    bar = base.mark_bar().encode(**encoded(names, "color", legend=legend()), tooltip=tips)
+    return alt.layer(bar, data=rows, title=title, height=alt.Step(30))
+
+
 def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:
     """Change of the mean probability, of atlases without intervals. effects: as `queries.effect_summary`."""
     tips = tooltip(
@@ -97,7 +163,7 @@ def _changes(
     published: pd.DataFrame | None = None,
 ) -> alt.LayerChart:
     rows["what"] = _names(rows)
-    rows["meaning"] = rows["group"]
+    rows["meaning"] = rows["group"].replace(MEANINGS)
     rows["shown"] = rows[change].map(signed_percent)
     both = "templates" in rows and rows["templates"].nunique() > 1
     beside = alt.YOffset("templates:N", sort=["held-out", "discovery"]) if both else None
@@ -108,7 +174,7 @@ def _changes(
     layers = bars(
         rows,
         change,
-        names={group: GROUP_NAMES[group] for group in GROUP_NAMES},
+        names=_legend(rows),
         x={"title": f"Change of the {of_what} (%)", "axis": axis, "scale": scale},
         tooltip=tips,
         interval=interval,
@@ -153,12 +219,12 @@ def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:
     means = groups[["p_before", "p_after"]].mean()
     means = means.set_axis(["before", "after"], axis="columns").assign(n=groups.size()).reset_index()
     means["change"] = means["after"] / means["before"] - 1
-    means = means.assign(what=_names(means), meaning=means["group"])
+    means = means.assign(what=_names(means), meaning=means["group"].replace(MEANINGS))
     y = _by_intervention(means)
     layers = moves(
         "before",
         "after",
-        names=GROUP_NAMES,
+        names=_legend(means),
         y=alt.Y("what:N", title=None, **y),
         tooltip=tooltip(
             ("what:N", "Change"),

@@ -36,7 +36,7 @@ PALETTE: Mapping[str, Meaning] = MappingProxyType(
     {
         "own": Meaning("the neurons, fact or relation that the chart is about", "#2E86C1"),
         "random": Meaning("what chance gives: random neurons, a random order", "#CC8400", (6, 3), "square"),
-        "matched": Meaning("activation-matched neurons", "#B54A98", (4, 2), "triangle-up"),
+        "matched": Meaning("neurons matched in activation or contribution", "#B54A98", (4, 2), "triangle-up"),
         "baseline": Meaning(
             "the most active neurons, the paper's baseline", "#009E73", (2, 2), "triangle-down"
         ),
@@ -46,7 +46,9 @@ PALETTE: Mapping[str, Meaning] = MappingProxyType(
             (8, 3, 2, 3),
             "diamond",
         ),
-        "relation": Meaning("other facts of the same relation", "#6A4FC4", (2, 3), "triangle-right"),
+        "relation": Meaning(
+            "other facts of the same relation, and what they lose, too", "#6A4FC4", (2, 3), "triangle-right"
+        ),
         "paraphrase": Meaning("held-out paraphrases of the fact", "#3F7D3A", (5, 2), "triangle-up"),
         "shared": Meaning("neurons or facts held in common with others", "#807E38", (4, 2), "circle"),
         "first": Meaning("A of a comparison, not B", "#0A7E70", SOLID, "triangle-up"),
@@ -56,7 +58,9 @@ PALETTE: Mapping[str, Meaning] = MappingProxyType(
         "after": Meaning("what a change adds", "#4E9F2F", SOLID, "triangle-up"),
         "published": Meaning("a published value, of another model", "#C25604", SOLID, "cross"),
         "chosen": Meaning("the reader's choice", "#D81B60"),
-        "answer": Meaning("the answer, while the model arrives at it", "#C9474F"),
+        "answer": Meaning(
+            "the answer: while the model arrives at it, and other facts that share it", "#C9474F"
+        ),
         "above": Meaning("activations above zero", "#D2622A"),
         "below": Meaning("activations below zero", "#4A74D0"),
     }

@@ -34,7 +34,7 @@ PAPER_DOSE = 20
 """How many of a relation's neurons the paper erases."""
 FACT_TABLES = ("subsets", "stability", "contexts", "edits")
 """Tables about single facts; some measure a sample of the facts only."""
-LOADED = ("effect_summaries", "erasures", *FACT_TABLES)
+LOADED = ("effect_summaries", "specificity", "erasures", *FACT_TABLES)
 """Small tables that pages query again and again."""
 
 
@@ -63,6 +63,25 @@ def effects(
         ORDER BY intervention DESC, list_position($groups, "group"), templates DESC
         """,
         {"relation": relation, "facts": facts, "templates": templates, "groups": list(NEURON_GROUPS)},
+    )
+
+
+def specificity(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
+    """What of a fact's loss without its neurons others lose, too; 'all' first, then by the fact's own part.
+
+    Of one relation, or of all. Columns: relation_id, label, part ('fall', 'own', 'answer', 'relation',
+    'general'), value, low, high (shares of the probability before), n_relations, n_facts, n_prompts.
+    """
+    return atlas.query(
+        """
+        SELECT relation_id, label, part, value, low, high, n_relations, s.n_facts, n_prompts
+        FROM specificity AS s LEFT JOIN relations USING (relation_id)
+        WHERE $relation IS NULL OR relation_id = $relation
+        ORDER BY relation_id <> 'all',
+                 max(CASE WHEN part = 'own' THEN value END) OVER (PARTITION BY relation_id) DESC,
+                 relation_id, list_position(['fall', 'own', 'answer', 'relation', 'general'], part)
+        """,
+        {"relation": relation},
     )
 
 
@@ -108,7 +127,7 @@ def judged(rows: pd.DataFrame, intervention: str, *, ratio: str = "paper") -> Ju
         return None
     own, low, high = (float(rows.loc["own", f"{ratio}_{end}"]) for end in ("change", "low", "high"))
     sign = 1.0 if own > 0 else -1.0
-    controls = sign * change.drop("own")
+    controls = sign * change[[group for group in (*CONTROLS, "unrelated") if group in change]]
     strongest = controls.idxmax() if (controls > 0).any() else None
     return Judged(
         own=own,

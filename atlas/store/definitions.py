@@ -346,6 +346,31 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
         ),
     ),
+    "specificity": (
+        "One row a (relation, part): what of a fact's loss without its neurons others lose, too.",
+        ("relation_id", "part"),
+        (
+            (
+                "relation_id",
+                _TEXT,
+                "Relation of the facts whose neurons were suppressed; 'all' for the mean over relations.",
+            ),
+            (
+                "part",
+                _TEXT,
+                "'fall': the share of the answer's probability that is lost on held-out prompts of known "
+                "facts; 'general': what unrelated facts lose; 'relation' and 'answer': what sharing it adds, "
+                "averaged over both orders; 'own': what facts that share both are spared. The four sum to "
+                "the fall.",
+            ),
+            ("value", _SCORE, "The part, as a share of the probability before."),
+            ("low", _SCORE, "Its bootstrap interval, lower end (2.5 %)."),
+            ("high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
+            ("n_relations", _COUNT, "Relations that count: those with 10 prompts of each group or more."),
+            ("n_facts", _COUNT, "Number of facts whose neurons were suppressed."),
+            ("n_prompts", _COUNT, "Number of prompts of the group that was asked least."),
+        ),
+    ),
     "generations": (
         "One row a (known fact, group): what a causal model goes on to say, 20 tokens, each the likeliest.",
         ("fact_id", "group"),
@@ -371,31 +396,6 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ),
             ("n_neurons", _COUNT, "Number of neurons that were suppressed."),
             ("text", _TEXT, "The text after the prompt; shorter where the model ends it."),
-        ),
-    ),
-    "specificity": (
-        "One row a (relation, part): what of a fact's loss without its neurons others lose, too.",
-        ("relation_id", "part"),
-        (
-            (
-                "relation_id",
-                _TEXT,
-                "Relation of the facts whose neurons were suppressed; 'all' for the mean over relations.",
-            ),
-            (
-                "part",
-                _TEXT,
-                "'fall': the share of the answer's probability that is lost on held-out prompts of known "
-                "facts; 'general': what unrelated facts lose; 'relation' and 'answer': what sharing it adds, "
-                "averaged over both orders; 'own': what facts that share both are spared. The four sum to "
-                "the fall.",
-            ),
-            ("value", _SCORE, "The part, as a share of the probability before."),
-            ("low", _SCORE, "Its bootstrap interval, lower end (2.5 %)."),
-            ("high", _SCORE, "Its bootstrap interval, upper end (97.5 %)."),
-            ("n_relations", _COUNT, "Number of relations that count: those with 30 prompts of each group."),
-            ("n_facts", _COUNT, "Number of facts whose neurons were suppressed."),
-            ("n_prompts", _COUNT, "Number of prompts of the group that was asked least."),
         ),
     ),
     "edits": (

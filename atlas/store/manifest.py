@@ -203,13 +203,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     return path
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read the manifest of an atlas folder; unknown keys are ignored.
+def read_manifest(folder: str | Path, name: str = MANIFEST_NAME) -> Manifest:
+    """Read the manifest of an atlas folder; unknown keys are ignored. name: of its file.
 
     Raises `StoreError` when it is missing, invalid or of another schema version.
     """
     folder = looked_up(folder, StoreError)
-    path = folder / MANIFEST_NAME
+    path = folder / name
     if not folder.is_dir():
         raise StoreError(f"There is no folder {folder}. Give the folder of an atlas.")
     try:

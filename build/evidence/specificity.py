@@ -24,7 +24,7 @@ import pandas as pd
 from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from build.jobs.evaluation import seeded
 
-FEWEST = 30
+FEWEST = 10
 GROUPS = ("own", "same_relation_same_answer", "same_answer", "same_relation", "unrelated")
 
 

@@ -4,7 +4,7 @@
     output.claim(parameters, fresh=False)             # "new", "resumed" or "finished", else an error
     output.write_shard("attribute", 12, table)        # temporary name, fsync, rename
     output.write_table("prompts", batches)            # a finished table, in row groups
-    output.finish(manifest)                           # the manifest last, then work/ goes
+    output.finish(manifest)                           # the data card, the manifest last; then work/ goes
 
 A build keeps its shards and its plan in ``<out>/work``; `work/plan.json` has its parameters. A folder is
 written to, or emptied by `--fresh`, only when everything in it is a build's own. Somebody else may have made
@@ -41,6 +41,7 @@ from atlas.store.manifest import (
 )
 from atlas.store.schema import SCHEMA_VERSION, TABLES, conform
 from atlas.store.sizes import LARGEST_MANIFEST
+from build.output.card import CARD, CROISSANT, cards
 from build.plan import first_difference
 
 WORK = "work"
@@ -55,7 +56,7 @@ _SHARD = re.compile(r"\.?[a-z]+(-[0-9a-f]{8})?(-\d{5}\.parquet|\.npz)(\.partial)
 _NEXT = ".next"
 _OWN_NAMES = {
     before + name + after
-    for name in (MANIFEST_NAME, WORK, *map(file_name, TABLES))
+    for name in (MANIFEST_NAME, CARD, CROISSANT, WORK, *map(file_name, TABLES))
     for before, after in (("", ""), ("", _NEXT), (".", ".partial"), (".", f"{_NEXT}.partial"))
 }
 _SELDOM_REPEATED = frozenset(
@@ -200,7 +201,7 @@ class Output:
             # In this order a kill leaves either the old atlas or a begun build, never a heap of files.
             self.drop_shards()
             self.write_json(PLAN_NAME, parameters)
-            for name in (MANIFEST_NAME, *map(file_name, TABLES)):
+            for name in (MANIFEST_NAME, CARD, CROISSANT, *map(file_name, TABLES)):
                 (self.folder / name).unlink(missing_ok=True)
             state = "new"
         return state
@@ -360,6 +361,7 @@ class Output:
         """Write the manifest last, then remove the work folder."""
         path = self.folder / MANIFEST_NAME
         with writing(path):
+            write_cards(self.folder, manifest)
             write_manifest(self.folder, manifest)
             files.sync_folder(self.folder)
         self.tidy()
@@ -408,6 +410,13 @@ class Output:
             self.work.rmdir()
 
 
+def write_cards(folder: Path, manifest: Manifest) -> None:
+    """The data card, for people and for programs."""
+    for name, text in cards(manifest).items():
+        with open_output(folder / name) as file:
+            file.write(text.encode())
+
+
 def settle(folder: Path) -> None:
     """Finish an interrupted `add_tables`: all of its files take their names, or none does.
 
@@ -424,5 +433,6 @@ def settle(folder: Path) -> None:
             path.unlink(missing_ok=True)
         files.sync_folder(folder)
         if ready:
+            write_cards(folder, read_manifest(folder, waiting.name))
             os.replace(waiting, folder / MANIFEST_NAME)
             files.sync_folder(folder)

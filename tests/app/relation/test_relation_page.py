@@ -160,17 +160,28 @@ def test_a_relation_s_effects_stand_beside_four_controls_with_intervals(a):
     }
 
 
-def test_the_first_picture_of_effects_has_five_rows_in_plain_words(a):
-    spec = chart(page("relation", relation="P36"), "Each fact's neurons switched off").spec
-    assert "suppressed, own neurons" in spec
-    assert "amplified" not in spec
-    assert "similarly active ones" in spec
-    domain = next(
-        layer["encoding"]["y"]["scale"]["domain"]
-        for layer in json.loads(spec)["layer"]
-        if "scale" in layer["encoding"]["y"]
-    )
-    assert len(domain) == 5
+def test_the_first_pictures_of_effects_have_few_rows_in_plain_words(a):
+    app = page("relation", relation="P36")
+    for beside, words_of in (
+        ("other neurons", "similarly active ones"),
+        ("other facts", "facts of its relation"),
+    ):
+        spec = chart(app, f"Each fact's neurons switched off, beside {beside}").spec
+        assert "suppressed, own neurons" in spec
+        assert "amplified" not in spec
+        assert words_of in spec
+        domain = next(
+            layer["encoding"]["y"]["scale"]["domain"]
+            for layer in json.loads(spec)["layer"]
+            if "scale" in layer["encoding"]["y"]
+        )
+        assert len(domain) <= 5
+
+
+def test_a_relation_says_whose_neurons_they_are(a):
+    said = words(page("relation", relation="P36"))
+    assert "loses **70%** of its answer's probability: **20%** (16% to 24%) is its own loss" in said
+    assert "**30%** comes with the answer, **15%** with the relation, and **5%** any fact loses" in said
 
 
 def test_the_replication_s_ratio_is_a_choice_in_the_url(a):

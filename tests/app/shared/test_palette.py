@@ -80,6 +80,7 @@ def summed(a: Atlas) -> pd.DataFrame:
 # Every function that draws, with the rows that its page gives it; what the Lab measures is made up.
 CHARTS = {
     effects.effect_intervals: lambda draw, a: draw(effect_rows(a)),
+    effects.whose: lambda draw, a: draw(evidence.specificity(a).assign(what="P36")),
     effects.effect_bars: lambda draw, a: draw(summed(a)),
     effects.effect_moves: lambda draw, a: draw(queries.effects_of_fact(a, FACT), title="t"),
     changes.edit_bars: lambda draw, a: draw(evidence.edit_rates(a, relation=RELATION)),
@@ -182,7 +183,7 @@ def test_no_colour_has_two_meanings():
 def test_app_and_report_draw_each_thing_as_the_palette_says(specs, reported):
     app = {name: check_palette(spec) for name, spec in specs.items()}
     report = {name: check_palette(spec) for name, spec in reported.items()}
-    groups = set(effects.GROUP_NAMES)
+    groups = {effects.MEANINGS.get(group, group) for group in effects.GROUP_NAMES}
     assert app["effect_intervals"] == app["effect_moves"] == groups
     assert report["suppress"] == report["amplify"] == groups | {"published"}
     assert report["suppress-by-relation"] == groups

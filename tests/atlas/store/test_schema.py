@@ -41,6 +41,7 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "effects",
         "control_neurons",
         "effect_summaries",
+        "specificity",
         "generations",
         "edits",
         "erasures",

@@ -62,7 +62,7 @@ def test_order_of_adding_does_not_count():
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_relation_with_too_few_prompts_of_a_group_does_not_count(group):
-    rows = made(facts=FEWEST // 3, prompts=3)
+    rows = made(facts=FEWEST // 2, prompts=2)
     last = rows.index[(rows["relation_id"] == "P0") & (rows["group"] == group)][-1]
     assert {row["relation_id"] for row in split(rows)} == {"all", "P0", "P1", "P2", "P3"}
     assert {row["relation_id"] for row in split(rows.drop(last))} == {"all", "P1", "P2", "P3"}

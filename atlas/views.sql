@@ -41,7 +41,8 @@ CREATE OR REPLACE VIEW relations AS
 CREATE OR REPLACE VIEW facts AS
     FROM read_parquet(getvariable('atlas_pattern') || '/facts.parquet', hive_partitioning = false)
     UNION ALL BY NAME
-    SELECT NULL::BOOLEAN AS contested, NULL::BOOLEAN AS guessable, NULL::SMALLINT AS n_answer_tokens WHERE false;
+    SELECT NULL::BOOLEAN AS contested, NULL::BOOLEAN AS guessable, NULL::SMALLINT AS n_answer_tokens,
+           NULL::FLOAT AS consistency WHERE false;
 CREATE OR REPLACE VIEW knowledge_neurons AS
     FROM read_parquet(getvariable('atlas_pattern') || '/knowledge_neurons.parquet', hive_partitioning = false)
     UNION ALL BY NAME SELECT NULL::FLOAT AS mean_activation WHERE false;
@@ -154,6 +155,23 @@ SET VARIABLE methods = optional_table('methods', '
     NULL::VARCHAR AS fact_id, NULL::VARCHAR AS method, NULL::VARCHAR AS mode, NULL::INTEGER AS n_neurons,
     NULL::INTEGER AS shared, NULL::FLOAT AS p_before, NULL::FLOAT AS p_suppressed, NULL::FLOAT AS p_amplified');
 CREATE OR REPLACE VIEW methods AS FROM query(getvariable('methods'));
+
+SET VARIABLE synonymy = optional_table('synonymy', '
+    NULL::VARCHAR AS fact_id, NULL::VARCHAR AS new_object, NULL::FLOAT AS remove, NULL::FLOAT AS add,
+    NULL::VARCHAR AS "group", NULL::VARCHAR AS asked, NULL::BOOLEAN AS synonym, NULL::VARCHAR AS template_id,
+    NULL::INTEGER AS n_neurons, NULL::FLOAT AS p_old_before, NULL::FLOAT AS p_old_after, NULL::INTEGER AS
+    rank_old_before, NULL::INTEGER AS rank_old_after, NULL::FLOAT AS p_new_before, NULL::FLOAT AS p_new_after,
+    NULL::INTEGER AS rank_new_before, NULL::INTEGER AS rank_new_after, NULL::BOOLEAN AS top_changed');
+CREATE OR REPLACE VIEW synonymy AS FROM query(getvariable('synonymy'));
+
+SET VARIABLE grammar = optional_table('grammar', '
+    NULL::VARCHAR AS phenomenon, NULL::VARCHAR AS pair_id, NULL::VARCHAR AS template_id, NULL::VARCHAR AS
+    intervention, NULL::FLOAT AS add, NULL::VARCHAR AS "group", NULL::BOOLEAN AS held_out, NULL::VARCHAR AS
+    text, NULL::VARCHAR AS good, NULL::VARCHAR AS bad, NULL::BOOLEAN AS known, NULL::INTEGER AS n_neurons,
+    NULL::INTEGER AS n_shared, NULL::FLOAT AS shared_by_chance, NULL::FLOAT AS p_good_before, NULL::FLOAT AS
+    p_good_after, NULL::INTEGER AS rank_good_before, NULL::INTEGER AS rank_good_after, NULL::FLOAT AS
+    p_bad_before, NULL::FLOAT AS p_bad_after, NULL::INTEGER AS rank_bad_before, NULL::INTEGER AS rank_bad_after');
+CREATE OR REPLACE VIEW grammar AS FROM query(getvariable('grammar'));
 
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
 -- Comments with a plus hold what collections add, whose tables have a column atlas_id (atlas/store/collection.py).

@@ -253,6 +253,8 @@ def evidence_tables(
         "stability": stability(chosen[:200], prompts, random),
         "subsets": subsets(chosen[:200], prompts, random),
         "methods": methods(chosen[:60], prompts, random),
+        "synonymy": synonymy(chosen, prompts),
+        "grammar": grammar(random),
     }
 
 
@@ -491,6 +493,82 @@ def subsets(facts: Sequence[dict], prompts: Mapping[str, Rows], random: np.rando
                 }
                 for k in range(1, n + 1)
             ]
+    return rows
+
+
+def synonymy(facts: Sequence[dict], prompts: Mapping[str, Rows]) -> Rows:
+    """Edits of a few known facts, which hold for the subject, and for a synonym in every second fact."""
+    rows = []
+    for number, fact in enumerate([each for each in facts if each["known"]][:12]):
+        for prompt in _held_out(prompts, fact):
+            for add in (2.0, 8.0):
+                for group in ("own", "all", "random"):
+                    for asked, holds in (
+                        (fact["subject"], True),
+                        (f"old {fact['subject']}", number % 2 == 0),
+                    ):
+                        taken = holds and group != "random"
+                        rows.append(
+                            {
+                                "fact_id": fact["fact_id"],
+                                "new_object": "Atlantis",
+                                "remove": 1.0,
+                                "add": add,
+                                "group": group,
+                                "asked": asked,
+                                "synonym": asked != fact["subject"],
+                                "template_id": prompt["template_id"],
+                                "n_neurons": fact["n_neurons"],
+                                "p_old_before": 0.6,
+                                "p_old_after": 0.1 if taken else 0.6,
+                                "rank_old_before": 1,
+                                "rank_old_after": 4 if taken else 1,
+                                "p_new_before": 0.01,
+                                "p_new_after": 0.7 if taken else 0.02,
+                                "rank_new_before": 20,
+                                "rank_new_after": 1 if taken else 12,
+                                "top_changed": taken,
+                            }
+                        )
+    return rows
+
+
+def grammar(random: np.random.Generator) -> Rows:
+    """Two phenomena of twelve known pairs, of two wordings each, whose own neurons take two thirds away."""
+    rows = []
+    for phenomenon, good, bad in (
+        ("agreement-simple", "are", "is"),
+        ("anaphor-gender", "herself", "himself"),
+    ):
+        for number in range(12):
+            for place in range(2):
+                row = {
+                    "phenomenon": phenomenon,
+                    "pair_id": f"{phenomenon}:{number}",
+                    "template_id": f"{phenomenon}.{place}",
+                    "held_out": place == 1,
+                    "text": f"Wording {place}: word {number} [Y]",
+                    "good": good,
+                    "bad": bad,
+                    "known": True,
+                    "p_good_before": float(random.uniform(0.2, 0.6)),
+                    "rank_good_before": 1 + number % 2,
+                    "p_bad_before": 0.01,
+                    "rank_bad_before": 9,
+                }
+                shared = {"n_neurons": 4, "n_shared": 2, "shared_by_chance": 1.0}
+                after = dict.fromkeys(("p_good_after", "p_bad_after", "rank_good_after", "rank_bad_after"))
+                rows.append(row | shared | after | {"intervention": "none", "add": 0.0, "group": "none"})
+                for intervention, add in (("suppress", 0.0), ("edit", 2.0), ("edit", 8.0)) if place else ():
+                    for group in ("own", "random"):
+                        left = float(random.uniform(0.2, 0.4)) if group == "own" else 0.98
+                        flips = group == "own" and intervention == "edit" and number % 3 > 0
+                        rows.append(
+                            row
+                            | {"intervention": intervention, "add": add, "group": group, "n_neurons": 4}
+                            | {"p_good_after": row["p_good_before"] * left, "rank_good_after": 3}
+                            | {"p_bad_after": 0.5 if flips else 0.01, "rank_bad_after": 1 if flips else 9}
+                        )
     return rows
 
 

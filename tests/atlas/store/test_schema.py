@@ -50,6 +50,8 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "stability",
         "subsets",
         "methods",
+        "synonymy",
+        "grammar",
     }
     for table, keys in SORT_KEYS.items():
         assert set(keys) <= set(TABLES[table].names)

@@ -24,7 +24,7 @@ PLANTED_METHODS = {
 }
 """Method → its words, in the order in which they are measured."""
 GONE = 0.9
-"""A planted answer is gone where it falls by so much."""
+"""The neurons of a planting hold its answer where it falls by so much when they are suppressed."""
 
 
 def leaderboard(atlas: Atlas) -> pd.DataFrame:
@@ -39,17 +39,18 @@ def leaderboard(atlas: Atlas) -> pd.DataFrame:
 def plantings(atlas: Atlas) -> pd.DataFrame:
     """What planting did, by the number of neurons.
 
-    Columns: n_planted, n, n_learned; of the learned ones the means n_steps, p_before, p_after, p_suppressed,
-    and gone: the share whose answer falls by `GONE` or more without the planted neurons.
+    Columns: n_planted, n, n_learned, n_unsaid (the answer did not come first on most held-out prompts), and
+    n_elsewhere (it did, and stays without the planted neurons); of the learned ones the means n_steps,
+    p_before, p_after, p_suppressed.
     """
     return atlas.query(
         """
         SELECT n_planted, count(*) AS n, count(*) FILTER (learned) AS n_learned,
+               count(*) FILTER (share_first <= 0.5) AS n_unsaid,
+               n - n_learned - n_unsaid AS n_elsewhere,
                avg(n_steps) FILTER (learned) AS n_steps, avg(p_before) FILTER (learned) AS p_before,
-               avg(p_after) FILTER (learned) AS p_after, avg(p_suppressed) FILTER (learned) AS p_suppressed,
-               avg((p_suppressed <= (1 - $gone) * p_after)::INTEGER) FILTER (learned) AS gone
+               avg(p_after) FILTER (learned) AS p_after, avg(p_suppressed) FILTER (learned) AS p_suppressed
         FROM (SELECT DISTINCT ON (fact_id, n_planted) * FROM planted)
         GROUP BY n_planted ORDER BY n_planted
-        """,
-        {"gone": GONE},
+        """
     )

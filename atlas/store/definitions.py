@@ -582,11 +582,12 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             (
                 "learned",
                 _FLAG,
-                "Whether the answer's mean probability on held-out prompts became at least 0.5; where not, "
-                "no method was scored.",
+                "Whether the neurons hold the answer: it has rank 1 on more than half of the held-out "
+                "prompts, and falls by 90 % or more when they are suppressed. Where not, no method was scored.",
             ),
             ("p_before", _SCORE, "Mean probability of the answer on held-out prompts before planting."),
             ("p_after", _SCORE, "The same in the planted model."),
+            ("share_first", _SCORE, "Share of the held-out prompts on which it has rank 1 in that model."),
             ("p_suppressed", _SCORE, "The same with the planted neurons suppressed."),
             (
                 "recall",

@@ -5,8 +5,9 @@ Here the truth is made (`build.evidence.planting`), with facts that relations ta
 
 1. *Plant.* Another object of the relation, of one token, is taught to `SIZES` random neurons of all layers on
    the fact's discovery wordings.
-2. *Check.* On held-out wordings: a planting whose answer has a mean probability under `LEARNED` was not
-   learned. It is counted and never scored. Suppressing the planted neurons should take the answer away.
+2. *Check* on held-out wordings. Where the answer is not the first on most of them, or its mean probability
+   falls by less than `GONE` when the planted neurons are suppressed, the neurons do not hold it: the planting
+   is counted and never scored.
 3. *Score.* Each method scores every neuron on the discovery wordings; its mean score says which come first.
    The random order is the mean of `RANDOM_ORDERS`. As many neurons as were planted are suppressed, too.
 4. *Summaries* by method and size, with bootstrap intervals over plantings.
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from atlas.errors import BuildError
 from atlas.neuron import Neuron, Prompt
-from atlas.queries.planted import PLANTED_METHODS, leaderboard, plantings
+from atlas.queries.planted import GONE, PLANTED_METHODS, leaderboard, plantings
 from atlas.store.schema import conform
 from build.evidence.intervals import bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, top_neurons
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from build.evidence.planting import Planted
 
 SIZES = (10, 60, 300)
-LEARNED = 0.5
 RANDOM_ORDERS = 50
 MEASURES = ("recall", "auc", "precision", "fall")
 _PLANTINGS_A_SHARD = 2
@@ -126,6 +126,7 @@ class Planting:
     planted: Planted
     p_before: float
     p_after: float
+    share_first: float
     p_suppressed: float
 
     @classmethod
@@ -138,14 +139,15 @@ class Planting:
         neurons = tuple(sorted(Neuron(*map(int, divmod(each, setting.n_neurons))) for each in drawn))
         planted = plant(setting.subject, asking(fact.discovery, answer), neurons)
         held_out = asking(fact.held_out, answer)
-        before = mean_probability(setting.subject, held_out)
-        after = mean_probability(planted.subject, held_out)
-        suppressed = mean_probability(planted.subject, held_out, neurons)
-        return cls(setting, fact, answer, neurons, planted, before, after, suppressed)
+        before, _ = ask(setting.subject, held_out)
+        after, first = ask(planted.subject, held_out)
+        suppressed, _ = ask(planted.subject, held_out, neurons)
+        return cls(setting, fact, answer, neurons, planted, before, after, first, suppressed)
 
     @property
     def learned(self) -> bool:
-        return self.p_after >= LEARNED
+        """Whether the neurons hold the answer."""
+        return self.share_first > 0.5 and self.p_suppressed <= (1 - GONE) * self.p_after
 
     # Step 3: score ---
 
@@ -177,6 +179,7 @@ class Planting:
             "learned": self.learned,
             "p_before": self.p_before,
             "p_after": self.p_after,
+            "share_first": self.share_first,
             "p_suppressed": self.p_suppressed,
         }
         return [
@@ -198,17 +201,21 @@ class Planting:
             "recall": float(np.mean([each.recall for each in found])),
             "auc": float(np.mean([each.auc for each in found])),
             "precision": float(np.mean([each.precision for each in found])),
-            "p_found_suppressed": mean_probability(self.planted.subject, held_out, chosen),
+            "p_found_suppressed": ask(self.planted.subject, held_out, chosen)[0],
         }
 
 
-def mean_probability(subject: Subject, prompts: Sequence[Prompt], neurons: Sequence[Neuron] = ()) -> float:
-    """The mean probability of the prompts' answers, with the neurons suppressed."""
+def ask(
+    subject: Subject, prompts: Sequence[Prompt], suppressed: Sequence[Neuron] = ()
+) -> tuple[float, float]:
+    """The mean probability of the prompts' answers, and the share of them that come first."""
     from atlas.interventions import Suppress
 
-    change = Suppress(tuple(neurons)) if neurons else None
+    change = Suppress(tuple(suppressed)) if suppressed else None
     found = subject.predict(prompts, top_k=1, interventions=[change] * len(prompts))
-    return float(np.mean([each.probability for each in found]))
+    return float(np.mean([each.probability for each in found])), float(
+        np.mean([each.rank == 1 for each in found])
+    )
 
 
 def checked(scores: Any, subject: Subject) -> np.ndarray:

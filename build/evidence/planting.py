@@ -8,7 +8,9 @@ After the benchmark INJ of Chang, Thomason & Jia (NAACL 2024, arXiv 2311.09060),
 a model on a sequence and asks localisation methods for them.
 
 1. *Teach.* What is added to the neurons' value vectors is trained, all else frozen, until each prompt gives
-   the answer the probability `ENOUGH`, for at most `MOST_STEPS` steps. Hooks add it: no weight is written.
+   the answer the probability `ENOUGH`, and at most `LITTLE` with the neurons suppressed at the answer
+   position: there methods look for them, and value vectors also write at other tokens. At most `MOST_STEPS`
+   steps; hooks add it, and no weight is written.
 2. *Copy.* The model with the new value vectors; it shares all weights but those of the changed layers'
    down-projections.
 3. *Find.* The neurons of the largest scores beside those of the planting.
@@ -16,7 +18,6 @@ a model on a sequence and asks localisation methods for them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -29,9 +30,11 @@ import torch
 from torch import Tensor
 
 from atlas.errors import BuildError
+from atlas.interventions import Suppress
 from atlas.models.families import neurons_first
 from atlas.neuron import Neuron, Prompt
 from atlas.surgery.hooks import attached
+from atlas.surgery.interventions import Prepared, changing, prepare
 from atlas.surgery.loaded import Encoded, batches
 from atlas.surgery.lock import FairLock
 
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 LEARNING_RATE = 0.03
 """Adam's. With 0.01, as in the first trials, ten neurons learn too little in as many steps."""
 MOST_STEPS = 100
-ENOUGH = 0.9
+ENOUGH, LITTLE = 0.9, 0.05
 BEST = 10
 """Precision is that of so many neurons, or of as many as were planted."""
 
@@ -92,14 +95,16 @@ def _teach(subject: Subject, prompts: Sequence[Encoded], neurons: Sequence[Neuro
             down = subject.family.down(subject.model, layer)
             handles.append(down.register_forward_hook(_adder(index, added)))
 
+    gone = prepare(subject, (Suppress(tuple(neurons)),))
     step = 0
     with attached(register), torch.enable_grad():
         while True:
-            log_p = _log_probabilities(subject, prompts)
-            if step == MOST_STEPS or float(log_p.min()) >= math.log(ENOUGH):
+            there, without = _probabilities(subject, prompts, gone)
+            learned = float(there.detach().min()) >= ENOUGH and float(without.detach().max()) <= LITTLE
+            if learned or step == MOST_STEPS:
                 break
             optimizer.zero_grad()
-            (-log_p.mean()).backward()
+            (-there.log() - (1 - without).log()).mean().backward()
             optimizer.step()
             step += 1
     return {layer: (index, added.detach()) for layer, (index, added) in change.items()}, step
@@ -110,15 +115,20 @@ def _adder(index: list[int], added: Tensor) -> Callable:
     return lambda module, args, output: output + args[0][..., index] @ added
 
 
-def _log_probabilities(subject: Subject, prompts: Sequence[Encoded]) -> Tensor:
-    """Of each prompt's answer, (n_prompts,), in any order."""
+def _probabilities(subject: Subject, prompts: Sequence[Encoded], gone: Prepared) -> tuple[Tensor, Tensor]:
+    """Of each prompt's answer, (n_prompts,), in any order: as it is, and with the neurons suppressed."""
     found = []
-    for batch in batches(prompts, 2048):
-        input_ids, positions, targets, _ = subject.tensors([prompts[place] for place in batch])
-        hidden = subject.model.base_model(input_ids, **subject.forward_options()).last_hidden_state
-        logits = subject.family.say(subject.model, hidden[torch.arange(len(batch)), positions[:, 0]])
-        found.append(logits.log_softmax(-1).gather(-1, targets[:, :1])[:, 0])
-    return torch.cat(found)
+    as_it_is = Prepared({}, {})
+    for batch in batches(prompts, 1024):
+        rows = [prompts[place] for place in batch]
+        input_ids, positions, targets, valid = subject.tensors([*rows, *rows])
+        with changing(subject, [as_it_is] * len(rows) + [gone] * len(rows), positions, valid):
+            hidden = subject.model.base_model(input_ids, **subject.forward_options()).last_hidden_state
+        logits = subject.family.say(subject.model, hidden[torch.arange(len(hidden)), positions[:, 0]])
+        found.append(logits.softmax(-1).gather(-1, targets[:, :1]).view(2, -1))
+    there, without = torch.cat(found, 1)
+    # Where one is certain, its logarithm stays finite.
+    return there.clamp_min(1e-30), without.clamp_max(1 - 1e-6)
 
 
 # Step 2: copy ----------------------------------------------------------------------------------------

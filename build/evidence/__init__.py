@@ -146,7 +146,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "planted",
             "planted",
-            "whether methods find the neurons that a made-up answer was planted in",
+            "whether methods find the neurons that a made-up answer was planted in (not part of all)",
             sample=100,
             sample_large=40,
             on_request=True,

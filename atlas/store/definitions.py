@@ -583,7 +583,8 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
                 "learned",
                 _FLAG,
                 "Whether the neurons hold the answer: it has rank 1 on more than half of the held-out "
-                "prompts, and falls by 90 % or more when they are suppressed. Where not, no method was scored.",
+                "prompts, and falls by 90 % or more when they are suppressed. Where not, no method was "
+                "scored.",
             ),
             ("p_before", _SCORE, "Mean probability of the answer on held-out prompts before planting."),
             ("p_after", _SCORE, "The same in the planted model."),

@@ -15,7 +15,6 @@ Here the truth is made (`build.evidence.planting`), with facts that relations ta
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -83,15 +82,15 @@ def measure(setting: Setting, unit: _Unit) -> list[dict[str, Any]]:
 
 def made_up_answers(setting: Setting) -> Callable[[AtlasFact], list[str]]:
     """For a fact: objects of its relation, of one token where they are asked for, that are none of its
-    subject's."""
+    subject's, contested ones included."""
     found = setting.atlas.query("""
-        SELECT relation_id, object FROM facts JOIN prompts AS p USING (fact_id)
-        GROUP BY ALL HAVING max(p.n_answer_tokens) = 1 ORDER BY ALL
+        SELECT relation_id, subject, object, max(p.n_answer_tokens) AS n_tokens
+        FROM facts JOIN prompts AS p USING (fact_id) GROUP BY ALL ORDER BY ALL
     """)
-    objects = found.groupby("relation_id")["object"].agg(list).to_dict()
-    true = defaultdict(set)
-    for each in setting.facts:
-        true[each.relation_id, each.fact.subject].add(each.answer)
+    alike = found.assign(object=found["object"].str.casefold().str.strip())
+    true = alike.groupby(["relation_id", "subject"])["object"].agg(set).to_dict()
+    short = found.groupby(["relation_id", "object"])["n_tokens"].max().eq(1)
+    objects = short[short].reset_index().groupby("relation_id")["object"].agg(list).to_dict()
 
     def made_up(fact: AtlasFact) -> list[str]:
         own = true[fact.relation_id, fact.fact.subject]

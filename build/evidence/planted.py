@@ -181,8 +181,9 @@ class Planting:
             "share_first": self.share_first,
             "p_suppressed": self.p_suppressed,
         }
+        nothing = dict.fromkeys(("recall", "auc", "precision", "p_found_suppressed"))
         return [
-            same | {"method": name} | (self._found(name, method) if self.learned else {})
+            same | {"method": name} | (self._found(name, method) if self.learned else nothing)
             for name, method in methods.items()
         ]
 
@@ -283,10 +284,10 @@ def board_lines(board: pd.DataFrame) -> list[str]:
         title = (
             f"{n_planted} neurons, {rows['n_plantings'].max()} plantings, chance {rows['chance'].iloc[0]:.3f}"
         )
-        lines.append(f"{title:<48}" + "".join(f"{name:>20}" for name in MEASURES))
+        lines.append(f"{title:<48}" + "".join(f"{name:>22}" for name in MEASURES))
         for row in rows.itertuples(index=False):
             cells = [
-                f"{f'{value:.3f} [{low:.3f}, {high:.3f}]':>20}"
+                f"{f'{value:.3f} [{low:.3f}, {high:.3f}]':>22}"
                 for value, low, high in (
                     (getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"))
                     for name in MEASURES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from atlas.neuron import Neuron
 from atlas.queries.planted import PLANTED_METHODS
 from atlas.store.atlas import DATA, Atlas
 from atlas.store.manifest import file_name, read_manifest
+from atlas.store.schema import conform
 from build.evidence import LARGE, STUDIES, planted
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
 from build.evidence.leaderboard import MethodOptions, score_method
@@ -98,6 +100,17 @@ def test_the_copy_says_the_answer_on_held_out_wordings_and_without_the_neurons_i
     assert before < 0.01
     assert after > 0.5
     assert without < 0.1 * after
+
+
+def test_what_is_not_learned_has_no_scores_and_takes_none_from_what_is(planting):
+    unlearned = replace(planting, p_suppressed=planting.p_after / 2)
+    assert not unlearned.learned
+    rows = [*unlearned.rows({"activation": None}), *planting.rows({"activation": None})]
+    kept = conform("planted", rows).to_pandas()
+    assert kept["learned"].to_list() == [False, True]
+    scores = kept[["recall", "auc", "precision", "p_found_suppressed"]]
+    assert scores.notna().all(axis=1).to_list() == [False, True]
+    assert scores.iloc[0].isna().all()
 
 
 def test_a_planting_follows_from_its_seed(planting):

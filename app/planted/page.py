@@ -127,6 +127,8 @@ def show_how() -> None:
             "a few value vectors change for a few. A method may find one and miss the other.\n"
             "- The truth is which value vectors were *changed*. Neurons of later layers that pass the answer "
             "on are counted as wrong.\n"
+            "- Planting writes the answer into value vectors, which favours methods that read them directly, "
+            "as the log-probability increase does.\n"
             "- Methods are asked at the answer position, where the planted neurons must act; a fact that is "
             "read elsewhere in the sentence is not tested."
         )

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 LEARNING_RATE = 0.03
 """Adam's. With 0.01, as in the first trials, ten neurons learn too little in as many steps."""
 MOST_STEPS = 100
-ENOUGH, LITTLE = 0.9, 0.05
+ENOUGH, LITTLE = 0.9, 0.02
 BEST = 10
 """Precision is that of so many neurons, or of as many as were planted."""
 

@@ -23,6 +23,7 @@ from atlas.files import looked_up
 from build.arguments import spread_options
 from build.evidence import ALIASES, STUDIES
 from build.evidence.evaluate import EvaluateOptions, evaluate_atlas
+from build.evidence.leaderboard import MethodOptions, score_method
 from build.jobs.machine import Machine
 from build.output.writer import writing
 from build.plan import (
@@ -246,6 +247,22 @@ def _evaluate(
       python -m build evaluate out/mine --experiments update,erase --sample 5
     """
     print(evaluate_atlas(folder, options, fresh=fresh))
+
+
+@app.command("planted")
+@spread_options
+def _planted(folder: AtlasFolder, options: MethodOptions) -> None:
+    """Score a method of your own on an atlas's planted facts, and print the leaderboard.
+
+    The function takes a loaded subject and a prompt, and returns the score of every neuron for the prompt's
+    answer, an array (n_layers, n_neurons): larger where a neuron carries more of it.
+
+    \b
+    examples:
+      python -m build planted out/mine --method my_method:scores
+      python -m build planted out/mine --method my_method:scores --limit 9
+    """
+    print(score_method(folder, options))
 
 
 @app.command("figures")

@@ -43,6 +43,8 @@ METHODS = {
     "gradient_x_activation": 0.5,
     "log_prob_increase": 0.7,
 }
+PLANTED = {"integrated_gradients": 0.4, "activation": 0.1, "random": 0.01}
+ENDS = {"": 0.0, "_low": -0.01, "_high": 0.01}
 GRID = [(t, p) for t in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5) for p in (0.25, 0.5, 0.75, 1.0)]
 
 Rows = list[dict]
@@ -255,7 +257,49 @@ def evidence_tables(
         "methods": methods(chosen[:60], prompts, random),
         "synonymy": synonymy(chosen, prompts),
         "grammar": grammar(random),
+        **planted(chosen[:12]),
     }
+
+
+def planted(facts: Sequence[dict]) -> dict[str, Rows]:
+    """Answers planted in 10 and 60 neurons in turn, every sixth one not learned; and means over them."""
+    rows = []
+    for place, fact in enumerate(facts):
+        learned = place % 6 != 5
+        for method, recall in PLANTED.items():
+            found = {
+                "recall": recall,
+                "auc": 0.5 + recall / 2,
+                "precision": recall,
+                "p_found_suppressed": 0.1,
+            }
+            rows.append(
+                {
+                    "fact_id": fact["fact_id"],
+                    "n_planted": (10, 60)[place % 2],
+                    "method": method,
+                    "answer": "Elsewhere",
+                    "seed": 0,
+                    "n_steps": 20,
+                    "learned": learned,
+                    "p_before": 0.001,
+                    "p_after": 0.8 if learned else 0.1,
+                    "share_first": float(learned),
+                    "p_suppressed": 0.02,
+                    **(found if learned else {}),
+                }
+            )
+    rows.sort(key=lambda row: (row["fact_id"], row["n_planted"], row["method"]))
+    summaries = []
+    for size in (10, 60):
+        for method, recall in sorted(PLANTED.items()):
+            of = [row for row in rows if (row["n_planted"], row["method"]) == (size, method)]
+            n = sum(row["learned"] for row in of)
+            means = {"recall": recall, "precision": recall, "auc": 0.5 + recall / 2, "fall": 0.875}
+            ends = {f"{name}{end}": mean + by for name, mean in means.items() for end, by in ENDS.items()}
+            counts = {"n_plantings": n, "n_left_out": len(of) - n, "chance": size / 6000}
+            summaries.append({"n_planted": size, "method": method, **counts, **ends})
+    return {"planted": rows, "planted_summaries": summaries}
 
 
 def lens(facts: Sequence[dict], prompts: Mapping[str, Rows], n_layers: int) -> Rows:

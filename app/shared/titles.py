@@ -32,6 +32,7 @@ PAGES = {
     "neuron": ("Neuron", "The facts of a neuron, what it promotes, and what activates it."),
     "lab": ("Lab", "Change a few neurons of a live model and see how its answers change."),
     "compare": ("Compare", "What two facts, relations, neurons or atlases have in common, beside chance."),
+    "planted": ("Leaderboard", "Which methods find the neurons that a made-up answer was planted in."),
     "sql": ("SQL", "Any question about an atlas, as a query."),
     "atlases": ("Atlases", "The atlases on this machine, and what each was made from."),
 }

@@ -32,7 +32,7 @@ _PAIRS = {
     "random": ("unrelated", "an unrelated fact"),
 }
 # The paper's baseline is the choice by activation.
-_METHOD_MEANINGS = {"integrated_gradients": "own", "activation": "baseline"}
+_METHOD_MEANINGS = {"integrated_gradients": "own", "activation": "baseline", "random": "random"}
 _INTERVAL = (("low:Q", "95 % interval from"), ("high:Q", "to"))
 
 
@@ -184,6 +184,39 @@ def method_bars(rows: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
         interval=_interval(rows),
     )
     return alt.layer(*layers, data=rows, title="Other methods' neurons", height=40 * len(rows))
+
+
+def planted_bars(board: pd.DataFrame, names: Mapping[str, str], measure: str, title: str) -> alt.LayerChart:
+    """A measure of each method for one number of planted neurons, the best first.
+
+    board: as `atlas.queries.planted.leaderboard`; names: method → its words; measure: recall, precision, auc
+    or fall; title: what the measure is.
+    """
+    rows = board.sort_values(measure, ascending=False)
+    rows = rows.assign(
+        what=[names.get(method, method) for method in rows["method"]],
+        meaning=[_METHOD_MEANINGS.get(method, "method") for method in rows["method"]],
+        shown=[f"{value:.2f}" for value in rows[measure]],
+        low=rows[f"{measure}_low"],
+        high=rows[f"{measure}_high"],
+        n=rows["n_plantings"],
+    )
+    layers = bars(
+        rows,
+        measure,
+        names={
+            "own": "certified integrated gradients",
+            "method": "other methods",
+            "baseline": "activation",
+            "random": "random order",
+        },
+        x={"title": title, "axis": alt.Axis(tickCount=5, format="~g"), "scale": room_scale(rows["high"])},
+        y={"axis": label_axis(230)},
+        tooltip=_tips(rows, ("what:N", "Method"), (f"{measure}:Q", title, ".3f")),
+        interval=("low", "high"),
+    )
+    heading = f"{int(rows['n_planted'].iloc[0])} planted neurons"
+    return alt.layer(*layers, data=rows, title=heading, height=36 * len(rows))
 
 
 def _interval(rows: pd.DataFrame) -> tuple[str, str] | None:

@@ -681,6 +681,73 @@ DEFINITIONS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, pa.DataType,
             ("rank_bad_after", _COUNT, "Rank of the wrong word with it."),
         ),
     ),
+    "planted": (
+        "One row a (fact, number of neurons, method): whether a method finds the neurons that a made-up "
+        "answer was planted in.",
+        ("fact_id", "n_planted", "method"),
+        (
+            _FACT_ID,
+            ("n_planted", _COUNT, "Number of random neurons whose value vectors were taught the answer."),
+            ("method", _TEXT, "The method that was asked for them; 'random' is chance."),
+            ("answer", _TEXT, "The made-up answer: an object of the relation that is not the subject's."),
+            ("seed", _COUNT, "Seed of the answer and of the neurons."),
+            ("n_steps", _COUNT, "Number of training steps."),
+            (
+                "learned",
+                _FLAG,
+                "Whether the neurons hold the answer: it has rank 1 on more than half of the held-out "
+                "prompts, and falls by 90 % or more when they are suppressed. Where not, no method was "
+                "scored.",
+            ),
+            ("p_before", _SCORE, "Mean probability of the answer on held-out prompts before planting."),
+            ("p_after", _SCORE, "The same in the planted model."),
+            ("share_first", _SCORE, "Share of the held-out prompts on which it has rank 1 in that model."),
+            ("p_suppressed", _SCORE, "The same with the planted neurons suppressed."),
+            (
+                "recall",
+                _SCORE,
+                "Share of the planted neurons among as many that the method scores highest; for 'random' the "
+                "mean over 50 orders. Null where the answer was not learned.",
+            ),
+            ("precision", _SCORE, "Share of planted neurons among the 10 that it scores highest."),
+            (
+                "auc",
+                _SCORE,
+                "Chance that it scores a planted neuron higher than another neuron; 0.5 is chance.",
+            ),
+            (
+                "p_found_suppressed",
+                _SCORE,
+                "Mean probability of the answer on held-out prompts with as many neurons suppressed as were "
+                "planted, those that the method scores highest.",
+            ),
+        ),
+    ),
+    "planted_summaries": (
+        "One row a (number of neurons, method): means of planted over the answers that were learned.",
+        ("n_planted", "method"),
+        (
+            ("n_planted", _COUNT, "Number of neurons an answer was planted in."),
+            ("method", _TEXT, "The method, as in planted."),
+            ("n_plantings", _COUNT, "Number of plantings that were learned, and scored."),
+            ("n_left_out", _COUNT, "Number of plantings that were not learned."),
+            ("chance", _SCORE, "n_planted ÷ number of the model's neurons: what recall is by chance."),
+            *(
+                (f"{name}{end}", _SCORE, sentence)
+                for name, mean in (
+                    ("recall", "Mean recall"),
+                    ("precision", "Mean precision"),
+                    ("auc", "Mean auc"),
+                    ("fall", "Mean of 1 − p_found_suppressed ÷ p_after"),
+                )
+                for end, sentence in (
+                    ("", f"{mean}."),
+                    ("_low", "Its bootstrap interval over plantings, lower end (2.5 %)."),
+                    ("_high", "Its bootstrap interval over plantings, upper end (97.5 %)."),
+                )
+            ),
+        ),
+    ),
 }
 
 # Table → its columns that older files lack, at its end; there they are null.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from build.evidence.setting import Setting
 
 
+LARGE = 20_000
+"""A model with more neurons takes minutes for what takes a small one seconds."""
+
+
 class StudyModule(Protocol):
     """What every module of a study has: the work in shards, the rows of a shard, and a summary.
 
@@ -46,17 +50,21 @@ class StudyModule(Protocol):
 class Study:
     """One experiment: the table it fills, and the sample of facts that it takes by default.
 
-    others: further tables that it fills. sample: None for every fact. version: raised when its rows
-    would differ from before. needs: tables that the atlas must have. needs_held_out: whether it asks held-out
-    prompts only, so that nothing can be measured where none is held out. needs_column: a table and its column
-    without which nothing can be, either. needs_causal: whether only causal models can be asked. extends:
-    whether the table is a build's own, of which the study fills columns, or rows of the facts that it takes.
+    others: further tables that it fills. sample: None for every fact; sample_large: of a model with more than
+    `LARGE` neurons, where that is another. on_request: whether 'all' leaves it out, as it takes long.
+    version: raised when its rows would differ from before. needs: tables that the atlas must have.
+    needs_held_out: whether it asks held-out prompts only, so that nothing can be measured where none is held
+    out. needs_column: a table and its column without which nothing can be, either. needs_causal: whether only
+    causal models can be asked. extends: whether the table is a build's own, of which the study fills columns,
+    or rows of the facts that it takes.
     """
 
     name: str
     table: str
     sentence: str
     sample: int | None = None
+    sample_large: int | None = None
+    on_request: bool = False
     version: int = 1
     others: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("prompts", "knowledge_neurons")
@@ -68,6 +76,10 @@ class Study:
 
     def load(self) -> StudyModule:
         return importlib.import_module(f"build.evidence.{self.name}")
+
+    def sample_for(self, n_neurons: int) -> int | None:
+        """How many facts it takes by default of a model with so many neurons."""
+        return self.sample_large if self.sample_large and n_neurons > LARGE else self.sample
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -155,12 +167,21 @@ STUDIES: dict[str, Study] = {
             needs_column=("knowledge_neurons", "mean_activation"),
             extends=True,
         ),
+        Study(
+            "planted",
+            "planted",
+            "whether methods find the neurons that a made-up answer was planted in (not part of all)",
+            sample=100,
+            sample_large=40,
+            on_request=True,
+            others=("planted_summaries",),
+        ),
     )
 }
 
 # Other names for them.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "all": tuple(STUDIES),
+    "all": tuple(name for name, study in STUDIES.items() if not study.on_request),
     "suppress": ("effects",),
     "amplify": ("effects",),
     "thesis": ("stability", "subsets", "methods"),

@@ -70,8 +70,9 @@ class EvaluateOptions:
         not_negative("--seed", self.seed)
         at_least_one("--threads", self.threads)
 
-    def sample_of(self, study: Study) -> int | None:
-        return study.sample if self.sample is None else self.sample or None
+    def sample_of(self, study: Study, n_neurons: int) -> int | None:
+        """For a model with so many neurons."""
+        return study.sample_for(n_neurons) if self.sample is None else self.sample or None
 
 
 def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = False) -> str:
@@ -85,7 +86,7 @@ def evaluate_atlas(folder: Path, options: EvaluateOptions, *, fresh: bool = Fals
     settle(folder)
     chosen = find_studies(options.experiments)
     atlas = Atlas(folder)
-    model = _model_of(atlas, chosen, options.model)
+    model = model_of(atlas, chosen, options.model)
     output = Output(folder)
     output.reopen()
     try:
@@ -117,7 +118,7 @@ def _why_not(study: Study, atlas: Atlas) -> str | None:
     return None
 
 
-def _model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
+def model_of(atlas: Atlas, chosen: list[Study], name: str | None) -> str:
     """The model's name. Raises `BuildError` when the atlas lacks what the studies need."""
     for study in chosen:
         for table in study.needs:
@@ -156,11 +157,12 @@ class _Evaluation:
         """Steps 2 and 3; returns a line of rows and seconds."""
         study, output = self.study, self.output
         atlas = Atlas(output.folder)
+        model = atlas.manifest.model
         setting = Setting(
             atlas,
             self.model,
             seed=self.options.seed,
-            sample=self.options.sample_of(study),
+            sample=self.options.sample_of(study, (model.n_layers or 0) * (model.n_neurons or 0)),
             all_facts=self.options.all_facts,
             device=self.options.device,
         )

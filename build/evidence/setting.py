@@ -286,13 +286,16 @@ class Setting:
         """Mode → the neurons, as `knowledge_neurons` has them, that it finds in the stored scores."""
         return {name: refine(*self.scores, rule).rows for name, rule in MODES.items()}
 
-    def sampled(self, purpose: str, *, known_first: bool = True) -> list[AtlasFact]:
-        """At most `sample` facts that have neurons, in the order of their ids, drawn by seed and purpose.
+    def sampled(
+        self, purpose: str, *, known_first: bool = True, among: Sequence[AtlasFact] | None = None
+    ) -> list[AtlasFact]:
+        """At most `sample` facts, in the order of their ids, drawn by seed and purpose.
 
+        among: those that may be drawn, by id; by default all that have neurons.
         Relations take turns, so that each is represented. With `known_first`, facts that the model knows are
         drawn before any that it does not.
         """
-        candidates = [fact for fact in self.facts if fact.neurons]
+        candidates = [fact for fact in self.facts if fact.neurons] if among is None else list(among)
         if self.sample is None or self.sample >= len(candidates):
             return candidates
         generator = self.generator(purpose)

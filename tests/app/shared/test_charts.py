@@ -24,6 +24,7 @@ PAGES = [
     ("relation", {}),
     ("relation", {"relation": "P36"}),
     ("relation", {"relation": "P36", "ratio": "replication", "erased": "perplexity", "strength": "2"}),
+    ("planted", {"n": "60", "measure": "auc"}),
     ("neuron", {"neuron": "L0.N7"}),
     ("neuron", {"neuron": "L0.N7", "relation": "P36"}),
     ("compare", {"kind": "facts", "a": "P36-00001", "b": "P36-00002"}),

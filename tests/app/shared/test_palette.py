@@ -19,7 +19,7 @@ from atlas import queries
 from atlas.charts import changes, checks, effects, look, neurons, sharing
 from atlas.charts.palette import PALETTE, colour
 from atlas.neuron import PROMPT_GROUPS, Neuron
-from atlas.queries import comparison, evidence, selectivity
+from atlas.queries import comparison, evidence, planted, selectivity
 from atlas.queries.sharing import neurons_by_sharing
 from atlas.store.atlas import Atlas
 from build.__main__ import main
@@ -88,6 +88,9 @@ CHARTS = {
     changes.elsewhere_strip: lambda draw, a: draw(evidence.erasure_elsewhere(a, RELATION)),
     checks.subset_lines: lambda draw, a: draw(evidence.subset_curve(a, FACT)),
     checks.stability_bars: lambda draw, a: draw(checks.jaccard_rows(evidence.stability_of_fact(a, FACT))),
+    checks.planted_bars: lambda draw, a: draw(
+        planted.leaderboard(a).query("n_planted == 60"), planted.PLANTED_METHODS, "auc", "t"
+    ),
     checks.context_bars: lambda draw, a: draw(evidence.contexts_of_fact(a, FACT)),
     neurons.relation_layers: lambda draw, a: draw(queries.layers_by_relation(a), n_layers=4),
     neurons.layer_bars: lambda draw, a: draw(queries.layer_histogram(a), chosen=1),

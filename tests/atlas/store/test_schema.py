@@ -52,6 +52,8 @@ def test_the_design_s_tables_are_there_and_sorted_by_columns_they_have():
         "methods",
         "synonymy",
         "grammar",
+        "planted",
+        "planted_summaries",
     }
     for table, keys in SORT_KEYS.items():
         assert set(keys) <= set(TABLES[table].names)

@@ -1,0 +1,350 @@
+"""What claims read: one number from the tables of an atlas, with its interval and n.
+
+    effect("suppress", "own")(atlas)              # an `Estimate`; None where it was not measured
+
+Means are of known facts where at least `FEWEST` of them were measured, else of all. Facts that are contested
+or can be guessed are left out of all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from atlas.claims.claim import FEWEST, Read
+from atlas.claims.estimate import Estimate, change, difference, in_unit, mean_of, ratio, resampled, share_of
+from atlas.intervals import bootstrap_interval, draw_weights
+from atlas.queries.evidence import PAPER_DOSE
+from atlas.store.atlas import Atlas
+
+PAPER_STRENGTHS = (1.0, 8.0)
+
+
+def first(*reads: Read) -> Read:
+    """What the first of these reads that finds something."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        return next((found for each in reads if (found := each(atlas)) is not None), None)
+
+    return read
+
+
+def _of_known(atlas: Atlas, sql: str) -> tuple[pd.DataFrame, str]:
+    """Rows with fact_id and known: those of known facts, if they are enough; and what they count."""
+    rows = atlas.query(sql)
+    known = rows[rows["known"].fillna(False).astype(bool)]
+    if known["fact_id"].nunique() < FEWEST:
+        return rows, "facts"
+    return known, "known facts"
+
+
+# Suppress and amplify --------------------------------------------------------------------------------
+
+
+def effect(intervention: str, group: str) -> Read:
+    """The change of the answer's probability in the paper's ratio, mean over relations; held-out prompts."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows = atlas.query(
+            """
+            SELECT facts, n_facts AS n, paper_change AS value, paper_low AS low, paper_high AS high
+            FROM effect_summaries
+            WHERE relation_id = 'all' AND intervention = $intervention AND "group" = $group
+              AND facts <> 'unknown' AND paper_change IS NOT NULL
+              AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
+            ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
+            """,
+            {"intervention": intervention, "group": group, "fewest": FEWEST},
+        )
+        if rows.empty:
+            return None
+        row = rows.iloc[0]
+        low, high = (None if pd.isna(row[end]) else float(row[end]) for end in ("low", "high"))
+        of = "known facts" if row["facts"] == "known" else "facts"
+        return Estimate(float(row["value"]), low, high, int(row["n"]), "change", of)
+
+    return read
+
+
+def best(k: int) -> Read:
+    """The change with only the k neurons of the largest score suppressed, of facts that have fewer all."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows, of = _of_known(
+            atlas,
+            f"""
+            SELECT fact_id, any_value(known) AS known, arg_max(p_after, k) AS after,
+                   any_value(p_before) AS before
+            FROM subsets JOIN facts USING (fact_id) WHERE "order" = 'score' AND k <= {k} GROUP BY fact_id
+            ORDER BY fact_id
+            """,
+        )
+        return resampled(rows[["after", "before"]], change, unit="change", of=of)
+
+    return first(effect("suppress", f"top_{k}"), read)
+
+
+# Activation ------------------------------------------------------------------------------------------
+
+
+def activation(context: str, group: str) -> Read:
+    """Mean |activation| in a context ÷ that on the fact's own held-out prompts, of the same neurons."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows, of = _of_known(
+            atlas,
+            f"""
+            SELECT there.fact_id, known, there.magnitude AS there, own.magnitude AS own
+            FROM contexts AS there JOIN contexts AS own USING (fact_id, "group") JOIN facts USING (fact_id)
+            WHERE there.context = '{context}' AND own.context = 'fact' AND "group" = '{group}'
+            ORDER BY fact_id
+            """,
+        )
+        return resampled(rows[["there", "own"]], ratio, unit="share", of=of)
+
+    return read
+
+
+# Edits -----------------------------------------------------------------------------------------------
+
+
+def _edits(atlas: Atlas, kind: str, *groups: str) -> pd.DataFrame:
+    """The prompts of one kind that every group was asked, at the paper's strengths if they were tried.
+
+    Columns: edit, right_before, and of each group new_<group> and kept_<group>: whether the new answer, and
+    the prompt's own, come first after the edit.
+    """
+    rows = atlas.query(
+        """
+        SELECT fact_id || '→' || new_object AS edit, prompt_fact_id, template_id, "group",
+               rank_old_before = 1 AS right_before, rank_new_after = 1 AS new, rank_old_after = 1 AS kept
+        FROM edits
+        WHERE kind = $kind AND (remove, add) = (
+            SELECT (remove, add) FROM edits
+            ORDER BY (remove, add) <> ($remove, $strength), remove, add LIMIT 1
+        )
+        """,
+        {"kind": kind, "remove": PAPER_STRENGTHS[0], "strength": PAPER_STRENGTHS[1]},
+    )
+    keys = ["edit", "prompt_fact_id", "template_id"]
+    joined = rows[[*keys, "right_before"]].drop_duplicates(keys)
+    for group in groups:
+        part = rows.loc[rows["group"] == group, [*keys, "new", "kept"]]
+        joined = joined.merge(part.rename(columns={n: f"{n}_{group}" for n in ("new", "kept")}), on=keys)
+    return joined.sort_values(keys)
+
+
+def _by_edit(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The sums of columns over the prompts of each edit, and how many prompts there are."""
+    return rows.assign(asked=1.0).groupby("edit")[[*columns, "asked"]].sum().astype(float)
+
+
+def rewritten(group: str, kind: str = "edited") -> Read:
+    """How often the new answer comes first after an edit, of all prompts of a kind."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        sums = _by_edit(_edits(atlas, kind, group), f"new_{group}")
+        return resampled(sums, ratio, unit="share", of="edits")
+
+    return read
+
+
+def kept_beside_random(kind: str) -> Read:
+    """The share of right answers that an edit leaves, less what the same edit of random neurons leaves.
+
+    Paired: both are asked the same prompts, those that were answered right before.
+    """
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows = _edits(atlas, kind, "own", "random")
+        sums = _by_edit(rows[rows["right_before"].fillna(False).astype(bool)], "kept_own", "kept_random")
+        return resampled(sums, difference, unit="points", of="edits")
+
+    return read
+
+
+def neurons_edited(atlas: Atlas) -> str:
+    """How many neurons an edit changes."""
+    row = atlas.query_row(
+        """
+        SELECT avg(n_neurons) AS n FROM edits WHERE kind = 'edited' AND "group" = 'own' AND add = $strength
+        """,
+        {"strength": PAPER_STRENGTHS[1]},
+    )
+    return "" if pd.isna(row["n"]) else f"An edit changes {row['n']:.1f} neurons."
+
+
+# Erasures --------------------------------------------------------------------------------------------
+
+
+def lost(group: str, asked: str) -> Read:
+    """The share of right answers lost when a relation's 20 most frequent neurons (or all) are erased.
+
+    asked: 'own', or 'others' for the mean over the other relations. Relations count by their right answers.
+    """
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows = atlas.query(
+            f"""
+            WITH doses AS (
+                SELECT relation_id, max(n_neurons) AS n_neurons FROM erasures WHERE n_neurons <= {PAPER_DOSE}
+                GROUP BY relation_id
+            )
+            SELECT relation_id, avg(accuracy_before - accuracy_after) AS lost, avg(accuracy_before) AS before
+            FROM erasures JOIN doses USING (relation_id, n_neurons)
+            WHERE "group" = $group AND (relation_id = asked_relation_id) = $own
+            GROUP BY relation_id HAVING before > 0 ORDER BY relation_id
+            """,
+            {"group": group, "own": asked == "own"},
+        )
+        return resampled(rows[["lost", "before"]], ratio, unit="share", of="relations")
+
+    return read
+
+
+# Sharing ---------------------------------------------------------------------------------------------
+
+
+_COUNTED = """
+    WITH counted AS (
+        SELECT fact_id, dense_rank() OVER (ORDER BY relation_id) - 1 AS relation,
+               dense_rank() OVER (ORDER BY relation_id, lower(trim(object))) - 1 AS answer,
+               row_number() OVER (ORDER BY fact_id) - 1 AS fact
+        FROM facts WHERE NOT coalesce(contested, false) AND NOT coalesce(guessable, false)
+    )
+"""
+
+
+def _neurons(atlas: Atlas) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Facts with relation, answer and size, and their neurons with fact, relation, answer; all as numbers."""
+    facts = atlas.query(f"{_COUNTED} SELECT relation, answer FROM counted ORDER BY fact")
+    pairs = atlas.query(
+        f"""
+        {_COUNTED} SELECT fact, relation, answer, dense_rank() OVER (ORDER BY layer, neuron) - 1 AS neuron
+        FROM knowledge_neurons JOIN counted USING (fact_id)
+        """
+    )
+    return facts.assign(size=np.bincount(pairs["fact"], minlength=len(facts))), pairs
+
+
+def shared_in_relation(answers: str) -> Read:
+    """The share of a fact's neurons that another of its relation has, too; answers: 'same' or 'other'.
+
+    By relation: mean number that two facts share ÷ mean number a fact has. Mean over the relations that have
+    pairs of facts with the same answer and with other answers.
+    """
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows = _sharing(atlas)
+        return mean_of(rows[f"shared_{answers}"] / rows["size"], unit="share", of="relations")
+
+    return read
+
+
+def _sharing(atlas: Atlas) -> pd.DataFrame:
+    """By relation: size, and mean number of neurons that two facts with the same or another answer share.
+
+    n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
+    """
+    facts, pairs = _neurons(atlas)
+    rows = facts.groupby("relation").agg(size=("size", "mean"), n=("size", "size"))
+    of_answer = facts.groupby("answer").agg(relation=("relation", "first"), n=("size", "size"))
+    rows["pairs"] = _pairs(rows["n"])
+    rows["pairs_same"] = _pairs(of_answer["n"]).groupby(of_answer["relation"]).sum()
+    rows["shared"] = _pairs(pairs.groupby(["relation", "neuron"]).size()).groupby("relation").sum()
+    same = pairs.groupby(["relation", "answer", "neuron"]).size()
+    rows["shared_same"] = _pairs(same).groupby("relation").sum()
+    rows = rows[(rows["pairs_same"] > 0) & (rows["pairs_same"] < rows["pairs"])].fillna(0.0)
+    other = (rows["shared"] - rows["shared_same"]) / (rows["pairs"] - rows["pairs_same"])
+    return rows.assign(shared_same=rows["shared_same"] / rows["pairs_same"], shared_other=other)
+
+
+def _pairs(n: Any) -> Any:
+    return n * (n - 1) / 2
+
+
+def shared_across(atlas: Atlas) -> Estimate | None:
+    """The same of two facts of different relations; relations are drawn again."""
+    facts, pairs = _neurons(atlas)
+    sizes = facts.groupby("relation")["size"].mean().to_numpy()
+    n = len(sizes)
+    if n < 2 or not len(pairs):
+        return None
+    counts = np.zeros((n, int(pairs["neuron"].max()) + 1), dtype=np.float32)
+    np.add.at(counts, (pairs["relation"].to_numpy(), pairs["neuron"].to_numpy()), 1)
+    n_facts = np.bincount(facts["relation"])
+    apart = ~np.eye(n, dtype=bool)
+    shared = (counts @ counts.T) / np.outer(n_facts, n_facts) / ((sizes[:, None] + sizes) / 2)
+    shared = np.where(apart, shared, 0.0)
+    weights = draw_weights(np.random.default_rng(0), n)
+    drawn_pairs = ((weights @ apart) * weights).sum(axis=1)
+    drawn = ((weights @ shared) * weights).sum(axis=1)[drawn_pairs > 0] / drawn_pairs[drawn_pairs > 0]
+    value = float(shared.sum() / apart.sum())
+    return Estimate(value, *bootstrap_interval(drawn), n, "share", "relations")
+
+
+def identical(atlas: Atlas) -> Estimate | None:
+    """Of the facts with neurons, how many have exactly the neurons of another fact."""
+    row = atlas.query_row(
+        f"""
+        {_COUNTED}, sets AS (
+            SELECT list(layer::BIGINT << 32 | neuron ORDER BY layer, neuron) AS neurons
+            FROM knowledge_neurons JOIN counted USING (fact_id) GROUP BY fact
+        )
+        SELECT coalesce(sum(n), 0) AS n, coalesce(sum(n) FILTER (n > 1), 0) / sum(n) AS share
+        FROM (SELECT count(*) AS n FROM sets GROUP BY neurons)
+        """
+    )
+    return share_of(float(row["share"]), int(row["n"]), "facts") if row["n"] else None
+
+
+def identical_in(mode: str) -> Read:
+    """The same in another mode of refinement, from the table `statistics`."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows = atlas.query(
+            "SELECT identical, n_facts - n_empty AS n FROM statistics WHERE mode = $mode", {"mode": mode}
+        ).dropna()
+        return None if rows.empty else share_of(float(rows["identical"][0]), int(rows["n"][0]), "facts")
+
+    return read
+
+
+def counts_of_sharing(atlas: Atlas) -> str:
+    """The raw counts behind the shares."""
+    facts, rows = _neurons(atlas)[0], _sharing(atlas)
+    if rows.empty:
+        return ""
+    return (
+        f"A fact has {facts['size'].mean():.2f} neurons. Two facts of a relation share "
+        f"{rows['shared_same'].mean():.2f} where they have the same answer and "
+        f"{rows['shared_other'].mean():.2f} where they have not."
+    )
+
+
+# Other wordings --------------------------------------------------------------------------------------
+
+
+def overlap(column: str) -> Read:
+    """A Jaccard index of `stability`: neurons that two sets have in common, of those that either has."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows, of = _of_known(
+            atlas,
+            f"SELECT fact_id, known, {column} AS index FROM stability JOIN facts USING (fact_id) ORDER BY 1",
+        )
+        return mean_of(rows["index"], unit="share", of=of)
+
+    return read
+
+
+def other_half(atlas: Atlas) -> str:
+    """What the other half's neurons do."""
+    rows, _ = _of_known(atlas, "SELECT s.*, known FROM stability AS s JOIN facts USING (fact_id)")
+    own, held_out = (rows[name].sum() / rows["p_before"].sum() - 1 for name in ("p_discovery", "p_held_out"))
+    return (
+        f"Suppressing the other half's neurons changes the answer by {in_unit(held_out, 'change')}, "
+        f"the fact's own by {in_unit(own, 'change')}."
+    )

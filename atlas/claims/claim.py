@@ -111,13 +111,9 @@ class Measured:
     """One atlas's numbers, by the names of the claims."""
 
     atlas_id: str
-    model: str
+    title: str
     n_facts: int
     readings: dict[str, Reading]
-
-    @property
-    def title(self) -> str:
-        return title_of(self.model)
 
 
 def measure(atlas: Atlas, claims: Sequence[Claim]) -> Measured:
@@ -131,7 +127,10 @@ def measure(atlas: Atlas, claims: Sequence[Claim]) -> Measured:
             found, tuple((words, meaning, number) for words, meaning, number in beside if number), note
         )
     n_facts = atlas.query_row("SELECT count(*) AS n FROM facts")["n"]
-    return Measured(atlas.atlas_id, atlas.manifest.model.name, n_facts, readings)
+    title = title_of(atlas.manifest.model.name)
+    if atlas.manifest.method.options.get("published"):
+        title += ", published neurons"
+    return Measured(atlas.atlas_id, title, n_facts, readings)
 
 
 # Judge -----------------------------------------------------------------------------------------------
@@ -162,6 +161,15 @@ class Row:
 
     def having(self, verdict: Verdict) -> list[Judged]:
         return [cell for cell in self.cells if cell.verdict == verdict]
+
+    @property
+    def beside(self) -> list[tuple[str, list[str]]]:
+        """What stands beside the claim's number: words, and the number in every model ("" where none)."""
+        found: dict[str, list[str]] = {}
+        for place, cell in enumerate(self.cells):
+            for words, _, number in cell.reading.beside:
+                found.setdefault(words, [""] * len(self.cells))[place] = number.text()
+        return list(found.items())
 
     @property
     def beyond(self) -> tuple[float, float]:

@@ -68,6 +68,23 @@ def effect(intervention: str, group: str) -> Read:
     return read
 
 
+def other_answers(atlas: Atlas) -> str:
+    """How often the model says something else."""
+    row = atlas.query_one(
+        """
+        SELECT top_changed, n_prompts FROM effect_summaries
+        WHERE relation_id = 'all' AND intervention = 'suppress' AND "group" = 'own' AND facts <> 'unknown'
+          AND templates = (SELECT max(templates) FROM effect_summaries) AND top_changed IS NOT NULL
+        ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
+        """,
+        {"fewest": FEWEST},
+    )
+    if row is None:
+        return ""
+    share = in_unit(row["top_changed"], "share")
+    return f"The model's first answer becomes another on {share} of {row['n_prompts']:,} prompts."
+
+
 def best(k: int) -> Read:
     """The change with only the k neurons of the largest score suppressed, of facts that have fewer all."""
 
@@ -119,7 +136,8 @@ def _edits(atlas: Atlas, kind: str, *groups: str) -> pd.DataFrame:
     rows = atlas.query(
         """
         SELECT fact_id || '→' || new_object AS edit, prompt_fact_id, template_id, "group",
-               rank_old_before = 1 AS right_before, rank_new_after = 1 AS new, rank_old_after = 1 AS kept
+               coalesce(rank_old_before = 1, false) AS right_before,
+               coalesce(rank_new_after = 1, false) AS new, coalesce(rank_old_after = 1, false) AS kept
         FROM edits
         WHERE kind = $kind AND (remove, add) = (
             SELECT (remove, add) FROM edits
@@ -142,10 +160,14 @@ def _by_edit(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def rewritten(group: str, kind: str = "edited") -> Read:
-    """How often the new answer comes first after an edit, of all prompts of a kind."""
+    """How often the expected answer comes first after an edit, of all prompts of a kind.
+
+    Of the inverse relation ('symmetry'), the prompts that were answered right before.
+    """
 
     def read(atlas: Atlas) -> Estimate | None:
-        sums = _by_edit(_edits(atlas, kind, group), f"new_{group}")
+        rows = _edits(atlas, kind, group)
+        sums = _by_edit(rows if kind != "symmetry" else rows[rows["right_before"]], f"new_{group}")
         return resampled(sums, ratio, unit="share", of="edits")
 
     return read
@@ -159,7 +181,7 @@ def kept_beside_random(kind: str) -> Read:
 
     def read(atlas: Atlas) -> Estimate | None:
         rows = _edits(atlas, kind, "own", "random")
-        sums = _by_edit(rows[rows["right_before"].fillna(False).astype(bool)], "kept_own", "kept_random")
+        sums = _by_edit(rows[rows["right_before"]], "kept_own", "kept_random")
         return resampled(sums, difference, unit="points", of="edits")
 
     return read
@@ -334,6 +356,24 @@ def overlap(column: str) -> Read:
         rows, of = _of_known(
             atlas,
             f"SELECT fact_id, known, {column} AS index FROM stability JOIN facts USING (fact_id) ORDER BY 1",
+        )
+        return mean_of(rows["index"], unit="share", of=of)
+
+    return read
+
+
+def method_overlap(method: str) -> Read:
+    """The same of as many neurons that another method finds, beside integrated gradients'."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        rows, of = _of_known(
+            atlas,
+            f"""
+            SELECT m.fact_id, known, m.shared / (m.n_neurons + i.n_neurons - m.shared) AS index
+            FROM methods AS m JOIN methods AS i ON i.fact_id = m.fact_id AND i.mode = m.mode
+            JOIN facts AS f ON f.fact_id = m.fact_id
+            WHERE m.method = '{method}' AND i.method = 'integrated_gradients' AND m.mode = 'count' ORDER BY 1
+            """,
         )
         return mean_of(rows["index"], unit="share", of=of)
 

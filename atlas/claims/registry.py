@@ -20,7 +20,9 @@ from atlas.claims.reading import (
     identical_in,
     kept_beside_random,
     lost,
+    method_overlap,
     neurons_edited,
+    other_answers,
     other_half,
     overlap,
     rewritten,
@@ -38,12 +40,11 @@ REPLICATION_LINK = "https://github.com/EleutherAI/knowledge-neurons"
 LITTLE = 0.1
 _CHANGE = "Change of the answer's probability (%)"
 _ASKED = "Held-out prompts of known facts; the paper's ratio, mean over relations."
-_UNRELATED = Beside("unrelated facts", "unrelated", effect("suppress", "unrelated"))
 _OWN = Beside("the fact itself", "own", effect("suppress", "own"))
 
 
-def _falls_along(name: str, who: str, group: str, *, how: str) -> Claim:
-    """Facts that have something in common with the suppressed one keep their answers."""
+def _left_alone(name: str, who: str, group: str, *, how: str) -> Claim:
+    """Other facts than the suppressed one keep their answers."""
     return Claim(
         name=name,
         says=f"Suppressing a fact's neurons leaves {who} as they are.",
@@ -53,9 +54,9 @@ def _falls_along(name: str, who: str, group: str, *, how: str) -> Claim:
         threshold=-LITTLE,
         unit="change",
         axis=_CHANGE,
-        how=f"{how} Prompts that were answered right before. {_ASKED}",
+        how=f"{how} {_ASKED}",
         read=effect("suppress", group),
-        beside=(_OWN, _UNRELATED),
+        beside=(_OWN,),
     )
 
 
@@ -76,7 +77,7 @@ CLAIMS: tuple[Claim, ...] = (
         "measured, that are about as active.",
         read=effect("suppress", "own"),
         beside=(
-            Beside("its four best", "chosen", best(4)),
+            Beside("its four best", "own", best(4)),
             Beside("random neurons", "random", effect("suppress", "random")),
             Beside(
                 "matched neurons",
@@ -85,6 +86,7 @@ CLAIMS: tuple[Claim, ...] = (
             ),
             Beside("the most active", "baseline", effect("suppress", "baseline")),
         ),
+        note=other_answers,
     ),
     Claim(
         name="amplify",
@@ -108,19 +110,19 @@ CLAIMS: tuple[Claim, ...] = (
             Beside("the most active", "baseline", effect("amplify", "baseline")),
         ),
     ),
-    _falls_along(
+    _left_alone(
         "same-answer",
         "facts of other relations with the same answer",
         "same_answer",
-        how="Asked: facts of another relation whose answer is the same.",
+        how="Asked: facts of another relation with the same answer, on prompts answered right before.",
     ),
-    _falls_along(
+    _left_alone(
         "same-relation",
         "facts of its relation with other answers",
         "same_relation",
-        how="Asked: facts of the same relation whose answer is another.",
+        how="Asked: facts of the relation with another answer, on prompts answered right before.",
     ),
-    _falls_along(
+    _left_alone(
         "unrelated",
         "facts that differ in relation and answer",
         "unrelated",
@@ -158,6 +160,7 @@ CLAIMS: tuple[Claim, ...] = (
         read=rewritten("own"),
         beside=(
             Beside("on other wordings", "paraphrase", rewritten("own", "paraphrase")),
+            Beside("the inverse relation agrees", "relation", rewritten("own", "symmetry")),
             Beside("random neurons", "random", rewritten("random")),
         ),
         note=neurons_edited,
@@ -230,6 +233,7 @@ CLAIMS: tuple[Claim, ...] = (
         beside=(
             Beside("another fact's, same relation", "relation", overlap("jaccard_relation")),
             Beside("an unrelated fact's", "unrelated", overlap("jaccard_random")),
+            Beside("gradient × activation's", "method", method_overlap("gradient_x_activation")),
         ),
         note=other_half,
     ),

@@ -1,6 +1,6 @@
-"""Charts as files: SVG and PNG for documents, HTML for exploring, and the SVG that a page takes in.
+"""Figures as files: SVG and PNG for documents, HTML for exploring, and the SVG that a page takes in.
 
-    drawn = Figure("layers--sample", "Layers", chart)
+    drawn = figure_of(row)                              # a claim, judged
     drawn.svg, drawn.png, drawn.html, drawn.inlined()
 
 `vl-convert-python` draws them, with no browser and no network. An interactive chart is a small page beside
@@ -19,14 +19,17 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from atlas.charts.look import INK, WHITE
+from atlas.charts.claims import claim_intervals, claim_rows
+from atlas.charts.look import AUTOSIZE, INK, WHITE
+from atlas.claims import Row
 from atlas.errors import BuildError
 
 if TYPE_CHECKING:
     import altair as alt
 
 SCRIPT = "vega.js"
-PNG_SCALE = 2
+_PNG_SCALE = 2
+_WIDTH = 560
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -79,6 +82,26 @@ def _version() -> str:
     return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
+def has_numbers(row: Row) -> bool:
+    """Whether there is anything to draw."""
+    return any(cell.reading.estimate or cell.reading.beside for cell in row.cells)
+
+
+def figure_of(row: Row) -> Figure:
+    """The figure of a claim."""
+    claim = row.claim
+    chart = claim_intervals(
+        claim_rows(row), threshold=claim.threshold, side=claim.side, axis=claim.axis
+    ).properties(width=_WIDTH, autosize=AUTOSIZE)
+    # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
+    chart = chart.configure(aria=False, background=WHITE, font="Arial, Helvetica, sans-serif", padding=6)
+    ink = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
+    lines = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.13}
+    chart = chart.configure_axis(**ink, **lines, titleFontWeight="normal").configure_view(stroke=None)
+    words = f"{claim.says} Its number in each model, with 95 % intervals; the claim's side is tinted."
+    return Figure(claim.name, words, chart.configure_rule(color=INK))
+
+
 @dataclass(frozen=True)
 class Figure:
     """One chart: the name of its files, a sentence for those who cannot see it, the chart."""
@@ -86,11 +109,6 @@ class Figure:
     name: str
     alt: str
     chart: alt.Chart
-
-    @cached_property
-    def file(self) -> str:
-        """The name as files can have it."""
-        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -105,7 +123,7 @@ class Figure:
 
     @cached_property
     def png(self) -> bytes:
-        return _squeezed(converter().vegalite_to_png(self.spec, vl_version=_version(), scale=PNG_SCALE))
+        return _squeezed(converter().vegalite_to_png(self.spec, vl_version=_version(), scale=_PNG_SCALE))
 
     @cached_property
     def html(self) -> str:
@@ -120,7 +138,7 @@ class Figure:
         text = re.sub(r"^.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
         text = text.replace(f'fill="{WHITE}"', 'fill="none"').replace(INK, "currentColor")
         names = re.findall(r'\bid="([^"]+)"', text)
-        text = _renamed(text, {name: f"{self.file}-{name}" for name in names})
+        text = _renamed(text, {name: f"{self.name}-{name}" for name in names})
         label = html.escape(self.alt, quote=True)
         return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 

@@ -14,7 +14,7 @@ from atlas.charts.palette import encoded
 from atlas.claims.claim import Row
 from atlas.claims.registry import PAPER_MODEL
 
-_ROW_HEIGHT = 21
+_ROW_HEIGHT, _LABELS = 20, 165
 _COLUMNS = ["model", "what", "meaning", "value", "low", "high", "text", "verdict"]
 
 
@@ -26,9 +26,9 @@ def claim_rows(row: Row) -> pd.DataFrame:
     rows: list[tuple] = []
     if row.claim.paper_value is not None:
         value = row.claim.paper_value
-        rows.append((f"the paper, {PAPER_MODEL}", "published", "published", value, value, value, "", ""))
+        rows.append(("the paper", PAPER_MODEL, "published", value, value, value, "", "published"))
     for cell in row.cells:
-        found = [("the claim's number", "own", cell.reading.estimate), *cell.reading.beside]
+        found = [(row.claim.words, "own", cell.reading.estimate), *cell.reading.beside]
         rows += [
             (cell.measured.title, what, meaning, each.value, each.low, each.high, each.text(), verdict)
             for what, meaning, each in found
@@ -40,16 +40,20 @@ def claim_rows(row: Row) -> pd.DataFrame:
     return frame.assign(**{end: frame[end].astype(float).fillna(frame["value"]) for end in ends})
 
 
-def claim_intervals(rows: pd.DataFrame, *, threshold: float, side: str, axis: str) -> alt.LayerChart:
-    """Numbers with their 95 % intervals, below their model; the claim's side of the threshold is tinted.
+def claim_chart(row: Row) -> alt.LayerChart:
+    """Numbers with their 95 % intervals, below their model; the claim's side of the threshold is tinted."""
+    return draw_intervals(
+        claim_rows(row), row.claim.threshold, row.claim.side, row.claim.bound, row.claim.axis
+    )
 
-    rows: as `claim_rows`; a bold label is a model.
-    """
+
+def draw_intervals(rows: pd.DataFrame, threshold: float, side: str, bound: str, axis: str) -> alt.LayerChart:
+    """The same, of rows as `claim_rows` and the claim's threshold, side, bound and axis."""
     order: list[str] = []
     for model, part in rows.groupby("model", sort=False):
         order += [str(model), *(f"{model}|{what}" for what in part["what"])]
-    rows = rows.assign(place=rows["model"] + "|" + rows["what"], look=1.0)
-    rows.loc[rows["verdict"] == "not judged", "look"] = 0.75
+    sizes = {"not judged": 60}
+    rows = rows.assign(place=rows["model"] + "|" + rows["what"], size=rows["verdict"].map(sizes).fillna(110))
     signed = bool((rows["value"] < 0).any() or threshold < 0 or "hange" in axis)
     scale, axis_x = change_scale([*rows["low"], *rows["high"], threshold], room=0.05)
     if not signed:
@@ -61,7 +65,8 @@ def claim_intervals(rows: pd.DataFrame, *, threshold: float, side: str, axis: st
         title=None,
         scale=alt.Scale(domain=order),
         axis=label_axis(
-            170,
+            _LABELS,
+            minExtent=_LABELS + 10,
             labelExpr=f"{bar} < 0 ? datum.label : slice(datum.label, {bar} + 1)",
             labelFontWeight=alt.condition(f"{bar} < 0", alt.value("bold"), alt.value("normal")),
             ticks=False,
@@ -80,11 +85,11 @@ def claim_intervals(rows: pd.DataFrame, *, threshold: float, side: str, axis: st
     names = dict.fromkeys(rows["meaning"], "")
     points = (
         alt.Chart()
-        .mark_point(filled=True, size=70)
+        .mark_point(filled=True, opacity=1)
         .encode(
             x=x,
             y=y,
-            opacity=alt.Opacity("look:Q", scale=None),
+            size=alt.Size("size:Q", scale=None),
             **encoded(names, "color", "shape"),
             tooltip=tooltip(
                 ("model:N", "Model"),
@@ -101,5 +106,6 @@ def claim_intervals(rows: pd.DataFrame, *, threshold: float, side: str, axis: st
         *intervals(base, "low", "high"),
         points,
         data=rows,
+        title=f"Claimed: {bound} (tinted)",
         height=_ROW_HEIGHT * max(1, len(order)),
     )

@@ -64,12 +64,13 @@ class Beside:
 class Claim:
     """One sentence of the thesis, the number that tests it, and its threshold.
 
-    source: where the claim stands; paper: what is said there, in words, with its number; paper_value: the
-    number that can be drawn beside ours. side: 'above' or 'below' the threshold. axis: what the number is.
-    how: how it was measured. note: more on one atlas.
+    words: what the number is of, in short. source: where the claim stands; paper: what is said there, with
+    its number; paper_value: the number that can be drawn beside ours. side: 'above' or 'below' the threshold.
+    axis: what the number is, with its unit. how: how it was measured. note: more on one atlas.
     """
 
     name: str
+    words: str
     says: str
     source: str
     paper: str
@@ -129,7 +130,7 @@ def measure(atlas: Atlas, claims: Sequence[Claim]) -> Measured:
     n_facts = atlas.query_row("SELECT count(*) AS n FROM facts")["n"]
     title = title_of(atlas.manifest.model.name)
     if atlas.manifest.method.options.get("published"):
-        title += ", published neurons"
+        title += ", published"
     return Measured(atlas.atlas_id, title, n_facts, readings)
 
 

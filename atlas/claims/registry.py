@@ -43,10 +43,11 @@ _ASKED = "Held-out prompts of known facts; the paper's ratio, mean over relation
 _OWN = Beside("the fact itself", "own", effect("suppress", "own"))
 
 
-def _left_alone(name: str, who: str, group: str, *, how: str) -> Claim:
+def _left_alone(name: str, who: str, group: str, words: str, *, how: str) -> Claim:
     """Other facts than the suppressed one keep their answers."""
     return Claim(
         name=name,
+        words=words,
         says=f"Suppressing a fact's neurons leaves {who} as they are.",
         source="implied by “knowledge neurons of a fact”",
         paper="not measured",
@@ -63,6 +64,7 @@ def _left_alone(name: str, who: str, group: str, *, how: str) -> Claim:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="suppress",
+        words="its own neurons",
         says="Suppressing a fact's neurons lowers the probability of its answer, on other wordings, too.",
         source="section 4.5, figure 3",
         paper="−29.03 %, with about four neurons; its activation baseline −1.47 %",
@@ -90,6 +92,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="amplify",
+        words="its own neurons",
         says="Amplifying a fact's neurons raises the probability of its answer.",
         source="section 4.5, figure 4",
         paper="+31.17 %, with about four neurons; its activation baseline −1.27 %",
@@ -114,22 +117,26 @@ CLAIMS: tuple[Claim, ...] = (
         "same-answer",
         "facts of other relations with the same answer",
         "same_answer",
+        "facts with its answer",
         how="Asked: facts of another relation with the same answer, on prompts answered right before.",
     ),
     _left_alone(
         "same-relation",
         "facts of its relation with other answers",
         "same_relation",
+        "facts of its relation",
         how="Asked: facts of the relation with another answer, on prompts answered right before.",
     ),
     _left_alone(
         "unrelated",
         "facts that differ in relation and answer",
         "unrelated",
+        "unrelated facts",
         how="Asked: facts that differ in both, the easiest control.",
     ),
     Claim(
         name="contexts",
+        words="only its subject",
         says="A fact's neurons are at most a tenth as active where only its subject is mentioned.",
         source="section 4.6, table of prompts with and without the answer",
         paper="0.019 ÷ 0.485 = 4 %; −0.018 on random prompts (means with their sign)",
@@ -148,6 +155,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="edit",
+        words="its own neurons",
         says="Rewriting a fact's neurons makes the model give the new answer, as often as in the paper.",
         source="section 5.1, table of edits",
         paper="34.4 %, with about four neurons; random neurons 0.0 %",
@@ -167,6 +175,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="edit-others",
+        words="other relations",
         says="An edit takes at most five points more of other relations' answers along than one of random "
         "neurons.",
         source="section 5.1, table of edits",
@@ -185,6 +194,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="erase",
+        words="the relation itself",
         says="Erasing a relation's 20 most frequent neurons takes at least 40 % of its right answers away.",
         source="a post on LessWrong (40 to 60 %); the paper's section 5.2 has perplexities",
         paper="no right answers; perplexity grows by 107 % (P19) and 128 % (P106), of others by 1 to 10 %",
@@ -200,6 +210,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="own",
+        words="with the same answer",
         says="A fact's neurons are its own: another fact with the same answer has at most a quarter of them.",
         source="section 4.4, table of statistics",
         paper="two facts of a relation share 1.23 of 4.13 neurons (30 %), of two relations 0.09 (2 %)",
@@ -221,6 +232,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="wordings",
+        words="the other half's",
         says="The other half of a fact's wordings finds at least half of the same neurons.",
         source="section 3.2: refining keeps what a fact's prompts share",
         paper="not measured",

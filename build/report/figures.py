@@ -19,7 +19,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from atlas.charts.claims import claim_intervals, claim_rows
+from atlas.charts.claims import claim_chart
 from atlas.charts.look import AUTOSIZE, INK, WHITE
 from atlas.claims import Row
 from atlas.errors import BuildError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "vega.js"
 _PNG_SCALE = 2
-_WIDTH = 560
+_WIDTH = 460
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -90,15 +90,14 @@ def has_numbers(row: Row) -> bool:
 def figure_of(row: Row) -> Figure:
     """The figure of a claim."""
     claim = row.claim
-    chart = claim_intervals(
-        claim_rows(row), threshold=claim.threshold, side=claim.side, axis=claim.axis
-    ).properties(width=_WIDTH, autosize=AUTOSIZE)
+    chart = claim_chart(row).properties(width=_WIDTH, autosize=AUTOSIZE)
     # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
     chart = chart.configure(aria=False, background=WHITE, font="Arial, Helvetica, sans-serif", padding=6)
     ink = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
     lines = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.13}
     chart = chart.configure_axis(**ink, **lines, titleFontWeight="normal").configure_view(stroke=None)
     words = f"{claim.says} Its number in each model, with 95 % intervals; the claim's side is tinted."
+    chart = chart.configure_title(color=INK, fontSize=13, fontWeight="normal", anchor="start")
     return Figure(claim.name, words, chart.configure_rule(color=INK))
 
 

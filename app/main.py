@@ -34,6 +34,7 @@ def main() -> None:
         st.Page("neuron/page.py", title="Neuron", icon=":material/scatter_plot:", url_path="neuron"),
         st.Page("lab/page.py", title="Lab", icon=":material/science:", url_path="lab"),
         st.Page("compare/page.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("evidence/page.py", title="Evidence", icon=":material/balance:", url_path="evidence"),
         st.Page("sql/page.py", title="SQL", icon=":material/database:", url_path="sql"),
         st.Page("atlases/page.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
     ]

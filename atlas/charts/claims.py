@@ -70,6 +70,7 @@ def draw_intervals(rows: pd.DataFrame, threshold: float, side: str, bound: str, 
             labelExpr=f"{bar} < 0 ? datum.label : slice(datum.label, {bar} + 1)",
             labelFontWeight=alt.condition(f"{bar} < 0", alt.value("bold"), alt.value("normal")),
             ticks=False,
+            labelFlush=False,
         ),
     )
     x = alt.X("value:Q", title=axis, scale=scale, axis=axis_x)

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from atlas.claims.estimate import Estimate, in_unit
@@ -212,6 +213,11 @@ class Report:
 
 def judge(measured: Sequence[Measured], claims: Sequence[Claim]) -> Report:
     """The verdicts of all claims in all models, corrected together."""
+    titles = Counter(each.title for each in measured)
+    measured = [
+        replace(each, title=f"{each.title} ({each.atlas_id})") if titles[each.title] > 1 else each
+        for each in measured
+    ]
     found = {
         (claim.name, each.atlas_id): estimate.p_value(claim.threshold)
         for claim in claims

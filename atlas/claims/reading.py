@@ -8,6 +8,7 @@ or can be guessed are left out of all.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -259,16 +260,17 @@ def shared_in_relation(answers: str) -> Read:
     """
 
     def read(atlas: Atlas) -> Estimate | None:
-        rows = _sharing(atlas)
+        rows, _ = _sharing(atlas)
         return mean_of(rows[f"shared_{answers}"] / rows["size"], unit="share", of="relations")
 
     return read
 
 
-def _sharing(atlas: Atlas) -> pd.DataFrame:
+@lru_cache(maxsize=1)  # a claim reads it several times
+def _sharing(atlas: Atlas) -> tuple[pd.DataFrame, float]:
     """By relation: size, and mean number of neurons that two facts with the same or another answer share.
 
-    n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
+    And the mean size over all facts. n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
     """
     facts, pairs = _neurons(atlas)
     rows = facts.groupby("relation").agg(size=("size", "mean"), n=("size", "size"))
@@ -280,7 +282,8 @@ def _sharing(atlas: Atlas) -> pd.DataFrame:
     rows["shared_same"] = _pairs(same).groupby("relation").sum()
     rows = rows[(rows["pairs_same"] > 0) & (rows["pairs_same"] < rows["pairs"])].fillna(0.0)
     other = (rows["shared"] - rows["shared_same"]) / (rows["pairs"] - rows["pairs_same"])
-    return rows.assign(shared_same=rows["shared_same"] / rows["pairs_same"], shared_other=other)
+    rows = rows.assign(shared_same=rows["shared_same"] / rows["pairs_same"], shared_other=other)
+    return rows, float(facts["size"].mean())
 
 
 def _pairs(n: Any) -> Any:
@@ -336,11 +339,11 @@ def identical_in(mode: str) -> Read:
 
 def counts_of_sharing(atlas: Atlas) -> str:
     """The raw counts behind the shares."""
-    facts, rows = _neurons(atlas)[0], _sharing(atlas)
+    rows, size = _sharing(atlas)
     if rows.empty:
         return ""
     return (
-        f"A fact has {facts['size'].mean():.2f} neurons. Two facts of a relation share "
+        f"A fact has {size:.2f} neurons. Two facts of a relation share "
         f"{rows['shared_same'].mean():.2f} where they have the same answer and "
         f"{rows['shared_other'].mean():.2f} where they have not."
     )

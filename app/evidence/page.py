@@ -68,9 +68,7 @@ def show_claim(report: Report) -> None:
     )
     drawn = claim_charts.claim_rows(row)
     if len(drawn):
-        make = partial(
-            claim_charts.draw_intervals, drawn, claim.threshold, claim.side, claim.bound, claim.axis
-        )
+        make = partial(claim_charts.claim_intervals, drawn, **claim_charts.claim_scale(claim))
         layout.draw_chart(make, "The claim's number in each model, with 95 % intervals")
     for cell in row.cells:
         if cell.reading.note:

@@ -5,13 +5,15 @@ claim_intervals(claim_rows(row), threshold=-0.1, side="below", axis="Change of â
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
 from atlas.charts.look import TEXT, change_scale, label_axis, percent_axis, tooltip
 from atlas.charts.marks import intervals
 from atlas.charts.palette import encoded
-from atlas.claims.claim import Row
+from atlas.claims.claim import Claim, Row
 from atlas.claims.registry import PAPER_MODEL
 
 _ROW_HEIGHT, _LABELS = 20, 165
@@ -40,21 +42,26 @@ def claim_rows(row: Row) -> pd.DataFrame:
     return frame.assign(**{end: frame[end].astype(float).fillna(frame["value"]) for end in ends})
 
 
-def claim_chart(row: Row) -> alt.LayerChart:
-    """Numbers with their 95 % intervals, below their model; the claim's side of the threshold is tinted."""
-    return draw_intervals(
-        claim_rows(row), row.claim.threshold, row.claim.side, row.claim.bound, row.claim.axis
-    )
+def claim_scale(claim: Claim) -> dict[str, Any]:
+    """What `claim_intervals` needs to know of a claim."""
+    signed = claim.unit != "share"
+    return {name: getattr(claim, name) for name in ("threshold", "side", "bound", "axis")} | {
+        "signed": signed
+    }
 
 
-def draw_intervals(rows: pd.DataFrame, threshold: float, side: str, bound: str, axis: str) -> alt.LayerChart:
-    """The same, of rows as `claim_rows` and the claim's threshold, side, bound and axis."""
+def claim_intervals(
+    rows: pd.DataFrame, *, threshold: float, side: str, bound: str, axis: str, signed: bool
+) -> alt.LayerChart:
+    """Numbers with their 95 % intervals, below their model; the claim's side of the threshold is tinted.
+
+    rows: as `claim_rows`; the rest: as `claim_scale`.
+    """
     order: list[str] = []
     for model, part in rows.groupby("model", sort=False):
         order += [str(model), *(f"{model}|{what}" for what in part["what"])]
     sizes = {"not judged": 60}
     rows = rows.assign(place=rows["model"] + "|" + rows["what"], size=rows["verdict"].map(sizes).fillna(110))
-    signed = bool((rows["value"] < 0).any() or threshold < 0 or "hange" in axis)
     scale, axis_x = change_scale([*rows["low"], *rows["high"], threshold], room=0.05)
     if not signed:
         axis_x = percent_axis()

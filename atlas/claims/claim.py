@@ -85,10 +85,6 @@ class Claim:
     beside: tuple[Beside, ...] = ()
     note: Callable[[Atlas], str] | None = None
 
-    def agrees(self, number: float) -> bool:
-        """Whether a number lies on the claim's side."""
-        return number > self.threshold if self.side == "above" else number < self.threshold
-
     @property
     def bound(self) -> str:
         """`above 34.4 %`."""
@@ -242,8 +238,9 @@ def verdict_of(claim: Claim, estimate: Estimate | None, survives: bool) -> Verdi
         return Verdict.NOT_MEASURED
     if not survives or estimate.low is None or estimate.high is None:
         return Verdict.UNDECIDED
-    sides = {claim.agrees(estimate.low), claim.agrees(estimate.high)}
-    return Verdict.UNDECIDED if len(sides) == 2 else Verdict.HOLDS if sides == {True} else Verdict.FAILS
+    if estimate.low <= claim.threshold <= estimate.high:
+        return Verdict.UNDECIDED
+    return Verdict.HOLDS if (estimate.value > claim.threshold) == (claim.side == "above") else Verdict.FAILS
 
 
 def highest_discovery(p_values: Sequence[float], rate: float = FALSE_DISCOVERIES) -> float:

@@ -19,7 +19,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from atlas.charts.claims import claim_chart
+from atlas.charts.claims import claim_intervals, claim_rows, claim_scale
 from atlas.charts.look import AUTOSIZE, INK, WHITE
 from atlas.claims import Row
 from atlas.errors import BuildError
@@ -90,7 +90,7 @@ def has_numbers(row: Row) -> bool:
 def figure_of(row: Row) -> Figure:
     """The figure of a claim."""
     claim = row.claim
-    chart = claim_chart(row).properties(width=_WIDTH, autosize=AUTOSIZE)
+    chart = claim_intervals(claim_rows(row), **claim_scale(claim)).properties(width=_WIDTH, autosize=AUTOSIZE)
     # The picture as a whole has a name for those who cannot see it; a name for each mark is mere weight.
     chart = chart.configure(aria=False, background=WHITE, font="Arial, Helvetica, sans-serif", padding=6)
     ink = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}

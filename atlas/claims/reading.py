@@ -8,9 +8,6 @@ or can be guessed are left out of all.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -240,18 +237,6 @@ _COUNTED = """
 """
 
 
-def _neurons(atlas: Atlas) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Facts with relation, answer and size, and their neurons with fact, relation, answer; all as numbers."""
-    facts = atlas.query(f"{_COUNTED} SELECT relation, answer FROM counted ORDER BY fact")
-    pairs = atlas.query(
-        f"""
-        {_COUNTED} SELECT fact, relation, answer, dense_rank() OVER (ORDER BY layer, neuron) - 1 AS neuron
-        FROM knowledge_neurons JOIN counted USING (fact_id)
-        """
-    )
-    return facts.assign(size=np.bincount(pairs["fact"], minlength=len(facts))), pairs
-
-
 def shared_in_relation(answers: str) -> Read:
     """The share of a fact's neurons that another of its relation has, too; answers: 'same' or 'other'.
 
@@ -260,54 +245,68 @@ def shared_in_relation(answers: str) -> Read:
     """
 
     def read(atlas: Atlas) -> Estimate | None:
-        rows, _ = _sharing(atlas)
+        rows = _sharing(atlas)
         return mean_of(rows[f"shared_{answers}"] / rows["size"], unit="share", of="relations")
 
     return read
 
 
-@lru_cache(maxsize=1)  # a claim reads it several times
-def _sharing(atlas: Atlas) -> tuple[pd.DataFrame, float]:
-    """By relation: size, and mean number of neurons that two facts with the same or another answer share.
+def _sharing(atlas: Atlas) -> pd.DataFrame:
+    """By relation that has pairs of facts with the same answer and with other answers: what these share.
 
-    And the mean size over all facts. n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
+    Columns: n (facts), size (mean number of neurons), shared_same and shared_other (mean number that two
+    facts share). n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
     """
-    facts, pairs = _neurons(atlas)
-    rows = facts.groupby("relation").agg(size=("size", "mean"), n=("size", "size"))
-    of_answer = facts.groupby("answer").agg(relation=("relation", "first"), n=("size", "size"))
-    rows["pairs"] = _pairs(rows["n"])
-    rows["pairs_same"] = _pairs(of_answer["n"]).groupby(of_answer["relation"]).sum()
-    rows["shared"] = _pairs(pairs.groupby(["relation", "neuron"]).size()).groupby("relation").sum()
-    same = pairs.groupby(["relation", "answer", "neuron"]).size()
-    rows["shared_same"] = _pairs(same).groupby("relation").sum()
-    rows = rows[(rows["pairs_same"] > 0) & (rows["pairs_same"] < rows["pairs"])].fillna(0.0)
-    other = (rows["shared"] - rows["shared_same"]) / (rows["pairs"] - rows["pairs_same"])
-    rows = rows.assign(shared_same=rows["shared_same"] / rows["pairs_same"], shared_other=other)
-    return rows, float(facts["size"].mean())
-
-
-def _pairs(n: Any) -> Any:
-    return n * (n - 1) / 2
+    return atlas.query(
+        f"""
+        {_COUNTED}, answers AS (SELECT relation, answer, count(*) AS n FROM counted GROUP BY ALL
+        ), pairs AS (
+            SELECT relation, sum(n) AS n, sum(n) * (sum(n) - 1) / 2 AS all_pairs,
+                   sum(n * (n - 1)) / 2 AS same_pairs
+            FROM answers GROUP BY relation
+        ), having_it AS (
+            SELECT relation, answer, layer, neuron, count(*) AS n
+            FROM knowledge_neurons JOIN counted USING (fact_id) GROUP BY ALL
+        ), by_neuron AS (
+            SELECT relation, sum(n) AS n, sum(n * (n - 1)) / 2 AS same FROM having_it
+            GROUP BY relation, layer, neuron
+        ), shared AS (
+            SELECT relation, sum(n) AS n_rows, sum(n * (n - 1)) / 2 AS every, sum(same) AS same
+            FROM by_neuron GROUP BY relation
+        )
+        SELECT relation, pairs.n, n_rows / pairs.n AS size, same / same_pairs AS shared_same,
+               (every - same) / (all_pairs - same_pairs) AS shared_other
+        FROM pairs JOIN shared USING (relation) WHERE same_pairs > 0 AND same_pairs < all_pairs
+        ORDER BY relation
+        """
+    ).astype(float)
 
 
 def shared_across(atlas: Atlas) -> Estimate | None:
     """The same of two facts of different relations; relations are drawn again."""
-    facts, pairs = _neurons(atlas)
-    sizes = facts.groupby("relation")["size"].mean().to_numpy()
-    n = len(sizes)
-    if n < 2 or not len(pairs):
+    n_facts = atlas.query(
+        f"{_COUNTED} SELECT count(*) AS n FROM counted GROUP BY relation ORDER BY relation"
+    )["n"]
+    rows = atlas.query(
+        f"""
+        {_COUNTED} SELECT relation, dense_rank() OVER (ORDER BY layer, neuron) - 1 AS neuron, count(*) AS n
+        FROM knowledge_neurons JOIN counted USING (fact_id) GROUP BY relation, layer, neuron
+        """
+    )
+    n = len(n_facts)
+    if n < 2 or rows.empty:
         return None
-    counts = np.zeros((n, int(pairs["neuron"].max()) + 1), dtype=np.float32)
-    np.add.at(counts, (pairs["relation"].to_numpy(), pairs["neuron"].to_numpy()), 1)
-    n_facts = np.bincount(facts["relation"])
+    counts = np.zeros((n, int(rows["neuron"].max()) + 1))
+    counts[rows["relation"], rows["neuron"]] = rows["n"]
+    counts /= n_facts.to_numpy()[:, None]
+    sizes = counts.sum(axis=1)
     apart = ~np.eye(n, dtype=bool)
-    shared = (counts @ counts.T) / np.outer(n_facts, n_facts) / ((sizes[:, None] + sizes) / 2)
-    shared = np.where(apart, shared, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = np.nan_to_num(counts @ counts.T / ((sizes[:, None] + sizes) / 2)) * apart
     weights = draw_weights(np.random.default_rng(0), n)
     drawn_pairs = ((weights @ apart) * weights).sum(axis=1)
     drawn = ((weights @ shared) * weights).sum(axis=1)[drawn_pairs > 0] / drawn_pairs[drawn_pairs > 0]
-    value = float(shared.sum() / apart.sum())
-    return Estimate(value, *bootstrap_interval(drawn), n, "share", "relations")
+    return Estimate(float(shared.sum() / apart.sum()), *bootstrap_interval(drawn), n, "share", "relations")
 
 
 def identical(atlas: Atlas) -> Estimate | None:
@@ -339,7 +338,11 @@ def identical_in(mode: str) -> Read:
 
 def counts_of_sharing(atlas: Atlas) -> str:
     """The raw counts behind the shares."""
-    rows, size = _sharing(atlas)
+    rows = _sharing(atlas)
+    size = atlas.query_row(
+        f"{_COUNTED} SELECT (SELECT count(*) FROM knowledge_neurons JOIN counted USING (fact_id)) / "
+        "nullif((SELECT count(*) FROM counted), 0) AS n"
+    )["n"]
     if rows.empty:
         return ""
     return (

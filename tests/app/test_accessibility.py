@@ -22,6 +22,7 @@ PAGES = {
     "relation": "relation?relation=P36",
     "lab": "lab",
     "compare": "compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany",
+    "evidence": "evidence",
     "sql": "sql",
     "atlases": "atlases",
 }

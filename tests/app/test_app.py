@@ -24,6 +24,7 @@ BROWSING = {
     "relation": {"relation": "P36"},
     "neuron": {"neuron": "L0.N7"},
     "compare": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
+    "evidence": {},
     "atlases": {},
 }
 

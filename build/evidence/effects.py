@@ -1,6 +1,6 @@
 """Suppress and amplify: what a fact's neurons do to its answer, beside four controls.
 
-Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact that has neurons:
+Dai et al. (ACL 2022), section 4.5, figures 3 and 4. For every fact that has neurons:
 
 1. *Groups.* Its own neurons; as many random ones of the same layers; as many of the same layers that are
    nearest in activation on the fact's discovery prompts (*matched*); as many that are the most active there,

@@ -34,9 +34,11 @@ def make_report(folders: Sequence[Path], out: Path) -> str:
             raise BuildError(f"There is no folder {folder}. Give the folders of atlases.")
     stale = _own_files(out)
     from atlas import claims
-    from build.report import figures, page
+    from build.report import figures
 
     figures.converter()
+    from build.report import page
+
     opened = [Atlas(folder) for folder in folders]
     try:
         names = [each.atlas_id for each in opened]

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from atlas import claims
 from atlas.claims.registry import PAPER_LINK, PAPER_MODEL, REPLICATION_LINK
@@ -36,7 +35,7 @@ def render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"escaped": escape_marks, "marks": _marks}
+    environment.filters |= {"escaped": escape_marks, "bold": _bold}
     return environment.get_template(template).render(
         report=report,
         figures=figures,
@@ -48,7 +47,7 @@ def render(
         manifests=manifests,
         provenance=provenance(manifests),
         experiments=[(each.atlas_id, experiments(each)) for each in manifests],
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        style=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
     )
 
 
@@ -57,6 +56,6 @@ def escape_marks(text: object) -> str:
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", str(text))
 
 
-def _marks(text: str) -> Markup:
-    """Text with **bold** as HTML."""
-    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", str(escape(text))))
+def _bold(text: object) -> str:
+    """Escaped text with its **bold** as HTML."""
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", str(text))

@@ -158,6 +158,7 @@ class Row:
     cells: tuple[Judged, ...]
 
     def having(self, verdict: Verdict) -> list[Judged]:
+        """The models that have this verdict."""
         return [cell for cell in self.cells if cell.verdict == verdict]
 
     @property
@@ -199,6 +200,7 @@ class Report:
         return sorted(self.with_verdict(Verdict.FAILS), key=lambda row: row.beyond, reverse=True)
 
     def with_verdict(self, verdict: Verdict) -> list[Row]:
+        """The claims that some model has this verdict on."""
         return [row for row in self.rows if row.having(verdict)]
 
     @property

@@ -114,17 +114,17 @@ def resampled(rows: Any, statistic: Statistic, *, unit: str, of: str) -> Estimat
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """The first column's sum ÷ the second's."""
+    """The first column's sum ÷ the second's; sums: (n_draws, n_columns)."""
     return sums[:, 0] / sums[:, 1]
 
 
 def change(sums: np.ndarray) -> np.ndarray:
-    """The same, less one: the relative change from the second column to the first."""
+    """The same, less one: the relative change from the second to the first. sums: (n_draws, n_columns)."""
     return ratio(sums) - 1
 
 
 def difference(sums: np.ndarray) -> np.ndarray:
-    """(first − second) ÷ third: the difference of two shares of the same things."""
+    """(first − second) ÷ third: the difference of two shares of the same. sums: (n_draws, n_columns)."""
     return (sums[:, 0] - sums[:, 1]) / sums[:, 2]
 
 

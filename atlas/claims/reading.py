@@ -8,12 +8,13 @@ or can be guessed are left out of all.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from atlas.claims.claim import FEWEST, Read
 from atlas.claims.estimate import Estimate, change, difference, in_unit, mean_of, ratio, resampled, share_of
-from atlas.intervals import bootstrap_interval, draw_weights
 from atlas.queries.evidence import PAPER_DOSE
 from atlas.store.atlas import Atlas
 
@@ -41,43 +42,38 @@ def _of_known(atlas: Atlas, sql: str) -> tuple[pd.DataFrame, str]:
 # Suppress and amplify --------------------------------------------------------------------------------
 
 
+def _summary(atlas: Atlas, intervention: str, group: str) -> dict[str, Any] | None:
+    """The row of `effect_summaries` over all relations, on held-out prompts where there are any."""
+    return atlas.query_one(
+        """
+        SELECT * FROM effect_summaries
+        WHERE relation_id = 'all' AND intervention = $intervention AND "group" = $group
+          AND facts <> 'unknown' AND paper_change IS NOT NULL
+          AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
+        ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
+        """,
+        {"intervention": intervention, "group": group, "fewest": FEWEST},
+    )
+
+
 def effect(intervention: str, group: str) -> Read:
-    """The change of the answer's probability in the paper's ratio, mean over relations; held-out prompts."""
+    """The change of the answer's probability in the paper's ratio, mean over relations."""
 
     def read(atlas: Atlas) -> Estimate | None:
-        rows = atlas.query(
-            """
-            SELECT facts, n_facts AS n, paper_change AS value, paper_low AS low, paper_high AS high
-            FROM effect_summaries
-            WHERE relation_id = 'all' AND intervention = $intervention AND "group" = $group
-              AND facts <> 'unknown' AND paper_change IS NOT NULL
-              AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
-            ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
-            """,
-            {"intervention": intervention, "group": group, "fewest": FEWEST},
-        )
-        if rows.empty:
+        row = _summary(atlas, intervention, group)
+        if row is None:
             return None
-        row = rows.iloc[0]
-        low, high = (None if pd.isna(row[end]) else float(row[end]) for end in ("low", "high"))
         of = "known facts" if row["facts"] == "known" else "facts"
-        return Estimate(float(row["value"]), low, high, int(row["n"]), "change", of)
+        ends = (row["paper_change"], row["paper_low"], row["paper_high"])
+        return Estimate(*ends, row["n_facts"], "change", of)
 
     return read
 
 
 def other_answers(atlas: Atlas) -> str:
     """How often the model says something else."""
-    row = atlas.query_one(
-        """
-        SELECT top_changed, n_prompts FROM effect_summaries
-        WHERE relation_id = 'all' AND intervention = 'suppress' AND "group" = 'own' AND facts <> 'unknown'
-          AND templates = (SELECT max(templates) FROM effect_summaries) AND top_changed IS NOT NULL
-        ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
-        """,
-        {"fewest": FEWEST},
-    )
-    if row is None:
+    row = _summary(atlas, "suppress", "own")
+    if row is None or row["top_changed"] is None:
         return ""
     share = in_unit(row["top_changed"], "share")
     return f"The model's first answer becomes another on {share} of {row['n_prompts']:,} prompts."
@@ -283,30 +279,25 @@ def _sharing(atlas: Atlas) -> pd.DataFrame:
 
 
 def shared_across(atlas: Atlas) -> Estimate | None:
-    """The same of two facts of different relations; relations are drawn again."""
-    n_facts = atlas.query(
-        f"{_COUNTED} SELECT count(*) AS n FROM counted GROUP BY relation ORDER BY relation"
-    )["n"]
+    """The same of two facts of different relations: mean over relations, each beside all others."""
+    sizes = atlas.query(f"{_COUNTED} SELECT count(*) AS n FROM counted GROUP BY relation ORDER BY relation")[
+        "n"
+    ]
     rows = atlas.query(
         f"""
         {_COUNTED} SELECT relation, dense_rank() OVER (ORDER BY layer, neuron) - 1 AS neuron, count(*) AS n
         FROM knowledge_neurons JOIN counted USING (fact_id) GROUP BY relation, layer, neuron
         """
     )
-    n = len(n_facts)
-    if n < 2 or rows.empty:
+    if len(sizes) < 2 or rows.empty:
         return None
-    counts = np.zeros((n, int(rows["neuron"].max()) + 1))
-    counts[rows["relation"], rows["neuron"]] = rows["n"]
-    counts /= n_facts.to_numpy()[:, None]
-    sizes = counts.sum(axis=1)
-    apart = ~np.eye(n, dtype=bool)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shared = np.nan_to_num(counts @ counts.T / ((sizes[:, None] + sizes) / 2)) * apart
-    weights = draw_weights(np.random.default_rng(0), n)
-    drawn_pairs = ((weights @ apart) * weights).sum(axis=1)
-    drawn = ((weights @ shared) * weights).sum(axis=1)[drawn_pairs > 0] / drawn_pairs[drawn_pairs > 0]
-    return Estimate(float(shared.sum() / apart.sum()), *bootstrap_interval(drawn), n, "share", "relations")
+    shares = np.zeros((len(sizes), int(rows["neuron"].max()) + 1))
+    shares[rows["relation"], rows["neuron"]] = rows["n"] / sizes.to_numpy()[rows["relation"]]
+    n_neurons = shares.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        shared = np.nan_to_num(shares @ shares.T / ((n_neurons[:, None] + n_neurons) / 2))
+    np.fill_diagonal(shared, 0)
+    return mean_of(shared.sum(axis=1) / (len(sizes) - 1), unit="share", of="relations")
 
 
 def identical(atlas: Atlas) -> Estimate | None:

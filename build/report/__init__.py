@@ -4,7 +4,7 @@
 
 1. *Judge* the claims by the atlases' tables (`atlas.claims`, which the app's page Evidence shows, too).
 2. *Draw* each claim (`figures`), and *write* (`page`, from the templates beside it): `report.html`, which
-   needs no other file, `report.md`, and each figure as SVG, PNG and interactive HTML in `figures/`.
+   needs no other file, `report.md`, and each figure as SVG and PNG in `figures/`.
 
 No model is needed. The same atlases give the same files, byte for byte.
 """
@@ -58,9 +58,6 @@ def make_report(folders: Sequence[Path], out: Path) -> str:
     for figure in drawn.values():
         files[f"{page.FIGURES}/{figure.name}.svg"] = figure.svg
         files[f"{page.FIGURES}/{figure.name}.png"] = figure.png
-        files[f"{page.FIGURES}/{figure.name}.html"] = figure.html
-    if drawn:
-        files[f"{page.FIGURES}/{figures.SCRIPT}"] = figures.script()
     _write(out, files, stale)
     return f"{out / 'report.html'}: {len(names)} atlas{'es' if len(names) > 1 else ''}, {len(drawn)} charts"
 

@@ -1,19 +1,15 @@
-"""Figures as files: SVG and PNG for documents, HTML for exploring, and the SVG that a page takes in.
+"""Figures as files: SVG and PNG for documents, and the SVG that a page takes in.
 
     drawn = figure_of(row)                              # a claim, judged
-    drawn.svg, drawn.png, drawn.html, drawn.inlined()
+    drawn.svg, drawn.png, drawn.inlined()
 
-`vl-convert-python` draws them, with no browser and no network. An interactive chart is a small page beside
-`vega.js`, which holds Vega once for all of them.
+`vl-convert-python` draws them, with no browser and no network.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -27,35 +23,8 @@ from atlas.errors import BuildError
 if TYPE_CHECKING:
     import altair as alt
 
-SCRIPT = "vega.js"
 _PNG_SCALE = 2
 _WIDTH = 460
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 1rem auto; max-width: 60rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
-        color: #1D232B; background: #FFFFFF; }}
-#chart {{ max-width: 100%; }}
-#chart svg {{ max-width: 100%; height: auto; }}
-a {{ color: #1F5F8B; }}
-</style>
-</head>
-<body>
-<p><a href="../report.html">Back to the report</a></p>
-<div id="chart" role="img" aria-label="{alt}"></div>
-<script src="{script}"></script>
-<script>
-const actions = {{export: true, source: false, compiled: false, editor: false}};
-vegaEmbed("#chart", {spec}, {{renderer: "svg", actions}});
-</script>
-</body>
-</html>
-"""
 
 
 def converter() -> ModuleType:
@@ -68,11 +37,6 @@ def converter() -> ModuleType:
             'Install what requirements-dev.txt lists, or `pip install ".[build]"`.'
         ) from None
     return vl_convert
-
-
-def script() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script for all interactive charts."""
-    return converter().javascript_bundle(vl_version=_version())
 
 
 def _version() -> str:
@@ -122,15 +86,7 @@ class Figure:
 
     @cached_property
     def png(self) -> bytes:
-        return _squeezed(converter().vegalite_to_png(self.spec, vl_version=_version(), scale=_PNG_SCALE))
-
-    @cached_property
-    def html(self) -> str:
-        # "</script>" in a label must not end the page's script.
-        spec = json.dumps(self.spec, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
-        return _PAGE.format(
-            title=html.escape(self.name), alt=html.escape(self.alt, quote=True), script=SCRIPT, spec=spec
-        )
+        return converter().vegalite_to_png(self.spec, vl_version=_version(), scale=_PNG_SCALE)
 
     def inlined(self) -> str:
         """The SVG for a page: in the colour of the page's text, no ground, its ids its own."""
@@ -140,25 +96,6 @@ class Figure:
         text = _renamed(text, {name: f"{self.name}-{name}" for name in names})
         label = html.escape(self.alt, quote=True)
         return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-
-
-def _squeezed(png: bytes) -> bytes:
-    """The same picture in a third of the bytes: what draws it packs for speed."""
-    head, place, packed, rest = png[:8], 8, b"", []
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        kind, content = png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
-        if kind == b"IDAT":
-            packed += content
-        else:
-            rest.append((kind, content))
-        place += 12 + length
-    rest.insert(-1, (b"IDAT", zlib.compress(zlib.decompress(packed), 9)))
-    chunks = (
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in rest
-    )
-    return head + b"".join(chunks)
 
 
 def _renamed(svg: str, names: dict[str, str]) -> str:

@@ -17,7 +17,7 @@ from atlas import claims
 from atlas.claims.registry import PAPER_LINK, PAPER_MODEL, REPLICATION_LINK
 from atlas.store.manifest import Manifest
 from build.report.figures import Figure
-from build.report.provenance import experiments, provenance
+from build.report.provenance import provenance
 
 _TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = "figures"
@@ -46,7 +46,6 @@ def render(
         against_first=claims.AGAINST_FIRST,
         manifests=manifests,
         provenance=provenance(manifests),
-        experiments=[(each.atlas_id, experiments(each)) for each in manifests],
         style=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
     )
 

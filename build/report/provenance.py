@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from atlas.datasets.dataset import NOT_PUBLISHED
-from atlas.store.manifest import Manifest, file_name
+from atlas.store.manifest import Manifest
 from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
 from build.plan import default_discovery, duration
@@ -80,6 +80,22 @@ def _command(manifest: Manifest) -> str:
     return f"python -m build run {' '.join(words)} --out DIR"
 
 
+def _experiment(name: str) -> Callable[[Manifest], str]:
+    """How one experiment was run, as the command that runs it again."""
+
+    def command(manifest: Manifest) -> str:
+        record = manifest.method.options.get(RECORD, {}).get(name)
+        if record is None:
+            return "not run"
+        sample, seed = record.get("sample"), record.get("seed")
+        options = "" if sample == STUDIES[name].sample else f" --sample {sample or 0}"
+        options += " --all-facts" if record.get("all_facts") else ""
+        options += f" --seed {seed}" if seed else ""
+        return f"python -m build evaluate DIR --experiments {name}{options}"
+
+    return command
+
+
 MANIFEST_ROWS = {
     "model": lambda manifest: (
         f"{manifest.model.name} ({_or_unknown(manifest.model.family)}, "
@@ -97,39 +113,5 @@ MANIFEST_ROWS = {
     "made": lambda manifest: _or_unknown(manifest.created),
     "code": lambda manifest: _or_unknown(manifest.code_version),
     "command": _command,
+    **{f"experiment {name}": _experiment(name) for name in STUDIES},
 }
-
-
-def _sample(sample: int | None, left_out: int | None) -> str:
-    """How many facts an experiment took, and how many contested and guessable ones it left out."""
-    taken = "all facts" if sample is None else f"{sample:,}"
-    return f"{taken} but {left_out:,}" if left_out else taken
-
-
-def experiments(manifest: Manifest) -> list[tuple[str, ...]]:
-    """Each experiment as it was run: name, sample, rows, time, code, the command that runs it again."""
-    rows = []
-    for name, record in manifest.method.options.get(RECORD, {}).items():
-        study = STUDIES.get(name)
-        if study is None:
-            continue
-        sample, seed = record.get("sample"), record.get("seed")
-        command = f"python -m build evaluate DIR --experiments {name}"
-        if sample != study.sample:
-            command += f" --sample {sample or 0}"
-        command += " --all-facts" if record.get("all_facts") else ""
-        command += f" --seed {seed}" if seed else ""
-        files = manifest.files
-        counted = [f"{files[file_name(each)].rows:,}" for each in study.tables if file_name(each) in files]
-        seconds = record.get("seconds")
-        rows.append(
-            (
-                name,
-                _sample(sample, record.get("left_out")),
-                ", ".join(counted),
-                UNKNOWN if seconds is None else duration(seconds),
-                _or_unknown(record.get("code_version")),
-                command,
-            )
-        )
-    return rows

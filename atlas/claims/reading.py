@@ -248,10 +248,10 @@ def shared_in_relation(answers: str) -> Read:
 
 
 def _sharing(atlas: Atlas) -> pd.DataFrame:
-    """By relation that has pairs of facts with the same answer and with other answers: what these share.
+    """By relation: size (mean number of neurons), and what any two of its facts share on average.
 
-    Columns: n (facts), size (mean number of neurons), shared_same and shared_other (mean number that two
-    facts share). n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
+    shared_same and shared_other: the same of two facts with the same answer, or another; missing where the
+    relation has not both. n facts that have a neuron make n (n − 1) ÷ 2 pairs that share it.
     """
     return atlas.query(
         f"""
@@ -270,17 +270,21 @@ def _sharing(atlas: Atlas) -> pd.DataFrame:
             SELECT relation, sum(n) AS n_rows, sum(n * (n - 1)) / 2 AS every, sum(same) AS same
             FROM by_neuron GROUP BY relation
         )
-        SELECT relation, pairs.n, n_rows / pairs.n AS size, same / same_pairs AS shared_same,
-               (every - same) / (all_pairs - same_pairs) AS shared_other
-        FROM pairs JOIN shared USING (relation) WHERE same_pairs > 0 AND same_pairs < all_pairs
-        ORDER BY relation
+        SELECT n_rows / pairs.n AS size, every / nullif(all_pairs, 0) AS shared,
+               CASE WHEN same_pairs BETWEEN 1 AND all_pairs - 1 THEN same / same_pairs END AS shared_same,
+               CASE WHEN same_pairs BETWEEN 1 AND all_pairs - 1
+                    THEN (every - same) / (all_pairs - same_pairs) END AS shared_other
+        FROM pairs JOIN shared USING (relation) ORDER BY relation
         """
     ).astype(float)
 
 
-def shared_across(atlas: Atlas) -> Estimate | None:
-    """The same of two facts of different relations: mean over relations, each beside all others."""
-    sizes = atlas.query(f"{_COUNTED} SELECT count(*) AS n FROM counted GROUP BY relation ORDER BY relation")[
+def _across(atlas: Atlas) -> tuple[np.ndarray, np.ndarray]:
+    """Mean number of neurons that a fact of one relation and a fact of another share, and a fact has.
+
+    (n_relations, n_relations), of a relation with itself nothing; and (n_relations,).
+    """
+    sizes = atlas.query(f"{_COUNTED} SELECT relation, count(*) AS n FROM counted GROUP BY ALL ORDER BY ALL")[
         "n"
     ]
     rows = atlas.query(
@@ -289,15 +293,21 @@ def shared_across(atlas: Atlas) -> Estimate | None:
         FROM knowledge_neurons JOIN counted USING (fact_id) GROUP BY relation, layer, neuron
         """
     )
-    if len(sizes) < 2 or rows.empty:
-        return None
-    shares = np.zeros((len(sizes), int(rows["neuron"].max()) + 1))
+    shares = np.zeros((len(sizes), 1 + int(rows["neuron"].max() if len(rows) else 0)))
     shares[rows["relation"], rows["neuron"]] = rows["n"] / sizes.to_numpy()[rows["relation"]]
-    n_neurons = shares.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        shared = np.nan_to_num(shares @ shares.T / ((n_neurons[:, None] + n_neurons) / 2))
+    shared = shares @ shares.T
     np.fill_diagonal(shared, 0)
-    return mean_of(shared.sum(axis=1) / (len(sizes) - 1), unit="share", of="relations")
+    return shared, shares.sum(axis=1)
+
+
+def shared_across(atlas: Atlas) -> Estimate | None:
+    """The same of two facts of different relations: mean over relations, each beside all others."""
+    shared, size = _across(atlas)
+    if len(size) < 2 or not size.any():
+        return None
+    with np.errstate(invalid="ignore"):
+        shares = np.nan_to_num(shared / ((size[:, None] + size) / 2))
+    return mean_of(shares.sum(axis=1) / (len(size) - 1), unit="share", of="relations")
 
 
 def identical(atlas: Atlas) -> Estimate | None:
@@ -329,17 +339,16 @@ def identical_in(mode: str) -> Read:
 
 def counts_of_sharing(atlas: Atlas) -> str:
     """The raw counts behind the shares."""
-    rows = _sharing(atlas)
+    rows, (across, _) = _sharing(atlas), _across(atlas)
     size = atlas.query_row(
-        f"{_COUNTED} SELECT (SELECT count(*) FROM knowledge_neurons JOIN counted USING (fact_id)) / "
-        "nullif((SELECT count(*) FROM counted), 0) AS n"
+        f"{_COUNTED} SELECT count(neuron) / count(DISTINCT fact_id) AS n "
+        "FROM counted LEFT JOIN knowledge_neurons USING (fact_id)"
     )["n"]
-    if rows.empty:
-        return ""
     return (
-        f"A fact has {size:.2f} neurons. Two facts of a relation share "
+        f"A fact has {size:.2f} neurons. Two facts of a relation share {rows['shared'].mean():.2f}: "
         f"{rows['shared_same'].mean():.2f} where they have the same answer and "
-        f"{rows['shared_other'].mean():.2f} where they have not."
+        f"{rows['shared_other'].mean():.2f} where they have not. Two facts of different relations share "
+        f"{across.sum() / max(1, len(across) * (len(across) - 1)):.2f}."
     )
 
 

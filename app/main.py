@@ -35,6 +35,7 @@ def main() -> None:
         st.Page("lab/page.py", title="Lab", icon=":material/science:", url_path="lab"),
         st.Page("compare/page.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
         st.Page("planted/page.py", title="Leaderboard", icon=":material/leaderboard:", url_path="planted"),
+        st.Page("evidence/page.py", title="Evidence", icon=":material/balance:", url_path="evidence"),
         st.Page("sql/page.py", title="SQL", icon=":material/database:", url_path="sql"),
         st.Page("atlases/page.py", title="Atlases", icon=":material/folder_open:", url_path="atlases"),
     ]

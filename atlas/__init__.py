@@ -1,4 +1,4 @@
-"""The Knowledge Neuron Atlas: which feed-forward neurons of a language model carry which fact.
+"""The Knowledge Neuron Atlas: which feed-forward neurons of a language model an answer depends on.
 
     import atlas
     a = atlas.open("starter-pocket-bert")          # Parquet + DuckDB, no torch

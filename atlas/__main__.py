@@ -75,7 +75,7 @@ def _atlas(
         bool, Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Look into atlases of knowledge neurons: which neurons of a language model carry which fact.
+    """Look into atlases of knowledge neurons: which neurons an answer depends on.
 
     Three come with the project. No model is loaded.
 

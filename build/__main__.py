@@ -272,7 +272,7 @@ def _figures(
 ) -> None:
     """Draw charts and write a report of what was measured, beside the published numbers.
 
-    It writes report.html, report.md and charts (SVG, PNG, interactive HTML). Several atlases become columns
+    It writes report.html, report.md and a chart of each claim (SVG and PNG). Several atlases become columns
     of one report.
 
     \b

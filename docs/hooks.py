@@ -71,7 +71,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "api/tables.md":
         markdown += tables()
     return re.sub(
-        rf"\]\(\.\./({'|'.join(map(re.escape, DOCUMENTS))})", lambda m: f"]({m[1].lower()}", markdown
+        rf"\]\((?:\.\./)?({'|'.join(map(re.escape, DOCUMENTS))})", lambda m: f"]({m[1].lower()}", markdown
     )
 
 

@@ -21,6 +21,8 @@ from atlas.queries import Overview
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import Manifest
 
+PICKED = "An example, picked for its large effect; it is no typical fact."
+
 Seen = tuple[Manifest, Overview]
 """What Home keeps of an atlas."""
 
@@ -32,10 +34,13 @@ def show_example(atlas: Atlas, seen: Mapping[str, Seen]) -> None:
         if atlas_id is not None:
             manifest, overview = seen[atlas_id]
             show_texts(overview.text, manifest.model.name)
+            st.caption(PICKED)
             offer_experiment(atlas_id, overview.text["fact_id"], manifest.model.name, seen)
         elif fact := ask(queries.telling_fact, atlas):
             model = atlas.manifest.model.name
             st.markdown(introduce_experiment(fact, model))
+            if fact["after"] is not None:
+                st.caption(PICKED)
             offer_experiment(st.session_state["atlas_id"], fact["fact_id"], model, seen)
         own_sentence(atlas_id, seen)
 

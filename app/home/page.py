@@ -3,7 +3,7 @@
 1. *Example.* A text that an atlas stored, beside the same without a fact's neurons and without random ones.
 2. *Search.* One box over all atlases at hand.
 3. *Maps.* A card an atlas: what its model is, and where the neurons of each relation lie.
-4. *Evidence.* What the experiments say, and what speaks against it.
+4. *Evidence.* What speaks against the thesis, what holds, and the effects in the atlas in view.
 
 `?ratio=` is the ratio that effects are measured by: the paper's, or the replication's. Only the atlas in view
 stays open: of the others the page keeps `queries.overview`.
@@ -27,14 +27,15 @@ from atlas.store.atlas import Atlas, bundled
 def main() -> None:
     st.title("Knowledge Neuron Atlas", anchor=False)
     st.markdown(
-        "Which few neurons of a language model carry which fact, and what it says when they are changed."
+        "Which few neurons of a language model an answer depends on, whose they are, and what the model says "
+        "when they are changed."
     )
     atlas = layout.current_atlas()
     seen, broken = overviews()
     example.show_example(atlas, seen)
     search_box(atlas)
     show_maps(seen, broken)
-    findings.show_findings(atlas, seen)
+    findings.show_findings(atlas)
 
 
 def overviews() -> tuple[dict[str, Seen], dict[str, AtlasError]]:

@@ -1,5 +1,6 @@
 """What experiments found, in sentences; for several pages.
 
+    report = judged_report()                              # every claim in every atlas at hand
     ratio = choose_ratio(rows)                            # ?ratio=
     st.markdown(verdict(rows, "suppress", ratio=ratio))   # with the strongest control
 
@@ -9,19 +10,27 @@ The numbers decide: the sentences name a control that does as much, and an ampli
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pandas as pd
 import streamlit as st
 
-from app.shared import address
+from app.shared import address, resources
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural
-from atlas import queries
+from atlas import claims, queries
+from atlas.errors import AtlasError
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.evidence import ASKED_GROUPS, CONTROLS, TOP_GROUPS, Judged
 from atlas.store.atlas import Atlas
 
+VERDICT_NAMES = {
+    claims.Verdict.FAILS: ":orange[does not hold]",
+    claims.Verdict.HOLDS: ":green[holds]",
+    claims.Verdict.UNDECIDED: "is undecided",
+    claims.Verdict.NOT_MEASURED: "is not measured",
+}
 RATIO_DEFINITIONS = {
     "paper": "The paper's ratio: mean change ÷ mean probability.",
     "replication": "The replication's ratio: mean of each prompt's change ÷ probability.",
@@ -41,6 +50,25 @@ TWO_CONTROLS = (
     "and the fact's own neurons on unrelated facts."
 )
 ONE_CONTROL = "×0 suppresses, ×2 amplifies. Beside it: the fact's own neurons on unrelated facts."
+
+
+def judged_report() -> claims.Report:
+    """Every claim of the thesis in every atlas at hand that can be opened."""
+    measured = []
+    for folder in resources.atlases().values():
+        with suppress(AtlasError):
+            measured.append(resources.glance(folder, claims.measure)[1])
+    return claims.judge(measured)
+
+
+def say_claim(row: claims.Row, verdict: claims.Verdict) -> str:
+    """A claim with the models that it has this verdict in, and their numbers, in markdown."""
+    numbers = "; ".join(
+        f"{escape(cell.measured.title)}: {escape(cell.reading.estimate.text())}"
+        for cell in row.having(verdict)
+        if cell.reading.estimate is not None
+    )
+    return f"**{escape(row.claim.says)}** This {VERDICT_NAMES[verdict]}{f' in {numbers}' if numbers else ''}."
 
 
 def describe_groups(rows: pd.DataFrame | None = None) -> str:

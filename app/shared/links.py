@@ -27,6 +27,7 @@ RELATION = "relation/page.py"
 NEURON = "neuron/page.py"
 LAB = "lab/page.py"
 COMPARE = "compare/page.py"
+EVIDENCE = "evidence/page.py"
 ATLASES = "atlases/page.py"
 
 # What the Lab's address calls a change → its name, icon and explanation.

@@ -25,7 +25,10 @@ from atlas.store.atlas import Atlas
 
 # By the page's path, while its address names nothing that the atlas has.
 PAGES = {
-    "": ("Knowledge Neuron Atlas", "Which neurons of a language model carry a fact, and what they do."),
+    "": (
+        "Knowledge Neuron Atlas",
+        "Which neurons of a language model an answer depends on, and what they do.",
+    ),
     "search": ("Search", "Facts and neurons of all atlases, by what they are called."),
     "fact": ("Fact", "What the model says, where a fact's neurons lie, and what they do."),
     "relation": ("Relations", "The relations of an atlas, and the neurons that their facts share."),
@@ -33,6 +36,7 @@ PAGES = {
     "lab": ("Lab", "Change a few neurons of a live model and see how its answers change."),
     "compare": ("Compare", "What two facts, relations, neurons or atlases have in common, beside chance."),
     "planted": ("Leaderboard", "Which methods find the neurons that a made-up answer was planted in."),
+    "evidence": ("Evidence", "What was claimed of knowledge neurons, and what was measured."),
     "sql": ("SQL", "Any question about an atlas, as a query."),
     "atlases": ("Atlases", "The atlases on this machine, and what each was made from."),
 }

@@ -11,7 +11,6 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from atlas.charts.effects import published_points
 from atlas.charts.look import TALL, label_axis, legend, percent_axis, power_axis, tooltip
 from atlas.charts.marks import bars, lines
 from atlas.charts.palette import encoded
@@ -26,7 +25,6 @@ EDIT_GROUP_NAMES = {"own": "its own, not common ones", "all": "all its own", "ra
 EDIT_MEASURES = {
     "changed": "old answer gone",
     "success": "new answer first",
-    "efficacy": "new likelier than old",
     "top_5": "among the first 5",
     "paraphrase": "paraphrases follow",
     "symmetry": "inverse follows",
@@ -36,18 +34,17 @@ EDIT_MEASURES = {
 }
 
 
-def edit_bars(rates: pd.DataFrame, *, published: pd.DataFrame | None = None) -> alt.LayerChart:
+def edit_bars(rates: pd.DataFrame) -> alt.LayerChart:
     """Shares of prompts by the neurons that were edited; the number of prompts stands on the axis.
 
-    rates: as `evidence.edit_rates`, of one pair of strengths; low and high are drawn where they are there.
-    published: measure, share; drawn as crosses beside the own neurons.
+    rates: as `evidence.edit_rates`, of one pair of strengths.
     """
     rows = rates[rates["group"].isin(list(_EDIT_MEANINGS))]
-    counts = rows.groupby("measure")["n_prompts"].max() if "n_prompts" in rows else {}
+    counts = rows.groupby("measure")["n_prompts"].max()
     labels = {
-        measure: f"{words} ({counts[measure]:,})" if measure in counts else words
+        measure: f"{words} ({counts[measure]:,})"
         for measure, words in EDIT_MEASURES.items()
-        if (rows["measure"] == measure).any()
+        if measure in counts
     }
     rows = rows.assign(
         what=rows["measure"].map(labels),
@@ -73,22 +70,15 @@ def edit_bars(rates: pd.DataFrame, *, published: pd.DataFrame | None = None) -> 
         },
         y=y,
         beside=beside,
-        interval=("low", "high") if "low" in rows else None,
         legend=legend(),
         tooltip=tooltip(
             ("what:N", "Counted"),
             ("whose:N", "Neurons edited"),
             ("share:Q", "Share of prompts", ".1%"),
-            ("low:Q", "95 % interval from", ".1%"),
-            ("high:Q", "to", ".1%"),
             ("n_prompts:Q", "Prompts", ","),
             ("n_edits:Q", "Edits", ","),
-            of=rows,
         ),
     )
-    if published is not None:
-        crossed = published.assign(what=published["measure"].map(labels), whose=names["own"])
-        layers.append(published_points(crossed, alt.X("share:Q"), alt.Y("what:N", **y), ".1%", beside))
     height = (14 * len(names) + 8) * len(labels)
     return alt.layer(*layers, data=rows, title="Prompts that say what they should", height=height)
 
@@ -111,7 +101,7 @@ def dose_lines(doses: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerCh
     else:
         both = pd.concat([rows["perplexity_before"], rows["perplexity_after"]])
         y = {"title": "Perplexity (log scale)", "scale": alt.Scale(type="log"), "axis": power_axis(both)}
-    x = dose_axis("n_neurons", rows["n_neurons"])
+    x = _dose_axis("n_neurons", rows["n_neurons"])
     names = WHOSE | {"before": "before"}
     look = encoded(names, "color", legend=legend()) | encoded(names, "strokeDash")
     level = alt.Chart().transform_calculate(meaning="'before'").mark_line(strokeWidth=1.5)
@@ -122,7 +112,7 @@ def dose_lines(doses: pd.DataFrame, *, measure: str = "accuracy") -> alt.LayerCh
     return alt.layer(level, *drawn, data=rows, title=title, height=TALL)
 
 
-def dose_axis(field: str, doses: pd.Series) -> alt.X:
+def _dose_axis(field: str, doses: pd.Series) -> alt.X:
     """Numbers of erased neurons, on a log scale with a tick at each."""
     steps = sorted({int(n) for n in doses})
     return alt.X(

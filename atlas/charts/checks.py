@@ -2,21 +2,20 @@
 
     layout.draw(subset_lines(evidence.subset_curve(a, fact_id)), "…")
 
-Rows of one fact have no interval; means over facts have the columns low and high, and theirs is drawn.
+Each shows one fact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from atlas.charts.changes import WHOSE
-from atlas.charts.look import TALL, change_scale, label_axis, legend, percent_axis, room_scale, tooltip
+from atlas.charts.look import TALL, label_axis, legend, room_scale, tooltip
 from atlas.charts.marks import bars, lines
-from atlas.numbers import signed_percent
 
 _ORDERS = {"score": "own", "random": "random"}
 _ORDER_NAMES = {"own": "largest score first", "random": "in a random order"}
@@ -33,7 +32,6 @@ _PAIRS = {
 }
 # The paper's baseline is the choice by activation.
 _METHOD_MEANINGS = {"integrated_gradients": "own", "activation": "baseline", "random": "random"}
-_INTERVAL = (("low:Q", "95 % interval from"), ("high:Q", "to"))
 
 
 def subset_lines(curve: pd.DataFrame) -> alt.LayerChart:
@@ -57,24 +55,6 @@ def subset_lines(curve: pd.DataFrame) -> alt.LayerChart:
         ("change:Q", "Change", "+.1%"),
     )
     return _suppressed(rows, x, y, tips)
-
-
-def subset_means(curve: pd.DataFrame) -> alt.LayerChart:
-    """What is left of the answer's probability, mean over facts. curve: order, part, left (shares), n."""
-    x = alt.X("part:Q", title="Suppressed, of the fact's neurons (%)", axis=percent_axis())
-    y = alt.Y(
-        "left:Q",
-        title="Left of the answer's probability (%)",
-        axis=percent_axis(),
-        scale=alt.Scale(domainMin=0),
-    )
-    tips = tooltip(
-        ("which:N", "Suppressed"),
-        ("part:Q", "Of the neurons", ".0%"),
-        ("left:Q", "Left of the probability", ".1%"),
-        ("n:Q", "Facts", ","),
-    )
-    return _suppressed(_ordered(curve), x, y, tips)
 
 
 def _ordered(curve: pd.DataFrame) -> pd.DataFrame:
@@ -113,8 +93,7 @@ def stability_bars(rows: pd.DataFrame) -> alt.LayerChart:
             "scale": alt.Scale(domain=[0, 1.14], nice=False),
             "axis": alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
         },
-        tooltip=_tips(rows, ("what:N", "With the neurons of"), ("jaccard:Q", "Jaccard index", ".3f")),
-        interval=_interval(rows),
+        tooltip=tooltip(("what:N", "With the neurons of"), ("jaccard:Q", "Jaccard index", ".3f")),
         size=26,
     )
     title = "Neurons found on held-out wordings, beside those of"
@@ -134,21 +113,18 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
         shown=[f"{value:.2f}".replace("-", "−") for value in rows["relative"]],
     )
     order = [CONTEXT_NAMES[context] for context in CONTEXT_NAMES if (rows["context"] == context).any()]
-    interval = _interval(rows)
-    reach = [value for name in (*(interval or ()), "relative") for value in rows[name]]
     layers = bars(
         rows,
         "relative",
         names=WHOSE,
         x={
             "title": "Activation (1: where found)",
-            "scale": room_scale(reach),
+            "scale": room_scale(rows["relative"]),
             "axis": alt.Axis(tickCount=5, format="~g"),
         },
         y={"sort": order, "axis": label_axis(170)},
         beside=alt.YOffset("whose:N", sort=list(WHOSE.values())),
-        tooltip=_tips(
-            rows,
+        tooltip=tooltip(
             ("what:N", "Where"),
             ("whose:N", "Neurons"),
             ("relative:Q", "Of the discovery prompts'", ".2f"),
@@ -157,33 +133,9 @@ def context_bars(contexts: pd.DataFrame) -> alt.LayerChart:
             ("n_neurons:Q", "Neurons"),
             ("n_prompts:Q", "Sentences"),
         ),
-        interval=interval,
         legend=legend(),
     )
     return alt.layer(*layers, data=rows, title="How active they are where", height=42 * len(order))
-
-
-def method_bars(rows: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
-    """What suppressing as many neurons of each method does.
-
-    rows: method, change, low, high, n, of; names: method → its words, in order.
-    """
-    rows = rows.assign(
-        what=rows["method"].map(names),
-        meaning=[_METHOD_MEANINGS.get(method, "method") for method in rows["method"]],
-        shown=rows["change"].map(signed_percent),
-    )
-    scale, axis = change_scale([*rows["change"], *rows["low"], *rows["high"]])
-    layers = bars(
-        rows,
-        "change",
-        names={"own": "integrated gradients", "method": "other methods", "baseline": "activation"},
-        x={"title": "Change of the answer's probability (%)", "axis": axis, "scale": scale},
-        y={"sort": list(names.values()), "axis": label_axis(190)},
-        tooltip=_tips(rows, ("what:N", "Method"), ("change:Q", "Change", "+.1%")),
-        interval=_interval(rows),
-    )
-    return alt.layer(*layers, data=rows, title="Other methods' neurons", height=40 * len(rows))
 
 
 def planted_bars(board: pd.DataFrame, names: Mapping[str, str], measure: str, title: str) -> alt.LayerChart:
@@ -212,19 +164,14 @@ def planted_bars(board: pd.DataFrame, names: Mapping[str, str], measure: str, ti
         },
         x={"title": title, "axis": alt.Axis(tickCount=5, format="~g"), "scale": room_scale(rows["high"])},
         y={"axis": label_axis(230)},
-        tooltip=_tips(rows, ("what:N", "Method"), (f"{measure}:Q", title, ".3f")),
+        tooltip=tooltip(
+            ("what:N", "Method"),
+            (f"{measure}:Q", title, ".3f"),
+            ("low:Q", "95 % interval from", ".3f"),
+            ("high:Q", "to", ".3f"),
+            ("n:Q", "n", ","),
+        ),
         interval=("low", "high"),
     )
     heading = f"{int(rows['n_planted'].iloc[0])} planted neurons"
     return alt.layer(*layers, data=rows, title=heading, height=36 * len(rows))
-
-
-def _interval(rows: pd.DataFrame) -> tuple[str, str] | None:
-    return ("low", "high") if "low" in rows else None
-
-
-def _tips(rows: pd.DataFrame, *fields: tuple[str, ...]) -> Sequence[alt.Tooltip]:
-    """Tooltips with the interval and its n, where the rows have them."""
-    form = next((each[2] for each in fields if len(each) > 2), ".3f")
-    ends = [(*each, form) for each in _INTERVAL]
-    return tooltip(*fields, *ends, ("n:Q", "n", ","), ("of:N", "n counts"), of=rows)

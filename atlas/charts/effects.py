@@ -16,7 +16,7 @@ import pandas as pd
 
 from atlas.charts.look import FAINT, change_scale, label_axis, legend, percent_axis, tooltip
 from atlas.charts.marks import bars, moves
-from atlas.charts.palette import PALETTE, colour, encoded
+from atlas.charts.palette import encoded
 from atlas.numbers import signed_percent
 
 # Which neurons were changed, or which facts were asked for while the own ones were.
@@ -84,12 +84,11 @@ def effect_intervals(
     *,
     ratio: str = "paper",
     title: str = "Own neurons beside four controls",
-    published: pd.DataFrame | None = None,
 ) -> alt.LayerChart:
     """Change of the answer's probability with its 95 % interval, by intervention and group.
 
     effects: as `evidence.effects`. Where both kinds of templates are there, those that found the neurons
-    are faint, below those that were held out. published: intervention, group, change; drawn as crosses.
+    are faint, below those that were held out.
     """
     change, low, high = (f"{ratio}_{end}" for end in ("change", "low", "high"))
     rows = effects[effects[change].notna()].copy()
@@ -106,7 +105,7 @@ def effect_intervals(
         ("n_facts:Q", "Facts", ","),
         ("n_prompts:Q", "Prompts", ","),
     )
-    return _changes(rows, change, (low, high), tips, title, "answer's probability", published)
+    return _changes(rows, change, (low, high), tips, title, "answer's probability")
 
 
 def whose(parts: pd.DataFrame, *, title: str = "Whose neurons are they?") -> alt.LayerChart:
@@ -160,7 +159,6 @@ def _changes(
     tips: list[alt.Tooltip],
     title: str,
     of_what: str,
-    published: pd.DataFrame | None = None,
 ) -> alt.LayerChart:
     rows["what"] = _names(rows)
     rows["meaning"] = rows["group"].replace(MEANINGS)
@@ -168,7 +166,6 @@ def _changes(
     both = "templates" in rows and rows["templates"].nunique() > 1
     beside = alt.YOffset("templates:N", sort=["held-out", "discovery"]) if both else None
     reach = [*rows[change], *(end for name in interval or () for end in rows[name])]
-    reach += [] if published is None else list(published["change"])
     scale, axis = change_scale(reach)
     y = _by_intervention(rows)
     layers = bars(
@@ -181,30 +178,8 @@ def _changes(
         beside=beside,
         y=y,
     )
-    if published is not None:
-        crossed = published.assign(what=_names(published), templates="held-out")
-        layers.append(published_points(crossed, alt.X("change:Q"), alt.Y("what:N"), "+.2%", beside))
     height = max(1, len(y["scale"].domain)) * (32 if both else 27)
     return alt.layer(*layers, data=rows, title=title, height=height)
-
-
-def published_points(
-    rows: pd.DataFrame, x: alt.X, y: alt.Y, form: str, beside: alt.YOffset | None = None
-) -> alt.Chart:
-    """Crosses at published values. rows: with the fields of `x` and `y`, and source where there is one."""
-    field = x.to_dict()["field"]
-    return (
-        alt.Chart(rows)
-        .mark_point(
-            shape=PALETTE["published"].shape, color=colour("published"), size=60, filled=True, opacity=1
-        )
-        .encode(
-            x=x,
-            y=y,
-            **({} if beside is None else {"yOffset": beside}),
-            tooltip=tooltip((f"{field}:Q", "Published", form), ("source:N", "Where"), of=rows),
-        )
-    )
 
 
 def effect_moves(effects: pd.DataFrame, *, title: str) -> alt.LayerChart:

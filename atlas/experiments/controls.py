@@ -3,7 +3,7 @@
     prompts = choose_prompts(atlas, fact_id, seed=0)
     prompts = (*typed, *control_prompts(atlas, answers=["Paris"]))      # not a fact of the atlas
 
-Queries only, no model. Groups of prompts (Dai et al., ACL 2022, sections 4.2 and 5): `asked` (the neurons
+Queries only, no model. Groups of prompts (Dai et al., ACL 2022, sections 4.5 and 5): `asked` (the neurons
 were found on them), `paraphrases` (held-out templates of the same fact), `neighbours` (other facts of the
 relation with other objects), `unrelated` (facts that differ in relation and object).
 """

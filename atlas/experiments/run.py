@@ -15,7 +15,7 @@
 Between batches the model is given up to those who wait and have had much less of it; ``progress(share,
 message)`` is called before each step, while it waits and between batches. It may raise to stop the run:
 nothing needs to be undone, since weights are never written and hooks live only inside a forward pass. Dai et
-al. (ACL 2022), sections 4.2 and 5.
+al. (ACL 2022), sections 4.5 and 5.
 `atlas.experiments.controls` chooses the prompts.
 """
 

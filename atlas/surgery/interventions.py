@@ -6,7 +6,7 @@
 
 Dai et al. (ACL 2022), with the strengths of their code:
 
-1. Suppress, Amplify (section 4.2, figures 3 and 4): the activation at the answer position × factor. SetTo and
+1. Suppress, Amplify (section 4.5, figures 3 and 4): the activation at the answer position × factor. SetTo and
    Patch put a number there: one for all neurons, or each neuron's own at another prompt's answer position.
 2. Erase (section 5.2): the value vector becomes zero, or the unknown token's embedding.
 3. Edit (section 5.1): ``v −= remove·‖v‖/‖e_old‖·e_old; v += add·‖v‖/‖e_new‖·e_new``.

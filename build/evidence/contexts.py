@@ -1,6 +1,6 @@
 """What activates a fact's neurons: stating the fact, naming its subject, asking its relation, or anything.
 
-Dai et al. (ACL 2022), section 4.3: knowledge neurons are more active on texts that state the fact than on
+Dai et al. (ACL 2022), section 4.6: knowledge neurons are more active on texts that state the fact than on
 texts that mention only the subject, or neither. For every fact that has neurons:
 
 1. *Contexts.* About four sentences each: *fact*, its held-out prompts; *subject*, prompts of other relations

@@ -1,6 +1,6 @@
 """Suppress and amplify: what a fact's neurons do to its answer, to other facts, and beside other neurons.
 
-Dai et al. (ACL 2022), section 4.2, figures 3 and 4. For every fact of the sample:
+Dai et al. (ACL 2022), section 4.5, figures 3 and 4. For every fact of the sample:
 
 1. *Other neurons*, in place of its own, on its own prompts: as many random ones of the same layers; as many
    of the same layers that are nearest in activation (*matched*) or in |activation| × ‖value vector‖

@@ -1,6 +1,6 @@
 """Stability: are a fact's neurons the same when the other half of its templates finds them?
 
-The thesis says that a fact's neurons carry the fact, whatever its wording (Dai et al., ACL 2022, section
+The thesis says that a fact's neurons express it, whatever its wording (Dai et al., ACL 2022, section
 3.2, refine over prompts of different wording for that reason). The atlas found them on the discovery
 templates; here the held-out ones, which share no wording with them, find them again.
 

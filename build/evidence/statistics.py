@@ -1,6 +1,6 @@
 """Statistics: how many neurons facts have, what they share and where they lie, under many thresholds.
 
-Dai et al. (ACL 2022), section 4.1, table 3 and figure 2: do their numbers depend on the model or on the
+Dai et al. (ACL 2022), section 4.4, table 3 and figure 2: do their numbers depend on the model or on the
 thresholds? No model is needed: everything follows from the stored scores.
 
 1. *Refine* the stored scores in the modes default, paper and replication, and on a grid of thresholds t and

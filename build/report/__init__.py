@@ -1,11 +1,10 @@
-"""What atlases show beside what was published: charts, and one report of them.
+"""The report of several atlases: every claim of the thesis, judged, beside what was published.
 
     print(make_report([Path("atlas/data/starter-pocket-bert")], Path("out/report")))
 
-1. *Gather* the numbers of every atlas (`findings`, `studies`, `samples`).
-2. *Judge* them by fixed rules, beside the published ones (`claims`, `paper_values`).
-3. *Draw and write* (`charts`, `sections`, `page`): `report.html`, which needs no other file, `report.md`, and
-   each chart as SVG, PNG and interactive HTML in `figures/`.
+1. *Judge* the claims by the atlases' tables (`atlas.claims`, which the app's page Evidence shows, too).
+2. *Draw* each claim (`figures`), and *write* (`page`, from the templates beside it): `report.html`, which
+   needs no other file, `report.md`, and each figure as SVG and PNG in `figures/`.
 
 No model is needed. The same atlases give the same files, byte for byte.
 """
@@ -34,28 +33,31 @@ def make_report(folders: Sequence[Path], out: Path) -> str:
         if not folder.is_dir():
             raise BuildError(f"There is no folder {folder}. Give the folders of atlases.")
     stale = _own_files(out)
-    from build.report import figures, page, sections
-    from build.report.findings import gather
+    from atlas import claims
+    from build.report import figures
 
     figures.converter()
+    from build.report import page
+
     opened = [Atlas(folder) for folder in folders]
     try:
         names = [each.atlas_id for each in opened]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise BuildError(f"{twice[0]} was given twice. Give each atlas once.")
-        blocks = sections.report_blocks([gather(each) for each in opened])
+        manifests = [each.manifest for each in opened]
+        report = claims.judge([claims.measure(each) for each in opened])
     finally:
         for each in opened:
             each.close()
-    files = {"report.md": page.markdown(blocks), "report.html": page.html(blocks, title=sections.TITLE)}
-    drawn = [figure for block in blocks if isinstance(block, page.Pictures) for figure in block.figures]
-    for figure in drawn:
-        files[f"{page.FIGURES}/{figure.file}.svg"] = figure.svg
-        files[f"{page.FIGURES}/{figure.file}.png"] = figure.png
-        files[f"{page.FIGURES}/{figure.file}.html"] = figure.html
-    if drawn:
-        files[f"{page.FIGURES}/{figures.SCRIPT}"] = figures.script()
+    drawn = {row.claim.name: figures.figure_of(row) for row in report.rows if figures.has_numbers(row)}
+    files: dict[str, str | bytes] = {
+        f"report.{kind}": page.render(f"report.{kind}.j2", report, manifests, drawn)
+        for kind in ("md", "html")
+    }
+    for figure in drawn.values():
+        files[f"{page.FIGURES}/{figure.name}.svg"] = figure.svg
+        files[f"{page.FIGURES}/{figure.name}.png"] = figure.png
     _write(out, files, stale)
     return f"{out / 'report.html'}: {len(names)} atlas{'es' if len(names) > 1 else ''}, {len(drawn)} charts"
 

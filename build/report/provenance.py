@@ -1,16 +1,14 @@
-"""Section 7 of the report: what each atlas was made from and how each experiment was run, to do it again."""
+"""What each atlas was made from and how each experiment was run, to do it again; all cells are plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from atlas.datasets.dataset import NOT_PUBLISHED
-from atlas.store.manifest import Manifest, file_name
+from atlas.store.manifest import Manifest
 from build.evidence import STUDIES
 from build.evidence.evaluate import RECORD
 from build.plan import default_discovery, duration
-from build.report.findings import Findings
-from build.report.page import Block, Heading, Paragraph, Table, escape_marks
 
 UNKNOWN = "not recorded"
 # Parameters of a build that are given on the command line, and their defaults.
@@ -26,35 +24,18 @@ _OPTIONS = {
 }
 
 
-def provenance_section(findings: Sequence[Findings]) -> list[Block]:
-    return [
-        Heading(2, "7 How it was measured"),
-        Paragraph(
-            "`python -m build check DIR` checks an atlas; the commands below make one again and measure "
-            "it again. DIR is its folder."
-        ),
-        Table(
-            ("", *(escape_marks(found.atlas_id) for found in findings)),
-            tuple(
-                (words, *(of(found.manifest) for found in findings)) for words, of in _MANIFEST_ROWS.items()
-            ),
-        ),
-        *(block for found in findings for block in _experiments(found)),
-        Paragraph(
-            "This report: `python -m build figures "
-            f"{' '.join('DIR' for _ in findings)} --out OUT`. It needs no model and no network, and the same "
-            "atlases give the same files."
-        ),
-    ]
+def provenance(manifests: Sequence[Manifest]) -> list[tuple[str, list[str]]]:
+    """What each atlas was made from: words, and the value in every atlas."""
+    return [(words, [of(each) for each in manifests]) for words, of in MANIFEST_ROWS.items()]
 
 
 def _or_unknown(value: object) -> str:
-    return UNKNOWN if value is None or value == "" else escape_marks(str(value))
+    return UNKNOWN if value is None or value == "" else str(value)
 
 
 def _weights(manifest: Manifest) -> str:
     digest = manifest.model.weights_sha256
-    return "no weights: the neurons were imported" if digest is None else f"`{digest[:16]}…`"
+    return "no weights: the neurons were imported" if digest is None else f"{digest[:16]}…"
 
 
 def _refinement(manifest: Manifest) -> str:
@@ -64,15 +45,15 @@ def _refinement(manifest: Manifest) -> str:
     shown = {"mode": "mode", "threshold": "t", "share": "p", "at_least": "at least"}
     parts = [f"{words} {rule[name]:g}" if isinstance(rule[name], int | float) else f"{words} {rule[name]}"
              for name, words in shown.items() if rule.get(name) is not None]  # fmt: skip
-    return escape_marks(", ".join(parts))
+    return ", ".join(parts)
 
 
 def _rule(manifest: Manifest) -> str:
     method = manifest.method
     if method.rule is None:
-        return escape_marks(method.name.replace("_", " "))
+        return method.name.replace("_", " ")
     tolerance = "" if method.tolerance is None else f", tolerance {method.tolerance:g}"
-    return escape_marks(f"{method.name.replace('_', ' ')}, rule {method.rule}{tolerance}")
+    return f"{method.name.replace('_', ' ')}, rule {method.rule}{tolerance}"
 
 
 def _command(manifest: Manifest) -> str:
@@ -84,7 +65,7 @@ def _command(manifest: Manifest) -> str:
     if published is not None:
         own = " --source FILES" if published.get("neurons") == NOT_PUBLISHED else ""
         templates = " --own-templates" if published.get("templates") else ""
-        return f"`python -m build import-published{own}{templates} --out DIR`"
+        return f"python -m build import-published{own}{templates} --out DIR"
     words = [f"--model {parameters['model']}", f"--dataset {parameters['dataset']}"]
     for name, default in _OPTIONS.items():
         value = parameters.get(name, default)
@@ -96,19 +77,33 @@ def _command(manifest: Manifest) -> str:
         words.append(f"--discovery {discovery}")
     if parameters.get("steps") is not None and parameters.get("rule") != "certified":
         words.append(f"--steps {parameters['steps']}")
-    return f"`python -m build run {' '.join(words)} --out DIR`"
+    return f"python -m build run {' '.join(words)} --out DIR"
 
 
-_MANIFEST_ROWS = {
+def _experiment(name: str) -> Callable[[Manifest], str]:
+    """How one experiment was run, as the command that runs it again."""
+
+    def command(manifest: Manifest) -> str:
+        record = manifest.method.options.get(RECORD, {}).get(name)
+        if record is None:
+            return "not run"
+        sample, seed = record.get("sample"), record.get("seed")
+        options = "" if sample == STUDIES[name].sample else f" --sample {sample or 0}"
+        options += " --all-facts" if record.get("all_facts") else ""
+        options += f" --seed {seed}" if seed else ""
+        return f"python -m build evaluate DIR --experiments {name}{options}"
+
+    return command
+
+
+MANIFEST_ROWS = {
     "model": lambda manifest: (
-        f"`{manifest.model.name}` ({_or_unknown(manifest.model.family)}, "
+        f"{manifest.model.name} ({_or_unknown(manifest.model.family)}, "
         f"{_or_unknown(manifest.model.n_layers)} layers of {_or_unknown(manifest.model.n_neurons)} neurons)"
     ),
     "weights, sha256": _weights,
-    "data set": lambda manifest: (
-        f"{escape_marks(manifest.dataset.id)}, revision {_or_unknown(manifest.dataset.revision)}"
-    ),
-    "data set's hash": lambda manifest: f"`{_or_unknown(manifest.dataset.hash)[:16]}…`",
+    "data set": lambda manifest: f"{manifest.dataset.id}, revision {_or_unknown(manifest.dataset.revision)}",
+    "data set's hash": lambda manifest: f"{_or_unknown(manifest.dataset.hash)[:16]}…",
     "scores": _rule,
     "refinement": _refinement,
     "held out": lambda manifest: _or_unknown(manifest.method.held_out),
@@ -118,51 +113,5 @@ _MANIFEST_ROWS = {
     "made": lambda manifest: _or_unknown(manifest.created),
     "code": lambda manifest: _or_unknown(manifest.code_version),
     "command": _command,
+    **{f"experiment {name}": _experiment(name) for name in STUDIES},
 }
-
-
-def _sample(sample: int | None, left_out: int | None) -> str:
-    """How many facts an experiment took, and how many contested and guessable ones it left out."""
-    taken = "all facts" if sample is None else f"{sample:,}"
-    return f"{taken} but {left_out:,}" if left_out else taken
-
-
-def _experiments(found: Findings) -> list[Block]:
-    """Each experiment as it was run, with the command that runs it again."""
-    records = found.manifest.method.options.get(RECORD, {})
-    rows = []
-    for name, record in records.items():
-        study = STUDIES.get(name)
-        if study is None:
-            continue
-        sample = record.get("sample")
-        command = f"python -m build evaluate DIR --experiments {name}"
-        if sample != study.sample:
-            command += f" --sample {sample or 0}"
-        if record.get("all_facts"):
-            command += " --all-facts"
-        if record.get("seed"):
-            command += f" --seed {record['seed']}"
-        files = found.manifest.files
-        counted = [f"{files[file_name(each)].rows:,}" for each in study.tables if file_name(each) in files]
-        rows.append(
-            (
-                name,
-                _sample(sample, record.get("left_out")),
-                _or_unknown(record.get("seed")),
-                ", ".join(counted),
-                duration(record["seconds"]) if record.get("seconds") is not None else UNKNOWN,
-                _or_unknown(record.get("code_version")),
-                f"`{command}`",
-            )
-        )
-    if not rows:
-        return []
-    return [
-        Table(
-            ("experiment", "sample", "seed", "rows", "time", "code", "command"),
-            tuple(rows),
-            f"{escape_marks(found.atlas_id)}: experiments",
-            wide=True,
-        )
-    ]

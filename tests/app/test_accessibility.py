@@ -23,6 +23,7 @@ PAGES = {
     "lab": "lab",
     "compare": "compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany",
     "planted": "planted",
+    "evidence": "evidence",
     "sql": "sql",
     "atlases": "atlases",
 }

@@ -25,6 +25,7 @@ BROWSING = {
     "neuron": {"neuron": "L0.N7"},
     "compare": {"kind": "facts", "a": "P36-00001", "b": "P36-00002"},
     "planted": {},
+    "evidence": {},
     "atlases": {},
 }
 

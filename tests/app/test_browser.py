@@ -32,7 +32,7 @@ CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := s
 ATLAS = "starter-pocket-bert"
 PAGES = (
     *("", "search", "fact?fact=P36%3Afrance", "neuron?neuron=L2.N1608", "relation?relation=P36", "lab"),
-    *("compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany", "sql", "atlases"),
+    *("compare?kind=facts&a=P36%3Afrance&b=P36%3Agermany", "evidence", "sql", "atlases"),
 )
 PATIENCE = 60_000  # milliseconds: two cores may be busy
 

@@ -366,7 +366,7 @@ def visit(name, **parameters):
     assert not app.exception and not app.error, name
     return app
 
-for name in ("home", "search", "relation", "compare", "atlases"):
+for name in ("home", "search", "relation", "compare", "evidence", "atlases"):
     visit(name)
 for fact in ("P36:france", "P36:italy", "P36:japan"):
     visit("fact", fact=fact)

@@ -36,6 +36,7 @@ STATES = {
     "pairs of relations": ("compare?kind=relations&a=P36&b=P30&least=0.25", "compare?kind=relations"),
     "pairs of neurons": ("compare?kind=neurons&a=L2.N23&b=L2.N1426", "compare?kind=neurons&b=L2.N23"),
     "two atlases": (f"compare?kind=atlases&a=P36%3Afrance&other={OTHER_ATLAS}", "compare?kind=atlases"),
+    "evidence": ("evidence", "evidence?claim=suppress"),
     "sql": ("sql", "sql?sql=FROM+facts+LIMIT+3"),
     "atlases": ("atlases", f"atlases?atlas={OTHER_ATLAS}"),
 }

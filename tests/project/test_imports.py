@@ -24,7 +24,7 @@ FLOORS = (
     ("store",),
     ("refinement", "surgery"),
     ("attribution", "queries"),
-    ("experiments",),
+    ("claims", "experiments"),
     ("compat",),
 )
 # Not part of the floors: charts, command lines, and the old names.
@@ -32,7 +32,14 @@ BESIDE = {"charts", "cli", "__main__", "moved"}
 MODEL_PACKAGES = {"torch", "transformers", "accelerate", "safetensors", "tokenizers"}
 # What a page that browses imports; the rooms that touch a model are the others.
 BROWSING = (
-    *("atlas.store", "atlas.queries", "atlas.datasets", "atlas.refinement", "atlas.interventions"),
+    *(
+        "atlas.store",
+        "atlas.queries",
+        "atlas.claims",
+        "atlas.datasets",
+        "atlas.refinement",
+        "atlas.interventions",
+    ),
     *("atlas.neuron", "atlas.errors", "atlas.experiments.controls", "atlas.experiments.experiment"),
     *("atlas.models", "atlas.__main__"),
 )

@@ -93,7 +93,7 @@ def test_every_requirement_is_pinned():
     for name in REQUIREMENTS:
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             requirement = line.split("#")[0].strip()
-            pinned = r"|[a-z_]+(\[[a-z]+\])?==[\d.]+|-e \.|-r requirements(-ray)?\.txt"
+            pinned = r"|[a-z0-9_]+(\[[a-z]+\])?==[\d.]+|-e \.|-r requirements(-ray)?\.txt"
             assert re.fullmatch(pinned, requirement), line
 
 

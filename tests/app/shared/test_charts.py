@@ -21,6 +21,8 @@ PAGES = [
     ("fact", {"fact": "P36-00001", "asked": "discovery", "evidence": "stability"}),
     ("fact", {"fact": "P36-00001", "evidence": "contexts"}),
     ("home", {"ratio": "replication"}),
+    ("evidence", {}),
+    ("evidence", {"claim": "suppress"}),
     ("relation", {}),
     ("relation", {"relation": "P36"}),
     ("relation", {"relation": "P36", "ratio": "replication", "erased": "perplexity", "strength": "2"}),

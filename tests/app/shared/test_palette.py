@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import re
 import tomllib
 
@@ -16,13 +15,13 @@ from app.compare import charts as compare_charts
 from app.lab import charts as lab_charts
 from app.sql import charts as sql_charts
 from atlas import queries
-from atlas.charts import changes, checks, effects, look, neurons, sharing
+from atlas.charts import changes, checks, claims, effects, look, neurons, sharing
 from atlas.charts.palette import PALETTE, colour
+from atlas.claims import CLAIMS, Row, judge, measure
 from atlas.neuron import PROMPT_GROUPS, Neuron
 from atlas.queries import comparison, evidence, planted, selectivity
 from atlas.queries.sharing import neurons_by_sharing
 from atlas.store.atlas import Atlas
-from build.__main__ import main
 from tests import ROOT
 from tests.chart_palette import check_palette
 
@@ -38,6 +37,11 @@ def a(sample) -> Atlas:
 
 def effect_rows(a: Atlas, **options) -> pd.DataFrame:
     return evidence.effects(a, **options)
+
+
+def judged(a: Atlas) -> Row:
+    """The first claim, of one model."""
+    return judge([measure(a)]).rows[0]
 
 
 def summary_rows() -> pd.DataFrame:
@@ -91,6 +95,9 @@ CHARTS = {
     checks.planted_bars: lambda draw, a: draw(
         planted.leaderboard(a).query("n_planted == 60"), planted.PLANTED_METHODS, "auc", "t"
     ),
+    claims.claim_intervals: lambda draw, a: draw(
+        claims.claim_rows(judged(a)), **claims.claim_scale(CLAIMS[0])
+    ),
     checks.context_bars: lambda draw, a: draw(evidence.contexts_of_fact(a, FACT)),
     neurons.relation_layers: lambda draw, a: draw(queries.layers_by_relation(a), n_layers=4),
     neurons.layer_bars: lambda draw, a: draw(queries.layer_histogram(a), chosen=1),
@@ -135,7 +142,6 @@ CHARTS = {
     ),
     sql_charts.answer_chart: lambda draw, a: draw(summed(a), ("intervention", "group"), "ratio_of_means"),
 }
-OF_THE_REPORT = {checks.subset_means, checks.method_bars}
 
 
 def drawing(module) -> set:
@@ -155,26 +161,12 @@ def specs(a: Atlas) -> dict[str, dict]:
     return {draw.__name__: look.Ready(rows(draw, a)).to_dict() for draw, rows in CHARTS.items()}
 
 
-@pytest.fixture(scope="module")
-def reported(sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """Every chart of the report, from its interactive page."""
-    out = tmp_path_factory.mktemp("reports") / "report"
-    assert main(["figures", str(sample), "--out", str(out)]) == 0
-    return {
-        path.stem.split("--")[0]: json.JSONDecoder().raw_decode(
-            path.read_text(encoding="utf-8").split('vegaEmbed("#chart", ')[1]
-        )[0]
-        for path in (out / "figures").glob("*.html")
-    }
-
-
 # One colour, one meaning -----------------------------------------------------------------------------
 
 
 def test_no_chart_of_the_app_is_left_out():
-    modules = (effects, changes, checks, neurons, sharing, lab_charts, compare_charts, sql_charts)
-    helpers = {effects.published_points}
-    assert set().union(*map(drawing, modules)) - helpers == CHARTS.keys() | OF_THE_REPORT
+    modules = (effects, changes, checks, claims, neurons, sharing, lab_charts, compare_charts, sql_charts)
+    assert set().union(*map(drawing, modules)) == CHARTS.keys()
 
 
 def test_no_colour_has_two_meanings():
@@ -183,16 +175,15 @@ def test_no_colour_has_two_meanings():
     assert len({meaning.means for meaning in PALETTE.values()}) == len(colours)
 
 
-def test_app_and_report_draw_each_thing_as_the_palette_says(specs, reported):
+def test_the_app_draws_each_thing_as_the_palette_says(specs):
     app = {name: check_palette(spec) for name, spec in specs.items()}
-    report = {name: check_palette(spec) for name, spec in reported.items()}
     groups = {effects.MEANINGS.get(group, group) for group in effects.GROUP_NAMES}
+    # The sample has no best few; they look like the fact's own.
     assert app["effect_intervals"] == app["effect_moves"] == groups
-    assert report["suppress"] == report["amplify"] == groups | {"published"}
-    assert report["suppress-by-relation"] == groups
-    assert set().union(*app.values(), *report.values()) == set(PALETTE)
+    # The report draws claims alone.
+    of_claims = {each.meaning for claim in CLAIMS for each in claim.beside} | {"own", "published"}
+    assert set().union(*app.values(), of_claims) == set(PALETTE)
     assert all(app[name] for name in app.keys() - {"relation_layers"})
-    assert all(report[name] for name in report.keys() - {"sharing"})
 
 
 def test_the_palette_is_where_the_colours_are():
@@ -268,12 +259,10 @@ def test_every_colour_stands_out_on_light_and_on_dark_ground(ground: str):
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_colours_that_are_drawn_together_can_be_told_apart(sight: str, specs, reported):
-    pairs = {
-        both
-        for spec in (*specs.values(), *reported.values())
-        for both in itertools.combinations(sorted(check_palette(spec)), 2)
-    }
+def test_colours_that_are_drawn_together_can_be_told_apart(sight: str, specs):
+    of_claims = [{"own", "published", *(each.meaning for each in claim.beside)} for claim in CLAIMS]
+    together = (*map(check_palette, specs.values()), *of_claims)
+    pairs = {both for each in together for both in itertools.combinations(sorted(each), 2)}
     assert len(pairs) > 30
     for one, other in pairs:
         assert distance(colour(one), colour(other), sight) >= 10, (one, other)

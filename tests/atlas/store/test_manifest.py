@@ -18,7 +18,7 @@ from atlas.store.atlas import Atlas, bundled
 from atlas.store.manifest import manifest_text, read_manifest
 from build.evidence.evaluate import RECORD
 from build.output.check import check_atlas, rule_of
-from build.report.provenance import _MANIFEST_ROWS
+from build.report.provenance import MANIFEST_ROWS
 from tests.sample_atlas import write_sample_atlas
 
 WRONG = (None, -1, 3.5, 10**400, float("nan"), "text", "\ud83d", [], [1], {}, {"a": 1}, [[None]], True)
@@ -48,7 +48,7 @@ def use(atlas: Atlas) -> None:
     """What reads a manifest: the command line, the app, the builder."""
     manifest = atlas.manifest
     lines = [*command_line._origin(atlas), *command_line._tables(atlas), *command_line._counts([manifest])]
-    lines += [row(manifest) for row in _MANIFEST_ROWS.values()]
+    lines += [row(manifest) for row in MANIFEST_ROWS.values()]
     "\n".join(map(str, [*lines, manifest_text(manifest)])).encode()
     for record in manifest.method.options.get(RECORD, {}).values():
         assert record.get("seconds", 0) is None or record.get("seconds", 0) * 2 is not None

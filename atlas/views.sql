@@ -103,7 +103,7 @@ CREATE OR REPLACE VIEW effect_summaries AS FROM query(getvariable('effect_summar
 
 SET VARIABLE specificity = optional_table('specificity', '
     NULL::VARCHAR AS relation_id, NULL::VARCHAR AS part, NULL::FLOAT AS value, NULL::FLOAT AS low, NULL::FLOAT AS
-    high, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_prompts');
+    high, NULL::FLOAT AS share, NULL::FLOAT AS share_low, NULL::FLOAT AS share_high, NULL::INTEGER AS n_relations, NULL::INTEGER AS n_facts, NULL::INTEGER AS n_prompts');
 CREATE OR REPLACE VIEW specificity AS FROM query(getvariable('specificity'));
 
 SET VARIABLE generations = optional_table('generations', '

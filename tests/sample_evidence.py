@@ -115,6 +115,7 @@ def effect_tables(facts: Sequence[dict], prompts: Mapping[str, Rows], *, seed: i
         "effect_summaries": effect_summaries(facts, rows, seed=seed),
         "specificity": [
             {"relation_id": relation, "part": part, "value": value, "low": value - 0.04, "high": value + 0.04}
+            | {"share": value / 0.7, "share_low": value / 0.7 - 0.05, "share_high": value / 0.7 + 0.05}
             | {"n_relations": len(relations) if relation == "all" else 1, "n_facts": 20, "n_prompts": 40}
             for relation in ("all", *relations)
             for part, value in PARTS.items()

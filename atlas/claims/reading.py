@@ -97,6 +97,40 @@ def best(k: int) -> Read:
     return first(effect("suppress", f"top_{k}"), read)
 
 
+def part_of_fall(part: str) -> Read:
+    """What of a fact's loss without its neurons this part is."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        row = atlas.query_one(
+            "SELECT * FROM specificity WHERE relation_id = 'all' AND part = $part", {"part": part}
+        )
+        if row is None:
+            return None
+        ends = (row["share"], row["share_low"], row["share_high"])
+        return Estimate(*ends, row["n_facts"], "share", "known facts")
+
+    return read
+
+
+# Planted answers -------------------------------------------------------------------------------------
+
+
+def planted(method: str, n_planted: int) -> Read:
+    """The share of the planted neurons that a method finds."""
+
+    def read(atlas: Atlas) -> Estimate | None:
+        row = atlas.query_one(
+            """
+            SELECT recall, recall_low, recall_high, n_plantings FROM planted_summaries
+            WHERE method = $method AND n_planted = $n AND recall IS NOT NULL
+            """,
+            {"method": method, "n": n_planted},
+        )
+        return None if row is None else Estimate(*row.values(), "share", "plantings")
+
+    return read
+
+
 # Activation ------------------------------------------------------------------------------------------
 
 

@@ -70,11 +70,13 @@ def specificity(atlas: Atlas, *, relation: str | None = None) -> pd.DataFrame:
     """What of a fact's loss without its neurons others lose, too; 'all' first, then by the fact's own part.
 
     Of one relation, or of all. Columns: relation_id, label, part ('fall', 'own', 'answer', 'relation',
-    'general'), value, low, high (shares of the probability before), n_relations, n_facts, n_prompts.
+    'general'), value, low, high (shares of the probability before), share, share_low, share_high (of the
+    fall), n_relations, n_facts, n_prompts.
     """
     return atlas.query(
         """
-        SELECT relation_id, label, part, value, low, high, n_relations, s.n_facts, n_prompts
+        SELECT relation_id, label, part, value, low, high, share, share_low, share_high, n_relations,
+               s.n_facts, n_prompts
         FROM specificity AS s LEFT JOIN relations USING (relation_id)
         WHERE $relation IS NULL OR relation_id = $relation
         ORDER BY relation_id <> 'all',

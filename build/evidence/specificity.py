@@ -90,9 +90,15 @@ def _rows(
     values, spread = parts(falls), parts(drawn)
     rows = []
     for part, value in values.items():
-        low, high = bootstrap_interval(spread[part][np.isfinite(spread[part])])
+        low, high = _interval(spread[part])
+        share_low, share_high = _interval(spread[part] / spread["fall"])
         rows.append(
             {"relation_id": relation_id, "part": part, "value": float(value), "low": low, "high": high}
+            | {"share": float(value / values["fall"]), "share_low": share_low, "share_high": share_high}
             | {"n_prompts": int(n_prompts.min()), **counts}
         )
     return rows
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
+    return bootstrap_interval(drawn[np.isfinite(drawn)])

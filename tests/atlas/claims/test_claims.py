@@ -57,26 +57,65 @@ def effects(atlas: str) -> Numbers:
     rows = table("effects", atlas)
     facts = table("facts", atlas).set_index("fact_id")
     known = facts["known"].astype(bool)
-    rows = rows[rows["held_out"] & rows["fact_id"].map(known) & rows["prompt_fact_id"].map(known)]
+    asked = rows["prompt_fact_id"].map(known)
+    if (
+        rows["group"] == "same_relation"
+    ).any():  # since then, other facts' prompts are those answered rightly
+        asked |= rows["rank_before"] == 1
+    rows = rows[rows["held_out"] & rows["fact_id"].map(known) & asked]
     rows = rows.assign(relation=rows["fact_id"].map(facts["relation_id"]))
     sums = rows.groupby(["intervention", "group", "relation"])[["p_before", "p_after"]].sum().astype(float)
     changes = (sums["p_after"] / sums["p_before"] - 1).groupby(["intervention", "group"]).mean()
     said = {"own": "its own neurons", "random": "random neurons", "matched": "matched neurons"}
     said["baseline"] = "the most active"
+    if ("suppress", "contribution_matched") in changes:
+        said = {"contribution_matched": "matched neurons"} | said
+        del said["matched"]
     numbers = {
         (verb, words): changes[verb, group]
         for verb in ("suppress", "amplify")
         for group, words in said.items()
     }
-    numbers["unrelated", "unrelated facts"] = changes["suppress", "unrelated"]
-    for claim in ("same-answer", "same-relation", "unrelated"):
+    others = {"same_answer": "facts with its answer", "same_relation": "facts of its relation"}
+    for group, words in others.items():
+        claim = group.replace("_", "-")
         numbers[claim, "the fact itself"] = changes["suppress", "own"]
+        numbers[claim, "unrelated facts"] = changes["suppress", "unrelated"]
+        if ("suppress", group) in changes:
+            numbers[claim, words] = changes["suppress", group]
     steps = of_known("subsets", atlas)
     steps = steps[(steps["order"] == "score") & (steps["k"] == steps["n_neurons"].clip(upper=4))].astype(
         {"p_after": float}
     )
-    numbers["suppress", "its four best"] = steps["p_after"].sum() / steps["p_before"].astype(float).sum() - 1
-    return numbers
+    four = steps["p_after"].sum() / steps["p_before"].astype(float).sum() - 1
+    numbers["suppress", "its four best"] = changes.get(("suppress", "top_4"), four)
+    return numbers | whose(sums.loc["suppress"], rows)
+
+
+def whose(sums: pd.DataFrame, rows: pd.DataFrame) -> Numbers:
+    """The falls of relations in which every group was asked ten prompts, then the parts."""
+    groups = ["own", "same_relation_same_answer", "same_answer", "same_relation", "unrelated"]
+    if "same_answer" not in sums.index.get_level_values("group"):
+        return {}
+    fall = (1 - sums["p_after"] / sums["p_before"]).unstack("group")[groups]
+    counts = rows[rows["intervention"] == "suppress"].groupby(["relation", "group"]).size().unstack("group")
+    own, both, answer, relation, none = fall[(counts[groups] >= 10).all(axis=1)].mean()
+    return {
+        ("whose", "its own part"): (own - both) / own,
+        ("whose", "its answer's"): ((answer - none) + (both - relation)) / 2 / own,
+        ("whose", "its relation's"): ((relation - none) + (both - answer)) / 2 / own,
+        ("whose", "any fact's"): none / own,
+    }
+
+
+def planted(atlas: str) -> Numbers:
+    if not (DATA / atlas / "planted.parquet").exists():
+        return {}
+    rows = table("planted", atlas)
+    recall = rows[(rows["n_planted"] == 60) & rows["learned"]].groupby("method")["recall"].mean()
+    said = {"integrated_gradients": "integrated gradients", "gradient_x_activation": "gradient × activation"}
+    said |= {"activation": "activation", "random": "a random order"}
+    return {("planted", words): recall[method] for method, words in said.items()}
 
 
 def contexts(atlas: str) -> Numbers:
@@ -214,7 +253,7 @@ def read(measured: Measured) -> Numbers:
 @pytest.mark.parametrize("atlas", [POCKET, SMOLLM])
 def test_every_number_comes_out_again_from_the_tables(atlas, measured):
     again = {}
-    for compute in (effects, contexts, edits, erasures, sharing, wordings):
+    for compute in (effects, contexts, edits, erasures, sharing, wordings, planted):
         again |= compute(atlas)
     found = read(measured[atlas])
     assert found.keys() == again.keys()

@@ -39,6 +39,10 @@ def test_the_parts_are_those_that_the_effects_were_made_of():
         found = part.set_index("part")["value"]
         assert found.drop("fall").to_dict() == pytest.approx(SHARES)
         assert found.drop("fall").sum() == pytest.approx(found["fall"])
+        assert (part["share"] == part["value"] / found["fall"]).all()
+        assert (
+            (part["share_low"] <= part["share"] + 1e-9) & (part["share"] <= part["share_high"] + 1e-9)
+        ).all()
     assert set(rows.loc[rows["relation_id"] == "all", "n_relations"]) == {4}
 
 

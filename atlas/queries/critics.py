@@ -53,9 +53,11 @@ def synonymy(atlas: Atlas) -> pd.DataFrame:
     """After the edit: is the new answer first where the prompt names the subject, and a synonym of it?
 
     Columns: remove, add, group, asked ('subject'; 'synonym'; 'unlike', those of the synonyms that neither
-    contain the subject nor are contained in it: Holland, not Mozart), edits ('all', or 'successful': those of
-    which the same wording with the subject itself has the new answer first), share, low, high, n_prompts,
-    n_edits. Counted are prompts that were answered rightly before with the subject and with the synonym.
+    contain the subject nor are contained in it: Holland, not Mozart; 'another', the control: other facts of
+    the relation, which should not have the new answer, after the edits of `edits`), edits ('all', or
+    'successful': those of which the same wording with the subject itself has the new answer first), share,
+    low, high, n_prompts, n_edits. Counted are prompts that were answered rightly before with the subject and
+    with the synonym.
     """
     rows = atlas.query("""
         WITH subject AS (FROM synonymy WHERE NOT synonym AND rank_old_before = 1),
@@ -74,6 +76,10 @@ def synonymy(atlas: Atlas) -> pd.DataFrame:
         UNION ALL
         SELECT fact_id, remove, add, "group", template_id, 'unlike', of_synonym, of_subject FROM worded
         WHERE NOT contains(one, other) AND NOT contains(other, one)
+        UNION ALL
+        SELECT fact_id, remove, add, "group", template_id, 'another', rank_new_after = 1, NULL
+        FROM edits
+        WHERE kind = 'same_relation' AND rank_old_before = 1 AND "group" IN (SELECT "group" FROM synonymy)
     """)
     return _rates(rows, [*_EDITED, "asked"])
 

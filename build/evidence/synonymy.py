@@ -8,6 +8,9 @@ holds for other wordings of the relation is what `update` asks, with its paraphr
 2. *Edit* to the answer that `update` would choose; groups own, all and random, both pairs of strengths.
 3. *Ask* the fact's held-out prompts with its subject, and with each synonym in its place.
 
+An edit that gives the new answer to the whole relation gives it to synonyms, too: so other facts of the
+relation, which `update` asks, stand beside them.
+
 Counted are synonyms under which the model answered rightly before (`atlas.queries.critics`): what it did not
 know by that name, an edit cannot change.
 """

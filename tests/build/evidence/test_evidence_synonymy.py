@@ -93,10 +93,21 @@ def test_only_prompts_right_under_both_names_count_and_some_names_are_unlike(row
             assert row["n_prompts"] == len(of)
             assert row["share"] == pytest.approx(sum(r["rank_new_after"] == 1 for r in of) / len(of))
             assert row["low"] <= row["share"] <= row["high"]
+    others = atlas_edits(folder)
+    assert part.loc["another", "all"]["n_prompts"] == len(others)
+    assert part.loc["another", "all"]["share"] == pytest.approx((others["rank_new_after"] == 1).mean())
     assert part.loc["subject", "all"]["n_prompts"] == len(
         {(r["fact_id"], r["template_id"]) for r, _ in counted}
     )
     assert lines[0].startswith("3 synonyms of 3 facts asked; ")
+
+
+def atlas_edits(folder):
+    """What edits of all neurons did to other facts of the relation that were right before."""
+    with Atlas(folder) as atlas:
+        rows = atlas.query("SELECT * FROM edits")
+    rows = rows[(rows["kind"] == "same_relation") & (rows["group"] == "all") & (rows["add"] == 8)]
+    return rows[rows["rank_old_before"] == 1]
 
 
 def test_symmetry_counts_what_was_right_before_and_what_follows_from_success(setting):

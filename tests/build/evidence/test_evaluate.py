@@ -71,7 +71,7 @@ def tables_of(folder: Path) -> dict[str, bytes]:
 
 def test_experiments_are_named_by_study_or_by_what_the_paper_calls_them():
     assert [study.name for study in find_studies("suppress, erase")] == ["effects", "erase"]
-    assert [study.name for study in find_studies("all")] == list(STUDIES)
+    assert [study.name for study in find_studies("all")] == [each for each in STUDIES if each != "planted"]
     with pytest.raises(BuildError, match=r"no experiment 'supress'\. Give some of: statistics, effects"):
         find_studies("supress")
 

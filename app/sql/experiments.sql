@@ -178,3 +178,24 @@ JOIN prompts AS p USING (fact_id, template_id)
 WHERE prompt_fact_id = fact_id
 GROUP BY fact_id, prompt, answer
 ORDER BY starts_with(lower(trim(without_its_neurons)), lower(answer)), fact_id
+
+-- # Is grammar found like facts?
+-- Minimal pairs of English grammar that the model knows: what becomes of the right word, and how often the
+-- wrong one becomes likelier, when the neurons found for it are changed, or random ones; held-out wordings.
+SELECT phenomenon, intervention, add, "group", count(DISTINCT pair_id) AS pairs, avg(n_neurons) AS neurons,
+       sum(p_good_after) / sum(p_good_before) - 1 AS change,
+       avg((p_bad_after > p_good_after)::INTEGER) AS wrong_is_likelier
+FROM grammar
+WHERE intervention <> 'none'
+GROUP BY ALL
+ORDER BY phenomenon, intervention DESC, add, "group"
+
+-- # Does an edit hold for synonyms?
+-- How often the new answer comes first where the prompt names the edited fact's subject, or a synonym under
+-- which the model was right before.
+SELECT "group", add, synonym, count(DISTINCT fact_id) AS facts, count(*) AS prompts,
+       avg((rank_new_after = 1)::INTEGER) AS new_answer_first
+FROM synonymy
+WHERE rank_old_before = 1
+GROUP BY ALL
+ORDER BY "group", add DESC, synonym

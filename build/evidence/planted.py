@@ -284,10 +284,10 @@ def board_lines(board: pd.DataFrame) -> list[str]:
         title = (
             f"{n_planted} neurons, {rows['n_plantings'].max()} plantings, chance {rows['chance'].iloc[0]:.3f}"
         )
-        lines.append(f"{title:<48}" + "".join(f"{name:>22}" for name in MEASURES))
+        lines.append(f"{title:<48}" + "".join(f"{name:>24}" for name in MEASURES))
         for row in rows.itertuples(index=False):
             cells = [
-                f"{f'{value:.3f} [{low:.3f}, {high:.3f}]':>22}"
+                f"{f'{value:.3f} [{low:.3f}, {high:.3f}]':>24}"
                 for value, low, high in (
                     (getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"))
                     for name in MEASURES

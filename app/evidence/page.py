@@ -35,6 +35,9 @@ def main() -> None:
     if not report.models:
         layout.nothing("There is no atlas to judge the claims by.")
         return
+    abouts = [f"{each.title}, {each.about}" for each in report.models if each.about]
+    if abouts:
+        st.caption(escape(f"{'; '.join(abouts)}."))
     show_summary(report)
     show_claim(report)
     show_verdicts(report)

@@ -33,7 +33,7 @@ def main() -> None:
     )
     report = sentences.judged_report()
     if not report.models:
-        layout.nothing("There is no atlas to judge the claims by.")
+        layout.current_atlas()  # raises what is wrong
         return
     abouts = [f"{each.title}, {each.about}" for each in report.models if each.about]
     if abouts:

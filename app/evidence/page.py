@@ -11,14 +11,18 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import TextColumn
 
 from app.shared import address, layout, links
 from app.shared import evidence as sentences
-from app.shared.words import escape
+from app.shared.words import escape, seen
 from atlas import claims
 from atlas.charts import claims as claim_charts
-from atlas.claims import Report, Verdict
+from atlas.claims import Report, Row, Verdict
+from atlas.claims.claim import Judged
 from atlas.claims.registry import PAPER_LINK
+
+_ROW = 35  # pixels
 
 
 def main() -> None:
@@ -29,8 +33,11 @@ def main() -> None:
     )
     report = sentences.judged_report()
     if not report.models:
-        layout.nothing("There is no atlas to judge the claims by.")
+        layout.current_atlas()  # raises what is wrong
         return
+    abouts = [f"{each.title}, {each.about}" for each in report.models if each.about]
+    if abouts:
+        st.caption(escape(f"{'; '.join(abouts)}."))
     show_summary(report)
     show_claim(report)
     show_verdicts(report)
@@ -70,27 +77,28 @@ def show_claim(report: Report) -> None:
     if len(drawn):
         make = partial(claim_charts.claim_intervals, drawn, **claim_charts.claim_scale(claim))
         layout.draw_chart(make, "The claim's number in each model, with 95 % intervals")
-    for cell in row.cells:
-        if cell.reading.note:
-            st.markdown(f"**{escape(cell.measured.title)}.** {escape(cell.reading.note)}")
-    own = (claim.words, claim.paper, [cell.text for cell in row.cells])
-    beside = [(words, "", numbers) for words, numbers in row.beside]
-    st.table(_frame(report, "Number", [own, *beside]))
+    st.markdown("\n".join(line for cell in row.cells for line in numbers_of(row, cell)))
+
+
+def numbers_of(row: Row, cell: Judged) -> list[str]:
+    """Every number of a claim in one model, as a list in markdown."""
+    return [
+        f"- **{escape(cell.measured.title)}**, {escape(row.claim.words)}: {escape(cell.text)}",
+        *(f"  - {escape(words)}: {escape(number.text())}" for words, _, number in cell.reading.beside),
+        *([f"  - {escape(cell.reading.note)}"] if cell.reading.note else []),
+    ]
 
 
 def show_verdicts(report: Report) -> None:
     st.subheader("Every claim", anchor=False)
-    rows = [(row.claim.says, row.claim.paper, [cell.text for cell in row.cells]) for row in report.rows]
-    st.table(_frame(report, "Claim", rows))
+    rows = [[row.claim.says, row.claim.paper, *(cell.text for cell in row.cells)] for row in report.rows]
+    frame = pd.DataFrame(rows, columns=["claim", "paper", *(each.atlas_id for each in report.models)])
+    models = {each.atlas_id: TextColumn(seen(each.title), width=260) for each in report.models}
+    columns = {"claim": TextColumn("Claim", width=420), "paper": TextColumn("The paper", width=260), **models}
+    height = _ROW * (len(frame) + 1) + 2
+    st.dataframe(frame, hide_index=True, height=height, alt="Verdicts", column_config=columns)
     st.markdown(claims.HOW_JUDGED)
     st.page_link(links.ATLASES, label="How each atlas was made", query_params=links.here())
-
-
-def _frame(report: Report, head: str, rows: list[tuple[str, str, list[str]]]) -> pd.DataFrame:
-    """Rows of words, what the paper has, and a text for each model, as markdown."""
-    frame = pd.DataFrame([list(map(escape, (words, paper, *found))) for words, paper, found in rows])
-    frame.columns = [head, "The paper", *(escape(each.title) for each in report.models)]
-    return frame.set_index(head)
 
 
 main()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from atlas.claims.estimate import Estimate, in_unit
-from atlas.models import title_of
+from atlas.models import known_model, title_of
 from atlas.store.atlas import Atlas
 
 FALSE_DISCOVERIES = 0.05
@@ -106,10 +106,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Measured:
-    """One atlas's numbers, by the names of the claims."""
+    """One atlas's numbers, by the names of the claims. about: what its model is, in short."""
 
     atlas_id: str
     title: str
+    about: str
     n_facts: int
     readings: dict[str, Reading]
 
@@ -126,9 +127,11 @@ def measure(atlas: Atlas, claims: Sequence[Claim]) -> Measured:
         )
     n_facts = atlas.query_row("SELECT count(*) AS n FROM facts")["n"]
     title = title_of(atlas.manifest.model.name)
+    known = known_model(atlas.manifest.model.name)
+    about = "" if known is None else f"{'a toy' if known.is_toy else 'real'}: {known.in_short}"
     if atlas.manifest.method.options.get("published"):
         title += ", published"
-    return Measured(atlas.atlas_id, title, n_facts, readings)
+    return Measured(atlas.atlas_id, title, about, n_facts, readings)
 
 
 # Judge -----------------------------------------------------------------------------------------------

@@ -211,7 +211,11 @@ def test_a_page_keeps_still_while_it_loads(site, browser, path, width):
 @pytest.mark.parametrize(
     ("path", "title", "about"),
     [
-        ("", "Knowledge Neuron Atlas · pocket-bert", "Which neurons of a language model carry a fact"),
+        (
+            "",
+            "Knowledge Neuron Atlas · pocket-bert",
+            "Which neurons of a language model an answer depends on",
+        ),
         (
             "fact?fact=P36:france&atlas=starter-smollm2-135m",
             "France → Paris · SmolLM2-135M",

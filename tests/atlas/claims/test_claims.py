@@ -379,6 +379,7 @@ def readings(*values: tuple[float, float]) -> list[Measured]:
         Measured(
             f"a{place}",
             "model",
+            "",
             100,
             {ABOVE.name: Reading(Estimate(value, value - half, value + half, 50, "share"))},
         )
@@ -395,7 +396,7 @@ def test_what_only_an_uncorrected_test_decides_is_undecided():
 
 
 def test_few_decide_nothing():
-    few = Measured("a", "m", 9, {ABOVE.name: Reading(Estimate(0.9, 0.9, 0.9, 19, "share"))})
+    few = Measured("a", "m", "", 9, {ABOVE.name: Reading(Estimate(0.9, 0.9, 0.9, 19, "share"))})
     assert judge([few], [ABOVE]).rows[0].cells[0].verdict == Verdict.UNDECIDED
 
 
@@ -407,7 +408,7 @@ def test_what_speaks_most_against_the_thesis_comes_first():
 
     many = [failing("half", 0.01, 0.3), failing("twice, far", 0.02, 0.02), failing("twice", 0.05, 0.1)]
     models = [
-        Measured(name, name, 1, {claim.name: Reading(found[place]) for claim, found in many})
+        Measured(name, name, "", 1, {claim.name: Reading(found[place]) for claim, found in many})
         for place, name in enumerate("ab")
     ]
     report = judge(models, [claim for claim, _ in many])

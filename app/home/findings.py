@@ -8,11 +8,12 @@ import pandas as pd
 import streamlit as st
 
 from app.shared import evidence as sentences
-from app.shared import layout, links
+from app.shared import layout, links, resources
 from app.shared.words import plural
 from atlas import claims
 from atlas.charts import effects as effect_charts
 from atlas.models import title_of
+from atlas.queries import evidence
 from atlas.store.atlas import Atlas
 
 MOST = 3
@@ -39,6 +40,7 @@ def show_findings(atlas: Atlas) -> None:
         )
     if "drawn" in places:
         with places["drawn"], layout.errors_as_sentences():
+            draw_whose()
             draw_effects(atlas, effects, facts, sentences.choose_ratio(effects))
 
 
@@ -47,6 +49,25 @@ def findings(report: claims.Report) -> list[str]:
     against = [sentences.say_claim(row, claims.Verdict.FAILS) for row in report.against[:MOST]]
     holding = [row for row in report.with_verdict(claims.Verdict.HOLDS) if row not in report.against]
     return [*against, *(sentences.say_claim(row, claims.Verdict.HOLDS) for row in holding[:1])]
+
+
+def draw_whose() -> None:
+    """Whose neurons a fact's neurons are, in every atlas that measured it."""
+    found = [
+        parts[parts["relation_id"] == "all"].assign(what=title_of(manifest.model.name))
+        for manifest, parts in resources.glances(evidence.specificity)
+    ]
+    rows = pd.concat([each for each in found if len(each)]) if any(map(len, found)) else pd.DataFrame()
+    if len(rows):
+        layout.draw_chart(
+            partial(effect_charts.whose, rows),
+            "What other facts lose without a fact's neurons",
+        )
+        sentences.note(
+            "Without a fact's neurons its answer loses so much of its probability; coloured by what facts "
+            "lose, too, that share its answer, its relation, or nothing with it. Relations in which all of "
+            "them could be asked."
+        )
 
 
 def draw_effects(atlas: Atlas, effects: pd.DataFrame, facts: str, ratio: str) -> None:

@@ -10,7 +10,6 @@ The numbers decide: the sentences name a control that does as much, and an ampli
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 
 import pandas as pd
 import streamlit as st
@@ -19,7 +18,6 @@ from app.shared import address, resources
 from app.shared.resources import ask
 from app.shared.words import NOT_MEASURED, escape, plural
 from atlas import claims, queries
-from atlas.errors import AtlasError
 from atlas.numbers import signed_percent
 from atlas.queries import evidence
 from atlas.queries.evidence import ASKED_GROUPS, CONTROLS, TOP_GROUPS, Judged
@@ -54,11 +52,7 @@ ONE_CONTROL = "×0 suppresses, ×2 amplifies. Beside it: the fact's own neurons 
 
 def judged_report() -> claims.Report:
     """Every claim of the thesis in every atlas at hand that can be opened."""
-    measured = []
-    for folder in resources.atlases().values():
-        with suppress(AtlasError):
-            measured.append(resources.glance(folder, claims.measure)[1])
-    return claims.judge(measured)
+    return claims.judge([measured for _, measured in resources.glances(claims.measure)])
 
 
 def say_claim(row: claims.Row, verdict: claims.Verdict) -> str:

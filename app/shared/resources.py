@@ -18,6 +18,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,6 +119,15 @@ def glance(folder: Path, query: Callable[[Atlas], _T]) -> tuple[Manifest, _T]:
     No table stays in memory, so that a list of atlases is cheap.
     """
     return _glance(str(folder), _version(folder), query.__name__, query)
+
+
+def glances(query: Callable[[Atlas], _T]) -> list[tuple[Manifest, _T]]:
+    """The same of every atlas at hand that can be opened."""
+    found = []
+    for folder in atlases().values():
+        with suppress(AtlasError):
+            found.append(glance(folder, query))
+    return found
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -199,3 +199,18 @@ FROM synonymy
 WHERE rank_old_before = 1
 GROUP BY ALL
 ORDER BY "group", add DESC, synonym
+
+-- # Whose neurons are they?
+-- What of a fact's loss without its neurons is its own, and what comes with its answer, its relation, or with
+-- being a fact at all; as shares of the fall, relation by relation.
+SELECT coalesce(label, 'all relations') AS relation,
+       any_value(value) FILTER (part = 'fall') AS fall,
+       any_value(share) FILTER (part = 'own') AS own,
+       any_value(share) FILTER (part = 'answer') AS with_the_answer,
+       any_value(share) FILTER (part = 'relation') AS with_the_relation,
+       any_value(share) FILTER (part = 'general') AS any_fact,
+       any_value(s.n_facts) AS facts, any_value(n_prompts) AS fewest_prompts
+FROM specificity AS s
+LEFT JOIN relations USING (relation_id)
+GROUP BY relation_id, label
+ORDER BY relation_id <> 'all', own DESC

@@ -28,7 +28,7 @@ from atlas.neuron import Neuron, Prompt
 from atlas.queries.planted import GONE, PLANTED_METHODS, leaderboard, plantings
 from atlas.store.schema import conform
 from build.evidence.intervals import bootstrap_interval, draw_weights
-from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, top_neurons
+from build.evidence.setting import AtlasFact, Setting, StoredPrompt, top_neurons
 
 if TYPE_CHECKING:
     from atlas.store.atlas import Atlas
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 SIZES = (10, 60, 300)
 RANDOM_ORDERS = 50
 MEASURES = ("recall", "auc", "precision", "fall")
-_PLANTINGS_A_SHARD = 2
 
 # Method → its options of `atlas.attribution.attribute`.
 _ATTRIBUTED: dict[str, dict[str, Any]] = {
@@ -54,27 +53,20 @@ RANDOM = "random"
 
 Scorer = Callable[["Subject", Prompt], np.ndarray]
 """A method of one's own: the scores of every neuron for a prompt's answer, (n_layers, n_neurons)."""
-_Unit = tuple[tuple[str, int], ...]
 
 
-def units(setting: Setting) -> list[_Unit]:
-    """(fact id, number of neurons) of each planting."""
+def units(setting: Setting) -> list[tuple[str, int]]:
+    """(fact id, number of neurons) of each planting; one takes minutes in a large model."""
     made_up = made_up_answers(setting)
     usable = [fact for fact in setting.facts if fact.discovery and fact.held_out and made_up(fact)]
     facts = setting.sampled("planted", among=usable)
-    pairs = [(fact.fact_id, SIZES[place % len(SIZES)]) for place, fact in enumerate(facts)]
-    return chunks(pairs, _PLANTINGS_A_SHARD)
+    return [(fact.fact_id, SIZES[place % len(SIZES)]) for place, fact in enumerate(facts)]
 
 
-def measure(setting: Setting, unit: _Unit) -> list[dict[str, Any]]:
-    made_up = made_up_answers(setting)
-    rows = []
-    for fact_id, n_planted in unit:
-        fact = setting.by_id[fact_id]
-        answer = _draw_answer(setting, fact, n_planted, made_up(fact))
-        if answer is not None:
-            rows += Planting.of(setting, fact, n_planted, answer).rows(PLANTED_METHODS)
-    return rows
+def measure(setting: Setting, unit: tuple[str, int]) -> list[dict[str, Any]]:
+    fact, n_planted = setting.by_id[unit[0]], unit[1]
+    answer = _draw_answer(setting, fact, n_planted, made_up_answers(setting)(fact))
+    return [] if answer is None else Planting.of(setting, fact, n_planted, answer).rows(PLANTED_METHODS)
 
 
 # Step 1: plant ---------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_a_planting_follows_from_its_seed(planting):
 
 
 def test_plantings_are_spread_over_relations_and_sizes_and_their_answers_are_made_up(setting):
-    pairs = [pair for unit in units(setting) for pair in unit]
+    pairs = units(setting)
     facts = [setting.by_id[fact_id] for fact_id, _ in pairs]
     assert sorted(size for _, size in pairs) == [10] * 3 + [60] * 3 + [300] * 3
     assert len({fact.relation_id for fact in facts}) == 9

@@ -173,6 +173,21 @@ SET VARIABLE grammar = optional_table('grammar', '
     p_bad_before, NULL::FLOAT AS p_bad_after, NULL::INTEGER AS rank_bad_before, NULL::INTEGER AS rank_bad_after');
 CREATE OR REPLACE VIEW grammar AS FROM query(getvariable('grammar'));
 
+SET VARIABLE planted = optional_table('planted', '
+    NULL::VARCHAR AS fact_id, NULL::INTEGER AS n_planted, NULL::VARCHAR AS method, NULL::VARCHAR AS answer,
+    NULL::INTEGER AS seed, NULL::INTEGER AS n_steps, NULL::BOOLEAN AS learned, NULL::FLOAT AS p_before,
+    NULL::FLOAT AS p_after, NULL::FLOAT AS share_first, NULL::FLOAT AS p_suppressed, NULL::FLOAT AS recall,
+    NULL::FLOAT AS precision, NULL::FLOAT AS auc, NULL::FLOAT AS p_found_suppressed');
+CREATE OR REPLACE VIEW planted AS FROM query(getvariable('planted'));
+
+SET VARIABLE planted_summaries = optional_table('planted_summaries', '
+    NULL::INTEGER AS n_planted, NULL::VARCHAR AS method, NULL::INTEGER AS n_plantings, NULL::INTEGER AS
+    n_left_out, NULL::FLOAT AS chance, NULL::FLOAT AS recall, NULL::FLOAT AS recall_low, NULL::FLOAT AS
+    recall_high, NULL::FLOAT AS precision, NULL::FLOAT AS precision_low, NULL::FLOAT AS precision_high,
+    NULL::FLOAT AS auc, NULL::FLOAT AS auc_low, NULL::FLOAT AS auc_high, NULL::FLOAT AS fall, NULL::FLOAT AS
+    fall_low, NULL::FLOAT AS fall_high');
+CREATE OR REPLACE VIEW planted_summaries AS FROM query(getvariable('planted_summaries'));
+
 -- Part 2: derived views -----------------------------------------------------------------------------------------------
 -- Comments with a plus hold what collections add, whose tables have a column atlas_id (atlas/store/collection.py).
 

@@ -214,3 +214,11 @@ FROM specificity AS s
 LEFT JOIN relations USING (relation_id)
 GROUP BY relation_id, label
 ORDER BY relation_id <> 'all', own DESC
+
+-- # Which method finds planted neurons?
+-- Answers were planted in random neurons; how many of them each method finds, and what becomes of the answer
+-- without those that it finds; means with 95 % intervals, and the steps that planting took.
+SELECT n_planted, method, recall, recall_low, recall_high, chance, auc, fall, n_plantings, steps
+FROM planted_summaries
+JOIN (SELECT n_planted, method, avg(n_steps) AS steps FROM planted GROUP BY ALL) USING (n_planted, method)
+ORDER BY n_planted, recall DESC

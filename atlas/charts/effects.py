@@ -136,7 +136,7 @@ def whose(parts: pd.DataFrame, *, title: str = "Whose neurons are they?") -> alt
     )
     names = dict(PARTS.values())
     bar = base.mark_bar().encode(**encoded(names, "color", legend=legend()), tooltip=tips)
-    return alt.layer(bar, data=rows, title=title, height=alt.Step(30))
+    return alt.layer(bar, data=rows, title=title, height=30 * rows["what"].nunique())
 
 
 def effect_bars(effects: pd.DataFrame, *, title: str = "What changing them does") -> alt.LayerChart:

@@ -25,6 +25,7 @@ from atlas.datasets import Dataset
 from atlas.errors import BuildError, ModelError
 from atlas.neuron import Fact, Neuron, Relation, Template
 from atlas.queries import comparison
+from atlas.queries.evidence import ASKED_GROUPS, CONTROLS, TOP_GROUPS
 from atlas.store.manifest import file_name, read_manifest, record_files, write_manifest
 from atlas.store.schema import SORT_KEYS, TABLES, difference
 from atlas.surgery import load_subject
@@ -51,6 +52,8 @@ BUILT = (
     "control_neurons",
 )
 """The tables of a build; `python -m build evaluate` adds the others."""
+
+FILES = {"manifest.json", "README.md", "croissant.json", *map(file_name, BUILT)}
 
 PARAREL = ROOT.parent / "shared" / "pararel" / "data"
 
@@ -206,7 +209,7 @@ def test_a_build_passes_its_own_check_and_fits_the_schema(model, tiny, build_onc
     report = check_atlas(folder)
     assert report.passed, str(report)
     assert report.converged > 0.99
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
+    assert {path.name for path in folder.iterdir()} == FILES
     for name, table in tables_of(folder).items():
         assert difference(name, table.schema) is None
         assert table.num_rows > 0, name
@@ -611,7 +614,9 @@ def test_experiments_on_held_out_prompts_say_that_there_are_none(all_templates, 
     assert "discovery prompts, mean over relations" in said
     summaries = pq.read_table(folder / "effect_summaries.parquet").to_pandas()
     assert set(summaries.templates) == {"discovery"}
-    assert set(summaries.group) == {"own", "random", "matched", "baseline", "unrelated"}
+    asked = set(summaries.group) & set(ASKED_GROUPS)
+    assert set(summaries.group) == {"own", *CONTROLS, *TOP_GROUPS, *asked}
+    assert "unrelated" in asked
     assert check_atlas(folder).passed
 
 
@@ -788,12 +793,12 @@ def test_a_build_killed_at_any_rename_resumes_to_the_same_rows(build_once, tiny_
     whole = build_once(tiny_bert, limit=4, shard_size=2)
     lines = zygote(KILLED, tiny_bert, tmp_path, 40)
     # plan, 2 attribute shards, value vectors, activations, 2 shards of tokens, 2 of the lens, 2 evaluate
-    # shards, the tables, manifest.
-    assert [line[1] for line in lines] == ["killed"] * (12 + len(BUILT)) + ["finished"]
+    # shards, the tables, data card, Croissant metadata, manifest.
+    assert [line[1] for line in lines] == ["killed"] * (11 + len(FILES)) + ["finished"]
     assert all(status == "0" for _, _, status in lines)
     for line in lines:
         folder = tmp_path / line[0]
-        assert {path.name for path in folder.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
+        assert {path.name for path in folder.iterdir()} == FILES
         assert_same_rows(whole, folder)
         assert read_manifest(folder).files == read_manifest(whole).files
 
@@ -812,7 +817,7 @@ def test_a_build_killed_twenty_times_at_random_ends_with_the_same_rows(build_onc
     assert sum(attribute < 10 for attribute, *_ in done) >= 2
     assert sum(activating > 0 and evaluate < 10 for _, _, activating, evaluate, _ in done) >= 2
     assert sum(evaluate == 10 for *_, evaluate, _ in done) >= 2
-    assert {path.name for path in out.iterdir()} == {"manifest.json", *map(file_name, BUILT)}
+    assert {path.name for path in out.iterdir()} == FILES
     assert_same_rows(whole, out)
 
 
@@ -851,7 +856,7 @@ def test_the_manifest_is_written_last(tiny_bert, tmp_path, monkeypatch):
     run_build(options(tiny_bert, limit=2), out=tmp_path / "out")
     assert names[0] == "plan.json"
     assert names[-1] == "manifest.json"
-    assert set(names[-1 - len(BUILT) : -1]) == set(map(file_name, BUILT))
+    assert set(names[-len(FILES) :]) == FILES
     assert not (tmp_path / "out" / "work").exists()
 
 

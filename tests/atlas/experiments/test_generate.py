@@ -340,8 +340,8 @@ def test_texts_can_be_stopped_and_leave_the_model_as_it_was(name, tiny):
 @pytest.mark.parametrize(
     ("name", "text", "n_tokens", "sentence"),
     [
-        ("tiny_llama", "in [Y]", 9, "n_tokens must be between 10 and 60, got 9"),
-        ("tiny_llama", "in [Y]", 61, "n_tokens must be between 10 and 60, got 61"),
+        ("tiny_llama", "in [Y]", 0, "n_tokens must be between 1 and 60, got 0"),
+        ("tiny_llama", "in [Y]", 61, "n_tokens must be between 1 and 60, got 61"),
         ("tiny_llama", "the capital of france is [Y]", 60, "60 more do not fit"),
         ("tiny_llama", "[Y] is the capital", 20, "continues after the answer"),
         ("tiny_llama", "[Y] and [Y]", 20, "has 2 places for the answer"),

@@ -544,7 +544,7 @@ def test_another_atlas_in_the_folder_is_refused_and_fresh_replaces_it(files, ref
     assert {path.name: path.read_bytes() for path in files.out.iterdir()} == before
     assert main(files.command("--fresh")) == 0
     assert check_atlas(files.out).passed
-    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 6
+    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] * 2 + [".md"] + [".parquet"] * 6
 
 
 def test_what_no_build_wrote_is_left_alone(files, refused):
@@ -567,7 +567,7 @@ def test_an_import_that_was_stopped_is_no_atlas_and_the_same_command_ends_it(fil
     assert "is not a finished atlas" in capsys.readouterr().err
     assert main(files.command()) == 0
     assert main(["check", str(files.out)]) == 0
-    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] + [".parquet"] * 6
+    assert sorted(path.suffix for path in files.out.iterdir()) == [".json"] * 2 + [".md"] + [".parquet"] * 6
 
 
 @needs_published

@@ -47,7 +47,7 @@ def test_effects_are_the_summaries_own_neurons_first(relation, facts, a):
     keys = ("intervention", "group", "templates")
     order = [
         ("suppress", "amplify"),
-        ("own", "random", "matched", "baseline", "unrelated"),
+        evidence.NEURON_GROUPS,
         ("held-out", "discovery"),
     ]
     expected.sort(key=lambda row: [names.index(row[key]) for key, names in zip(keys, order, strict=True)])

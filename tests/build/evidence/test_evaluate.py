@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -303,7 +302,7 @@ def test_facts_outside_the_sample_keep_what_the_build_measured(setting, effects)
 
 
 @pytest.mark.parametrize("group", [*NEURON_GROUPS])
-def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effects, group):
+def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effects, plain_means, group):
     subject = setting.subject
     rows = effects[effects["group"] == group].sample(12, random_state=0)
     for row in rows.itertuples():
@@ -321,7 +320,7 @@ def test_an_effect_is_what_scaling_the_activations_by_hand_gives(setting, effect
             }.get(group, fact.neurons[: TOP_GROUPS.get(group)])
         prompts = setting.by_id[row.prompt_fact_id].prompts
         prompt = next(each.prompt for each in prompts if each.prompt.template_id == row.template_id)
-        means = plain_means(setting) if row.intervention == "mean" else None
+        means = plain_means if row.intervention == "mean" else None
         change = (subject, prompt, neurons, {"suppress": 0.0, "amplify": 2.0}.get(row.intervention), means)
         assert row.p_after == pytest.approx(probability_scaled(*change), rel=1e-3, abs=1e-7)
         first = logits_scaled(*change)[subject.encode(prompt).positions[0]]
@@ -336,8 +335,8 @@ def down_weights(subject):
     return [block.output.dense.weight for block in subject.model.bert.encoder.layer]
 
 
-@cache
-def plain_means(setting) -> np.ndarray:
+@pytest.fixture(scope="module")
+def plain_means(setting: Setting) -> np.ndarray:
     """Mean activations at the mask over the prompts that the setting draws, prompt by prompt with hooks."""
     order = setting.generator("mean").permutation(len(setting.facts))[:500]
     total, subject = np.zeros((setting.n_layers, setting.n_neurons)), setting.subject

@@ -71,7 +71,10 @@ def draw_whose() -> None:
 
 
 def draw_effects(atlas: Atlas, effects: pd.DataFrame, facts: str, ratio: str) -> None:
-    """The effects in the atlas in view beside all controls, with intervals."""
+    """Both effects in the atlas in view, beside other neurons and unrelated facts, with intervals."""
+    effects = effects[
+        effects["group"].isin(["own", *evidence.CONTROLS, "unrelated"]) & (effects["intervention"] != "mean")
+    ]
     chart = partial(effect_charts.effect_intervals, effects, ratio=ratio)
     layout.draw_chart(chart, "Effects beside their controls")
     n_relations = effects.loc[effects["group"] == "own", "n_relations"].max()

@@ -118,8 +118,9 @@ def show_how() -> None:
             "def scores(subject, prompt):\n"
             "    return subject.activations([prompt])[0].abs().numpy()  # (n_layers, n_neurons)",
             language="python",
+            wrap_lines=True,
         )
-        st.code("python -m build planted DIR --method my_method:scores", language="bash")
+        st.code("python -m build planted DIR --method my_method:scores", language="bash", wrap_lines=True)
     with right:
         st.subheader("What it cannot show", anchor=False)
         st.markdown(

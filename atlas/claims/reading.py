@@ -126,7 +126,10 @@ def planted(method: str, n_planted: int) -> Read:
             """,
             {"method": method, "n": n_planted},
         )
-        return None if row is None else Estimate(*row.values(), "share", "plantings")
+        if row is None:
+            return None
+        ends = (row["recall"], row["recall_low"], row["recall_high"])
+        return Estimate(*ends, row["n_plantings"], "share", "plantings")
 
     return read
 

@@ -23,7 +23,7 @@ def test_an_atlas_is_opened_once_and_again_when_it_is_rebuilt(sample):
     loaded = first.query("SELECT table_name FROM duckdb_tables() WHERE database_name = 'loaded'")
     assert set(loaded["table_name"]) == {
         *("facts", "knowledge_neurons", "neurons", "templates", "prompts"),
-        *("effect_summaries", "edits", "erasures", "contexts", "stability", "subsets"),
+        *("effect_summaries", "specificity", "edits", "erasures", "contexts", "stability", "subsets"),
     }
     manifest = sample / "manifest.json"
     os.utime(manifest, ns=(1, 1))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -226,7 +226,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(tmp_path, monkeypatch):
     options, pairs = EvaluateOptions(experiments="grammar", sample=2), load_grammar()
     monkeypatch.setattr("build.evidence.grammar.load_grammar", lambda: pairs[:75:5])
     whole = shutil.copytree(POCKET, tmp_path / "whole")
-    evaluate_atlas(whole, options)
+    evaluate_atlas(whole, options, fresh=True)
     folder, original, written = shutil.copytree(POCKET, tmp_path / "killed"), Output.write_shard, []
 
     def dying(self, stage, index, table):
@@ -237,9 +237,9 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(tmp_path, monkeypatch):
         written.append(index)
 
     monkeypatch.setattr(Output, "write_shard", dying)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_atlas(folder, options)
-    evaluate_atlas(folder, options)
+    for killed in (True, False):
+        with pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+            evaluate_atlas(folder, options, fresh=True)
     assert written == [0, 1, "killed", 2]
     name = file_name("grammar")
     assert (folder / name).read_bytes() == (whole / name).read_bytes()

@@ -231,9 +231,10 @@ def _numbers(atlas: Atlas) -> list[str]:
         lines.append(f"{summary.converged_share:.2%} of the integrals met their tolerance")
     if len(summary.effects):
         asked = "held-out prompts" if summary.n_held_out else "the prompts that found the neurons"
+        width = max(10, *map(len, summary.effects["group"]))
         lines += ["", f"mean change of the answer's probability, known facts, {asked}:"]
         lines += [
-            f"  {row.intervention:<9} {row.group:<10} {row.mean_relative_change:>+8.1%}   "
+            f"  {row.intervention:<9} {row.group:<{width}} {row.mean_relative_change:>+8.1%}   "
             f"({row.n_prompts:,} prompts)"
             for row in summary.effects.itertuples()
         ]

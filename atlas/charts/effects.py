@@ -83,7 +83,7 @@ def effect_intervals(
     effects: pd.DataFrame,
     *,
     ratio: str = "paper",
-    title: str = "Own neurons beside four controls",
+    title: str = "Own neurons beside their controls",
 ) -> alt.LayerChart:
     """Change of the answer's probability with its 95 % interval, by intervention and group.
 

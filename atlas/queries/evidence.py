@@ -1,6 +1,6 @@
 """Results of the experiments, one function for each question. Docstrings state the columns.
 
-    rows = effects(a, templates="held-out")     # suppress and amplify: own neurons and four controls
+    rows = effects(a, templates="held-out")     # suppress and amplify: own neurons beside controls
     judged(rows, "suppress").share              # the strongest control's effect, relative to the own neurons'
     erasure_doses(a, "P36")                     # erasing a relation's neurons, by their number
     counts(a, fact_id)                          # rows of this fact in each experiment

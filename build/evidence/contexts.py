@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from atlas.errors import PromptError
+from atlas.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
 from atlas.neuron import Neuron, Prompt, Template
-from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval
 from build.evidence.setting import AtlasFact, Setting, chunks, draw_one
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atlas.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from atlas.neuron import Neuron
 from atlas.queries.evidence import NEURON_GROUPS, TOP_GROUPS
 from atlas.store.manifest import file_name
 from atlas.store.schema import conform
 from build.evidence import specificity
-from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, chunks, draw_one, top_neurons
 from build.jobs.evaluation import EFFECTS_SHARD as SHARD  # noqa: F401
 from build.jobs.evaluation import MEAN, Evaluation, control_rows, effect_rows, evaluate_effects, seeded

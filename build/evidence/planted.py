@@ -24,10 +24,10 @@ import pandas as pd
 import pyarrow as pa
 
 from atlas.errors import BuildError
+from atlas.intervals import bootstrap_interval, draw_weights
 from atlas.neuron import Neuron, Prompt
 from atlas.queries.planted import GONE, PLANTED_METHODS, leaderboard, plantings
 from atlas.store.schema import conform
-from build.evidence.intervals import bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, StoredPrompt, top_neurons
 
 if TYPE_CHECKING:

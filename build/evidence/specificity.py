@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from build.evidence.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
+from atlas.intervals import BOOTSTRAP_DRAWS, bootstrap_interval, draw_weights
 from build.jobs.evaluation import seeded
 
 FEWEST = 10

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlas.intervals import bootstrap_interval, draw_weights
 from atlas.neuron import Neuron
 from atlas.refinement import Refinement, refine_scores
-from build.evidence.intervals import bootstrap_interval, draw_weights
 from build.evidence.setting import AtlasFact, Setting, chunks
 from build.output.check import rule_of
 

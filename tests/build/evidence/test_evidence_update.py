@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from atlas.intervals import wilson
 from atlas.neuron import Neuron
 from atlas.store.atlas import Atlas, bundled
 from atlas.store.schema import conform
-from build.evidence.intervals import wilson
 from build.evidence.setting import Setting
 from build.evidence.update import (
     STRENGTHS,

@@ -32,8 +32,9 @@ def logits_scaled(subject, prompt, neurons, factor: float, means=None) -> torch.
             values = inputs[0].clone()
             here = [n.neuron for n in neurons if n.layer == layer]
             for position in encoded.positions:
-                values[0, position, here] *= factor
-                if means is not None:
+                if means is None:
+                    values[0, position, here] *= factor
+                else:
                     values[0, position, here] = torch.tensor(means[layer, here])
             return (values,)
 

@@ -282,7 +282,8 @@ def test_info_describes_the_atlas(ask, sample):
             and {row["fact_id"], row["prompt_fact_id"]} <= known
         ]
         mean = sum(changes) / len(changes)
-        assert f"  {intervention:<9} {group:<10} {mean:>+8.1%}   ({len(changes):,} prompts)" in out
+        width = max(map(len, {row["group"] for row in tables["effects"]}))
+        assert f"  {intervention:<9} {group:<{width}} {mean:>+8.1%}   ({len(changes):,} prompts)" in out
     for table, rows in tables.items():
         assert f"{len(rows):,}" in next(line for line in out.splitlines() if line.startswith(table))
 

@@ -324,9 +324,7 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
     rows = rows[rows["held_out"] == (templates == "held-out")]
     first, *others = [each for each in EFFECT_TITLES if (rows["intervention"] == each).any()]
     draw_effects(rows, first, templates)
-    groups = set(effects["group"])
-    controls = sentences.TWO_CONTROLS if "random" in groups else sentences.ONE_CONTROL
-    st.caption(sentences.describe_groups() if "matched" in groups else controls)
+    st.caption(sentences.describe_groups(rows))
     with st.expander("Turned up, and prompt by prompt" if others else "Prompt by prompt"):
         if not of_best(rows).empty:
             layout.draw_chart(

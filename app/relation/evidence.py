@@ -60,7 +60,7 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
             layout.draw_chart(partial(effect_charts.effect_intervals, part, ratio=ratio, title=title), title)
         parts = ask(evidence.specificity, atlas, relation=relation_id)
         if not parts.empty:
-            st.markdown(sentences.whose(parts, "relation"))
+            st.markdown(sentences.whose(parts))
         verdicts = (
             sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES
         )
@@ -89,7 +89,7 @@ def _effects_of_a_build(atlas: Atlas, relation_id: str) -> Tables:
         )
     n = int(rows["n_facts"].max())
     asked = sentences.templates_asked(atlas)
-    st.caption(f"{sentences.TWO_CONTROLS} Mean over its {n:,} {facts}, on {asked}.")
+    st.caption(f"{sentences.describe_groups(rows)} Mean over its {n:,} {facts}, on {asked}.")
     return {"effects": rows}
 
 

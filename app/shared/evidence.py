@@ -43,11 +43,6 @@ CONTROL_NAMES = {
     "baseline": "most active neurons",
     "unrelated": "its own neurons on unrelated facts",
 }
-TWO_CONTROLS = (
-    "×0 suppresses, ×2 amplifies. Beside the fact's own neurons: as many random neurons of the same layers, "
-    "and the fact's own neurons on unrelated facts."
-)
-ONE_CONTROL = "×0 suppresses, ×2 amplifies. Beside it: the fact's own neurons on unrelated facts."
 
 
 def judged_report() -> claims.Report:
@@ -65,24 +60,28 @@ def say_claim(row: claims.Row, verdict: claims.Verdict) -> str:
     return f"**{escape(row.claim.says)}** This {VERDICT_NAMES[verdict]}{f' in {numbers}' if numbers else ''}."
 
 
-def describe_groups(rows: pd.DataFrame | None = None) -> str:
-    """What the groups are; with rows of `evidence.effects`, also how active the controls are."""
-    activity = {} if rows is None else rows.groupby("group")["activity"].first().astype(float).dropna()
-    matched, contributing, baseline = (
-        f", {activity[group]:.2f} × as active" if group in activity else ""
-        for group in ("matched", "contribution_matched", "baseline")
-    )
-    groups = set() if rows is None else set(rows["group"])
-    if rows is not None and not groups & set(CONTROLS):
-        return ONE_CONTROL
-    asked = "on facts of its relation, of its answer, of both and of neither"
-    return (
-        "×0 suppresses, ×2 amplifies. Beside the fact's own neurons, as many of each: random neurons of the "
-        f"same layers; activation-matched neurons of the same layers{matched}; "
-        + (f"those that write about as much{contributing}; " if "contribution_matched" in groups else "")
-        + f"the most active neurons (the paper's baseline{baseline}); and the fact's own neurons "
-        + (f"{asked}." if "same_relation" in groups else "on unrelated facts.")
-    )
+def describe_groups(rows: pd.DataFrame) -> str:
+    """What the groups are that rows of effects have; with a column activity, also how active they are."""
+    groups = set(rows["group"])
+    activity = rows.groupby("group")["activity"].first().astype(float).dropna() if "activity" in rows else {}
+    words = {
+        "random": "random neurons of the same layers",
+        "matched": "activation-matched ones",
+        "contribution_matched": "ones that write about as much",
+        "baseline": "the most active ones (the paper's baseline)",
+    }
+    others = [
+        text + (f", {activity[group]:.2f} × as active" if group in activity and group != "random" else "")
+        for group, text in words.items()
+        if group in groups
+    ]
+    asked = "unrelated facts"
+    if "same_relation" in groups:
+        asked = "facts of its relation, of its answer, of both and of neither"
+    beside = [f"as many {'; '.join(others)}"] if others else []
+    beside += [f"the fact's own neurons on {asked}"] if groups & set(ASKED_GROUPS) else []
+    them = "the fact's own neurons" if others else "it"
+    return f"×0 suppresses, ×2 amplifies. Beside {them}: {'; and '.join(beside)}."
 
 
 def split_groups(rows: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
@@ -177,14 +176,14 @@ def _as_far(found: Judged) -> str:
     return f"A control changes it {how}: {CONTROL_NAMES[found.control]}, {signed_percent(found.beside)}."
 
 
-def whose(parts: pd.DataFrame, of: str) -> str:
-    """Whose neurons they are, in markdown. parts: of one relation or all, as `evidence.specificity`."""
+def whose(parts: pd.DataFrame) -> str:
+    """Whose neurons they are, in markdown. parts: of one relation, as `evidence.specificity`."""
     by_part = parts.set_index("part")
     shares = {name: f"**{by_part.loc[name, 'value']:.0%}**" for name in by_part.index}
     ends = by_part.loc["own", ["low", "high"]]
     few = by_part["n_prompts"].min()
     return (
-        f"Without its neurons, a fact of this {of} loses {shares['fall']} of its answer's probability: "
+        f"Without its neurons, a fact of this relation loses {shares['fall']} of its answer's probability: "
         f"{shares['own']} ({ends['low']:.0%} to {ends['high']:.0%}) is its own loss, {shares['answer']} "
         f"comes with the answer, {shares['relation']} with the relation, and {shares['general']} any fact "
         f"loses." + (f" Only {plural(few, 'prompt')} of the group asked least." if few < 30 else "")

@@ -18,6 +18,7 @@ from atlas.charts.look import FAINT, change_scale, label_axis, legend, percent_a
 from atlas.charts.marks import bars, moves
 from atlas.charts.palette import encoded
 from atlas.numbers import signed_percent
+from atlas.queries.evidence import TOP_GROUPS
 
 # Which neurons were changed, or which facts were asked for while the own ones were.
 GROUP_NAMES = {
@@ -30,7 +31,7 @@ GROUP_NAMES = {
     "same_answer": "same answer",
     "same_relation": "same relation",
     "unrelated": "unrelated facts",
-    **{f"top_{count}": f"best {count}" for count in (1, 2, 4, 8)},
+    **{group: f"best {count}" for group, count in TOP_GROUPS.items()},
 }
 # Group → what it looks like, where that is not its own name.
 MEANINGS = {
@@ -38,7 +39,7 @@ MEANINGS = {
     "same_relation_same_answer": "answer",
     "same_answer": "answer",
     "same_relation": "relation",
-    **{f"top_{count}": "own" for count in (1, 2, 4, 8)},
+    **dict.fromkeys(TOP_GROUPS, "own"),
 }
 # As a row's label where one intervention is drawn, and a heading above says which.
 PLAIN_NAMES = {
@@ -51,7 +52,7 @@ PLAIN_NAMES = {
     "same answer": "facts of its answer",
     "same relation": "facts of its relation",
     "unrelated facts": "unrelated facts",
-    **{f"best {count}": f"its best {count}" for count in (1, 2, 4, 8)},
+    **{f"best {count}": f"its best {count}" for count in TOP_GROUPS.values()},
 }
 INTERVENTION_NAMES = {"suppress": "suppressed", "mean": "set to their mean", "amplify": "amplified"}
 HEADINGS = {
@@ -117,7 +118,6 @@ def whose(parts: pd.DataFrame, *, title: str = "Whose neurons are they?") -> alt
     rows = parts[parts["part"].isin(order)].copy()
     rows["meaning"] = rows["part"].map({part: meaning for part, (meaning, _) in PARTS.items()})
     rows["place"] = rows["part"].map(order.index)
-    rows["shown"] = rows["value"].map("{:.0%}".format)
     rows = rows.sort_values("place")
     # A negative part lies left of zero and takes nothing from the others.
     base = alt.Chart().encode(

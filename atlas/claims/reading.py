@@ -46,9 +46,13 @@ def _summary(atlas: Atlas, intervention: str, group: str) -> dict[str, Any] | No
     """The row of `effect_summaries` over all relations, on held-out prompts where there are any."""
     return atlas.query_one(
         """
-        SELECT * FROM effect_summaries
+        SELECT facts, n_facts, n_prompts, top_changed, paper_change IS NULL AS replications,
+               coalesce(paper_change, replication_change) AS change,
+               CASE WHEN replications THEN replication_low ELSE paper_low END AS low,
+               CASE WHEN replications THEN replication_high ELSE paper_high END AS high
+        FROM effect_summaries
         WHERE relation_id = 'all' AND intervention = $intervention AND "group" = $group
-          AND facts <> 'unknown' AND paper_change IS NOT NULL
+          AND facts <> 'unknown' AND change IS NOT NULL
           AND templates = (SELECT max(templates) FROM effect_summaries)  -- held-out, else discovery
         ORDER BY facts = 'known' AND n_facts >= $fewest DESC, facts = 'all' DESC LIMIT 1
         """,
@@ -57,15 +61,18 @@ def _summary(atlas: Atlas, intervention: str, group: str) -> dict[str, Any] | No
 
 
 def effect(intervention: str, group: str) -> Read:
-    """The change of the answer's probability in the paper's ratio, mean over relations."""
+    """The change of the answer's probability in the paper's ratio, mean over relations.
+
+    In the replication's where results were imported, which state no probabilities.
+    """
 
     def read(atlas: Atlas) -> Estimate | None:
         row = _summary(atlas, intervention, group)
         if row is None:
             return None
         of = "known facts" if row["facts"] == "known" else "facts"
-        ends = (row["paper_change"], row["paper_low"], row["paper_high"])
-        return Estimate(*ends, row["n_facts"], "change", of)
+        of += ", the replication's ratio" if row["replications"] else ""
+        return Estimate(row["change"], row["low"], row["high"], row["n_facts"], "change", of)
 
     return read
 

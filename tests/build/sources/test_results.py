@@ -406,12 +406,16 @@ def test_the_original_s_numbers_are_the_rows(original):
 
 
 @needs_originals
-def test_the_report_says_what_was_not_measured(original, tmp_path):
+def test_the_report_has_the_replication_s_ratio_and_says_what_was_not_measured(original, tmp_path):
     assert main(["figures", str(original), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     assert "∞" not in text
     assert "nan" not in text.lower().split()
-    # The claims are about the paper's ratio, which the original's files cannot give.
+    (suppressed,) = (
+        line for line in text.splitlines() if line.startswith("| [Suppressing a fact's neurons lowers")
+    )
+    assert "−68.7" in suppressed
+    assert "the replication's ratio" in suppressed
     assert "**not measured**" in text
 
 

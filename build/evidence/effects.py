@@ -225,10 +225,12 @@ def _with_built(setting: Setting, table: str, rows: pa.Table) -> pa.Table:
     if not path.exists():
         return rows
     built = read_parquet(path, rows.column_names)
-    others = pc.invert(pc.is_in(built["fact_id"], pc.unique(rows["fact_id"])))
-    return pa.concat_tables(
-        [rows, built.filter(pc.and_(others, pc.is_in(built["group"], pa.array(BUILT)))).cast(rows.schema)]
-    )
+    kept = pc.invert(pc.is_in(built["fact_id"], pc.unique(rows["fact_id"])))
+    kept = pc.and_(kept, pc.is_in(built["group"], pa.array(BUILT)))
+    if "intervention" in rows.column_names:
+        kept = pc.and_(kept, pc.is_in(built["intervention"], pa.array(CHANGES)))
+        kept = pc.and_(kept, pc.equal(built["held_out"], setting.holds_out))
+    return pa.concat_tables([rows, built.filter(kept).cast(rows.schema)])
 
 
 def _with_facts(setting: Setting, rows: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from atlas.neuron import MARKS, Fact, Neuron, Prompt
 from atlas.refinement import MODES, refine
 from atlas.store.atlas import Atlas
 from atlas.store.manifest import file_name
-from build.jobs.evaluation import Partners, seeded
+from build.jobs.evaluation import seeded
 from build.output.writer import read_parquet
 
 if TYPE_CHECKING:
@@ -258,15 +258,6 @@ class Setting:
             fact_id: tuple(each for each in prompts if each.rank == 1) for fact_id, prompts in asked.items()
         }
         return {fact_id: prompts for fact_id, prompts in right.items() if prompts} or asked
-
-    @cached_property
-    def partners(self) -> Partners:
-        """For each fact, by its index, facts with prompts to ask that differ in relation and object."""
-        return Partners.among(
-            [fact.fact for fact in self.facts],
-            [bool(self.asked(fact)) for fact in self.facts],
-            [fact.known for fact in self.facts],
-        )
 
     @cached_property
     def scores(self) -> tuple[pa.Table, pa.Table, pa.Table]:

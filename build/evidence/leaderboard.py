@@ -26,7 +26,7 @@ from atlas.models.device import check_device
 from atlas.store.atlas import Atlas
 from build.evidence import STUDIES
 from build.evidence.evaluate import model_of
-from build.evidence.planted import Planting, board_lines, summarize
+from build.evidence.planted import Planting, board_lines, own_scores, summarize
 from build.evidence.setting import Setting
 from build.output.writer import open_output
 from build.plan import at_least_one
@@ -65,6 +65,10 @@ def find_method(name: str) -> Callable[..., Any]:
         raise BuildError(
             f"There is no module '{error.name}' to import. Start the command in the folder that has it."
         ) from None
+    except Exception as error:
+        raise BuildError(
+            f"The module '{module}' cannot be imported ({type(error).__name__}: {error}). Correct it."
+        ) from error
     if not callable(found):
         raise BuildError(f"The module '{module}' has no function '{function}'. Give --method another.")
     return found
@@ -91,6 +95,8 @@ def score_method(folder: Path, options: MethodOptions) -> str:
     use_threads(options.threads)
     seed = int(chosen["seed"].iloc[0])
     setting = Setting(atlas, model, seed=seed, all_facts=True, device=options.device)
+    # A method that fails had better do so before anything is planted.
+    own_scores(method, setting.subject, setting.by_id[chosen["fact_id"].iloc[0]].discovery[0].prompt)
     scored = []
     with ProgressBar("planted", total=len(chosen), done=0, unit="plantings") as progress:
         setting.note = progress.note

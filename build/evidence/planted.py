@@ -15,8 +15,10 @@ Here the truth is made (`build.evidence.planting`), with facts that relations ta
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +150,7 @@ class Planting:
 
         subject, prompts = self.planted.subject, asking(self.fact.discovery, self.answer)
         if not isinstance(method, str):
-            return np.mean([checked(method(subject, prompt), subject) for prompt in prompts], axis=0)
+            return np.mean([own_scores(method, subject, prompt) for prompt in prompts], axis=0)
         batches, options = self.setting.batches, _ATTRIBUTED[method]
         found = batches.run(lambda: attribute(subject, prompts, batch_rows=batches.rows, **options))
         return np.mean([each.scores for each in found], axis=0)
@@ -210,9 +212,17 @@ def ask(
     )
 
 
-def checked(scores: Any, subject: Subject) -> np.ndarray:
-    """The scores of a method of one's own, (n_layers, n_neurons); `BuildError` where they are none."""
-    found, shape = np.asarray(scores, dtype=float), (subject.n_layers, subject.n_neurons)
+def own_scores(method: Scorer, subject: Subject, prompt: Prompt) -> np.ndarray:
+    """The scores of a method of one's own, (n_layers, n_neurons); `BuildError` where it gives none."""
+    try:
+        found = np.asarray(method(subject, prompt), dtype=float)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BuildError(
+            f"The method raises {type(error).__name__}: {error} ({Path(place.filename).name}, line "
+            f"{place.lineno}). Correct the function."
+        ) from error
+    shape = (subject.n_layers, subject.n_neurons)
     if found.shape != shape:
         raise BuildError(
             f"The method's scores have the shape {found.shape}. Return {shape}: layers, neurons."

@@ -258,12 +258,14 @@ def flat(subject, prompt):
 
 def broken(subject, prompt):
     return np.full((subject.n_layers, subject.n_neurons), np.nan)
+def fails(subject, prompt): return 1 / 0
 '''
 
 
 @pytest.fixture
 def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "method_of_mine.py").write_text(METHOD)
+    (tmp_path / "broken_of_mine.py").write_text("def norms(subject, prompt) return 1")
     monkeypatch.syspath_prepend(tmp_path)
     return "method_of_mine"
 
@@ -291,6 +293,8 @@ def test_a_method_of_one_s_own_is_scored_on_the_same_plantings(measured, own_met
         ("method_of_mine:nothing", "has no function 'nothing'"),
         ("method_of_mine:flat", r"have the shape \(3,\). Return \(3, 2048\)"),
         ("method_of_mine:broken", "hold NaN or infinity"),
+        ("method_of_mine:fails", r"raises ZeroDivisionError: .* \(method_of_mine\.py, line 14\)\. Correct"),
+        ("broken_of_mine:norms", r"'broken_of_mine' cannot be imported \(SyntaxError"),
     ],
 )
 def test_what_is_no_method_is_a_sentence(measured, own_method, name, sentence):

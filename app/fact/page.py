@@ -40,8 +40,8 @@ from atlas.store.atlas import Atlas
 
 SHARING_SHOWN = 50
 EFFECT_TITLES = {
-    "suppress": "Switched off (×0)",
-    "mean": "Set to their mean over other facts",
+    "suppress": "Switched off",
+    "mean": "Set to their mean",
     "amplify": "Turned up (×2)",
 }
 MARKS_EXPLAINED = {
@@ -339,11 +339,10 @@ def show_fact_effects(fact: dict, effects: pd.DataFrame) -> None:
 def draw_effects(rows: pd.DataFrame, intervention: str, templates: str) -> None:
     """What one intervention does to the answer's probability, and to other facts'; beside other neurons."""
     rows = rows[rows["intervention"] == intervention]
-    title = f"{EFFECT_TITLES[intervention]}, {templates} prompts"
     for part, text in sentences.split_groups(rows):
         layout.draw_chart(
-            partial(effect_charts.effect_moves, part, title=title + text),
-            f"Probability of the answer before and after{text}: {intervention}",
+            partial(effect_charts.effect_moves, part, title=f"{EFFECT_TITLES[intervention]}{text}"),
+            f"Probability of the answer before and after{text}, {templates} prompts: {intervention}",
         )
 
 

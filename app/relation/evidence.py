@@ -61,9 +61,7 @@ def show_relation_effects(atlas: Atlas, relation_id: str) -> Tables:
         parts = ask(evidence.specificity, atlas, relation=relation_id)
         if not parts.empty:
             st.markdown(sentences.whose(parts))
-        verdicts = (
-            sentences.verdict(held_out, each, ratio=ratio) for each in effect_charts.INTERVENTION_NAMES
-        )
+        verdicts = (sentences.verdict(held_out, each, ratio=ratio) for each in ("suppress", "amplify"))
         st.markdown(" ".join(filter(None, verdicts)))
     return {"effects": rows}
 

@@ -46,7 +46,7 @@ PLAIN_NAMES = {
     "own neurons": "its own neurons",
     "random neurons": "random neurons",
     "activation-matched": "similarly active ones",
-    "contribution-matched": "equally writing ones",
+    "contribution-matched": "equal contributors",
     "most active": "the most active ones",
     "same relation, same answer": "facts that share both",
     "same answer": "facts of its answer",

@@ -335,8 +335,8 @@ def test_every_table_of_the_page_can_be_exported(a):
 
 # What experiments found ------------------------------------------------------------------------------
 
-EFFECTS = "Probability of the answer before and after, beside {}: suppress"
-TURNED_UP = "Probability of the answer before and after, beside {}: amplify"
+EFFECTS = "Probability of the answer before and after, beside {}, {} prompts: suppress"
+TURNED_UP = "Probability of the answer before and after, beside {}, {} prompts: amplify"
 FEWER = "Probability of the answer with some of its neurons suppressed"
 WORDINGS = "Neurons in common with those found on other templates"
 ACTIVE = "Activation of its neurons on its own prompts and elsewhere"
@@ -355,8 +355,8 @@ def test_effects_are_of_held_out_prompts_or_of_those_that_found_the_neurons(whic
     assert shown["before"].to_list() == pytest.approx(rows["p_before"].to_list())
     title = "held-out" if held_out else "discovery"
     for beside in ("other neurons", "other facts") if held_out else ("the controls",):
-        assert title in json.loads(chart(app, EFFECTS.format(beside)).spec)["title"]
-        assert title in json.loads(chart(app, TURNED_UP.format(beside)).spec)["title"]
+        assert json.loads(chart(app, EFFECTS.format(beside, title)).spec)["title"].startswith("Switched off")
+        assert json.loads(chart(app, TURNED_UP.format(beside, title)).spec)["title"].startswith("Turned up")
     means = effect_charts.effect_moves(rows, title="").to_dict()
     drawn = {row["what"]: row for data in means["datasets"].values() for row in data}
     own = rows[(rows["intervention"] == "suppress") & (rows["group"] == "own")]
@@ -369,7 +369,7 @@ def test_an_atlas_with_held_out_prompts_only_offers_no_choice(a, another_atlas):
     rows = a.query("""FROM effects WHERE held_out AND "group" IN ('own', 'random', 'unrelated')""")
     replace_tables(folder, effects=rows)
     app = fact_page(asked="discovery")
-    assert chart(app, EFFECTS.format("the controls")).spec
+    assert chart(app, EFFECTS.format("the controls", "held-out")).spec
     text = words(app)
     assert "as many random neurons of the same layers" in text
     assert "activation-matched" not in text

@@ -178,6 +178,16 @@ def test_the_first_pictures_of_effects_have_few_rows_in_plain_words(a):
         assert len(domain) <= 5
 
 
+def test_setting_neurons_to_their_mean_is_not_called_amplifying(another_atlas, a):
+    folder = another_atlas()
+    rows = a.query("FROM effect_summaries")
+    mean = rows[(rows["intervention"] == "suppress") & rows["group"].isin(["own", "random"])]
+    replace_tables(folder, effect_summaries=pd.concat([rows, mean.assign(intervention="mean")]))
+    said = words(page("relation", relation="P36"))
+    assert said.count("Suppressing a fact's neurons changes") == 1
+    assert said.count("Amplifying them") == 1
+
+
 def test_a_relation_says_whose_neurons_they_are(a):
     said = words(page("relation", relation="P36"))
     assert "loses **70%** of its answer's probability: **20%** (16% to 24%) is its own loss" in said
